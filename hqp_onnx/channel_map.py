@@ -1,0 +1,111 @@
+"""Which channel slices must leave together: parameter axes, units, pruning plans.
+
+A *unit* is the smallest set of channel slices that must be removed as one. A ``ChannelMap`` gives, for every
+axis of every parameter that names channels, the unit of each index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ParamAxis:
+    """One axis of one initializer."""
+
+    tensor: str
+    axis: int
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """``removed``: unit numbers, sorted and distinct."""
+
+    removed: IntArray
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "removed", np.unique(np.asarray(self.removed, np.int64)))
+
+    def __len__(self) -> int:
+        return len(self.removed)
+
+
+@dataclass(frozen=True)
+class ChannelMap:
+    """Units of a graph.
+
+    Attributes:
+        units: their number; unit numbers are 0 .. units - 1.
+        members: the unit of each index along a parameter axis, int64 [size of the axis]; -1 = no unit. A unit may
+            own several indices of one axis.
+        frozen: units that must stay, with the reason.
+        tensors: unit numbers that broadcast against each activation tensor's shape (size 1 on an axis along which
+            they do not vary); tensors without units are absent.
+    """
+
+    units: int
+    members: Mapping[ParamAxis, IntArray]
+    frozen: Mapping[int, str]
+    tensors: Mapping[str, IntArray]
+
+    def __post_init__(self) -> None:
+        for key, labels in self.members.items():
+            if labels.ndim != 1 or labels.min(initial=-1) < -1 or labels.max(initial=-1) >= self.units:
+                raise ValueError(f"members of {key} are not unit numbers below {self.units}")
+        if not all(0 <= unit < self.units for unit in self.frozen):
+            raise ValueError("a frozen unit is out of range")
+
+    @cached_property
+    def lines(self) -> list[IntArray]:
+        """Distinct lines of units, -1 left out, of which every plan must leave some: parameter axes and tensors."""
+        found = [labels.ravel() for labels in [*self.members.values(), *self.tensors.values()]]
+        kept = {line.tobytes(): line for line in (labels[labels >= 0] for labels in found) if line.size}
+        return list(kept.values())
+
+    @cached_property
+    def prunable(self) -> IntArray:
+        """Units that are not frozen, sorted."""
+        free = np.ones(self.units, bool)
+        free[list(self.frozen)] = False
+        return np.flatnonzero(free)
+
+    def groups(self) -> list[list[ParamAxis]]:
+        """Parameter axes by shared units, each list and the whole in order of the tensors' names."""
+        owner: dict[int, int] = {}
+        groups: dict[int, list[ParamAxis]] = {}
+        for number, (key, labels) in enumerate(sorted(self.members.items(), key=lambda item: item[0])):
+            units = np.unique(labels[labels >= 0]).tolist()
+            joined = {owner[unit] for unit in units if unit in owner}
+            groups[number] = sorted([key, *(axis for other in joined for axis in groups.pop(other))])
+            absorbed = [unit for unit, group in owner.items() if group in joined]
+            owner.update(dict.fromkeys([*units, *absorbed], number))
+        return sorted(groups.values())
+
+    def removed(self, plan: PruningPlan) -> BoolArray:
+        """Mask over units plus a last entry for label -1, which is never removed: index it with labels."""
+        mask = np.zeros(self.units + 1, bool)
+        mask[plan.removed] = True
+        return mask
+
+    def removed_slices(self, plan: PruningPlan) -> dict[str, dict[int, IntArray]]:
+        """The ledger of a plan: initializer -> axis -> removed indices of the original tensor (none empty)."""
+        mask = self.removed(plan)
+        ledger: dict[str, dict[int, IntArray]] = {}
+        for key, labels in sorted(self.members.items(), key=lambda item: item[0]):
+            if (gone := np.flatnonzero(mask[labels])).size:
+                ledger.setdefault(key.tensor, {})[key.axis] = gone
+        return ledger
+
+
+def ledger_json(ledger: Mapping[str, Mapping[int, IntArray]]) -> dict[str, dict[str, Any]]:
+    """A ledger as JSON values."""
+    return {name: {str(axis): gone.tolist() for axis, gone in axes.items()} for name, axes in ledger.items()}

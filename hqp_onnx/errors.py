@@ -1,0 +1,38 @@
+"""Errors that a user can mend. Each message is one line: what is wrong, where, what was expected, what to do."""
+
+from __future__ import annotations
+
+
+class HqpError(Exception):
+    """Base of every error that the command line reports as one line.
+
+    ``exit_code`` is 2 (bad usage or input) unless a subclass says otherwise.
+    """
+
+    exit_code = 2
+
+
+class ModelError(HqpError):
+    """The model file cannot be read, is invalid, or is outside what is supported."""
+
+
+class DataError(HqpError):
+    """The data do not fit the model, or are empty or corrupt."""
+
+
+class UsageError(HqpError):
+    """An option or argument has a value that makes no sense here."""
+
+
+class MissingRuntimeError(HqpError):
+    """An optional dependency is not installed; the message names the extra to install."""
+
+
+class GradientError(HqpError):
+    """A node cannot be differentiated; the message names the node and its operator."""
+
+
+class BudgetError(HqpError):
+    """No candidate that was asked for is inside the budget. The best admissible model was still written."""
+
+    exit_code = 3

@@ -1,0 +1,163 @@
+"""One inference session over onnxruntime: model in, numpy in, numpy out.
+
+The only module that imports onnxruntime. A session built with ``outputs`` fetches those tensors, whether or
+not they are outputs of the graph.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from hqp_onnx.errors import MissingRuntimeError, ModelError
+
+Array = NDArray[Any]
+
+CPU = ("CPUExecutionProvider",)
+_NUMPY_OF = {
+    "float": np.float32,
+    "double": np.float64,
+    "float16": np.float16,
+    "int64": np.int64,
+    "int32": np.int32,
+    "int16": np.int16,
+    "int8": np.int8,
+    "uint8": np.uint8,
+    "uint16": np.uint16,
+    "uint32": np.uint32,
+    "uint64": np.uint64,
+    "bool": np.bool_,
+}
+_BYTES_LIMIT = 2_000_000_000  # protobuf serialises less than 2 GiB
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Name, numpy dtype and shape of a model input or output; ``None`` marks a dynamic dimension."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | None, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype.name}[{', '.join('?' if n is None else str(n) for n in self.shape)}]"
+
+
+def onnxruntime() -> Any:
+    """The onnxruntime module; ``MissingRuntimeError`` names the extra where it is not installed."""
+    try:
+        import onnxruntime as ort
+    except ImportError as e:
+        raise MissingRuntimeError("onnxruntime is not installed: pip install 'hqp-onnx[onnxruntime]'") from e
+    return ort
+
+
+class Session:
+    """A loaded model.
+
+    Args:
+        model: a ModelProto, serialised bytes, or a path (external data are found beside it).
+        outputs: tensors to fetch; the graph's own outputs if None.
+        providers: onnxruntime execution providers, in order of preference.
+        threads: intra-op threads; 0 takes onnxruntime's choice.
+        optimize: apply onnxruntime's graph optimizations.
+
+    Raises:
+        ModelError: onnxruntime cannot load or prepare the model.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto | bytes | Path,
+        outputs: Sequence[str] | None = None,
+        providers: Sequence[str] = CPU,
+        threads: int = 0,
+        optimize: bool = True,
+    ) -> None:
+        ort = onnxruntime()
+        options = ort.SessionOptions()
+        options.log_severity_level = 4  # errors are raised, and need no second print
+        options.intra_op_num_threads = threads
+        if not optimize:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            with tempfile.TemporaryDirectory() as spill:
+                loadable = _loadable(model, outputs, Path(spill))
+                self._session = ort.InferenceSession(loadable, options, providers=list(providers))
+        except Exception as e:  # onnxruntime's own exception types are many and undocumented
+            raise ModelError(f"onnxruntime cannot load the model: {_first_line(e)}") from e
+        self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
+        self.outputs = tuple(_spec(value) for value in self._session.get_outputs())
+        self._names = list(outputs) if outputs is not None else [spec.name for spec in self.outputs]
+
+    @property
+    def batch(self) -> int | None:
+        """The fixed batch size, or None where the first dimension is dynamic."""
+        sizes = {spec.shape[0] for spec in self.inputs if spec.shape}
+        return next(iter(sizes)) if len(sizes) == 1 else None
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name. A batch shorter than a fixed batch size is padded, and its outputs cut to length."""
+        count, fixed = _rows(feeds), self.batch
+        short = 0 if fixed is None else max(fixed - count, 0)
+        if short:
+            feeds = {name: np.concatenate([x, np.repeat(x[-1:], short, 0)]) for name, x in feeds.items()}
+        try:
+            results = self._session.run(self._names, dict(feeds))
+        except Exception as e:
+            raise ModelError(f"onnxruntime cannot run the model: {_first_line(e)}") from e
+        values = dict(zip(self._names, results, strict=True))
+        if short:
+            values = {k: v[:count] if np.ndim(v) and len(v) == fixed else v for k, v in values.items()}
+        return values
+
+
+def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """A copy of ``model`` whose outputs are the named tensors, in that order, of unstated type."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.output[:]
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    return copy
+
+
+def _loadable(model: onnx.ModelProto | bytes | Path, outputs: Sequence[str] | None, spill: Path) -> bytes | str:
+    """What an InferenceSession takes; a model of 2 GiB or more is written to the folder ``spill``."""
+    if isinstance(model, (bytes, Path)):
+        if outputs is None:
+            return model if isinstance(model, bytes) else str(model)
+        model = onnx.load(model) if isinstance(model, Path) else onnx.ModelProto.FromString(model)
+    if outputs is not None:
+        model = with_outputs(model, outputs)
+    if weight_bytes(model) < _BYTES_LIMIT:
+        serialized: bytes = model.SerializeToString()
+        return serialized
+    path = spill / "model.onnx"
+    onnx.save_model(model, path, save_as_external_data=True, location="model.data")
+    return str(path)
+
+
+def weight_bytes(model: onnx.ModelProto) -> int:
+    """Bytes of the initializers, as stored in memory."""
+    return sum(len(t.raw_data) or 8 * len(t.float_data) + 8 * len(t.int64_data) for t in model.graph.initializer)
+
+
+def _spec(value: Any) -> TensorSpec:
+    kind = value.type.removeprefix("tensor(").removesuffix(")")
+    shape = tuple(n if isinstance(n, int) and n >= 0 else None for n in value.shape)
+    return TensorSpec(value.name, np.dtype(_NUMPY_OF.get(kind, np.object_)), shape)
+
+
+def _rows(feeds: Mapping[str, Array]) -> int:
+    return next((len(x) for x in feeds.values() if np.ndim(x)), 0)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

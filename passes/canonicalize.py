@@ -1,0 +1,125 @@
+"""The form that every other part of hqp_onnx expects, computing the same function.
+
+- opset 13 or newer;
+- no Constant nodes: every constant is an initializer; nodes over constants alone are folded;
+- explicit ``pads`` instead of ``auto_pad`` wherever the spatial sizes are static;
+- shape arithmetic folded: a tensor that depends only on input shapes, and is the same for two assignments of
+  the symbolic dimensions, becomes a constant. In a Reshape target the entries that differ become 0 (copied)
+  or -1 (inferred) where that says the same.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.logger import G_LOGGER
+
+from hqp_onnx.errors import ModelError
+from hqp_onnx.model_io import to_graph, to_proto
+from hqp_onnx.passes.base import PassResult
+from hqp_onnx.runtime import Array
+from hqp_onnx.shapes import Shapes, probe
+
+__all__ = ["canonicalize"]
+
+MINIMUM_OPSET = 13  # QuantizeLinear and DequantizeLinear per channel
+G_LOGGER.severity = G_LOGGER.ERROR  # it prints to stdout
+_FOLD_BYTES = 1 << 26  # a constant that a fold may create
+
+
+def canonicalize(graph: gs.Graph) -> PassResult:
+    """``graph`` in canonical form, as a copy.
+
+    Raises:
+        ModelError: the model is older than opset 13 and onnx cannot convert it.
+    """
+    notes = []
+    before = to_proto(graph).SerializeToString(deterministic=True)
+    graph = graph.copy()
+    if graph.opset < MINIMUM_OPSET:
+        notes.append(f"converted from opset {graph.opset} to {MINIMUM_OPSET}")
+        graph = _upgrade(graph)
+    _type_constants(graph)
+    graph.fold_constants(
+        fold_shapes=False, size_threshold=_FOLD_BYTES, should_exclude_node=lambda node: node.op.startswith("Random")
+    ).cleanup().toposort()
+    shapes = probe(graph)
+    _explicit_pads(graph, shapes)
+    _fold_shape_arithmetic(graph, shapes)
+    graph.cleanup().toposort()
+    return PassResult(graph, to_proto(graph).SerializeToString(deterministic=True) != before, tuple(notes))
+
+
+def _type_constants(graph: gs.Graph) -> None:
+    """State every Constant as a tensor: onnx-graphsurgeon would take ``value_float`` for a double."""
+    types = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+    for node in graph.nodes:
+        name = next(iter(node.attrs), "")
+        if node.op == "Constant" and name in types:
+            values = np.asarray(node.attrs.pop(name), types[name])
+            node.attrs["value"] = gs.Constant(f"{node.outputs[0].name}_value", values)
+
+
+def _upgrade(graph: gs.Graph) -> gs.Graph:
+    try:
+        return to_graph(onnx.version_converter.convert_version(to_proto(graph), MINIMUM_OPSET))
+    except Exception as e:  # the converter raises bare RuntimeError and its own types
+        raise ModelError(
+            f"opset {graph.opset} cannot be converted to {MINIMUM_OPSET}: {e}. Export the model with opset 17"
+        ) from e
+
+
+def _explicit_pads(graph: gs.Graph, shapes: Shapes) -> None:
+    for node in graph.nodes:
+        mode = node.attrs.get("auto_pad", "NOTSET")
+        if node.op not in ("Conv", "MaxPool", "AveragePool", "LpPool") or mode == "NOTSET":
+            continue
+        size, dynamic = shapes.sizes.get(node.inputs[0].name), shapes.varying.get(node.inputs[0].name)
+        if size is None or dynamic is None or (mode != "VALID" and any(dynamic[2:])):
+            continue
+        kernel = node.attrs.get("kernel_shape") or list(node.inputs[1].shape[2:])
+        rank = len(kernel)
+        strides, dilations = (node.attrs.get(name) or [1] * rank for name in ("strides", "dilations"))
+        total = [0] * rank
+        if mode != "VALID":
+            extents = [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)]
+            total = [max((-(-n // s) - 1) * s + e - n, 0) for n, s, e in zip(size[2:], strides, extents, strict=True)]
+        small = [n // 2 for n in total]
+        large = [n - half for n, half in zip(total, small, strict=True)]
+        node.attrs["pads"] = small + large if mode != "SAME_LOWER" else large + small
+        del node.attrs["auto_pad"]
+
+
+def _fold_shape_arithmetic(graph: gs.Graph, shapes: Shapes) -> None:
+    for node in graph.nodes:
+        for index, tensor in enumerate(node.inputs):
+            if tensor.name in shapes.constants:
+                node.inputs[index] = gs.Constant(
+                    f"{tensor.name}_folded_{node.name}_{index}", shapes.constants[tensor.name]
+                )
+        if node.op == "Reshape" and node.inputs[1].name in shapes.targets and not node.attrs.get("allowzero", 0):
+            data, target = node.inputs
+            relative = _relative_target(shapes.sizes.get(data.name), shapes, data.name, *shapes.targets[target.name])
+            if relative is not None:
+                node.inputs[1] = gs.Constant(f"{target.name}_folded_{node.name}", relative)
+
+
+def _relative_target(
+    size: tuple[int, ...] | None, shapes: Shapes, data: str, first: Array, second: Array
+) -> Array | None:
+    """A Reshape target that is right in both runs: entries that differ copied (0) or, at most one, inferred (-1)."""
+    if size is None or (first == 0).any():
+        return None
+    target = first.copy()
+    open_entries = []
+    for axis in np.flatnonzero(first != second):
+        copied = axis < len(size) and shapes.varying[data][axis] and size[axis] == first[axis]
+        if copied:
+            target[axis] = 0
+        else:
+            open_entries.append(axis)
+    if len(open_entries) > 1 or (open_entries and (first == -1).any()):
+        return None
+    target[open_entries] = -1
+    return target

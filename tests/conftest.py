@@ -1,0 +1,16 @@
+"""Paths of the bundled models and data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+MODELS = Path(__file__).parents[1] / "models"
+BUNDLED = ("mobilenet_v3_small", "resnet18")
+
+
+@pytest.fixture(params=BUNDLED)
+def bundled(request: pytest.FixtureRequest) -> Path:
+    """Each bundled model in turn."""
+    return MODELS / f"{request.param}.onnx"

@@ -1,0 +1,35 @@
+"""The invariant of pruning, checked from the ledger alone: pruned(x) == original with the removed slices zeroed (x)."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+
+def run(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Outputs of a model in plain onnxruntime."""
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, feeds)
+
+
+def masked(model: onnx.ModelProto, removed: dict) -> onnx.ModelProto:
+    """``model`` with the slices of ``removed`` (tensor -> axis -> indices) set to zero."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    found = {tensor.name: tensor for tensor in copy.graph.initializer}
+    for name, axes in removed.items():
+        values = onnx.numpy_helper.to_array(found[name]).copy()
+        for axis, indices in axes.items():
+            values[(slice(None),) * int(axis) + (np.asarray(indices),)] = 0
+        found[name].CopyFrom(onnx.numpy_helper.from_array(values, name))
+    return copy
+
+
+def worst_error(original: onnx.ModelProto, pruned: onnx.ModelProto, removed: dict, feeds: dict) -> float:
+    """Largest difference of any output value, relative to the largest value of that output."""
+    errors = []
+    for want, have in zip(run(masked(original, removed), feeds), run(pruned, feeds), strict=True):
+        assert want.shape == have.shape
+        errors.append(float(np.abs(want - have).max() / max(float(np.abs(want).max()), 1e-6)))
+    return max(errors)

@@ -1,0 +1,106 @@
+"""Canonical form computes the same, and is what it says."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnx_graphsurgeon as gs
+import pytest
+from oracle import run
+
+from hqp_onnx.model_io import to_graph, to_proto
+from hqp_onnx.passes.canonicalize import canonicalize
+
+RNG = np.random.default_rng(0)
+
+
+def parse(body: str, opset: int = 17, shape: str = "n,3,9,8", **values: np.ndarray) -> onnx.ModelProto:
+    text = f'<ir_version: 7, opset_import: ["" : {opset}]> g (float[{shape}] x) => (float[a,b] y) {{ {body} }}'
+    model = onnx.parser.parse_model(text)
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(v, k) for k, v in values.items())
+    return model
+
+
+def check(model: onnx.ModelProto, *batches: tuple[int, ...]) -> gs.Graph:
+    """Canonical graph, after comparing both on inputs of these shapes."""
+    graph = canonicalize(to_graph(model)).graph
+    for shape in batches:
+        feeds = {"x": RNG.standard_normal(shape).astype(np.float32)}
+        assert np.allclose(run(model, feeds)[0], run(to_proto(graph), feeds)[0], rtol=1e-5, atol=1e-6)
+    return graph
+
+
+@pytest.mark.parametrize("mode", ["SAME_UPPER", "SAME_LOWER", "VALID"])
+@pytest.mark.parametrize("strides", [[1, 1], [2, 3]])
+@pytest.mark.parametrize("dilations", [[1, 1], [2, 1]])
+def test_auto_pad_becomes_explicit(mode: str, strides: list[int], dilations: list[int]) -> None:
+    """Dilated SAME padding, which onnxruntime refuses, keeps the size that the standard gives."""
+    body = f'y = Conv<auto_pad="{mode}", strides={strides}, dilations={dilations}>(x, w)'
+    model = parse(body, w=RNG.random((4, 3, 3, 2), np.float32))
+    runs = mode == "VALID" or dilations == [1, 1]
+    graph = check(model, *([(2, 3, 9, 8), (5, 3, 9, 8)] if runs else []))
+    if mode != "VALID":
+        size = run(to_proto(graph), {"x": np.zeros((1, 3, 9, 8), np.float32)})[0].shape[2:]
+        assert size == (-(-9 // strides[0]), -(-8 // strides[1]))
+    assert "auto_pad" not in graph.nodes[0].attrs
+    assert len(graph.nodes[0].attrs["pads"]) == 4
+
+
+def test_auto_pad_of_pooling() -> None:
+    body = 'y = MaxPool<auto_pad="SAME_UPPER", kernel_shape=[3,2], strides=[2,2]>(x)'
+    assert "pads" in check(parse(body), (2, 3, 9, 8)).nodes[0].attrs
+
+
+def test_auto_pad_of_dynamic_sizes_stays() -> None:
+    body = 'y = Conv<auto_pad="SAME_UPPER", strides=[2,2]>(x, w)'
+    graph = check(parse(body, shape="n,3,h,w", w=RNG.random((4, 3, 3, 3), np.float32)), (1, 3, 9, 8), (1, 3, 10, 7))
+    assert graph.nodes[0].attrs["auto_pad"] == "SAME_UPPER"
+
+
+def test_constants_and_their_arithmetic_become_initializers() -> None:
+    body = "c = Constant<value_float=2.0>() \n t = Transpose<perm=[1,0]>(w) \n u = Mul(t, c) \n f = Flatten(x) \n y = MatMul(f, u)"
+    graph = check(parse(body, w=RNG.random((5, 216), np.float32)), (2, 3, 9, 8))
+    assert [node.op for node in graph.nodes] == ["Flatten", "MatMul"]
+
+
+@pytest.mark.parametrize(
+    ("body", "target"),
+    [
+        (
+            "s = Shape(x) \n n = Gather(s, zero) \n u = Unsqueeze(n, axis) \n t = Concat<axis=0>(u, minus) \n y = Reshape(x, t)",
+            [0, -1],
+        ),
+        ("s = Shape(x) \n n = Slice(s, axis, one) \n t = Concat<axis=0>(n, k) \n y = Reshape(x, t)", [0, 216]),
+        (
+            "s = Shape(x) \n n = Slice(s, axis, one) \n m = Mul(n, k) \n t = Concat<axis=0>(m, one) \n y = Reshape(x, t)",
+            [-1, 1],
+        ),
+    ],
+)
+def test_shape_chains_fold(body: str, target: list[int]) -> None:
+    ints = {"zero": 0, "axis": [0], "one": [1], "minus": [-1], "k": [216]}
+    used = {name: np.asarray(value, np.int64) for name, value in ints.items()}
+    graph = check(parse(body, **used), (2, 3, 9, 8), (7, 3, 9, 8))
+    assert [node.op for node in graph.nodes] == ["Reshape"]
+    assert graph.nodes[0].inputs[1].values.tolist() == target
+
+
+def test_values_of_the_input_never_fold() -> None:
+    """An integer tensor that is equal for all probes, but depends on the data."""
+    body = "m = ReduceMax<keepdims=0>(x) \n z = Sub(m, m) \n c = Greater(m, z) \n f = Cast<to=1>(c) \n y = Mul(x, f)"
+    graph = canonicalize(to_graph(parse(body))).graph
+    assert [node.op for node in graph.nodes] == ["ReduceMax", "Sub", "Greater", "Cast", "Mul"]
+
+
+def test_old_opsets_are_converted() -> None:
+    graph = check(parse("y = Softmax<axis=1>(x)", 11), (2, 3, 9, 8))
+    assert graph.opset == 13
+
+
+def test_modified_is_truthful() -> None:
+    model = parse("y = Relu(x)")
+    once = canonicalize(to_graph(model))
+    assert not canonicalize(once.graph).modified
+    assert canonicalize(to_graph(parse('y = MaxPool<auto_pad="VALID", kernel_shape=[2,2]>(x)'))).modified
