@@ -1,0 +1,82 @@
+"""Candidate models of one optimization: the original without the first n units of an order, in FP32 or INT8."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_graphsurgeon as gs
+
+from hqp_onnx import model_io
+from hqp_onnx.calibration import Calibration, calibrate
+from hqp_onnx.channel_map import ChannelMap, IntArray, PruningPlan
+from hqp_onnx.dataset import Dataset
+from hqp_onnx.ledger import write_text
+from hqp_onnx.moments import Moments
+from hqp_onnx.passes.compensate import compensate
+from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
+from hqp_onnx.passes.insert_qdq import insert_qdq
+from hqp_onnx.passes.prune_channels import prune_channels
+from hqp_onnx.placement import quantized_tensors
+from hqp_onnx.steps import Progress
+from hqp_onnx.targets import Target
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What every candidate is made of.
+
+    Attributes:
+        original: the canonical graph.
+        channels: its units.
+        order: units, first to leave first.
+        moments: of the inputs of its weights, for compensation; None to leave weights as they are.
+        data: calibration data.
+        target: what INT8 is laid out for.
+        method: calibration method.
+        cache: folder for calibrations that were paid for.
+        threads: of calibration sessions.
+        progress: called during calibration.
+    """
+
+    original: gs.Graph
+    channels: ChannelMap
+    order: IntArray
+    moments: Mapping[str, Moments] | None
+    data: Dataset
+    target: Target
+    method: str
+    cache: Path
+    threads: int
+    progress: Progress
+
+    def plan(self, removed: int) -> PruningPlan:
+        """The first ``removed`` units of the order."""
+        return PruningPlan(self.order[:removed])
+
+    def graph(self, precision: str, removed: int) -> gs.Graph:
+        """The candidate in ``fp32`` or ``int8``."""
+        plan = self.plan(removed)
+        graph = prune_channels(self.original, self.channels, plan).graph
+        if self.moments is not None and removed:
+            graph = compensate(self.original, graph, self.channels, plan, self.moments).graph
+        return graph if precision == "fp32" else self._int8(graph, removed)
+
+    def _int8(self, graph: gs.Graph, removed: int) -> gs.Graph:
+        folded = fold_batchnorm(graph).graph
+        file = self.cache / f"calibration-{removed}.json"
+        if file.is_file():
+            calibration = Calibration.from_json(file.read_text())
+        else:
+            total = len(self.data)
+            calibration = calibrate(
+                model_io.to_proto(folded),
+                quantized_tensors(folded, self.target),
+                self.data,
+                method=self.method,
+                threads=self.threads,
+                progress=lambda done: self.progress("calibration", done, total),
+            )
+            write_text(file, calibration.to_json())
+        return insert_qdq(folded, calibration, self.target).graph

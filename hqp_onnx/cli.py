@@ -1,0 +1,274 @@
+"""The command line. Errors are one line on stderr: exit code 2 for bad usage or input, 3 for a missed budget."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from hqp_onnx import __version__, pipeline, steps
+from hqp_onnx.calibration import METHODS
+from hqp_onnx.errors import HqpError
+from hqp_onnx.ledger import write_text
+from hqp_onnx.model_io import json_text, stored_bytes
+from hqp_onnx.report import tables
+from hqp_onnx.saliency import SALIENCIES
+from hqp_onnx.search import SEARCHES
+
+F = TypeVar("F", bound=Callable[..., Any])
+FILE = click.Path(path_type=Path)
+out = Console(width=None if sys.stdout.isatty() else 140)
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """Entry point of ``hqp``."""
+    try:
+        code = cli.main(prog_name="hqp", standalone_mode=False)
+    except HqpError as e:
+        code = _fail(str(e), e.exit_code)
+    except click.ClickException as e:
+        code = _fail(e.format_message(), e.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        code = _fail("interrupted; `hqp optimize --resume` with the same options goes on from here", INTERRUPTED)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo("error: " + " ".join(message.split()), err=True)
+    return code
+
+
+class Display:
+    """Progress bars on a terminal; one line per finished stage when piped; nothing if quiet."""
+
+    def __init__(self, quiet: bool) -> None:
+        console = Console(stderr=True, quiet=quiet)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bars = Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
+        self._task: TaskID | None = None
+        self._plain = not quiet and not console.is_terminal
+        logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s", force=True)
+        logging.getLogger().handlers = [_ConsoleHandler(console)]
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """A stage has done so much of its total."""
+        if self._plain and done == total and stage != "evaluation":
+            click.echo(f"{stage}: {total} samples", err=True)
+        if self._task is None:
+            self._task = self._bars.add_task(stage)
+        self._bars.update(self._task, description=stage, completed=done, total=total)
+
+    def __enter__(self) -> Display:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+
+class _ConsoleHandler(logging.Handler):
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.print(self.format(record), highlight=False, markup=False)
+
+
+def _options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    def apply(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+model_argument = click.argument("model", type=FILE)
+preprocess_option = click.option("--preprocess", type=FILE, help="JSON for image folders: size, crop, mean, std, ...")
+quiet_option = click.option("--quiet", is_flag=True, help="No progress.")
+json_option = click.option(
+    "--json", "json_file", type=FILE, help="Write the result as JSON to this file ('-': stdout)."
+)
+metric_option = click.option(
+    "--metric", default="top1", show_default=True, help="top1, top5, agreement or FILE.py:func."
+)
+target_option = click.option("--target", default="onnxruntime", show_default=True, help="onnxruntime or tensorrt.")
+calibration_option = click.option(
+    "--calibration", type=click.Choice(METHODS), default="entropy", show_default=True, help="How ranges are chosen."
+)
+saliency_choice = click.Choice(SALIENCIES)
+
+
+def _give_json(value: Any, file: Path | None) -> bool:
+    """Write JSON if asked for; whether it took stdout."""
+    if file is None:
+        return False
+    if str(file) == "-":
+        click.echo(json.dumps(value, indent=1))
+        return True
+    write_text(file, json_text(value))
+    return False
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="hqp")
+def cli() -> None:
+    """Prune and quantize exported ONNX models inside one accuracy budget.
+
+    DATA is a .npz file (arrays named as the model's inputs, plus labels), a folder of images (one sub-folder per
+    class) or a Polygraphy data-loader script file.py[:func].
+    """
+
+
+@cli.command()
+@model_argument
+@click.option("--calib", required=True, metavar="DATA", help="Calibration data: sensitivity, ranges, compensation.")
+@click.option("--val", required=True, metavar="DATA", help="Validation data: every candidate is judged on it.")
+@click.option("--test", metavar="DATA", help="Test data: only the report uses it.")
+@click.option("--max-drop", type=float, default=0.015, show_default=True, help="Budget, as a fraction of the metric.")
+@click.option("--step", type=float, default=0.01, show_default=True, help="Share of the units removed per step.")
+@click.option(
+    "--search", type=click.Choice(list(SEARCHES)), default="bisect", show_default=True, help="Algorithm 1 is linear."
+)
+@click.option("--saliency", type=saliency_choice, default="fisher", show_default=True, help="How units are ranked.")
+@click.option(
+    "--compensate/--no-compensate", default=True, show_default=True, help="Refit weights that read removed channels."
+)
+@click.option("--precision", type=click.Choice(pipeline.PRECISIONS), default="int8", show_default=True)
+@target_option
+@calibration_option
+@metric_option
+@click.option(
+    "--min-width", type=float, default=0.1, show_default=True, help="Share of every tensor's units that stays."
+)
+@preprocess_option
+@click.option("--threads", type=click.IntRange(0), default=0, help="onnxruntime threads; 0 takes its choice.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random saliency.")
+@click.option("--resume", is_flag=True, help="Go on with what OUT holds.")
+@click.option("-o", "--output", type=FILE, required=True, metavar="OUT", help="Folder for the models and the report.")
+@json_option
+@quiet_option
+def optimize(quiet: bool, json_file: Path | None, **chosen: Any) -> None:
+    """Prune and quantize MODEL as far as the budget allows."""
+    with Display(quiet) as display:
+        report = pipeline.optimize(pipeline.Options(**chosen), display)
+    if not _give_json(report.json(), json_file):
+        out.print(tables.report_table(report))
+        for line in (*tables.cost_lines(report.cost), *report.notes, f"Wrote {report.shipped}"):
+            click.echo(line)
+    if not report.met:
+        raise pipeline.budget_error(report)
+
+
+@cli.command()
+@model_argument
+@json_option
+def inspect(model: Path, json_file: Path | None) -> None:
+    """Show the units of MODEL, which cannot be pruned, and why."""
+    found = steps.inspect(model)
+    if not _give_json(found, json_file):
+        out.print(tables.inspect_table(found))
+
+
+@cli.command()
+@model_argument
+@click.option("--data", required=True, metavar="DATA")
+@click.option("--saliency", type=saliency_choice, default="fisher", show_default=True)
+@preprocess_option
+@click.option("-o", "--output", type=FILE, required=True, help="scores.npz: filter/<weight> and unit.")
+@quiet_option
+def score(model: Path, data: str, saliency: str, preprocess: Path | None, output: Path, quiet: bool) -> None:
+    """Write the saliency of every filter and unit of MODEL."""
+    with Display(quiet) as display:
+        ranking = steps.score(model, data, output, saliency, preprocess, display)
+    click.echo(f"{output}: {len(ranking.filters)} weights, {len(ranking.units)} units")
+
+
+@cli.command()
+@model_argument
+@click.option("--sparsity", type=float, required=True, help="Share of the prunable units to remove.")
+@click.option("--saliency", type=saliency_choice, default="l2", show_default=True)
+@click.option("--data", metavar="DATA", help="Calibration data, for fisher, taylor and --compensate.")
+@click.option("--compensate/--no-compensate", "compensated", default=False, show_default=True)
+@click.option(
+    "--min-width", type=float, default=0.0, show_default=True, help="Share of every tensor's units that stays."
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@preprocess_option
+@click.option("--ledger", type=FILE, help="Write what was removed, as JSON.")
+@click.option("-o", "--output", type=FILE, required=True)
+@quiet_option
+def prune(model: Path, output: Path, sparsity: float, quiet: bool, **chosen: Any) -> None:
+    """Remove a share of MODEL's units, whatever it costs."""
+    with Display(quiet) as display:
+        pruned = steps.prune(model, output, sparsity, progress=display, **chosen)
+    click.echo(f"{output}: {pruned.units} of {pruned.prunable} prunable units removed")
+    for note in pruned.notes:
+        click.echo(note)
+
+
+@cli.command()
+@model_argument
+@click.option("--data", required=True, metavar="DATA")
+@target_option
+@calibration_option
+@preprocess_option
+@click.option("-o", "--output", type=FILE, required=True)
+@quiet_option
+def quantize(
+    model: Path, data: str, target: str, calibration: str, preprocess: Path | None, output: Path, quiet: bool
+) -> None:
+    """Quantize MODEL to INT8."""
+    with Display(quiet) as display:
+        size = steps.quantize_file(model, output, data, target, calibration, preprocess, display)
+    click.echo(f"{output}: {size / 1e6:.2f} MB, {size / stored_bytes(model):.2f} of the original")
+
+
+@cli.command()
+@model_argument
+@click.option("--data", required=True, metavar="DATA")
+@metric_option
+@click.option("--reference", type=FILE, help="The original model, for --metric agreement.")
+@preprocess_option
+@json_option
+@quiet_option
+def evaluate(
+    model: Path,
+    data: str,
+    metric: str,
+    reference: Path | None,
+    preprocess: Path | None,
+    json_file: Path | None,
+    quiet: bool,
+) -> None:
+    """Measure the metric of MODEL on DATA."""
+    with Display(quiet) as display:
+        scores = steps.evaluate_file(model, data, metric, preprocess, display, reference)
+    if not _give_json(
+        {"model": str(model), "metric": metric, "value": scores.metric, "samples": scores.samples}, json_file
+    ):
+        click.echo(f"{metric} {100 * scores.metric:.2f} % on {scores.samples} samples")
+
+
+@cli.command()
+@click.argument("models", type=FILE, nargs=-1, required=True)
+@click.option("--target", type=click.Choice(["onnxruntime"]), default="onnxruntime", show_default=True)
+@click.option("--batch", type=int, default=1, show_default=True)
+@click.option("--threads", type=click.IntRange(0), default=0)
+@json_option
+def benchmark(models: tuple[Path, ...], target: str, batch: int, threads: int, json_file: Path | None) -> None:
+    """Measure the latency of MODELS in turn; ratios are to the first."""
+    results = steps.benchmark(models, batch, threads)
+    first = next(iter(results.values())).median_ms
+    rows = [{"model": name, "speedup": first / latency.median_ms, **vars(latency)} for name, latency in results.items()]
+    if not _give_json({"target": target, "batch": batch, "models": rows}, json_file):
+        out.print(tables.latency_table(results, {str(path): stored_bytes(path) for path in models}))

@@ -1,0 +1,343 @@
+"""The main job: the smallest INT8 model whose metric stays inside the budget, and a report on it.
+
+    baseline -> saliency (and moments) -> search over pruned FP32 candidates -> INT8 of the result,
+    backing off where INT8 leaves the budget -> the written files evaluated -> report
+
+Every verdict is a line of the ledger, and every larger intermediate result a file beside it, so that an
+interrupted run resumes to the same model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hqp_onnx import __version__, cost, model_io
+from hqp_onnx.calibration import METHODS
+from hqp_onnx.candidates import Candidates
+from hqp_onnx.channel_map import ChannelMap
+from hqp_onnx.channels import analyze
+from hqp_onnx.constraint import Budget
+from hqp_onnx.dataset import Dataset
+from hqp_onnx.errors import BudgetError, UsageError
+from hqp_onnx.ledger import Ledger, Trial, write_text
+from hqp_onnx.metrics import Metric, Scores, evaluate, load_metric
+from hqp_onnx.moments import Moments, input_moments, load_moments, save_moments
+from hqp_onnx.report.results import CostModel, Report
+from hqp_onnx.report.rows import Measured, make_rows
+from hqp_onnx.runtime import Session, onnxruntime
+from hqp_onnx.saliency import SALIENCIES
+from hqp_onnx.search import SEARCHES, bisect, removal_order, step_size
+from hqp_onnx.shapes import probe
+from hqp_onnx.steps import Model, Progress, Ranking, open_data, open_model, rank, removal_ledger, silent
+from hqp_onnx.targets import target
+
+log = logging.getLogger(__name__)
+
+PRECISIONS = ("int8", "fp32")
+_NOT_RESULTS = ("model", "calib", "val", "output", "test", "threads", "resume")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``hqp optimize`` is asked for; the command's help describes each field."""
+
+    model: Path
+    calib: str
+    val: str
+    output: Path
+    test: str | None = None
+    max_drop: float = 0.015
+    step: float = 0.01
+    search: str = "bisect"
+    saliency: str = "fisher"
+    compensate: bool = True
+    precision: str = "int8"
+    target: str = "onnxruntime"
+    calibration: str = "entropy"
+    metric: str = "top1"
+    min_width: float = 0.1
+    preprocess: Path | None = None
+    threads: int = 0
+    seed: int = 0
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        for option, value, known in (
+            ("--search", self.search, tuple(SEARCHES)),
+            ("--saliency", self.saliency, SALIENCIES),
+            ("--precision", self.precision, PRECISIONS),
+            ("--calibration", self.calibration, METHODS),
+        ):
+            if value not in known:
+                raise UsageError(f"{option} {value}: expected one of {', '.join(known)}")
+        Budget(Scores(np.ones(1), 1), self.max_drop)
+        step_size(self.step, 1)
+        removal_order(np.zeros(0), ChannelMap(0, {}, {}, {}), self.min_width)
+        if self.output.exists() and not self.output.is_dir():
+            raise UsageError(f"{self.output}: is a file. Expected the folder to write")
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the result, as JSON values: options, and digests of the model and the data."""
+        chosen = {k: v for k, v in vars(self).items() if k not in _NOT_RESULTS and k != "preprocess"}
+        files: dict[str, Path | str | None] = {"model": self.model, "calib": self.calib, "val": self.val}
+        files["preprocess"] = self.preprocess
+        digests = {name: fingerprint(path) for name, path in files.items() if path is not None}
+        return {"hqp_onnx": __version__, **chosen, **digests}
+
+
+def optimize(options: Options, progress: Progress = silent) -> Report:
+    """Run the main job and write OUT/: pruned.onnx, int8.onnx, ledger.json, ledger.jsonl, report.json.
+
+    All input is checked before OUT is touched. Where INT8 was asked for and no INT8 model is inside the budget,
+    ``report.met`` is False and the best admissible model is pruned.onnx.
+
+    Raises:
+        HqpError: bad input.
+    """
+    metric = load_metric(options.metric)
+    target(options.target)
+    model = open_model(options.model, options.threads)
+    named = {"calib": options.calib, "val": options.val, "test": options.test}
+    data = {name: open_data(model, path, options.preprocess, metric) for name, path in named.items() if path}
+    for name, part in data.items():
+        for done, _ in enumerate(part, 1):
+            progress(f"checking {name}", min(done * part.batch_size, len(part)), len(part))
+    return _Job(options, model, data, metric, progress).run()
+
+
+def budget_error(report: Report) -> BudgetError:
+    """The error that says that ``report`` missed its budget."""
+    drop = 100 * report.settings["max_drop"]
+    return BudgetError(
+        f"no INT8 model of {report.model} is inside the budget of {drop:g} points: the best admissible model, "
+        f"{report.shipped}, is FP32. Allow a larger --max-drop, or try another --calibration"
+    )
+
+
+class _Job:
+    """One optimization: what it was given, and what it has found so far."""
+
+    def __init__(
+        self, options: Options, model: Model, data: Mapping[str, Dataset], metric: Metric, progress: Progress
+    ) -> None:
+        self.options, self.model, self.data, self.metric, self.progress = options, model, data, metric, progress
+        shapes = probe(model.graph)
+        self.channels = analyze(model.graph, shapes)
+        self.positions = cost.positions(model.graph, shapes)
+        self.ledger = Ledger(options.output, options.settings(), options.resume)
+
+    def run(self) -> Report:
+        """The whole job."""
+        with self._timed("baseline"):
+            self.budget = Budget(self._scores(self.model.session, "val"), self.options.max_drop)
+        ranking = self._ranking()
+        order = removal_order(ranking.units, self.channels, self.options.min_width)
+        self.step = step_size(self.options.step, len(self.channels.prunable))
+        self.candidates = Candidates(
+            original=self.model.graph,
+            channels=self.channels,
+            order=order,
+            moments=self._moments() if self.options.compensate else None,
+            data=self.data["calib"],
+            target=target(self.options.target),
+            method=self.options.calibration,
+            cache=self.ledger.cache,
+            threads=self.options.threads,
+            progress=self.progress,
+        )
+        removed = SEARCHES[self.options.search](len(order), self.step, lambda count: self._admits("fp32", count))
+        int8 = self._int8(removed) if self.options.precision == "int8" else None
+        return self._report(removed, int8)
+
+    def _int8(self, removed: int) -> int | None:
+        """Units removed from the INT8 model, backing off from ``removed``; None if none is inside the budget."""
+        if self._admits("int8", removed):
+            return removed
+        backed_off = bisect(max(removed - self.step, 0), self.step, lambda count: self._admits("int8", count))
+        return backed_off if self._admits("int8", backed_off) else None
+
+    def _admits(self, precision: str, removed: int) -> bool:
+        """The verdict on a candidate, from the ledger if it was paid for already."""
+        trial = self.ledger.trials.get((precision, removed))
+        if trial is None:
+            trial = self._trial(precision, removed)
+            self.ledger.add(trial)
+            log.info("%s, %4.1f %% of the units removed: %s", precision, 100 * trial.sparsity, trial.why)
+        return trial.accepted
+
+    def _trial(self, precision: str, removed: int) -> Trial:
+        start = time.perf_counter()
+        graph = self.candidates.graph(precision, removed)
+        session = Session(model_io.to_proto(graph), threads=self.options.threads)
+        scores = self._scores(session, "val", self.budget.required)
+        accepted = self.budget.admits(scores)
+        drop = 100 * (self.budget.baseline.metric - scores.metric)
+        size = self._size(removed)
+        return Trial(
+            precision=precision,
+            removed=removed,
+            sparsity=self._sparsity(removed),
+            metric=scores.metric,
+            complete=scores.complete,
+            macs=size["macs"],
+            params=size["params"],
+            accepted=accepted,
+            why=f"drop {'' if scores.complete else 'at least '}{drop:.2f} of {100 * self.budget.max_drop:g} points",
+            seconds=round(time.perf_counter() - start, 3),
+        )
+
+    def _size(self, removed: int) -> dict[str, int]:
+        """MACs and parameters of a candidate, the same in every precision."""
+        graph = self.candidates.graph("fp32", removed)
+        return {"macs": cost.macs(graph, self.positions), "params": cost.params(graph)}
+
+    def _sparsity(self, removed: int) -> float:
+        return removed / max(len(self.channels.prunable), 1)
+
+    def _scores(self, session: Session, part: str, required: float = 0.0) -> Scores:
+        total = len(self.data[part])
+        return evaluate(
+            session, self.data[part], self.metric, required, lambda done, _: self.progress("evaluation", done, total)
+        )
+
+    def _ranking(self) -> Ranking:
+        file = self.ledger.cache / "scores.npz"
+        if file.is_file():
+            return Ranking.load(file)
+        with self._timed("saliency"):
+            ranking = rank(
+                self.model.graph,
+                self.channels,
+                self.options.saliency,
+                self.data["calib"],
+                seed=self.options.seed,
+                threads=self.options.threads,
+                progress=self.progress,
+                checkpoint=self.ledger.cache / "saliency.npz",
+            )
+        ranking.save(file)
+        return Ranking.load(file)
+
+    def _moments(self) -> dict[str, Moments]:
+        file = self.ledger.cache / "moments.npz"
+        if not file.is_file():
+            data = self.data["calib"]
+            with self._timed("moments"):
+                moments = input_moments(
+                    model_io.to_proto(self.model.graph),
+                    None,
+                    data,
+                    threads=self.options.threads,
+                    progress=lambda done, total: self.progress("input moments", done, total),
+                )
+            save_moments(moments, file)
+        return load_moments(file)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.ledger.add_seconds(stage, round(time.perf_counter() - start, 3))
+
+    def _report(self, removed: int, int8: int | None) -> Report:
+        """Write the models, measure what was written, write the report."""
+        output, wants_int8 = self.options.output, self.options.precision == "int8"
+        graphs = {"pruned": ("fp32", removed)}
+        if wants_int8:
+            graphs = {"q8_only": ("int8", 0), **graphs}
+        if int8 is not None:
+            graphs["hqp"] = ("int8", int8)
+        files = {
+            "q8_only": self.ledger.cache / "q8_only.onnx",
+            "pruned": output / "pruned.onnx",
+            "hqp": output / "int8.onnx",
+        }
+        files["hqp"].unlink(missing_ok=True)
+        models = {"baseline": self._measured(self.options.model, self.model.session, 0)}
+        for name, (precision, count) in graphs.items():
+            model_io.save(self.candidates.graph(precision, count), files[name])
+            models[name] = self._measured(files[name], Session(files[name], threads=self.options.threads), count)
+        models.setdefault("hqp", models["pruned"])
+        shipped, name = (files["hqp"], "hqp") if int8 is not None else (files["pruned"], "pruned")
+        if not self.budget.admits(models[name].val):
+            raise BudgetError(
+                f"{shipped}: {models[name].val.metric:.4f} on {self.options.val} does not repeat the trial"
+            )
+        write_text(
+            output / "ledger.json",
+            removal_ledger(self.options.model, self.channels, self.candidates.plan(graphs[name][1])),
+        )
+        rows = make_rows(models, next(iter(self.data["val"].in_batches(self.model.session.batch or 1))).feeds)
+        slower = [f"{n} is slower than the input on this machine" for n in rows if rows[n].speedup < 1]
+        report = Report(
+            model=str(self.options.model),
+            rows=rows,
+            data=self.options.test or f"{self.options.val} (the data that the search saw: no --test was given)",
+            samples=models["baseline"].scores.samples,
+            met=int8 is not None or not wants_int8,
+            shipped=str(shipped),
+            settings=self.options.settings(),
+            trials=tuple(self.ledger.trials.values()),
+            cost=self._cost(),
+            seconds=self.ledger.seconds,
+            units={"all": self.channels.units, "prunable": len(self.channels.prunable), "removed": graphs[name][1]},
+            machine=machine(self.options.threads),
+            notes=tuple(slower),
+        )
+        write_text(output / "report.json", model_io.json_text(report.json()))
+        return report
+
+    def _measured(self, path: Path, session: Session, removed: int) -> Measured:
+        val = self.budget.baseline if session is self.model.session else self._scores(session, "val")
+        scores = self._scores(session, "test") if "test" in self.data else val
+        return Measured(
+            session, scores, val, model_io.stored_bytes(path), sparsity=self._sparsity(removed), **self._size(removed)
+        )
+
+    def _cost(self) -> CostModel:
+        samples = {name: len(data) for name, data in self.data.items()}
+        grad = self.ledger.seconds.get("saliency") if self.options.saliency in ("fisher", "taylor") else None
+        return CostModel(
+            c_grad=None if grad is None else grad / samples["calib"],
+            c_inf=self.ledger.seconds["baseline"] / samples["val"],
+            t_prune=len(self.ledger.trials),
+            d_calib=samples["calib"],
+            d_val=samples["val"],
+        )
+
+
+def fingerprint(path: Path | str) -> str:
+    """Digest of a file's bytes, or of the names, sizes and times of a folder's files."""
+    file = Path(str(path).partition(".py:")[0] + ".py") if ".py:" in str(path) else Path(path)
+    if file.is_file():
+        return model_io.sha256(file)
+    entries = sorted((str(p.relative_to(file)), p.stat().st_size, p.stat().st_mtime_ns) for p in file.rglob("*"))
+    return hashlib.sha256(repr(entries).encode()).hexdigest()
+
+
+def machine(threads: int) -> dict[str, str]:
+    """What the measurements were made on."""
+    return {
+        "system": platform.platform(terse=True),
+        "processor": _processor(),
+        "threads": str(threads or "onnxruntime's choice"),
+        "onnxruntime": onnxruntime().__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]}, {len(names)} cores" if names else platform.processor()

@@ -1,0 +1,1 @@
+"""Frozen results, as JSON and as tables."""

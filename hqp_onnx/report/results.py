@@ -1,0 +1,106 @@
+"""What an optimization found: the paper's rows and columns, and its cost model.
+
+    C_HQP = |D_calib| C_grad + T_prune |D_val| C_inf        C_QAT = epochs |D_train| C_grad
+
+with C_grad the measured seconds of one sample's gradients, C_inf of one sample's inference and T_prune the
+number of trials. C_QAT is an estimate: one training sample is charged like one sample of the Fisher pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from hqp_onnx.ledger import Trial
+
+QAT_EPOCHS, QAT_SAMPLES = 10, 50_000  # a short fine-tuning on a training set of CIFAR's size
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model. ``drop`` is baseline minus metric on ``data``, with its 95 % paired interval.
+
+    ``sparsity`` is the share of prunable units removed; ``latency_ms`` the median of one run at batch 1;
+    ``speedup`` and ``size_reduction`` compare with the baseline; ``size_reduction`` 0.75 means a quarter is left.
+    """
+
+    metric: float
+    drop: float
+    drop_low: float
+    drop_high: float
+    val_metric: float
+    val_drop: float
+    latency_ms: float
+    latency_p10_ms: float
+    latency_p90_ms: float
+    speedup: float
+    bytes: int
+    size_reduction: float
+    params: int
+    macs: int
+    sparsity: float
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Seconds; ``None`` where the saliency takes no gradients."""
+
+    c_grad: float | None
+    c_inf: float
+    t_prune: int
+    d_calib: int
+    d_val: int
+
+    @property
+    def c_hqp(self) -> float:
+        """Cost of the whole search."""
+        return self.d_calib * (self.c_grad or 0.0) + self.t_prune * self.d_val * self.c_inf
+
+    @property
+    def c_qat(self) -> float | None:
+        """Estimated cost of one quantization-aware training."""
+        return None if self.c_grad is None else QAT_EPOCHS * QAT_SAMPLES * self.c_grad
+
+    def json(self) -> dict[str, Any]:
+        """Fields and derived values."""
+        ratio = None if not self.c_qat else self.c_hqp / self.c_qat
+        estimate = {"epochs": QAT_EPOCHS, "train_samples": QAT_SAMPLES}
+        return {**asdict(self), "c_hqp": self.c_hqp, "c_qat": self.c_qat, "ratio": ratio, "qat_estimate": estimate}
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that one ``optimize`` found; ``rows`` in the paper's order, ``hqp`` being the shipped model."""
+
+    model: str
+    rows: Mapping[str, Row]
+    data: str
+    samples: int
+    met: bool
+    shipped: str
+    settings: Mapping[str, Any]
+    trials: tuple[Trial, ...]
+    cost: CostModel
+    seconds: Mapping[str, float]
+    units: Mapping[str, Any]
+    machine: Mapping[str, str]
+    notes: tuple[str, ...]
+
+    def json(self) -> dict[str, Any]:
+        """JSON values; every row is a top-level key."""
+        rest = {
+            "model": self.model,
+            "data": self.data,
+            "samples": self.samples,
+            "budget_met": self.met,
+            "shipped": self.shipped,
+            "settings": dict(self.settings),
+            "cost_model": self.cost.json(),
+            "seconds": dict(self.seconds),
+            "units": dict(self.units),
+            "machine": dict(self.machine),
+            "notes": list(self.notes),
+            "trials": [asdict(trial) for trial in self.trials],
+        }
+        return {**{name: asdict(row) for name, row in self.rows.items()}, **rest}

@@ -1,0 +1,54 @@
+"""Measure the rows of a report: every model on the same data, and their latency in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hqp_onnx.constraint import paired_drop
+from hqp_onnx.latency import measure
+from hqp_onnx.metrics import Scores
+from hqp_onnx.report.results import Row
+from hqp_onnx.runtime import Array, Session
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model and what is known of it; ``scores`` are on the report's data, ``val`` on D_val."""
+
+    session: Session
+    scores: Scores
+    val: Scores
+    bytes: int
+    params: int
+    macs: int
+    sparsity: float
+
+
+def make_rows(models: Mapping[str, Measured], feeds: Mapping[str, Array]) -> dict[str, Row]:
+    """One row per model; the first is the baseline. ``feeds`` is one sample, for latency."""
+    latencies = measure({name: model.session for name, model in models.items()}, feeds)
+    first = next(iter(models))
+    base, base_ms = models[first], latencies[first].median_ms
+    rows = {}
+    for name, model in models.items():
+        latency = latencies[name]
+        interval = paired_drop(base.scores.values, model.scores.values)
+        rows[name] = Row(
+            metric=model.scores.metric,
+            drop=interval.drop,
+            drop_low=interval.low,
+            drop_high=interval.high,
+            val_metric=model.val.metric,
+            val_drop=base.val.metric - model.val.metric,
+            latency_ms=latency.median_ms,
+            latency_p10_ms=latency.p10_ms,
+            latency_p90_ms=latency.p90_ms,
+            speedup=base_ms / latency.median_ms,
+            bytes=model.bytes,
+            size_reduction=1 - model.bytes / base.bytes,
+            params=model.params,
+            macs=model.macs,
+            sparsity=model.sparsity,
+        )
+    return rows

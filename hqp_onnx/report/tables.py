@@ -1,0 +1,75 @@
+"""Results as rich tables, for a terminal or plain text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from hqp_onnx.latency import Latency
+from hqp_onnx.report.results import CostModel, Report
+
+TITLES = {"baseline": "Baseline FP32", "q8_only": "Q8-only", "pruned": "Pruned-only", "hqp": "HQP"}
+
+
+def report_table(report: Report) -> Table:
+    """The paper's table."""
+    table = Table(title=f"{report.model}, {report.samples} samples of {report.data}", title_justify="left")
+    table.add_column("", no_wrap=True)
+    for column in ("latency ms", "speedup", "size MB", "smaller", "metric %", "drop (95 % interval)", "θ %", "MACs M"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, row in report.rows.items():
+        table.add_row(
+            TITLES[name],
+            f"{row.latency_ms:.3f}",
+            f"{row.speedup:.2f}x",
+            f"{row.bytes / 1e6:.2f}",
+            f"{100 * row.size_reduction:.0f} %",
+            f"{100 * row.metric:.2f}",
+            f"{100 * row.drop:+.2f} ({100 * row.drop_low:+.2f} to {100 * row.drop_high:+.2f})",
+            f"{100 * row.sparsity:.0f}",
+            f"{row.macs / 1e6:.2f}",
+        )
+    return table
+
+
+def cost_lines(cost: CostModel) -> list[str]:
+    """The paper's cost model in words."""
+    lines = [f"C_HQP = {cost.c_hqp:.0f} s: {cost.t_prune} trials of {cost.d_val} samples at {1e3 * cost.c_inf:.2f} ms"]
+    if cost.c_grad is not None and cost.c_qat is not None:
+        lines[0] += f", {cost.d_calib} gradients at {1e3 * cost.c_grad:.2f} ms"
+        lines.append(f"C_QAT = {cost.c_qat:.0f} s (estimate): {cost.c_qat / cost.c_hqp:.0f} times as much")
+    return lines
+
+
+def latency_table(results: Mapping[str, Latency], sizes: Mapping[str, int]) -> Table:
+    """Latency of models measured in turn; ratios to the first."""
+    table = Table()
+    table.add_column("model")
+    for column in ("median ms", "p10", "p90", "speedup", "size MB"):
+        table.add_column(column, justify="right")
+    first = next(iter(results.values())).median_ms
+    for name, latency in results.items():
+        values = (latency.median_ms, latency.p10_ms, latency.p90_ms)
+        speed = f"{first / latency.median_ms:.2f}x"
+        table.add_row(name, *(f"{value:.3f}" for value in values), speed, f"{sizes[name] / 1e6:.2f}")
+    return table
+
+
+def inspect_table(found: Mapping[str, Any]) -> Table:
+    """Groups of parameter axes that share units, and what is frozen."""
+    title = (
+        f"{found['units']} units, {found['prunable']} prunable; {found['params'] / 1e6:.2f} M parameters, "
+        f"{found['macs'] / 1e6:.2f} M MACs"
+    )
+    table = Table(title=title, title_justify="left")
+    for column in ("units", "prunable", "members (tensor: axis)", "frozen because"):
+        table.add_column(column, overflow="fold")
+    for group in found["groups"]:
+        members = ", ".join(f"{member['tensor']}: {member['axis']}" for member in group["members"])
+        reasons = Counter(group["frozen"].values())
+        why = "; ".join(f"{reason} ({count})" for reason, count in reasons.items())
+        table.add_row(str(group["units"]), str(group["prunable"]), members, why)
+    return table

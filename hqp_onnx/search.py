@@ -1,0 +1,85 @@
+"""How many units leave: Algorithm 1 of the paper, and a search in log steps under the same budget.
+
+Both walk one fixed order, least sensitive first, in steps of delta units. ``linear`` is Algorithm 1 to the
+letter: remove the next delta, evaluate, stop at the first violation. ``bisect`` supposes that the metric falls
+with every step, and finds the last admissible one in about log2(1 / delta) evaluations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from hqp_onnx.channel_map import ChannelMap, IntArray
+from hqp_onnx.errors import UsageError
+from hqp_onnx.metrics import FloatArray
+
+Verdict = Callable[[int], bool]
+"""Whether the candidate without the first n units of the order is inside the budget."""
+
+
+def removal_order(scores: FloatArray, channels: ChannelMap, min_width: float) -> IntArray:
+    """Prunable units, ascending by score, without those that a tensor needs to keep ``min_width`` of its units.
+
+    Args:
+        scores: one per unit, float64 [units].
+        channels: the units.
+        min_width: share of the units of every parameter axis and tensor that stays, 0..1; one always stays.
+    """
+    if not 0 <= min_width <= 1:
+        raise UsageError(f"--min-width {min_width}: expected a share in 0..1")
+    owners: list[list[int]] = [[] for _ in range(channels.units)]
+    spare: list[int] = []
+    for line in channels.lines:
+        units = np.unique(line)
+        for unit in units.tolist():
+            owners[unit].append(len(spare))
+        spare.append(len(units) - max(1, int(np.ceil(min_width * len(units)))))
+    order = []
+    for unit in channels.prunable[np.argsort(scores[channels.prunable], kind="stable")].tolist():
+        if all(spare[line] > 0 for line in owners[unit]):
+            order.append(unit)
+            for line in owners[unit]:
+                spare[line] -= 1
+    return np.asarray(order, np.int64)
+
+
+def step_size(step: float, units: int) -> int:
+    """Units per step: the fraction ``step`` of all prunable units, at least one."""
+    if not 0 < step <= 1:
+        raise UsageError(f"--step {step}: expected a fraction in 0..1, such as 0.01 for one percent")
+    return max(1, round(step * units))
+
+
+def linear(limit: int, step: int, admits: Verdict) -> int:
+    """Units removed by Algorithm 1: steps up to ``limit`` units, until the first violation."""
+    accepted = 0
+    for count in candidates(limit, step):
+        if not admits(count):
+            break
+        accepted = count
+    return accepted
+
+
+def bisect(limit: int, step: int, admits: Verdict) -> int:
+    """Units removed by bisection over the same candidates; 0 units are taken to be admissible."""
+    counts = [0, *candidates(limit, step)]
+    low, high = 0, len(counts)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if admits(counts[middle]):
+            low = middle
+        else:
+            high = middle
+    return counts[low]
+
+
+def candidates(limit: int, step: int) -> Iterator[int]:
+    """delta, 2 delta, ... and ``limit`` itself."""
+    yield from range(step, limit, step)
+    if limit > 0:
+        yield limit
+
+
+SEARCHES: dict[str, Callable[[int, int, Verdict], int]] = {"bisect": bisect, "linear": linear}

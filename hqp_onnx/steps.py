@@ -1,0 +1,285 @@
+"""The single steps of the main job, on files: open, inspect, score, prune, quantize, evaluate, benchmark."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from hqp_onnx import cost, model_io
+from hqp_onnx.channel_map import ChannelMap, ParamAxis, PruningPlan, ledger_json
+from hqp_onnx.channels import analyze
+from hqp_onnx.dataset import Dataset
+from hqp_onnx.errors import ModelError, UsageError
+from hqp_onnx.latency import Latency, measure
+from hqp_onnx.ledger import write_text
+from hqp_onnx.metrics import FloatArray, Metric, Scores, classes, evaluate, load_metric, predictions
+from hqp_onnx.moments import input_moments
+from hqp_onnx.passes.canonicalize import canonicalize
+from hqp_onnx.passes.compensate import compensate
+from hqp_onnx.passes.prune_channels import prune_channels
+from hqp_onnx.passes.quantize import quantize
+from hqp_onnx.runtime import Session
+from hqp_onnx.saliency import filter_scores, filter_weights, unit_scores
+from hqp_onnx.search import removal_order
+from hqp_onnx.shapes import example_feeds, probe
+from hqp_onnx.sources import open_dataset
+from hqp_onnx.targets import target
+
+Progress = Callable[[str, int, int], None]
+"""Called with a stage's name, what is done and the total."""
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Report progress to nobody."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checked model: the file, a session on it, and its canonical graph."""
+
+    path: Path
+    session: Session
+    graph: gs.Graph
+
+    @property
+    def batch_size(self) -> int:
+        """Samples per run: the model's own batch where it is fixed, else 100."""
+        return self.session.batch or 100
+
+
+def open_model(path: Path, threads: int = 0) -> Model:
+    """Load, check and canonicalise ``path``.
+
+    Raises:
+        ModelError: see ``model_io.load``; or onnxruntime cannot run it.
+    """
+    proto = model_io.load(path)
+    try:
+        session = Session(path, threads=threads)
+        graph = canonicalize(model_io.to_graph(proto)).graph
+    except ModelError as e:
+        raise ModelError(f"{path}: {e}") from e
+    return Model(path, session, graph)
+
+
+def open_data(model: Model, path: str, preprocess: Path | None, metric: Metric | None = None) -> Dataset:
+    """``path`` as the inputs of ``model``; with ``metric``, labels are checked or made as it needs them.
+
+    Raises:
+        DataError: the data do not fit the model or the metric.
+    """
+    data = open_dataset(path, model.session.inputs, preprocess=preprocess, batch_size=model.batch_size)
+    if metric is not None and metric.labels == "data":
+        data.check_labels(classes(model.session.outputs))
+    if metric is not None and metric.labels == "original":
+        data = data.labeled_with(predictions(model.session, data))
+    return data
+
+
+def inspect(path: Path) -> dict[str, Any]:
+    """Units, groups, frozen channels with reasons, MACs and parameters, as JSON values."""
+    model = open_model(path)
+    shapes = probe(model.graph)
+    channels = analyze(model.graph, shapes)
+    counts = cost.positions(model.graph, shapes)
+    return {
+        "model": str(path),
+        "units": channels.units,
+        "prunable": len(channels.prunable),
+        "params": cost.params(model.graph),
+        "macs": cost.macs(model.graph, counts),
+        "groups": [_group(channels, axes) for axes in channels.groups()],
+    }
+
+
+def _group(channels: ChannelMap, axes: Sequence[ParamAxis]) -> dict[str, Any]:
+    units = np.unique(np.concatenate([channels.members[axis] for axis in axes]))
+    units = units[units >= 0].tolist()
+    frozen = {str(unit): channels.frozen[unit] for unit in units if unit in channels.frozen}
+    members = [{"tensor": axis.tensor, "axis": axis.axis} for axis in axes]
+    return {"units": len(units), "prunable": len(units) - len(frozen), "members": members, "frozen": frozen}
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Saliency by filter (weight tensor -> float64 [filters]) and by unit."""
+
+    filters: Mapping[str, FloatArray]
+    units: FloatArray
+
+    def save(self, path: Path) -> None:
+        """``filter/<weight tensor>`` and ``unit``, whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.tmp")
+        arrays = {f"filter/{name}": values for name, values in self.filters.items()}
+        with temporary.open("wb") as stream:
+            np.savez(stream, unit=self.units, **arrays)  # type: ignore[arg-type]
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Ranking:
+        """What ``save`` wrote."""
+        with np.load(path) as arrays:
+            filters = {name.removeprefix("filter/"): arrays[name] for name in arrays.files if name != "unit"}
+            return cls(filters, arrays["unit"])
+
+
+def rank(
+    graph: gs.Graph,
+    channels: ChannelMap,
+    saliency: str,
+    data: Dataset | None,
+    *,
+    seed: int = 0,
+    threads: int = 0,
+    progress: Progress = silent,
+    checkpoint: Path | None = None,
+) -> Ranking:
+    """Saliency of every filter and unit; see ``saliency.filter_scores``."""
+    proto = model_io.to_proto(graph)
+    filters = filter_scores(
+        saliency,
+        proto,
+        data,
+        seed=seed,
+        threads=threads,
+        progress=lambda done, total: progress(f"{saliency} saliency", done, total),
+        checkpoint=checkpoint,
+    )
+    return Ranking(filters, unit_scores(filters, channels, filter_weights(proto)))
+
+
+def score(path: Path, data: str, output: Path, saliency: str, preprocess: Path | None, progress: Progress) -> Ranking:
+    """Write ``scores.npz`` of a model."""
+    model = open_model(path)
+    dataset = open_data(model, data, preprocess)
+    if dataset.labeled:
+        dataset.check_labels(classes(model.session.outputs))
+    ranking = rank(model.graph, analyze(model.graph), saliency, dataset, progress=progress)
+    ranking.save(output)
+    return ranking
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What ``prune`` did."""
+
+    units: int
+    prunable: int
+    notes: tuple[str, ...]
+
+
+def prune(
+    path: Path,
+    output: Path,
+    sparsity: float,
+    *,
+    saliency: str = "l2",
+    data: str | None = None,
+    preprocess: Path | None = None,
+    compensated: bool = False,
+    seed: int = 0,
+    min_width: float = 0.0,
+    ledger: Path | None = None,
+    progress: Progress = silent,
+) -> Pruned:
+    """Write a pruned model, and the ledger of what was removed.
+
+    Args:
+        path: the model.
+        output: the pruned model.
+        sparsity: share of the prunable units to remove, 0 to below 1.
+        saliency: how units are ranked.
+        data: calibration data, for gradient saliencies and compensation.
+        preprocess: for image folders.
+        compensated: refit the weights that read removed channels.
+        seed: of the random saliency.
+        min_width: share of the units of every tensor that stays; one always does.
+        ledger: JSON file: {"model_sha256", "removed": {tensor: {axis: indices in the original}}}.
+        progress: called as the work goes on.
+
+    Raises:
+        UsageError: a sparsity outside 0..1, compensation without data.
+    """
+    if not 0 <= sparsity < 1:
+        raise UsageError(f"--sparsity {sparsity}: expected a share of the prunable units, 0 or more and below 1")
+    if compensated and data is None:
+        raise UsageError("--compensate needs calibration data: add --data DATA")
+    model = open_model(path)
+    dataset = None if data is None else open_data(model, data, preprocess)
+    channels = analyze(model.graph)
+    ranking = rank(model.graph, channels, saliency, dataset, seed=seed, progress=progress)
+    order = removal_order(ranking.units, channels, min_width)
+    wanted = round(sparsity * len(channels.prunable))
+    plan = PruningPlan(order[:wanted])
+    graph = prune_channels(model.graph, channels, plan).graph
+    if compensated and dataset is not None:
+        moments = input_moments(model_io.to_proto(model.graph), None, dataset)
+        graph = compensate(model.graph, graph, channels, plan, moments).graph
+    model_io.save(graph, output)
+    if ledger is not None:
+        write_text(ledger, removal_ledger(path, channels, plan))
+    notes = () if len(plan) == wanted else (f"{wanted} units were asked for: every tensor keeps some of its own",)
+    return Pruned(len(plan), len(channels.prunable), notes)
+
+
+def removal_ledger(path: Path, channels: ChannelMap, plan: PruningPlan) -> str:
+    """The ledger JSON of a plan on the model in ``path``."""
+    removed = ledger_json(channels.removed_slices(plan))
+    return json.dumps({"model_sha256": model_io.sha256(path), "removed": removed})
+
+
+def quantize_file(
+    path: Path, output: Path, data: str, target_name: str, method: str, preprocess: Path | None, progress: Progress
+) -> int:
+    """Write an INT8 model; returns its size in bytes."""
+    goal = target(target_name)
+    model = open_model(path)
+    dataset = open_data(model, data, preprocess)
+    total = len(dataset)
+    graph, _ = quantize(model.graph, dataset, goal, method, progress=lambda done: progress("calibration", done, total))
+    model_io.save(graph, output)
+    return output.stat().st_size
+
+
+def evaluate_file(
+    path: Path, data: str, metric_name: str, preprocess: Path | None, progress: Progress, reference: Path | None = None
+) -> Scores:
+    """Scores of any runnable model, quantized ones included; ``agreement`` compares with ``reference``."""
+    metric = load_metric(metric_name)
+    session = open_session(path)
+    if metric.labels == "original" and reference is None:
+        raise UsageError("--metric agreement needs the original model: add --reference MODEL")
+    origin = open_session(reference) if reference is not None else session
+    dataset = open_dataset(data, session.inputs, preprocess=preprocess, batch_size=session.batch or 100)
+    if metric.labels == "data":
+        dataset.check_labels(classes(session.outputs))
+    if metric.labels == "original":
+        dataset = dataset.labeled_with(predictions(origin, dataset))
+    return evaluate(session, dataset, metric, progress=lambda done, total: progress("evaluation", done, total))
+
+
+def open_session(path: Path, threads: int = 0) -> Session:
+    """A session on a model file, quantized or not."""
+    model_io.require_file(path)
+    try:
+        return Session(path, threads=threads)
+    except ModelError as e:
+        raise ModelError(f"{path}: {e}") from e
+
+
+def benchmark(paths: Sequence[Path], batch: int, threads: int = 0) -> dict[str, Latency]:
+    """Median latency of models run in turn on the same seeded input; keys are the paths."""
+    if batch < 1:
+        raise UsageError(f"--batch {batch}: expected 1 or more")
+    sessions = {str(path): open_session(path, threads) for path in paths}
+    first = next(iter(sessions.values()))
+    feeds = example_feeds(model_io.to_graph(onnx.load(paths[0])), leading=first.batch or batch)
+    return measure(sessions, feeds)

@@ -1,0 +1,166 @@
+"""Bad inputs for the command line, and a word that each error must hold. Also printed by tools/bad_inputs.py."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.parser
+from conftest import MODELS
+
+GOOD = MODELS / "mobilenet_v3_small.onnx"
+TEXT = """<ir_version: 8, opset_import: ["" : {opset}]> g (float[n,3] x) => (float[n,2] y) {{ {body} }}"""
+
+
+def _save(path: Path, body: str, opset: int = 17, **weights: tuple[int, ...]) -> Path:
+    model = onnx.parser.parse_model(TEXT.format(opset=opset, body=body))
+    values = {name: np.ones(shape, np.float32) for name, shape in weights.items()}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(v, k) for k, v in values.items())
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def _data(path: Path, **arrays: np.ndarray) -> str:
+    np.savez(path, **arrays)
+    return str(path)
+
+
+def bad_inputs(folder: Path) -> Iterator[tuple[str, list[str], str]]:
+    """(what is wrong, arguments of hqp, a part of the error); files are made in ``folder``."""
+    images = np.zeros((4, 1, 28, 28), np.uint8)
+    labels = np.zeros(4, np.uint8)
+    good = _data(folder / "good.npz", input=images, labels=labels)
+    out = ["-o", str(folder / "out")]
+
+    def optimize(model: object = GOOD, calib: str = good, val: str = good, *more: str) -> list[str]:
+        return ["optimize", str(model), "--calib", calib, "--val", val, *out, *more]
+
+    truncated, text, empty = (folder / name for name in ("truncated.onnx", "text.onnx", "empty.onnx"))
+    truncated.write_bytes(GOOD.read_bytes()[:100_000])
+    text.write_text("this is not a protobuf file, but a text of some length\n")
+    empty.touch()
+    yield "no such model", optimize(folder / "none.onnx"), "no such file"
+    yield "a folder as the model", optimize(folder), "is a folder"
+    yield "an empty model file", optimize(empty), "is empty"
+    yield "a truncated model", optimize(truncated), "truncated"
+    yield "a text file as the model", optimize(text), "not an ONNX model"
+    yield "an .npz as the model", optimize(good), "not an ONNX model"
+    linear = _save(folder / "linear.onnx", "y = Gemm<transB=1>(x, w)", w=(2, 3))
+    old = _save(folder / "old.onnx", "y = Gemm<transB=1>(x, w)", 9, w=(2, 3))
+    new = _save(folder / "new.onnx", "y = Gemm<transB=1>(x, w)", 99, w=(2, 3))
+    yield "an opset that is too old", optimize(old), "opset 9"
+    yield "an opset of the future", optimize(new), "opset 99"
+    quantized = _save(
+        folder / "q.onnx",
+        "q = QuantizeLinear(x, s)\n d = DequantizeLinear(q, s)\n y = Gemm<transB=1>(d, w)",
+        w=(2, 3),
+        s=(),
+    )
+    yield "a quantized model", optimize(quantized), "already quantized"
+    broken = _save(folder / "broken.onnx", "y = Gemm<transB=1>(nowhere, w)", w=(2, 3))
+    yield "a graph that reads an unknown tensor", optimize(broken), "not a valid ONNX model"
+    nodeless = onnx.parser.parse_model('<ir_version: 8, opset_import: ["" : 17]> g (float[2] x) => (float[2] x) { }')
+    (folder / "nodeless.onnx").write_bytes(nodeless.SerializeToString())
+    yield "a graph without nodes", optimize(folder / "nodeless.onnx"), "no nodes"
+    mismatch = _save(folder / "mismatch.onnx", "y = Gemm<transB=1>(x, w)", w=(2, 7))
+    yield "weights that do not fit", optimize(mismatch), "mismatch.onnx"
+    custom = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17, "acme" : 1]> g (float[n,3] x) => (float[n,3] y) { y = acme.Frob(x) }'
+    )
+    (folder / "custom.onnx").write_bytes(custom.SerializeToString())
+    yield "an operator that onnxruntime lacks", optimize(folder / "custom.onnx"), "Frob"
+    external = onnx.load(linear)
+    onnx.save_model(
+        external, folder / "external.onnx", save_as_external_data=True, location="gone.data", size_threshold=0
+    )
+    (folder / "gone.data").unlink()
+    yield "external data that are missing", optimize(folder / "external.onnx"), "external data"
+
+    yield "no such data", optimize(calib=str(folder / "none.npz")), "no such file"
+    (folder / "corrupt.npz").write_bytes(Path(good).read_bytes()[:100])
+    yield "a corrupt .npz", optimize(calib=str(folder / "corrupt.npz")), "corrupt.npz"
+    yield (
+        "an array under another name",
+        optimize(calib=_data(folder / "name.npz", image=images, labels=labels)),
+        "'input'",
+    )
+    yield "a wrong shape", optimize(calib=_data(folder / "shape.npz", input=images[:, :, :14], labels=labels)), "shape"
+    yield "a wrong rank", optimize(calib=_data(folder / "rank.npz", input=images[:, 0], labels=labels)), "shape"
+    yield (
+        "complex values",
+        optimize(calib=_data(folder / "dtype.npz", input=images.astype(complex), labels=labels)),
+        "complex",
+    )
+    nan = images.astype(np.float32)
+    nan[2, 0, 3, 3] = np.nan
+    yield "NaN in the data", optimize(val=_data(folder / "nan.npz", input=nan, labels=labels)), "NaN"
+    yield (
+        "a label that is no class",
+        optimize(val=_data(folder / "label.npz", input=images, labels=labels + 10)),
+        "label 10",
+    )
+    yield (
+        "a negative label",
+        optimize(val=_data(folder / "negative.npz", input=images, labels=np.full(4, -1))),
+        "label -1",
+    )
+    yield (
+        "fewer labels than samples",
+        optimize(val=_data(folder / "fewer.npz", input=images, labels=labels[:3])),
+        "labels",
+    )
+    yield "no labels", optimize(val=_data(folder / "unlabeled.npz", input=images)), "no labels"
+    yield "no samples", optimize(val=_data(folder / "nothing.npz", input=images[:0], labels=labels[:0])), "no samples"
+    (folder / "images").mkdir()
+    yield "an empty folder of images", optimize(calib=str(folder / "images")), "images"
+    (folder / "photos" / "a").mkdir(parents=True)
+    (folder / "photos" / "a" / "x.png").write_text("no image")
+    preprocess = folder / "preprocess.json"
+    preprocess.write_text(json.dumps({"size": 28, "color": "L", "mean": [0], "std": [1]}))
+    yield (
+        "a file that is no image",
+        optimize(GOOD, str(folder / "photos"), good, "--preprocess", str(preprocess)),
+        "x.png",
+    )
+    (folder / "bad.json").write_text("{")
+    yield (
+        "a preprocess file that is no JSON",
+        optimize(GOOD, str(folder / "photos"), good, "--preprocess", str(folder / "bad.json")),
+        "bad.json",
+    )
+    script = folder / "loader.py"
+    script.write_text("def load_data():\n    raise RuntimeError('disk on fire')\n")
+    yield "a data script that fails", optimize(calib=str(script)), "disk on fire"
+    yield "a data script without the function", optimize(calib=f"{script}:other"), "other"
+
+    yield "a budget above one", optimize(GOOD, good, good, "--max-drop", "15"), "--max-drop"
+    yield "a step of zero", optimize(GOOD, good, good, "--step", "0"), "--step"
+    yield "a width above one", optimize(GOOD, good, good, "--min-width", "2"), "--min-width"
+    yield "an unknown saliency", optimize(GOOD, good, good, "--saliency", "magic"), "magic"
+    yield "an unknown target", optimize(GOOD, good, good, "--target", "abacus"), "abacus"
+    yield "an unknown metric", optimize(GOOD, good, good, "--metric", "f1"), "f1"
+    yield "a metric file that is missing", optimize(GOOD, good, good, "--metric", str(folder / "m.py:f")), "m.py"
+    (folder / "in_the_way").touch()
+    yield "an output folder that is a file", [*optimize()[:-2], "-o", str(folder / "in_the_way")], "is a file"
+    yield "a missing option", ["optimize", str(GOOD), "--calib", good, *out], "--val"
+    yield "an unknown command", ["optimise"], "optimise"
+    yield "a sparsity of one", ["prune", str(GOOD), "--sparsity", "1", "-o", str(folder / "p.onnx")], "--sparsity"
+    yield (
+        "a saliency without its data",
+        ["prune", str(GOOD), "--sparsity", "0.1", "--saliency", "fisher", "-o", str(folder / "p.onnx")],
+        "data",
+    )
+    yield (
+        "compensation without data",
+        ["prune", str(GOOD), "--sparsity", "0.1", "--compensate", "-o", str(folder / "p.onnx")],
+        "--compensate",
+    )
+    yield (
+        "bn-gamma without BatchNormalization",
+        ["prune", str(GOOD), "--sparsity", "0.1", "--saliency", "bn-gamma", "-o", str(folder / "p.onnx")],
+        "BatchNormalization",
+    )
+    yield "a batch of zero", ["benchmark", str(GOOD), "--batch", "0"], "--batch"

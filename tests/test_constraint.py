@@ -1,0 +1,42 @@
+"""The budget on counts, and the paired interval against a bootstrap."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hqp_onnx.constraint import Budget, paired_drop
+from hqp_onnx.errors import UsageError
+from hqp_onnx.metrics import Scores
+
+
+def hits(count: int, samples: int) -> Scores:
+    return Scores((np.arange(samples) < count).astype(float), samples)
+
+
+@pytest.mark.parametrize(("lost", "admitted"), [(0, True), (74, True), (75, True), (76, False)])
+def test_budget_counts_exactly(lost: int, admitted: bool) -> None:
+    budget = Budget(hits(4600, 5000), 0.015)  # 75 samples of 5000
+    assert budget.admits(hits(4600 - lost, 5000)) is admitted
+
+
+def test_a_partial_evaluation_is_never_admitted() -> None:
+    budget = Budget(hits(90, 100), 0.5)
+    assert not budget.admits(Scores(np.ones(99), 100))
+
+
+def test_budget_refuses_points_for_fractions() -> None:
+    with pytest.raises(UsageError, match=r"0\.015"):
+        Budget(hits(1, 1), 1.5)
+
+
+def test_interval_agrees_with_a_paired_bootstrap() -> None:
+    rng = np.random.default_rng(0)
+    base = (rng.random(2000) < 0.92).astype(float)
+    other = np.where(rng.random(2000) < 0.95, base, rng.random(2000) < 0.5)
+    interval = paired_drop(base, other)
+    rows = rng.integers(0, 2000, (4000, 2000))
+    low, high = np.percentile((base - other)[rows].mean(1), [2.5, 97.5])
+    assert interval.drop == pytest.approx((base - other).mean())
+    assert interval.low == pytest.approx(low, abs=5e-4)  # bootstrap noise of 4000 draws
+    assert interval.high == pytest.approx(high, abs=5e-4)

@@ -1,0 +1,40 @@
+"""MACs and parameters against numbers counted by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx.parser
+
+from hqp_onnx import cost
+from hqp_onnx.model_io import to_graph
+from hqp_onnx.shapes import probe
+
+TEXT = """<ir_version: 8, opset_import: ["" : 17]> g (float[n,4,8,8] x) => (float[n,5] y) {
+  a = Conv<strides=[2,2], pads=[1,1,1,1]>(x, w1, b1)
+  b = Conv<group=6>(a, w2)
+  c = ConvTranspose(b, w3)
+  p = GlobalAveragePool(c)
+  f = Flatten(p)
+  t = MatMul(f, w4)
+  y = Gemm(t, w5, b5)
+}"""
+SHAPES = {
+    "w1": (6, 4, 3, 3),
+    "b1": (6,),
+    "w2": (6, 1, 3, 3),
+    "w3": (6, 7, 2, 2),
+    "w4": (7, 3),
+    "w5": (3, 5),
+    "b5": (5,),
+}
+
+
+def test_counts_by_hand() -> None:
+    model = onnx.parser.parse_model(TEXT)
+    arrays = {name: np.ones(shape, np.float32) for name, shape in SHAPES.items()}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(v, k) for k, v in arrays.items())
+    graph = to_graph(model)
+    conv, depthwise, transposed = 16 * 6 * 4 * 9, 4 * 6 * 9, 4 * 6 * 7 * 4
+    positions = cost.positions(graph, probe(graph))
+    assert cost.macs(graph, positions) == conv + depthwise + transposed + 7 * 3 + 3 * 5
+    assert cost.params(graph) == sum(int(np.prod(shape)) for shape in SHAPES.values())

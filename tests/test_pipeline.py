@@ -1,0 +1,148 @@
+"""The main job on a bundled model and few samples."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from conftest import MODELS
+from oracle import worst_error
+
+from hqp_onnx import pipeline
+from hqp_onnx.errors import UsageError
+from hqp_onnx.pipeline import Options, budget_error, optimize
+
+FILES = ("pruned.onnx", "int8.onnx", "ledger.json")
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing handles it."""
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory: pytest.TempPathFactory) -> Options:
+    folder = tmp_path_factory.mktemp("data")
+    for part, count in (("calib", 200), ("val", 1000), ("test", 1000)):
+        with np.load(MODELS / f"fashion_mnist_{part}.npz") as data:
+            np.savez(folder / f"{part}.npz", input=data["input"][:count], labels=data["labels"][:count])
+    calib, val, test = (str(folder / f"{part}.npz") for part in ("calib", "val", "test"))
+    return Options(MODELS / "mobilenet_v3_small.onnx", calib, val, folder / "out", test=test, step=0.05)
+
+
+@pytest.fixture(scope="module")
+def report(options: Options) -> dict[str, Any]:
+    optimize(options)
+    found: dict[str, Any] = json.loads((options.output / "report.json").read_text())
+    return found
+
+
+def accuracy(model: Path, data: str) -> float:
+    session = ort.InferenceSession(str(model))
+    with np.load(data) as arrays:
+        logits = session.run(None, {"input": arrays["input"].astype(np.float32)})[0]
+        return float((logits.argmax(1) == arrays["labels"]).mean())
+
+
+def test_the_written_model_is_inside_the_budget(options: Options, report: dict[str, Any]) -> None:
+    drop = accuracy(options.model, options.val) - accuracy(options.output / "int8.onnx", options.val)
+    assert drop <= options.max_drop + 1e-9
+    assert report["budget_met"]
+    assert report["hqp"]["val_drop"] == pytest.approx(drop)
+
+
+def test_rows_are_what_a_plain_evaluation_gives(options: Options, report: dict[str, Any]) -> None:
+    assert options.test is not None
+    for row, file in (
+        ("baseline", options.model),
+        ("hqp", options.output / "int8.onnx"),
+        ("pruned", options.output / "pruned.onnx"),
+    ):
+        assert report[row]["metric"] == pytest.approx(accuracy(file, options.test), abs=2e-3)  # batches differ
+        assert report[row]["bytes"] == file.stat().st_size
+    assert report["hqp"]["sparsity"] > 0.2
+    assert report["q8_only"]["sparsity"] == 0
+    assert report["hqp"]["macs"] < 0.7 * report["baseline"]["macs"]
+    assert report["hqp"]["size_reduction"] > 0.8
+
+
+def test_the_ledger_explains_the_shipped_model(options: Options, report: dict[str, Any]) -> None:
+    """Same shapes as the original without the removed slices; values differ by compensation."""
+    removed = json.loads((options.output / "ledger.json").read_text())["removed"]
+    pruned = {t.name: tuple(t.dims) for t in onnx.load(options.output / "pruned.onnx").graph.initializer}
+    for tensor in onnx.load(options.model).graph.initializer:
+        shape = list(tensor.dims)
+        for axis, indices in removed.get(tensor.name, {}).items():
+            shape[int(axis)] -= len(indices)
+        assert pruned[tensor.name] == tuple(shape)
+
+
+def test_killed_anywhere_it_resumes_to_the_same_bytes(
+    options: Options, report: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    broken = replace(options, output=tmp_path / "broken", resume=True)
+    for attempt in range(60):
+        left = int(rng.integers(1, 60 + 20 * attempt))
+
+        def progress(stage: str, done: int, total: int) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise Killed
+
+        try:
+            optimize(broken, progress)
+            break
+        except Killed:
+            continue
+    assert attempt >= 3
+    for name in FILES:
+        assert (broken.output / name).read_bytes() == (options.output / name).read_bytes(), name
+
+
+def test_without_compensation_the_pruned_model_is_the_masked_one(options: Options, tmp_path: Path) -> None:
+    plain = replace(options, output=tmp_path, compensate=False, precision="fp32", saliency="l2", search="linear")
+    found = optimize(plain)
+    assert found.shipped == str(tmp_path / "pruned.onnx")
+    assert "q8_only" not in found.rows
+    assert not (tmp_path / "int8.onnx").exists()
+    rejected = [trial for trial in found.trials if not trial.accepted]
+    assert len(rejected) == 1
+    assert rejected[0] is found.trials[-1]  # the first violation ends Algorithm 1
+    removed = json.loads((tmp_path / "ledger.json").read_text())["removed"]
+    images = {"input": np.load(options.val)["input"][:4].astype(np.float32)}
+    assert worst_error(onnx.load(options.model), onnx.load(tmp_path / "pruned.onnx"), removed, images) <= 1e-5
+
+
+def test_a_budget_that_int8_cannot_meet(options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """INT8 that destroys the model: FP32 ships, and the error says so with exit code 3."""
+    insert = pipeline.Candidates._int8
+
+    def ruined(self: pipeline.Candidates, graph: Any, removed: int) -> Any:
+        broken = insert(self, graph, removed)
+        for tensor in broken.tensors().values():
+            if tensor.name == broken.nodes[-1].inputs[-1].name and hasattr(tensor, "values"):
+                tensor.values = tensor.values * 0
+        last = next(node for node in reversed(broken.nodes) if node.op == "Gemm")
+        last.attrs["alpha"] = -1.0
+        return broken
+
+    monkeypatch.setattr(pipeline.Candidates, "_int8", ruined)
+    found = optimize(replace(options, output=tmp_path, step=0.2))
+    assert not found.met
+    assert not (tmp_path / "int8.onnx").exists()
+    assert (tmp_path / "pruned.onnx").exists()
+    error = budget_error(found)
+    assert error.exit_code == 3
+    assert "pruned.onnx" in str(error)
+
+
+def test_resume_with_other_options_is_refused(options: Options, report: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="cannot resume, 'max_drop'"):
+        optimize(replace(options, max_drop=0.5, resume=True))

@@ -1,0 +1,67 @@
+"""Algorithm 1 and its bisection, against plain scans."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hqp_onnx.channel_map import ChannelMap, ParamAxis
+from hqp_onnx.errors import UsageError
+from hqp_onnx.search import bisect, candidates, linear, removal_order, step_size
+
+
+def one_axis(units: int, frozen: dict[int, str] | None = None) -> ChannelMap:
+    return ChannelMap(units, {ParamAxis("w", 0): np.arange(units)}, frozen or {}, {})
+
+
+@pytest.mark.parametrize("limit", [1, 7, 99, 100, 101])
+@pytest.mark.parametrize("last", [0, 1, 5, 42, 98, 1000])
+def test_both_searches_find_the_last_admissible_candidate(limit: int, last: int) -> None:
+    expected = max([0, *(n for n in candidates(limit, 5) if n <= last)])
+    assert linear(limit, 5, lambda n: n <= last) == expected
+    assert bisect(limit, 5, lambda n: n <= last) == expected
+
+
+def test_linear_stops_at_the_first_violation() -> None:
+    asked = []
+
+    def admits(count: int) -> bool:
+        asked.append(count)
+        return count != 30
+
+    assert linear(100, 10, admits) == 20
+    assert asked == [10, 20, 30]
+
+
+def test_bisect_takes_log_steps() -> None:
+    asked: list[int] = []
+    bisect(1000, 10, lambda n: bool(asked.append(n)) or n <= 500)
+    assert len(asked) <= 7
+
+
+def test_no_unit_to_remove() -> None:
+    assert linear(0, 1, lambda n: True) == 0
+    assert bisect(0, 1, lambda n: True) == 0
+
+
+def test_order_is_ascending_without_frozen_units() -> None:
+    scores = np.array([3.0, 1.0, 2.0, 0.0])
+    assert removal_order(scores, one_axis(4, {3: "why"}), 0.0).tolist() == [1, 2, 0]
+
+
+def test_order_keeps_the_floor_of_every_line() -> None:
+    members = {ParamAxis("a", 0): np.arange(10), ParamAxis("b", 0): np.arange(10, 20)}
+    channels = ChannelMap(20, members, {}, {})
+    order = removal_order(np.arange(20.0), channels, 0.25)
+    kept = set(range(20)) - set(order.tolist())
+    assert kept == {7, 8, 9, 17, 18, 19}
+    assert len(removal_order(np.arange(20.0), channels, 0.0)) == 18  # one of each stays
+
+
+def test_bad_values() -> None:
+    with pytest.raises(UsageError, match="--min-width"):
+        removal_order(np.zeros(1), one_axis(1), -0.1)
+    with pytest.raises(UsageError, match="--step"):
+        step_size(1.5, 100)
+    assert step_size(0.01, 1080) == 11
+    assert step_size(0.01, 3) == 1
