@@ -1,5 +1,36 @@
-"""hqp_onnx: structural pruning and INT8 quantization of exported ONNX models inside one accuracy budget."""
+"""hqp_onnx: structural pruning and INT8 quantization of exported ONNX models inside one accuracy budget.
+
+The main job is ``optimize(Options(...))``. Single passes are in ``hqp_onnx.passes``, what they need to know in
+``hqp_onnx.channels``, ``hqp_onnx.saliency`` and ``hqp_onnx.calibration``.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hqp_onnx.channels import analyze
+    from hqp_onnx.errors import HqpError
+    from hqp_onnx.options import Options
+    from hqp_onnx.pipeline import optimize
+    from hqp_onnx.steps import open_data, open_model
+
 __version__ = "0.1.0"
+__all__ = ["HqpError", "Options", "__version__", "analyze", "open_data", "open_model", "optimize"]
+
+_HOMES = {
+    "HqpError": "errors",
+    "Options": "options",
+    "analyze": "channels",
+    "open_data": "steps",
+    "open_model": "steps",
+    "optimize": "pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import public names on first use: passes import this package, so it cannot import them first."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hqp_onnx' has no attribute '{name}'")
+    return getattr(import_module(f"hqp_onnx.{_HOMES[name]}"), name)

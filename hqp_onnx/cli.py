@@ -18,6 +18,7 @@ from hqp_onnx.calibration import METHODS
 from hqp_onnx.errors import HqpError
 from hqp_onnx.ledger import write_text
 from hqp_onnx.model_io import json_text, stored_bytes
+from hqp_onnx.options import PRECISIONS, Options
 from hqp_onnx.report import tables
 from hqp_onnx.saliency import SALIENCIES
 from hqp_onnx.search import SEARCHES
@@ -143,7 +144,7 @@ def cli() -> None:
 @click.option(
     "--compensate/--no-compensate", default=True, show_default=True, help="Refit weights that read removed channels."
 )
-@click.option("--precision", type=click.Choice(pipeline.PRECISIONS), default="int8", show_default=True)
+@click.option("--precision", type=click.Choice(PRECISIONS), default="int8", show_default=True)
 @target_option
 @calibration_option
 @metric_option
@@ -160,7 +161,7 @@ def cli() -> None:
 def optimize(quiet: bool, json_file: Path | None, **chosen: Any) -> None:
     """Prune and quantize MODEL as far as the budget allows."""
     with Display(quiet) as display:
-        report = pipeline.optimize(pipeline.Options(**chosen), display)
+        report = pipeline.optimize(Options(**chosen), display)
     if not _give_json(report.json(), json_file):
         out.print(tables.report_table(report))
         for line in (*tables.cost_lines(report.cost), *report.notes, f"Wrote {report.shipped}"):

@@ -36,3 +36,8 @@ class BudgetError(HqpError):
     """No candidate that was asked for is inside the budget. The best admissible model was still written."""
 
     exit_code = 3
+
+
+def one_line(error: object) -> str:
+    """The first line of another library's message; the error's type where it has none."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

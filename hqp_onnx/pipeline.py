@@ -9,90 +9,32 @@ interrupted run resumes to the same model.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import platform
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from hqp_onnx import __version__, cost, model_io
-from hqp_onnx.calibration import METHODS
+from hqp_onnx import cost, model_io
 from hqp_onnx.candidates import Candidates
-from hqp_onnx.channel_map import ChannelMap
 from hqp_onnx.channels import analyze
 from hqp_onnx.constraint import Budget
 from hqp_onnx.dataset import Dataset
-from hqp_onnx.errors import BudgetError, UsageError
+from hqp_onnx.errors import BudgetError
 from hqp_onnx.ledger import Ledger, Trial, write_text
 from hqp_onnx.metrics import Metric, Scores, evaluate, load_metric
 from hqp_onnx.moments import Moments, input_moments, load_moments, save_moments
+from hqp_onnx.options import Options
+from hqp_onnx.report.machine import machine
 from hqp_onnx.report.results import CostModel, Report
 from hqp_onnx.report.rows import Measured, make_rows
-from hqp_onnx.runtime import Session, onnxruntime
-from hqp_onnx.saliency import SALIENCIES
+from hqp_onnx.runtime import Session
 from hqp_onnx.search import SEARCHES, bisect, removal_order, step_size
 from hqp_onnx.shapes import probe
 from hqp_onnx.steps import Model, Progress, Ranking, open_data, open_model, rank, removal_ledger, silent
 from hqp_onnx.targets import target
 
 log = logging.getLogger(__name__)
-
-PRECISIONS = ("int8", "fp32")
-_NOT_RESULTS = ("model", "calib", "val", "output", "test", "threads", "resume")
-
-
-@dataclass(frozen=True)
-class Options:
-    """What ``hqp optimize`` is asked for; the command's help describes each field."""
-
-    model: Path
-    calib: str
-    val: str
-    output: Path
-    test: str | None = None
-    max_drop: float = 0.015
-    step: float = 0.01
-    search: str = "bisect"
-    saliency: str = "fisher"
-    compensate: bool = True
-    precision: str = "int8"
-    target: str = "onnxruntime"
-    calibration: str = "entropy"
-    metric: str = "top1"
-    min_width: float = 0.1
-    preprocess: Path | None = None
-    threads: int = 0
-    seed: int = 0
-    resume: bool = False
-
-    def __post_init__(self) -> None:
-        for option, value, known in (
-            ("--search", self.search, tuple(SEARCHES)),
-            ("--saliency", self.saliency, SALIENCIES),
-            ("--precision", self.precision, PRECISIONS),
-            ("--calibration", self.calibration, METHODS),
-        ):
-            if value not in known:
-                raise UsageError(f"{option} {value}: expected one of {', '.join(known)}")
-        Budget(Scores(np.ones(1), 1), self.max_drop)
-        step_size(self.step, 1)
-        removal_order(np.zeros(0), ChannelMap(0, {}, {}, {}), self.min_width)
-        if self.output.exists() and not self.output.is_dir():
-            raise UsageError(f"{self.output}: is a file. Expected the folder to write")
-
-    def settings(self) -> dict[str, Any]:
-        """What decides the result, as JSON values: options, and digests of the model and the data."""
-        chosen = {k: v for k, v in vars(self).items() if k not in _NOT_RESULTS and k != "preprocess"}
-        files: dict[str, Path | str | None] = {"model": self.model, "calib": self.calib, "val": self.val}
-        files["preprocess"] = self.preprocess
-        digests = {name: fingerprint(path) for name, path in files.items() if path is not None}
-        return {"hqp_onnx": __version__, **chosen, **digests}
 
 
 def optimize(options: Options, progress: Progress = silent) -> Report:
@@ -314,30 +256,3 @@ class _Job:
             d_calib=samples["calib"],
             d_val=samples["val"],
         )
-
-
-def fingerprint(path: Path | str) -> str:
-    """Digest of a file's bytes, or of the names, sizes and times of a folder's files."""
-    file = Path(str(path).partition(".py:")[0] + ".py") if ".py:" in str(path) else Path(path)
-    if file.is_file():
-        return model_io.sha256(file)
-    entries = sorted((str(p.relative_to(file)), p.stat().st_size, p.stat().st_mtime_ns) for p in file.rglob("*"))
-    return hashlib.sha256(repr(entries).encode()).hexdigest()
-
-
-def machine(threads: int) -> dict[str, str]:
-    """What the measurements were made on."""
-    return {
-        "system": platform.platform(terse=True),
-        "processor": _processor(),
-        "threads": str(threads or "onnxruntime's choice"),
-        "onnxruntime": onnxruntime().__version__,
-        "python": platform.python_version(),
-    }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]}, {len(names)} cores" if names else platform.processor()

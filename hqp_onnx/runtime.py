@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from hqp_onnx.errors import MissingRuntimeError, ModelError
+from hqp_onnx.errors import MissingRuntimeError, ModelError, one_line
 
 Array = NDArray[Any]
 
@@ -92,7 +92,7 @@ class Session:
                 loadable = _loadable(model, outputs, Path(spill))
                 self._session = ort.InferenceSession(loadable, options, providers=list(providers))
         except Exception as e:  # onnxruntime's own exception types are many and undocumented
-            raise ModelError(f"onnxruntime cannot load the model: {_first_line(e)}") from e
+            raise ModelError(f"onnxruntime cannot load the model: {one_line(e)}") from e
         self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
         self.outputs = tuple(_spec(value) for value in self._session.get_outputs())
         self._names = list(outputs) if outputs is not None else [spec.name for spec in self.outputs]
@@ -112,7 +112,7 @@ class Session:
         try:
             results = self._session.run(self._names, dict(feeds))
         except Exception as e:
-            raise ModelError(f"onnxruntime cannot run the model: {_first_line(e)}") from e
+            raise ModelError(f"onnxruntime cannot run the model: {one_line(e)}") from e
         values = dict(zip(self._names, results, strict=True))
         if short:
             values = {k: v[:count] if np.ndim(v) and len(v) == fixed else v for k, v in values.items()}
@@ -157,7 +157,3 @@ def _spec(value: Any) -> TensorSpec:
 
 def _rows(feeds: Mapping[str, Array]) -> int:
     return next((len(x) for x in feeds.values() if np.ndim(x)), 0)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

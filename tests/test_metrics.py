@@ -68,8 +68,8 @@ def test_user_function(tmp_path: Path) -> None:
 
 
 def test_an_output_that_is_no_row_of_logits() -> None:
-    text = '<ir_version: 8, opset_import: ["" : 17]> g (float[n,7] x, int64[3] s) => (float[a,b,c] y) { y = Reshape(x, s) }'
-    model = onnx.parser.parse_model(text)
+    graph = "g (float[n,7] x, int64[3] s) => (float[a,b,c] y) { y = Reshape(x, s) }"
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {graph}')
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1, 7, 7]), "s"))
     del model.graph.input[1]
     data = Dataset(ArraySource("test", {"x": LOGITS[:49]}, LABELS[:49]), Session(model).inputs, batch_size=49)

@@ -16,7 +16,8 @@ from oracle import worst_error
 
 from hqp_onnx import pipeline
 from hqp_onnx.errors import UsageError
-from hqp_onnx.pipeline import Options, budget_error, optimize
+from hqp_onnx.options import Options
+from hqp_onnx.pipeline import budget_error, optimize
 
 FILES = ("pruned.onnx", "int8.onnx", "ledger.json")
 

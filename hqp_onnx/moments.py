@@ -1,0 +1,298 @@
+"""Second moments of what each weight reads: the statistics behind closed-form compensation.
+
+A weight multiplies feature vectors x_p, one per sample and position p; over calibration data,
+
+    gram = E_p[x_p x_p^T],   mean = E_p[x_p].
+
+The features of a Gemm or MatMul are its C input channels; those of a Conv are its patches, C channels times T taps
+(zero where a tap meets padding), in the weight's own order. Where that is more than ``LARGEST``, and for a
+ConvTranspose, they are the C channels of the input, at every position.
+
+The products are computed inside the model, by nodes appended to it (patches by a depthwise Conv with one-hot
+kernels), so that activations are never copied out or kept. Sums over a batch are float32, over batches float64.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+from onnx.helper import make_node
+
+from hqp_onnx.dataset import Batch, Dataset
+from hqp_onnx.errors import DataError
+from hqp_onnx.runtime import Array, Session
+
+LARGEST = 4096  # features: a larger matrix is not worth its memory and its solve
+WORKSPACE = 1 << 28  # bytes of patches in one run; larger batches are run in parts
+_WINDOW = ("kernel_shape", "strides", "pads", "dilations", "auto_pad")
+
+Matrix = NDArray[np.float64]
+Progress = Callable[[int, int], None]
+_Total = tuple[Matrix, Matrix, float]
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """``gram`` float64 [F, F] and ``mean`` float64 [F] of F features over ``count`` positions."""
+
+    gram: Matrix
+    mean: Matrix
+    count: int
+
+    def __post_init__(self) -> None:
+        if self.gram.shape != (len(self.mean), len(self.mean)) or self.count < 1:
+            raise ValueError(f"gram {self.gram.shape} and mean {self.mean.shape} over {self.count} do not fit")
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """The vectors that a node makes of ``tensor``.
+
+    Attributes:
+        tensor: the activation.
+        channels: of the activation, along axis 1 of ``rank``, or along the last axis where ``rank`` is 0.
+        rank: see there.
+        window: attributes of the Conv that cuts patches; empty if the features are the channels.
+    """
+
+    tensor: str
+    channels: int
+    rank: int
+    window: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def taps(self) -> int:
+        """Features per channel."""
+        return math.prod(dict(self.window).get("kernel_shape", ()))
+
+
+@dataclass(frozen=True, slots=True)
+class Contraction:
+    """A weight whose every use multiplies its ``axis`` (0 or 1; the other is its output axis) with ``features``."""
+
+    weight: str
+    axis: int
+    features: tuple[Features, ...]
+
+
+def contractions(graph: gs.Graph) -> dict[str, Contraction]:
+    """The weights that mix channels: Conv and ConvTranspose of one group, Gemm, MatMul by a constant matrix.
+
+    A weight that anything else reads too (another operator, a grouped Conv, a subgraph) is left out.
+    """
+    found: dict[str, Contraction] = {}
+    nodes = {id(node) for node in graph.nodes}
+    weights = {t.name: t for node in graph.nodes for t in node.inputs[1:2] if isinstance(t, gs.Constant)}
+    for name, weight in weights.items():
+        axes = {_input_axis(node, weight) if id(node) in nodes else None for node in weight.outputs}
+        axis = axes.pop()
+        if not axes and axis is not None:
+            features = dict.fromkeys(_features(node, weight.shape[axis]) for node in weight.outputs)
+            found[name] = Contraction(name, axis, tuple(features))
+    return found
+
+
+def _input_axis(node: gs.Node, weight: gs.Constant) -> int | None:
+    """The axis of ``weight`` that ``node`` contracts with channels of an activation; None if it does not."""
+    if [t is weight for t in node.inputs] != [False, True, False][: len(node.inputs)]:
+        return None
+    if isinstance(node.inputs[0], gs.Constant) or node.domain not in (None, "", "ai.onnx"):
+        return None
+    if node.op in ("Conv", "ConvTranspose") and node.attrs.get("group", 1) == 1:
+        return 1 if node.op == "Conv" else 0
+    if node.op == "Gemm" and not node.attrs.get("transA", 0):
+        return 1 if node.attrs.get("transB", 0) else 0
+    return 0 if node.op == "MatMul" and len(weight.shape) == 2 else None
+
+
+def _features(node: gs.Node, channels: int) -> Features:
+    tensor, weight = node.inputs[0].name, node.inputs[1]
+    rank = len(weight.shape) if "Conv" in node.op else 0
+    kernel = tuple(weight.shape[2:])
+    plain = math.prod(kernel) == 1 and max(node.attrs.get("strides", [1])) == 1 and not any(node.attrs.get("pads", []))
+    if node.op != "Conv" or plain or channels * math.prod(kernel) > LARGEST:
+        return Features(tensor, channels, rank)
+    attributes = {**node.attrs, "kernel_shape": kernel}
+    window = ((k, tuple(v) if isinstance(v, list) else v) for k, v in sorted(attributes.items()) if k in _WINDOW)
+    return Features(tensor, channels, rank, tuple(window))
+
+
+def input_moments(
+    model: onnx.ModelProto,
+    weights: Sequence[str] | None,
+    data: Iterable[Batch],
+    *,
+    progress: Progress | None = None,
+    threads: int = 0,
+) -> dict[str, Moments]:
+    """Moments by weight name, in one pass over ``data``; weights that read the same features share one object.
+
+    A weight used by several nodes gets the moments of all their inputs together. Weights that do not mix
+    channels (see ``contractions``) or read more than ``LARGEST`` channels are left out, with a line in the log.
+    In a model of fixed batch size, a short batch is completed by its own samples in turn.
+
+    Args:
+        model: canonical, opset 13 or newer.
+        weights: initializers to measure; None for all.
+        data: batches of the model's inputs.
+        progress: called with (samples done, samples in all or 0 if unknown) after each batch.
+        threads: of onnxruntime; 0 takes its choice.
+
+    Raises:
+        DataError: no batch.
+        ModelError: onnxruntime cannot run the model.
+    """
+    uses = _measurable(gs.import_onnx(model), weights)
+    features = list(dict.fromkeys(each for use in uses for each in use.features))
+    if not features:
+        return {}
+    session = Session(_instrumented(model, features), _results(len(features)), threads=threads)
+    totals = dict(zip(features, _totals(session, features, data, progress), strict=True))
+    groups = {use.features: _moments([totals[each] for each in use.features]) for use in uses}
+    return {use.weight: groups[use.features] for use in uses}
+
+
+def _measurable(graph: gs.Graph, weights: Sequence[str] | None) -> list[Contraction]:
+    known = contractions(graph)
+    chosen = []
+    for name in known if weights is None else weights:
+        if name not in known:
+            _logger.info("%s: no moments: not a weight that mixes channels", name)
+        elif (channels := known[name].features[0].channels) > LARGEST:
+            _logger.info("%s: no moments: %d input channels are more than %d", name, channels, LARGEST)
+        else:
+            chosen.append(known[name])
+    return chosen
+
+
+def _instrumented(model: onnx.ModelProto, features: Sequence[Features]) -> onnx.ModelProto:
+    """``model`` plus nodes that give, for the n-th features as a matrix, its gram, sum and number of positions."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    constants = [_constant("axis", 0, [0]), _constant("axis", 1, [1])]
+    for n, x in enumerate(features):
+        nodes, rows = [], x.rank == 0  # a matrix [positions, features], else [features, positions]
+        source, flat = x.tensor, _name("flat", n)
+        if x.window:
+            constants.append(_one_hot(x, n))
+            nodes.append(make_node("Conv", [source, _name("taps", n)], [_name("patches", n)], group=x.channels))
+            nodes[-1].attribute.extend(onnx.helper.make_attribute(key, value) for key, value in x.window)
+            source = _name("patches", n)
+        if not rows:
+            nodes.append(make_node("Transpose", [source], [_name("turned", n)], perm=[1, 0, *range(2, x.rank)]))
+            source = _name("turned", n)
+        size = x.channels * x.taps
+        constants.append(_constant("matrix", n, [-1, size] if rows else [size, -1]))
+        nodes += [
+            make_node("Reshape", [source, _name("matrix", n)], [flat]),
+            make_node("Gemm", [flat, flat], [_name("gram", n)], transA=int(rows), transB=int(not rows)),
+            make_node("ReduceSum", [flat, _name("axis", int(not rows))], [_name("sum", n)], keepdims=0),
+            make_node("Shape", [flat], [_name("shape", n)]),
+            make_node("Gather", [_name("shape", n), _name("axis", int(not rows))], [_name("positions", n)]),
+        ]
+        copy.graph.node.extend(nodes)
+    copy.graph.initializer.extend(constants)
+    return copy
+
+
+def _one_hot(x: Features, number: int) -> onnx.TensorProto:
+    """Depthwise kernels that copy tap t of channel c to output c * taps + t."""
+    kernel = dict(x.window)["kernel_shape"]
+    taps = np.tile(np.eye(x.taps, dtype=np.float32), (x.channels, 1))
+    return onnx.numpy_helper.from_array(taps.reshape(-1, 1, *kernel), _name("taps", number))
+
+
+def _constant(part: str, number: int, values: Sequence[int]) -> onnx.TensorProto:
+    return onnx.numpy_helper.from_array(np.array(values, np.int64), _name(part, number))
+
+
+def _name(part: str, number: int) -> str:
+    return f"hqp.moments.{part}.{number}"
+
+
+def _results(count: int) -> list[str]:
+    return [_name(part, n) for part in ("gram", "sum", "positions") for n in range(count)]
+
+
+def _totals(
+    session: Session, features: Sequence[Features], data: Iterable[Batch], progress: Progress | None
+) -> list[_Total]:
+    """Sum of x x^T, sum of x, positions: for each features, over all batches."""
+    names = _results(len(features))
+    totals: list[Matrix] = []
+    rows = done = 0
+    for batch in data:
+        rows = rows or session.batch or _affordable(session.run(_slice(batch, 0, 1, 1)), features)
+        for start in range(0, len(batch), rows):
+            values = session.run(_slice(batch, start, rows, session.batch or 0))
+            totals = totals or [np.zeros(values[name].shape, np.float64) for name in names]
+            for total, name in zip(totals, names, strict=True):
+                total += values[name]
+        done += len(batch)
+        if progress is not None:
+            progress(done, len(data) if isinstance(data, Dataset) else 0)
+    if not done:
+        raise DataError("no calibration data: moments need at least one batch")
+    n = len(features)
+    return list(zip(totals[:n], totals[n : 2 * n], [float(size[0]) for size in totals[2 * n :]], strict=True))
+
+
+def _affordable(one: Mapping[str, Array], features: Sequence[Features]) -> int:
+    """Samples whose matrices fit ``WORKSPACE``, given the results for one sample."""
+    floats = sum(x.channels * x.taps * int(one[_name("positions", n)][0]) for n, x in enumerate(features))
+    return max(1, WORKSPACE // (4 * floats))
+
+
+def _slice(batch: Batch, start: int, rows: int, least: int) -> dict[str, Array]:
+    """``rows`` samples from ``start`` on, repeated in turn if fewer than ``least``."""
+    parts = {name: x[start : start + rows] for name, x in batch.feeds.items()}
+    return {name: np.resize(x, (max(least, len(x)), *x.shape[1:])) for name, x in parts.items()}
+
+
+def _moments(totals: Sequence[_Total]) -> Moments:
+    gram, total, count = (sum(parts) for parts in zip(*totals, strict=True))
+    return Moments(gram / count, total / count, int(count))
+
+
+def save_moments(moments: Mapping[str, Moments], path: Path) -> None:
+    """Write ``path`` (.npz) whole or not at all; moments that weights share are written once."""
+    distinct = list({id(value): value for value in moments.values()}.values())
+    index = {id(value): number for number, value in enumerate(distinct)}
+    arrays: dict[str, Array] = {
+        "weights": np.array(list(moments), np.str_),
+        "index": np.array([index[id(value)] for value in moments.values()], np.int64),
+        "counts": np.array([value.count for value in distinct], np.int64),
+    }
+    for number, value in enumerate(distinct):
+        arrays |= {f"gram/{number}": value.gram, f"mean/{number}": value.mean}
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as stream:
+        np.savez(stream, **arrays)  # type: ignore[arg-type]
+    temporary.replace(path)
+
+
+def load_moments(path: Path) -> dict[str, Moments]:
+    """What ``save_moments`` wrote.
+
+    Raises:
+        DataError: missing or damaged file.
+    """
+    try:
+        with path.open("rb") as stream:
+            stored = np.load(stream, allow_pickle=False)
+            counts = stored["counts"].tolist()
+            distinct = [Moments(stored[f"gram/{n}"], stored[f"mean/{n}"], count) for n, count in enumerate(counts)]
+            return {str(name): distinct[n] for name, n in zip(stored["weights"], stored["index"], strict=True)}
+    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as e:
+        raise DataError(f"{path}: not a file of moments ({type(e).__name__}): delete it and measure again") from e

@@ -1,0 +1,79 @@
+"""What the main job is asked for, checked, and the digests that identify its inputs."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hqp_onnx import __version__, model_io
+from hqp_onnx.calibration import METHODS
+from hqp_onnx.channel_map import ChannelMap
+from hqp_onnx.constraint import Budget
+from hqp_onnx.errors import UsageError
+from hqp_onnx.metrics import Scores
+from hqp_onnx.saliency import SALIENCIES
+from hqp_onnx.search import SEARCHES, removal_order, step_size
+
+PRECISIONS = ("int8", "fp32")
+_NOT_RESULTS = ("model", "calib", "val", "output", "test", "threads", "resume")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``hqp optimize`` is asked for; the command's help describes each field."""
+
+    model: Path
+    calib: str
+    val: str
+    output: Path
+    test: str | None = None
+    max_drop: float = 0.015
+    step: float = 0.01
+    search: str = "bisect"
+    saliency: str = "fisher"
+    compensate: bool = True
+    precision: str = "int8"
+    target: str = "onnxruntime"
+    calibration: str = "entropy"
+    metric: str = "top1"
+    min_width: float = 0.1
+    preprocess: Path | None = None
+    threads: int = 0
+    seed: int = 0
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        for option, value, known in (
+            ("--search", self.search, tuple(SEARCHES)),
+            ("--saliency", self.saliency, SALIENCIES),
+            ("--precision", self.precision, PRECISIONS),
+            ("--calibration", self.calibration, METHODS),
+        ):
+            if value not in known:
+                raise UsageError(f"{option} {value}: expected one of {', '.join(known)}")
+        Budget(Scores(np.ones(1), 1), self.max_drop)
+        step_size(self.step, 1)
+        removal_order(np.zeros(0), ChannelMap(0, {}, {}, {}), self.min_width)
+        if self.output.exists() and not self.output.is_dir():
+            raise UsageError(f"{self.output}: is a file. Expected the folder to write")
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the result, as JSON values: options, and digests of the model and the data."""
+        chosen = {k: v for k, v in vars(self).items() if k not in _NOT_RESULTS and k != "preprocess"}
+        files: dict[str, Path | str | None] = {"model": self.model, "calib": self.calib, "val": self.val}
+        files |= {"preprocess": self.preprocess, "metric_file": self.metric if ".py:" in self.metric else None}
+        digests = {name: fingerprint(path) for name, path in files.items() if path is not None}
+        return {"hqp_onnx": __version__, **chosen, **digests}
+
+
+def fingerprint(path: Path | str) -> str:
+    """Digest of a file's bytes, or of the names, sizes and times of a folder's files."""
+    file = Path(str(path).partition(".py:")[0] + ".py") if ".py:" in str(path) else Path(path)
+    if file.is_file():
+        return model_io.sha256(file)
+    entries = sorted((str(p.relative_to(file)), p.stat().st_size, p.stat().st_mtime_ns) for p in file.rglob("*"))
+    return hashlib.sha256(repr(entries).encode()).hexdigest()

@@ -1,0 +1,26 @@
+"""What measurements were made on."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+from hqp_onnx.runtime import onnxruntime
+
+
+def machine(threads: int) -> dict[str, str]:
+    """What the measurements were made on."""
+    return {
+        "system": platform.platform(terse=True),
+        "processor": _processor(),
+        "threads": str(threads or "onnxruntime's choice"),
+        "onnxruntime": onnxruntime().__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]}, {len(names)} cores" if names else platform.processor()

@@ -1,0 +1,61 @@
+"""The paper's tables on the bundled models: python tools/bench_optimize.py [--max-drop 0.015] [-o FOLDER].
+
+For each model: the default search (bisection, with compensation) and Algorithm 1 to the letter (linear, without
+compensation). One run; within a row group latencies are measured in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from hqp_onnx.options import Options
+from hqp_onnx.pipeline import optimize
+from hqp_onnx.report.results import Report
+from hqp_onnx.report.tables import TITLES, cost_lines
+
+ROOT = Path(__file__).parents[1] / "models"
+VARIANTS = {"default": {}, "algorithm-1": {"search": "linear", "compensate": False}}
+COLUMNS = "latency ms | speedup | size MB | smaller | test top-1 % | drop (95 % interval) | θ % | MACs M | params M"
+
+
+def print_rows(report: Report) -> None:
+    print(f"| | {COLUMNS} |\n|---|{'---|' * len(COLUMNS.split('|'))}")
+    for name, row in report.rows.items():
+        drop = f"{100 * row.drop:+.2f} ({100 * row.drop_low:+.2f} to {100 * row.drop_high:+.2f})"
+        values = [
+            f"{row.latency_ms:.3f}",
+            f"{row.speedup:.2f}x",
+            f"{row.bytes / 1e6:.2f}",
+            f"{100 * row.size_reduction:.0f} %",
+            f"{100 * row.metric:.2f}",
+            drop,
+            f"{100 * row.sparsity:.1f}",
+            f"{row.macs / 1e6:.2f}",
+            f"{row.params / 1e6:.3f}",
+        ]
+        print(f"| {TITLES[name]} | {' | '.join(values)} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--max-drop", type=float, default=0.015)
+    parser.add_argument("-o", "--output", type=Path, default=Path("build/bench"))
+    options = parser.parse_args()
+    calib, val, test = (str(ROOT / f"fashion_mnist_{part}.npz") for part in ("calib", "val", "test"))
+    for model in sorted(ROOT.glob("*.onnx")):
+        for variant, chosen in VARIANTS.items():
+            output = options.output / model.stem / variant
+            report = optimize(
+                Options(model, calib, val, output, test=test, max_drop=options.max_drop, resume=True, **chosen)
+            )
+            budget = f"Δ = {100 * options.max_drop:g} points"
+            print(f"\n### {model.stem}, {variant} ({budget}, {report.machine['processor']})\n")
+            print_rows(report)
+            for line in (*cost_lines(report.cost), *report.notes):
+                print(f"- {line}")
+            print(f"- seconds: {', '.join(f'{k} {v:.1f}' for k, v in report.seconds.items())}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
