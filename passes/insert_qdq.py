@@ -1,0 +1,198 @@
+"""Insert quantize/dequantize pairs on activations; store weights, and biases where wanted, as integers.
+
+    activation   x -> DQ(Q(x)):  q = clip(round(x / s) + z),  x' = s (q - z)           per tensor
+    weight       W -> DQ(int8):  s_c = max|W_c| / limit,  q = round(W_c / s_c)         per output channel c
+    bias         b -> DQ(int32): s = s_x s_c,  q = round(b / s)                        exact to half a product unit
+
+A bias must fit its int32: s_c is at least |b_c| / (s_x 2^30), which also gives channels whose weights are all zero a
+scale that resolves their bias. Formats and places are the target's (``targets``, ``placement``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from hqp_onnx.calibration import Calibration, Range
+from hqp_onnx.errors import ModelError
+from hqp_onnx.model_io import to_graph, to_proto
+from hqp_onnx.passes.base import PassResult
+from hqp_onnx.placement import Placement, place, weight_axis
+from hqp_onnx.targets import Target
+
+__all__ = ["insert_qdq"]
+
+_QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}
+_INT32_ROOM = 2.0**30
+_TINY = float(np.finfo(np.float32).tiny)
+
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Format:
+    """Scale and zero-point of one activation range, and their constants in the graph."""
+
+    scale: np.float32
+    zero: int
+    tensors: tuple[gs.Constant, gs.Constant]
+
+
+def insert_qdq(graph: gs.Graph, calibration: Calibration, target: Target) -> PassResult:
+    """``graph`` quantized for ``target``.
+
+    Args:
+        graph: float32, canonical, sorted, BatchNormalization folded; inputs and outputs keep name, type and shape.
+        calibration: ranges of at least ``placement.quantized_tensors(graph, target)``.
+        target: number formats and places.
+
+    Raises:
+        ModelError: the graph is quantized already, a range is missing, or its opset cannot be converted.
+    """
+    _check_float(graph)
+    graph, notes = _with_opset(graph, target)
+    placement = place(graph, target)
+    formats = {source: _format(source, calibration, target) for source in placement.tensors.values()}
+    found = graph.tensors()
+    by_tensor = {name: formats[source] for name, source in placement.tensors.items()}
+    _quantize_weights(graph, placement, by_tensor, target)
+    for name, form in by_tensor.items():
+        _insert_pair(graph, found[name], form)
+    graph.cleanup().toposort()
+    done = f"{len(placement.tensors)} activations and {len(placement.weighted)} weighted nodes quantized"
+    return PassResult(graph, bool(placement.tensors), (done, *notes, *placement.notes))
+
+
+def _check_float(graph: gs.Graph) -> None:
+    for node in graph.nodes:
+        if node.op in _QUANTIZED or node.op.startswith("QLinear"):
+            raise ModelError(f"node '{node.name}' ({node.op}): the model is quantized already; give the float model")
+
+
+def _with_opset(graph: gs.Graph, target: Target) -> tuple[gs.Graph, list[str]]:
+    """A copy of ``graph`` at the target's lowest opset or above."""
+    if graph.opset > target.max_opset:
+        return graph.copy(), [f"opset {graph.opset} is above {target.max_opset}, the highest known to {target.name}"]
+    if graph.opset >= target.min_opset:
+        return graph.copy(), []
+    try:
+        model = onnx.version_converter.convert_version(to_proto(graph), target.min_opset)
+    except Exception as e:  # the converter raises bare RuntimeError and its own types
+        raise ModelError(
+            f"opset {graph.opset} cannot be converted to {target.min_opset}, which Q/DQ needs: export it anew: {e}"
+        ) from e
+    return to_graph(model), [f"opset {graph.opset} converted to {target.min_opset}"]
+
+
+def _format(name: str, calibration: Calibration, target: Target) -> _Format:
+    if name not in calibration.ranges:
+        raise ModelError(
+            f"the calibration has no range for tensor '{name}': calibrate quantized_tensors(graph, target)"
+        )
+    scale, zero = quantization(calibration.ranges[name], target)
+    constants = (
+        gs.Constant(f"{name}/scale", np.array(scale, np.float32)),
+        gs.Constant(f"{name}/zero_point", np.array(zero, target.activation_type)),
+    )
+    return _Format(scale, zero, constants)
+
+
+def quantization(observed: Range, target: Target) -> tuple[np.float32, int]:
+    """Scale (float32, above 0) and zero-point of an activation."""
+    if target.symmetric:
+        return np.float32(max(observed.threshold / 127, _TINY)), 0
+    lo, hi = observed.clipped
+    scale = np.float32(max((hi - lo) / 255, _TINY)) if hi > lo else np.float32(observed.threshold / 255)
+    return scale, round(-lo / float(scale))
+
+
+def _insert_pair(graph: gs.Graph, tensor: gs.Variable, form: _Format) -> None:
+    """Route all uses of ``tensor`` through a pair; an output of the graph keeps its name and is the restored one."""
+    stem = tensor.name
+    quantized = gs.Variable(f"{stem}/quantized", form.tensors[1].dtype, tensor.shape)
+    if any(t is tensor for t in graph.outputs) and tensor.inputs:
+        restored, tensor = tensor, gs.Variable(f"{stem}/float", np.float32, tensor.shape)
+        _replace(restored.inputs[0].outputs, restored, tensor)
+    else:
+        restored = gs.Variable(f"{stem}/dequantized", np.float32, tensor.shape)
+        for node in graph.nodes:
+            _replace(node.inputs, tensor, restored)
+    graph.nodes += [
+        gs.Node("QuantizeLinear", f"{stem}/Q", inputs=[tensor, *form.tensors], outputs=[quantized]),
+        gs.Node("DequantizeLinear", f"{stem}/DQ", inputs=[quantized, *form.tensors], outputs=[restored]),
+    ]
+
+
+def _replace(tensors: list[gs.Tensor], old: gs.Tensor, new: gs.Tensor) -> None:
+    for i, tensor in enumerate(tensors):
+        if tensor is old:
+            tensors[i] = new
+
+
+def _quantize_weights(graph: gs.Graph, placement: Placement, formats: Mapping[str, _Format], target: Target) -> None:
+    """One int8 initializer and DQ per weight and axis; its scales suit the biases of every node that shares it."""
+    shared: dict[tuple[str, int], list[gs.Node]] = {}
+    for node in graph.nodes:
+        if node.outputs and node.outputs[0].name in placement.weighted and isinstance(node.inputs[1], gs.Constant):
+            shared.setdefault((node.inputs[1].name, weight_axis(node, target)), []).append(node)
+    for (_, axis), nodes in shared.items():
+        weight = nodes[0].inputs[1]
+        values = np.moveaxis(weight.values.astype(np.float64), axis, 0)
+        scale = np.abs(values).max(axis=tuple(range(1, values.ndim))) / target.weight_limit
+        if target.int32_bias:
+            for node in nodes:
+                scale = np.maximum(scale, _least_scale(node, len(scale), formats))
+        scale = np.where(scale > _TINY, scale, 1.0).astype(np.float32)
+        column = scale.reshape(-1, *[1] * (values.ndim - 1))
+        integers = np.moveaxis(np.rint(values / column), 0, axis).astype(np.int8)
+        restored = _dequantized(graph, f"{weight.name}/axis{axis}", integers, scale, axis)
+        for node in nodes:
+            node.inputs[1] = restored
+            if target.int32_bias and _has_bias(node):
+                _quantize_bias(graph, node, scale, formats)
+
+
+def _least_scale(node: gs.Node, channels: int, formats: Mapping[str, _Format]) -> Float64:
+    """Weight scales at which the bias fits its int32, and the bias's scale is a normal float32."""
+    return np.maximum(np.abs(_bias(node, channels)) / _INT32_ROOM, _TINY) / _input_scale(node, formats)
+
+
+def _quantize_bias(
+    graph: gs.Graph, node: gs.Node, weight_scale: NDArray[np.float32], formats: Mapping[str, _Format]
+) -> None:
+    scale = (weight_scale * _input_scale(node, formats)).astype(np.float32)
+    integers = np.rint(_bias(node, len(scale)) / scale).astype(np.int32)
+    node.inputs[2] = _dequantized(graph, f"{node.outputs[0].name}/bias", integers, scale, 0)
+
+
+def _dequantized(
+    graph: gs.Graph, stem: str, integers: NDArray[np.integer], scale: NDArray[np.float32], axis: int
+) -> gs.Variable:
+    output = gs.Variable(f"{stem}/dequantized", np.float32, integers.shape)
+    inputs = [
+        gs.Constant(f"{stem}/quantized", np.ascontiguousarray(integers)),
+        gs.Constant(f"{stem}/scale", scale),
+        gs.Constant(f"{stem}/zero_point", np.zeros(len(scale), integers.dtype)),
+    ]
+    graph.nodes.append(gs.Node("DequantizeLinear", f"{stem}/DQ", {"axis": axis}, inputs, [output]))
+    return output
+
+
+def _has_bias(node: gs.Node) -> bool:
+    return len(node.inputs) > 2 and not node.inputs[2].is_empty()
+
+
+def _bias(node: gs.Node, channels: int) -> Float64:
+    """Bias per output channel, zeros where there is none."""
+    if not _has_bias(node):
+        return np.zeros(channels)
+    return np.broadcast_to(node.inputs[2].values.astype(np.float64).reshape(-1), (channels,))
+
+
+def _input_scale(node: gs.Node, formats: Mapping[str, _Format]) -> float:
+    return float(formats[node.inputs[0].name].scale)

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hqp_onnx.errors import UsageError
+from hqp_onnx.targets import saturates, target
+
+
+def test_number_formats() -> None:
+    ort, trt = target("onnxruntime", reduced_range=False), target("tensorrt")
+    assert (ort.activation_type, trt.activation_type) == (np.uint8, np.int8)
+    assert (ort.int32_bias, trt.int32_bias) == (True, False)
+    assert (ort.weight_limit, trt.weight_limit) == (127, 127)
+    assert trt.channel_multiple == 32
+
+
+def test_reduced_weights_cannot_saturate_int16() -> None:
+    limit = target("onnxruntime", reduced_range=True).weight_limit
+    assert 2 * 255 * limit <= np.iinfo(np.int16).max < 2 * 255 * (limit + 1)
+
+
+def test_an_unknown_target_lists_those_that_exist() -> None:
+    with pytest.raises(UsageError, match=r"'tpu'.*onnxruntime, tensorrt"):
+        target("tpu")
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "expected"),
+    [
+        ("x86_64", "flags : sse2 avx2 fma", True),
+        ("AMD64", "flags : avx2 avx512f avx512_vnni", False),
+        ("x86_64", "flags : avx2 avx_vnni", False),
+        ("x86_64", None, True),
+        ("aarch64", None, False),
+        ("arm64", "Features : asimd", False),
+    ],
+)
+def test_saturation_is_read_from_the_processor(machine: str, flags: str | None, expected: bool, tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    if flags is not None:
+        cpuinfo.write_text(flags)
+    assert saturates(machine, cpuinfo) is expected
+
+
+def test_only_unsigned_activations_saturate() -> None:
+    assert target("onnxruntime").reduced_range is saturates()
+    assert target("tensorrt").reduced_range is False
