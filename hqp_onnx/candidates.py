@@ -8,17 +8,14 @@ from pathlib import Path
 
 import onnx_graphsurgeon as gs
 
-from hqp_onnx import model_io
-from hqp_onnx.calibration import Calibration, calibrate
+from hqp_onnx.calibration import Calibration
 from hqp_onnx.channel_map import ChannelMap, IntArray, PruningPlan
 from hqp_onnx.dataset import Dataset
 from hqp_onnx.ledger import write_text
 from hqp_onnx.moments import Moments
 from hqp_onnx.passes.compensate import compensate
-from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
-from hqp_onnx.passes.insert_qdq import insert_qdq
 from hqp_onnx.passes.prune_channels import prune_channels
-from hqp_onnx.placement import quantized_tensors
+from hqp_onnx.passes.quantize import quantize
 from hqp_onnx.steps import Progress
 from hqp_onnx.targets import Target
 
@@ -64,19 +61,17 @@ class Candidates:
         return graph if precision == "fp32" else self._int8(graph, removed)
 
     def _int8(self, graph: gs.Graph, removed: int) -> gs.Graph:
-        folded = fold_batchnorm(graph).graph
+        """Quantized, with the calibration of an earlier run if there is one."""
         file = self.cache / f"calibration-{removed}.json"
-        if file.is_file():
-            calibration = Calibration.from_json(file.read_text())
-        else:
-            total = len(self.data)
-            calibration = calibrate(
-                model_io.to_proto(folded),
-                quantized_tensors(folded, self.target),
-                self.data,
-                method=self.method,
-                threads=self.threads,
-                progress=lambda done: self.progress("calibration", done, total),
-            )
-            write_text(file, calibration.to_json())
-        return insert_qdq(folded, calibration, self.target).graph
+        total = len(self.data)
+        quantized, calibration = quantize(
+            graph,
+            self.data,
+            self.target,
+            self.method,
+            threads=self.threads,
+            progress=lambda done: self.progress("calibration", done, total),
+            known=Calibration.from_json(file.read_text()) if file.is_file() else None,
+        )
+        write_text(file, calibration.to_json())
+        return quantized

@@ -17,6 +17,7 @@ from hqp_onnx.errors import UsageError
 from hqp_onnx.metrics import Scores
 from hqp_onnx.saliency import SALIENCIES
 from hqp_onnx.search import SEARCHES, removal_order, step_size
+from hqp_onnx.targets import target
 
 PRECISIONS = ("int8", "fp32")
 _NOT_RESULTS = ("model", "calib", "val", "output", "test", "threads", "resume")
@@ -67,7 +68,8 @@ class Options:
         files: dict[str, Path | str | None] = {"model": self.model, "calib": self.calib, "val": self.val}
         files |= {"preprocess": self.preprocess, "metric_file": self.metric if ".py:" in self.metric else None}
         digests = {name: fingerprint(path) for name, path in files.items() if path is not None}
-        return {"hqp_onnx": __version__, **chosen, **digests}
+        reduced = target(self.target).reduced_range
+        return {"hqp_onnx": __version__, **chosen, **digests, "reduced_range": reduced}
 
 
 def fingerprint(path: Path | str) -> str:

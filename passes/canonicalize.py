@@ -35,7 +35,7 @@ def canonicalize(graph: gs.Graph) -> PassResult:
         ModelError: the model is older than opset 13 and onnx cannot convert it.
     """
     notes = []
-    before = to_proto(graph).SerializeToString(deterministic=True)
+    before = _signature(graph)
     graph = graph.copy()
     if graph.opset < MINIMUM_OPSET:
         notes.append(f"converted from opset {graph.opset} to {MINIMUM_OPSET}")
@@ -48,7 +48,17 @@ def canonicalize(graph: gs.Graph) -> PassResult:
     _explicit_pads(graph, shapes)
     _fold_shape_arithmetic(graph, shapes)
     graph.cleanup().toposort()
-    return PassResult(graph, to_proto(graph).SerializeToString(deterministic=True) != before, tuple(notes))
+    return PassResult(graph, _signature(graph) != before, tuple(notes))
+
+
+def _signature(graph: gs.Graph) -> list[object]:
+    """What identifies the structure; values of initializers never change here."""
+    names = [(node.op, [t.name for t in node.inputs], [t.name for t in node.outputs]) for node in graph.nodes]
+    return [
+        graph.opset,
+        names,
+        [sorted((key, str(value)) for key, value in node.attrs.items()) for node in graph.nodes],
+    ]
 
 
 def _type_constants(graph: gs.Graph) -> None:

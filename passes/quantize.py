@@ -22,7 +22,10 @@ def quantize(
     data: Iterable[Batch],
     target: Target,
     method: str = "entropy",
+    *,
+    threads: int = 0,
     progress: Progress | None = None,
+    known: Calibration | None = None,
 ) -> tuple[gs.Graph, Calibration]:
     """``graph`` in INT8 for ``target``, and the ranges it was given.
 
@@ -31,13 +34,16 @@ def quantize(
         data: calibration batches, read once.
         target: see ``targets.target``.
         method: calibration method, see ``calibration.calibrate``.
+        threads: as for ``Session``.
         progress: called after each batch with the number of samples seen.
+        known: ranges found before, in place of a calibration.
 
     Raises:
         ModelError: the graph is quantized already, or cannot run.
         DataError, UsageError: see ``calibration.calibrate``.
     """
     folded = fold_batchnorm(graph).graph
-    tensors = quantized_tensors(folded, target)
-    calibration = calibrate(to_proto(folded), tensors, data, method=method, progress=progress)
+    calibration = known or calibrate(
+        to_proto(folded), quantized_tensors(folded, target), data, method=method, threads=threads, progress=progress
+    )
     return insert_qdq(folded, calibration, target).graph, calibration
