@@ -60,7 +60,8 @@ def test_auto_pad_of_dynamic_sizes_stays() -> None:
 
 
 def test_constants_and_their_arithmetic_become_initializers() -> None:
-    body = "c = Constant<value_float=2.0>() \n t = Transpose<perm=[1,0]>(w) \n u = Mul(t, c) \n f = Flatten(x) \n y = MatMul(f, u)"
+    body = "c = Constant<value_float=2.0>() \n t = Transpose<perm=[1,0]>(w) \n u = Mul(t, c) \n"
+    body += " f = Flatten(x) \n y = MatMul(f, u)"
     graph = check(parse(body, w=RNG.random((5, 216), np.float32)), (2, 3, 9, 8))
     assert [node.op for node in graph.nodes] == ["Flatten", "MatMul"]
 
@@ -69,12 +70,14 @@ def test_constants_and_their_arithmetic_become_initializers() -> None:
     ("body", "target"),
     [
         (
-            "s = Shape(x) \n n = Gather(s, zero) \n u = Unsqueeze(n, axis) \n t = Concat<axis=0>(u, minus) \n y = Reshape(x, t)",
+            "s = Shape(x) \n n = Gather(s, zero) \n u = Unsqueeze(n, axis) \n"
+            " t = Concat<axis=0>(u, minus) \n y = Reshape(x, t)",
             [0, -1],
         ),
         ("s = Shape(x) \n n = Slice(s, axis, one) \n t = Concat<axis=0>(n, k) \n y = Reshape(x, t)", [0, 216]),
         (
-            "s = Shape(x) \n n = Slice(s, axis, one) \n m = Mul(n, k) \n t = Concat<axis=0>(m, one) \n y = Reshape(x, t)",
+            "s = Shape(x) \n n = Slice(s, axis, one) \n m = Mul(n, k) \n"
+            " t = Concat<axis=0>(m, one) \n y = Reshape(x, t)",
             [-1, 1],
         ),
     ],

@@ -1,0 +1,130 @@
+"""The weight gradient of sample i as a product: dW_i = delta_i U_i^T.
+
+Per group, delta_i [K, L] is the gradient of the node's output and U_i [C T, L] holds, for each of its L pixels, the
+T = prod(kernel) pixels of C channels that the window reads. Gemm and MatMul are windows of one tap, their pixels
+the rows that belong to a sample. ConvTranspose is the convolution from its output's gradient to its input, so there
+delta is the node's input, and filters lie along C.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import onnx
+
+from hqp_onnx.gradients.prepare import Use
+from hqp_onnx.gradients.rules_linear import adjoint_window
+from hqp_onnx.gradients.tape import Tape, number, refuse
+from hqp_onnx.gradients.window import Window, window
+
+
+@dataclass(frozen=True)
+class Factors:
+    """``delta`` [N, groups, filters, *outer] or [N, L, K] rows; ``x`` [N, groups, channels, *inner] or [N, L, C] rows.
+
+    ``window`` is None for rows. ``transposed``: filters lie along channels.
+    """
+
+    weight: str
+    delta: str
+    x: str
+    groups: int
+    filters: int
+    channels: int
+    pixels: int
+    window: Window | None
+    transposed: bool = False
+
+    @property
+    def inner(self) -> int:
+        """Pixels of x."""
+        return self.pixels if self.window is None else prod(self.window.inner)
+
+    @property
+    def taps(self) -> int:
+        """T."""
+        return 1 if self.window is None else prod(self.window.kernel)
+
+    @property
+    def direct(self) -> bool:
+        """Whether U is x itself."""
+        return self.window is None or self.window.pointwise
+
+
+def factors(t: Tape, use: Use, grad: str) -> Factors:
+    """Factors of the weight gradient of ``use``, ``grad`` being the gradient of its node's output.
+
+    Raises:
+        GradientError: the node's input does not hold the samples one after the other along its first axis.
+    """
+    if use.node.op_type in ("Gemm", "MatMul"):
+        return _rows(t, use, grad)
+    node, weight = use.node, t.value(use.node, 1)
+    assert weight is not None
+    require_samples(t, node, node.input[0])
+    if node.op_type == "ConvTranspose":
+        w = adjoint_window(t, node, weight.shape[2:])
+        x, delta = grad, node.input[0]
+    else:
+        w = window(t, node, weight.shape[2:], node.input[0], node.output[0])
+        x, delta = node.input[0], grad
+    filters, channels = weight.shape[0] // w.group, weight.shape[1]
+    if set(w.kernel) == {1} and not any(w.begin):
+        x, w = _thinned(t, x, w)
+    shape = (-1, w.group, filters, prod(w.outer)), (-1, w.group, channels, *w.inner)
+    return Factors(
+        use.weight,
+        t.reshape(delta, *shape[0]),
+        t.reshape(x, *shape[1]),
+        w.group,
+        filters,
+        channels,
+        prod(w.outer),
+        w,
+        transposed=node.op_type == "ConvTranspose",
+    )
+
+
+def require_samples(t: Tape, node: onnx.NodeProto, name: str) -> int:
+    """Rows per sample of a tensor.
+
+    Raises:
+        GradientError: samples mix, or do not lie one after the other along the first axis.
+    """
+    if name not in t.traced.rows:
+        raise refuse(node, f"reads '{name}', whose first axis does not hold one sample after the other")
+    return t.traced.rows[name]
+
+
+def _rows(t: Tape, use: Use, grad: str) -> Factors:
+    node, weight = use.node, t.value(use.node, 1)
+    assert weight is not None
+    channels, filters = weight.shape if use.axis == 1 else weight.shape[::-1]
+    x = node.input[0]
+    if node.op_type == "Gemm" and number(node, "transA", 0):
+        raise refuse(node, "has no per-sample gradient where transA is 1")
+    count = require_samples(t, node, x) * prod(t.static(node, x, range(1, len(t.dims(x)) - 1)))
+    alpha = number(node, "alpha", 1.0)
+    if alpha != 1:
+        grad = t.mul(grad, t.scalar(alpha, x))
+    return Factors(
+        use.weight,
+        t.reshape(grad, -1, count, filters),
+        t.reshape(x, -1, count, channels),
+        1,
+        filters,
+        channels,
+        count,
+        None,
+    )
+
+
+def _thinned(t: Tape, x: str, w: Window) -> tuple[str, Window]:
+    """The pixels that a 1x1 kernel reads, and the window that then reads them all."""
+    axes = range(2, 2 + len(w.inner))
+    if w.inner != w.outer:
+        ends = [(n - 1) * s + 1 for n, s in zip(w.outer, w.stride, strict=True)]
+        x = t.op("Slice", x, t.ints(*[0] * len(axes)), t.ints(*ends), t.ints(*axes), t.ints(*w.stride))
+    ones = (1,) * len(axes)
+    return x, Window(w.kernel, ones, ones, w.begin, w.outer, w.outer, w.group)

@@ -1,0 +1,189 @@
+"""Squared norms of per-sample filter gradients, ||(delta_i U_i^T)_k||^2, without im2col.
+
+direct:  one product delta (shifted x)^T per tap; K C T L multiplications.
+gram:    the norm is diag(delta (U^T U) delta^T), and U^T U sums the Gram matrix of x over taps:
+         (U^T U)[l, m] = sum over taps t of (x^T x)[l s + t d - p, m s + t d - p], one axis after the other;
+         P^2 C + K L^2 multiplications for P input pixels, far fewer where the image is small.
+fourier: depthwise only: the correlation of delta and x by three products with constant matrices (correlation.py).
+rank1:   L = 1 without a window: ||delta_k||^2 ||x||^2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from math import prod
+
+from hqp_onnx.errors import GradientError
+from hqp_onnx.gradients.correlation import correlation_rank, correlation_tables
+from hqp_onnx.gradients.factors import Factors, factors
+from hqp_onnx.gradients.prepare import Use
+from hqp_onnx.gradients.tape import Tape, number
+from hqp_onnx.gradients.window import Window
+
+COPY = 8  # a copied or added element costs about as much as this many multiplications of a matrix product
+PASS = 45  # the same for a pixel of a depthwise tap, which is sliced, multiplied and summed
+
+
+def squared_norms(t: Tape, uses: Sequence[tuple[Use, str]], form: str | None = None) -> tuple[str, int]:
+    """Append ||dL_i/dW_f||^2 [N, filters] of one weight.
+
+    Args:
+        t: tape of the model.
+        uses: the nodes that read the weight, each with the gradient of its output. Their contributions are added
+            before the square.
+        form: "direct" or "gram" where possible; the cheapest if None.
+
+    Returns:
+        Name of the norms, and the elements per sample that they need at work.
+    """
+    parts = [factors(t, use, grad) for use, grad in uses]
+    first = parts[0]
+    form = "direct" if len(parts) > 1 or first.transposed else form or _cheapest(first)
+    if form == "rank1":
+        delta, x = t.reshape(first.delta, -1, first.filters), t.reshape(first.x, -1, first.channels)
+        return t.mul(t.mul(delta, delta), t.reduce("ReduceSumSquare", x, [1], keepdims=True)), first.filters
+    if form == "gram":
+        return _gram_norms(t, first), 4 * first.groups * first.inner**2
+    blocks = [_correlated(t, part) if form == "fourier" else _blocks(t, part) for part in parts]
+    if len({len(some) for some in blocks}) > 1 or len({(p.groups, p.filters, p.channels) for p in parts}) > 1:
+        raise GradientError(f"weight '{uses[0][0].weight}' is read in several shapes: per-sample gradients need one")
+    sums = [some[0] if len(some) == 1 else t.op("Sum", *some) for some in zip(*blocks, strict=True)]
+    axes = [1, 2] if first.transposed else [3]
+    squares = [t.reduce("ReduceSumSquare", block, axes) for block in sums]
+    total = squares[0] if len(squares) == 1 else t.op("Sum", *squares)
+    work = 4 * first.groups * first.channels * first.inner * (4 if form == "fourier" else 1)
+    return t.reshape(total, -1, first.channels if first.transposed else first.groups * first.filters), work
+
+
+def inner_products(t: Tape, uses: Sequence[tuple[Use, str]]) -> str:
+    """Append <W_f, dL_i/dW_f> [N, filters] of one weight: sum over pixels of delta (y - bias)."""
+    parts = [_inner_product(t, use, grad) for use, grad in uses]
+    return parts[0] if len(parts) == 1 else t.op("Sum", *parts)
+
+
+def _cheapest(f: Factors) -> str:
+    """The form of least cost."""
+    if f.direct and f.pixels == f.groups == 1:
+        return "rank1"
+    if f.channels == f.filters == 1 and f.taps > 1:
+        assert f.window is not None
+        fourier = correlation_rank(f.window) * (f.inner + f.pixels + f.taps)
+        return "fourier" if fourier < PASS * f.taps * f.pixels else "direct"
+    direct = f.channels * f.taps * f.pixels * (f.filters + (0 if f.direct else COPY))
+    gram = f.inner**2 * f.channels + f.filters * f.pixels * (f.pixels + 2 * COPY)
+    if f.window is not None and not f.direct:
+        gram += COPY * sum(f.window.kernel) * f.inner * f.pixels
+    return "gram" if gram < direct else "direct"
+
+
+def _gram_norms(t: Tape, f: Factors) -> str:
+    """diag(delta (U^T U) delta^T)."""
+    rows, columns = _rows(t, f), _columns(t, f)
+    gram = t.op("MatMul", rows, columns)
+    if f.window is not None and not f.direct:
+        gram = _over_taps(t, gram, f.groups, f.window)
+    delta = _delta(t, f)
+    norms = t.reduce("ReduceSum", t.mul(t.op("MatMul", delta, gram), delta), [3])
+    return t.reshape(norms, -1, f.groups * f.filters)
+
+
+def _over_taps(t: Tape, gram: str, groups: int, w: Window) -> str:
+    """Sum of [N, G, P, P] over taps, for the pixels that each reads: [N, G, L, L]."""
+    rank = len(w.inner)
+    begin = [max(0, p) for p in w.begin]
+    end = [max(0, p) for p in w.end]
+    grid = t.reshape(gram, -1, groups, *w.inner, *w.inner)
+    if any(begin + end):
+        grid = t.op("Pad", grid, t.ints(0, 0, *begin, *begin, 0, 0, *end, *end))
+    for axis in range(rank):
+        shifts = [_shifted(t, grid, (2 + axis, 2 + rank + axis), axis, w, tap) for tap in range(w.kernel[axis])]
+        grid = shifts[0] if len(shifts) == 1 else t.op("Sum", *shifts)
+    return t.reshape(grid, -1, groups, prod(w.outer), prod(w.outer))
+
+
+def _shifted(t: Tape, x: str, axes: Sequence[int], axis: int, w: Window, tap: int) -> str:
+    """What ``tap`` of a window reads along one spatial axis of the padded x, which x has at ``axes``."""
+    start, step = tap * w.dilation[axis], w.stride[axis]
+    stop = start + (w.outer[axis] - 1) * step + 1
+    n = len(axes)
+    return t.op("Slice", x, t.ints(*[start] * n), t.ints(*[stop] * n), t.ints(*axes), t.ints(*[step] * n))
+
+
+def _blocks(t: Tape, f: Factors) -> list[str]:
+    """Per-sample dW of each tap, [N, G, K, C]."""
+    delta = _delta(t, f)
+    if f.window is None or f.direct:
+        return [t.op("MatMul", delta, _rows(t, f))]
+    w, rank = f.window, len(f.window.inner)
+    begin, end = [max(0, p) for p in w.begin], [max(0, p) for p in w.end]
+    pads = (0, 0, *begin, 0, 0, 0, *end, 0)
+    x = (
+        t.op("Transpose", f.x, perm=[0, 1, *range(3, 3 + rank), 2])
+        if f.channels > 1
+        else t.reshape(f.x, 0, 0, *w.inner, 1)
+    )
+    x = t.op("Pad", x, t.ints(*pads)) if any(pads) else x
+    blocks = []
+    for taps in product(*map(range, w.kernel)):
+        read = _window_at(t, x, w, taps)
+        if f.channels == f.filters == 1:  # a product of tiny matrices costs more than the sum itself
+            blocks.append(t.reduce("ReduceSum", t.mul(t.reshape(read, 0, 0, 1, -1), delta), [3], keepdims=True))
+        else:
+            blocks.append(t.op("MatMul", delta, t.reshape(read, 0, 0, -1, f.channels)))
+    return blocks
+
+
+def _window_at(t: Tape, x: str, w: Window, taps: Sequence[int]) -> str:
+    """What one tap reads from the padded x [N, G, *P, C]."""
+    axes = range(2, 2 + len(taps))
+    starts = [tap * d for tap, d in zip(taps, w.dilation, strict=True)]
+    stops = [a + (n - 1) * s + 1 for a, n, s in zip(starts, w.outer, w.stride, strict=True)]
+    return t.op("Slice", x, t.ints(*starts), t.ints(*stops), t.ints(*axes), t.ints(*w.stride))
+
+
+def _correlated(t: Tape, f: Factors) -> list[str]:
+    """Per-sample dW of all taps of a depthwise convolution, [N, G, 1, T]."""
+    assert f.window is not None
+    a, b, c = (t.const(table.astype(t.traced.types[f.weight])) for table in correlation_tables(f.window))
+    x, delta = t.reshape(f.x, 0, 0, 1, f.inner), t.reshape(f.delta, 0, 0, 1, f.pixels)
+    return [t.op("MatMul", t.mul(t.op("MatMul", x, a), t.op("MatMul", delta, b)), c)]
+
+
+def _delta(t: Tape, f: Factors) -> str:
+    """[N, G, K, L]."""
+    if f.window is not None:
+        return f.delta
+    return t.op("Transpose", t.reshape(f.delta, -1, 1, f.pixels, f.filters), perm=[0, 1, 3, 2])
+
+
+def _rows(t: Tape, f: Factors) -> str:
+    """X as [N, G, P, C]."""
+    if f.window is None:
+        return t.reshape(f.x, -1, 1, f.pixels, f.channels)
+    return t.op("Transpose", t.reshape(f.x, -1, f.groups, f.channels, f.inner), perm=[0, 1, 3, 2])
+
+
+def _columns(t: Tape, f: Factors) -> str:
+    """X as [N, G, C, P]."""
+    if f.window is None:
+        return t.op("Transpose", _rows(t, f), perm=[0, 1, 3, 2])
+    return t.reshape(f.x, -1, f.groups, f.channels, f.inner)
+
+
+def _inner_product(t: Tape, use: Use, grad: str) -> str:
+    """One node's share: its output without the bias, times the gradient, summed over all but samples and filters."""
+    node = use.node
+    y = node.output[0]
+    rank = len(t.dims(y))
+    bias = node.input[2] if len(node.input) > 2 and node.op_type != "MatMul" else ""
+    if bias and node.op_type == "Gemm":
+        bias = t.mul(bias, t.scalar(number(node, "beta", 1.0), y))
+    elif bias:
+        bias = t.reshape(bias, -1, *[1] * (rank - 2))
+    along = t.mul(grad, t.op("Sub", y, bias) if bias else y)
+    f = factors(t, use, grad)
+    if f.window is None:
+        return t.reduce("ReduceSum", t.reshape(along, -1, f.pixels, f.filters), [1])
+    sums = t.reduce("ReduceSum", along, range(2, rank))
+    return t.reduce("ReduceSum", t.reshape(sums, -1, f.groups, f.channels), [1]) if f.transposed else sums

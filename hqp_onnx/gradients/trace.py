@@ -1,0 +1,113 @@
+"""Shapes, types and shape constants of a model on real samples, and proof that samples do not mix.
+
+The model runs on the rows [a, a] and on [a, b, c]. A dimension that differs counts samples: 2k in the first run is
+k rows a sample. A tensor holds its samples apart if a's rows are the same in both runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from hqp_onnx.errors import GradientError
+from hqp_onnx.runtime import Array, Session
+
+Dims = tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What two runs showed.
+
+    Attributes:
+        dims: shape of each tensor; None for a dimension that grows with the batch.
+        types: numpy dtype of each tensor.
+        values: initializers, and tensors that depend on nothing but shapes and did not differ.
+        rows: of a tensor whose first axis holds the samples in order, rows per sample; others are absent.
+        size: elements per sample, of all tensors.
+    """
+
+    dims: Mapping[str, Dims]
+    types: Mapping[str, np.dtype[np.generic]]
+    values: Mapping[str, Array]
+    rows: Mapping[str, int]
+    size: int
+
+
+def trace(model: onnx.ModelProto, feeds: Mapping[str, Array], batch: int | None) -> Trace:
+    """Trace ``model`` on the first sample of ``feeds``; ``batch`` is its fixed batch size, or None."""
+    names = [name for node in model.graph.node for name in node.output if name]
+    session = Session(model, outputs=names, optimize=False)
+    counts = (2, 3) if batch is None else (batch, batch)
+    inputs = [{name: _rows(x[:1], count, shift) for name, x in feeds.items()} for shift, count in enumerate(counts)]
+    first, second = ({**rows, **session.run(rows)} for rows in inputs)
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    arrays = {name: value for name, value in first.items() if isinstance(value, np.ndarray)}
+    constant = _shape_only(model.graph)
+    values |= {name: x for name, x in arrays.items() if name in constant and np.array_equal(x, second[name])}
+    known = {**values, **arrays}
+    dims: dict[str, Dims] = {name: x.shape for name, x in known.items()}
+    for name, x in arrays.items():
+        if x.ndim == second[name].ndim:
+            dims[name] = tuple(n if n == m else None for n, m in zip(x.shape, second[name].shape, strict=True))
+    rows_of = {name: len(x) // counts[0] for name, x in arrays.items() if _apart(x, second[name], counts)}
+    size = sum(x.size for x in arrays.values()) // counts[0]
+    return Trace(dims, {name: x.dtype for name, x in known.items()}, values, rows_of, size)
+
+
+def fixed_batch(model: onnx.ModelProto) -> int | None:
+    """The batch size that the model's inputs state, or None.
+
+    Raises:
+        GradientError: an input has no batch axis.
+    """
+    constants = {tensor.name for tensor in model.graph.initializer}
+    sizes: set[int] = set()
+    for value in model.graph.input:
+        if value.name in constants:
+            continue
+        shape = value.type.tensor_type.shape.dim
+        if not shape:
+            raise GradientError(f"input '{value.name}' has no batch axis: per-sample gradients need one")
+        sizes.add(shape[0].dim_value)
+    return next(iter(sizes)) or None if len(sizes) == 1 else None
+
+
+def _rows(sample: Array, count: int, shift: int) -> Array:
+    """``count`` rows: the sample, then copies whose values are rolled by ``shift`` elements more each."""
+    return np.concatenate([np.roll(sample, shift * row) for row in range(count)])
+
+
+def _apart(first: Array, second: Array, counts: tuple[int, int]) -> bool:
+    if not first.ndim or first.ndim != second.ndim or len(first) * counts[1] != len(second) * counts[0]:
+        return False
+    if not len(first) or len(first) % counts[0] or first.shape[1:] != second.shape[1:]:
+        return False
+    k = len(first) // counts[0]
+    if not np.issubdtype(first.dtype, np.floating):
+        return bool(np.array_equal(first[:k], second[:k]))
+    return bool(np.allclose(first[:k], second[:k], rtol=1e-3, atol=1e-4 * float(np.abs(first).max(initial=0.0))))
+
+
+def _shape_only(graph: onnx.GraphProto) -> set[str]:
+    """Node outputs that no value of a graph input reaches, except through Shape and Size."""
+    variable: set[str] = {value.name for value in graph.input} - {tensor.name for tensor in graph.initializer}
+    free: set[str] = set()
+    for node in graph.node:
+        random = node.op_type.startswith("Random") or node.op_type in ("If", "Loop", "Scan")
+        reads = node.op_type not in ("Shape", "Size") and not variable.isdisjoint(node.input)
+        (variable if random or reads else free).update(node.output)
+    return free
+
+
+def reachable(graph: onnx.GraphProto, seeds: Iterable[str], types: Mapping[str, np.dtype[np.generic]]) -> set[str]:
+    """Floating-point tensors that the values of ``seeds`` flow into, ``seeds`` included."""
+    found = set(seeds)
+    for node in graph.node:
+        if not found.isdisjoint(node.input):
+            found.update(name for name in node.output if name in types and np.issubdtype(types[name], np.floating))
+    return found

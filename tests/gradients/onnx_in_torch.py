@@ -1,0 +1,116 @@
+"""A small interpreter of ONNX graphs in torch: the independent oracle of the gradient tests.
+
+Initializers become leaf tensors with gradients; autograd at batch 1 then gives dL_i/dW one sample at a time.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch.nn import functional as F  # noqa: N812
+
+CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+
+
+def _attributes(node):
+    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+
+
+def _conv(x, w, b=None, *, pads=None, strides=1, dilations=1, group=1, **_):
+    rank = x.ndim - 2
+    pads = pads or [0] * 2 * rank
+    widths = [n for axis in reversed(range(rank)) for n in (pads[axis], pads[rank + axis])]
+    return CONV[rank](F.pad(x, widths), w, b, stride=strides, dilation=dilations, groups=group)
+
+
+def _conv_transpose(x, w, b=None, *, pads=None, strides=1, dilations=1, group=1, output_padding=0, **_):
+    rank = x.ndim - 2
+    pads = pads or [0] * 2 * rank
+    assert pads[:rank] == pads[rank:]
+    return CONV_TRANSPOSE[rank](x, w, b, strides, pads[:rank], output_padding, group, dilations)
+
+
+def _gemm(a, b, c=0.0, *, alpha=1.0, beta=1.0, transA=0, transB=0):
+    return alpha * (a.T if transA else a) @ (b.T if transB else b) + beta * c
+
+
+def _batch_norm(x, gamma, beta, mean, var, *, epsilon=1e-5, **_):
+    return F.batch_norm(x, mean.detach(), var.detach(), gamma, beta, eps=epsilon)
+
+
+def _max_pool(x, *, kernel_shape, pads=None, strides=1, **_):
+    pads = pads or [0, 0, 0, 0]
+    return F.max_pool2d(F.pad(x, (pads[1], pads[3], pads[0], pads[2]), value=-torch.inf), kernel_shape, strides)
+
+
+OPS = {
+    "Add": torch.add,
+    "Sub": torch.sub,
+    "Mul": torch.mul,
+    "Div": torch.div,
+    "Relu": torch.relu,
+    "Sigmoid": torch.sigmoid,
+    "Tanh": torch.tanh,
+    "HardSwish": F.hardswish,
+    "HardSigmoid": lambda x, alpha=0.2, beta=0.5: torch.clip(alpha * x + beta, 0, 1),
+    "Clip": lambda x, low=None, high=None: torch.clip(x, low, high),
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "Gemm": _gemm,
+    "MatMul": torch.matmul,
+    "MaxPool": _max_pool,
+    "BatchNormalization": _batch_norm,
+    "LayerNormalization": lambda x, g, b, axis=-1, epsilon=1e-5: F.layer_norm(x, x.shape[axis:], g, b, epsilon),
+    "GlobalAveragePool": lambda x: x.mean(tuple(range(2, x.ndim)), keepdim=True),
+    "ReduceMean": lambda x, *, axes, keepdims=1: x.mean(tuple(axes), keepdim=bool(keepdims)),
+    "Flatten": lambda x, axis=1: x.reshape(int(np.prod(x.shape[:axis])), -1),
+    "Reshape": lambda x, shape, **_: x.reshape([x.shape[i] if n == 0 else n for i, n in enumerate(shape.tolist())]),
+    "Transpose": lambda x, perm: x.permute(*perm),
+    "Softmax": lambda x, axis=-1: torch.softmax(x, axis),
+    "LogSoftmax": lambda x, axis=-1: torch.log_softmax(x, axis),
+    "Identity": lambda x: x,
+    "Constant": lambda value: torch.from_numpy(numpy_helper.to_array(value).copy()),
+}
+
+
+class TorchModel:
+    """``weights``: leaf tensors by initializer name; call with feeds to get the first output."""
+
+    def __init__(self, model: onnx.ModelProto, dtype: torch.dtype = torch.float32) -> None:
+        self.graph = model.graph
+        self.dtype = dtype
+        self.weights = {}
+        for tensor in model.graph.initializer:
+            value = torch.from_numpy(numpy_helper.to_array(tensor).copy())
+            self.weights[tensor.name] = value.to(dtype).requires_grad_() if value.is_floating_point() else value
+
+    def __call__(self, feeds):
+        values = {**self.weights, **{name: torch.from_numpy(x).to(self.dtype) for name, x in feeds.items()}}
+        for node in self.graph.node:
+            args = [values[name] if name else None for name in node.input]
+            values[node.output[0]] = OPS[node.op_type](*args, **_attributes(node))
+        return values[self.graph.output[0].name]
+
+
+def sample_gradients(model, feeds, labels, names, dtype=torch.float32):
+    """dL_i/dW by autograd at batch 1: {weight: float64 [N, *weight.shape]}."""
+    net = TorchModel(model, dtype)
+    leaves = [net.weights[name] for name in names]
+    rows = {name: [] for name in names}
+    for i, label in enumerate(labels):
+        logits = net({name: x[i : i + 1] for name, x in feeds.items()})
+        loss = F.cross_entropy(logits.reshape(1, -1), torch.tensor([int(label)]))
+        for name, grad in zip(names, torch.autograd.grad(loss, leaves), strict=True):
+            rows[name].append(grad.double().numpy())
+    return {name: np.stack(some) for name, some in rows.items()}
+
+
+def filter_norms(gradients, axes):
+    """Squared norms [N, filters] of ``sample_gradients`` along each weight's filter axis."""
+    return {
+        name: (np.moveaxis(g, 1 + axes[name], 1) ** 2).reshape(len(g), g.shape[1 + axes[name]], -1).sum(-1)
+        for name, g in gradients.items()
+    }
