@@ -315,7 +315,7 @@ def random_plan(graph, channels, share):
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
 def test_bundled_models_keep_their_accuracy(name):
-    """Channels at random, no training: the plain cut is useless (0.19, 0.09), the refit close to the original."""
+    """Channels at random, no training: the plain cut loses 30 points or more, the refit stays close to the original."""
     graph = canonicalize(to_graph(onnx.load(MODELS / f"{name}.onnx"))).graph
     channels = analyze(graph)
     plan = random_plan(graph, channels, 0.1)
@@ -330,4 +330,4 @@ def test_bundled_models_keep_their_accuracy(name):
         return np.mean([(session.run(b.feeds)["logits"].argmax(1) == b.labels).mean() for b in held_out])
 
     whole, plain, mended = (accuracy(g) for g in (graph, pruned, refit))
-    assert plain < 0.5 and mended > whole - 0.06
+    assert plain < whole - 0.3 and mended > whole - 0.06
