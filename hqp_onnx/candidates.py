@@ -16,6 +16,7 @@ from hqp_onnx.moments import Moments
 from hqp_onnx.passes.compensate import compensate
 from hqp_onnx.passes.prune_channels import prune_channels
 from hqp_onnx.passes.quantize import quantize
+from hqp_onnx.search import aligned
 from hqp_onnx.steps import Progress
 from hqp_onnx.targets import Target
 
@@ -32,6 +33,7 @@ class Candidates:
         data: calibration data.
         target: what INT8 is laid out for.
         method: calibration method.
+        multiple: widths stay multiples of it (``search.aligned``).
         cache: folder for calibrations that were paid for.
         threads: of calibration sessions.
         progress: called during calibration.
@@ -44,13 +46,14 @@ class Candidates:
     data: Dataset
     target: Target
     method: str
+    multiple: int
     cache: Path
     threads: int
     progress: Progress
 
     def plan(self, removed: int) -> PruningPlan:
-        """The first ``removed`` units of the order."""
-        return PruningPlan(self.order[:removed])
+        """The first ``removed`` units of the order, less those that stay for the sake of alignment."""
+        return PruningPlan(aligned(self.order[:removed], self.channels, self.multiple))
 
     def graph(self, precision: str, removed: int) -> gs.Graph:
         """The candidate in ``fp32`` or ``int8``."""

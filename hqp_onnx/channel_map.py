@@ -6,13 +6,16 @@ axis of every parameter that names channels, the unit of each index.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hqp_onnx.errors import UsageError
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
@@ -77,6 +80,33 @@ class ChannelMap:
         free = np.ones(self.units, bool)
         free[list(self.frozen)] = False
         return np.flatnonzero(free)
+
+    def restricted(self, keep: Sequence[str] = (), only: Sequence[str] = ()) -> ChannelMap:
+        """The same units, more of them frozen: those of tensors that match ``keep``, and all but those of ``only``.
+
+        Args:
+            keep: shell patterns on names of parameters and activations.
+            only: likewise; empty selects all.
+
+        Raises:
+            UsageError: a pattern that matches no tensor with units.
+        """
+        frozen = dict(self.frozen)
+        for pattern in keep:
+            frozen.update((unit, f"--keep {pattern}") for unit in self._matching(pattern) if unit not in frozen)
+        if only:
+            chosen = {unit for pattern in only for unit in self._matching(pattern)}
+            rest = set(range(self.units)) - chosen - frozen.keys()
+            frozen.update(dict.fromkeys(sorted(rest), f"not in --only {' '.join(only)}"))
+        return replace(self, frozen=frozen)
+
+    def _matching(self, pattern: str) -> list[int]:
+        named = [*((key.tensor, labels) for key, labels in self.members.items()), *self.tensors.items()]
+        found = [labels.ravel() for name, labels in named if fnmatchcase(name, pattern)]
+        if not found:
+            raise UsageError(f"'{pattern}' matches no tensor with prunable channels: `hqp inspect` lists them")
+        units: list[int] = np.unique(np.concatenate(found)).tolist()
+        return [unit for unit in units if unit >= 0]
 
     def groups(self) -> list[list[ParamAxis]]:
         """Parameter axes by shared units, each list and the whole in order of the tensors' names."""

@@ -99,6 +99,11 @@ quiet_option = click.option("--quiet", is_flag=True, help="No progress.")
 json_option = click.option(
     "--json", "json_file", type=FILE, help="Write the result as JSON to this file ('-': stdout)."
 )
+selection_options = _options(
+    click.option("--keep", multiple=True, metavar="PATTERN", help="Tensors whose channels stay (repeatable)."),
+    click.option("--only", multiple=True, metavar="PATTERN", help="Tensors whose channels may leave (repeatable)."),
+)
+MULTIPLE_HELP = "Widths stay multiples of this, where they are as wide."
 metric_option = click.option(
     "--metric", default="top1", show_default=True, help="top1, top5, agreement or FILE.py:func."
 )
@@ -151,6 +156,8 @@ def cli() -> None:
 @click.option(
     "--min-width", type=float, default=0.1, show_default=True, help="Share of every tensor's units that stays."
 )
+@click.option("--multiple-of", type=int, help=f"{MULTIPLE_HELP} Default: what the target's kernels take.")
+@selection_options
 @preprocess_option
 @click.option("--threads", type=click.IntRange(0), default=0, help="onnxruntime threads; 0 takes its choice.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random saliency.")
@@ -203,6 +210,8 @@ def score(model: Path, data: str, saliency: str, preprocess: Path | None, output
 @click.option(
     "--min-width", type=float, default=0.0, show_default=True, help="Share of every tensor's units that stays."
 )
+@click.option("--multiple-of", type=int, default=1, show_default=True, help=MULTIPLE_HELP)
+@selection_options
 @click.option("--seed", type=int, default=0, show_default=True)
 @preprocess_option
 @click.option("--ledger", type=FILE, help="Write what was removed, as JSON.")

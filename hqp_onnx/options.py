@@ -16,11 +16,11 @@ from hqp_onnx.constraint import Budget
 from hqp_onnx.errors import UsageError
 from hqp_onnx.metrics import Scores
 from hqp_onnx.saliency import SALIENCIES
-from hqp_onnx.search import SEARCHES, removal_order, step_size
+from hqp_onnx.search import SEARCHES, aligned, removal_order, step_size
 from hqp_onnx.targets import target
 
 PRECISIONS = ("int8", "fp32")
-_NOT_RESULTS = ("model", "calib", "val", "output", "test", "threads", "resume")
+_NOT_RESULTS = ("model", "calib", "val", "output", "test", "threads", "resume", "preprocess")
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,9 @@ class Options:
     calibration: str = "entropy"
     metric: str = "top1"
     min_width: float = 0.1
+    multiple_of: int | None = None
+    keep: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
     preprocess: Path | None = None
     threads: int = 0
     seed: int = 0
@@ -58,13 +61,24 @@ class Options:
                 raise UsageError(f"{option} {value}: expected one of {', '.join(known)}")
         Budget(Scores(np.ones(1), 1), self.max_drop)
         step_size(self.step, 1)
-        removal_order(np.zeros(0), ChannelMap(0, {}, {}, {}), self.min_width)
+        nothing = ChannelMap(0, {}, {}, {})
+        aligned(removal_order(np.zeros(0), nothing, self.min_width), nothing, self.width_multiple)
         if self.output.exists() and not self.output.is_dir():
             raise UsageError(f"{self.output}: is a file. Expected the folder to write")
 
+    @property
+    def width_multiple(self) -> int:
+        """What widths stay multiples of: ``multiple_of``, or what the target's kernels work on at a time."""
+        return target(self.target).channel_multiple if self.multiple_of is None else self.multiple_of
+
     def settings(self) -> dict[str, Any]:
         """What decides the result, as JSON values: options, and digests of the model and the data."""
-        chosen = {k: v for k, v in vars(self).items() if k not in _NOT_RESULTS and k != "preprocess"}
+        chosen = {k: v for k, v in vars(self).items() if k not in _NOT_RESULTS}
+        chosen |= {
+            "multiple_of": self.width_multiple,
+            "keep": list(self.keep),
+            "only": list(self.only),
+        }  # as JSON gives them back
         files: dict[str, Path | str | None] = {"model": self.model, "calib": self.calib, "val": self.val}
         files |= {"preprocess": self.preprocess, "metric_file": self.metric if ".py:" in self.metric else None}
         digests = {name: fingerprint(path) for name, path in files.items() if path is not None}

@@ -26,7 +26,7 @@ from hqp_onnx.metrics import Metric, Scores, evaluate, load_metric
 from hqp_onnx.moments import Moments, input_moments, load_moments, save_moments
 from hqp_onnx.options import Options
 from hqp_onnx.report.machine import machine
-from hqp_onnx.report.results import CostModel, Report
+from hqp_onnx.report.results import TITLES, CostModel, Report
 from hqp_onnx.report.rows import Measured, make_rows
 from hqp_onnx.runtime import Session
 from hqp_onnx.search import SEARCHES, bisect, removal_order, step_size
@@ -35,6 +35,8 @@ from hqp_onnx.steps import Model, Progress, Ranking, open_data, open_model, rank
 from hqp_onnx.targets import target
 
 log = logging.getLogger(__name__)
+
+MOMENTS = "moments.npz"
 
 
 def optimize(options: Options, progress: Progress = silent) -> Report:
@@ -74,7 +76,7 @@ class _Job:
     ) -> None:
         self.options, self.model, self.data, self.metric, self.progress = options, model, data, metric, progress
         shapes = probe(model.graph)
-        self.channels = analyze(model.graph, shapes)
+        self.channels = analyze(model.graph, shapes).restricted(options.keep, options.only)
         self.positions = cost.positions(model.graph, shapes)
         self.ledger = Ledger(options.output, options.settings(), options.resume)
 
@@ -93,6 +95,7 @@ class _Job:
             data=self.data["calib"],
             target=target(self.options.target),
             method=self.options.calibration,
+            multiple=self.options.width_multiple,
             cache=self.ledger.cache,
             threads=self.options.threads,
             progress=self.progress,
@@ -144,7 +147,7 @@ class _Job:
         return {"macs": cost.macs(graph, self.positions), "params": cost.params(graph)}
 
     def _sparsity(self, removed: int) -> float:
-        return removed / max(len(self.channels.prunable), 1)
+        return len(self.candidates.plan(removed)) / max(len(self.channels.prunable), 1)
 
     def _scores(self, session: Session, part: str, required: float = 0.0) -> Scores:
         total = len(self.data[part])
@@ -171,7 +174,7 @@ class _Job:
         return Ranking.load(file)
 
     def _moments(self) -> dict[str, Moments]:
-        file = self.ledger.cache / "moments.npz"
+        file = self.ledger.cache / MOMENTS
         if not file.is_file():
             data = self.data["calib"]
             with self._timed("moments"):
@@ -220,7 +223,9 @@ class _Job:
             removal_ledger(self.options.model, self.channels, self.candidates.plan(graphs[name][1])),
         )
         rows = make_rows(models, next(iter(self.data["val"].in_batches(self.model.session.batch or 1))).feeds)
-        slower = [f"{n} is slower than the input on this machine" for n in rows if rows[n].speedup < 1]
+        slower = [f"{TITLES[n]} is slower than the input on this machine" for n in rows if rows[n].speedup < 1]
+        if rows["pruned"].speedup > rows["hqp"].speedup:
+            slower.append(f"{files['pruned']} (FP32) is faster than {shipped} on this machine")
         report = Report(
             model=str(self.options.model),
             rows=rows,
@@ -232,11 +237,17 @@ class _Job:
             trials=tuple(self.ledger.trials.values()),
             cost=self._cost(),
             seconds=self.ledger.seconds,
-            units={"all": self.channels.units, "prunable": len(self.channels.prunable), "removed": graphs[name][1]},
+            units={
+                "all": self.channels.units,
+                "prunable": len(self.channels.prunable),
+                "removed": len(self.candidates.plan(graphs[name][1])),
+            },
             machine=machine(self.options.threads),
             notes=tuple(slower),
         )
         write_text(output / "report.json", model_io.json_text(report.json()))
+        for spent in (files["q8_only"], self.ledger.cache / MOMENTS):  # large, and soon made again
+            spent.unlink(missing_ok=True)
         return report
 
     def _measured(self, path: Path, session: Session, removed: int) -> Measured:

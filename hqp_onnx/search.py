@@ -45,6 +45,34 @@ def removal_order(scores: FloatArray, channels: ChannelMap, min_width: float) ->
     return np.asarray(order, np.int64)
 
 
+def aligned(removed: IntArray, channels: ChannelMap, multiple: int) -> IntArray:
+    """``removed`` without the units that come back so that widths are multiples of ``multiple``.
+
+    For each parameter axis of at least that width, the units that were to leave last come back until the width that
+    stays is a multiple, or all of it stays.
+
+    Args:
+        removed: units in the order in which they leave.
+        channels: the units.
+        multiple: 1 or more; integer kernels work on 8, 16 or 32 channels at a time.
+    """
+    if multiple < 1:
+        raise UsageError(f"--multiple-of {multiple}: expected 1 or more")
+    rank = np.full(channels.units + 1, -1)  # the last entry is for label -1, which never leaves
+    rank[removed] = np.arange(len(removed))
+    lines = [labels for labels in channels.members.values() if len(labels) >= multiple]
+    changed = multiple > 1
+    while changed:
+        changed = False
+        for line in lines:
+            leaving = rank[line]
+            while (leaving >= 0).any() and (leaving < 0).sum() % multiple:
+                rank[line[np.argmax(leaving)]] = -1
+                leaving = rank[line]
+                changed = True
+    return removed[rank[removed] >= 0]
+
+
 def step_size(step: float, units: int) -> int:
     """Units per step: the fraction ``step`` of all prunable units, at least one."""
     if not 0 < step <= 1:

@@ -27,7 +27,7 @@ from hqp_onnx.passes.prune_channels import prune_channels
 from hqp_onnx.passes.quantize import quantize
 from hqp_onnx.runtime import Session
 from hqp_onnx.saliency import filter_scores, filter_weights, unit_scores
-from hqp_onnx.search import removal_order
+from hqp_onnx.search import aligned, removal_order
 from hqp_onnx.shapes import example_feeds, probe
 from hqp_onnx.sources import open_dataset
 from hqp_onnx.targets import target
@@ -74,8 +74,13 @@ def open_data(model: Model, path: str, preprocess: Path | None, metric: Metric |
 
     Raises:
         DataError: the data do not fit the model or the metric.
+        ModelError: the model does not run on them.
     """
     data = open_dataset(path, model.session.inputs, preprocess=preprocess, batch_size=model.batch_size)
+    try:
+        model.session.run(data.rows(0, 1).feeds)
+    except ModelError as e:
+        raise ModelError(f"{model.path}: {e}") from e
     if metric is not None and metric.labels == "data":
         data.check_labels(classes(model.session.outputs))
     if metric is not None and metric.labels == "original":
@@ -187,6 +192,9 @@ def prune(
     compensated: bool = False,
     seed: int = 0,
     min_width: float = 0.0,
+    multiple_of: int = 1,
+    keep: Sequence[str] = (),
+    only: Sequence[str] = (),
     ledger: Path | None = None,
     progress: Progress = silent,
 ) -> Pruned:
@@ -202,6 +210,9 @@ def prune(
         compensated: refit the weights that read removed channels.
         seed: of the random saliency.
         min_width: share of the units of every tensor that stays; one always does.
+        multiple_of: widths stay multiples of it, see ``search.aligned``.
+        keep: patterns of tensors whose units stay, see ``ChannelMap.restricted``.
+        only: patterns of tensors whose units may leave; empty for all.
         ledger: JSON file: {"model_sha256", "removed": {tensor: {axis: indices in the original}}}.
         progress: called as the work goes on.
 
@@ -214,11 +225,11 @@ def prune(
         raise UsageError("--compensate needs calibration data: add --data DATA")
     model = open_model(path)
     dataset = None if data is None else open_data(model, data, preprocess)
-    channels = analyze(model.graph)
+    channels = analyze(model.graph).restricted(keep, only)
     ranking = rank(model.graph, channels, saliency, dataset, seed=seed, progress=progress)
     order = removal_order(ranking.units, channels, min_width)
     wanted = round(sparsity * len(channels.prunable))
-    plan = PruningPlan(order[:wanted])
+    plan = PruningPlan(aligned(order[:wanted], channels, multiple_of))
     graph = prune_channels(model.graph, channels, plan).graph
     if compensated and dataset is not None:
         moments = input_moments(model_io.to_proto(model.graph), None, dataset)
@@ -226,7 +237,7 @@ def prune(
     model_io.save(graph, output)
     if ledger is not None:
         write_text(ledger, removal_ledger(path, channels, plan))
-    notes = () if len(plan) == wanted else (f"{wanted} units were asked for: every tensor keeps some of its own",)
+    notes = () if len(plan) == wanted else (f"{wanted} units were asked for: widths that must stay allow no more",)
     return Pruned(len(plan), len(channels.prunable), notes)
 
 

@@ -93,7 +93,7 @@ _TARGETS = {
         absorbed=frozenset({"Relu", "Clip"}),
         follows=frozenset({"Add", "Concat", "GlobalAveragePool", "AveragePool"}),
         same_range=_MOVES,
-        channel_multiple=8,
+        channel_multiple=16,
         min_opset=13,
         max_opset=onnx.defs.onnx_opset_version(),
     ),

@@ -66,7 +66,8 @@ def bad_inputs(folder: Path) -> Iterator[tuple[str, list[str], str]]:
     (folder / "nodeless.onnx").write_bytes(nodeless.SerializeToString())
     yield "a graph without nodes", optimize(folder / "nodeless.onnx"), "no nodes"
     mismatch = _save(folder / "mismatch.onnx", "y = Gemm<transB=1>(x, w)", w=(2, 7))
-    yield "weights that do not fit", optimize(mismatch), "mismatch.onnx"
+    rows = _data(folder / "rows.npz", x=np.ones((4, 3), np.float32), labels=labels)
+    yield "weights that do not fit", optimize(mismatch, rows, rows), "mismatch.onnx"
     custom = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["" : 17, "acme" : 1]> g (float[n,3] x) => (float[n,3] y) { y = acme.Frob(x) }'
     )

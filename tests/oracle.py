@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import onnx
+import onnx.parser
 import onnxruntime as ort
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail
+
+
+@functools.cache
+def runs(opset: int) -> bool:
+    """Whether the installed onnxruntime knows an opset; older ones, for older Pythons, lack the newest."""
+    header = f'<ir_version: 8, opset_import: ["" : {opset}]>'
+    model = onnx.parser.parse_model(f"{header} g (float[1] x) => (float[1] y) {{ y = Relu(x) }}")
+    try:
+        run(model, {"x": np.ones(1, np.float32)})
+    except Fail:
+        return False
+    return True
 
 
 def run(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:

@@ -7,7 +7,7 @@ import pytest
 
 from hqp_onnx.channel_map import ChannelMap, ParamAxis
 from hqp_onnx.errors import UsageError
-from hqp_onnx.search import bisect, candidates, linear, removal_order, step_size
+from hqp_onnx.search import aligned, bisect, candidates, linear, removal_order, step_size
 
 
 def one_axis(units: int, frozen: dict[int, str] | None = None) -> ChannelMap:
@@ -65,3 +65,31 @@ def test_bad_values() -> None:
         step_size(1.5, 100)
     assert step_size(0.01, 1080) == 11
     assert step_size(0.01, 3) == 1
+
+
+@pytest.mark.parametrize("multiple", [1, 2, 4, 8])
+@pytest.mark.parametrize("leave", [0, 1, 5, 16, 30])
+def test_aligned_widths_give_back_the_last_to_leave(multiple: int, leave: int) -> None:
+    shared = np.arange(16)
+    members = {ParamAxis("a", 0): shared, ParamAxis("b", 1): np.repeat(shared, 3), ParamAxis("c", 0): np.arange(16, 36)}
+    channels = ChannelMap(36, members, {}, {})
+    order = np.random.default_rng(leave).permutation(36)[:leave]
+    kept = aligned(order, channels, multiple)
+    for line in members.values():
+        width = len(line) - np.isin(line, kept).sum()
+        assert width % multiple == 0 or width == len(line)
+        back = [unit for unit in order if unit in line and unit not in kept]
+        stayed = [unit for unit in order if unit in line and unit in kept]
+        assert [*stayed, *back] == [unit for unit in order if unit in line]  # a prefix of the order leaves
+    if multiple == 1:
+        assert kept.tolist() == order.tolist()
+
+
+def test_keep_and_only() -> None:
+    members = {ParamAxis("conv1.w", 0): np.arange(4), ParamAxis("conv2.w", 0): np.arange(4, 8)}
+    channels = ChannelMap(8, members, {0: "graph output"}, {})
+    assert channels.restricted(keep=["conv2.*"]).prunable.tolist() == [1, 2, 3]
+    assert channels.restricted(only=["conv2.*"]).prunable.tolist() == [4, 5, 6, 7]
+    assert channels.restricted(keep=["*"]).frozen[0] == "graph output"
+    with pytest.raises(UsageError, match=r"'conv3\.\*' matches no tensor"):
+        channels.restricted(keep=["conv3.*"])

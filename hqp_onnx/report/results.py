@@ -14,6 +14,7 @@ from typing import Any
 
 from hqp_onnx.ledger import Trial
 
+TITLES = {"baseline": "Baseline FP32", "q8_only": "Q8-only", "pruned": "Pruned-only", "hqp": "HQP"}
 QAT_EPOCHS, QAT_SAMPLES = 10, 50_000  # a short fine-tuning on a training set of CIFAR's size
 
 

@@ -9,9 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from hqp_onnx.latency import Latency
-from hqp_onnx.report.results import CostModel, Report
-
-TITLES = {"baseline": "Baseline FP32", "q8_only": "Q8-only", "pruned": "Pruned-only", "hqp": "HQP"}
+from hqp_onnx.report.results import TITLES, CostModel, Report
 
 
 def report_table(report: Report) -> Table:
