@@ -23,8 +23,8 @@ class Trial:
 
     Attributes:
         precision: ``fp32`` or ``int8``.
-        removed: units that left, in the search's order.
-        sparsity: ``removed`` as a share of the prunable units.
+        removed: units of the search's order that were to leave; fewer do where widths must stay aligned.
+        sparsity: units that left, as a share of the prunable units.
         metric: on D_val; an upper bound where ``complete`` is False (rejected before every sample was seen).
         complete: whether every sample was seen.
         macs, params: per sample; values in initializers.

@@ -223,9 +223,11 @@ class _Job:
             removal_ledger(self.options.model, self.channels, self.candidates.plan(graphs[name][1])),
         )
         rows = make_rows(models, next(iter(self.data["val"].in_batches(self.model.session.batch or 1))).feeds)
-        slower = [f"{TITLES[n]} is slower than the input on this machine" for n in rows if rows[n].speedup < 1]
+        notes = [f"{TITLES[n]} is slower than the input on this machine" for n in rows if rows[n].speedup < 1]
         if rows["pruned"].speedup > rows["hqp"].speedup:
-            slower.append(f"{files['pruned']} (FP32) is faster than {shipped} on this machine")
+            notes.append(f"{files['pruned']} (FP32) is faster than {shipped} on this machine")
+        if self.options.target != "onnxruntime":
+            notes.append(f"accuracy and latency are onnxruntime's, not {self.options.target}'s")
         report = Report(
             model=str(self.options.model),
             rows=rows,
@@ -243,7 +245,7 @@ class _Job:
                 "removed": len(self.candidates.plan(graphs[name][1])),
             },
             machine=machine(self.options.threads),
-            notes=tuple(slower),
+            notes=tuple(notes),
         )
         write_text(output / "report.json", model_io.json_text(report.json()))
         for spent in (files["q8_only"], self.ledger.cache / MOMENTS):  # large, and soon made again
