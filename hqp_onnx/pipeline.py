@@ -26,7 +26,7 @@ from hqp_onnx.metrics import Metric, Scores, evaluate, load_metric
 from hqp_onnx.moments import Moments, input_moments, load_moments, save_moments
 from hqp_onnx.options import Options
 from hqp_onnx.report.machine import machine
-from hqp_onnx.report.results import TITLES, CostModel, Report
+from hqp_onnx.report.results import TITLES, CostModel, Report, Row
 from hqp_onnx.report.rows import Measured, make_rows
 from hqp_onnx.runtime import Session
 from hqp_onnx.search import SEARCHES, bisect, removal_order, step_size
@@ -197,37 +197,26 @@ class _Job:
     def _report(self, removed: int, int8: int | None) -> Report:
         """Write the models, measure what was written, write the report."""
         output, wants_int8 = self.options.output, self.options.precision == "int8"
-        graphs = {"pruned": ("fp32", removed)}
+        made = {"pruned": ("fp32", removed, output / "pruned.onnx")}
         if wants_int8:
-            graphs = {"q8_only": ("int8", 0), **graphs}
+            made = {"q8_only": ("int8", 0, self.ledger.cache / "q8_only.onnx"), **made}
         if int8 is not None:
-            graphs["hqp"] = ("int8", int8)
-        files = {
-            "q8_only": self.ledger.cache / "q8_only.onnx",
-            "pruned": output / "pruned.onnx",
-            "hqp": output / "int8.onnx",
-        }
-        files["hqp"].unlink(missing_ok=True)
+            made["hqp"] = ("int8", int8, output / "int8.onnx")
+        else:
+            (output / "int8.onnx").unlink(missing_ok=True)  # of an earlier run
         models = {"baseline": self._measured(self.options.model, self.model.session, 0)}
-        for name, (precision, count) in graphs.items():
-            model_io.save(self.candidates.graph(precision, count), files[name])
-            models[name] = self._measured(files[name], Session(files[name], threads=self.options.threads), count)
+        for name, (precision, count, file) in made.items():
+            model_io.save(self.candidates.graph(precision, count), file)
+            models[name] = self._measured(file, Session(file, threads=self.options.threads), count)
         models.setdefault("hqp", models["pruned"])
-        shipped, name = (files["hqp"], "hqp") if int8 is not None else (files["pruned"], "pruned")
-        if not self.budget.admits(models[name].val):
+        _, count, shipped = made["pruned" if int8 is None else "hqp"]
+        if not self.budget.admits(models["hqp"].val):
             raise BudgetError(
-                f"{shipped}: {models[name].val.metric:.4f} on {self.options.val} does not repeat the trial"
+                f"{shipped}: {models['hqp'].val.metric:.4f} on {self.options.val} does not repeat its trial"
             )
-        write_text(
-            output / "ledger.json",
-            removal_ledger(self.options.model, self.channels, self.candidates.plan(graphs[name][1])),
-        )
+        plan = self.candidates.plan(count)
+        write_text(output / "ledger.json", removal_ledger(self.options.model, self.channels, plan))
         rows = make_rows(models, next(iter(self.data["val"].in_batches(self.model.session.batch or 1))).feeds)
-        notes = [f"{TITLES[n]} is slower than the input on this machine" for n in rows if rows[n].speedup < 1]
-        if rows["pruned"].speedup > rows["hqp"].speedup:
-            notes.append(f"{files['pruned']} (FP32) is faster than {shipped} on this machine")
-        if self.options.target != "onnxruntime":
-            notes.append(f"accuracy and latency are onnxruntime's, not {self.options.target}'s")
         report = Report(
             model=str(self.options.model),
             rows=rows,
@@ -239,18 +228,23 @@ class _Job:
             trials=tuple(self.ledger.trials.values()),
             cost=self._cost(),
             seconds=self.ledger.seconds,
-            units={
-                "all": self.channels.units,
-                "prunable": len(self.channels.prunable),
-                "removed": len(self.candidates.plan(graphs[name][1])),
-            },
+            units={"all": self.channels.units, "prunable": len(self.channels.prunable), "removed": len(plan)},
             machine=machine(self.options.threads),
-            notes=tuple(notes),
+            notes=self._notes(rows),
         )
         write_text(output / "report.json", model_io.json_text(report.json()))
-        for spent in (files["q8_only"], self.ledger.cache / MOMENTS):  # large, and soon made again
+        for spent in (self.ledger.cache / "q8_only.onnx", self.ledger.cache / MOMENTS):  # large, and soon made again
             spent.unlink(missing_ok=True)
         return report
+
+    def _notes(self, rows: Mapping[str, Row]) -> tuple[str, ...]:
+        """What a reader of the table should not miss."""
+        notes = [f"{TITLES[name]} is slower than the input on this machine" for name in rows if rows[name].speedup < 1]
+        if rows["pruned"].speedup > rows["hqp"].speedup:
+            notes.append("pruned.onnx (FP32) is faster than int8.onnx on this machine")
+        if self.options.target != "onnxruntime":
+            notes.append(f"accuracy and latency are onnxruntime's, not {self.options.target}'s")
+        return tuple(notes)
 
     def _measured(self, path: Path, session: Session, removed: int) -> Measured:
         val = self.budget.baseline if session is self.model.session else self._scores(session, "val")
