@@ -4,7 +4,8 @@ A tensor carries an int64 array that broadcasts against its shape: the label of 
 along which labels do not vary, -1 where there is no channel. Rules (``channel_rules``, one per operator)
 apply data movement to the labels themselves, tie labels that must stay together, and freeze those that must
 stay. Labels connected by ties are one unit. A tensor whose labels vary along several axes must stay a
-rectangle when units leave, so labels are tied along all of these axes but the one that leaves most units.
+rectangle when units leave, so labels are tied along all of these axes but the one that leaves most units. An
+axis of an initializer that some node reads without labelling it must stay whole.
 Operators without a rule freeze what they touch: nothing is assumed.
 """
 
@@ -16,7 +17,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.channel_map import ChannelMap, IntArray, ParamAxis
-from hqp_onnx.channel_rules import RULES
+from hqp_onnx.channel_rules import RULES, pass_counts
+from hqp_onnx.channel_rules.lines import compress, varied
+from hqp_onnx.channel_rules.unions import components, find, first_seen, freedom, merge
 from hqp_onnx.shapes import Shapes, probe
 
 
@@ -27,11 +30,14 @@ def analyze(graph: gs.Graph, shapes: Shapes | None = None) -> ChannelMap:
         graph: canonical (``passes.canonicalize``), nodes in topological order.
         shapes: its shapes, if known already.
     """
-    walk = Walk(shapes or probe(graph))
+    walk = Walk(shapes or probe(graph), frozenset(graph.tensors()))
     for node in graph.nodes:
         _visit(walk, node)
+        walk.keep_unclaimed(node.inputs, f"{node.op} '{node.name}' reads it whole")
     for tensor in graph.outputs:
-        walk.freeze(walk.labels(tensor), f"graph output '{tensor.name}'")
+        for labels in [walk.labels(tensor), *walk.counts(tensor)]:
+            walk.freeze(labels, f"graph output '{tensor.name}'")
+    walk.keep_unclaimed(graph.outputs, "it is a graph output")
     return walk.resolve()
 
 
@@ -43,15 +49,28 @@ def _visit(walk: Walk, node: gs.Node) -> None:
         walk.refuse(node, f"no rule for {where}" if rule is None else f"unknown shape of '{unknown[0]}' at {where}")
     else:
         rule(walk, node)
+        pass_counts(walk, node)
 
 
 class Walk:
-    """State of one analysis: labels by tensor, and what was said of them."""
+    """State of one analysis: labels by tensor, and what was said of them.
 
-    def __init__(self, shapes: Shapes) -> None:
+    Args:
+        shapes: of every tensor.
+        names: every tensor of the graph itself, without those of graphs inside nodes.
+    """
+
+    def __init__(self, shapes: Shapes, names: frozenset[str]) -> None:
         self._shapes = shapes
+        self._names = names
         self._labels: dict[str, IntArray] = {}
+        self._zero: set[str] = set()
         self._params: dict[ParamAxis, IntArray] = {}
+        self._claimed: set[ParamAxis] = set()
+        self._whole: list[tuple[ParamAxis, str]] = []
+        self._followers: list[tuple[gs.Tensor, IntArray, str]] = []
+        self._counts: dict[str, list[IntArray]] = {}
+        self._named: list[tuple[gs.Tensor, int, IntArray, str]] = []
         self._next = 0
         self._ties: list[tuple[IntArray, IntArray]] = []
         self._frozen: list[tuple[IntArray, str]] = []
@@ -61,6 +80,10 @@ class Walk:
         if isinstance(tensor, gs.Constant):
             return tuple(tensor.shape)
         return self._shapes.sizes.get(tensor.name)
+
+    def dynamic(self, tensor: gs.Tensor) -> tuple[bool, ...]:
+        """Per axis of an activation, whether its size differs from run to run."""
+        return self._shapes.varying.get(tensor.name, (True,) * len(self.sizes(tensor)))
 
     def sizes(self, tensor: gs.Tensor) -> tuple[int, ...]:
         """Concrete shape of a tensor that has one (rules are only called on such)."""
@@ -72,9 +95,15 @@ class Walk:
         """Labels of an activation, -1 everywhere if it has none."""
         return self._labels.get(tensor.name, np.full((1,) * len(self.shape(tensor) or ()), -1))
 
-    def set(self, tensor: gs.Tensor, labels: IntArray) -> None:
-        """Give an activation its labels, of the tensor's rank."""
+    def zero(self, tensor: gs.Tensor) -> bool:
+        """Whether channels of ``tensor`` whose parameters are zero are zero themselves."""
+        return not np.any(tensor.values) if isinstance(tensor, gs.Constant) else tensor.name in self._zero
+
+    def set(self, tensor: gs.Tensor, labels: IntArray, zero: bool = False) -> None:
+        """Give an activation its labels, of the tensor's rank; ``zero`` only if that is certain."""
         self._labels[tensor.name] = compress(labels)
+        if zero:
+            self._zero.add(tensor.name)
 
     def fresh(self, count: int) -> IntArray:
         """New labels; a single channel cannot leave, so it gets none."""
@@ -84,11 +113,40 @@ class Walk:
         return np.arange(self._next - count, self._next)
 
     def param(self, tensor: gs.Tensor, axis: int) -> IntArray:
-        """Labels along one axis of an initializer: the same for every node that uses it."""
+        """Labels along one axis of an initializer: the same for every node that uses it; integers have none."""
         key = ParamAxis(tensor.name, axis)
+        self._claimed.add(key)
         if key not in self._params:
-            self._params[key] = self.fresh(tensor.shape[axis])
+            size = tensor.shape[axis]
+            self._params[key] = np.full(size, -1) if tensor.dtype.kind in "biu" else self.fresh(size)
         return self._params[key]
+
+    def follow(self, tensor: gs.Tensor, labels: IntArray, reason: str) -> None:
+        """``tensor`` meets labels that vary along several axes: decide which it follows once one is left."""
+        self._followers.append((tensor, labels, reason))
+        self._claimed.update(ParamAxis(tensor.name, axis) for axis in range(len(self.sizes(tensor))))
+
+    def count(self, tensor: gs.Tensor, counts: list[IntArray]) -> None:
+        """Say which labels each entry of a shape vector counts."""
+        if any(labels.size for labels in counts):
+            self._counts[tensor.name] = counts
+
+    def counts(self, tensor: gs.Tensor) -> list[IntArray]:
+        """Labels that each entry of ``tensor`` counts; empty if none does."""
+        return self._counts.get(tensor.name, [])
+
+    def name_size(self, tensor: gs.Tensor, axis: int, labels: IntArray, reason: str) -> None:
+        """A count of ``labels`` becomes the size of an axis: they must be the ones that leave there."""
+        if labels.size:
+            self._named.append((tensor, axis, labels, reason))
+
+    def keep_unclaimed(self, inputs: Iterable[gs.Tensor], reason: str) -> None:
+        """Axes of initializers that the last rule did not label must stay, whatever labels other nodes give them."""
+        for tensor in inputs:
+            if isinstance(tensor, gs.Constant):
+                keys = {ParamAxis(tensor.name, axis) for axis, size in enumerate(tensor.shape) if size > 1}
+                self._whole += [(key, reason) for key in sorted(keys - self._claimed)]
+        self._claimed.clear()
 
     def tie(self, a: IntArray, b: IntArray, reason: str) -> None:
         """Positions leave together (broadcasting); a label that meets -1 is frozen for ``reason``."""
@@ -104,23 +162,28 @@ class Walk:
 
     def refuse(self, node: gs.Node, reason: str) -> None:
         """Freeze everything that ``node`` touches, captured tensors and parameters included."""
-        for tensor in [*node.inputs, *_captured(node)]:
+        for tensor in [*node.inputs, *(t for t in _captured(node) if t.name in self._names)]:
             if isinstance(tensor, gs.Constant):
                 for axis in range(len(tensor.shape)):
                     self.freeze(self.param(tensor, axis), reason)
             else:
-                self.freeze(self.labels(tensor), reason)
+                for labels in [self.labels(tensor), *self.counts(tensor)]:
+                    self.freeze(labels, reason)
 
     def resolve(self) -> ChannelMap:
         """Units, numbered in order of the parameters."""
-        roots = self._rectangular_roots()
-        members = {key: _look_up(roots, labels) for key, labels in sorted(self._params.items())}
+        self._make_rectangular()
+        self._let_follow(self._roots())
+        self._keep_whole()
+        roots = self._roots()
+        self._keep_named(roots)
+        members = {key: roots[labels] for key, labels in sorted(self._params.items())}
         members = {key: labels for key, labels in members.items() if (labels >= 0).any()}
         number = np.full(self._next + 1, -1)
-        used = _first_seen(np.concatenate([*members.values(), np.zeros(0, int)]))
+        used = first_seen(np.concatenate([*members.values(), np.zeros(0, int)]))
         number[used] = np.arange(len(used))
         members = {key: number[labels] for key, labels in members.items()}
-        tensors = {name: compress(number[_look_up(roots, labels)]) for name, labels in self._labels.items()}
+        tensors = {name: compress(number[roots[labels]]) for name, labels in self._labels.items()}
         tensors = {name: labels for name, labels in tensors.items() if (labels >= 0).any()}
         frozen = [(number[roots[labels]], reason) for labels, reason in self._frozen]
         for name, line in [(key.tensor, line) for key, line in members.items()] + list(tensors.items()):
@@ -128,50 +191,51 @@ class Walk:
                 frozen.append((line, f"the only channel of '{name}'"))
         return ChannelMap(len(used), members, _reasons(frozen), tensors)
 
-    def _rectangular_roots(self) -> IntArray:
-        """Root of every label, after tying until labels vary along one axis of each tensor at most."""
-        candidates = [labels for labels in self._labels.values() if sum(n > 1 for n in labels.shape) > 1]
-        while True:
-            roots = components(self._next, self._ties)
-            for labels in candidates:
-                resolved = compress(_look_up(roots, labels))
-                axes = [axis for axis, size in enumerate(resolved.shape) if size > 1]
-                if len(axes) > 1:
-                    keep = max(axes, key=lambda axis: _freedom(resolved, axis))
-                    for axis in set(axes) - {keep}:
-                        self.tie(resolved, resolved.take([0], axis), "its tensor would not stay rectangular")
-            if np.array_equal(roots, components(self._next, self._ties)):
-                return roots
+    def _roots(self) -> IntArray:
+        """Root of every label, and -1 for label -1: index it with labels."""
+        return np.append(components(self._next, self._ties), -1)
 
+    def _make_rectangular(self) -> None:
+        """Tie until labels vary along one axis of each tensor at most: the axis that leaves most units.
 
-def compress(labels: IntArray) -> IntArray:
-    """``labels`` with size 1 on every axis along which they do not vary."""
-    for axis, size in enumerate(labels.shape):
-        if size > 1 and (labels == labels.take([0], axis)).all():
-            labels = labels.take([0], axis)
-    return labels
+        Tensors are decided in order, each under the ties of those before, so that tensors that share labels agree.
+        """
+        roots = self._roots()
+        for labels in [labels for labels in self._labels.values() if len(varied(labels)) > 1]:
+            labels = compress(find(roots, labels))
+            axes = varied(labels)
+            if len(axes) < 2:
+                continue
+            keep = max(axes, key=lambda axis: (freedom(labels, axis), labels.shape[axis]))
+            for axis in set(axes) - {keep}:
+                self.tie(labels, labels.take([0], axis), "its tensor would not stay rectangular")
+                merge(roots, *self._ties[-1])
 
+    def _let_follow(self, roots: IntArray) -> None:
+        """Followers that vary along the axis that is left are tied, or freeze it if they have no labels."""
+        for tensor, labels, reason in self._followers:
+            labels = compress(roots[labels])
+            size = (1,) * (labels.ndim - len(self.sizes(tensor))) + self.sizes(tensor)
+            spanned = {axis for axis in varied(labels) if size[axis] > 1}
+            if not isinstance(tensor, gs.Constant):
+                self.freeze(labels if spanned else np.array(-1), reason)
+                continue
+            self._claimed.clear()
+            for axis in spanned:
+                line = self.param(tensor, axis - labels.ndim + len(tensor.shape))
+                self.tie(line.reshape([-1 if i == axis else 1 for i in range(labels.ndim)]), labels, reason)
+            self.keep_unclaimed([tensor], "another node reads it whole")
 
-def components(count: int, ties: Iterable[tuple[IntArray, IntArray]]) -> IntArray:
-    """Smallest label of each label's connected component, int64 [count], by pointer jumping."""
-    roots = np.arange(count)
-    pairs = [np.concatenate(side) for side in zip(*ties, strict=True)]
-    if not pairs:
-        return roots
-    left, right = pairs
-    while True:
-        low = np.minimum(roots[left], roots[right])
-        before = roots.copy()
-        for side in (roots[left], roots[right]):
-            np.minimum.at(roots, side, low)
-        while not np.array_equal(roots, jumped := roots[roots]):
-            roots = jumped
-        if np.array_equal(roots, before):
-            return roots
+    def _keep_named(self, roots: IntArray) -> None:
+        for tensor, axis, counted, reason in self._named:
+            leaving = compress(roots[self.labels(tensor)])
+            if leaving.shape[axis] == 1 or set(leaving.ravel()) != set(roots[counted]):
+                self.freeze(counted, reason)
 
-
-def _look_up(roots: IntArray, labels: IntArray) -> IntArray:
-    return np.where(labels >= 0, roots[labels] if len(roots) else -1, -1)
+    def _keep_whole(self) -> None:
+        for key, reason in self._whole:
+            if key in self._params:
+                self.freeze(self._params[key], f"'{key.tensor}' is shared, and {reason}")
 
 
 def _reasons(frozen: Iterable[tuple[IntArray, str]]) -> dict[int, str]:
@@ -181,20 +245,6 @@ def _reasons(frozen: Iterable[tuple[IntArray, str]]) -> dict[int, str]:
         for unit in np.unique(units[units >= 0]):
             reasons.setdefault(int(unit), reason)
     return reasons
-
-
-def _freedom(labels: IntArray, axis: int) -> int:
-    """Units that remain when labels are tied along every axis but ``axis``."""
-    lines = np.moveaxis(labels, axis, 0).reshape(labels.shape[axis], -1)
-    ties = [(lines[:, :1].repeat(lines.shape[1], 1).ravel(), lines.ravel())]
-    if (lines < 0).any():
-        return 0
-    return len(np.unique(components(int(lines.max()) + 1, ties)[lines]))
-
-
-def _first_seen(labels: IntArray) -> IntArray:
-    distinct, first = np.unique(labels[labels >= 0], return_index=True)
-    return distinct[np.argsort(first)]
 
 
 def _captured(node: gs.Node) -> list[gs.Tensor]:

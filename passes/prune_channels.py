@@ -38,6 +38,9 @@ def prune_channels(graph: gs.Graph, channels: ChannelMap, plan: PruningPlan) -> 
         for tensor in node.outputs:
             if tensor not in pruned.outputs:
                 tensor.shape = None
+    if survivors.added:
+        pruned.nodes.extend(survivors.added)
+        pruned.toposort()
     tensors = pruned.tensors()
     for name, axes in channels.removed_slices(plan).items():
         values = tensors[name].values

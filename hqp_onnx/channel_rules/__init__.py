@@ -1,6 +1,35 @@
 """Rules by operator, one short file per family."""
 
-from hqp_onnx.channel_rules import contraction, elementwise, movement, reduction
+from hqp_onnx.channel_rules import (
+    contraction,
+    convolution,
+    elementwise,
+    gathering,
+    measuring,
+    movement,
+    normalization,
+    recurrent,
+    reduction,
+    resampling,
+    reshaping,
+)
+from hqp_onnx.channel_rules.measuring import pass_counts
 from hqp_onnx.channel_rules.registry import REWRITES, RULES, Survivors
 
-__all__ = ["REWRITES", "RULES", "Survivors", "contraction", "elementwise", "movement", "reduction"]
+__all__ = [
+    "REWRITES",
+    "RULES",
+    "Survivors",
+    "contraction",
+    "convolution",
+    "elementwise",
+    "gathering",
+    "measuring",
+    "movement",
+    "normalization",
+    "pass_counts",
+    "recurrent",
+    "reduction",
+    "resampling",
+    "reshaping",
+]

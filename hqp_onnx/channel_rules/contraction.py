@@ -1,7 +1,9 @@
-"""Conv, ConvTranspose, Gemm, MatMul: the weight's input axis is tied to the data, its output axis labels the result.
+"""MatMul, Gemm, Einsum: sums of products, every axis of every operand named by a letter.
 
-A depthwise convolution ties input to output. In any other grouped convolution column j of every group is one
-unit, so that groups stay equal.
+A letter of one weight and the result is a channel that the weight makes. A letter summed over ties its
+operands: a removed channel is zero in the weight, or must be zero in the data, so that its product drops out.
+A letter of several operands and the result is like a batch (heads): operands are tied along it, and where
+labels vary along such an axis and others, whole heads leave. Labels along any other letter pass.
 """
 
 from __future__ import annotations
@@ -12,126 +14,117 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.channel_map import IntArray
-from hqp_onnx.channel_rules.registry import Survivors, rewrite, rule
+from hqp_onnx.channel_rules.lines import along, axis_labels, varied
+from hqp_onnx.channel_rules.registry import rule
 
 if TYPE_CHECKING:
     from hqp_onnx.channels import Walk
 
-
-def axis_labels(walk: Walk, node: gs.Node, tensor: gs.Tensor, axis: int) -> IntArray:
-    """Labels along one axis, [size]; labels that vary along others are tied along these."""
-    labels = walk.labels(tensor)
-    for other, size in enumerate(labels.shape):
-        if size > 1 and other != axis % labels.ndim:
-            first = labels.take([0], other)
-            walk.tie(labels, first, f"{node.op} '{node.name}' reads channels that stay beside them")
-            labels = first
-    return np.broadcast_to(labels.ravel(), (walk.sizes(tensor)[axis],))
-
-
-def along(labels: IntArray, axis: int, rank: int) -> IntArray:
-    """A line of labels laid along one axis of a tensor of ``rank``."""
-    return labels.reshape([-1 if i == axis % rank else 1 for i in range(rank)])
-
-
-def _untouched(node: gs.Node) -> str:
-    return f"{node.op} '{node.name}' reads channels that stay"
-
-
-@rule("Conv", "ConvTranspose")
-def _conv(walk: Walk, node: gs.Node) -> None:
-    data, weight = node.inputs[:2]
-    if not isinstance(weight, gs.Constant):
-        return walk.refuse(node, f"{node.op} '{node.name}' has a computed weight")
-    groups = node.attrs.get("group", 1)
-    inputs = axis_labels(walk, node, data, 1)
-    result = node.outputs[0]
-    out_axis, in_axis = (0, 1) if node.op == "Conv" else (1, 0)
-    channels, outputs = len(inputs), walk.sizes(result)[1]
-    if groups == 1:
-        walk.tie(walk.param(weight, in_axis), inputs, _untouched(node))
-        labels = walk.param(weight, out_axis)
-    elif groups == channels:
-        labels = inputs.repeat(outputs // groups)
-        if node.op == "Conv":
-            walk.tie(walk.param(weight, 0), labels, _untouched(node))
-        else:
-            walk.tie(walk.param(weight, 0), inputs, _untouched(node))
-            if outputs > groups:  # the weight holds only the columns of a group
-                walk.freeze(labels, f"ConvTranspose '{node.name}' widens each group")
-    else:
-        labels = _grouped(walk, node, weight, inputs, outputs)
-    if len(node.inputs) > 2:
-        _bias(walk, node, node.inputs[2], labels)
-    walk.set(result, along(labels, 1, len(walk.sizes(result))))
-    return None
-
-
-def _grouped(walk: Walk, node: gs.Node, weight: gs.Constant, inputs: IntArray, outputs: int) -> IntArray:
-    """Tie column j of every group, on either side; output labels."""
-    groups = node.attrs["group"]
-    reason = f"a column of the groups of '{node.name}' is fixed"
-    rows = inputs.reshape(groups, -1)
-    walk.tie(rows, rows[:1], reason)
-    if node.op == "Conv":
-        walk.tie(walk.param(weight, 1), rows[0], reason)
-        labels = walk.param(weight, 0)
-        columns = labels.reshape(groups, -1)
-        walk.tie(columns, columns[:1], reason)
-        return labels
-    walk.tie(walk.param(weight, 0), inputs, reason)
-    return np.tile(walk.param(weight, 1), groups) if outputs > groups else np.full(outputs, -1)
-
-
-def _bias(walk: Walk, node: gs.Node, bias: gs.Tensor, labels: IntArray) -> None:
-    if isinstance(bias, gs.Constant):
-        walk.tie(walk.param(bias, 0), labels, f"bias of '{node.name}' is shared with channels that stay")
-    else:
-        walk.freeze(labels, f"{node.op} '{node.name}' has a computed bias")
-
-
-@rewrite("Conv", "ConvTranspose")
-def _group_count(survivors: Survivors, node: gs.Node) -> None:
-    """A depthwise convolution has as many groups as channels."""
-    kept = survivors.mask(node.inputs[0], 1)
-    if kept is not None and node.attrs.get("group", 1) == len(kept):
-        node.attrs["group"] = int(kept.sum())
-
-
-@rule("Gemm")
-def _gemm(walk: Walk, node: gs.Node) -> None:
-    data, weight = node.inputs[:2]
-    if not isinstance(weight, gs.Constant) or isinstance(data, gs.Constant):
-        return walk.refuse(node, f"Gemm '{node.name}' has no constant weight")
-    transposed = node.attrs.get("transB", 0)
-    inputs = axis_labels(walk, node, data, 0 if node.attrs.get("transA", 0) else 1)
-    walk.tie(walk.param(weight, 1 if transposed else 0), inputs, _untouched(node))
-    labels = walk.param(weight, 0 if transposed else 1)
-    if len(node.inputs) > 2:
-        addend = node.inputs[2]
-        if not isinstance(addend, gs.Constant):
-            walk.tie(labels[None], walk.labels(addend), _untouched(node))
-        elif addend.shape and addend.shape[-1] == len(labels):
-            walk.tie(walk.param(addend, len(addend.shape) - 1), labels, _untouched(node))
-    walk.set(node.outputs[0], labels[None])
-    return None
+Terms = list[tuple[gs.Tensor, str]]
 
 
 @rule("MatMul")
 def _matmul(walk: Walk, node: gs.Node) -> None:
-    left, right = node.inputs
-    weight, data = (right, left) if isinstance(right, gs.Constant) else (left, right)
-    if not isinstance(weight, gs.Constant) or len(weight.shape) != 2 or len(walk.sizes(data)) < 2:
-        return walk.refuse(node, f"MatMul '{node.name}' has no constant matrix")
-    contracted, in_axis, out_axis = (-1, 0, 1) if weight is right else (-2, 1, 0)
-    rank = len(walk.sizes(data))
-    carried = walk.labels(data)
-    if carried.shape[contracted] == 1 and (carried >= 0).any():  # labels of rows or of a batch pass through
-        for axis in (in_axis, out_axis):
-            walk.freeze(walk.param(weight, axis), f"MatMul '{node.name}' carries labels along another axis")
-        walk.set(node.outputs[0], carried)
-        return None
-    inputs = axis_labels(walk, node, data, contracted)
-    walk.tie(walk.param(weight, in_axis), inputs, _untouched(node))
-    walk.set(node.outputs[0], along(walk.param(weight, out_axis), contracted, rank))
-    return None
+    ranks = [len(walk.sizes(t)) for t in node.inputs]
+    if min(ranks) < 2:
+        return walk.refuse(node, f"MatMul '{node.name}' of a vector")
+    batch = "abcdefghijklm"[: max(ranks) - 2]
+    left, right = (batch[len(batch) + 2 - rank :] for rank in ranks)
+    return _contract(walk, node, [(node.inputs[0], f"{left}xz"), (node.inputs[1], f"{right}zy")], f"{batch}xy")
+
+
+@rule("Gemm")
+def _gemm(walk: Walk, node: gs.Node) -> None:
+    left = "zx" if node.attrs.get("transA", 0) else "xz"
+    right = "yz" if node.attrs.get("transB", 0) else "zy"
+    result = node.outputs[0]
+    _contract(walk, node, [(node.inputs[0], left), (node.inputs[1], right)], "xy")
+    if len(node.inputs) < 3 or not node.inputs[2].name:
+        return
+    addend, labels, reason = node.inputs[2], walk.labels(result), f"{node.op} '{node.name}' adds to channels that stay"
+    zero = walk.zero(result) and walk.zero(addend)
+    if not isinstance(addend, gs.Constant):
+        walk.tie(labels, walk.labels(addend), reason)
+    elif (axes := varied(labels)) and (axis := axes[0] - 2 + len(addend.shape)) >= 0 and addend.shape[axis] > 1:
+        walk.tie(along(walk.param(addend, axis), axes[0], 2), labels, reason)
+        zero = walk.zero(result)
+    walk.set(result, labels, zero)
+
+
+@rule("Einsum")
+def _einsum(walk: Walk, node: gs.Node) -> None:
+    """As written; without an arrow the result has the letters that occur once, sorted."""
+    equation = node.attrs["equation"].replace(" ", "")
+    left, arrow, result = equation.partition("->")
+    if not arrow:
+        result = "".join(sorted(letter for letter in set(left) - {","} if left.count(letter) == 1))
+    letters = left.split(",")
+    if "." in equation or any(len(set(part)) < len(part) for part in letters):
+        return walk.refuse(node, f"Einsum '{node.name}' has an ellipsis or a diagonal")
+    return _contract(walk, node, list(zip(node.inputs, letters, strict=True)), result)
+
+
+def _contract(walk: Walk, node: gs.Node, terms: Terms, result: str) -> None:
+    """Tie ``terms`` letter by letter, and label the result along one letter."""
+    wide = [letter for t, letters in terms for letter, n in zip(letters, walk.sizes(t), strict=True) if n > 1]
+    shared = {letter for letter in wide if wide.count(letter) > 1}
+    lines = _lines(walk, node, terms, shared, result)
+    for letter in dict.fromkeys(kept for kept, _ in lines.values()):
+        _meet(walk, node, terms, lines, letter, result)
+    passing = sorted((letter not in shared, letter) for letter, _ in lines.values() if letter in result)
+    if passing:
+        kept = passing[0][1]
+        carriers = [index for index, (letter, _) in lines.items() if letter == kept]
+        for letter, line in lines.values():
+            if letter in result and letter != kept:
+                walk.freeze(line, f"{node.op} '{node.name}' carries labels along another axis")
+        zero = any(walk.zero(terms[index][0]) for index in carriers)
+        _label(walk, node, result, kept, lines[carriers[0]][1], zero)
+        return
+    own = [
+        (tensor, letters, letter)
+        for letter in result
+        for tensor, letters in terms
+        if isinstance(tensor, gs.Constant) and letter in letters and letter in wide and letter not in shared
+    ]
+    if own:
+        tensor, letters, letter = own[0]
+        _label(walk, node, result, letter, walk.param(tensor, letters.index(letter)), True)
+
+
+def _lines(walk: Walk, node: gs.Node, terms: Terms, shared: set[str], result: str) -> dict[int, tuple[str, IntArray]]:
+    """For each operand with labels: the letter along which they may leave (batch, summed, own), and the line."""
+    lines = {}
+    for index, (tensor, letters) in enumerate(terms):
+        if isinstance(tensor, gs.Constant) or not (axes := varied(walk.labels(tensor))):
+            continue
+        kinds = {axis: (letters[axis] not in shared, letters[axis] in result) for axis in axes}
+        axis = min(axes, key=lambda axis: (kinds[axis][0], not kinds[axis][1]))
+        lines[index] = letters[axis], axis_labels(walk, node, tensor, axis)
+    return lines
+
+
+def _meet(
+    walk: Walk, node: gs.Node, terms: Terms, lines: dict[int, tuple[str, IntArray]], letter: str, result: str
+) -> None:
+    """Tie every operand along ``letter``; a sum over it needs a factor that is zero where channels leave."""
+    line = next(line for kept, line in lines.values() if kept == letter)
+    reason = f"{node.op} '{node.name}' reads channels that stay"
+    vanishes = letter in result
+    for index, (tensor, letters) in enumerate(terms):
+        axis = letters.find(letter)
+        if axis < 0 or walk.sizes(tensor)[axis] == 1:
+            continue
+        if isinstance(tensor, gs.Constant):
+            walk.tie(line, walk.param(tensor, axis), reason)
+            vanishes = True
+        else:
+            kept, own = lines.get(index, ("", line))
+            walk.tie(line, own if kept == letter else np.array(-1), reason)
+            vanishes |= walk.zero(tensor)
+    if not vanishes:
+        walk.freeze(line, f"{node.op} '{node.name}' sums channels that would not be zero")
+
+
+def _label(walk: Walk, node: gs.Node, result: str, letter: str, line: IntArray, zero: bool) -> None:
+    walk.set(node.outputs[0], along(line, result.index(letter), len(result)), zero)

@@ -1,4 +1,4 @@
-"""Data movement: the operator is applied to the labels; shape constants are restated from the labels that remain."""
+"""Joining and cutting: the operator is applied to the labels; sizes are restated from the labels that remain."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.channel_map import IntArray
+from hqp_onnx.channel_rules.lines import along, computed, constant_input, varied
 from hqp_onnx.channel_rules.registry import Survivors, rewrite, rule
 
 if TYPE_CHECKING:
@@ -17,79 +18,55 @@ if TYPE_CHECKING:
 def operand(walk: Walk, tensor: gs.Tensor, axis: int) -> IntArray:
     """Labels at full size along ``axis``; a constant is labelled along that axis."""
     size = walk.sizes(tensor)
-    if isinstance(tensor, gs.Constant):
-        labels = walk.param(tensor, axis).reshape([-1 if i == axis else 1 for i in range(len(size))])
-    else:
-        labels = walk.labels(tensor)
+    labels = (
+        along(walk.param(tensor, axis), axis, len(size)) if isinstance(tensor, gs.Constant) else walk.labels(tensor)
+    )
     return np.broadcast_to(labels, [n if i == axis else labels.shape[i] for i, n in enumerate(size)])
-
-
-def _constant_input(node: gs.Node, index: int) -> IntArray | None:
-    """Values of an optional constant input; None if it is absent."""
-    if len(node.inputs) <= index or not node.inputs[index].name:
-        return None
-    return np.asarray(node.inputs[index].values)
-
-
-def _computed(walk: Walk, node: gs.Node, first: int = 1) -> bool:
-    """Refuse a node whose shape inputs are computed in the graph, unless no labels pass."""
-    if all(isinstance(t, gs.Constant) for t in node.inputs[first:] if t.name):
-        return False
-    if (walk.labels(node.inputs[0]) >= 0).any():
-        walk.refuse(node, f"{node.op} '{node.name}' computes its shape in the graph")
-    return True
-
-
-@rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
-def _reshape(walk: Walk, node: gs.Node) -> None:
-    data, result = node.inputs[0], node.outputs[0]
-    if _computed(walk, node):
-        return
-    labels = walk.labels(data)
-    if (labels < 0).all():
-        return
-    walk.set(result, np.broadcast_to(labels, walk.sizes(data)).reshape(walk.sizes(result)))
-
-
-@rewrite("Reshape")
-def _reshape_target(survivors: Survivors, node: gs.Node) -> None:
-    if not isinstance(node.inputs[1], gs.Constant):
-        return
-    target = node.inputs[1].values.copy()
-    for axis, size in enumerate(target):
-        kept = survivors.mask(node.outputs[0], axis)
-        if size > 0 and kept is not None:
-            target[axis] = kept.sum()
-    survivors.replace_input(node, 1, target)
-
-
-@rule("Transpose")
-def _transpose(walk: Walk, node: gs.Node) -> None:
-    labels = walk.labels(node.inputs[0])
-    walk.set(node.outputs[0], labels.transpose(node.attrs.get("perm") or range(labels.ndim)[::-1]))
 
 
 @rule("Concat")
 def _concat(walk: Walk, node: gs.Node) -> None:
     result = node.outputs[0]
     axis = node.attrs["axis"] % len(walk.sizes(result))
+    axes = {i for tensor in node.inputs if not isinstance(tensor, gs.Constant) for i in varied(walk.labels(tensor))}
+    if axes and axis not in axes:
+        return _side_by_side(walk, node, axes)
     parts = [operand(walk, tensor, axis) for tensor in node.inputs]
     if all((part < 0).all() for part in parts):
-        return
+        return None
     spread = np.max([part.shape for part in parts], axis=0)
     wide = [np.broadcast_to(part, [part.shape[i] if i == axis else n for i, n in enumerate(spread)]) for part in parts]
-    walk.set(result, np.concatenate(wide, axis))
+    zero = all(isinstance(tensor, gs.Constant) or walk.zero(tensor) for tensor in node.inputs)
+    walk.set(result, np.concatenate(wide, axis), zero)
+    return None
+
+
+def _side_by_side(walk: Walk, node: gs.Node, axes: set[int]) -> None:
+    """Tensors joined along an axis without labels are tied; a constant is labelled if one axis is."""
+    result, axis = node.outputs[0], min(axes)
+    rank = len(walk.sizes(result))
+    labels, parts, zero = np.full((1,) * rank, -1), [], True
+    for tensor in node.inputs:
+        if not isinstance(tensor, gs.Constant):
+            parts.append(walk.labels(tensor))
+            zero &= walk.zero(tensor)
+        else:
+            parts.append(along(walk.param(tensor, axis), axis, rank) if len(axes) == 1 else np.array(-1))
+        labels = np.where(labels >= 0, labels, parts[-1])
+    for part in parts:
+        walk.tie(part, labels, f"Concat '{node.name}' joins channels that stay")
+    walk.set(result, labels, zero)
 
 
 @rule("Split")
 def _split(walk: Walk, node: gs.Node) -> None:
     axis = node.attrs.get("axis", 0) % len(walk.sizes(node.inputs[0]))
-    if _computed(walk, node):
+    if computed(walk, node):
         return
     labels = operand(walk, node.inputs[0], axis)
     ends = np.cumsum([walk.sizes(t)[axis] for t in node.outputs])
     for tensor, part in zip(node.outputs, np.split(labels, ends[:-1], axis), strict=True):
-        walk.set(tensor, part)
+        walk.set(tensor, part, walk.zero(node.inputs[0]))
 
 
 @rewrite("Split")
@@ -98,7 +75,7 @@ def _split_sizes(survivors: Survivors, node: gs.Node) -> None:
     whole = survivors.mask(node.inputs[0], axis)
     if whole is None or whole.all():
         return
-    stated = _constant_input(node, 1)
+    stated = constant_input(node, 1)
     chunk = -(-len(whole) // len(node.outputs))
     ends = np.minimum(np.arange(1, len(node.outputs) + 1) * chunk, len(whole)) if stated is None else np.cumsum(stated)
     sizes = [part.sum() for part in np.split(whole, ends[:-1])]
@@ -108,7 +85,7 @@ def _split_sizes(survivors: Survivors, node: gs.Node) -> None:
 
 @rule("Slice")
 def _slice(walk: Walk, node: gs.Node) -> None:
-    if _computed(walk, node):
+    if computed(walk, node):
         return
     labels = walk.labels(node.inputs[0])
     size = walk.sizes(node.inputs[0])
@@ -117,13 +94,13 @@ def _slice(walk: Walk, node: gs.Node) -> None:
             if step != 1:
                 walk.freeze(labels, f"Slice '{node.name}' takes channels with a step")
             labels = labels.take(range(size[axis])[start:stop:step], axis)
-    walk.set(node.outputs[0], labels)
+    walk.set(node.outputs[0], labels, walk.zero(node.inputs[0]))
 
 
 def _ranges(node: gs.Node, size: tuple[int, ...]) -> list[tuple[int, int, int | None, int]]:
     """Axis, start, stop and step, as Python slices: a stop before the first element, going down, is None."""
     starts, stops = node.inputs[1].values, node.inputs[2].values
-    axes, steps = _constant_input(node, 3), _constant_input(node, 4)
+    axes, steps = constant_input(node, 3), constant_input(node, 4)
     axes = np.arange(len(starts)) if axes is None else axes
     steps = np.ones(len(starts), int) if steps is None else steps
     return [
@@ -137,7 +114,7 @@ def _slice_bounds(survivors: Survivors, node: gs.Node) -> None:
     if not all(isinstance(t, gs.Constant) for t in node.inputs[1:] if t.name):
         return
     starts, stops = node.inputs[1].values.copy(), node.inputs[2].values.copy()
-    axes = _constant_input(node, 3)
+    axes = constant_input(node, 3)
     for row, axis in enumerate(range(len(starts)) if axes is None else axes):
         kept = survivors.mask(node.inputs[0], int(axis))
         if kept is not None and not kept.all():
@@ -151,7 +128,7 @@ def _slice_bounds(survivors: Survivors, node: gs.Node) -> None:
 def _pad(walk: Walk, node: gs.Node) -> None:
     """Padded channels are new channels; along any other axis padding belongs to the channel that it pads."""
     data, result = node.inputs[0], node.outputs[0]
-    if _computed(walk, node):
+    if computed(walk, node):
         return
     labels = walk.labels(data)
     begins, ends = _pads(node, labels.ndim)
@@ -167,7 +144,14 @@ def _pad(walk: Walk, node: gs.Node) -> None:
         if labels.shape[axis] != walk.sizes(result)[axis]:
             walk.freeze(labels, f"Pad '{node.name}' crops channels")
             return
-    walk.set(result, labels)
+    walk.set(result, labels, walk.zero(data) and _pads_zeros(node))
+
+
+def _pads_zeros(node: gs.Node) -> bool:
+    """Removed channels are zero after padding too: with copies of theirs, or with zeros."""
+    if node.attrs.get("mode", "constant") != "constant" or len(node.inputs) < 3 or not node.inputs[2].name:
+        return True
+    return isinstance(node.inputs[2], gs.Constant) and not np.any(node.inputs[2].values)
 
 
 def _resized(labels: IntArray, axis: np.intp, size: int) -> list[int]:
@@ -177,7 +161,7 @@ def _resized(labels: IntArray, axis: np.intp, size: int) -> list[int]:
 def _pads(node: gs.Node, rank: int) -> tuple[IntArray, IntArray]:
     """Begin and end pads for every axis."""
     values = np.asarray(node.inputs[1].values)
-    axes = _constant_input(node, 3)
+    axes = constant_input(node, 3)
     axes = np.arange(rank) if axes is None else axes % rank
     begins, ends = np.zeros(rank, np.int64), np.zeros(rank, np.int64)
     begins[axes], ends[axes] = values[: len(axes)], values[len(axes) :]
@@ -186,10 +170,10 @@ def _pads(node: gs.Node, rank: int) -> tuple[IntArray, IntArray]:
 
 @rewrite("Pad")
 def _pad_counts(survivors: Survivors, node: gs.Node) -> None:
-    values = _constant_input(node, 1) if isinstance(node.inputs[1], gs.Constant) else None
+    values = constant_input(node, 1) if isinstance(node.inputs[1], gs.Constant) else None
     if values is None:
         return
-    axes = _constant_input(node, 3)
+    axes = constant_input(node, 3)
     count = len(values) // 2
     values = values.copy()
     for row, axis in enumerate(range(count) if axes is None else axes):
@@ -198,25 +182,3 @@ def _pad_counts(survivors: Survivors, node: gs.Node) -> None:
             begin, end = values[row], values[count + row]
             values[row], values[count + row] = kept[:begin].sum(), kept[len(kept) - end :].sum()
     survivors.replace_input(node, 1, values)
-
-
-@rule("Gather")
-def _gather(walk: Walk, node: gs.Node) -> None:
-    """Constant indices along an axis without labels leave the labels of the others as they are."""
-    data, indices = node.inputs
-    labels = walk.labels(data) if not isinstance(data, gs.Constant) else np.full(1, -1)
-    if (labels < 0).all():
-        return walk.refuse(node, f"Gather '{node.name}' looks up a table") if isinstance(data, gs.Constant) else None
-    axis = node.attrs.get("axis", 0) % labels.ndim
-    if labels.shape[axis] > 1:
-        return walk.refuse(node, f"Gather '{node.name}' picks channels")
-    rank = len(walk.sizes(indices))
-    walk.set(node.outputs[0], labels.reshape(labels.shape[:axis] + (1,) * rank + labels.shape[axis + 1 :]))
-    return None
-
-
-@rule("Shape", "Size", "ConstantOfShape", "Range")
-def _shape_values(walk: Walk, node: gs.Node) -> None:
-    """A shape that is still computed may name a channel count: what it measures must stay."""
-    if not isinstance(node.inputs[0], gs.Constant):
-        walk.freeze(walk.labels(node.inputs[0]), f"{node.op} '{node.name}' measures channels")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -40,11 +40,12 @@ def _register(table: dict[str, F], ops: tuple[str, ...], function: F) -> F:
 
 
 class Survivors:
-    """Which positions of each activation remain under a plan."""
+    """Which positions of each activation remain under a plan; ``added`` are nodes that rewrites put in."""
 
     def __init__(self, channels: ChannelMap, removed: BoolArray) -> None:
         self._channels = channels
         self._removed = removed
+        self.added: list[gs.Node] = []
 
     def mask(self, tensor: gs.Tensor, axis: int) -> BoolArray | None:
         """Positions kept along ``axis``, bool [size]; None if labels do not vary there."""
@@ -55,8 +56,35 @@ class Survivors:
         kept: BoolArray = np.any(~self._removed[lines], axis=1)
         return kept
 
+    def rank(self, tensor: gs.Tensor) -> int:
+        """Axes of a tensor with labels; 0 without."""
+        labels = self._channels.tensors.get(tensor.name)
+        return 0 if labels is None else labels.ndim
+
+    def counts(self, tensor: gs.Tensor) -> dict[int, int]:
+        """Positions kept along each axis that loses some."""
+        masks = {axis: self.mask(tensor, axis) for axis in range(self.rank(tensor))}
+        return {axis: int(kept.sum()) for axis, kept in masks.items() if kept is not None and not kept.all()}
+
     def replace_input(self, node: gs.Node, index: int, values: IntArray) -> None:
         """Give ``node`` its own constant with new values; other users of the old one keep it."""
         old = node.inputs[index]
         if not np.array_equal(old.values, values):
             node.inputs[index] = gs.Constant(f"{old.name}_{node.name}_pruned", values.astype(old.values.dtype))
+
+    def restate(self, node: gs.Node, index: int, entries: Mapping[int, int], size: int) -> None:
+        """Set entries of a shape input of ``size`` entries; one computed in the graph passes a new Where node."""
+        if not entries:
+            return None
+        where = np.zeros(size, bool)
+        values = np.zeros(size, np.int64)
+        where[list(entries)], values[list(entries)] = True, list(entries.values())
+        target = node.inputs[index]
+        if isinstance(target, gs.Constant):
+            return self.replace_input(node, index, np.where(where, values, target.values))
+        stem = f"{target.name}_{node.name}_pruned"
+        restated = gs.Variable(stem, np.int64)
+        operands = [gs.Constant(f"{stem}_where", where), gs.Constant(f"{stem}_values", values), target]
+        self.added.append(gs.Node("Where", f"{stem}_node", inputs=operands, outputs=[restated]))
+        node.inputs[index] = restated
+        return None
