@@ -12,6 +12,7 @@ from math import prod
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from hqp_onnx.channel_map import ChannelMap, ParamAxis
 from hqp_onnx.shapes import Shapes
 
 
@@ -41,6 +42,25 @@ def macs(graph: gs.Graph, counts: Mapping[str, int]) -> int:
         if node.name in counts:
             total += counts[node.name] * (prod(weight.shape) if weight is not None else 1)
     return total
+
+
+def prunable(graph: gs.Graph, channels: ChannelMap, counts: Mapping[str, int]) -> tuple[int, int]:
+    """Parameters, and MACs per sample, in slices that some prunable unit owns; ``counts`` as for ``macs``."""
+    free = np.zeros(channels.units + 1, bool)  # the last entry is for label -1
+    free[channels.prunable] = True
+    touched = {}
+    for tensor in graph.tensors().values():
+        if isinstance(tensor, gs.Constant) and np.issubdtype(tensor.dtype, np.floating):
+            stays = list(tensor.shape)
+            for axis in range(len(stays)):
+                labels = channels.members.get(ParamAxis(tensor.name, axis))
+                stays[axis] -= 0 if labels is None else int(free[labels].sum())
+            touched[tensor.name] = prod(tensor.shape) - prod(stays)
+    products = 0
+    for node in graph.nodes:
+        weight = next((t for t in node.inputs[:2] if isinstance(t, gs.Constant)), None)
+        products += counts.get(node.name, 0) * (touched.get(weight.name, 0) if weight is not None else 0)
+    return sum(touched.values()), products
 
 
 def params(graph: gs.Graph) -> int:

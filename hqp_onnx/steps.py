@@ -94,12 +94,15 @@ def inspect(path: Path) -> dict[str, Any]:
     shapes = probe(model.graph)
     channels = analyze(model.graph, shapes)
     counts = cost.positions(model.graph, shapes)
+    prunable_params, prunable_macs = cost.prunable(model.graph, channels, counts)
     return {
         "model": str(path),
         "units": channels.units,
         "prunable": len(channels.prunable),
         "params": cost.params(model.graph),
         "macs": cost.macs(model.graph, counts),
+        "prunable_params": prunable_params,
+        "prunable_macs": prunable_macs,
         "groups": [_group(channels, axes) for axes in channels.groups()],
     }
 

@@ -6,6 +6,7 @@ import numpy as np
 import onnx.parser
 
 from hqp_onnx import cost
+from hqp_onnx.channels import analyze
 from hqp_onnx.model_io import to_graph
 from hqp_onnx.shapes import probe
 
@@ -37,4 +38,8 @@ def test_counts_by_hand() -> None:
     conv, depthwise, transposed = 16 * 6 * 4 * 9, 4 * 6 * 9, 4 * 6 * 7 * 4
     positions = cost.positions(graph, probe(graph))
     assert cost.macs(graph, positions) == conv + depthwise + transposed + 7 * 3 + 3 * 5
+    channels = analyze(graph)  # all but the five outputs, whose bias therefore stays
+    assert cost.prunable(graph, channels, positions) == (cost.params(graph) - 5, cost.macs(graph, positions))
+    tail = channels.restricted(only=["w4"])  # what w4 reads and makes: all of w3, w4 and w5
+    assert cost.prunable(graph, tail, positions) == (168 + 21 + 15, transposed + 21 + 15)
     assert cost.params(graph) == sum(int(np.prod(shape)) for shape in SHAPES.values())

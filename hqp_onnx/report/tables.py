@@ -59,8 +59,9 @@ def latency_table(results: Mapping[str, Latency], sizes: Mapping[str, int]) -> T
 def inspect_table(found: Mapping[str, Any]) -> Table:
     """Groups of parameter axes that share units, and what is frozen."""
     title = (
-        f"{found['units']} units, {found['prunable']} prunable; {found['params'] / 1e6:.2f} M parameters, "
-        f"{found['macs'] / 1e6:.2f} M MACs"
+        f"{found['units']} units, {found['prunable']} prunable; of {found['params'] / 1e6:.2f} M parameters and "
+        f"{found['macs'] / 1e6:.2f} M MACs per sample, {found['prunable_params'] / max(found['params'], 1):.1%} and "
+        f"{found['prunable_macs'] / max(found['macs'], 1):.1%} are in slices that can be removed"
     )
     table = Table(title=title, title_justify="left")
     for column in ("units", "prunable", "members (tensor: axis)", "frozen because"):
