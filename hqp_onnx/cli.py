@@ -16,11 +16,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from hqp_onnx import __version__, pipeline, steps
 from hqp_onnx.calibration import METHODS
 from hqp_onnx.errors import HqpError
+from hqp_onnx.gradients import ort_training
 from hqp_onnx.ledger import write_text
 from hqp_onnx.model_io import json_text, stored_bytes
 from hqp_onnx.options import PRECISIONS, Options
 from hqp_onnx.report import tables
-from hqp_onnx.saliency import SALIENCIES
+from hqp_onnx.saliency import ENGINES, LOSSES, SALIENCIES
 from hqp_onnx.search import SEARCHES
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -191,13 +192,18 @@ def inspect(model: Path, json_file: Path | None) -> None:
 @model_argument
 @click.option("--data", required=True, metavar="DATA")
 @click.option("--saliency", type=saliency_choice, default="fisher", show_default=True)
+@click.option("--gradients", "engine", type=click.Choice(list(ENGINES)), default="native", show_default=True)
+@click.option("--loss", help=f"{', '.join(LOSSES)}, or FILE.onnx. Default: what data and model allow, in this order.")
+@click.option("--draws", type=int, default=1, show_default=True, help="Sampled labels or projections per sample.")
 @preprocess_option
 @click.option("-o", "--output", type=FILE, required=True, help="scores.npz: filter/<weight> and unit.")
 @quiet_option
-def score(model: Path, data: str, saliency: str, preprocess: Path | None, output: Path, quiet: bool) -> None:
+def score(
+    model: Path, data: str, saliency: str, preprocess: Path | None, output: Path, quiet: bool, **chosen: Any
+) -> None:
     """Write the saliency of every filter and unit of MODEL."""
     with Display(quiet) as display:
-        ranking = steps.score(model, data, output, saliency, preprocess, display)
+        ranking = steps.score(model, data, output, saliency, preprocess, display, **chosen)
     click.echo(f"{output}: {len(ranking.filters)} weights, {len(ranking.units)} units")
 
 
@@ -282,3 +288,14 @@ def benchmark(models: tuple[Path, ...], target: str, batch: int, threads: int, j
     rows = [{"model": name, "speedup": first / latency.median_ms, **vars(latency)} for name, latency in results.items()]
     if not _give_json({"target": target, "batch": batch, "models": rows}, json_file):
         out.print(tables.latency_table(results, {str(path): stored_bytes(path) for path in models}))
+
+
+@cli.group()
+def setup() -> None:
+    """Install optional parts."""
+
+
+@setup.command()
+def training() -> None:
+    """Install onnxruntime-training, apart from onnxruntime, for `hqp score --gradients ort-training`."""
+    click.echo(str(ort_training.install()))

@@ -1,10 +1,11 @@
 """Saliency: how much the loss would suffer without a filter, one float64 per filter, then per unit.
 
 fisher: S_f = 1/|D| sum_i ||dL(x_i, y_i) / dW_f||^2, each sample's own gradient. The gradient of a batch is a sum over
-samples whose cross terms do not belong to S; ``gradients`` computes the exact value in batches. Without labels, each
-is drawn from the model's own distribution: the true Fisher information.
+samples whose cross terms do not belong to S; ``gradients`` computes the exact value in batches.
 taylor: 1/|D| sum_i <W_f, dL_i/dW_f>^2, the squared first-order change of the loss if f is removed (Molchanov et al.,
 "Importance Estimation for Neural Network Pruning", CVPR 2019).
+Both stand on the loss: cross-entropy of the labels, the model's own distribution, random projections of the outputs
+(Gauss-Newton, for models that are no classifiers), or a loss model of the user's; see ``gradients.loss``.
 l1, l2: norms of W_f (Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017).
 bn-gamma: |gamma| of the BatchNormalization behind f (Liu et al., "Network Slimming", ICCV 2017).
 random: uniform in [0, 1), the control.
@@ -12,6 +13,7 @@ random: uniform in [0, 1), the control.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -25,12 +27,16 @@ from hqp_onnx.channel_map import ChannelMap, ParamAxis
 from hqp_onnx.dataset import Batch
 from hqp_onnx.errors import DataError, ModelError, UsageError
 from hqp_onnx.gradients import PerSample, filter_weights
+from hqp_onnx.gradients.loss import LOSSES, Draw, LossName
+from hqp_onnx.gradients.ort_training import TrainingPerSample
 from hqp_onnx.gradients.per_sample import Kind
 from hqp_onnx.gradients.prepare import folded, weight_uses
 from hqp_onnx.gradients.running_sums import RunningSums, run_key
 from hqp_onnx.runtime import Array
 
 __all__ = [
+    "ENGINES",
+    "LOSSES",
     "SALIENCIES",
     "bn_gamma",
     "filter_scores",
@@ -42,7 +48,9 @@ __all__ = [
     "unit_scores",
 ]
 
+ENGINES: dict[str, type[PerSample] | type[TrainingPerSample]] = {"native": PerSample, "ort-training": TrainingPerSample}
 SALIENCIES = ("fisher", "taylor", "l1", "l2", "bn-gamma", "random")
+_LOG = logging.getLogger(__name__)
 Scores = dict[str, NDArray[np.float64]]
 Progress = Callable[[int, int], None]
 
@@ -62,44 +70,68 @@ def fisher(
     progress: Progress | None = None,
     checkpoint: Path | None = None,
     kind: Kind = "fisher",
+    loss: LossName | onnx.ModelProto | None = None,
+    draws: int = 1,
     seed: int = 0,
+    engine: str = "native",
 ) -> Scores:
     """Mean over samples of ||dL_i/dW_f||^2 (kind "fisher") or <W_f, dL_i/dW_f>^2 (kind "taylor").
 
     Args:
-        model: a classifier, its first output [N, classes].
-        data: samples. Batches without labels get labels drawn from the model's own distribution.
+        model: a classifier, its first output [N, classes], for the losses that need one; else any model.
+        data: samples, all with labels or all without.
         threads: of onnxruntime; 0 is its own choice.
         progress: called with (samples done, samples in all) after each batch.
         checkpoint: file for partial sums, written every few seconds and when interrupted, removed at the end. The
             same call resumes from it, to the same bits; one of another model, data or batch size is ignored.
         kind: "fisher" or "taylor".
-        seed: of the drawn labels.
+        loss: a name of ``LOSSES`` or a loss model. None takes cross-entropy where there are labels, else labels
+            sampled from a classifier's own distribution, else Gauss-Newton by random projections of the outputs.
+        draws: labels sampled, or projections, per sample; each costs one pass. Other losses draw nothing.
+        seed: of the draws.
+        engine: a name of ``ENGINES``: "native", or "ort-training" (labels given or sampled only).
 
     Returns:
         Weight -> float64 [filters].
 
     Raises:
-        DataError: no samples, or a label that is no class.
+        DataError: no samples, a missing label, or one that is no class.
+        UsageError: ``draws`` below 1, or an unknown engine.
         GradientError: the model cannot be differentiated.
+        MissingRuntimeError: the engine is not installed.
     """
+    if engine not in ENGINES:
+        raise UsageError(f"--gradients {engine}: expected one of {', '.join(ENGINES)}")
     first = next(iter(data), None)
     if first is None or not len(first):
         raise DataError("no samples: saliency needs at least one")
+    if draws < 1:
+        raise UsageError(f"draws is {draws}: expected at least 1")
     labeled = first.labels is not None
-    per_sample = PerSample(model, first.feeds, kind=kind, labeled=labeled, threads=threads)
-    drawn = None if labeled else np.random.default_rng(seed).random(len(data), np.float32)
-    sums = {name: np.zeros(count) for name, count in per_sample.filters.items()}
-    saved = RunningSums(checkpoint, run_key(model, first, kind, seed, len(data), per_sample.batch), sums)
-    with saved:
-        for start, batch in _micro_batches(data, per_sample.batch, saved.done):
-            labels = batch.labels if drawn is None else drawn[start : start + len(batch)]
-            if labels is None:
+    chosen = loss if loss is not None or not labeled else "cross-entropy"
+    net = ENGINES[engine](model, first.feeds, kind=kind, loss=chosen, threads=threads)
+    _LOG.info("%s on the loss %s", kind, net.loss.name)
+    draw = Draw(draws, len(data), seed)
+    sums = {name: np.zeros(count) for name, count in net.filters.items()}
+    own = loss.SerializeToString(deterministic=True) if isinstance(loss, onnx.ModelProto) else net.loss.name
+    with RunningSums(checkpoint, run_key(model, first, engine, kind, own, draw, net.batch), sums) as saved:
+        for start, batch in _micro_batches(data, net.batch, saved.done):
+            part = range(start, start + len(batch))
+            if labeled and batch.labels is None:
                 raise DataError(f"sample {start} has no label, but the first samples have: label all or none")
-            saved.add(per_sample(batch.feeds, labels), start + len(batch))
+            rounds = (net(batch.feeds, targets) for targets in net.loss.rounds(part, batch.labels, draw))
+            saved.add(_mean(rounds, draws if net.loss.random else 1), part.stop)
             if progress:
                 progress(saved.done, len(data))
     return {name: total / saved.done for name, total in saved.sums.items()}
+
+
+def _mean(rounds: Iterator[Mapping[str, Array]], count: int) -> Mapping[str, Array]:
+    """Sum of the rounds over ``count``."""
+    total = dict(next(rounds))
+    for values in rounds:
+        total = {name: x + values[name].astype(np.float64) for name, x in total.items()}
+    return total if count == 1 else {name: x / count for name, x in total.items()}
 
 
 def l1(model: onnx.ModelProto) -> Scores:
@@ -147,9 +179,12 @@ def filter_scores(
     threads: int = 0,
     progress: Progress | None = None,
     checkpoint: Path | None = None,
+    loss: LossName | onnx.ModelProto | None = None,
+    draws: int = 1,
     seed: int = 0,
+    engine: str = "native",
 ) -> Scores:
-    """Filter scores by the name of a saliency.
+    """Filter scores by the name of a saliency; the other arguments are those of ``fisher``.
 
     Raises:
         UsageError: an unknown name, or no ``data`` where they are needed.
@@ -164,7 +199,10 @@ def filter_scores(
             progress=progress,
             checkpoint=checkpoint,
             kind="fisher" if kind == "fisher" else "taylor",
+            loss=loss,
+            draws=draws,
             seed=seed,
+            engine=engine,
         )
     if kind == "random":
         return random_scores(model, seed)

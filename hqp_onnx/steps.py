@@ -17,6 +17,7 @@ from hqp_onnx.channel_map import ChannelMap, ParamAxis, PruningPlan, ledger_json
 from hqp_onnx.channels import analyze
 from hqp_onnx.dataset import Dataset
 from hqp_onnx.errors import ModelError, UsageError
+from hqp_onnx.gradients.loss import LossName
 from hqp_onnx.latency import Latency, measure
 from hqp_onnx.ledger import write_text
 from hqp_onnx.metrics import FloatArray, Metric, Scores, classes, evaluate, load_metric, predictions
@@ -26,7 +27,7 @@ from hqp_onnx.passes.compensate import compensate
 from hqp_onnx.passes.prune_channels import prune_channels
 from hqp_onnx.passes.quantize import quantize
 from hqp_onnx.runtime import Session
-from hqp_onnx.saliency import filter_scores, filter_weights, unit_scores
+from hqp_onnx.saliency import LOSSES, filter_scores, filter_weights, unit_scores
 from hqp_onnx.search import aligned, removal_order
 from hqp_onnx.shapes import example_feeds, probe
 from hqp_onnx.sources import open_dataset
@@ -149,8 +150,11 @@ def rank(
     threads: int = 0,
     progress: Progress = silent,
     checkpoint: Path | None = None,
+    engine: str = "native",
+    loss: str | None = None,
+    draws: int = 1,
 ) -> Ranking:
-    """Saliency of every filter and unit; see ``saliency.filter_scores``."""
+    """Saliency of every filter and unit; see ``saliency.filter_scores``. ``loss`` is a name or a loss model's file."""
     proto = model_io.to_proto(graph)
     filters = filter_scores(
         saliency,
@@ -160,17 +164,50 @@ def rank(
         threads=threads,
         progress=lambda done, total: progress(f"{saliency} saliency", done, total),
         checkpoint=checkpoint,
+        engine=engine,
+        loss=_loss(loss),
+        draws=draws,
     )
     return Ranking(filters, unit_scores(filters, channels, filter_weights(proto)))
 
 
-def score(path: Path, data: str, output: Path, saliency: str, preprocess: Path | None, progress: Progress) -> Ranking:
-    """Write ``scores.npz`` of a model."""
+def _loss(loss: str | None) -> LossName | onnx.ModelProto | None:
+    """One of ``saliency.LOSSES``, or the loss model in a file."""
+    if loss is None:
+        return None
+    name = next((known for known in LOSSES if known == loss), None)
+    if name is None and not loss.endswith(".onnx"):
+        raise UsageError(f"--loss {loss}: expected one of {', '.join(LOSSES)}, or a loss model, FILE.onnx")
+    return name or model_io.load(Path(loss))
+
+
+def score(
+    path: Path,
+    data: str,
+    output: Path,
+    saliency: str,
+    preprocess: Path | None,
+    progress: Progress,
+    *,
+    engine: str = "native",
+    loss: str | None = None,
+    draws: int = 1,
+) -> Ranking:
+    """Write ``scores.npz`` of a model; see ``rank``."""
     model = open_model(path)
     dataset = open_data(model, data, preprocess)
     if dataset.labeled:
         dataset.check_labels(classes(model.session.outputs))
-    ranking = rank(model.graph, analyze(model.graph), saliency, dataset, progress=progress)
+    ranking = rank(
+        model.graph,
+        analyze(model.graph),
+        saliency,
+        dataset,
+        progress=progress,
+        engine=engine,
+        loss=loss,
+        draws=draws,
+    )
     ranking.save(output)
     return ranking
 

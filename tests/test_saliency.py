@@ -105,6 +105,17 @@ def test_drawn_labels_give_the_true_fisher():
     assert np.array_equal(fisher(model, data, seed=3)["v"], got)
 
 
+def test_expected_labels_have_a_closed_form():
+    """E over labels: (p - e_y)_k^2 is p_k (1 - p_k)."""
+    model, data = build(), rows(labeled=False)
+    p, f = last_layer(model, data)
+    variance = p * (1 - p)
+    scores = filter_scores("fisher", model, data, loss="expected")
+    np.testing.assert_allclose(scores["v"], (variance * (f**2).sum(1, keepdims=True)).mean(0), rtol=1e-5)
+    taylor = filter_scores("taylor", model, data, loss="expected")
+    np.testing.assert_allclose(taylor["v"], (variance * (f @ WEIGHTS["v"].T) ** 2).mean(0), rtol=1e-4)
+
+
 def test_batch_size_does_not_matter():
     model = build()
     one, seven = fisher(model, rows(batch=1)), fisher(model, rows(batch=7))
@@ -116,8 +127,8 @@ class InterruptedRunError(Exception):
     pass
 
 
-@pytest.mark.parametrize("seconds", [0.0, 1e9])
-def test_resumes_to_the_same_bits(tmp_path, monkeypatch, seconds):
+@pytest.mark.parametrize(("seconds", "options"), [(0.0, {}), (1e9, {}), (0.0, {"loss": "gauss-newton", "draws": 2})])
+def test_resumes_to_the_same_bits(tmp_path, monkeypatch, seconds, options):
     monkeypatch.setattr(running_sums, "SECONDS", seconds)
     model, data, path = build(), rows(batch=4), tmp_path / "partial.npz"
     calls = []
@@ -128,15 +139,29 @@ def test_resumes_to_the_same_bits(tmp_path, monkeypatch, seconds):
         if done == 12:
             raise InterruptedRunError
 
-    whole = fisher(model, data)
+    whole = fisher(model, data, **options)
     with pytest.raises(InterruptedRunError):
-        fisher(model, data, progress=stop, checkpoint=path)
+        fisher(model, data, progress=stop, checkpoint=path, **options)
     assert path.exists()
     resumed = []
-    again = fisher(model, data, progress=lambda done, _: resumed.append(done), checkpoint=path)
+    again = fisher(model, data, progress=lambda done, _: resumed.append(done), checkpoint=path, **options)
     assert (calls, resumed) == ([4, 8, 12], [16, 20, 23])
     assert all(np.array_equal(whole[name], again[name]) for name in whole)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("options", [{"seed": 1}, {"draws": 2}, {"loss": "expected"}, {"kind": "taylor"}], ids=str)
+def test_a_checkpoint_of_other_settings_is_ignored(tmp_path, options):
+    model, data, path = build(), rows(labeled=False, batch=4), tmp_path / "partial.npz"
+
+    def stop(done, total):
+        raise InterruptedRunError
+
+    with pytest.raises(InterruptedRunError):
+        fisher(model, data, progress=stop, checkpoint=path)
+    want = fisher(model, data, **options)
+    got = fisher(model, data, checkpoint=path, **options)
+    assert all(np.array_equal(want[name], got[name]) for name in want)
 
 
 @pytest.mark.parametrize("other", [rows(batch=5), rows(count=22, batch=4)], ids=["batch size", "length"])

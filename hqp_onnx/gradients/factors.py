@@ -2,15 +2,17 @@
 
 Per group, delta_i [K, L] is the gradient of the node's output and U_i [C T, L] holds, for each of its L pixels, the
 T = prod(kernel) pixels of C channels that the window reads. Gemm and MatMul are windows of one tap, their pixels
-the rows that belong to a sample. ConvTranspose is the convolution from its output's gradient to its input, so there
-delta is the node's input, and filters lie along C.
+the rows that belong to a sample. Gather of rows of a matrix is a product with onehot(indices). ConvTranspose is the
+convolution from its output's gradient to its input, so there delta is the node's input, and filters lie along C.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import prod
 
+import numpy as np
 import onnx
 
 from hqp_onnx.gradients.prepare import Use
@@ -60,6 +62,8 @@ def factors(t: Tape, use: Use, grad: str) -> Factors:
     """
     if use.node.op_type in ("Gemm", "MatMul"):
         return _rows(t, use, grad)
+    if use.node.op_type == "Gather":
+        return _gathered(t, use, grad)
     node, weight = use.node, t.value(use.node, 1)
     assert weight is not None
     require_samples(t, node, node.input[0])
@@ -118,6 +122,28 @@ def _rows(t: Tape, use: Use, grad: str) -> Factors:
         count,
         None,
     )
+
+
+def _gathered(t: Tape, use: Use, grad: str) -> Factors:
+    """W[indices] = onehot(indices) W."""
+    node, weight = use.node, t.value(use.node, 0)
+    if weight is None or weight.ndim != 2:
+        raise refuse(node, f"reads rows of weight '{use.weight}', which is no matrix")
+    indices, (rows, columns) = node.input[1], weight.shape
+    count = require_samples(t, node, indices) * prod(t.static(node, indices, range(1, len(t.dims(indices)))))
+    ends = t.const(np.array([0, 1], weight.dtype))
+    onehot = t.op("OneHot", t.reshape(indices, -1, count), t.ints(rows), ends)
+    grad = t.reshape(grad, -1, count, columns)
+    if use.axis:
+        return Factors(use.weight, grad, onehot, 1, columns, rows, count, None)
+    return Factors(use.weight, onehot, grad, 1, rows, columns, count, None)
+
+
+def joined(t: Tape, parts: Sequence[Factors]) -> Factors:
+    """The sum of products of rows as one product, of all the rows."""
+    first = parts[0]
+    delta, x = (t.op("Concat", *names, axis=1) for names in ([p.delta for p in parts], [p.x for p in parts]))
+    return replace(first, delta=delta, x=x, pixels=sum(p.pixels for p in parts))
 
 
 def _thinned(t: Tape, x: str, w: Window) -> tuple[str, Window]:

@@ -1,20 +1,123 @@
-"""Cross-entropy, summed over samples: dL_i/dz_i = softmax(z_i) - onehot(label_i) for the logits z [N, classes].
+"""Losses, summed over samples, so that the gradient of each row is that sample's own.
 
-The loss is a sum, so the gradient of each row is that sample's own. Labels are either given, or drawn from the
-model's own distribution, which makes the result the true Fisher information: label = #{c: P(class <= c) < u} for
-uniform u in [0, 1).
+cross-entropy: dL_i/dz_i = softmax(z_i) - onehot(c_i) for the logits z [N, classes] and the label c_i.
+sampled: the same for a label drawn from the model's own distribution, which makes the mean of squares the true Fisher
+    information: c = #{k: P(class <= k) < u} for uniform u in [0, 1).
+expected: the expectation over that distribution instead, one round per class c: dL_i/dz_i sqrt(P(c)).
+gauss-newton: L_i = <v_i, y_i> over all outputs y for v_i ~ N(0, I), so that E ||dL_i/dw||^2 = ||dy_i/dw||_F^2, the
+    diagonal of the Gauss-Newton matrix of a squared error (Hutchinson's estimator).
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from math import prod
+from typing import Literal
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
-from hqp_onnx.errors import GradientError
+from hqp_onnx.errors import DataError, GradientError
 from hqp_onnx.gradients.prepare import attribute
 from hqp_onnx.gradients.tape import Tape
+from hqp_onnx.runtime import Array
+
+LossName = Literal["cross-entropy", "sampled", "expected", "gauss-newton"]
+LOSSES: tuple[LossName, ...] = ("cross-entropy", "sampled", "expected", "gauss-newton")
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Random targets: ``count`` for each of ``samples``, a function of ``seed`` and the sample's position alone."""
+
+    count: int
+    samples: int
+    seed: int
+
+    def uniform(self) -> NDArray[np.float32]:
+        """In [0, 1), [count, samples]."""
+        return np.random.default_rng(self.seed).random((self.count, self.samples), np.float32)
+
+    def normal(self, part: range, number: int, width: int) -> NDArray[np.float32]:
+        """Draw ``number`` of the samples ``part``, [len(part), width]."""
+        streams = [np.random.default_rng((self.seed, number, sample)) for sample in part]
+        return np.stack([stream.standard_normal(width, np.float32) for stream in streams])
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss on a tape.
+
+    Attributes:
+        name: as above, or "user".
+        seeds: dL/dy by the tensors y that it reads.
+        targets: name of the graph input that it adds; "" if none.
+        classes: of cross-entropy.
+        width: of gauss-newton, elements of v per sample.
+    """
+
+    name: LossName | Literal["user"]
+    seeds: Mapping[str, str]
+    targets: str
+    classes: int = 0
+    width: int = 0
+
+    def rounds(self, part: range, labels: NDArray[np.int64] | None, draw: Draw) -> Iterator[Array | None]:
+        """Values of ``targets``, one after the other, for the samples ``part`` and their labels.
+
+        Raises:
+            DataError: labels are needed and missing.
+        """
+        if not self.targets:
+            yield None
+        elif self.name in ("cross-entropy", "user"):
+            if labels is None:
+                raise DataError(f"sample {part.start} has no label: the loss needs one for every sample")
+            yield labels
+        elif self.name == "expected":
+            yield from (np.full(len(part), c, np.int64) for c in range(self.classes))
+        elif self.name == "sampled":
+            yield from draw.uniform()[:, part.start : part.stop]
+        else:
+            yield from (draw.normal(part, number, self.width) for number in range(draw.count))
+
+    @property
+    def random(self) -> bool:
+        """Whether the targets are drawn."""
+        return self.name in ("sampled", "gauss-newton")
+
+
+def append_loss(t: Tape, name: LossName | None, reached: Collection[str]) -> Loss:
+    """Append dL/dy.
+
+    Args:
+        t: tape of the model.
+        name: None takes one that needs no labels: sampled for a classifier, which has logits and no other float
+            output, else gauss-newton.
+        reached: tensors that the weights flow into.
+
+    Raises:
+        GradientError: the outputs do not fit the loss.
+    """
+    outputs = [value.name for value in t.model.graph.output if value.name in reached]
+    name = name or ("sampled" if len(outputs) == 1 and _is_classifier(t) else "gauss-newton")
+    return _projection(t, outputs) if name == "gauss-newton" else _cross_entropy(t, name)
+
+
+def append_user_loss(t: Tape, output: str, targets: str) -> Loss:
+    """The loss tensor ``output``, [N] or a sum over samples, that ``user_loss.merged`` put into the model.
+
+    Raises:
+        GradientError: it has another shape.
+    """
+    dims = t.dims(output)
+    if dims and (t.traced.rows.get(output) != 1 or set(dims[1:]) - {1}):
+        shape = ", ".join("?" if n is None else str(n) for n in dims)
+        raise GradientError(f"the loss is [{shape}]: expected one number per sample, or their sum")
+    ones = t.op("Expand", t.scalar(1, output), t.op("Shape", output))
+    return Loss("user", {output: ones}, targets)
 
 
 def logits_of(t: Tape) -> str:
@@ -32,7 +135,9 @@ def logits_of(t: Tape) -> str:
     dims = t.dims(name)
     if classes(t, name) < 2 or any(n != 1 for n in dims[2:]):
         shape = ", ".join("?" if n is None else str(n) for n in dims)
-        raise GradientError(f"output '{name}' is [{shape}]: cross-entropy needs logits [batch, classes]")
+        raise GradientError(
+            f"output '{name}' is [{shape}]: cross-entropy needs logits [batch, classes]; use the loss gauss-newton"
+        )
     if t.traced.rows.get(name) != 1:
         raise GradientError(f"output '{name}' mixes its samples: per-sample gradients need one row a sample")
     return name
@@ -44,20 +149,55 @@ def classes(t: Tape, logits: str) -> int:
     return _size(dims[1]) if len(dims) > 1 else 0
 
 
-def append_loss(t: Tape, logits: str, labeled: bool) -> tuple[str, str]:
-    """Append dL/dz; returns (name of the new input, gradient of ``logits`` in their own shape).
+def _is_classifier(t: Tape) -> bool:
+    try:
+        logits_of(t)
+    except GradientError:
+        return False
+    return True
 
-    The input is int64 labels [N] if ``labeled``, else float32 uniform numbers [N].
-    """
+
+def _cross_entropy(t: Tape, name: LossName) -> Loss:
+    logits = logits_of(t)
     count, kind = classes(t, logits), t.traced.types[logits]
-    source = t.prefix + ("labels" if labeled else "uniform")
-    element = onnx.TensorProto.INT64 if labeled else onnx.TensorProto.FLOAT
-    batch = t.model.graph.input[0].type.tensor_type.shape.dim[0]
-    t.model.graph.input.append(onnx.helper.make_tensor_value_info(source, element, [batch.dim_value or "hqp_batch"]))
+    sampled = name == "sampled"
+    source = _new_input(
+        t, "uniform" if sampled else "labels", onnx.TensorProto.FLOAT if sampled else onnx.TensorProto.INT64
+    )
     p = t.op("Softmax", t.reshape(logits, -1, count), axis=1)
-    labels = source if labeled else _drawn(t, p, source, count)
+    labels = _drawn(t, p, source, count) if sampled else source
     onehot = t.op("OneHot", labels, t.ints(count), t.const(np.array([0, 1], kind)), axis=1)
-    return source, t.reshape_like(t.op("Sub", p, onehot), logits)
+    seed = t.op("Sub", p, onehot)
+    if name == "expected":
+        seed = t.mul(seed, t.op("Sqrt", t.reduce("ReduceSum", t.mul(p, onehot), [1], keepdims=True)))
+    return Loss(name, {logits: t.reshape_like(seed, logits)}, source, count)
+
+
+def _projection(t: Tape, outputs: list[str]) -> Loss:
+    """Each output takes its share of the columns of v."""
+    source = _new_input(t, "normal", onnx.TensorProto.FLOAT, 1)
+    seeds, stop = {}, 0
+    for name in outputs:
+        dims, rows = t.dims(name), t.traced.rows.get(name)
+        if rows is None or None in dims[1:]:
+            raise GradientError(
+                f"output '{name}' does not hold one sample after the other in a fixed shape: remove it from the "
+                "outputs, or give a loss model"
+            )
+        start, stop = stop, stop + rows * prod(map(_size, dims[1:]))
+        v = t.op("Slice", source, t.ints(start), t.ints(stop), t.ints(1))
+        seeds[name] = t.op("CastLike", t.reshape_like(v, name), name)
+    if not seeds:
+        raise GradientError("no floating-point output depends on a weight")
+    return Loss("gauss-newton", seeds, source, width=stop)
+
+
+def _new_input(t: Tape, name: str, element: int, extra: int = 0) -> str:
+    """A graph input [N], or [N, any]."""
+    batch = t.model.graph.input[0].type.tensor_type.shape.dim[0]
+    shape = [batch.dim_value or "hqp_batch", *[None] * extra]
+    t.model.graph.input.append(onnx.helper.make_tensor_value_info(t.prefix + name, element, shape))
+    return t.prefix + name
 
 
 def _drawn(t: Tape, p: str, uniform: str, count: int) -> str:

@@ -16,7 +16,7 @@ from math import prod
 
 from hqp_onnx.errors import GradientError
 from hqp_onnx.gradients.correlation import correlation_rank, correlation_tables
-from hqp_onnx.gradients.factors import Factors, factors
+from hqp_onnx.gradients.factors import Factors, factors, joined
 from hqp_onnx.gradients.prepare import Use
 from hqp_onnx.gradients.tape import Tape, number
 from hqp_onnx.gradients.window import Window
@@ -38,6 +38,8 @@ def squared_norms(t: Tape, uses: Sequence[tuple[Use, str]], form: str | None = N
         Name of the norms, and the elements per sample that they need at work.
     """
     parts = [factors(t, use, grad) for use, grad in uses]
+    if len(parts) > 1 and all(part.window is None for part in parts):
+        parts = [joined(t, parts)]
     first = parts[0]
     form = "direct" if len(parts) > 1 or first.transposed else form or _cheapest(first)
     if form == "rank1":
@@ -183,6 +185,9 @@ def _inner_product(t: Tape, use: Use, grad: str) -> str:
         bias = t.reshape(bias, -1, *[1] * (rank - 2))
     along = t.mul(grad, t.op("Sub", y, bias) if bias else y)
     f = factors(t, use, grad)
+    if node.op_type == "Gather" and use.axis == 0:
+        sums = t.reduce("ReduceSum", t.reshape(along, -1, f.pixels, f.channels), [2], keepdims=True)
+        return t.reduce("ReduceSum", t.mul(f.delta, sums), [1])
     if f.window is None:
         return t.reduce("ReduceSum", t.reshape(along, -1, f.pixels, f.filters), [1])
     sums = t.reduce("ReduceSum", along, range(2, rank))

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from hqp_onnx.errors import DataError, GradientError
-from hqp_onnx.gradients.loss import append_loss, classes, logits_of
+from hqp_onnx.gradients.loss import Loss, LossName, append_loss, append_user_loss
 from hqp_onnx.gradients.norms import inner_products, squared_norms
-from hqp_onnx.gradients.prepare import Use, prepare, weight_uses
+from hqp_onnx.gradients.prepare import Use, prepare, reads, weight_uses
 from hqp_onnx.gradients.reverse import backward
 from hqp_onnx.gradients.tape import Tape, refuse
-from hqp_onnx.gradients.trace import fixed_batch, trace
+from hqp_onnx.gradients.trace import fixed_batch, reachable, rolled, trace
+from hqp_onnx.gradients.user_loss import merged
 from hqp_onnx.runtime import Array, Session
 
 Kind = Literal["fisher", "taylor"]
@@ -23,13 +23,14 @@ LARGEST_BATCH = 64
 
 
 class PerSample:
-    """Per-sample filter gradients of a classifier, computed in batches by onnxruntime.
+    """Per-sample filter gradients of a model, computed in batches by onnxruntime.
 
     Args:
-        model: an ONNX model whose first output is [N, classes]: logits, or their Softmax or LogSoftmax.
+        model: an ONNX model. For the losses of a classifier, its first output is [N, classes]: logits, or their
+            Softmax or LogSoftmax.
         sample: feeds of at least one sample.
         kind: "fisher", ||dL_i/dW_f||^2, or "taylor", <W_f, dL_i/dW_f>^2.
-        labeled: labels are given; otherwise each is drawn from the model's own distribution.
+        loss: one of ``LOSSES``; a model of its own (see ``user_loss``); or None, one that needs no labels.
         form: "direct" or "gram" instead of the cheaper of both (for tests).
         memory: bytes that a batch may need; it sets ``batch``.
         threads: of onnxruntime; 0 is its own choice.
@@ -37,6 +38,7 @@ class PerSample:
     Attributes:
         filters: number of filters of each weight.
         batch: samples per call.
+        loss: the loss that was taken; its ``rounds`` give what a call needs beside the feeds.
         model: the whole graph, an ordinary ONNX model.
 
     Raises:
@@ -49,83 +51,122 @@ class PerSample:
         sample: Mapping[str, Array],
         *,
         kind: Kind = "fisher",
-        labeled: bool = True,
+        loss: LossName | onnx.ModelProto | None = "cross-entropy",
         form: str | None = None,
         memory: int = 1 << 28,
         threads: int = 0,
     ) -> None:
         ready = prepare(model)
         fixed = fixed_batch(ready)
+        weights = {use.weight for use in weight_uses(ready.graph)}
+        output = targets = ""
+        if isinstance(loss, onnx.ModelProto):
+            ready, output, targets = merged(ready, loss)
+            sample = {**sample, targets: np.zeros(1, np.int64)} if targets else sample
         tape = Tape(ready, trace(ready, sample, fixed))
-        self.filters, outputs, work = self._append(tape, kind, labeled, form)
-        self._outputs = outputs
-        self.model = _with_outputs(tape.model, list(outputs.values()))
-        bytes_per_sample = 4 * (2 * tape.traced.size + work)
+        uses = _weight_uses(tape, weights)
+        reached = reachable(tape.model.graph, [use.node.output[0] for use in uses], tape.traced.types)
+        _refuse_quantized(tape, reached)
+        if isinstance(loss, onnx.ModelProto):
+            self.loss = append_user_loss(tape, output, targets)
+        else:
+            self.loss = append_loss(tape, loss, reached)
+        self.filters, self._outputs, work = _append(tape, uses, self.loss, kind, form)
+        self.model = _with_outputs(tape.model, list(self._outputs.values()))
+        bytes_per_sample = 4 * (2 * tape.traced.size + work + self.loss.width)
         self.batch = fixed or max(1, min(LARGEST_BATCH, memory // bytes_per_sample))
-        self._labeled = labeled
-        self._session = Session(self.model, list(outputs.values()), threads=threads) if outputs else None
+        self._session = Session(self.model, list(self._outputs.values()), threads=threads) if self._outputs else None
+        if isinstance(loss, onnx.ModelProto):
+            self._require_sum(sample, fixed)
 
-    def _append(
-        self, t: Tape, kind: Kind, labeled: bool, form: str | None
-    ) -> tuple[dict[str, int], dict[str, str], int]:
-        """Grow the graph; returns filters per weight, norms by weight, and working memory in elements per sample."""
-        uses = weight_uses(t.model.graph)
-        _require_only_weights(t, uses)
-        logits = logits_of(t)
-        self._classes = classes(t, logits)
-        self._extra, seed = append_loss(t, logits, labeled)
-        grads = backward(t, logits, seed, [use.node.output[0] for use in uses])
-        filters, outputs, work = {}, {}, 0
-        for weight in dict.fromkeys(use.weight for use in uses):
-            mine = [use for use in uses if use.weight == weight]
-            filters[weight] = t.traced.values[weight].shape[mine[0].axis]
-            live = [(use, grads[use.node.output[0]]) for use in mine if use.node.output[0] in grads]
-            if not live:
-                continue
-            if len({(use.node.op_type, use.axis) for use in mine}) > 1:
-                raise refuse(mine[1].node, f"reads weight '{weight}' in another way than '{mine[0].node.name}'")
-            if kind == "taylor":
-                inner = inner_products(t, live)
-                outputs[weight] = t.mul(inner, inner)
-                continue
-            outputs[weight], needed = squared_norms(t, live, form)
-            work = max(work, needed)
-        return filters, outputs, work
-
-    def __call__(self, feeds: Mapping[str, Array], labels: NDArray[np.int64] | NDArray[np.float32]) -> dict[str, Array]:
+    def __call__(self, feeds: Mapping[str, Array], targets: Array | None = None) -> dict[str, Array]:
         """Values [n, filters] by weight, for at most ``batch`` samples.
 
         Args:
             feeds: the model's inputs.
-            labels: int64 classes [n] if ``labeled``, else float32 numbers in [0, 1) [n].
+            targets: what ``loss.rounds`` gives for these samples; int64 classes [n] for cross-entropy.
 
         Raises:
             DataError: a label is not a class.
         """
-        if self._labeled and len(labels) and not 0 <= labels.min() <= labels.max() < self._classes:
-            raise DataError(
-                f"labels {labels.min()} .. {labels.max()} are not all classes: expected 0 .. {self._classes - 1}"
-            )
-        count = len(labels)
-        found = {} if self._session is None else self._session.run({**feeds, self._extra: labels})
+        if self.loss.name == "cross-entropy" and targets is not None and len(targets):
+            low, high = targets.min(), targets.max()
+            if not 0 <= low <= high < self.loss.classes:
+                raise DataError(f"labels {low} .. {high} are not all classes: expected 0 .. {self.loss.classes - 1}")
+        count = len(next(iter(feeds.values())))
+        if targets is not None and self.loss.targets:
+            feeds = {**feeds, self.loss.targets: targets}
+        found = {} if self._session is None else self._session.run(feeds)
         return {
             weight: found[self._outputs[weight]] if weight in self._outputs else np.zeros((count, n), np.float32)
             for weight, n in self.filters.items()
         }
 
+    def _require_sum(self, sample: Mapping[str, Array], fixed: int | None) -> None:
+        """Refuse a loss in which the gradient of one sample depends on how many others there are, or which."""
+        counts = (2, 3) if fixed is None else (fixed, fixed)
+        first, second = (
+            self({name: rolled(x[:1], count, shift) for name, x in sample.items()})
+            for shift, count in enumerate(counts)
+        )
+        for name, values in first.items():
+            if not np.allclose(values[0], second[name][0], rtol=1e-3, atol=1e-4 * float(values[0].max())):
+                raise GradientError(
+                    f"the loss mixes samples (seen at weight '{name}'): expected one number per sample, or their sum"
+                )
 
-def _require_only_weights(t: Tape, uses: list[Use]) -> None:
-    """Refuse a weight that is read by a node which is none of its uses, and a model without weights."""
+
+def _append(
+    t: Tape, uses: list[Use], loss: Loss, kind: Kind, form: str | None
+) -> tuple[dict[str, int], dict[str, str], int]:
+    """Grow the graph; returns filters per weight, norms by weight, and working memory in elements per sample."""
+    grads = backward(t, loss.seeds, [use.node.output[0] for use in uses])
+    filters, outputs, work = {}, {}, 0
+    for weight in dict.fromkeys(use.weight for use in uses):
+        mine = [use for use in uses if use.weight == weight]
+        filters[weight] = t.traced.values[weight].shape[mine[0].axis]
+        live = [(use, grads[use.node.output[0]]) for use in mine if use.node.output[0] in grads]
+        if not live:
+            continue
+        if kind == "taylor":
+            inner = inner_products(t, live)
+            outputs[weight] = t.mul(inner, inner)
+            continue
+        outputs[weight], needed = squared_norms(t, live, form)
+        work = max(work, needed)
+    return filters, outputs, work
+
+
+def _weight_uses(t: Tape, weights: Collection[str]) -> list[Use]:
+    """Every node that reads a weight that has filters, also one that gathers rows of it.
+
+    Raises:
+        GradientError: there is no weight, or one is read in another way or along another axis.
+    """
+    uses = [use for use in weight_uses(t.model.graph) if use.weight in weights]
+    axes = {use.weight: use.axis for use in reversed(uses)}
     if not uses:
         raise GradientError("the model has no Conv, ConvTranspose, Gemm or MatMul with a constant weight to score")
-    weights = {use.weight for use in uses}
     known = {use.node.output[0] for use in uses}
     for node in t.model.graph.node:
         if node.op_type in ("Shape", "Size"):
             continue
-        for i, name in enumerate(node.input):
-            if name in weights and (i != 1 or node.output[0] not in known):
+        for i, name in enumerate(reads(node)):
+            if name not in weights or (i == 1 and node.output[0] in known):
+                continue
+            if i or node.op_type != "Gather" or t.axis(node, 0):
                 raise refuse(node, f"reads weight '{name}' other than as a weight, so its gradient has another part")
+            uses.append(Use(node, name, axes[name]))
+    if other := next((use for use in uses if use.axis != axes[use.weight]), None):
+        raise refuse(other.node, f"reads weight '{other.weight}' with its filters along another axis")
+    return uses
+
+
+def _refuse_quantized(t: Tape, reached: Collection[str]) -> None:
+    """Integers have no gradient, so whatever lies before them would score zero."""
+    for node in t.model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear") and node.input[0] in reached:
+            raise refuse(node, "stops the gradient: score the model before it is quantized")
 
 
 def _with_outputs(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import onnx
 from onnx import inliner, version_converter
 
-from hqp_onnx.errors import GradientError
+from hqp_onnx.errors import GradientError, one_line
+from hqp_onnx.gradients.lower import lower
 
 OLDEST_OPSET = 17  # the appended nodes are written in this opset; their form is the same in all later ones
 
@@ -34,8 +35,18 @@ def attribute(node: onnx.NodeProto, name: str, default: object = None) -> object
     return default
 
 
+def reads(node: onnx.NodeProto) -> list[str]:
+    """The inputs of a node, then the names that its subgraphs read."""
+    graphs = [graph for entry in node.attribute for graph in (*entry.graphs, entry.g)]
+    return [*node.input, *(name for graph in graphs for inner in graph.node for name in reads(inner))]
+
+
 def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy without functions, Constant nodes and Identity of constants, of opset 17 or later."""
+    """A copy without functions, Constant nodes and Identity of constants, of opset 17 or later.
+
+    Raises:
+        GradientError: the model does not convert to opset 17, or one of its operators does not expand.
+    """
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     copy = onnx.ModelProto()
     copy.CopyFrom(inliner.inline_local_functions(model) if model.functions else model)
@@ -44,8 +55,9 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
             copy = version_converter.convert_version(copy, OLDEST_OPSET)
         except (RuntimeError, ValueError) as e:
             raise GradientError(
-                f"gradients need opset {OLDEST_OPSET}, the model has {opset} and does not convert: {e}"
+                f"gradients need opset {OLDEST_OPSET}, the model has {opset} and does not convert: {one_line(e)}"
             ) from e
+    copy = lower(copy)
     _fold_constants(copy.graph)
     del copy.graph.value_info[:]
     return copy
@@ -96,7 +108,8 @@ def _filter_axis(node: onnx.NodeProto, rank: int) -> int | None:
 def _fold_constants(graph: onnx.GraphProto) -> None:
     """Constant nodes become initializers; readers of Identity(initializer) read the initializer."""
     names = {tensor.name for tensor in graph.initializer}
-    outputs = {value.name for value in graph.output}
+    kept_names = {value.name for value in graph.output}
+    kept_names.update(name for node in graph.node for name in reads(node)[len(node.input) :])
     alias: dict[str, str] = {}
     kept = []
     for node in graph.node:
@@ -106,7 +119,7 @@ def _fold_constants(graph: onnx.GraphProto) -> None:
             graph.initializer.add().CopyFrom(value)
             graph.initializer[-1].name = node.output[0]
             names.add(node.output[0])
-        elif node.op_type == "Identity" and node.input[0] in names and node.output[0] not in outputs:
+        elif node.op_type == "Identity" and node.input[0] in names and node.output[0] not in kept_names:
             alias[node.output[0]] = node.input[0]
         else:
             kept.append(node)

@@ -2,66 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
+
+import onnx
 
 from hqp_onnx.gradients import (
     rules_elementwise,
     rules_function,
+    rules_index,
     rules_linear,
     rules_movement,
+    rules_normalization,
     rules_pool,
     rules_reduction,
+    rules_resize,
 )
-from hqp_onnx.gradients.tape import RULES, Tape, refuse
+from hqp_onnx.gradients.prepare import reads
+from hqp_onnx.gradients.tape import RULES, Grads, Tape, refuse
 from hqp_onnx.gradients.trace import reachable
 
 __all__ = ["RULES", "backward"]
 _FAMILIES = (
     rules_elementwise,
     rules_function,
+    rules_index,
     rules_linear,
     rules_movement,
+    rules_normalization,
     rules_pool,
     rules_reduction,
+    rules_resize,
 )  # each fills RULES
 
 
-def backward(t: Tape, output: str, seed: str, wrt: Iterable[str]) -> dict[str, str]:
-    """Append the gradients of ``wrt`` and of all that lies between them and ``output``.
+def backward(t: Tape, seeds: Mapping[str, str], wrt: Iterable[str]) -> dict[str, str]:
+    """Append the gradients of ``wrt`` and of all that lies between them and the tensors of ``seeds``.
 
     Args:
         t: tape of the model.
-        output: a tensor of the model.
-        seed: dL/d(output), in its shape.
+        seeds: dL/dy, in the shape of y, of the tensors y that L reads.
         wrt: tensors whose gradients are wanted; the walk goes no further back.
 
     Returns:
-        Gradient by tensor name; tensors that do not reach ``output`` are absent.
+        Gradient by tensor name; tensors that reach no y, or have gradient zero, are absent.
 
     Raises:
         GradientError: an operator on the way has no rule.
     """
     wanted = reachable(t.model.graph, wrt, t.traced.types)
-    parts: dict[str, list[str]] = {output: [seed]} if output in wanted else {}
+    parts = {name: [seed] for name, seed in seeds.items() if name in wanted}
     grads: dict[str, str] = {}
-    for node in list(t.model.graph.node)[: _last(t, output)][::-1]:
+    for node in list(t.model.graph.node)[: _last(t, parts)][::-1]:
         for name in node.output:
             if name in parts:
                 grads[name] = _sum(t, parts.pop(name))
-        inputs = [i for i, name in enumerate(node.input) if name in wanted]
+        inputs = [i for i, name in enumerate(reads(node)) if name in wanted]
         if not inputs or grads.keys().isdisjoint(node.output):
             continue
-        if node.op_type not in RULES or node.domain not in ("", "ai.onnx"):
-            raise refuse(node, "has no gradient rule")
         outer = [grads.get(name) for name in node.output]
+        _check(node, outer)
         for i in inputs:
-            parts.setdefault(node.input[i], []).append(RULES[node.op_type](t, node, outer, i))
+            if (grad := RULES[node.op_type](t, node, outer, i)) is not None:
+                parts.setdefault(node.input[i], []).append(grad)
     return grads | {name: _sum(t, some) for name, some in parts.items()}
 
 
-def _last(t: Tape, output: str) -> int:
-    """Number of nodes up to the producer of ``output``."""
-    return next((i + 1 for i, node in enumerate(t.model.graph.node) if output in node.output), 0)
+def _check(node: onnx.NodeProto, outer: Grads) -> None:
+    if node.op_type not in RULES or node.domain not in ("", "ai.onnx"):
+        raise refuse(node, "has no gradient rule")
+    if node.op_type != "Split" and any(outer[1:]):
+        raise refuse(node, "has a gradient rule for its first output only")
+
+
+def _last(t: Tape, outputs: Container[str]) -> int:
+    """Number of nodes up to the last that produces one of ``outputs``."""
+    return max(
+        (i + 1 for i, node in enumerate(t.model.graph.node) if any(o in outputs for o in node.output)), default=0
+    )
 
 
 def _sum(t: Tape, parts: list[str]) -> str:

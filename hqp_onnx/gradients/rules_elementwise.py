@@ -6,13 +6,15 @@ from collections.abc import Callable
 
 import onnx
 
-from hqp_onnx.gradients.tape import Grads, Rule, Tape, rule
+from hqp_onnx.gradients.tape import Grads, Tape, rule
+
+Full = Callable[[Tape, onnx.NodeProto, Grads, int], str]
 
 
-def broadcast(*ops: str) -> Callable[[Rule], Rule]:
+def broadcast(*ops: str) -> Callable[[Full], Full]:
     """Register a rule whose result has the shape of the output and is summed to the shape of input i."""
 
-    def register(function: Rule) -> Rule:
+    def register(function: Full) -> Full:
         def apply(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> str:
             return t.reduce_to(function(t, n, g, i), t.dims(n.output[0]), n.input[i])
 

@@ -46,8 +46,9 @@ def thresholded(t: Tape, n: onnx.NodeProto, x: str, y: str) -> str:
 
 @unary("LeakyRelu")
 def leaky_relu(t: Tape, n: onnx.NodeProto, x: str, y: str) -> str:
-    """1 above zero, alpha below."""
-    return _piecewise(t, x, t.scalar(1, x), t.scalar(number(n, "alpha", 0.01), x))
+    """1 above zero, alpha below; a sum is far faster than Where."""
+    alpha = number(n, "alpha", 0.01)
+    return t.add(t.mul(t.compare("Greater", x, 0, x), t.scalar(1 - alpha, x)), t.scalar(alpha, x))
 
 
 @unary("Elu")
@@ -123,14 +124,6 @@ def mish(t: Tape, n: onnx.NodeProto, x: str, y: str) -> str:
     return t.add(u, t.mul(t.mul(x, t.op("Sigmoid", x)), t.op("Sub", t.scalar(1, x), t.mul(u, u))))
 
 
-@unary("Swish")
-def swish(t: Tape, n: onnx.NodeProto, x: str, y: str) -> str:
-    """= x s, s = sigmoid(alpha x): s + alpha y (1 - s)."""
-    alpha = t.scalar(number(n, "alpha", 1.0), x)
-    s = t.op("Sigmoid", t.mul(alpha, x))
-    return t.add(s, t.mul(t.mul(alpha, y), t.op("Sub", t.scalar(1, x), s)))
-
-
 @unary("Gelu")
 def gelu(t: Tape, n: onnx.NodeProto, x: str, y: str) -> str:
     """= x c(x), c the normal distribution function or its tanh approximation: c + x c'."""
@@ -194,6 +187,54 @@ def sin(t: Tape, n: onnx.NodeProto, x: str, y: str) -> str:
 def cos(t: Tape, n: onnx.NodeProto, x: str, y: str) -> str:
     """-sin x."""
     return t.op("Neg", t.op("Sin", x))
+
+
+@unary("Tan")
+def tan(t: Tape, n: onnx.NodeProto, x: str, y: str) -> str:
+    """1 + y^2."""
+    return t.add(t.scalar(1, x), t.mul(y, y))
+
+
+@unary("Sinh")
+def sinh(t: Tape, n: onnx.NodeProto, x: str, y: str) -> str:
+    """= cosh x."""
+    return t.op("Cosh", x)
+
+
+@unary("Cosh")
+def cosh(t: Tape, n: onnx.NodeProto, x: str, y: str) -> str:
+    """= sinh x."""
+    return t.op("Sinh", x)
+
+
+@unary("Asin", "Acos")
+def arc_sin(t: Tape, n: onnx.NodeProto, x: str, y: str) -> str:
+    """(1 - x^2)^(-1/2), negative for the cosine."""
+    slope = _inverse_root(t, x, -1.0, 1.0)
+    return slope if n.op_type == "Asin" else t.op("Neg", slope)
+
+
+@unary("Asinh", "Acosh")
+def area_sin(t: Tape, n: onnx.NodeProto, x: str, y: str) -> str:
+    """(x^2 + 1)^(-1/2), with -1 for the cosine."""
+    return _inverse_root(t, x, 1.0, 1.0 if n.op_type == "Asinh" else -1.0)
+
+
+@unary("Atan", "Atanh")
+def arc_tan(t: Tape, n: onnx.NodeProto, x: str, y: str) -> str:
+    """1 / (1 + x^2), or 1 / (1 - x^2)."""
+    return t.op("Reciprocal", t.op("Add" if n.op_type == "Atan" else "Sub", t.scalar(1, x), t.mul(x, x)))
+
+
+@rule("Ceil", "Floor", "Hardmax", "Round", "Sign")
+def step(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> None:
+    """Zero almost everywhere."""
+
+
+def _inverse_root(t: Tape, x: str, rate: float, offset: float) -> str:
+    """1 / sqrt(rate x^2 + offset)."""
+    square = t.add(t.mul(t.mul(x, x), t.scalar(rate, x)), t.scalar(offset, x))
+    return t.op("Reciprocal", t.op("Sqrt", square))
 
 
 def _bell(t: Tape, x: str, rate: float) -> str:

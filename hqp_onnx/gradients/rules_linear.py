@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from string import ascii_letters
+
 import numpy as np
 import onnx
 
@@ -54,14 +56,59 @@ def gemm(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> str:
 
 @rule("MatMul")
 def matmul(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> str:
-    """Y = A B: dA = g B^T, dB = A^T g, summed over broadcast batch axes."""
-    a, b = n.input
-    if min(len(t.dims(a)), len(t.dims(b))) < 2:
-        raise refuse(n, "has no gradient rule for operands of rank 1")
-    lead = t.dims(n.output[0])[:-2]
+    """Y = A B: dA = g B^T, dB = A^T g, summed over broadcast batch axes; a vector is a row A or a column B."""
+    (a, b), grad = n.input, str(g[0])
+    left, right = t.dims(a), t.dims(b)
+    lead = t.dims(n.output[0])[: max(len(left), len(right), 2) - 2]
+    column, row = len(right) == 1, len(left) == 1
+    if column:
+        b, right, grad = t.op("Unsqueeze", b, t.ints(1)), (*right, 1), t.op("Unsqueeze", grad, t.ints(-1))
+    if row:
+        a, left, grad = t.op("Unsqueeze", a, t.ints(0)), (1, *left), t.op("Unsqueeze", grad, t.ints(-2))
     if i == 0:
-        return t.reduce_to(t.op("MatMul", str(g[0]), _swapped(t, b)), lead + t.dims(a)[-2:], a)
-    return t.reduce_to(t.op("MatMul", _swapped(t, a), str(g[0])), lead + t.dims(b)[-2:], b)
+        return t.reduce_to(t.op("MatMul", grad, _swapped(t, b, len(right))), lead + left[-2:], n.input[0])
+    product, inner = t.op("MatMul", _swapped(t, a, len(left)), grad), lead + right[-2:]
+    return t.reduce_to(
+        t.op("Squeeze", product, t.ints(-1)) if column else product, inner[:-1] if column else inner, n.input[1]
+    )
+
+
+@rule("Einsum")
+def einsum(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> str:
+    """The same sum of products with the operand and the output in each other's place.
+
+    A letter that only this operand has was summed away; ones bring it back.
+    """
+    operands, output = _letters(t, n)
+    mine = operands.pop(i)
+    others = [name for place, name in enumerate(n.input) if place != i]
+    lost = [letter for letter in mine if letter not in output + "".join(operands)]
+    if lost:
+        sizes = t.static(n, n.input[i], [mine.index(letter) for letter in lost])
+        operands, others = [*operands, "".join(lost)], [*others, t.const(np.ones(sizes, t.traced.types[n.input[i]]))]
+    return t.op("Einsum", str(g[0]), *others, equation=f"{','.join([output, *operands])}->{mine}")
+
+
+def _letters(t: Tape, n: onnx.NodeProto) -> tuple[list[str], str]:
+    """Subscripts of the operands and of the output, without ellipses."""
+    equation = str(attribute(n, "equation", "")).replace(" ", "")
+    inputs, arrow, output = equation.partition("->")
+    if not arrow:
+        letters = sorted(set(inputs) - set(",."))
+        output = ("..." if "..." in inputs else "") + "".join(x for x in letters if inputs.count(x) == 1)
+    terms = inputs.split(",")
+    ranks = [len(t.dims(name)) - len(term.replace(".", "")) for term, name in zip(terms, n.input, strict=True)]
+    spare = [x for x in ascii_letters if x not in equation]
+    most = max((rank for rank, term in zip(ranks, terms, strict=True) if "." in term), default=0)
+    explicit = [
+        term.replace("...", "".join(spare[most - rank : most])) for rank, term in zip(ranks, terms, strict=True)
+    ]
+    sizes: dict[str, int | None] = {}
+    for term, name in zip(explicit, n.input, strict=True):
+        for letter, size in zip(term, t.dims(name), strict=True):
+            if len(set(term)) < len(term) or sizes.setdefault(letter, size) != size:
+                raise refuse(n, "has no gradient rule for a diagonal or a broadcast axis")
+    return explicit, output.replace("...", "".join(spare[:most]))
 
 
 @rule("BatchNormalization")
@@ -74,6 +121,5 @@ def batch_normalization(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> str:
     return t.mul(str(g[0]), t.const(scale.astype(gamma.dtype).reshape(-1, *[1] * (len(t.dims(n.input[0])) - 2))))
 
 
-def _swapped(t: Tape, x: str) -> str:
-    rank = len(t.dims(x))
+def _swapped(t: Tape, x: str, rank: int) -> str:
     return t.op("Transpose", x, perm=[*range(rank - 2), rank - 1, rank - 2])

@@ -33,8 +33,10 @@ def identity(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> str:
 
 
 @rule("Cast", "CastLike")
-def cast(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> str:
-    """Back to the type of the input."""
+def cast(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> str | None:
+    """Back to the type of the input; of its second input, CastLike reads the type alone."""
+    if i:
+        return None
     return t.op("Cast", str(g[0]), to=helper.np_dtype_to_tensor_dtype(t.traced.types[n.input[0]]))
 
 
@@ -48,7 +50,7 @@ def transpose(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> str:
 @rule("Concat")
 def concat(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> str:
     """The slice that the operand became."""
-    axis = _axis(t, n, int(number(n, "axis", 0)))
+    axis = t.axis(n, 0)
     sizes = [t.static(n, name, [axis])[0] for name in n.input]
     start = sum(sizes[:i])
     return t.op("Slice", str(g[0]), t.ints(start), t.ints(start + sizes[i]), t.ints(axis))
@@ -59,7 +61,7 @@ def split(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> str:
     """Concatenation; an output that does not reach the loss has gradient zero."""
     zero = t.scalar(0, n.input[0])
     parts = [grad or t.op("Expand", zero, t.op("Shape", name)) for grad, name in zip(g, n.output, strict=True) if name]
-    return t.op("Concat", *parts, axis=_axis(t, n, int(number(n, "axis", 0))))
+    return t.op("Concat", *parts, axis=t.axis(n, 0))
 
 
 @rule("Expand")
@@ -80,7 +82,7 @@ def slice_(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> str:
             continue  # all of the batch axis: any other slice of it mixes rows and samples
         size = t.static(n, n.input[0], [axis])[0]
         last = end if step > 0 or end >= -size else None  # below -size, a negative step runs through index 0
-        grad = _put_back(t, n, grad, np.arange(size)[start:last:step], axis)
+        grad = put_back(t, n, grad, np.arange(size)[start:last:step], axis)
     return grad
 
 
@@ -96,22 +98,8 @@ def pad(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> str:
             kept = np.arange(size)[max(0, -before) : size - max(0, -after)]
             widths: Any = (max(0, before), max(0, after))
             moved = np.pad(kept, widths, constant_values=-1) if mode == "constant" else np.pad(kept, widths, mode)  # type: ignore[call-overload]
-            grad = _put_back(t, n, grad, moved, _axis(t, n, axis))
+            grad = put_back(t, n, grad, moved, _axis(t, n, axis))
     return grad
-
-
-@rule("Gather")
-def gather(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> str:
-    """The axes of the indices become one, then a take."""
-    axis, index = _axis(t, n, int(number(n, "axis", 0))), t.value(n, 1)
-    assert index is not None
-    size = t.static(n, n.input[0], [axis])[0]
-    dims = t.dims(n.input[0])
-    flat = [*dims[:axis], index.size, *dims[axis + 1 :]]
-    if flat.count(None) > 1:
-        raise refuse(n, "has no gradient rule where two axes grow with the batch")
-    grad = str(g[0]) if index.ndim == 1 else t.reshape(str(g[0]), *(-1 if m is None else m for m in flat))
-    return _put_back(t, n, grad, index.reshape(-1) % size, axis)
 
 
 @rule("Tile")
@@ -121,7 +109,7 @@ def tile(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> str:
     for axis, repeats in enumerate(_vector(t, n, 1)):
         if repeats > 1:
             size = t.static(n, n.input[0], [axis])[0]
-            grad = _put_back(t, n, grad, np.tile(np.arange(size), repeats), axis)
+            grad = put_back(t, n, grad, np.tile(np.arange(size), repeats), axis)
     return grad
 
 
@@ -141,7 +129,7 @@ def space_to_depth(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> str:
     return t.op("DepthToSpace", str(g[0]), blocksize=int(number(n, "blocksize", 1)))
 
 
-def _put_back(t: Tape, n: onnx.NodeProto, g: str, taken: Array, axis: int) -> str:
+def put_back(t: Tape, n: onnx.NodeProto, g: str, taken: Array, axis: int) -> str:
     """Adjoint of a take along ``axis`` of input 0: one Gather for each time that an index may be repeated."""
     size, rank = t.static(n, n.input[0], [axis])[0], len(t.dims(n.input[0]))
     if np.array_equal(taken, np.arange(size)):

@@ -1,7 +1,8 @@
-"""Rules of the pooling operators.
+"""Rules of the pooling operators and of the windows that they slide.
 
 MaxPool: dx[argmax of window l] += g[l]. AveragePool: dx is the adjoint of a box filter on g / count, where count is
-the number of pixels that the window l averages over.
+the number of pixels that the window l averages over. LpPool, y = (sum |x|^p)^(1/p): dx = sign(x) |x|^(p-1) times the
+adjoint of the box filter on g y^(1-p). Col2Im is the adjoint of cutting an image into windows.
 """
 
 from __future__ import annotations
@@ -33,9 +34,64 @@ def average_pool(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> str:
     """Box filter of each channel alone: channels join the batch."""
     w = window(t, n, numbers(n, "kernel_shape", []), n.input[0], n.output[0])
     shares = (1 / _counts(n, w)).astype(t.traced.types[n.input[0]])
-    box = np.ones((1, 1, *w.kernel), shares.dtype)
     grad = t.reshape(t.mul(str(g[0]), t.const(shares)), -1, 1, *w.outer)
-    return t.reshape_like(scatter_back(t, grad, t.const(box), box, w), n.input[0])
+    return t.reshape_like(_spread(t, n, grad, w), n.input[0])
+
+
+@rule("LpPool")
+def lp_pool(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> str:
+    """Box filter of each channel alone."""
+    w = window(t, n, numbers(n, "kernel_shape", []), n.input[0], n.output[0])
+    inner, outer = _lp_slopes(t, n)
+    grad = t.reshape(t.mul(str(g[0]), outer), -1, 1, *w.outer)
+    return t.mul(inner, t.reshape_like(_spread(t, n, grad, w), n.input[0]))
+
+
+@rule("GlobalLpPool")
+def global_lp_pool(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> str:
+    """One window over everything."""
+    inner, outer = _lp_slopes(t, n)
+    return t.mul(inner, t.mul(str(g[0]), outer))
+
+
+@rule("MaxUnpool")
+def max_unpool(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> str:
+    """The elements at the indices, which count in the flattened output."""
+    if len(n.input) > 2:
+        raise refuse(n, "has no gradient rule with output_shape")
+    flat = t.ints(-1)
+    grad, index = t.op("Reshape", str(g[0]), flat), t.op("Reshape", n.input[1], flat)
+    return t.reshape_like(t.op("Gather", grad, index), n.input[0])
+
+
+@rule("Col2Im")
+def col2im(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> str:
+    """A convolution by every unit kernel, of each channel alone."""
+    image, block = t.value(n, 1), t.value(n, 2)
+    assert image is not None and block is not None
+    taps, rank = int(block.prod()), len(block)
+    units = np.eye(taps).reshape(taps, 1, *block).astype(t.traced.types[n.input[0]])
+    kept = {name: numbers(n, name, [1] * rank) for name in ("dilations", "strides")}
+    pads = numbers(n, "pads", [0] * 2 * rank)
+    one = t.reshape(str(g[0]), -1, 1, *(int(size) for size in image))
+    return t.reshape_like(t.op("Conv", one, t.const(units), pads=pads, **kept), n.input[0])
+
+
+def _lp_slopes(t: Tape, n: onnx.NodeProto) -> tuple[str, str]:
+    """sign(x) |x|^(p-1) and y^(1-p), which is 0 where y is 0."""
+    x, y, p = n.input[0], n.output[0], int(number(n, "p", 2))
+    if p == 1:
+        return t.op("Sign", x), t.scalar(1, x)
+    if p == 2:
+        return x, t.inverse(y, x)
+    power = t.mul(t.op("Sign", x), t.op("Pow", t.op("Abs", x), t.scalar(p - 1, x)))
+    return power, t.op("Pow", t.inverse(y, x), t.scalar(p - 1, x))
+
+
+def _spread(t: Tape, n: onnx.NodeProto, g: str, w: Window) -> str:
+    """Adjoint of the sum over each window, of g [N C, 1, *outer]."""
+    box = np.ones((1, 1, *w.kernel), t.traced.types[n.input[0]])
+    return scatter_back(t, g, t.const(box), box, w)
 
 
 def _counts(n: onnx.NodeProto, w: Window) -> Array:

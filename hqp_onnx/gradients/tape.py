@@ -15,13 +15,13 @@ from hqp_onnx.gradients.trace import Dims, Trace
 from hqp_onnx.runtime import Array
 
 Grads = Sequence[str | None]
-Rule = Callable[["Tape", onnx.NodeProto, Grads, int], str]
+Rule = Callable[["Tape", onnx.NodeProto, Grads, int], str | None]
 RULES: dict[str, Rule] = {}
 _ELSE = "use --saliency l1, l2, bn-gamma or random, which need no gradient"
 
 
 def rule(*ops: str) -> Callable[[Rule], Rule]:
-    """Register f(tape, node, output gradients, i) -> name of the gradient of input i."""
+    """Register f(tape, node, output gradients, i) -> name of the gradient of input i, None if it is zero."""
 
     def register(function: Rule) -> Rule:
         for op in ops:
@@ -72,7 +72,7 @@ class Tape:
         key = (value.dtype.str, value.shape, value.tobytes())
         if key not in self._constants:
             self._constants[key] = name = self._name()
-            self.model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+            self.model.graph.initializer.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
         return self._constants[key]
 
     def scalar(self, value: float, like: str) -> str:
@@ -99,6 +99,10 @@ class Tape:
             raise refuse(node, f"has no gradient rule where input {index} ('{node.input[index]}') is not constant")
         return self.traced.values[node.input[index]]
 
+    def axis(self, node: onnx.NodeProto, default: int) -> int:
+        """The attribute ``axis`` of a node, as an axis of its input 0."""
+        return int(number(node, "axis", default)) % len(self.dims(node.input[0]))
+
     def add(self, a: str, b: str) -> str:
         """= a + b."""
         return self.op("Add", a, b)
@@ -114,6 +118,11 @@ class Tape:
     def compare(self, kind: str, a: str, b: float, like: str) -> str:
         """Mask of ``a kind b``, for instance Greater."""
         return self.mask(self.op(kind, a, self.scalar(b, like)), like)
+
+    def inverse(self, x: str, like: str) -> str:
+        """1 / x, and 0 where x = 0, in the type of the traced tensor ``like``."""
+        is_zero = self.op("Equal", x, self.scalar(0, like))
+        return self.op("Where", is_zero, self.scalar(0, like), self.op("Reciprocal", x))
 
     def reduce(self, kind: str, x: str, axes: Sequence[int], keepdims: bool = False) -> str:
         """ReduceSum, ReduceSumSquare, ReduceMax ... in the spelling of the model's opset."""

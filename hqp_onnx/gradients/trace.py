@@ -14,6 +14,7 @@ import onnx
 from onnx import numpy_helper
 
 from hqp_onnx.errors import GradientError
+from hqp_onnx.gradients.prepare import reads
 from hqp_onnx.runtime import Array, Session
 
 Dims = tuple[int | None, ...]
@@ -43,11 +44,11 @@ def trace(model: onnx.ModelProto, feeds: Mapping[str, Array], batch: int | None)
     names = [name for node in model.graph.node for name in node.output if name]
     session = Session(model, outputs=names, optimize=False)
     counts = (2, 3) if batch is None else (batch, batch)
-    inputs = [{name: _rows(x[:1], count, shift) for name, x in feeds.items()} for shift, count in enumerate(counts)]
+    inputs = [{name: rolled(x[:1], count, shift) for name, x in feeds.items()} for shift, count in enumerate(counts)]
     first, second = ({**rows, **session.run(rows)} for rows in inputs)
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     arrays = {name: value for name, value in first.items() if isinstance(value, np.ndarray)}
-    constant = _shape_only(model.graph)
+    constant = shape_only(model.graph)
     values |= {name: x for name, x in arrays.items() if name in constant and np.array_equal(x, second[name])}
     known = {**values, **arrays}
     dims: dict[str, Dims] = {name: x.shape for name, x in known.items()}
@@ -77,7 +78,7 @@ def fixed_batch(model: onnx.ModelProto) -> int | None:
     return next(iter(sizes)) or None if len(sizes) == 1 else None
 
 
-def _rows(sample: Array, count: int, shift: int) -> Array:
+def rolled(sample: Array, count: int, shift: int) -> Array:
     """``count`` rows: the sample, then copies whose values are rolled by ``shift`` elements more each."""
     return np.concatenate([np.roll(sample, shift * row) for row in range(count)])
 
@@ -93,7 +94,7 @@ def _apart(first: Array, second: Array, counts: tuple[int, int]) -> bool:
     return bool(np.allclose(first[:k], second[:k], rtol=1e-3, atol=1e-4 * float(np.abs(first).max(initial=0.0))))
 
 
-def _shape_only(graph: onnx.GraphProto) -> set[str]:
+def shape_only(graph: onnx.GraphProto) -> set[str]:
     """Node outputs that no value of a graph input reaches, except through Shape and Size."""
     variable: set[str] = {value.name for value in graph.input} - {tensor.name for tensor in graph.initializer}
     free: set[str] = set()
@@ -108,6 +109,7 @@ def reachable(graph: onnx.GraphProto, seeds: Iterable[str], types: Mapping[str, 
     """Floating-point tensors that the values of ``seeds`` flow into, ``seeds`` included."""
     found = set(seeds)
     for node in graph.node:
-        if not found.isdisjoint(node.input):
+        values = node.input[:1] if node.op_type == "CastLike" else reads(node)  # its second input is a type
+        if not found.isdisjoint(values):
             found.update(name for name in node.output if name in types and np.issubdtype(types[name], np.floating))
     return found

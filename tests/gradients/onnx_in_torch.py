@@ -46,6 +46,21 @@ def _max_pool(x, *, kernel_shape, pads=None, strides=1, **_):
     return F.max_pool2d(F.pad(x, (pads[1], pads[3], pads[0], pads[2]), value=-torch.inf), kernel_shape, strides)
 
 
+def _rms_norm(x, scale, *, axis=-1, epsilon=1e-5):
+    return F.rms_norm(x, x.shape[axis:], scale, epsilon)
+
+
+def _attention(q, k, v, *, q_num_heads, kv_num_heads):
+    assert q_num_heads == kv_num_heads
+    heads = [x.unflatten(2, (q_num_heads, -1)).transpose(1, 2) for x in (q, k, v)]
+    return F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+
+
+def _resize(x, roi, scales, *, mode, **_):
+    assert mode == b"linear"
+    return F.interpolate(x, scale_factor=tuple(scales[2:].tolist()), mode="bilinear")
+
+
 OPS = {
     "Add": torch.add,
     "Sub": torch.sub,
@@ -71,6 +86,14 @@ OPS = {
     "Transpose": lambda x, perm: x.permute(*perm),
     "Softmax": lambda x, axis=-1: torch.softmax(x, axis),
     "LogSoftmax": lambda x, axis=-1: torch.log_softmax(x, axis),
+    "GroupNormalization": lambda x, s, b, num_groups, epsilon=1e-5: F.group_norm(x, num_groups, s, b, epsilon),
+    "RMSNormalization": _rms_norm,
+    "Attention": _attention,
+    "Resize": _resize,
+    "AveragePool": lambda x, kernel_shape, strides: F.avg_pool2d(x, kernel_shape, strides),
+    "Concat": lambda *parts, axis: torch.cat(parts, axis),
+    "Einsum": lambda *args, equation: torch.einsum(equation.decode(), *args),
+    "Gather": lambda x, index: x[index],
     "Identity": lambda x: x,
     "Constant": lambda value: torch.from_numpy(numpy_helper.to_array(value).copy()),
 }
@@ -88,11 +111,19 @@ class TorchModel:
             self.weights[tensor.name] = value.to(dtype).requires_grad_() if value.is_floating_point() else value
 
     def __call__(self, feeds):
-        values = {**self.weights, **{name: torch.from_numpy(x).to(self.dtype) for name, x in feeds.items()}}
+        return self.tensors(feeds)[self.graph.output[0].name]
+
+    def tensors(self, feeds):
+        """Every tensor by name."""
+        values = {**self.weights, **{name: self._cast(x) for name, x in feeds.items()}}
         for node in self.graph.node:
             args = [values[name] if name else None for name in node.input]
             values[node.output[0]] = OPS[node.op_type](*args, **_attributes(node))
-        return values[self.graph.output[0].name]
+        return values
+
+    def _cast(self, x):
+        value = torch.from_numpy(x)
+        return value.to(self.dtype) if value.is_floating_point() else value
 
 
 def sample_gradients(model, feeds, labels, names, dtype=torch.float32):

@@ -8,6 +8,7 @@ import onnx
 import onnx.parser
 import pytest
 from onnx import numpy_helper
+from oracle import runs
 
 from hqp_onnx.errors import DataError, GradientError
 from hqp_onnx.gradients import PerSample, filter_weights
@@ -26,10 +27,10 @@ def array(*shape):
     return (rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
 
 
-def build(body, shape, weights, batch="N"):
+def build(body, shape, weights, batch="N", opset=17):
     """A network whose body ends in `z`."""
     dims = ", ".join(map(str, shape))
-    text = f'<ir_version: 8, opset_import: ["": 17]> net (float[{batch}, {dims}] x) => (float z) {{ {body} }}'
+    text = f'<ir_version: 8, opset_import: ["": {opset}]> net (float[{batch}, {dims}] x) => (float z) {{ {body} }}'
     model = onnx.parser.parse_model(text)
     model.graph.output[0].type.tensor_type.ClearField("shape")
     model.graph.initializer.extend(numpy_helper.from_array(np.asarray(x), name) for name, x in weights.items())
@@ -148,6 +149,31 @@ def test_strided_pooled_network_with_gates():
     assert_matches_torch(model, *samples((3, 13, 11)))
 
 
+@pytest.mark.skipif(not runs(21), reason="this onnxruntime does not know opset 21")
+def test_encoder_and_decoder():
+    body = """a = Conv <pads = [1, 1, 1, 1]> (x, w) n = GroupNormalization <num_groups = 2> (a, s, t) r = Tanh (n)
+              d = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (r) e = Conv (d, u)
+              up = Resize <mode = "linear", coordinate_transformation_mode = "half_pixel"> (e, , scales)
+              c = Concat <axis = 1> (r, up) h = Conv (c, k) g = GlobalAveragePool (h) f = Flatten (g)
+              z = Gemm (f, v)"""
+    shapes = {"w": (4, 3, 3, 3), "u": (6, 4, 1, 1), "k": (5, 10, 3, 3), "v": (5, 3)}
+    constants = {"s": array(4, 2)[:, 0] + 1, "t": array(4, 3)[:, 0], "scales": np.array([1, 1, 2, 2], np.float32)}
+    weights = {**{name: array(*shape) for name, shape in shapes.items()}, **constants}
+    assert_matches_torch(build(body, (3, 6, 8), weights, opset=21), *samples((3, 6, 8)))
+
+
+@pytest.mark.skipif(not runs(23), reason="this onnxruntime does not know opset 23")
+def test_operators_that_are_functions():
+    """RMSNormalization and Attention are lowered; the trace then sees their shape arithmetic."""
+    body = """n = RMSNormalization (x, s) q = MatMul (n, wq) k = MatMul (n, wk) v = MatMul (n, wv)
+              o = Attention <q_num_heads = 2, kv_num_heads = 2> (q, k, v) u = MatMul (o, wo) r = Add (u, x)
+              e = Einsum <equation = "blc,bld->bcd"> (r, r) f = Flatten (e) z = MatMul (f, head)"""
+    shapes = {"wq": (8, 6), "wk": (8, 6), "wv": (8, 6), "wo": (6, 8), "head": (64, 3)}
+    weights = {name: 2 * array(*shape) for name, shape in shapes.items()}
+    model = build(body, (5, 8), {**weights, "s": array(8, 1)[:, 0] + 1}, opset=23)
+    assert_matches_torch(model, *samples((5, 8)))
+
+
 def test_rows_of_one_sample_merged_with_the_batch():
     body = "r = Reshape (x, two) a = Gemm <alpha = 0.5> (r, w, b) t = Tanh (a) s = Reshape (t, back) z = MatMul (s, v)"
     constants = {"two": np.array([-1, 4]), "back": np.array([-1, 30]), "b": array(6, 1)[:, 0]}
@@ -160,6 +186,28 @@ def test_shared_weights_add_before_the_square():
               f = Flatten (c) z = Gemm (f, v)"""
     model = build(body, (3, 5, 6), {"w": array(3, 3, 3, 3), "v": array(12, 3)})
     assert_matches_torch(model, *samples((3, 5, 6)))
+
+
+def test_a_matrix_read_by_two_operators():
+    body = "a = Gemm <alpha = 0.5> (x, w) t = Tanh (a) z = MatMul (t, w)"
+    assert_matches_torch(build(body, (4,), {"w": array(4, 4)}), *samples((4,), classes=4))
+
+
+TIED = {
+    "rows": "t = Tanh (e) m = ReduceMean <axes = [1], keepdims = 0> (t) z = Gemm <transB = 1> (m, w)",
+    "columns": """s = MatMul (e, u) p = Softmax (s) o = MatMul (p, w) t = Tanh (o)
+                  m = ReduceMean <axes = [1], keepdims = 0> (t) z = MatMul (m, u)""",
+}
+
+
+@pytest.mark.parametrize("name", TIED)
+def test_embeddings_that_are_weights_too(name):
+    """The table's gradient has the rows that were looked up, and the rows that the classifier uses."""
+    weights = {"w": 4 * array(7, 5), **({"u": 3 * array(5, 7)} if name == "columns" else {})}
+    model = build(f"e = Gather (w, x) {TIED[name]}", (6,), weights)
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    rng = np.random.default_rng(2)
+    assert_matches_torch(model, rng.integers(0, 7, (COUNT, 6)), rng.integers(0, 7, COUNT))
 
 
 @pytest.mark.parametrize("head", ["Softmax <axis = 1>", "LogSoftmax", "Identity"])
@@ -210,9 +258,20 @@ REFUSED = {
         {"w": (4, 3)},
     ),
     "not a weight only": ("y = MatMul (x, w) s = ReduceSum (w) z = Add (y, s)", {"w": (4, 4)}),
-    "two ways": ("y = MatMul (x, w) z = Gemm (y, w)", {"w": (4, 4)}),
+    "two ways": ("y = MatMul (x, w) z = Gemm <transB = 1> (y, w)", {"w": (4, 4)}),
     "no weight": ("z = Tanh (x)", {}),
-    "no rule": ("y = MatMul (x, w) z = Hardmax (y)", {"w": (4, 3)}),
+    "read in a branch": (
+        """y = MatMul (x, w) t = ReduceMax <keepdims = 0> (y) c = Cast <to = 9> (t)
+           z = If (c) <then_branch = a () => (float p) { p = Tanh (y) },
+                       else_branch = b () => (float q) { q = Exp (y) }>""",
+        {"w": (4, 3)},
+    ),
+    "quantized": (
+        """y = MatMul (x, w) s = Constant <value_float = 0.1> () q = QuantizeLinear (y, s)
+           d = DequantizeLinear (q, s) z = MatMul (d, w)""",
+        {"w": (4, 4)},
+    ),
+    "no rule": ("y = MatMul (x, w) z = Mod <fmod = 1> (y, y)", {"w": (4, 3)}),
 }
 
 

@@ -1,0 +1,69 @@
+"""A loss that the user gives as an ONNX model, put behind the model whose weights are scored.
+
+Its inputs are named as outputs or inputs of the model, and one may be ``labels`` (int64 [N]); its first output is a
+loss per sample [N], or their sum.
+"""
+
+from __future__ import annotations
+
+import onnx
+from onnx import compose, version_converter
+
+from hqp_onnx.errors import GradientError, one_line
+from hqp_onnx.gradients.prepare import prepare
+
+LABELS = "labels"
+
+
+def merged(model: onnx.ModelProto, loss: onnx.ModelProto) -> tuple[onnx.ModelProto, str, str]:
+    """``model`` followed by ``loss``, the name of the loss, and that of its labels ("" if it reads none).
+
+    Args:
+        model: as ``prepare`` returns it.
+        loss: any opset that converts to that of ``model``.
+
+    Raises:
+        GradientError: the loss does not fit the model.
+    """
+    prefix = "hqp_loss."
+    while any(name.startswith(prefix) for node in model.graph.node for name in node.output):
+        prefix += "_"
+    back = compose.add_prefix(_converted(prepare(loss), _opset(model)), prefix).graph
+    named = {prefix + value.name: value.name for value in (*model.graph.input, *model.graph.output)}
+    constants = {tensor.name for tensor in back.initializer}
+    free = [value for value in back.input if value.name not in constants and value.name not in named]
+    if unknown := [value.name for value in free if value.name != prefix + LABELS]:
+        raise GradientError(
+            f"the loss model reads '{unknown[0].removeprefix(prefix)}', which is no output of the model; "
+            f"expected some of {sorted(named.values())} and '{LABELS}'"
+        )
+    if any(value.type.tensor_type.elem_type != onnx.TensorProto.INT64 for value in free):
+        raise GradientError(f"the loss model's '{LABELS}' are not int64: declare them so, and cast them inside")
+    joined = onnx.ModelProto()
+    joined.CopyFrom(model)
+    for node in back.node:
+        node.input[:] = [named.get(name, name) for name in node.input]
+    joined.graph.node.extend(back.node)
+    joined.graph.initializer.extend(back.initializer)
+    for value in free:
+        batch = model.graph.input[0].type.tensor_type.shape.dim[0]
+        declared = onnx.helper.make_tensor_value_info(
+            value.name, onnx.TensorProto.INT64, [batch.dim_value or "hqp_batch"]
+        )
+        joined.graph.input.append(declared)
+    return joined, named.get(back.output[0].name, back.output[0].name), free[0].name if free else ""
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return next(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+
+
+def _converted(loss: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    if _opset(loss) == opset:
+        return loss
+    try:
+        return version_converter.convert_version(loss, opset)
+    except (RuntimeError, ValueError) as e:
+        raise GradientError(
+            f"the loss model has opset {_opset(loss)} and does not convert to {opset}, the model's: {one_line(e)}"
+        ) from e
