@@ -64,7 +64,7 @@ class Walk:
         self._shapes = shapes
         self._names = names
         self._labels: dict[str, IntArray] = {}
-        self._zero: set[str] = set()
+        self._residues: dict[str, float | None] = {}
         self._params: dict[ParamAxis, IntArray] = {}
         self._claimed: set[ParamAxis] = set()
         self._whole: list[tuple[ParamAxis, str]] = []
@@ -73,6 +73,8 @@ class Walk:
         self._named: list[tuple[gs.Tensor, int, IntArray, str]] = []
         self._next = 0
         self._ties: list[tuple[IntArray, IntArray]] = []
+        self._known = np.array([-1])
+        self._applied = 0
         self._frozen: list[tuple[IntArray, str]] = []
 
     def shape(self, tensor: gs.Tensor) -> tuple[int, ...] | None:
@@ -95,15 +97,21 @@ class Walk:
         """Labels of an activation, -1 everywhere if it has none."""
         return self._labels.get(tensor.name, np.full((1,) * len(self.shape(tensor) or ()), -1))
 
+    def residue(self, tensor: gs.Tensor) -> float | None:
+        """The value that channels take everywhere when their parameters are zero; None if it is not certain."""
+        if not isinstance(tensor, gs.Constant):
+            return self._residues.get(tensor.name) if varied(self.labels(tensor)) else None
+        values = tensor.values
+        return values.flat[0] if values.size and (values == values.flat[0]).all() else None
+
     def zero(self, tensor: gs.Tensor) -> bool:
         """Whether channels of ``tensor`` whose parameters are zero are zero themselves."""
-        return not np.any(tensor.values) if isinstance(tensor, gs.Constant) else tensor.name in self._zero
+        return self.residue(tensor) == 0
 
-    def set(self, tensor: gs.Tensor, labels: IntArray, zero: bool = False) -> None:
-        """Give an activation its labels, of the tensor's rank; ``zero`` only if that is certain."""
+    def set(self, tensor: gs.Tensor, labels: IntArray, residue: float | None = None) -> None:
+        """Give an activation its labels, of the tensor's rank, and its ``residue``."""
         self._labels[tensor.name] = compress(labels)
-        if zero:
-            self._zero.add(tensor.name)
+        self._residues[tensor.name] = residue
 
     def fresh(self, count: int) -> IntArray:
         """New labels; a single channel cannot leave, so it gets none."""
@@ -136,7 +144,7 @@ class Walk:
         return self._counts.get(tensor.name, [])
 
     def name_size(self, tensor: gs.Tensor, axis: int, labels: IntArray, reason: str) -> None:
-        """A count of ``labels`` becomes the size of an axis: they must be the ones that leave there."""
+        """A count of ``labels`` becomes the size of an axis: if they leave, then as the ones that leave there."""
         if labels.size:
             self._named.append((tensor, axis, labels, reason))
 
@@ -159,6 +167,15 @@ class Walk:
         """These labels must stay; the first reason is kept."""
         if (labels := np.unique(labels[labels >= 0])).size:
             self._frozen.append((labels, reason))
+
+    def free_along(self, labels: IntArray, axis: int) -> int:
+        """Units that may leave along one axis of ``labels``, under the ties so far."""
+        added = np.arange(len(self._known) - 1, self._next)
+        self._known = np.concatenate([self._known[:-1], added, [-1]])
+        for left, right in self._ties[self._applied :]:
+            merge(self._known, left, right)
+        self._applied = len(self._ties)
+        return freedom(find(self._known, labels), axis)
 
     def refuse(self, node: gs.Node, reason: str) -> None:
         """Freeze everything that ``node`` touches, captured tensors and parameters included."""
@@ -228,8 +245,9 @@ class Walk:
 
     def _keep_named(self, roots: IntArray) -> None:
         for tensor, axis, counted, reason in self._named:
-            leaving = compress(roots[self.labels(tensor)])
-            if leaving.shape[axis] == 1 or set(leaving.ravel()) != set(roots[counted]):
+            leaving, leaving_there = compress(roots[counted]), compress(roots[self.labels(tensor)])
+            stays = leaving.shape[0] == 1
+            if not stays and (leaving_there.shape[axis] == 1 or set(leaving.flat) != set(leaving_there.flat)):
                 self.freeze(counted, reason)
 
     def _keep_whole(self) -> None:

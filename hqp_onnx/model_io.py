@@ -73,7 +73,11 @@ def to_proto(model: onnx.ModelProto | gs.Graph) -> onnx.ModelProto:
 
 
 def to_graph(model: onnx.ModelProto) -> gs.Graph:
-    """``model`` as an onnx-graphsurgeon graph with unique node names."""
+    """``model`` as an onnx-graphsurgeon graph with unique node names.
+
+    A graph input that is an initializer too is a constant from here on: exporters before IR version 4 list every
+    weight as an input, and a caller who fed another value would feed one that no channel analysis can know.
+    """
     graph = gs.import_onnx(model)
     taken: set[str] = set()
     for index, node in enumerate(graph.nodes):

@@ -110,21 +110,20 @@ def _fold_shape_arithmetic(graph: gs.Graph, shapes: Shapes) -> None:
                 )
         if node.op == "Reshape" and node.inputs[1].name in shapes.targets and not node.attrs.get("allowzero", 0):
             data, target = node.inputs
-            relative = _relative_target(shapes.sizes.get(data.name), shapes, data.name, *shapes.targets[target.name])
+            relative = _relative_target(shapes, data.name, *shapes.targets[target.name])
             if relative is not None:
                 node.inputs[1] = gs.Constant(f"{target.name}_folded_{node.name}", relative)
 
 
-def _relative_target(
-    size: tuple[int, ...] | None, shapes: Shapes, data: str, first: Array, second: Array
-) -> Array | None:
+def _relative_target(shapes: Shapes, data: str, first: Array, second: Array) -> Array | None:
     """A Reshape target that is right in both runs: entries that differ copied (0) or, at most one, inferred (-1)."""
-    if size is None or (first == 0).any():
+    if data not in shapes.sizes or (first == 0).any():
         return None
+    size, again = shapes.sizes[data], shapes.again[data]
     target = first.copy()
     open_entries = []
     for axis in np.flatnonzero(first != second):
-        copied = axis < len(size) and shapes.varying[data][axis] and size[axis] == first[axis]
+        copied = axis < len(size) and (size[axis], again[axis]) == (first[axis], second[axis])
         if copied:
             target[axis] = 0
         else:

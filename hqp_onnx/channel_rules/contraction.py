@@ -48,7 +48,7 @@ def _gemm(walk: Walk, node: gs.Node) -> None:
     elif (axes := varied(labels)) and (axis := axes[0] - 2 + len(addend.shape)) >= 0 and addend.shape[axis] > 1:
         walk.tie(along(walk.param(addend, axis), axes[0], 2), labels, reason)
         zero = walk.zero(result)
-    walk.set(result, labels, zero)
+    walk.set(result, labels, 0.0 if zero else None)
 
 
 @rule("Einsum")
@@ -93,13 +93,15 @@ def _contract(walk: Walk, node: gs.Node, terms: Terms, result: str) -> None:
 
 
 def _lines(walk: Walk, node: gs.Node, terms: Terms, shared: set[str], result: str) -> dict[int, tuple[str, IntArray]]:
-    """For each operand with labels: the letter along which they may leave (batch, summed, own), and the line."""
+    """For each operand with labels: the letter along which some can leave (batch, summed, own), and the line."""
     lines = {}
     for index, (tensor, letters) in enumerate(terms):
-        if isinstance(tensor, gs.Constant) or not (axes := varied(walk.labels(tensor))):
+        labels = walk.labels(tensor)
+        if isinstance(tensor, gs.Constant) or not (axes := varied(labels)):
             continue
-        kinds = {axis: (letters[axis] not in shared, letters[axis] in result) for axis in axes}
-        axis = min(axes, key=lambda axis: (kinds[axis][0], not kinds[axis][1]))
+        if len(axes) > 1:
+            axes = [axis for axis in axes if walk.free_along(labels, axis) > 1] or axes
+        axis = min(axes, key=lambda axis: (letters[axis] not in shared, letters[axis] not in result))
         lines[index] = letters[axis], axis_labels(walk, node, tensor, axis)
     return lines
 
@@ -127,4 +129,4 @@ def _meet(
 
 
 def _label(walk: Walk, node: gs.Node, result: str, letter: str, line: IntArray, zero: bool) -> None:
-    walk.set(node.outputs[0], along(line, result.index(letter), len(result)), zero)
+    walk.set(node.outputs[0], along(line, result.index(letter), len(result)), 0.0 if zero else None)

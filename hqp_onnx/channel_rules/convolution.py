@@ -48,7 +48,7 @@ def _conv(walk: Walk, node: gs.Node) -> None:
         labels = _grouped(walk, node, weight, inputs, outputs)
     if len(node.inputs) > 2:
         _bias(walk, node, node.inputs[2], labels)
-    walk.set(result, along(labels, 1, len(walk.sizes(result))), zero=True)
+    walk.set(result, along(labels, 1, len(walk.sizes(result))), residue=0.0)
     return None
 
 

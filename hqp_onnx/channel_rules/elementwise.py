@@ -16,33 +16,42 @@ import onnx_graphsurgeon as gs
 from hqp_onnx.channel_map import IntArray
 from hqp_onnx.channel_rules.lines import aligned, along, varied
 from hqp_onnx.channel_rules.registry import rule
+from hqp_onnx.channel_rules.residues import ZERO_TO_ZERO, apply
 
 if TYPE_CHECKING:
     from hqp_onnx.channels import Walk
 
-ZERO_TO_ZERO = (
-    *("Relu", "LeakyRelu", "ThresholdedRelu", "Elu", "Celu", "Selu", "HardSwish", "Tanh", "Softsign", "Gelu", "Mish"),
-    *("Swish", "Erf", "Abs", "Neg", "Sqrt", "Sin", "Ceil", "Floor", "Round", "Sign", "Identity", "Cast", "Dropout"),
-    *("Atan", "Sinh", "Asinh"),
-)
 UNARY = (
     *ZERO_TO_ZERO,
     *("Sigmoid", "HardSigmoid", "Softplus", "Exp", "Cos", "Cosh", "Not", "Clip", "IsNaN", "IsInf", "Shrink"),
 )
-SUMS = ("Add", "Sub", "Max", "Min", "Sum", "Mean")
 BINARY = (
-    *SUMS,
-    *("Mul", "PRelu", "Where", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Xor"),
+    *("Add", "Sub", "Max", "Min", "Sum", "Mean", "Mul", "PRelu", "Where"),
+    *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Xor"),
 )
 
 
 @rule(*UNARY)
 def _unary(walk: Walk, node: gs.Node) -> None:
     """Further inputs (bounds, ratios) are scalars; every output has the first input's labels."""
-    data = node.inputs[0]
+    data, *further = node.inputs
+    operands = [walk.residue(data)]
+    if node.op == "Cast":
+        operands.append(node.attrs["to"])
+    elif node.op == "Clip":
+        operands += [walk.residue(t) if t.name else end for t, end in zip(further, (-np.inf, np.inf), strict=False)]
     for tensor in node.outputs:
         if tensor.name:
-            walk.set(tensor, walk.labels(data), walk.zero(data) and node.op in ZERO_TO_ZERO)
+            walk.set(tensor, walk.labels(data), apply(node.op, operands))
+
+
+@rule("Reciprocal", "Log")
+def _unary_from_positive(walk: Walk, node: gs.Node) -> None:
+    """Not defined at zero: channels that leave something else may pass."""
+    _unary(walk, node)
+    labels = walk.labels(node.outputs[0])
+    if apply(node.op, [walk.residue(node.inputs[0])]) is None:
+        walk.freeze(labels, f"{node.op} '{node.name}' of what may be zero")
 
 
 @rule(*BINARY)
@@ -52,27 +61,31 @@ def _binary(walk: Walk, node: gs.Node) -> None:
 
 @rule("Div", "Pow")
 def _divide(walk: Walk, node: gs.Node) -> None:
-    """A removed channel counts as zero, and zero divisors and exponents do not give zeros: such channels stay."""
-    divisor = node.inputs[1]
-    meet(walk, node)
-    labels = walk.labels(node.outputs[0])
-    size = _extent(walk, divisor, labels.ndim)
-    negative = node.op == "Pow" and not (isinstance(divisor, gs.Constant) and (divisor.values > 0).all())
-    if negative or any(size[axis] > 1 for axis in varied(labels)):
+    """Zero divisors give no numbers: channels stay unless what they leave in the divisor is not zero; Pow likewise."""
+    result, second = node.outputs[0], node.inputs[1]
+    residues = meet(walk, node)
+    labels = walk.labels(result)
+    size = _extent(walk, second, labels.ndim)
+    spans = any(size[axis] > 1 for axis in varied(labels))
+    if node.op == "Div":
+        safe = not spans or bool(residues[1])
+    else:
+        safe = not spans and isinstance(second, gs.Constant) and (second.values > 0).all()
+    if not safe and (node.op == "Div" or apply("Pow", residues) is None):
         walk.freeze(labels, f"{node.op} '{node.name}' by a value per channel, or one that may not be positive")
 
 
-def meet(walk: Walk, node: gs.Node) -> None:
-    """Tie the operands under broadcasting and label the result."""
+def meet(walk: Walk, node: gs.Node) -> list[float | None]:
+    """Tie the operands under broadcasting and label the result; what removed channels leave in each operand."""
     result, operands = node.outputs[0], node.inputs
     rank = len(walk.sizes(result))
     data = [aligned(walk.labels(t), rank) for t in operands if not isinstance(t, gs.Constant)]
     axes = varied(np.broadcast_to(0, np.broadcast_shapes(*(labels.shape for labels in data), (1,) * rank)))
     reason = f"{node.op} '{node.name}' meets channels that stay"
-    met, zeros, later = [], [], []
+    met, residues, later = [], [], []
     for tensor in operands:
-        own, zero = _own(walk, tensor, axes, rank)
-        zeros.append(zero)
+        own, residue = _own(walk, tensor, axes, rank)
+        residues.append(residue)
         if own is None:
             later.append(tensor)
         elif (own >= 0).any() or any(_extent(walk, tensor, rank)[axis] > 1 for axis in axes):
@@ -89,30 +102,24 @@ def meet(walk: Walk, node: gs.Node) -> None:
         labels = np.full((1,) * rank, -1)
     for tensor in later:
         walk.follow(tensor, labels, reason)
-    walk.set(result, labels, _vanishes(node.op, zeros))
+    walk.set(result, labels, apply(node.op, residues))
+    return residues
 
 
-def _own(walk: Walk, tensor: gs.Tensor, axes: list[int], rank: int) -> tuple[IntArray | None, bool]:
-    """Labels that an operand brings, and whether it is zero where channels leave; None = known later."""
+def _own(walk: Walk, tensor: gs.Tensor, axes: list[int], rank: int) -> tuple[IntArray | None, float | None]:
+    """Labels that an operand brings, and what removed channels leave in it; no labels = known later."""
     if not isinstance(tensor, gs.Constant):
         labels = aligned(walk.labels(tensor), rank)
         waits = len(axes) > 1 and not varied(labels) and any(_extent(walk, tensor, rank)[axis] > 1 for axis in axes)
-        return (None if waits else labels), walk.zero(tensor) and bool(varied(labels))
+        return (None if waits else labels), walk.residue(tensor)
     spanned = [axis for axis in axes if _extent(walk, tensor, rank)[axis] > 1]
     if not spanned:
-        return np.full((1,) * rank, -1), not np.any(tensor.values)
+        return np.full((1,) * rank, -1), walk.residue(tensor)
     if len(axes) > 1:
-        return None, spanned == axes
-    return along(walk.param(tensor, spanned[0] - rank + len(tensor.shape)), spanned[0], rank), True
+        return None, 0.0 if spanned == axes else None
+    return along(walk.param(tensor, spanned[0] - rank + len(tensor.shape)), spanned[0], rank), 0.0
 
 
 def _extent(walk: Walk, tensor: gs.Tensor, rank: int) -> tuple[int, ...]:
     size = walk.sizes(tensor)
     return (1,) * (rank - len(size)) + size
-
-
-def _vanishes(op: str, zeros: list[bool]) -> bool:
-    """Whether removed channels of the result are zero."""
-    if op in SUMS:
-        return all(zeros)
-    return any(zeros) if op == "Mul" else op in ("Div", "Pow", "PRelu") and zeros[0]

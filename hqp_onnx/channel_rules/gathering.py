@@ -29,7 +29,7 @@ def _gather(walk: Walk, node: gs.Node) -> None:
         labels = labels.take(indices.values, axis)
     else:
         return walk.refuse(node, f"Gather '{node.name}' picks channels by computed indices")
-    walk.set(node.outputs[0], labels, walk.zero(data))
+    walk.set(node.outputs[0], labels, walk.residue(data))
     return None
 
 
@@ -38,7 +38,7 @@ def _table(walk: Walk, node: gs.Node) -> None:
     table, result = node.inputs[0], node.outputs[0]
     if len(table.shape) == 2 and node.attrs.get("axis", 0) % 2 == 0:
         rank = len(walk.sizes(result))
-        walk.set(result, along(walk.param(table, 1), -1, rank), zero=True)
+        walk.set(result, along(walk.param(table, 1), -1, rank), residue=0.0)
 
 
 @rewrite("Gather")

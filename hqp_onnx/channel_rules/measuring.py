@@ -18,7 +18,7 @@ from hqp_onnx.channel_rules.registry import rule
 if TYPE_CHECKING:
     from hqp_onnx.channels import Walk
 
-Counts = list[IntArray]  # for each entry of a vector, the labels that it counts
+Counts = list[IntArray]  # for each entry of a vector, the labels that it counts, along the first axis
 SHAPE_INPUT = {"Reshape": 1, "Expand": 1, "Resize": 3}
 NONE = np.zeros(0, np.int64)
 
@@ -30,7 +30,7 @@ def _shape(walk: Walk, node: gs.Node) -> None:
         return
     labels = walk.labels(data)
     axes = range(labels.ndim)[node.attrs.get("start", 0) : node.attrs.get("end", labels.ndim)]
-    walk.count(node.outputs[0], [labels.ravel() if labels.shape[axis] > 1 else NONE for axis in axes])
+    walk.count(node.outputs[0], [np.moveaxis(labels, axis, 0) if labels.shape[axis] > 1 else NONE for axis in axes])
 
 
 @rule("Size", "ConstantOfShape", "Range")
@@ -62,6 +62,11 @@ def _carried(walk: Walk, node: gs.Node, counts: list[Counts]) -> Counts | None:
     if node.op == "Concat":
         missing = [[NONE] * int(np.prod(walk.sizes(tensor))) for tensor in node.inputs]
         return [labels for own, none in zip(counts, missing, strict=True) for labels in own or none]
+    if node.op == "Where" and isinstance(node.inputs[0], gs.Constant):
+        size = walk.sizes(node.outputs[0])[0]
+        yes, no = (own * (size // len(own)) if own else [NONE] * size for own in counts[1:])
+        mask = np.broadcast_to(node.inputs[0].values, size)
+        return [a if taken else b for taken, a, b in zip(mask, yes, no, strict=True)]
     if node.op not in ("Gather", "Slice") or not all(isinstance(t, gs.Constant) for t in node.inputs[1:] if t.name):
         return None
     numbers = np.arange(len(counts[0]))

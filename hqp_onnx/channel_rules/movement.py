@@ -36,8 +36,8 @@ def _concat(walk: Walk, node: gs.Node) -> None:
         return None
     spread = np.max([part.shape for part in parts], axis=0)
     wide = [np.broadcast_to(part, [part.shape[i] if i == axis else n for i, n in enumerate(spread)]) for part in parts]
-    zero = all(isinstance(tensor, gs.Constant) or walk.zero(tensor) for tensor in node.inputs)
-    walk.set(result, np.concatenate(wide, axis), zero)
+    residues = {0.0 if isinstance(tensor, gs.Constant) else walk.residue(tensor) for tensor in node.inputs}
+    walk.set(result, np.concatenate(wide, axis), residues.pop() if len(residues) == 1 else None)
     return None
 
 
@@ -45,17 +45,17 @@ def _side_by_side(walk: Walk, node: gs.Node, axes: set[int]) -> None:
     """Tensors joined along an axis without labels are tied; a constant is labelled if one axis is."""
     result, axis = node.outputs[0], min(axes)
     rank = len(walk.sizes(result))
-    labels, parts, zero = np.full((1,) * rank, -1), [], True
+    labels, parts, residues = np.full((1,) * rank, -1), [], set()
     for tensor in node.inputs:
         if not isinstance(tensor, gs.Constant):
             parts.append(walk.labels(tensor))
-            zero &= walk.zero(tensor)
+            residues.add(walk.residue(tensor))
         else:
             parts.append(along(walk.param(tensor, axis), axis, rank) if len(axes) == 1 else np.array(-1))
         labels = np.where(labels >= 0, labels, parts[-1])
     for part in parts:
         walk.tie(part, labels, f"Concat '{node.name}' joins channels that stay")
-    walk.set(result, labels, zero)
+    walk.set(result, labels, residues.pop() if len(residues) == 1 else None)
 
 
 @rule("Split")
@@ -66,7 +66,7 @@ def _split(walk: Walk, node: gs.Node) -> None:
     labels = operand(walk, node.inputs[0], axis)
     ends = np.cumsum([walk.sizes(t)[axis] for t in node.outputs])
     for tensor, part in zip(node.outputs, np.split(labels, ends[:-1], axis), strict=True):
-        walk.set(tensor, part, walk.zero(node.inputs[0]))
+        walk.set(tensor, part, walk.residue(node.inputs[0]))
 
 
 @rewrite("Split")
@@ -94,7 +94,7 @@ def _slice(walk: Walk, node: gs.Node) -> None:
             if step != 1:
                 walk.freeze(labels, f"Slice '{node.name}' takes channels with a step")
             labels = labels.take(range(size[axis])[start:stop:step], axis)
-    walk.set(node.outputs[0], labels, walk.zero(node.inputs[0]))
+    walk.set(node.outputs[0], labels, walk.residue(node.inputs[0]))
 
 
 def _ranges(node: gs.Node, size: tuple[int, ...]) -> list[tuple[int, int, int | None, int]]:
@@ -144,7 +144,7 @@ def _pad(walk: Walk, node: gs.Node) -> None:
         if labels.shape[axis] != walk.sizes(result)[axis]:
             walk.freeze(labels, f"Pad '{node.name}' crops channels")
             return
-    walk.set(result, labels, walk.zero(data) and _pads_zeros(node))
+    walk.set(result, labels, 0.0 if walk.zero(data) and _pads_zeros(node) else None)
 
 
 def _pads_zeros(node: gs.Node) -> bool:

@@ -28,7 +28,7 @@ def _per_channel(walk: Walk, node: gs.Node) -> None:
             walk.tie(walk.param(tensor, 0), labels, f"{node.op} '{node.name}' follows channels that stay")
     for tensor in node.outputs:
         if tensor.name:
-            walk.set(tensor, along(labels, 1, len(walk.sizes(node.inputs[0]))), zero=True)
+            walk.set(tensor, along(labels, 1, len(walk.sizes(node.inputs[0]))), residue=0.0)
     return None
 
 
@@ -44,7 +44,7 @@ def _per_group(walk: Walk, node: gs.Node) -> None:
     if (labels >= 0).any():
         for tensor in params:
             walk.tie(walk.param(tensor, 0), labels if tensor.shape[0] == len(labels) else groups, reason)
-    walk.set(node.outputs[0], along(labels, 1, len(walk.sizes(data))), zero=True)
+    walk.set(node.outputs[0], along(labels, 1, len(walk.sizes(data))), residue=0.0)
     return None
 
 

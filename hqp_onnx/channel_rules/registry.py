@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -63,8 +63,15 @@ class Survivors:
 
     def counts(self, tensor: gs.Tensor) -> dict[int, int]:
         """Positions kept along each axis that loses some."""
+        return {axis: int(kept.sum()) for axis, kept in self._cut(tensor).items()}
+
+    def losses(self, tensor: gs.Tensor) -> dict[int, int]:
+        """Positions removed along each axis that loses some."""
+        return {axis: int((~kept).sum()) for axis, kept in self._cut(tensor).items()}
+
+    def _cut(self, tensor: gs.Tensor) -> dict[int, BoolArray]:
         masks = {axis: self.mask(tensor, axis) for axis in range(self.rank(tensor))}
-        return {axis: int(kept.sum()) for axis, kept in masks.items() if kept is not None and not kept.all()}
+        return {axis: kept for axis, kept in masks.items() if kept is not None and not kept.all()}
 
     def replace_input(self, node: gs.Node, index: int, values: IntArray) -> None:
         """Give ``node`` its own constant with new values; other users of the old one keep it."""
@@ -82,9 +89,13 @@ class Survivors:
         target = node.inputs[index]
         if isinstance(target, gs.Constant):
             return self.replace_input(node, index, np.where(where, values, target.values))
-        stem = f"{target.name}_{node.name}_pruned"
-        restated = gs.Variable(stem, np.int64)
-        operands = [gs.Constant(f"{stem}_where", where), gs.Constant(f"{stem}_values", values), target]
-        self.added.append(gs.Node("Where", f"{stem}_node", inputs=operands, outputs=[restated]))
-        node.inputs[index] = restated
+        self.insert(node, index, "Where", [where, values, target])
         return None
+
+    def insert(self, node: gs.Node, index: int, op: str, operands: Sequence[gs.Tensor | IntArray | BoolArray]) -> None:
+        """Put a new node before an input of ``node``; arrays among its operands become constants."""
+        old = node.inputs[index]
+        stem = f"{old.name}_{node.name}_pruned"
+        inputs = [t if isinstance(t, gs.Tensor) else gs.Constant(f"{stem}_{i}", t) for i, t in enumerate(operands)]
+        node.inputs[index] = gs.Variable(stem, old.dtype)
+        self.added.append(gs.Node(op, f"{stem}_{op}", inputs=inputs, outputs=[node.inputs[index]]))

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @rule("Resize")
 def _resize(walk: Walk, node: gs.Node) -> None:
-    """Channels pass where they are not scaled; ``zero`` holds but for extrapolated values."""
+    """Channels pass where they are not scaled; so does what they leave, but for extrapolated values."""
     data, result = node.inputs[0], node.outputs[0]
     labels = walk.labels(data)
     if any(walk.sizes(data)[axis] != walk.sizes(result)[axis] for axis in varied(labels)):
         return walk.refuse(node, f"Resize '{node.name}' scales channels")
     crops = node.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize"
-    walk.set(result, labels, walk.zero(data) and not crops)
+    walk.set(result, labels, None if crops else walk.residue(data))
     return None
 
 
@@ -42,11 +42,11 @@ def _depth_to_space(walk: Walk, node: gs.Node) -> None:
     line = axis_labels(walk, node, node.inputs[0], 1)
     labels = line.reshape(-1, block).T if node.attrs.get("mode", "DCR") == "CRD" else line.reshape(block, -1)
     line = collapse(walk, labels, [0], f"DepthToSpace '{node.name}' moves channels that stay").ravel()
-    walk.set(node.outputs[0], along(line, 1, 4), walk.zero(node.inputs[0]))
+    walk.set(node.outputs[0], along(line, 1, 4), walk.residue(node.inputs[0]))
 
 
 @rule("SpaceToDepth")
 def _space_to_depth(walk: Walk, node: gs.Node) -> None:
     line = axis_labels(walk, node, node.inputs[0], 1)
     line = np.tile(line, node.attrs["blocksize"] ** 2)
-    walk.set(node.outputs[0], along(line, 1, 4), walk.zero(node.inputs[0]))
+    walk.set(node.outputs[0], along(line, 1, 4), walk.residue(node.inputs[0]))

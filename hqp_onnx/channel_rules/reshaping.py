@@ -34,7 +34,7 @@ def _reshape_to(walk: Walk, node: gs.Node) -> None:
 
 def _set_reshaped(walk: Walk, node: gs.Node) -> None:
     data, result = node.inputs[0], node.outputs[0]
-    walk.set(result, reshape(walk.labels(data), walk.sizes(data), walk.sizes(result)), walk.zero(data))
+    walk.set(result, reshape(walk.labels(data), walk.sizes(data), walk.sizes(result)), walk.residue(data))
 
 
 def reshape(labels: IntArray, size: Sequence[int], target: Sequence[int]) -> IntArray:
@@ -71,7 +71,7 @@ def _reshape_target(survivors: Survivors, node: gs.Node) -> None:
 def _transpose(walk: Walk, node: gs.Node) -> None:
     data = node.inputs[0]
     labels = walk.labels(data)
-    walk.set(node.outputs[0], labels.transpose(node.attrs.get("perm") or range(labels.ndim)[::-1]), walk.zero(data))
+    walk.set(node.outputs[0], labels.transpose(node.attrs.get("perm") or range(labels.ndim)[::-1]), walk.residue(data))
 
 
 @rule("Expand")
@@ -79,17 +79,17 @@ def _expand(walk: Walk, node: gs.Node) -> None:
     """A constant (a class token) with one axis of channels brings these."""
     data, result = node.inputs[0], node.outputs[0]
     rank = len(walk.sizes(result))
-    labels, zero = walk.labels(data), walk.zero(data)
+    labels, residue = walk.labels(data), walk.residue(data)
     if isinstance(data, gs.Constant):
         wide = [axis for axis, size in enumerate(data.shape) if size > 1]
         if len(wide) == 1:
-            labels, zero = along(walk.param(data, wide[0]), wide[0], len(data.shape)), True
+            labels, residue = along(walk.param(data, wide[0]), wide[0], len(data.shape)), 0.0
     labels = aligned(labels, rank)
     if not isinstance(node.inputs[1], gs.Constant) and (
         walk.sizes(node.inputs[1]) != (rank,) or any(walk.dynamic(result)[axis] for axis in varied(labels))
     ):
         walk.freeze(labels, f"Expand '{node.name}' computes its shape in the graph")
-    walk.set(result, labels, zero)
+    walk.set(result, labels, residue)
 
 
 @rewrite("Expand")
@@ -111,4 +111,4 @@ def _tile(walk: Walk, node: gs.Node) -> None:
     if any(repeats[axis] > 1 for axis in varied(labels)) and computed(walk, node):
         return
     labels = np.tile(labels, [int(n) if size > 1 else 1 for n, size in zip(repeats, labels.shape, strict=True)])
-    walk.set(result, labels, walk.zero(data))
+    walk.set(result, labels, walk.residue(data))

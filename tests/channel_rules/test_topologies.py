@@ -292,6 +292,70 @@ TOPOLOGIES = {
         {("wa", 0): 8, ("wq", 0): 5, ("wv", 0): 6},
         {"flat": [0, 0, -1], "space": [0, 6, 4, 4]},
     ),
+    "attention of grouped projections": Topology(
+        "float[n,12,5] x",
+        "float[n,3,5] y",
+        """
+      q0 = Conv<group=4>(x, wq, bq)
+      k0 = Conv<group=4>(x, wk, bk)
+      v0 = Conv<group=4>(x, wv, bv)
+      q1 = Reshape(q0, heads)
+      k = Reshape(k0, heads)
+      v1 = Reshape(v0, heads)
+      q = Transpose<perm=[0,1,3,2]>(q1)
+      v = Transpose<perm=[0,1,3,2]>(v1)
+      s = MatMul(q, k)
+      p = Softmax(s)
+      o0 = MatMul(p, v)
+      o1 = Transpose<perm=[0,1,3,2]>(o0)
+      o2 = Reshape(o1, joined)
+      y = Conv(o2, wo)""",
+        {**{f"w{kind}": (12, 3, 1) for kind in "qkv"}, **{f"b{kind}": (12,) for kind in "qkv"}, "wo": (3, 12, 1)},
+        {("wq", 0): 3, ("wk", 0): 3, ("wv", 0): 3, ("wo", 1): 3},
+        {"heads": [0, 4, 3, 5], "joined": [0, 12, 5]},
+    ),
+    "cosine attention": Topology(
+        *TOKENS,
+        PROJECTIONS.replace("perm=[0,2,3,1]>(k2)", "perm=[0,2,1,3]>(k2)").replace(" kt ", " k ").replace(" q ", " qh ")
+        + """
+      qn = ReduceL2(qh, last)
+      qc = Clip(qn, tiny)
+      qs = Shape(qh)
+      qe = Expand(qc, qs)
+      q = Div(qh, qe)
+      kn = ReduceL2(k, last)
+      kc = Clip(kn, tiny)
+      ks = Shape(k)
+      ke = Expand(kc, ks)
+      kd = Div(k, ke)
+      kt = Transpose<perm=[0,1,3,2]>(kd)"""
+        + ATTEND
+        + MLP,
+        {**QKV_PARAMS, **OUT_PARAMS, **MLP_PARAMS, "tiny": ()},
+        {("wo", 0): 4, ("w1", 1): 10},
+        {**HEADS, "last": [-1]},
+        20,
+    ),
+    "RMSNorm in parts over a residual trunk": Topology(
+        "int64[n,5] x",
+        "float[n,5,3] y",
+        """
+      e = Gather(table, x)
+      q = Pow(e, two)
+      m = ReduceMean<axes=[-1]>(q)
+      d = Add(m, eps)
+      s = Sqrt(d)
+      r = Reciprocal(s)
+      t = Mul(e, r)
+      u = Mul(t, g)
+      a = MatMul(u, w1)
+      b = Relu(a)
+      c = MatMul(b, w2)
+      h = Add(e, c)
+      y = MatMul(h, wy)""",
+        {"table": (11, 8), "two": (), "eps": (), "g": (8,), "w1": (8, 6), "w2": (6, 8), "wy": (8, 3)},
+        {("table", 1): 8, ("g", 0): 8, ("w1", 1): 6, ("wy", 0): 8},
+    ),
     "mixer of tokens and channels": Topology(
         *TOKENS,
         """

@@ -90,6 +90,23 @@ def test_shape_chains_fold(body: str, target: list[int]) -> None:
     assert graph.nodes[0].inputs[1].values.tolist() == target
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "h, w = Split<axis=0>(p, ones) \n t = Concat<axis=0>(k, w, h) \n y = Reshape(x, t)",
+        "h, w = Split<axis=0>(p, ones) \n g = Mul(h, two) \n v = Div(w, two) \n"
+        " t = Concat<axis=0>(k, g, v) \n y = Reshape(x, t)",
+        "q = Div(p, big) \n c = Cast<to=1>(q) \n r = ReduceMax(c) \n y = Mul(x, r)",
+    ],
+)
+def test_sizes_do_not_pass_for_others(body: str) -> None:
+    """Width for height, twice the height for the width, small quotients for constants."""
+    ints = {"k": [-1, 3], "ones": [1, 1], "two": [2], "big": [64, 64], "two_i": [2], "four": [4]}
+    used = {name: np.asarray(value, np.int64) for name, value in ints.items()}
+    body = f"s = Shape(x) \n p = Slice(s, two_i, four) \n {body}"
+    check(parse(body, shape="n,3,h,w", **used), (2, 3, 4, 6), (5, 3, 8, 4), (1, 3, 128, 64), (1, 3, 6, 6))
+
+
 def test_values_of_the_input_never_fold() -> None:
     """An integer tensor that is equal for all probes, but depends on the data."""
     body = "m = ReduceMax<keepdims=0>(x) \n z = Sub(m, m) \n c = Greater(m, z) \n f = Cast<to=1>(c) \n y = Mul(x, f)"
