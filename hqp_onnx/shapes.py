@@ -1,16 +1,17 @@
 """Concrete shapes and shape-only constants of a model, found by running it.
 
-The model runs once at each of two assignments of its symbolic dimensions, every tensor an output. Where the model
-takes it, dimensions of different names get sizes of their own in no fixed ratio: else 2 * height would pass for
-width. A dimension that differs between the runs is dynamic. A tensor that depends on the inputs' shapes alone
-(every path to an input passes a Shape or Size node) and does not differ is a constant. Where the model cannot
-run, ``onnx.shape_inference`` on the first assignment gives what it can.
+The model runs at several assignments of its symbolic dimensions, every tensor an output. Where the model takes it,
+dimensions of different names get sizes of their own in no fixed ratio: else 2 * height would pass for width. A
+dimension that differs between runs is dynamic. A tensor that depends on the inputs' shapes alone (every path to an
+input passes a Shape or Size node) and is the same in all runs is a constant. Two runs must succeed; further ones at
+odd sizes, which expose floor divisions and padding to a multiple, count where the model takes them. Where it
+cannot run, ``onnx.shape_inference`` on the first assignment gives what it can.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,7 @@ from hqp_onnx.model_io import to_proto
 from hqp_onnx.runtime import Array, Session
 
 _UNITS = (64, 96, 32, 16, 512)  # of the symbolic dimensions' sizes; the first at which both runs succeed is taken
+_WITNESSES = ((5, 93, 46), (7, 160, 64))  # leading, first other size, step
 _LARGEST_VALUE = 4096  # elements; shape arithmetic is smaller
 
 
@@ -31,30 +33,35 @@ class Shapes:
 
     Attributes:
         sizes: concrete shape of each tensor in the first run; batch 2 where the batch is dynamic.
-        again: concrete shapes in the second run.
-        varying: per dimension, whether it differed between the runs.
-        constants: values of tensors that depend on shapes alone and did not differ.
-        targets: shape-only int64 vectors that did differ: their values in both runs.
+        runs: concrete shapes in every run.
+        varying: per dimension, whether it differed between runs.
+        constants: values of tensors that depend on shapes alone and never differed.
+        targets: shape-only int64 vectors that did differ: their values in every run.
     """
 
     sizes: Mapping[str, tuple[int, ...]]
-    again: Mapping[str, tuple[int, ...]]
+    runs: Mapping[str, tuple[tuple[int, ...], ...]]
     varying: Mapping[str, tuple[bool, ...]]
     constants: Mapping[str, Array]
-    targets: Mapping[str, tuple[Array, Array]]
+    targets: Mapping[str, tuple[Array, ...]]
 
 
 def probe(graph: gs.Graph) -> Shapes:
     """Shapes of every tensor of ``graph``; tensors that neither run nor inference reaches are absent."""
     symbolic = any(not isinstance(dim, int) or dim < 0 for t in graph.inputs for dim in (t.shape or [])[1:])
+    names = [t.name for node in graph.nodes for t in node.outputs if t.name]
+    try:
+        session = Session(to_proto(graph), outputs=names, optimize=False)
+    except ModelError:
+        session = None
     for unit, apart in itertools.product(_UNITS, (1, 0)) if symbolic else [(1, 0)]:
-        try:  # 1, 3, 5, ... and 2, 5, 8, ... units
-            first, second = (_run(graph, n, (n - 1) * unit, n * unit * apart) for n in (2, 3))
-        except ModelError:
-            continue
-        return _compare(graph, first, second)
-    sizes, again = (_inferred(graph, n, (n - 1) * _UNITS[0]) for n in (2, 3))
-    return Shapes(sizes, again, _varying(sizes, again), {}, {})
+        # 1, 3, 5, ... and 2, 5, 8, ... units
+        pair = [_run(graph, session, n, (n - 1) * unit, n * unit * apart) for n in (2, 3)]
+        if all(pair):
+            witnesses = [_run(graph, session, *sizes) for sizes in (_WITNESSES if symbolic else _WITNESSES[:1])]
+            return _compare(graph, [run for run in (*pair, *witnesses) if run])
+    inferred = [_inferred(graph, n, (n - 1) * _UNITS[0]) for n in (2, 3)]
+    return _shapes({name: tuple(sizes[name] for sizes in inferred) for name in inferred[0]}, {}, {})
 
 
 def example_feeds(graph: gs.Graph, leading: int = 1, other: int = 224, step: int = 0) -> dict[str, Array]:
@@ -88,31 +95,39 @@ def _value(rng: np.random.Generator, tensor: gs.Variable, dims: list[int]) -> Ar
     return np.ones(dims, dtype)
 
 
-def _run(graph: gs.Graph, leading: int, other: int, step: int) -> dict[str, Array]:
-    names = [t.name for node in graph.nodes for t in node.outputs if t.name]
+def _run(graph: gs.Graph, session: Session | None, leading: int, other: int, step: int) -> dict[str, Array]:
+    """Values of every tensor; empty if the model does not run at these sizes."""
     feeds = example_feeds(graph, leading, other, step)
-    return {**feeds, **Session(to_proto(graph), outputs=names, optimize=False).run(feeds)}
+    try:
+        return {} if session is None else {**feeds, **session.run(feeds)}
+    except ModelError:
+        return {}
 
 
-def _compare(graph: gs.Graph, first: Mapping[str, Array], second: Mapping[str, Array]) -> Shapes:
-    sizes, again, constants, targets = {}, {}, {}, {}
+def _compare(graph: gs.Graph, runs: Sequence[Mapping[str, Array]]) -> Shapes:
+    shapes, constants, targets = {}, {}, {}
     by_shape = _shape_only(graph)
-    for name, value in first.items():
-        if not isinstance(value, np.ndarray):
+    for name in runs[0]:
+        values = [run[name] for run in runs]
+        if not all(isinstance(value, np.ndarray) for value in values):
             continue  # sequences and optionals have no shape
-        other = second[name]
-        sizes[name] = value.shape
-        again[name] = other.shape
-        if name in by_shape and value.size <= _LARGEST_VALUE and value.shape == other.shape:
-            if np.array_equal(value, other):
-                constants[name] = value
-            elif value.ndim == 1 and value.dtype == np.int64:
-                targets[name] = (value, other)
-    return Shapes(sizes, again, _varying(sizes, again), constants, targets)
+        shapes[name] = tuple(value.shape for value in values)
+        if name in by_shape and values[0].size <= _LARGEST_VALUE and len(set(shapes[name])) == 1:
+            if all(np.array_equal(values[0], value) for value in values):
+                constants[name] = values[0]
+            elif values[0].ndim == 1 and values[0].dtype == np.int64:
+                targets[name] = tuple(values)
+    return _shapes(shapes, constants, targets)
 
 
-def _varying(sizes: Mapping[str, tuple[int, ...]], again: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[bool, ...]]:
-    return {name: tuple(a != b for a, b in zip(size, again[name], strict=True)) for name, size in sizes.items()}
+def _shapes(
+    runs: Mapping[str, tuple[tuple[int, ...], ...]],
+    constants: Mapping[str, Array],
+    targets: Mapping[str, tuple[Array, ...]],
+) -> Shapes:
+    sizes = {name: shapes[0] for name, shapes in runs.items()}
+    varying = {name: tuple(len(set(axis)) > 1 for axis in zip(*shapes, strict=True)) for name, shapes in runs.items()}
+    return Shapes(sizes, runs, varying, constants, targets)
 
 
 def _shape_only(graph: gs.Graph) -> set[str]:

@@ -3,12 +3,14 @@
 - opset 13 or newer;
 - no Constant nodes: every constant is an initializer; nodes over constants alone are folded;
 - explicit ``pads`` instead of ``auto_pad`` wherever the spatial sizes are static;
-- shape arithmetic folded: a tensor that depends only on input shapes, and is the same for two assignments of
-  the symbolic dimensions, becomes a constant. In a Reshape target the entries that differ become 0 (copied)
-  or -1 (inferred) where that says the same.
+- shape arithmetic folded: a tensor that depends only on input shapes, and is the same for all assignments of the
+  symbolic dimensions that were tried (``shapes``), becomes a constant. In a Reshape target the entries that differ
+  become 0 (copied) or -1 (inferred) where that says the same.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
@@ -110,25 +112,25 @@ def _fold_shape_arithmetic(graph: gs.Graph, shapes: Shapes) -> None:
                 )
         if node.op == "Reshape" and node.inputs[1].name in shapes.targets and not node.attrs.get("allowzero", 0):
             data, target = node.inputs
-            relative = _relative_target(shapes, data.name, *shapes.targets[target.name])
+            relative = _relative_target(shapes.runs.get(data.name, ()), shapes.targets[target.name])
             if relative is not None:
                 node.inputs[1] = gs.Constant(f"{target.name}_folded_{node.name}", relative)
 
 
-def _relative_target(shapes: Shapes, data: str, first: Array, second: Array) -> Array | None:
-    """A Reshape target that is right in both runs: entries that differ copied (0) or, at most one, inferred (-1)."""
-    if data not in shapes.sizes or (first == 0).any():
+def _relative_target(sizes: Sequence[tuple[int, ...]], targets: Sequence[Array]) -> Array | None:
+    """A Reshape target that is right in all runs: entries that differ copied (0) or, at most one, inferred (-1)."""
+    if not sizes or any((target == 0).any() for target in targets):
         return None
-    size, again = shapes.sizes[data], shapes.again[data]
-    target = first.copy()
-    open_entries = []
-    for axis in np.flatnonzero(first != second):
-        copied = axis < len(size) and (size[axis], again[axis]) == (first[axis], second[axis])
-        if copied:
-            target[axis] = 0
+    relative = targets[0].copy()
+    inferred = []
+    for axis, entries in enumerate(zip(*targets, strict=True)):
+        if len(set(entries)) == 1:
+            continue
+        if axis < len(sizes[0]) and entries == tuple(size[axis] for size in sizes):
+            relative[axis] = 0
         else:
-            open_entries.append(axis)
-    if len(open_entries) > 1 or (open_entries and (first == -1).any()):
+            inferred.append(axis)
+    if len(inferred) > 1 or (inferred and (relative == -1).any()):
         return None
-    target[open_entries] = -1
-    return target
+    relative[inferred] = -1
+    return relative

@@ -124,3 +124,26 @@ def test_modified_is_truthful() -> None:
     once = canonicalize(to_graph(model))
     assert not canonicalize(once.graph).modified
     assert canonicalize(to_graph(parse('y = MaxPool<auto_pad="VALID", kernel_shape=[2,2]>(x)'))).modified
+
+
+@pytest.mark.parametrize("multiple", [2, 16, 32, 64])
+def test_padding_to_a_multiple_stays(multiple: int) -> None:
+    """The pad is zero for all sizes that are multiples, and for no other."""
+    body = """s = Shape(x)
+      h = Slice(s, two, three)
+      r = Mod(h, m)
+      d = Sub(m, r)
+      p = Mod(d, m)
+      pads = Concat<axis=0>(zeros, p, zero)
+      y = Pad(x, pads)"""
+    ints = {"two": [2], "three": [3], "m": [multiple], "zeros": [0] * 6, "zero": [0]}
+    values = {name: np.asarray(value, np.int64) for name, value in ints.items()}
+    check(parse(body, shape="n,3,h,w", **values), (1, 3, 64, 8), (2, 3, 65, 8), (1, 3, 97, 9))
+
+
+def test_half_of_the_batch_stays() -> None:
+    body = "s = Shape(x) \n n = Slice(s, zero, one) \n k = Div(n, two) \n"
+    body += " t = Concat<axis=0>(k, minus) \n y = Reshape(x, t)"
+    ints = {"zero": [0], "one": [1], "two": [2], "minus": [-1]}
+    values = {name: np.asarray(value, np.int64) for name, value in ints.items()}
+    check(parse(body, **values), (2, 3, 9, 8), (4, 3, 9, 8), (8, 3, 9, 8))
