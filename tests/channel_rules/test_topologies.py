@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
+from oracle import require_runtime
 
 from hqp_onnx.channel_map import ParamAxis
 from hqp_onnx.channels import analyze
@@ -607,6 +608,7 @@ def feeds_of(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 def test_topology(name: str, check_plans: Callable[..., None]) -> None:
     case = TOPOLOGIES[name]
     model = build(case)
+    require_runtime(model, feeds_of(model))
     graph = canonicalize(to_graph(model)).graph
     channels = analyze(graph)
     free = set(channels.prunable.tolist())

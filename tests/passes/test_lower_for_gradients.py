@@ -5,6 +5,7 @@ import onnx
 import onnx.parser
 import pytest
 from onnx import numpy_helper
+from oracle import require_runtime
 
 from hqp_onnx.errors import GradientError
 from hqp_onnx.model_io import to_graph, to_proto
@@ -75,15 +76,16 @@ def build(body, opset, shape=SHAPE):
 def test_same_function(name):
     op, body, opset = ROWS[name]
     model = build(body, opset)
+    x = 3 * np.random.default_rng(0).standard_normal((2, *SHAPE)).astype(np.float32)
+    require_runtime(model, {"x": x})
     result = lower_for_gradients(to_graph(model))
     assert result.modified and result.notes == (f"{op} lowered",)
     lowered = to_proto(result.graph)
     assert {node.op_type for node in lowered.graph.node}.isdisjoint(LOWERED)
-    x = 3 * np.random.default_rng(0).standard_normal((2, *SHAPE)).astype(np.float32)
     want = Session(model).run({"x": x})["y"]
     got = Session(lowered).run({"x": x})["y"]
     assert got.shape == want.shape
-    assert np.abs(got - want).max() <= 2e-6 * max(1, np.abs(want).max())
+    assert np.abs(got - want).max() <= 1e-5 * max(1, np.abs(want).max())
 
 
 def test_every_rule_has_a_row():
