@@ -33,7 +33,7 @@ def load(path: Path) -> onnx.ModelProto:
     if not model.graph.node:
         raise ModelError(f"{path}: the graph has no nodes: nothing to optimize")
     _check_opset(path, model)
-    if node := next((n for n in nodes(model.graph) if _is_quantized(n)), None):
+    if node := next((n for n in nodes(model.graph) if is_quantized(n.op_type)), None):
         raise ModelError(
             f"{path}: already quantized (node '{node.name or node.output[0]}' is {node.op_type}). Give the float model"
         )
@@ -150,8 +150,9 @@ def _check(path: Path, model: onnx.ModelProto) -> None:
         raise ModelError(f"{path}: not a valid ONNX model: {_one_line(e)}") from e
 
 
-def _is_quantized(node: onnx.NodeProto) -> bool:
-    return node.op_type in _QUANTIZED or node.op_type.startswith("QLinear")
+def is_quantized(op: str) -> bool:
+    """Whether an operator is one of a quantized model."""
+    return op in _QUANTIZED or op.startswith("QLinear")
 
 
 def _one_line(error: Exception) -> str:

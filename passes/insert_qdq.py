@@ -20,14 +20,13 @@ from numpy.typing import NDArray
 
 from hqp_onnx.calibration import Calibration, Range
 from hqp_onnx.errors import ModelError
-from hqp_onnx.model_io import to_graph, to_proto
+from hqp_onnx.model_io import is_quantized, to_graph, to_proto
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.placement import Placement, place, weight_axis
 from hqp_onnx.targets import Target
 
 __all__ = ["insert_qdq"]
 
-_QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}
 _INT32_ROOM = 2.0**30
 _TINY = float(np.finfo(np.float32).tiny)
 
@@ -70,7 +69,7 @@ def insert_qdq(graph: gs.Graph, calibration: Calibration, target: Target) -> Pas
 
 def _check_float(graph: gs.Graph) -> None:
     for node in graph.nodes:
-        if node.op in _QUANTIZED or node.op.startswith("QLinear"):
+        if is_quantized(node.op):
             raise ModelError(f"node '{node.name}' ({node.op}): the model is quantized already; give the float model")
 
 
