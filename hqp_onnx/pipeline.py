@@ -17,7 +17,6 @@ from pathlib import Path
 
 from hqp_onnx import cost, model_io
 from hqp_onnx.candidates import Candidates
-from hqp_onnx.channels import analyze
 from hqp_onnx.constraint import Budget
 from hqp_onnx.dataset import Dataset
 from hqp_onnx.errors import BudgetError
@@ -30,7 +29,6 @@ from hqp_onnx.report.results import TITLES, CostModel, Report, Row
 from hqp_onnx.report.rows import Measured, make_rows
 from hqp_onnx.runtime import Session
 from hqp_onnx.search import SEARCHES, bisect, removal_order, step_size
-from hqp_onnx.shapes import probe
 from hqp_onnx.steps import Model, Progress, Ranking, open_data, open_model, rank, removal_ledger, silent
 from hqp_onnx.targets import target
 
@@ -75,9 +73,8 @@ class _Job:
         self, options: Options, model: Model, data: Mapping[str, Dataset], metric: Metric, progress: Progress
     ) -> None:
         self.options, self.model, self.data, self.metric, self.progress = options, model, data, metric, progress
-        shapes = probe(model.graph)
-        self.channels = analyze(model.graph, shapes).restricted(options.keep, options.only)
-        self.positions = cost.positions(model.graph, shapes)
+        self.channels = model.channels().restricted(options.keep, options.only)
+        self.positions = cost.positions(model.graph, model.shapes)
         self.ledger = Ledger(options.output, options.settings(), options.resume)
 
     def run(self) -> Report:

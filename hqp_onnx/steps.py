@@ -22,14 +22,14 @@ from hqp_onnx.latency import Latency, measure
 from hqp_onnx.ledger import write_text
 from hqp_onnx.metrics import FloatArray, Metric, Scores, classes, evaluate, load_metric, predictions
 from hqp_onnx.moments import input_moments
-from hqp_onnx.passes.canonicalize import canonicalize
+from hqp_onnx.passes.canonicalize import canonicalize_with_shapes
 from hqp_onnx.passes.compensate import compensate
 from hqp_onnx.passes.prune_channels import prune_channels
 from hqp_onnx.passes.quantize import quantize
 from hqp_onnx.runtime import Session
 from hqp_onnx.saliency import LOSSES, filter_scores, filter_weights, unit_scores
 from hqp_onnx.search import aligned, removal_order
-from hqp_onnx.shapes import example_feeds, probe
+from hqp_onnx.shapes import Shapes, example_feeds
 from hqp_onnx.sources import open_dataset
 from hqp_onnx.targets import target
 
@@ -43,16 +43,21 @@ def silent(stage: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class Model:
-    """A checked model: the file, a session on it, and its canonical graph."""
+    """A checked model: the file, a session on it, its canonical graph and that graph's shapes."""
 
     path: Path
     session: Session
     graph: gs.Graph
+    shapes: Shapes
 
     @property
     def batch_size(self) -> int:
         """Samples per run: the model's own batch where it is fixed, else 100."""
         return self.session.batch or 100
+
+    def channels(self) -> ChannelMap:
+        """The units of the graph."""
+        return analyze(self.graph, self.shapes)
 
 
 def open_model(path: Path, threads: int = 0) -> Model:
@@ -64,10 +69,10 @@ def open_model(path: Path, threads: int = 0) -> Model:
     proto = model_io.load(path)
     try:
         session = Session(path, threads=threads)
-        graph = canonicalize(model_io.to_graph(proto)).graph
+        canonical, shapes = canonicalize_with_shapes(model_io.to_graph(proto))
     except ModelError as e:
         raise ModelError(f"{path}: {e}") from e
-    return Model(path, session, graph)
+    return Model(path, session, canonical.graph, shapes)
 
 
 def open_data(model: Model, path: str, preprocess: Path | None, metric: Metric | None = None) -> Dataset:
@@ -92,9 +97,8 @@ def open_data(model: Model, path: str, preprocess: Path | None, metric: Metric |
 def inspect(path: Path) -> dict[str, Any]:
     """Units, groups, frozen channels with reasons, MACs and parameters, as JSON values."""
     model = open_model(path)
-    shapes = probe(model.graph)
-    channels = analyze(model.graph, shapes)
-    counts = cost.positions(model.graph, shapes)
+    channels = model.channels()
+    counts = cost.positions(model.graph, model.shapes)
     prunable_params, prunable_macs = cost.prunable(model.graph, channels, counts)
     return {
         "model": str(path),
@@ -200,7 +204,7 @@ def score(
         dataset.check_labels(classes(model.session.outputs))
     ranking = rank(
         model.graph,
-        analyze(model.graph),
+        model.channels(),
         saliency,
         dataset,
         progress=progress,
@@ -265,7 +269,7 @@ def prune(
         raise UsageError("--compensate needs calibration data: add --data DATA")
     model = open_model(path)
     dataset = None if data is None else open_data(model, data, preprocess)
-    channels = analyze(model.graph).restricted(keep, only)
+    channels = model.channels().restricted(keep, only)
     ranking = rank(model.graph, channels, saliency, dataset, seed=seed, progress=progress)
     order = removal_order(ranking.units, channels, min_width)
     wanted = round(sparsity * len(channels.prunable))

@@ -23,7 +23,7 @@ from hqp_onnx.passes.base import PassResult
 from hqp_onnx.runtime import Array
 from hqp_onnx.shapes import Shapes, probe
 
-__all__ = ["canonicalize"]
+__all__ = ["canonicalize", "canonicalize_with_shapes"]
 
 MINIMUM_OPSET = 13  # QuantizeLinear and DequantizeLinear per channel
 G_LOGGER.severity = G_LOGGER.ERROR  # it prints to stdout
@@ -36,6 +36,11 @@ def canonicalize(graph: gs.Graph) -> PassResult:
     Raises:
         ModelError: the model is older than opset 13 and onnx cannot convert it.
     """
+    return canonicalize_with_shapes(graph)[0]
+
+
+def canonicalize_with_shapes(graph: gs.Graph) -> tuple[PassResult, Shapes]:
+    """``canonicalize``, and the shapes that it found by running the model: they hold for the result."""
     notes = []
     before = _signature(graph)
     graph = graph.copy()
@@ -50,7 +55,7 @@ def canonicalize(graph: gs.Graph) -> PassResult:
     _explicit_pads(graph, shapes)
     _fold_shape_arithmetic(graph, shapes)
     graph.cleanup().toposort()
-    return PassResult(graph, _signature(graph) != before, tuple(notes))
+    return PassResult(graph, _signature(graph) != before, tuple(notes)), shapes
 
 
 def _signature(graph: gs.Graph) -> list[object]:

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from hqp_onnx.channel_map import PruningPlan
-from hqp_onnx.channels import analyze
 from hqp_onnx.model_io import to_proto
 from hqp_onnx.passes.prune_channels import prune_channels
 from hqp_onnx.search import removal_order
@@ -32,8 +31,8 @@ def main() -> None:
     options = parser.parse_args()
     images = np.load(ROOT / "models" / "fashion_mnist_test.npz")["input"][:4].astype(np.float32)
     for path in options.models:
-        graph = open_model(path).graph
-        channels = analyze(graph)
+        model = open_model(path)
+        graph, channels = model.graph, model.channels()
         original = to_proto(graph)
         rng = np.random.default_rng(0)
         start, worst = time.perf_counter(), 0.0

@@ -39,7 +39,6 @@ from zoo_oracle import TOLERANCE, Feeds, Oracle, UnclearError, WrongResultError,
 from zoo_report import describe, print_row, print_summary
 
 from hqp_onnx.channel_map import ChannelMap, PruningPlan
-from hqp_onnx.channels import analyze
 from hqp_onnx.errors import HqpError
 from hqp_onnx.model_io import save, to_proto
 from hqp_onnx.passes.prune_channels import prune_channels
@@ -140,10 +139,11 @@ def check(path: Path, note: Any) -> None:
         feeds = usable_feeds(onnx.load(path), dict(stored))
     note(stage="open")
     start = time.perf_counter()
-    graph = open_model(path, threads=1).graph
+    model = open_model(path, threads=1)
+    graph = model.graph
     opened = time.perf_counter()
     note(stage="analyze", open_seconds=opened - start)
-    channels = analyze(graph)
+    channels = model.channels()
     note(analysis_seconds=time.perf_counter() - opened, **describe(graph, channels))
     note(stage="compare unpruned")
     oracle = Oracle(path, to_proto(graph))
@@ -186,8 +186,8 @@ def again(graph: gs.Graph, channels: ChannelMap, feeds: Feeds, oracle: Oracle, n
         path = Path(folder) / "pruned.onnx"
         save(first, path)
         note(stage="open again")
-        second = open_model(path, threads=1).graph
-        units = analyze(second)
+        reopened = open_model(path, threads=1)
+        second, units = reopened.graph, reopened.channels()
         note(stage="prune again", lost=int(len(channels.prunable) - len(plan) - len(units.prunable)))
         more = make_plan(units, make_scores(second, units, "random", seed=1), 0.3)
         twice = to_proto(prune_channels(second, units, more).graph)

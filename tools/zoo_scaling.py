@@ -20,7 +20,6 @@ import onnxruntime as ort
 from onnx import helper, numpy_helper
 
 from hqp_onnx.channel_map import PruningPlan
-from hqp_onnx.channels import analyze
 from hqp_onnx.model_io import to_proto
 from hqp_onnx.passes.prune_channels import prune_channels
 from hqp_onnx.search import removal_order
@@ -122,14 +121,14 @@ def scaling() -> None:
 def _ours(path: Path) -> tuple[float, float, float]:
     """Seconds to open, to analyse, to prune; the result must load."""
     times = [time.perf_counter()]
-    graph = open_model(path, threads=1).graph
+    model = open_model(path, threads=1)
     times.append(time.perf_counter())
-    channels = analyze(graph)
+    channels = model.channels()
     times.append(time.perf_counter())
     order = removal_order(np.random.default_rng(0).random(channels.units), channels, 0.0)
     plan = PruningPlan(order[: round(0.3 * len(channels.prunable))])
     start = time.perf_counter()
-    pruned = prune_channels(graph, channels, plan).graph
+    pruned = prune_channels(model.graph, channels, plan).graph
     surgery = time.perf_counter() - start
     _load(to_proto(pruned))
     return times[1] - times[0], times[2] - times[1], surgery
