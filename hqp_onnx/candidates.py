@@ -1,9 +1,9 @@
-"""Candidate models of one optimization: the original without the first n units of an order, in FP32 or INT8."""
+"""Candidate models of one optimization: the original without the first n units of an order, in FP32 or quantized."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx_graphsurgeon as gs
@@ -14,9 +14,13 @@ from hqp_onnx.dataset import Dataset
 from hqp_onnx.ledger import write_text
 from hqp_onnx.moments import Moments
 from hqp_onnx.passes.compensate import compensate
+from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
+from hqp_onnx.passes.pool_spatial_means import pool_spatial_means
 from hqp_onnx.passes.prune_channels import prune_channels
 from hqp_onnx.passes.quantize import quantize
+from hqp_onnx.placement import quantizable
 from hqp_onnx.search import aligned
+from hqp_onnx.shapes import Shapes
 from hqp_onnx.steps import Progress
 from hqp_onnx.targets import Target
 
@@ -27,6 +31,7 @@ class Candidates:
 
     Attributes:
         original: the canonical graph.
+        shapes: its shapes.
         channels: its units.
         order: units, first to leave first.
         moments: of the inputs of its weights, for compensation; None to leave weights as they are.
@@ -40,6 +45,7 @@ class Candidates:
     """
 
     original: gs.Graph
+    shapes: Shapes
     channels: ChannelMap
     order: IntArray
     moments: Mapping[str, Moments] | None
@@ -50,31 +56,44 @@ class Candidates:
     cache: Path
     threads: int
     progress: Progress
+    _made: dict[int, gs.Graph] = field(default_factory=dict, init=False)  # the last one pruned
 
     def plan(self, removed: int) -> PruningPlan:
         """The first ``removed`` units of the order, less those that stay for the sake of alignment."""
         return PruningPlan(aligned(self.order[:removed], self.channels, self.multiple))
 
-    def graph(self, precision: str, removed: int) -> gs.Graph:
-        """The candidate in ``fp32`` or ``int8``."""
+    def pruned(self, removed: int) -> gs.Graph:
+        """The candidate in FP32; not to be changed."""
+        if removed not in self._made:
+            self._made.clear()
+            self._made[removed] = self._pruned(removed)
+        return self._made[removed]
+
+    def _pruned(self, removed: int) -> gs.Graph:
         plan = self.plan(removed)
         graph = prune_channels(self.original, self.channels, plan).graph
         if self.moments is not None and removed:
             graph = compensate(self.original, graph, self.channels, plan, self.moments).graph
-        return graph if precision == "fp32" else self._int8(graph, removed)
+        return pool_spatial_means(graph, {name: len(size) for name, size in self.shapes.sizes.items()}).graph
 
-    def _int8(self, graph: gs.Graph, removed: int) -> gs.Graph:
-        """Quantized, with the calibration of an earlier run if there is one."""
+    def quantizable(self, removed: int) -> list[str]:
+        """Nodes, by their first outputs, that ``quantized`` can leave in float; the same for any ``removed``."""
+        return quantizable(fold_batchnorm(self.pruned(removed)).graph, self.target)
+
+    def quantized(self, removed: int, floats: Collection[str] = ()) -> gs.Graph:
+        """The candidate in INT8, less the nodes ``floats``, with the calibration of an earlier run if there is one."""
         file = self.cache / f"calibration-{removed}.json"
         total = len(self.data)
         quantized, calibration = quantize(
-            graph,
+            self.pruned(removed),
             self.data,
             self.target,
             self.method,
             threads=self.threads,
             progress=lambda done: self.progress("calibration", done, total),
             known=Calibration.from_json(file.read_text()) if file.is_file() else None,
+            floats=floats,
         )
-        write_text(file, calibration.to_json())
+        if not file.is_file():
+            write_text(file, calibration.to_json())
         return quantized

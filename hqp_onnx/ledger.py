@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hqp_onnx.errors import UsageError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,7 @@ class Trial:
     """One evaluated candidate.
 
     Attributes:
-        precision: ``fp32`` or ``int8``.
+        precision: ``fp32``, ``int8`` or ``mixed``; ``mixed+n`` with n more nodes in float.
         removed: units of the search's order that were to leave; fewer do where widths must stay aligned.
         sparsity: units that left, as a share of the prunable units.
         metric: on D_val; an upper bound where ``complete`` is False (rejected before every sample was seen).
@@ -84,6 +86,14 @@ class Ledger:
         """Record the time of a stage."""
         self.seconds[stage] = seconds
         self._append({"seconds": {stage: seconds}})
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """A JSON value that is made once, and then read from ``.cache``."""
+        file = self.cache / f"{name}.json"
+        if not file.is_file():
+            write_text(file, json.dumps(make()))
+        value: T = json.loads(file.read_text())
+        return value
 
     def _check(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         changed = [key for key in now if before.get(key) != now[key]]

@@ -19,7 +19,7 @@ from hqp_onnx.saliency import SALIENCIES
 from hqp_onnx.search import SEARCHES, aligned, removal_order, step_size
 from hqp_onnx.targets import target
 
-PRECISIONS = ("int8", "fp32")
+PRECISIONS = ("mixed", "int8", "fp32")
 _NOT_RESULTS = ("model", "calib", "val", "output", "test", "threads", "resume", "preprocess")
 
 
@@ -37,7 +37,7 @@ class Options:
     search: str = "bisect"
     saliency: str = "fisher"
     compensate: bool = True
-    precision: str = "int8"
+    precision: str = "mixed"
     target: str = "onnxruntime"
     calibration: str = "entropy"
     metric: str = "top1"

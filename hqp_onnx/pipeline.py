@@ -1,7 +1,7 @@
-"""The main job: the smallest INT8 model whose metric stays inside the budget, and a report on it.
+"""The main job: the fastest pruned and quantized model whose metric stays inside the budget, and a report on it.
 
-    baseline -> saliency (and moments) -> search over pruned FP32 candidates -> INT8 of the result,
-    backing off where INT8 leaves the budget -> the written files evaluated -> report
+    baseline -> saliency (and moments) -> search over pruned FP32 candidates -> INT8 of the result where it pays,
+    with less of either where the budget demands it -> the written files evaluated -> report
 
 Every verdict is a line of the ledger, and every larger intermediate result a file beside it, so that an
 interrupted run resumes to the same model.
@@ -11,17 +11,23 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import islice
 from pathlib import Path
+
+import onnx_graphsurgeon as gs
 
 from hqp_onnx import cost, model_io
 from hqp_onnx.candidates import Candidates
 from hqp_onnx.constraint import Budget
 from hqp_onnx.dataset import Dataset
 from hqp_onnx.errors import BudgetError
+from hqp_onnx.latency import measure
 from hqp_onnx.ledger import Ledger, Trial, write_text
 from hqp_onnx.metrics import Metric, Scores, evaluate, load_metric
+from hqp_onnx.mixed_precision import faster_in_float, output_errors
 from hqp_onnx.moments import Moments, input_moments, load_moments, save_moments
 from hqp_onnx.options import Options
 from hqp_onnx.report.machine import machine
@@ -35,12 +41,14 @@ from hqp_onnx.targets import target
 log = logging.getLogger(__name__)
 
 MOMENTS = "moments.npz"
+SENSITIVITY_SAMPLES = 100
+NOISE = 0.02  # of a ratio of latencies
 
 
 def optimize(options: Options, progress: Progress = silent) -> Report:
     """Run the main job and write OUT/: pruned.onnx, int8.onnx, ledger.json, ledger.jsonl, report.json.
 
-    All input is checked before OUT is touched. Where INT8 was asked for and no INT8 model is inside the budget,
+    All input is checked before OUT is touched. Where no quantized model is inside the budget though one was asked for,
     ``report.met`` is False and the best admissible model is pruned.onnx.
 
     Raises:
@@ -76,6 +84,8 @@ class _Job:
         self.channels = model.channels().restricted(options.keep, options.only)
         self.positions = cost.positions(model.graph, model.shapes)
         self.ledger = Ledger(options.output, options.settings(), options.resume)
+        self.sample = next(iter(data["val"].in_batches(model.session.batch or 1))).feeds
+        self.floats: dict[str, list[str]] = {"int8": []}
 
     def run(self) -> Report:
         """The whole job."""
@@ -86,6 +96,7 @@ class _Job:
         self.step = step_size(self.options.step, len(self.channels.prunable))
         self.candidates = Candidates(
             original=self.model.graph,
+            shapes=self.model.shapes,
             channels=self.channels,
             order=order,
             moments=self._moments() if self.options.compensate else None,
@@ -98,15 +109,71 @@ class _Job:
             progress=self.progress,
         )
         removed = SEARCHES[self.options.search](len(order), self.step, lambda count: self._admits("fp32", count))
-        int8 = self._int8(removed) if self.options.precision == "int8" else None
-        return self._report(removed, int8)
+        return self._report(removed, None if self.options.precision == "fp32" else self._quantized(removed))
 
-    def _int8(self, removed: int) -> int | None:
-        """Units removed from the INT8 model, backing off from ``removed``; None if none is inside the budget."""
-        if self._admits("int8", removed):
-            return removed
-        backed_off = bisect(max(removed - self.step, 0), self.step, lambda count: self._admits("int8", count))
-        return backed_off if self._admits("int8", backed_off) else None
+    def _quantized(self, removed: int) -> tuple[str, int] | None:
+        """The fastest admissible quantized candidate, as its precision and its units removed; None if there is none.
+
+        Where the candidate with ``removed`` units is outside the budget, there are two ways back into it: fewer units
+        removed, or more nodes in float, those first whose INT8 arithmetic harms the outputs most.
+        """
+        precision = self.options.precision
+        if precision == "mixed":
+            self.floats["mixed"] = self.ledger.once("mixed", lambda: self._faster_in_float(removed))
+        if self._admits(precision, removed):
+            return precision, removed
+        fewer = bisect(max(removed - self.step, 0), self.step, lambda count: self._admits(precision, count))
+        choices = [(precision, fewer)]
+        if precision == "mixed":
+            choices.append((self._spared(removed), removed))
+        choices = [choice for choice in choices if self._admits(*choice)]
+        if len(choices) < 2:
+            return choices[0] if choices else None
+        return choices[self.ledger.once("faster", lambda: self._faster(choices))]
+
+    def _faster_in_float(self, removed: int) -> list[str]:
+        nodes = self.candidates.quantizable(removed)
+        with self._timed("mixed precision"):
+            floats = faster_in_float(
+                nodes, partial(self._open, removed), self.sample, partial(self.progress, "mixed precision")
+            )
+        log.info("%d of %d quantizable nodes stay in float, since that is faster", len(floats), len(nodes))
+        return floats
+
+    def _spared(self, removed: int) -> str:
+        """The precision that keeps as few harmful nodes in float as the budget allows."""
+        floats = self.floats["mixed"]
+        errors = self.ledger.once("output_errors", lambda: self._output_errors(removed))
+        harmless = sorted(errors, key=lambda node: errors[node])
+        for count in range(len(harmless) + 1):
+            self.floats[f"mixed+{len(harmless) - count}"] = [*floats, *harmless[count:]]
+        names = [f"mixed+{len(harmless) - count}" for count in range(len(harmless) + 1)]
+        return names[bisect(len(harmless), 1, lambda count: self._admits(names[count], removed))]
+
+    def _output_errors(self, removed: int) -> dict[str, float]:
+        floats = self.floats["mixed"]
+        nodes = [node for node in self.candidates.quantizable(removed) if node not in floats]
+        data = self.data["calib"]
+        few = [batch.feeds for batch in islice(data, max(1, SENSITIVITY_SAMPLES // data.batch_size))]
+        with self._timed("sensitivity to INT8"):
+            return output_errors(nodes, partial(self._open, removed), few, floats)
+
+    def _faster(self, choices: Sequence[tuple[str, int]]) -> int:
+        """Index of the fastest candidate."""
+        sessions = {str(i): self._session(*choice) for i, choice in enumerate(choices)}
+        latencies = measure(sessions, self.sample)
+        return int(min(latencies, key=lambda i: latencies[i].median_ms))
+
+    def _graph(self, precision: str, removed: int) -> gs.Graph:
+        if precision == "fp32":
+            return self.candidates.pruned(removed)
+        return self.candidates.quantized(removed, self.floats[precision])
+
+    def _session(self, precision: str, removed: int) -> Session:
+        return Session(model_io.to_proto(self._graph(precision, removed)), threads=self.options.threads)
+
+    def _open(self, removed: int, floats: Collection[str]) -> Session:
+        return Session(model_io.to_proto(self.candidates.quantized(removed, floats)), threads=self.options.threads)
 
     def _admits(self, precision: str, removed: int) -> bool:
         """The verdict on a candidate, from the ledger if it was paid for already."""
@@ -119,9 +186,7 @@ class _Job:
 
     def _trial(self, precision: str, removed: int) -> Trial:
         start = time.perf_counter()
-        graph = self.candidates.graph(precision, removed)
-        session = Session(model_io.to_proto(graph), threads=self.options.threads)
-        scores = self._scores(session, "val", self.budget.required)
+        scores = self._scores(self._session(precision, removed), "val", self.budget.required)
         accepted = self.budget.admits(scores)
         drop = 100 * (self.budget.baseline.metric - scores.metric)
         size = self._size(removed)
@@ -140,7 +205,7 @@ class _Job:
 
     def _size(self, removed: int) -> dict[str, int]:
         """MACs and parameters of a candidate, the same in every precision."""
-        graph = self.candidates.graph("fp32", removed)
+        graph = self.candidates.pruned(removed)
         return {"macs": cost.macs(graph, self.positions), "params": cost.params(graph)}
 
     def _sparsity(self, removed: int) -> float:
@@ -191,38 +256,42 @@ class _Job:
         yield
         self.ledger.add_seconds(stage, round(time.perf_counter() - start, 3))
 
-    def _report(self, removed: int, int8: int | None) -> Report:
-        """Write the models, measure what was written, write the report."""
-        output, wants_int8 = self.options.output, self.options.precision == "int8"
+    def _report(self, removed: int, chosen: tuple[str, int] | None) -> Report:
+        """Write the models, measure what was written, write the report; ``chosen`` is the quantized candidate."""
+        output, cache, quantizes = self.options.output, self.ledger.cache, self.options.precision != "fp32"
         made = {"pruned": ("fp32", removed, output / "pruned.onnx")}
-        if wants_int8:
-            made = {"q8_only": ("int8", 0, self.ledger.cache / "q8_only.onnx"), **made}
-        if int8 is not None:
-            made["hqp"] = ("int8", int8, output / "int8.onnx")
-        else:
+        if quantizes:
+            made = {"q8_only": ("int8", 0, cache / "q8_only.onnx"), **made}
+        if chosen is None:
             (output / "int8.onnx").unlink(missing_ok=True)  # of an earlier run
+        else:
+            if self.floats[chosen[0]]:
+                made["int8_everywhere"] = ("int8", chosen[1], cache / "int8_everywhere.onnx")
+            made["hqp"] = (*chosen, output / "int8.onnx")
         models = {"baseline": self._measured(self.options.model, self.model.session, 0)}
         for name, (precision, count, file) in made.items():
-            model_io.save(self.candidates.graph(precision, count), file)
+            model_io.save(self._graph(precision, count), file)
             models[name] = self._measured(file, Session(file, threads=self.options.threads), count)
         models.setdefault("hqp", models["pruned"])
-        _, count, shipped = made["pruned" if int8 is None else "hqp"]
+        _, count, shipped = made.get("hqp", made["pruned"])
         if not self.budget.admits(models["hqp"].val):
             raise BudgetError(
                 f"{shipped}: {models['hqp'].val.metric:.4f} on {self.options.val} does not repeat its trial"
             )
         plan = self.candidates.plan(count)
         write_text(output / "ledger.json", removal_ledger(self.options.model, self.channels, plan))
-        rows = make_rows(models, next(iter(self.data["val"].in_batches(self.model.session.batch or 1))).feeds)
+        rows = make_rows(models, self.sample)
         report = Report(
             model=str(self.options.model),
             rows=rows,
             data=self.options.test or f"{self.options.val} (the data that the search saw: no --test was given)",
             samples=models["baseline"].scores.samples,
-            met=int8 is not None or not wants_int8,
+            met=chosen is not None or not quantizes,
             shipped=str(shipped),
             settings=self.options.settings(),
             trials=tuple(self.ledger.trials.values()),
+            spent=self._spent(count, rows["hqp"].val_drop),
+            floats=tuple(self.floats[chosen[0]]) if chosen else (),
             cost=self._cost(),
             seconds=self.ledger.seconds,
             units={"all": self.channels.units, "prunable": len(self.channels.prunable), "removed": len(plan)},
@@ -230,14 +299,21 @@ class _Job:
             notes=self._notes(rows),
         )
         write_text(output / "report.json", model_io.json_text(report.json()))
-        for spent in (self.ledger.cache / "q8_only.onnx", self.ledger.cache / MOMENTS):  # large, and soon made again
+        for spent in (*cache.glob("*.onnx"), cache / MOMENTS):  # large, and soon made again
             spent.unlink(missing_ok=True)
         return report
+
+    def _spent(self, removed: int, drop: float) -> dict[str, float]:
+        """What pruning and the change of precision took of the budget, on D_val."""
+        pruning = 0.0
+        if removed and self._admits("fp32", removed):
+            pruning = self.budget.baseline.metric - self.ledger.trials["fp32", removed].metric
+        return {"pruning": pruning, "precision": drop - pruning, "left": self.budget.max_drop - drop}
 
     def _notes(self, rows: Mapping[str, Row]) -> tuple[str, ...]:
         """What a reader of the table should not miss."""
         notes = [f"{TITLES[name]} is slower than the input on this machine" for name in rows if rows[name].speedup < 1]
-        if rows["pruned"].speedup > rows["hqp"].speedup:
+        if rows["pruned"].speedup > (1 + NOISE) * rows["hqp"].speedup:
             notes.append("pruned.onnx (FP32) is faster than int8.onnx on this machine")
         if self.options.target != "onnxruntime":
             notes.append(f"accuracy and latency are onnxruntime's, not {self.options.target}'s")

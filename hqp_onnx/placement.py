@@ -8,7 +8,7 @@ integers instead.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -45,13 +45,25 @@ class _Known:
 
 
 def quantized_tensors(graph: gs.Graph, target: Target) -> list[str]:
-    """Names of the activations whose ranges ``insert_qdq`` needs."""
+    """Names of the activations whose ranges ``insert_qdq`` needs, whatever stays in float."""
     return list(dict.fromkeys(place(graph, target).tensors.values()))
 
 
-def place(graph: gs.Graph, target: Target) -> Placement:
-    """Placement of Q/DQ pairs in ``graph`` (float32, sorted, BatchNormalization folded)."""
-    placer = _Placer(graph, target)
+def quantizable(graph: gs.Graph, target: Target) -> list[str]:
+    """First outputs of the nodes whose weights can become int8, in graph order."""
+    weighted = place(graph, target).weighted
+    return [node.outputs[0].name for node in graph.nodes if node.outputs and node.outputs[0].name in weighted]
+
+
+def place(graph: gs.Graph, target: Target, floats: Collection[str] = ()) -> Placement:
+    """Placement of Q/DQ pairs in ``graph`` (float32, sorted, BatchNormalization folded).
+
+    Args:
+        graph: the model.
+        target: its rules.
+        floats: first outputs of nodes that stay in float though they could be quantized.
+    """
+    placer = _Placer(graph, target, frozenset(floats))
     placer.place_weighted()
     placer.place_followers()
     return Placement(placer.tensors, frozenset(placer.weighted), (*placer.refusals, *placer.summary()))
@@ -67,8 +79,8 @@ def weight_axis(node: gs.Node, target: Target) -> int:
 class _Placer:
     """The growing placement."""
 
-    def __init__(self, graph: gs.Graph, target: Target) -> None:
-        self.graph, self.target = graph, target
+    def __init__(self, graph: gs.Graph, target: Target, floats: frozenset[str]) -> None:
+        self.graph, self.target, self.floats = graph, target, floats
         self.known = _inferred(graph)
         self.exposed = {tensor.name for tensor in graph.outputs}
         self.tensors: dict[str, str] = {}
@@ -145,7 +157,9 @@ class _Placer:
         return len(first) == len(second) and not unequal
 
     def refusal(self, node: gs.Node) -> str:
-        """Why a node of a weighted operator cannot be quantized; empty if it can."""
+        """Why a node of a weighted operator is not quantized; empty if it is."""
+        if node.outputs[0].name in self.floats:
+            return "as chosen"
         data, weight = node.inputs[:2]
         if not isinstance(data, gs.Variable):
             return "its first input is constant"

@@ -51,6 +51,8 @@ class Target:
         follows: operators computed in INT8, with an output pair, where all their inputs carry pairs.
         same_range: operators that move values without changing them: their output shares the input's range.
         channel_multiple: channel counts that are multiples of it waste no lane of the integer kernels.
+        folds_constants: nodes over constants alone are computed when a model is loaded, so that weights of float
+            operators can be stored as int8 behind Cast and Mul.
         min_opset: lowest opset whose operators express the model; lower ones are converted up.
         max_opset: highest opset that the runtime is known to read.
         reduced_range: weights in [-64, 64].
@@ -66,6 +68,7 @@ class Target:
     follows: frozenset[str]
     same_range: frozenset[str]
     channel_multiple: int
+    folds_constants: bool
     min_opset: int
     max_opset: int
     reduced_range: bool = False
@@ -94,6 +97,7 @@ _TARGETS = {
         follows=frozenset({"Add", "Concat", "GlobalAveragePool", "AveragePool"}),
         same_range=_MOVES,
         channel_multiple=16,
+        folds_constants=True,
         min_opset=13,
         max_opset=onnx.defs.onnx_opset_version(),
     ),
@@ -108,6 +112,7 @@ _TARGETS = {
         follows=frozenset(),
         same_range=frozenset(),
         channel_multiple=32,
+        folds_constants=False,
         min_opset=13,
         max_opset=20,
     ),

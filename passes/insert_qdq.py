@@ -10,7 +10,7 @@ scale that resolves their bias. Formats and places are the target's (``targets``
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,20 +42,21 @@ class _Format:
     tensors: tuple[gs.Constant, gs.Constant]
 
 
-def insert_qdq(graph: gs.Graph, calibration: Calibration, target: Target) -> PassResult:
+def insert_qdq(graph: gs.Graph, calibration: Calibration, target: Target, floats: Collection[str] = ()) -> PassResult:
     """``graph`` quantized for ``target``.
 
     Args:
         graph: float32, canonical, sorted, BatchNormalization folded; inputs and outputs keep name, type and shape.
         calibration: ranges of at least ``placement.quantized_tensors(graph, target)``.
         target: number formats and places.
+        floats: first outputs of nodes that stay in float.
 
     Raises:
         ModelError: the graph is quantized already, a range is missing, or its opset cannot be converted.
     """
     _check_float(graph)
     graph, notes = _with_opset(graph, target)
-    placement = place(graph, target)
+    placement = place(graph, target, floats)
     formats = {source: _format(source, calibration, target) for source in placement.tensors.values()}
     found = graph.tensors()
     by_tensor = {name: formats[source] for name, source in placement.tensors.items()}

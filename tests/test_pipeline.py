@@ -33,7 +33,8 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> Options:
         with np.load(MODELS / f"fashion_mnist_{part}.npz") as data:
             np.savez(folder / f"{part}.npz", input=data["input"][:count], labels=data["labels"][:count])
     calib, val, test = (str(folder / f"{part}.npz") for part in ("calib", "val", "test"))
-    return Options(MODELS / "mobilenet_v3_small.onnx", calib, val, folder / "out", test=test, step=0.05)
+    model = MODELS / "mobilenet_v3_small.onnx"
+    return Options(model, calib, val, folder / "out", test=test, step=0.05, precision="int8")
 
 
 @pytest.fixture(scope="module")
@@ -123,18 +124,15 @@ def test_without_compensation_the_pruned_model_is_the_masked_one(options: Option
 
 def test_a_budget_that_int8_cannot_meet(options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """INT8 that destroys the model: FP32 ships, and the error says so with exit code 3."""
-    insert = pipeline.Candidates._int8
+    insert = pipeline.Candidates.quantized
 
-    def ruined(self: pipeline.Candidates, graph: Any, removed: int) -> Any:
-        broken = insert(self, graph, removed)
-        for tensor in broken.tensors().values():
-            if tensor.name == broken.nodes[-1].inputs[-1].name and hasattr(tensor, "values"):
-                tensor.values = tensor.values * 0
+    def ruined(self: pipeline.Candidates, removed: int, floats: Any) -> Any:
+        broken = insert(self, removed, floats)
         last = next(node for node in reversed(broken.nodes) if node.op == "Gemm")
         last.attrs["alpha"] = -1.0
         return broken
 
-    monkeypatch.setattr(pipeline.Candidates, "_int8", ruined)
+    monkeypatch.setattr(pipeline.Candidates, "quantized", ruined)
     found = optimize(replace(options, output=tmp_path, step=0.2))
     assert not found.met
     assert not (tmp_path / "int8.onnx").exists()
@@ -142,6 +140,55 @@ def test_a_budget_that_int8_cannot_meet(options: Options, tmp_path: Path, monkey
     error = budget_error(found)
     assert error.exit_code == 3
     assert "pruned.onnx" in str(error)
+
+
+@pytest.fixture
+def mixed(options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Options:
+    """Half of the nodes are faster in float, says the clock; asked twice, it would say something else."""
+    answers = [slice(0, None, 2)]
+    monkeypatch.setattr(pipeline, "faster_in_float", lambda nodes, *_: list(nodes[answers.pop()]))
+    return replace(options, output=tmp_path, precision="mixed", step=0.2, resume=True)
+
+
+def integer_kernels(path: Path) -> int:
+    """Products whose weights come from a DequantizeLinear."""
+    graph = onnx.load(path).graph
+    restored = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    return sum(node.op_type in ("Conv", "Gemm") and node.input[1] in restored for node in graph.node)
+
+
+def test_nodes_that_are_faster_in_float_stay_there(mixed: Options) -> None:
+    found = optimize(mixed)
+    assert len(found.floats) == 27
+    assert integer_kernels(mixed.output / "int8.onnx") == 54 - 27
+    assert list(found.rows) == ["baseline", "q8_only", "pruned", "int8_everywhere", "hqp"]
+    assert found.rows["hqp"].bytes < 1.1 * found.rows["int8_everywhere"].bytes  # their weights are stored as int8
+    assert found.rows["hqp"].val_drop <= mixed.max_drop
+    assert sum(found.spent.values()) == pytest.approx(mixed.max_drop)
+    assert found.spent["pruning"] + found.spent["precision"] == pytest.approx(found.rows["hqp"].val_drop)
+    files = [(mixed.output / name).read_bytes() for name in FILES]
+    optimize(mixed)  # resumed: the clock is not asked again
+    assert [(mixed.output / name).read_bytes() for name in FILES] == files
+
+
+def test_nodes_that_harm_the_outputs_are_spared(mixed: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One node ruins the model when it is quantized: it alone joins those in float, and pruning is not undone."""
+    insert, harmful = pipeline.Candidates.quantized, []
+
+    def ruined(self: pipeline.Candidates, removed: int, floats: Any = ()) -> Any:
+        harmful[:] = self.quantizable(removed)[1:2]
+        graph = insert(self, removed, floats)
+        if harmful[0] not in floats and removed:
+            last = next(node for node in reversed(graph.nodes) if node.op == "Gemm")
+            last.attrs["alpha"] = -1.0
+        return graph
+
+    monkeypatch.setattr(pipeline.Candidates, "quantized", ruined)
+    monkeypatch.setattr(pipeline._Job, "_faster", lambda self, choices: len(choices) - 1)
+    found = optimize(mixed)
+    assert set(harmful) < set(found.floats)
+    assert len(found.floats) == 27 + 1
+    assert found.rows["hqp"].sparsity == found.rows["pruned"].sparsity > 0
 
 
 def test_resume_with_other_options_is_refused(options: Options, report: dict[str, Any]) -> None:

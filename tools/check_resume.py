@@ -1,7 +1,8 @@
 """Kill `hqp optimize` at random moments and resume: python tools/check_resume.py [--kills 20] [MODEL].
 
 Runs once without interruption, then again with SIGKILL after random times, resuming until it ends, and compares
-the written models byte for byte.
+the written models byte for byte. In INT8 throughout: what mixed precision keeps in float is measured, so that two
+separate runs may differ.
 """
 
 from __future__ import annotations
@@ -22,7 +23,20 @@ FILES = ("pruned.onnx", "int8.onnx", "ledger.json")
 def command(model: Path, output: Path, *more: str) -> list[str]:
     data = ROOT / "models"
     parts = ["--calib", str(data / "fashion_mnist_calib.npz"), "--val", str(data / "fashion_mnist_val.npz")]
-    return [sys.executable, "-m", "hqp_onnx", "optimize", str(model), *parts, "--quiet", "-o", str(output), *more]
+    return [
+        sys.executable,
+        "-m",
+        "hqp_onnx",
+        "optimize",
+        str(model),
+        *parts,
+        "--precision",
+        "int8",
+        "--quiet",
+        "-o",
+        str(output),
+        *more,
+    ]
 
 
 def digests(folder: Path) -> list[str]:

@@ -14,7 +14,13 @@ from typing import Any
 
 from hqp_onnx.ledger import Trial
 
-TITLES = {"baseline": "Baseline FP32", "q8_only": "Q8-only", "pruned": "Pruned-only", "hqp": "HQP"}
+TITLES = {
+    "baseline": "Baseline FP32",
+    "q8_only": "Q8-only",
+    "pruned": "Pruned-only",
+    "int8_everywhere": "HQP, all INT8",
+    "hqp": "HQP",
+}
 QAT_EPOCHS, QAT_SAMPLES = 10, 50_000  # a short fine-tuning on a training set of CIFAR's size
 
 
@@ -72,7 +78,12 @@ class CostModel:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that one ``optimize`` found; ``rows`` in the paper's order, ``hqp`` being the shipped model."""
+    """Everything that one ``optimize`` found.
+
+    ``rows`` are in the paper's order, ``hqp`` being the shipped model. ``spent`` says what pruning and the change of
+    precision took of the budget on D_val, and what is left. ``floats`` are first outputs of nodes of the shipped model
+    that could be quantized and stay in float.
+    """
 
     model: str
     rows: Mapping[str, Row]
@@ -82,6 +93,8 @@ class Report:
     shipped: str
     settings: Mapping[str, Any]
     trials: tuple[Trial, ...]
+    spent: Mapping[str, float]
+    floats: tuple[str, ...]
     cost: CostModel
     seconds: Mapping[str, float]
     units: Mapping[str, Any]
@@ -97,6 +110,8 @@ class Report:
             "budget_met": self.met,
             "shipped": self.shipped,
             "settings": dict(self.settings),
+            "budget_spent": dict(self.spent),
+            "floats": list(self.floats),
             "cost_model": self.cost.json(),
             "seconds": dict(self.seconds),
             "units": dict(self.units),

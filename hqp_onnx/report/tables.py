@@ -33,6 +33,15 @@ def report_table(report: Report) -> Table:
     return table
 
 
+def budget_line(report: Report) -> str:
+    """What took how much of the budget."""
+    points = {name: f"{100 * drop:.2f}" for name, drop in report.spent.items()}
+    return (
+        f"Of the budget of {100 * report.settings['max_drop']:g} points on D_val, pruning took {points['pruning']} and "
+        f"precision {points['precision']}; {points['left']} are left"
+    )
+
+
 def cost_lines(cost: CostModel) -> list[str]:
     """The paper's cost model in words."""
     lines = [f"C_HQP = {cost.c_hqp:.0f} s: {cost.t_prune} trials of {cost.d_val} samples at {1e3 * cost.c_inf:.2f} ms"]

@@ -1,0 +1,66 @@
+"""Store float weights as integers that runtimes turn back into floats when they load the model.
+
+    W -> Mul(Cast(q), s):  s_c = max|W_c| / 127,  q = round(W_c / s_c)   int8, per output channel c
+
+Both inputs are constant, so a runtime that folds constants computes W once, at load: arithmetic and speed are those
+of float weights, the file is a quarter of the size. (A DequantizeLinear in their place is kept for INT8 kernels, and
+runs at every inference.)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from hqp_onnx.passes.base import PassResult
+
+__all__ = ["compress_weights"]
+
+_WEIGHTS = {"Conv": (1, 0), "ConvTranspose": (1, 1), "Gemm": (1, 1), "MatMul": (1, -1), "Gather": (0, 0)}
+"""Operator -> index of its weight among the inputs, axis of the weight that holds output channels."""
+_SMALLEST = 64  # values; below, two more nodes and a scale cost more than they save
+_LIMIT = 127
+
+
+def compress_weights(graph: gs.Graph) -> PassResult:
+    """``graph`` with the float32 weights of its products and look-ups stored as int8, as a copy."""
+    graph = graph.copy()
+    stored: dict[str, gs.Variable] = {}
+    for node in list(graph.nodes):
+        index, axis = _WEIGHTS.get(node.op, (len(node.inputs), 0))
+        if index >= len(node.inputs) or not _worthwhile(node.inputs[index]):
+            continue
+        weight = node.inputs[index]
+        if node.op == "Gemm" and node.attrs.get("transB", 0):
+            axis = 0
+        if weight.name not in stored:
+            stored[weight.name] = _store(graph, weight, axis % len(weight.shape))
+        node.inputs[index] = stored[weight.name]
+    graph.cleanup().toposort()
+    return PassResult(graph, bool(stored), (f"{len(stored)} float weights stored as int8",))
+
+
+def _worthwhile(weight: gs.Tensor) -> bool:
+    return (
+        isinstance(weight, gs.Constant)
+        and weight.dtype == np.float32
+        and len(weight.shape) > 1
+        and int(np.prod(weight.shape)) >= _SMALLEST
+    )
+
+
+def _store(graph: gs.Graph, weight: gs.Constant, axis: int) -> gs.Variable:
+    """Add the nodes that restore ``weight``; their output."""
+    values = weight.values.astype(np.float64)
+    others = tuple(i for i in range(values.ndim) if i != axis)
+    scale = np.abs(values).max(axis=others, keepdims=True) / _LIMIT
+    scale = np.where(scale >= np.finfo(np.float32).tiny, scale, 1.0).astype(np.float32)
+    integers = gs.Constant(f"{weight.name}/int8", np.rint(values / scale).astype(np.int8))
+    floats = gs.Variable(f"{weight.name}/float", np.float32, weight.shape)
+    restored = gs.Variable(f"{weight.name}/restored", np.float32, weight.shape)
+    graph.nodes += [
+        gs.Node("Cast", floats.name, {"to": onnx.TensorProto.FLOAT}, [integers], [floats]),
+        gs.Node("Mul", restored.name, {}, [floats, gs.Constant(f"{weight.name}/scale", scale)], [restored]),
+    ]
+    return restored
