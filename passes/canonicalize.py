@@ -5,7 +5,8 @@
 - explicit ``pads`` instead of ``auto_pad`` wherever the spatial sizes are static;
 - shape arithmetic folded: a tensor that depends only on input shapes, and is the same for all assignments of the
   symbolic dimensions that were tried (``shapes``), becomes a constant. In a Reshape target the entries that differ
-  become 0 (copied) or -1 (inferred) where that says the same.
+  become 0 (copied) or -1 (inferred) where that says the same;
+- no Expand before an operator that broadcasts its inputs to the same shape anyway.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ __all__ = ["canonicalize", "canonicalize_with_shapes"]
 
 MINIMUM_OPSET = 13  # QuantizeLinear and DequantizeLinear per channel
 G_LOGGER.severity = G_LOGGER.ERROR  # it prints to stdout
+_BROADCASTING = frozenset(
+    ["Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "Where", "And", "Or", "Equal", "Greater", "Less"]
+)
 _FOLD_BYTES = 1 << 26  # a constant that a fold may create
 
 
@@ -54,6 +58,7 @@ def canonicalize_with_shapes(graph: gs.Graph) -> tuple[PassResult, Shapes]:
     shapes = probe(graph)
     _explicit_pads(graph, shapes)
     _fold_shape_arithmetic(graph, shapes)
+    _drop_expansions(graph, shapes)
     graph.cleanup().toposort()
     return PassResult(graph, _signature(graph) != before, tuple(notes)), shapes
 
@@ -120,6 +125,27 @@ def _fold_shape_arithmetic(graph: gs.Graph, shapes: Shapes) -> None:
             relative = _relative_target(shapes.runs.get(data.name, ()), shapes.targets[target.name])
             if relative is not None:
                 node.inputs[1] = gs.Constant(f"{target.name}_folded_{node.name}", relative)
+
+
+def _drop_expansions(graph: gs.Graph, shapes: Shapes) -> None:
+    for node in graph.nodes:
+        if node.op not in _BROADCASTING:
+            continue
+        for index, tensor in enumerate(node.inputs):
+            if not tensor.inputs or tensor.inputs[0].op != "Expand":
+                continue
+            narrow = [*node.inputs[:index], tensor.inputs[0].inputs[0], *node.inputs[index + 1 :]]
+            if _broadcast(narrow, shapes) == shapes.runs.get(node.outputs[0].name):
+                node.inputs[index] = narrow[index]
+
+
+def _broadcast(tensors: Sequence[gs.Tensor], shapes: Shapes) -> tuple[tuple[int, ...], ...] | None:
+    """Shape that ``tensors`` broadcast to, in every run; None if one is unknown."""
+    known = [shapes.runs.get(t.name) for t in tensors if isinstance(t, gs.Variable)]
+    fixed = [tuple(t.shape) for t in tensors if isinstance(t, gs.Constant)]
+    if not all(known):
+        return None
+    return tuple(np.broadcast_shapes(*sizes, *fixed) for sizes in zip(*(run for run in known if run), strict=True))
 
 
 def _relative_target(sizes: Sequence[tuple[int, ...]], targets: Sequence[Array]) -> Array | None:

@@ -107,6 +107,26 @@ def test_sizes_do_not_pass_for_others(body: str) -> None:
     check(parse(body, shape="n,3,h,w", **used), (2, 3, 4, 6), (5, 3, 8, 4), (1, 3, 128, 64), (1, 3, 6, 6))
 
 
+MEAN = "s = Shape(x) \n m = ReduceMean<axes=[2, 3]>(x) \n e = Expand(m, s)"
+PEAK = "n = ReduceMax<axes=[1]>(x) \n f = Expand(n, s)"
+
+
+@pytest.mark.parametrize(
+    ("body", "expansions"),
+    [
+        (f"{MEAN} \n y = Mul(e, x)", 0),
+        (f"{MEAN} \n {PEAK} \n y = Add(e, f)", 0),
+        (f"{MEAN} \n y = Add(e, one)", 1),
+        (f"{MEAN} \n y = Relu(e)", 1),
+    ],
+)
+@pytest.mark.parametrize("shape", ["n,3,9,8", "n,3,h,w"])
+def test_expansions_that_broadcasting_repeats_go(body: str, expansions: int, shape: str) -> None:
+    model = parse(body, 13, shape, one=np.ones((1, 1, 1), np.float32))
+    graph = check(model, (2, 3, 9, 8), (1, 3, 9, 8))
+    assert [node.op for node in graph.nodes].count("Expand") == expansions
+
+
 def test_values_of_the_input_never_fold() -> None:
     """An integer tensor that is equal for all probes, but depends on the data."""
     body = "m = ReduceMax<keepdims=0>(x) \n z = Sub(m, m) \n c = Greater(m, z) \n f = Cast<to=1>(c) \n y = Mul(x, f)"
