@@ -4,7 +4,7 @@ BIN := .venv/bin
 OUT ?= build/demo
 DATA := --calib models/fashion_mnist_calib.npz --val models/fashion_mnist_val.npz --test models/fashion_mnist_test.npz
 
-.PHONY: demo test lint types unit clean
+.PHONY: demo test lint types unit zoo clean
 
 demo: .venv/installed
 	$(BIN)/hqp optimize models/mobilenet_v3_small.onnx $(DATA) -o $(OUT)/mobilenet_v3_small
@@ -22,10 +22,25 @@ types: .venv/installed
 unit: .venv/installed
 	$(BIN)/pytest
 
+# Export about 200 architectures with PyTorch and prune them all: an environment of its own, 2 GB of packages
+# (torch first and the others without their dependencies, so that none replaces it), about two hours on 2 cores.
+# make zoo ZOO='--only torchvision/resnet50'
+zoo: .venv-zoo/installed
+	mkdir -p build
+	.venv-zoo/bin/python tools/zoo.py --cache build/zoo --json build/zoo.json $(ZOO) | tee build/zoo.md
+
+.venv-zoo/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-zoo
+	.venv-zoo/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	.venv-zoo/bin/pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0 timm==1.0.31 pytorchcv==0.0.74
+	.venv-zoo/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]' transformers==5.23.0 \
+	    onnxsim==0.8.1 onnxslim==0.1.98 onnxscript==0.7.2 requests
+	touch $@
+
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .venv-zoo build *.egg-info
