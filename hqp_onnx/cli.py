@@ -21,8 +21,10 @@ from hqp_onnx.ledger import write_text
 from hqp_onnx.model_io import json_text, stored_bytes
 from hqp_onnx.options import PRECISIONS, Options
 from hqp_onnx.report import tables
+from hqp_onnx.runners import runtime_name
 from hqp_onnx.saliency import ENGINES, LOSSES, SALIENCIES
 from hqp_onnx.search import SEARCHES
+from hqp_onnx.targets import target as goal
 
 F = TypeVar("F", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
@@ -108,7 +110,12 @@ MULTIPLE_HELP = "Widths stay multiples of this, where they are as wide."
 metric_option = click.option(
     "--metric", default="top1", show_default=True, help="top1, top5, agreement or FILE.py:func."
 )
-target_option = click.option("--target", default="onnxruntime", show_default=True, help="onnxruntime or tensorrt.")
+target_option = click.option(
+    "--target",
+    default="onnxruntime",
+    show_default=True,
+    help="onnxruntime, openvino, tensorrt, cuda or onnxruntime:NAMEExecutionProvider.",
+)
 calibration_option = click.option(
     "--calibration", type=click.Choice(METHODS), default="entropy", show_default=True, help="How ranges are chosen."
 )
@@ -166,7 +173,7 @@ def cli() -> None:
 @click.option("--multiple-of", type=int, help=f"{MULTIPLE_HELP} Default: what the target's kernels take.")
 @selection_options
 @preprocess_option
-@click.option("--threads", type=click.IntRange(0), default=0, help="onnxruntime threads; 0 takes its choice.")
+@click.option("--threads", type=click.IntRange(0), default=0, help="Threads of the runtime; 0 takes its choice.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random saliency.")
 @click.option("--resume", is_flag=True, help="Go on with what OUT holds.")
 @click.option("-o", "--output", type=FILE, required=True, metavar="OUT", help="Folder for the models and the report.")
@@ -265,6 +272,7 @@ def quantize(
 @click.option("--data", required=True, metavar="DATA")
 @metric_option
 @click.option("--reference", type=FILE, help="The original model, for --metric agreement.")
+@target_option
 @preprocess_option
 @json_option
 @quiet_option
@@ -273,32 +281,34 @@ def evaluate(
     data: str,
     metric: str,
     reference: Path | None,
+    target: str,
     preprocess: Path | None,
     json_file: Path | None,
     quiet: bool,
 ) -> None:
     """Measure the metric of MODEL on DATA."""
     with Display(quiet) as display:
-        scores = steps.evaluate_file(model, data, metric, preprocess, display, reference)
-    if not _give_json(
-        {"model": str(model), "metric": metric, "value": scores.metric, "samples": scores.samples}, json_file
-    ):
-        click.echo(f"{metric} {100 * scores.metric:.2f} % on {scores.samples} samples")
+        scores = steps.evaluate_file(model, data, metric, preprocess, display, reference, target)
+    runtime = runtime_name(goal(target))
+    found = {"model": str(model), "metric": metric, "value": scores.metric, "samples": scores.samples}
+    if not _give_json({**found, "target": target, "runtime": runtime}, json_file):
+        click.echo(f"{metric} {100 * scores.metric:.2f} % on {scores.samples} samples, {runtime}")
 
 
 @cli.command()
 @click.argument("models", type=FILE, nargs=-1, required=True)
-@click.option("--target", type=click.Choice(["onnxruntime"]), default="onnxruntime", show_default=True)
+@target_option
 @click.option("--batch", type=int, default=1, show_default=True)
 @click.option("--threads", type=click.IntRange(0), default=0)
 @json_option
 def benchmark(models: tuple[Path, ...], target: str, batch: int, threads: int, json_file: Path | None) -> None:
     """Measure the latency of MODELS in turn; ratios are to the first."""
-    results = steps.benchmark(models, batch, threads)
+    runtime = runtime_name(goal(target))
+    results = steps.benchmark(models, batch, threads, target)
     first = next(iter(results.values())).median_ms
     rows = [{"model": name, "speedup": first / latency.median_ms, **vars(latency)} for name, latency in results.items()]
-    if not _give_json({"target": target, "batch": batch, "models": rows}, json_file):
-        out.print(tables.latency_table(results, {str(path): stored_bytes(path) for path in models}))
+    if not _give_json({"target": target, "runtime": runtime, "batch": batch, "models": rows}, json_file):
+        out.print(tables.latency_table(results, {str(path): stored_bytes(path) for path in models}, runtime))
 
 
 @cli.group()

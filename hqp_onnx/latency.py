@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hqp_onnx.runtime import Array, Session
+from hqp_onnx.runtime import Array, Runner
 
 WARM_UP = 5
 
@@ -24,7 +24,7 @@ class Latency:
 
 
 def measure(
-    sessions: Mapping[str, Session], feeds: Mapping[str, Array], seconds: float = 4.0, runs: int = 400
+    sessions: Mapping[str, Runner], feeds: Mapping[str, Array], seconds: float = 4.0, runs: int = 400
 ) -> dict[str, Latency]:
     """Latency of every session on the same feeds; rounds end after ``runs`` or ``seconds``, 20 at least."""
     for session in sessions.values():

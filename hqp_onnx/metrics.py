@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from hqp_onnx.dataset import Dataset, Labels
 from hqp_onnx.errors import HqpError, ModelError, UsageError
-from hqp_onnx.runtime import Array, Session, TensorSpec
+from hqp_onnx.runtime import Array, Runner, TensorSpec
 
 FloatArray = NDArray[np.float64]
 Progress = Callable[[int, int], None]
@@ -74,7 +74,7 @@ def load_metric(name: str) -> Metric:
 
 
 def evaluate(
-    session: Session, data: Dataset, metric: Metric, required: float = 0.0, progress: Progress | None = None
+    session: Runner, data: Dataset, metric: Metric, required: float = 0.0, progress: Progress | None = None
 ) -> Scores:
     """Scores of a model on ``data``, stopping once their sum can no longer reach ``required``."""
     total, seen, values = 0.0, 0, []
@@ -91,7 +91,7 @@ def evaluate(
     return Scores(np.concatenate(values), len(data))
 
 
-def predictions(session: Session, data: Dataset) -> Labels:
+def predictions(session: Runner, data: Dataset) -> Labels:
     """The model's top-1 answers, int64 [samples]."""
     return np.concatenate([_logits(session.run(batch.feeds)).argmax(1) for batch in data])
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hqp_onnx.runtime import Array, Session
+from hqp_onnx.runtime import Array, Runner
 
-Open = Callable[[Collection[str]], Session]
+Open = Callable[[Collection[str]], Runner]
 """Opens the model in which the named nodes stay in float."""
 
 SECONDS, RUNS = 30.0, 2000  # of one search: at least so long, and the time of so many runs of the model
@@ -45,7 +45,7 @@ class Difference:
         return max(_CERTAIN * self.error, _WORTHWHILE * self.median)
 
 
-def compare(first: Session, second: Session, feeds: Mapping[str, Array], seconds: float) -> Difference:
+def compare(first: Runner, second: Runner, feeds: Mapping[str, Array], seconds: float) -> Difference:
     """Runs in turn, each as often before as after the other, until the sign is certain or ``seconds`` are over."""
     end = time.perf_counter() + seconds
     chunks: list[tuple[float, float]] = []
@@ -60,7 +60,7 @@ def compare(first: Session, second: Session, feeds: Mapping[str, Array], seconds
             return found
 
 
-def _chunk(first: Session, second: Session, feeds: Mapping[str, Array]) -> tuple[float, float]:
+def _chunk(first: Runner, second: Runner, feeds: Mapping[str, Array]) -> tuple[float, float]:
     """Median gain, and median of the first, over turns of two runs of each."""
     warm = max(_seconds(first, feeds), _seconds(second, feeds))
     before, after = [], []
@@ -71,7 +71,7 @@ def _chunk(first: Session, second: Session, feeds: Mapping[str, Array]) -> tuple
     return float(np.median(np.subtract(before, after))), float(np.median(before))
 
 
-def _seconds(session: Session, feeds: Mapping[str, Array]) -> float:
+def _seconds(session: Runner, feeds: Mapping[str, Array]) -> float:
     start = time.perf_counter()
     session.run(feeds)
     return time.perf_counter() - start
@@ -110,7 +110,7 @@ def faster_in_float(
     return [node for node in nodes if node in floats]
 
 
-def _surely_faster(candidate: Session, current: Session, feeds: Mapping[str, Array], seconds: float) -> bool:
+def _surely_faster(candidate: Runner, current: Runner, feeds: Mapping[str, Array], seconds: float) -> bool:
     """Whether two measurements say so: among many comparisons, some show a gain by chance."""
     found = (compare(current, candidate, feeds, seconds) for _ in range(2))
     return all(difference.gain > difference.noise for difference in found)

@@ -17,6 +17,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+import onnx
 import onnx_graphsurgeon as gs
 
 from hqp_onnx import cost, model_io
@@ -33,7 +34,8 @@ from hqp_onnx.options import Options
 from hqp_onnx.report.machine import machine
 from hqp_onnx.report.results import TITLES, CostModel, Report, Row
 from hqp_onnx.report.rows import Measured, make_rows
-from hqp_onnx.runtime import Session
+from hqp_onnx.runners import open_runner, remarks, runtime_name
+from hqp_onnx.runtime import Runner
 from hqp_onnx.search import SEARCHES, bisect, removal_order, step_size
 from hqp_onnx.steps import Model, Progress, Ranking, open_data, open_model, rank, removal_ledger, silent
 from hqp_onnx.targets import target
@@ -55,8 +57,7 @@ def optimize(options: Options, progress: Progress = silent) -> Report:
         HqpError: bad input.
     """
     metric = load_metric(options.metric)
-    target(options.target)
-    model = open_model(options.model, options.threads)
+    model = open_model(options.model, options.threads, options.target)
     named = {"calib": options.calib, "val": options.val, "test": options.test}
     data = {name: open_data(model, path, options.preprocess, metric) for name, path in named.items() if path}
     for name, part in data.items():
@@ -81,6 +82,7 @@ class _Job:
         self, options: Options, model: Model, data: Mapping[str, Dataset], metric: Metric, progress: Progress
     ) -> None:
         self.options, self.model, self.data, self.metric, self.progress = options, model, data, metric, progress
+        self.target = target(options.target)
         self.channels = model.channels().restricted(options.keep, options.only)
         self.positions = cost.positions(model.graph, model.shapes)
         self.ledger = Ledger(options.output, options.settings(), options.resume)
@@ -101,7 +103,7 @@ class _Job:
             order=order,
             moments=self._moments() if self.options.compensate else None,
             data=self.data["calib"],
-            target=target(self.options.target),
+            target=self.target,
             method=self.options.calibration,
             multiple=self.options.width_multiple,
             cache=self.ledger.cache,
@@ -169,11 +171,14 @@ class _Job:
             return self.candidates.pruned(removed)
         return self.candidates.quantized(removed, self.floats[precision])
 
-    def _session(self, precision: str, removed: int) -> Session:
-        return Session(model_io.to_proto(self._graph(precision, removed)), threads=self.options.threads)
+    def _session(self, precision: str, removed: int) -> Runner:
+        return self._load(model_io.to_proto(self._graph(precision, removed)))
 
-    def _open(self, removed: int, floats: Collection[str]) -> Session:
-        return Session(model_io.to_proto(self.candidates.quantized(removed, floats)), threads=self.options.threads)
+    def _open(self, removed: int, floats: Collection[str]) -> Runner:
+        return self._load(model_io.to_proto(self.candidates.quantized(removed, floats)))
+
+    def _load(self, model: onnx.ModelProto | Path) -> Runner:
+        return open_runner(model, self.target, threads=self.options.threads)
 
     def _admits(self, precision: str, removed: int) -> bool:
         """The verdict on a candidate, from the ledger if it was paid for already."""
@@ -211,7 +216,7 @@ class _Job:
     def _sparsity(self, removed: int) -> float:
         return len(self.candidates.plan(removed)) / max(len(self.channels.prunable), 1)
 
-    def _scores(self, session: Session, part: str, required: float = 0.0) -> Scores:
+    def _scores(self, session: Runner, part: str, required: float = 0.0) -> Scores:
         total = len(self.data[part])
         return evaluate(
             session, self.data[part], self.metric, required, lambda done, _: self.progress("evaluation", done, total)
@@ -271,7 +276,7 @@ class _Job:
         models = {"baseline": self._measured(self.options.model, self.model.session, 0)}
         for name, (precision, count, file) in made.items():
             model_io.save(self._graph(precision, count), file)
-            models[name] = self._measured(file, Session(file, threads=self.options.threads), count)
+            models[name] = self._measured(file, self._load(file), count)
         models.setdefault("hqp", models["pruned"])
         _, count, shipped = made.get("hqp", made["pruned"])
         if not self.budget.admits(models["hqp"].val):
@@ -295,7 +300,7 @@ class _Job:
             cost=self._cost(),
             seconds=self.ledger.seconds,
             units={"all": self.channels.units, "prunable": len(self.channels.prunable), "removed": len(plan)},
-            machine=machine(self.options.threads),
+            machine=machine(self.options.threads, runtime_name(self.target)),
             notes=self._notes(rows),
         )
         write_text(output / "report.json", model_io.json_text(report.json()))
@@ -315,11 +320,9 @@ class _Job:
         notes = [f"{TITLES[name]} is slower than the input on this machine" for name in rows if rows[name].speedup < 1]
         if rows["pruned"].speedup > (1 + NOISE) * rows["hqp"].speedup:
             notes.append("pruned.onnx (FP32) is faster than int8.onnx on this machine")
-        if self.options.target != "onnxruntime":
-            notes.append(f"accuracy and latency are onnxruntime's, not {self.options.target}'s")
-        return tuple(notes)
+        return (*notes, *remarks(self.target, self.options.precision))
 
-    def _measured(self, path: Path, session: Session, removed: int) -> Measured:
+    def _measured(self, path: Path, session: Runner, removed: int) -> Measured:
         val = self.budget.baseline if session is self.model.session else self._scores(session, "val")
         scores = self._scores(session, "test") if "test" in self.data else val
         return Measured(

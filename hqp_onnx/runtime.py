@@ -1,16 +1,16 @@
 """One inference session over onnxruntime: model in, numpy in, numpy out.
 
 The only module that imports onnxruntime. A session built with ``outputs`` fetches those tensors, whether or
-not they are outputs of the graph.
+not they are outputs of the graph. ``Runner`` is what other modules may ask of a session of any runtime.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -20,7 +20,8 @@ from hqp_onnx.errors import MissingRuntimeError, ModelError, one_line
 
 Array = NDArray[Any]
 
-CPU = ("CPUExecutionProvider",)
+CPU = "CPUExecutionProvider"
+EXTRAS = {"CUDAExecutionProvider": "onnxruntime-gpu", "TensorrtExecutionProvider": "onnxruntime-gpu"}
 _NUMPY_OF = {
     "float": np.float32,
     "double": np.float64,
@@ -50,6 +51,25 @@ class TensorSpec:
         return f"{self.dtype.name}[{', '.join('?' if n is None else str(n) for n in self.shape)}]"
 
 
+class Runner(Protocol):
+    """A loaded model, in whatever runtime."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The model's inputs."""
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What ``run`` gives, in this order."""
+
+    @property
+    def batch(self) -> int | None:
+        """The fixed batch size, or None where the first dimension is dynamic."""
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name; ``ModelError`` where the runtime fails."""
+
+
 def onnxruntime() -> Any:
     """The onnxruntime module; ``MissingRuntimeError`` names the extra where it is not installed."""
     try:
@@ -59,40 +79,54 @@ def onnxruntime() -> Any:
     return ort
 
 
+def require_provider(provider: str) -> None:
+    """``MissingRuntimeError`` says what the installed onnxruntime has, unless it has ``provider``."""
+    has = onnxruntime().get_available_providers()
+    if provider not in has:
+        extra = EXTRAS.get(provider)
+        advice = f"pip install 'hqp-onnx[{extra}]' in place of onnxruntime" if extra else "install a build that has it"
+        raise MissingRuntimeError(f"onnxruntime has no {provider} here, only {', '.join(has)}: {advice}")
+
+
 class Session:
     """A loaded model.
 
     Args:
         model: a ModelProto, serialised bytes, or a path (external data are found beside it).
         outputs: tensors to fetch; the graph's own outputs if None.
-        providers: onnxruntime execution providers, in order of preference.
+        provider: onnxruntime's execution provider; what it does not take runs on the CPU's.
         threads: intra-op threads; 0 takes onnxruntime's choice.
         optimize: apply onnxruntime's graph optimizations.
 
     Raises:
         ModelError: onnxruntime cannot load or prepare the model.
+        MissingRuntimeError: onnxruntime, or its provider, is not installed or does not start.
     """
 
     def __init__(
         self,
         model: onnx.ModelProto | bytes | Path,
         outputs: Sequence[str] | None = None,
-        providers: Sequence[str] = CPU,
+        provider: str = CPU,
         threads: int = 0,
         optimize: bool = True,
     ) -> None:
         ort = onnxruntime()
+        require_provider(provider)
         options = ort.SessionOptions()
         options.log_severity_level = 4  # errors are raised, and need no second print
         options.intra_op_num_threads = threads
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        providers = list(dict.fromkeys((provider, CPU)))
         try:
             with tempfile.TemporaryDirectory() as spill:
-                loadable = _loadable(model, outputs, Path(spill))
-                self._session = ort.InferenceSession(loadable, options, providers=list(providers))
+                source = loadable(model, outputs, Path(spill))
+                self._session = ort.InferenceSession(source, options, providers=providers, enable_fallback=0)
         except Exception as e:  # onnxruntime's own exception types are many and undocumented
             raise ModelError(f"onnxruntime cannot load the model: {one_line(e)}") from e
+        if provider not in self._session.get_providers():
+            raise MissingRuntimeError(f"onnxruntime's {provider} does not start: its driver or libraries are missing")
         self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
         self.outputs = tuple(_spec(value) for value in self._session.get_outputs())
         self._names = list(outputs) if outputs is not None else [spec.name for spec in self.outputs]
@@ -100,23 +134,36 @@ class Session:
     @property
     def batch(self) -> int | None:
         """The fixed batch size, or None where the first dimension is dynamic."""
-        sizes = {spec.shape[0] for spec in self.inputs if spec.shape}
-        return next(iter(sizes)) if len(sizes) == 1 else None
+        return fixed_batch(self.inputs)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name. A batch shorter than a fixed batch size is padded, and its outputs cut to length."""
-        count, fixed = _rows(feeds), self.batch
-        short = 0 if fixed is None else max(fixed - count, 0)
-        if short:
-            feeds = {name: np.concatenate([x, np.repeat(x[-1:], short, 0)]) for name, x in feeds.items()}
+        return run_padded(self._infer, feeds, self.batch)
+
+    def _infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         try:
             results = self._session.run(self._names, dict(feeds))
         except Exception as e:
             raise ModelError(f"onnxruntime cannot run the model: {one_line(e)}") from e
-        values = dict(zip(self._names, results, strict=True))
-        if short:
-            values = {k: v[:count] if np.ndim(v) and len(v) == fixed else v for k, v in values.items()}
-        return values
+        return dict(zip(self._names, results, strict=True))
+
+
+def fixed_batch(inputs: Sequence[TensorSpec]) -> int | None:
+    """The first size of all inputs, or None where it is dynamic or differs."""
+    sizes = {spec.shape[0] for spec in inputs if spec.shape}
+    return next(iter(sizes)) if len(sizes) == 1 else None
+
+
+def run_padded(
+    infer: Callable[[Mapping[str, Array]], dict[str, Array]], feeds: Mapping[str, Array], fixed: int | None
+) -> dict[str, Array]:
+    """``infer(feeds)``; a batch shorter than ``fixed`` is padded, and its outputs cut to length."""
+    count = _rows(feeds)
+    short = 0 if fixed is None else max(fixed - count, 0)
+    if not short:
+        return infer(feeds)
+    values = infer({name: np.concatenate([x, np.repeat(x[-1:], short, 0)]) for name, x in feeds.items()})
+    return {k: v[:count] if np.ndim(v) and len(v) == fixed else v for k, v in values.items()}
 
 
 def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
@@ -128,8 +175,8 @@ def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProt
     return copy
 
 
-def _loadable(model: onnx.ModelProto | bytes | Path, outputs: Sequence[str] | None, spill: Path) -> bytes | str:
-    """What an InferenceSession takes; a model of 2 GiB or more is written to the folder ``spill``."""
+def loadable(model: onnx.ModelProto | bytes | Path, outputs: Sequence[str] | None, spill: Path) -> bytes | str:
+    """Bytes or a path that a runtime loads; a model of 2 GiB or more is written to the folder ``spill``."""
     if isinstance(model, (bytes, Path)):
         if outputs is None:
             return model if isinstance(model, bytes) else str(model)

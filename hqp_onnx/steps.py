@@ -26,7 +26,8 @@ from hqp_onnx.passes.canonicalize import canonicalize_with_shapes
 from hqp_onnx.passes.compensate import compensate
 from hqp_onnx.passes.prune_channels import prune_channels
 from hqp_onnx.passes.quantize import quantize
-from hqp_onnx.runtime import Session
+from hqp_onnx.runners import open_runner
+from hqp_onnx.runtime import Runner
 from hqp_onnx.saliency import LOSSES, filter_scores, filter_weights, unit_scores
 from hqp_onnx.search import aligned, removal_order
 from hqp_onnx.shapes import Shapes, example_feeds
@@ -46,7 +47,7 @@ class Model:
     """A checked model: the file, a session on it, its canonical graph and that graph's shapes."""
 
     path: Path
-    session: Session
+    session: Runner
     graph: gs.Graph
     shapes: Shapes
 
@@ -60,15 +61,16 @@ class Model:
         return analyze(self.graph, self.shapes)
 
 
-def open_model(path: Path, threads: int = 0) -> Model:
-    """Load, check and canonicalise ``path``.
+def open_model(path: Path, threads: int = 0, target_name: str = "onnxruntime") -> Model:
+    """Load, check and canonicalise ``path``; its session is of the target's runtime.
 
     Raises:
-        ModelError: see ``model_io.load``; or onnxruntime cannot run it.
+        ModelError: see ``model_io.load``; or the runtime cannot load it.
+        MissingRuntimeError: the runtime is not installed.
     """
     proto = model_io.load(path)
     try:
-        session = Session(path, threads=threads)
+        session = open_runner(path, target(target_name), threads=threads)
         canonical, shapes = canonicalize_with_shapes(model_io.to_graph(proto))
     except ModelError as e:
         raise ModelError(f"{path}: {e}") from e
@@ -305,14 +307,20 @@ def quantize_file(
 
 
 def evaluate_file(
-    path: Path, data: str, metric_name: str, preprocess: Path | None, progress: Progress, reference: Path | None = None
+    path: Path,
+    data: str,
+    metric_name: str,
+    preprocess: Path | None,
+    progress: Progress,
+    reference: Path | None = None,
+    target_name: str = "onnxruntime",
 ) -> Scores:
     """Scores of any runnable model, quantized ones included; ``agreement`` compares with ``reference``."""
     metric = load_metric(metric_name)
-    session = open_session(path)
+    session = open_session(path, target_name)
     if metric.labels == "original" and reference is None:
         raise UsageError("--metric agreement needs the original model: add --reference MODEL")
-    origin = open_session(reference) if reference is not None else session
+    origin = open_session(reference, target_name) if reference is not None else session
     dataset = open_dataset(data, session.inputs, preprocess=preprocess, batch_size=session.batch or 100)
     if metric.labels == "data":
         dataset.check_labels(classes(session.outputs))
@@ -321,20 +329,23 @@ def evaluate_file(
     return evaluate(session, dataset, metric, progress=lambda done, total: progress("evaluation", done, total))
 
 
-def open_session(path: Path, threads: int = 0) -> Session:
+def open_session(path: Path, target_name: str, threads: int = 0) -> Runner:
     """A session on a model file, quantized or not."""
+    goal = target(target_name)
     model_io.require_file(path)
     try:
-        return Session(path, threads=threads)
+        return open_runner(path, goal, threads=threads)
     except ModelError as e:
         raise ModelError(f"{path}: {e}") from e
 
 
-def benchmark(paths: Sequence[Path], batch: int, threads: int = 0) -> dict[str, Latency]:
+def benchmark(
+    paths: Sequence[Path], batch: int, threads: int = 0, target_name: str = "onnxruntime"
+) -> dict[str, Latency]:
     """Median latency of models run in turn on the same seeded input; keys are the paths."""
     if batch < 1:
         raise UsageError(f"--batch {batch}: expected 1 or more")
-    sessions = {str(path): open_session(path, threads) for path in paths}
+    sessions = {str(path): open_session(path, target_name, threads) for path in paths}
     first = next(iter(sessions.values()))
     feeds = example_feeds(model_io.to_graph(onnx.load(paths[0])), leading=first.batch or batch)
     return measure(sessions, feeds)

@@ -1,5 +1,8 @@
 """What each runtime runs well in INT8: number formats, and which tensors carry a quantize/dequantize (Q/DQ) pair.
 
+A target is a layout and the runtime that models are measured on (``runners`` opens them): ``onnxruntime``, ``openvino``
+and ``tensorrt``, or ``onnxruntime:PROVIDER`` for any execution provider, ``cuda`` for onnxruntime's CUDA provider.
+
 Activations are ``real = scale * (q - zero)``; weights are symmetric int8, one scale per output channel:
 
     uint8, asymmetric   scale = (hi - lo) / 255,  zero = round(-lo / scale)     range [lo, hi], 0 inside
@@ -14,6 +17,12 @@ TensorRT. Symmetric int8 with zero zero-points, pairs on the inputs of Conv, Con
 inputs of a residual Add, nothing between a Conv and its activation, float bias (NVIDIA, "Explicit Quantization").
 Weights are int8 initializers behind a DequantizeLinear: documented for TensorRT 10 and 11; parsers of TensorRT 8
 refuse int8 initializers.
+
+OpenVINO (x86, Arm). u8 activations by s8 weights again, but an activation of any kind is computed inside the
+convolution before it, so that nothing may stand between the two: pairs on the inputs of Conv, ConvTranspose, Gemm,
+MatMul, and on both inputs of a residual Add, which then becomes part of a convolution. Float bias.
+
+Execution providers of onnxruntime take the layout of the library behind them, or else onnxruntime's own.
 
 Saturation. Without VNNI, x86 kernels add two u8*s8 products in int16: 2 * 255 * 127 overflows, 2 * 255 * 64 = 32640
 does not. ``reduced_range`` therefore limits weights to [-64, 64] (7 bits).
@@ -31,6 +40,7 @@ import numpy as np
 import onnx
 
 from hqp_onnx.errors import UsageError
+from hqp_onnx.runtime import CPU
 
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -55,6 +65,7 @@ class Target:
             operators can be stored as int8 behind Cast and Mul.
         min_opset: lowest opset whose operators express the model; lower ones are converted up.
         max_opset: highest opset that the runtime is known to read.
+        runtime: what models run on: ``openvino``, or an execution provider of onnxruntime.
         reduced_range: weights in [-64, 64].
     """
 
@@ -71,6 +82,7 @@ class Target:
     folds_constants: bool
     min_opset: int
     max_opset: int
+    runtime: str = CPU
     reduced_range: bool = False
 
     @property
@@ -85,56 +97,81 @@ class Target:
 
 
 _MOVES = frozenset({"MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Identity"})
-_TARGETS = {
-    "onnxruntime": Target(
-        name="onnxruntime",
-        symmetric=False,
-        int32_bias=True,
-        weighted={"Conv": 0, "Gemm": 1, "MatMul": -1},
-        residual=frozenset(),
-        outputs=frozenset({"Conv"}),
-        absorbed=frozenset({"Relu", "Clip"}),
-        follows=frozenset({"Add", "Concat", "GlobalAveragePool", "AveragePool"}),
-        same_range=_MOVES,
-        channel_multiple=16,
-        folds_constants=True,
-        min_opset=13,
-        max_opset=onnx.defs.onnx_opset_version(),
-    ),
-    "tensorrt": Target(
-        name="tensorrt",
-        symmetric=True,
-        int32_bias=False,
-        weighted={"Conv": 0, "ConvTranspose": 1, "Gemm": 1, "MatMul": -1},
-        residual=frozenset({"Add"}),
-        outputs=frozenset(),
-        absorbed=frozenset(),
-        follows=frozenset(),
-        same_range=frozenset(),
-        channel_multiple=32,
-        folds_constants=False,
-        min_opset=13,
-        max_opset=20,
-    ),
+_ONNXRUNTIME = Target(
+    name="onnxruntime",
+    symmetric=False,
+    int32_bias=True,
+    weighted={"Conv": 0, "Gemm": 1, "MatMul": -1},
+    residual=frozenset(),
+    outputs=frozenset({"Conv"}),
+    absorbed=frozenset({"Relu", "Clip"}),
+    follows=frozenset({"Add", "Concat", "GlobalAveragePool", "AveragePool"}),
+    same_range=_MOVES,
+    channel_multiple=16,
+    folds_constants=True,
+    min_opset=13,
+    max_opset=onnx.defs.onnx_opset_version(),
+)
+_TENSORRT = Target(
+    name="tensorrt",
+    symmetric=True,
+    int32_bias=False,
+    weighted={"Conv": 0, "ConvTranspose": 1, "Gemm": 1, "MatMul": -1},
+    residual=frozenset({"Add"}),
+    outputs=frozenset(),
+    absorbed=frozenset(),
+    follows=frozenset(),
+    same_range=frozenset(),
+    channel_multiple=32,
+    folds_constants=False,
+    min_opset=13,
+    max_opset=20,
+)
+_OPENVINO = replace(
+    _TENSORRT,
+    name="openvino",
+    symmetric=False,
+    same_range=_MOVES,
+    channel_multiple=16,
+    folds_constants=True,
+    max_opset=onnx.defs.onnx_opset_version(),
+    runtime="openvino",
+)
+_TARGETS = {found.name: found for found in (_ONNXRUNTIME, _OPENVINO, _TENSORRT)}
+_PROVIDER_LAYOUTS = {
+    "CUDAExecutionProvider": _TENSORRT,
+    "TensorrtExecutionProvider": _TENSORRT,
+    "NvTensorRTRTXExecutionProvider": _TENSORRT,
+    "MIGraphXExecutionProvider": _TENSORRT,
+    "OpenVINOExecutionProvider": _OPENVINO,
 }
+_ALIASES = {"cuda": "onnxruntime:CUDAExecutionProvider"}
 
 
 def target(name: str, reduced_range: bool | None = None) -> Target:
     """The target called ``name``.
 
     Args:
-        name: ``onnxruntime`` or ``tensorrt``.
+        name: ``onnxruntime``, ``openvino``, ``tensorrt``, ``cuda`` or ``onnxruntime:PROVIDER``.
         reduced_range: weights in [-64, 64]; None takes what the processor of this machine needs (see ``saturates``),
-            which matters to onnxruntime only. Say so explicitly where the model will run elsewhere.
+            which matters to u8 activations only. Say so explicitly where the model will run elsewhere.
 
     Raises:
         UsageError: an unknown name.
     """
-    if name not in _TARGETS:
-        raise UsageError(f"unknown target '{name}': expected one of {', '.join(sorted(_TARGETS))}")
-    found = _TARGETS[name]
+    found = _named(name)
     needed = not found.symmetric and saturates()
     return replace(found, reduced_range=needed if reduced_range is None else reduced_range)
+
+
+def _named(name: str) -> Target:
+    runtime, _, provider = _ALIASES.get(name, name).partition(":")
+    if runtime == "onnxruntime" and provider.endswith("ExecutionProvider"):
+        return replace(_PROVIDER_LAYOUTS.get(provider, _ONNXRUNTIME), name=name, runtime=provider)
+    if name not in _TARGETS:
+        known = ", ".join(sorted({*_TARGETS, *_ALIASES}))
+        raise UsageError(f"unknown target '{name}': expected one of {known}, or onnxruntime:NAMEExecutionProvider")
+    return _TARGETS[name]
 
 
 def saturates(machine: str | None = None, cpuinfo: Path = CPUINFO) -> bool:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,19 @@ def test_reduced_weights_cannot_saturate_int16() -> None:
 
 
 def test_an_unknown_target_lists_those_that_exist() -> None:
-    with pytest.raises(UsageError, match=r"'tpu'.*onnxruntime, tensorrt"):
+    with pytest.raises(UsageError, match=r"'tpu'.*cuda, onnxruntime, openvino, tensorrt, or onnxruntime:"):
         target("tpu")
+    with pytest.raises(UsageError, match="'onnxruntime:cuda'"):
+        target("onnxruntime:cuda")
+
+
+def test_a_target_is_a_layout_and_a_runtime() -> None:
+    assert target("onnxruntime").runtime == target("tensorrt").runtime == "CPUExecutionProvider"
+    assert target("openvino").runtime == "openvino"
+    assert target("cuda").runtime == "CUDAExecutionProvider"
+    on_trt, on_xnnpack = (target(f"onnxruntime:{name}ExecutionProvider") for name in ("Tensorrt", "Xnnpack"))
+    assert on_trt.symmetric and not on_xnnpack.symmetric
+    assert on_xnnpack == replace(target("onnxruntime"), name=on_xnnpack.name, runtime="XnnpackExecutionProvider")
 
 
 @pytest.mark.parametrize(
@@ -46,5 +58,5 @@ def test_saturation_is_read_from_the_processor(machine: str, flags: str | None, 
 
 
 def test_only_unsigned_activations_saturate() -> None:
-    assert target("onnxruntime").reduced_range is saturates()
+    assert target("onnxruntime").reduced_range is target("openvino").reduced_range is saturates()
     assert target("tensorrt").reduced_range is False

@@ -8,12 +8,13 @@ from pathlib import Path
 from hqp_onnx.runtime import onnxruntime
 
 
-def machine(threads: int) -> dict[str, str]:
+def machine(threads: int, runtime: str) -> dict[str, str]:
     """What the measurements were made on."""
     return {
         "system": platform.platform(terse=True),
         "processor": _processor(),
-        "threads": str(threads or "onnxruntime's choice"),
+        "runtime": runtime,
+        "threads": str(threads or "the runtime's choice"),
         "onnxruntime": onnxruntime().__version__,
         "python": platform.python_version(),
     }

@@ -9,14 +9,14 @@ from hqp_onnx.constraint import paired_drop
 from hqp_onnx.latency import measure
 from hqp_onnx.metrics import Scores
 from hqp_onnx.report.results import Row
-from hqp_onnx.runtime import Array, Session
+from hqp_onnx.runtime import Array, Runner
 
 
 @dataclass(frozen=True)
 class Measured:
     """A model and what is known of it; ``scores`` are on the report's data, ``val`` on D_val."""
 
-    session: Session
+    session: Runner
     scores: Scores
     val: Scores
     bytes: int

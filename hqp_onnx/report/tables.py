@@ -14,7 +14,8 @@ from hqp_onnx.report.results import TITLES, CostModel, Report
 
 def report_table(report: Report) -> Table:
     """The paper's table."""
-    table = Table(title=f"{report.model}, {report.samples} samples of {report.data}", title_justify="left")
+    title = f"{report.model}, {report.samples} samples of {report.data}, {report.machine['runtime']}"
+    table = Table(title=title, title_justify="left")
     table.add_column("", no_wrap=True)
     for column in ("latency ms", "speedup", "size MB", "smaller", "metric %", "drop (95 % interval)", "θ %", "MACs M"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -51,9 +52,9 @@ def cost_lines(cost: CostModel) -> list[str]:
     return lines
 
 
-def latency_table(results: Mapping[str, Latency], sizes: Mapping[str, int]) -> Table:
+def latency_table(results: Mapping[str, Latency], sizes: Mapping[str, int], runtime: str) -> Table:
     """Latency of models measured in turn; ratios to the first."""
-    table = Table()
+    table = Table(title=runtime, title_justify="left")
     table.add_column("model")
     for column in ("median ms", "p10", "p90", "speedup", "size MB"):
         table.add_column(column, justify="right")

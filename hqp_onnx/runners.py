@@ -1,0 +1,43 @@
+"""Open a model in the runtime of a target: the only place that knows which session serves which target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+
+from hqp_onnx.openvino_runtime import OpenVinoSession, openvino
+from hqp_onnx.runtime import CPU, Runner, Session, onnxruntime, require_provider
+from hqp_onnx.targets import Target
+
+
+def open_runner(
+    model: onnx.ModelProto | bytes | Path, target: Target, outputs: Sequence[str] | None = None, threads: int = 0
+) -> Runner:
+    """``model`` loaded in the runtime of ``target``; arguments and errors as for ``runtime.Session``."""
+    if target.runtime == "openvino":
+        return OpenVinoSession(model, outputs, threads=threads)
+    return Session(model, outputs, target.runtime, threads)
+
+
+def runtime_name(target: Target) -> str:
+    """The runtime that ``target`` is measured on, with its version.
+
+    Raises:
+        MissingRuntimeError: it is not installed; the message says what is, and what to do.
+    """
+    if target.runtime == "openvino":
+        return f"OpenVINO {openvino().__version__.partition('-')[0]}"
+    require_provider(target.runtime)
+    provider = "" if target.runtime == CPU else f", {target.runtime}"
+    return f"onnxruntime {onnxruntime().__version__}{provider}"
+
+
+def remarks(target: Target, precision: str) -> tuple[str, ...]:
+    """What a reader of figures measured on ``target`` in ``precision`` should not miss."""
+    if target.name == "tensorrt":
+        return ("accuracy and latency are onnxruntime's on the CPU: TensorRT runs the engine built from the model",)
+    if target.runtime == "CUDAExecutionProvider" and precision == "int8":
+        return ("onnxruntime's CUDA provider computes INT8 convolutions in float: INT8 on a GPU means TensorRT",)
+    return ()
