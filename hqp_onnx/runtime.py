@@ -79,6 +79,14 @@ def onnxruntime() -> Any:
     return ort
 
 
+def float16_converter() -> Any:
+    """The converter that comes with onnxruntime, ``convert_float_to_float16``: a ModelProto in, a ModelProto out."""
+    onnxruntime()
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    return convert_float_to_float16
+
+
 def require_provider(provider: str) -> None:
     """``MissingRuntimeError`` says what the installed onnxruntime has, unless it has ``provider``."""
     has = onnxruntime().get_available_providers()

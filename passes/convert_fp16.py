@@ -1,0 +1,53 @@
+"""Compute a float32 graph in float16; its inputs and outputs keep their types.
+
+onnxruntime's converter does the work: weights and activations become float16, with a Cast at every float32 input and
+output, and around the operators that have no float16 (TopK, CumSum, ...). Constants beyond +-65504 are cut to it (the
+-inf of attention masks stays far below any score), those between 0 and 6e-8 are raised to it, so that an epsilon stays
+above zero. What it leaves undone is done here: its nodes are sorted, and the types of the result are checked, since it
+finds where casts belong by shape inference, which may not reach everywhere. Activations that overflow show only on
+data: evaluate the result.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from hqp_onnx.errors import ModelError, one_line
+from hqp_onnx.model_io import is_quantized, to_graph, to_proto
+from hqp_onnx.passes.base import PassResult
+from hqp_onnx.runtime import float16_converter
+
+__all__ = ["convert_fp16"]
+
+_LARGEST = float(np.finfo(np.float16).max)
+
+
+def convert_fp16(graph: gs.Graph) -> PassResult:
+    """``graph`` (canonical, sorted; not changed) in float16; notes name the weights that were cut.
+
+    Raises:
+        ModelError: the graph is quantized, has no float32 values, or no valid float16 form.
+        MissingRuntimeError: onnxruntime is not installed.
+    """
+    if quantized := next((node for node in graph.nodes if is_quantized(node.op)), None):
+        raise ModelError(f"node '{quantized.name}' ({quantized.op}): the model is quantized; give the float model")
+    floats = [tensor for tensor in graph.tensors().values() if tensor.dtype == np.float32]
+    if not floats:
+        raise ModelError("the model has no float32 tensors: there is nothing to convert to float16")
+    convert = float16_converter()
+    try:
+        converted = convert(to_proto(graph.copy()), keep_io_types=True)
+        result = to_graph(converted).cleanup().toposort()
+        onnx.checker.check_model(to_proto(result), full_check=True)
+    except Exception as e:  # the converter asserts, onnx's inference and checker have types of their own
+        raise ModelError(f"the model has no float16 form: {one_line(e)}") from e
+    found = result.tensors()
+    beyond = [t.name for t in floats if isinstance(t, gs.Constant) and _beyond(t.values)]
+    cut = [name for name in beyond if name in found and found[name].dtype == np.float16]
+    return PassResult(result, True, tuple(f"'{name}' has finite values beyond 65504, cut to it" for name in cut))
+
+
+def _beyond(values: np.ndarray) -> bool:
+    return bool((np.isfinite(values) & (np.abs(values) > _LARGEST)).any())

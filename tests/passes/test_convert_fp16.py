@@ -1,0 +1,120 @@
+"""float16 graphs: valid, half as large, close to float32 on the zoo's architectures, refused where they must be."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from conftest import MODELS
+from onnx.reference import ReferenceEvaluator
+from oracle import require_runtime, run
+
+from hqp_onnx.errors import MissingRuntimeError, ModelError
+from hqp_onnx.model_io import load, to_graph, to_proto
+from hqp_onnx.passes.canonicalize import canonicalize
+from hqp_onnx.passes.convert_fp16 import convert_fp16
+from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
+
+ZOO = Path(__file__).parents[1] / "zoo"
+HEADER = '<ir_version: 8, opset_import: ["" : 17]>'
+TOLERANCE = 2e-3  # float16 has 11 bits: 5e-4 per rounding, which deep graphs add up
+
+
+def parsed(text: str) -> onnx.ModelProto:
+    return onnx.parser.parse_model(HEADER + text)
+
+
+def converted(model: onnx.ModelProto) -> onnx.ModelProto:
+    return to_proto(convert_fp16(canonicalize(to_graph(model)).graph).graph)
+
+
+def types(model: onnx.ModelProto) -> list[tuple[str, int]]:
+    return [(v.name, v.type.tensor_type.elem_type) for v in (*model.graph.input, *model.graph.output)]
+
+
+def zoo_model(name: str) -> onnx.ModelProto:
+    """A graph of the zoo, weights drawn as wide as their fan-in allows."""
+    model = onnx.parser.parse_model((ZOO / f"{name}.onnxtxt").read_text())
+    rng = np.random.default_rng(0)
+    for value in model.graph.value_info:
+        shape = [d.dim_value for d in value.type.tensor_type.shape.dim]
+        values = rng.standard_normal(shape) / np.sqrt(max(np.prod(shape[1:]), 1)) if len(shape) > 1 else np.ones(shape)
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values.astype(dtype), value.name))
+    del model.graph.value_info[:]
+    return model
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in ZOO.glob("*.onnxtxt")))
+def test_the_zoo_in_float16(name: str) -> None:
+    model = zoo_model(name)
+    rng = np.random.default_rng(1)
+    feeds = {}
+    for value in model.graph.input:
+        shape = [d.dim_value or (32 if i else 2) for i, d in enumerate(value.type.tensor_type.shape.dim)]
+        integers = value.type.tensor_type.elem_type != onnx.TensorProto.FLOAT
+        feeds[value.name] = rng.integers(0, 50, shape) if integers else rng.standard_normal(shape, np.float32)
+    require_runtime(model, feeds)
+    half = converted(model)
+    assert types(half) == types(model)
+    assert not any(t.data_type == onnx.TensorProto.FLOAT for t in half.graph.initializer)
+    for want, found in zip(run(model, feeds), run(half, feeds), strict=True):
+        assert np.abs(found - want).max() <= TOLERANCE * np.abs(want).max()
+
+
+def test_bundled_models_halve_and_keep_their_answers(bundled: Path) -> None:
+    graph = fold_batchnorm(canonicalize(to_graph(load(bundled))).graph).graph
+    half = to_proto(convert_fp16(graph).graph)
+    with np.load(MODELS / "fashion_mnist_val.npz") as data:
+        feeds = {"input": data["input"][:300].astype(np.float32)}
+    want, found = run(to_proto(graph), feeds)[0], run(half, feeds)[0]
+    assert (want.argmax(1) == found.argmax(1)).mean() >= 0.99
+    assert half.ByteSize() <= 0.51 * to_proto(graph).ByteSize()
+
+
+def test_operators_without_float16_stay_in_float32_and_nodes_are_sorted() -> None:
+    text = "g (float[n,4] x) => (float[n,2] y, int64[n,2] i) <int64[1] k = {2}> { h = Relu(x) y, i = TopK(h, k) }"
+    half = converted(parsed(text))
+    casts = [node.attribute[0].i for node in half.graph.node if node.op_type == "Cast"]
+    assert onnx.TensorProto.FLOAT in casts
+    x = np.random.default_rng(0).standard_normal((3, 4), np.float32)
+    values, indices = ReferenceEvaluator(half).run(None, {"x": x})
+    assert values.dtype == np.float32
+    assert np.abs(values - np.sort(np.maximum(x, 0), 1)[:, :-3:-1]).max() <= 2e-3
+    assert indices.shape == (3, 2)
+
+
+def test_constants_stay_finite_and_above_zero() -> None:
+    text = (
+        "g (float[n] x) => (float[n] y) <float big = {3e38}, float tiny = {1e-12}> { a = OP(x, big) y = Add(a, tiny) }"
+    )
+    results = [convert_fp16(canonicalize(to_graph(parsed(text.replace("OP", op)))).graph) for op in ("Add", "Min")]
+    added, compared = (
+        {t.name: float(onnx.numpy_helper.to_array(t)) for t in to_proto(r.graph).graph.initializer} for r in results
+    )
+    assert added == {"big": 65504, "tiny": pytest.approx(5.96e-8, rel=1e-2)}
+    assert compared["big"] == np.float32(3e38)  # Min is computed in float32
+    assert [r.notes for r in results] == [("'big' has finite values beyond 65504, cut to it",), ()]
+
+
+def test_what_has_no_float16_form_is_refused() -> None:
+    pair = "g (float[n] x) => (float[n] y) <float s = {1.0}, int8 z = {0}> { q = QuantizeLinear(x, s, z) "
+    with pytest.raises(ModelError, match=r"\(QuantizeLinear\): the model is quantized"):
+        converted(parsed(pair + "y = DequantizeLinear(q, s, z) }"))
+    with pytest.raises(ModelError, match="no float32 tensors"):
+        converted(parsed("g (int64[n] x) => (int64[n] y) { y = Neg(x) }"))
+    unknown = parsed("g (float[n] x) => (float[n] y) { h = Relu(x) y = Neg(h) }")
+    graph = to_graph(unknown)
+    graph.nodes[1].op = "Nonsense"
+    with pytest.raises(ModelError, match="no float16 form"):
+        convert_fp16(graph)
+
+
+def test_without_onnxruntime_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingRuntimeError, match=r"hqp-onnx\[onnxruntime\]"):
+        convert_fp16(to_graph(parsed("g (float[n] x) => (float[n] y) { y = Neg(x) }")))
