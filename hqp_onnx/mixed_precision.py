@@ -94,7 +94,7 @@ def faster_in_float(
     floats: set[str] = set()
     current = open_with(floats)
     start = time.perf_counter()
-    limit = max(SECONDS, RUNS * max(_seconds(current, feeds) for _ in range(3)))
+    limit = max(SECONDS, RUNS * min(_seconds(current, feeds) for _ in range(3)))
     blocks = list(_blocks(nodes))
     for done, block in enumerate(blocks, 1):
         for changed in (floats | set(block), floats - set(block)):

@@ -34,7 +34,7 @@ from hqp_onnx.options import Options
 from hqp_onnx.report.machine import machine
 from hqp_onnx.report.results import TITLES, CostModel, Report, Row
 from hqp_onnx.report.rows import Measured, make_rows
-from hqp_onnx.runners import open_runner, remarks, runtime_name
+from hqp_onnx.runners import measures, open_runner, remarks, runtime_name
 from hqp_onnx.runtime import Runner
 from hqp_onnx.search import SEARCHES, bisect, removal_order, step_size
 from hqp_onnx.steps import Model, Progress, Ranking, open_data, open_model, rank, removal_ledger, silent
@@ -134,6 +134,8 @@ class _Job:
         return choices[self.ledger.once("faster", lambda: self._faster(choices))]
 
     def _faster_in_float(self, removed: int) -> list[str]:
+        if not measures(self.target):
+            return []
         nodes = self.candidates.quantizable(removed)
         with self._timed("mixed precision"):
             floats = faster_in_float(

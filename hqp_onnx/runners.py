@@ -34,9 +34,14 @@ def runtime_name(target: Target) -> str:
     return f"onnxruntime {onnxruntime().__version__}{provider}"
 
 
+def measures(target: Target) -> bool:
+    """Whether latencies measured here are the target's own: TensorRT runs the engine built from a model."""
+    return target.name != "tensorrt"
+
+
 def remarks(target: Target, precision: str) -> tuple[str, ...]:
     """What a reader of figures measured on ``target`` in ``precision`` should not miss."""
-    if target.name == "tensorrt":
+    if not measures(target):
         return ("accuracy and latency are onnxruntime's on the CPU: TensorRT runs the engine built from the model",)
     if target.runtime == "CUDAExecutionProvider" and precision == "int8":
         return ("onnxruntime's CUDA provider computes INT8 convolutions in float: INT8 on a GPU means TensorRT",)
