@@ -1,7 +1,8 @@
 """hqp_onnx: structural pruning and INT8 quantization of exported ONNX models inside one accuracy budget.
 
-The main job is ``optimize(Options(...))``. Single passes are in ``hqp_onnx.passes``, what they need to know in
-``hqp_onnx.channels``, ``hqp_onnx.saliency`` and ``hqp_onnx.calibration``.
+The main job is ``optimize(Options(...))``; ``prune`` and ``quantize`` change a ModelProto. Single passes are in
+``hqp_onnx.passes``, what they need to know in ``hqp_onnx.channels``, ``hqp_onnx.saliency`` and
+``hqp_onnx.calibration``, adapters for other tools in ``hqp_onnx.plugins``.
 """
 
 from __future__ import annotations
@@ -14,10 +15,21 @@ if TYPE_CHECKING:
     from hqp_onnx.errors import HqpError
     from hqp_onnx.options import Options
     from hqp_onnx.pipeline import optimize
+    from hqp_onnx.plugins.functions import prune, quantize
     from hqp_onnx.steps import open_data, open_model
 
 __version__ = "0.1.0"
-__all__ = ["HqpError", "Options", "__version__", "analyze", "open_data", "open_model", "optimize"]
+__all__ = [
+    "HqpError",
+    "Options",
+    "__version__",
+    "analyze",
+    "open_data",
+    "open_model",
+    "optimize",
+    "prune",
+    "quantize",
+]
 
 _HOMES = {
     "HqpError": "errors",
@@ -26,6 +38,8 @@ _HOMES = {
     "open_data": "steps",
     "open_model": "steps",
     "optimize": "pipeline",
+    "prune": "plugins.functions",
+    "quantize": "plugins.functions",
 }
 
 

@@ -84,7 +84,7 @@ class Candidates:
         """The candidate in INT8, less the nodes ``floats``, with the calibration of an earlier run if there is one."""
         file = self.cache / f"calibration-{removed}.json"
         total = len(self.data)
-        quantized, calibration = quantize(
+        quantized = quantize(
             self.pruned(removed),
             self.data,
             self.target,
@@ -95,5 +95,5 @@ class Candidates:
             floats=floats,
         )
         if not file.is_file():
-            write_text(file, calibration.to_json())
-        return quantized
+            write_text(file, quantized.calibration.to_json())
+        return quantized.graph

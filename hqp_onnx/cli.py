@@ -19,7 +19,8 @@ from hqp_onnx.errors import HqpError
 from hqp_onnx.gradients import ort_training
 from hqp_onnx.ledger import write_text
 from hqp_onnx.model_io import json_text, stored_bytes
-from hqp_onnx.options import PRECISIONS, Options
+from hqp_onnx.options import PRECISIONS, Options, Pruning
+from hqp_onnx.plugins.data_loader import write_script
 from hqp_onnx.report import tables
 from hqp_onnx.runners import runtime_name
 from hqp_onnx.saliency import ENGINES, LOSSES, SALIENCIES
@@ -230,7 +231,7 @@ def score(
 @click.option("--sparsity", type=float, required=True, help="Share of the prunable units to remove.")
 @click.option("--saliency", type=saliency_choice, default="l2", show_default=True)
 @click.option("--data", metavar="DATA", help="Calibration data, for fisher, taylor and --compensate.")
-@click.option("--compensate/--no-compensate", "compensated", default=False, show_default=True)
+@click.option("--compensate/--no-compensate", default=False, show_default=True)
 @click.option(
     "--min-width", type=float, default=0.0, show_default=True, help="Share of every tensor's units that stays."
 )
@@ -241,10 +242,19 @@ def score(
 @click.option("--ledger", type=FILE, help="Write what was removed, as JSON.")
 @click.option("-o", "--output", type=FILE, required=True)
 @quiet_option
-def prune(model: Path, output: Path, sparsity: float, quiet: bool, **chosen: Any) -> None:
+def prune(
+    model: Path,
+    output: Path,
+    data: str | None,
+    preprocess: Path | None,
+    ledger: Path | None,
+    quiet: bool,
+    **chosen: Any,
+) -> None:
     """Remove a share of MODEL's units, whatever it costs."""
     with Display(quiet) as display:
-        pruned = steps.prune(model, output, sparsity, progress=display, **chosen)
+        options = Pruning(**chosen)
+        pruned = steps.prune(model, output, options, data=data, preprocess=preprocess, ledger=ledger, progress=display)
     click.echo(f"{output}: {pruned.units} of {pruned.prunable} prunable units removed")
     for note in pruned.notes:
         click.echo(note)
@@ -309,6 +319,19 @@ def benchmark(models: tuple[Path, ...], target: str, batch: int, threads: int, j
     rows = [{"model": name, "speedup": first / latency.median_ms, **vars(latency)} for name, latency in results.items()]
     if not _give_json({"target": target, "runtime": runtime, "batch": batch, "models": rows}, json_file):
         out.print(tables.latency_table(results, {str(path): stored_bytes(path) for path in models}, runtime))
+
+
+@cli.command()
+@click.argument("data", metavar="DATA")
+@click.option("--model", type=FILE, required=True, help="The model whose inputs DATA feed.")
+@click.option("--batch", type=int, help="Samples per batch. Default: the model's own, or 1 where that is dynamic.")
+@click.option("--limit", type=int, help="Only the first so many samples.")
+@preprocess_option
+@click.option("-o", "--output", type=FILE, required=True, metavar="FILE.py")
+def data_loader(data: str, model: Path, output: Path, **chosen: Any) -> None:
+    """Write DATA as a script for Polygraphy's --data-loader-script."""
+    feeds = write_script(data, model, output, **chosen)
+    click.echo(f"{output}: {len(feeds)} batches of {feeds.dataset.batch_size}")
 
 
 @cli.group()

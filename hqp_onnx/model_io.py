@@ -28,17 +28,24 @@ def load(path: Path) -> onnx.ModelProto:
             11 .. the newest of the installed onnx, no nodes, or already quantized.
     """
     model = _parse(path)
+    check(model, path)
+    return model
+
+
+def check(model: onnx.ModelProto, path: Path) -> None:
+    """Raise ``ModelError`` unless ``model``, called ``path``, is a whole, valid float model of a known opset."""
     if not model.HasField("graph") or not model.opset_import:
         raise ModelError(f"{path}: not an ONNX model. Expected a file written by an ONNX exporter")
     if not model.graph.node:
         raise ModelError(f"{path}: the graph has no nodes: nothing to optimize")
+    if tensor := next((t for t in model.graph.initializer if onnx.external_data_helper.uses_external_data(t)), None):
+        raise ModelError(f"{path}: external data of '{tensor.name}' are not loaded. Load the model with its data")
     _check_opset(path, model)
     if node := next((n for n in nodes(model.graph) if is_quantized(n.op_type)), None):
         raise ModelError(
             f"{path}: already quantized (node '{node.name or node.output[0]}' is {node.op_type}). Give the float model"
         )
     _check(path, model)
-    return model
 
 
 def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
@@ -79,12 +86,17 @@ def to_graph(model: onnx.ModelProto) -> gs.Graph:
     weight as an input, and a caller who fed another value would feed one that no channel analysis can know.
     """
     graph = gs.import_onnx(model)
+    name_nodes(graph)
+    return graph
+
+
+def name_nodes(graph: gs.Graph) -> None:
+    """Give every node of ``graph`` a name of its own."""
     taken: set[str] = set()
     for index, node in enumerate(graph.nodes):
         if not node.name or node.name in taken:
             node.name = f"{node.op}_{index}"
         taken.add(node.name)
-    return graph
 
 
 def sha256(path: Path) -> str:
@@ -145,7 +157,7 @@ def _check(path: Path, model: onnx.ModelProto) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            onnx.checker.check_model(str(path) if weight_bytes(model) >= _EXTERNAL_FROM else model)
+            onnx.checker.check_model(str(path) if weight_bytes(model) >= _EXTERNAL_FROM and path.is_file() else model)
     except (onnx.checker.ValidationError, ValueError) as e:
         raise ModelError(f"{path}: not a valid ONNX model: {_one_line(e)}") from e
 

@@ -61,8 +61,7 @@ class Options:
                 raise UsageError(f"{option} {value}: expected one of {', '.join(known)}")
         Budget(Scores(np.ones(1), 1), self.max_drop)
         step_size(self.step, 1)
-        nothing = ChannelMap(0, {}, {}, {})
-        aligned(removal_order(np.zeros(0), nothing, self.min_width), nothing, self.width_multiple)
+        _check_widths(self.min_width, self.width_multiple)
         if self.output.exists() and not self.output.is_dir():
             raise UsageError(f"{self.output}: is a file. Expected the folder to write")
 
@@ -84,6 +83,46 @@ class Options:
         digests = {name: fingerprint(path) for name, path in files.items() if path is not None}
         reduced = target(self.target).reduced_range
         return {"hqp_onnx": __version__, **chosen, **digests, "reduced_range": reduced}
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """How a given share of a model's units is chosen and removed.
+
+    Attributes:
+        sparsity: share of the prunable units to remove, 0 to below 1.
+        saliency: how units are ranked, one of ``saliency.SALIENCIES``.
+        compensate: refit the weights that read removed channels; needs calibration data.
+        min_width: share of the units of every tensor that stays; one always does.
+        multiple_of: widths stay multiples of it, see ``search.aligned``.
+        keep: patterns of tensors whose units stay, see ``ChannelMap.restricted``.
+        only: patterns of tensors whose units may leave; empty for all.
+        seed: of the random saliency.
+    """
+
+    sparsity: float
+    saliency: str = "l2"
+    compensate: bool = False
+    min_width: float = 0.0
+    multiple_of: int = 1
+    keep: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.sparsity < 1:
+            raise UsageError(
+                f"--sparsity {self.sparsity}: expected a share of the prunable units, 0 or more and below 1"
+            )
+        if self.saliency not in SALIENCIES:
+            raise UsageError(f"--saliency {self.saliency}: expected one of {', '.join(SALIENCIES)}")
+        _check_widths(self.min_width, self.multiple_of)
+
+
+def _check_widths(min_width: float, multiple_of: int) -> None:
+    """Raise ``UsageError`` for widths that no search takes."""
+    nothing = ChannelMap(0, {}, {}, {})
+    aligned(removal_order(np.zeros(0), nothing, min_width), nothing, multiple_of)
 
 
 def fingerprint(path: Path | str) -> str:

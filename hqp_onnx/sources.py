@@ -1,4 +1,4 @@
-"""Readers of the data that a command is given: a .npz file, a folder of images (``images``), a data-loader script."""
+"""Readers of data: a .npz file, a folder of images (``images``), a data-loader script, arrays or feeds in memory."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import sys
 import traceback
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from hqp_onnx.dataset import ArraySource, Dataset, Source
 from hqp_onnx.errors import DataError, UsageError, one_line
 from hqp_onnx.images import Preprocess, open_folder, read_preprocess
 from hqp_onnx.runtime import Array, TensorSpec
+
+Data: TypeAlias = str | Path | Mapping[str, Any] | Iterable[Any]
+"""What ``open_source`` takes; arrays by name, as a .npz file has them; or what a data-loader script yields."""
 
 
 def open_source(path: str, preprocess: Path | None = None, input_name: str = "input") -> Source:
@@ -48,23 +51,34 @@ def open_source(path: str, preprocess: Path | None = None, input_name: str = "in
 
 
 def open_dataset(
-    path: str,
+    data: Data,
     specs: Sequence[TensorSpec],
     *,
     preprocess: Path | None = None,
     batch_size: int = 100,
     limit: int | None = None,
 ) -> Dataset:
-    """The rows of ``path`` (see ``open_source``) as the inputs ``specs`` of a model.
+    """The rows of ``data`` (see ``open_source``) as the inputs ``specs`` of a model.
 
     Raises:
         DataError: see ``open_source`` and ``Dataset``; also a folder of images for a model of several inputs.
         UsageError: see ``open_source`` and ``Dataset``.
     """
+    if not isinstance(data, (str, Path)):
+        if preprocess is not None:
+            raise UsageError("--preprocess is for a folder of images, not for data in memory")
+        return Dataset(_in_memory(data), specs, batch_size, limit)
+    path = str(data)
     if Path(path).is_dir() and len(specs) != 1:
         raise DataError(f"{path}: images feed one input, but the model has {len(specs)}: use a .npz file or a script")
     source = open_source(path, preprocess, specs[0].name if specs else "input")
     return Dataset(source, specs, batch_size, limit)
+
+
+def _in_memory(data: Mapping[str, Any] | Iterable[Any]) -> ArraySource:
+    if not isinstance(data, Mapping):
+        return _collected(data, "the data")
+    return _named({key: _array(values, f"the data, '{key}'") for key, values in data.items()}, "the data")
 
 
 def _open_npz(file: Path) -> ArraySource:
@@ -77,8 +91,12 @@ def _open_npz(file: Path) -> ArraySource:
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as e:
         reason = "it holds Python objects" if "allow_pickle" in str(e) and zipfile.is_zipfile(file) else str(e)
         raise DataError(f"{file}: not a readable .npz file of numeric arrays: {one_line(reason)}") from e
+    return _named(arrays, str(file))
+
+
+def _named(arrays: dict[str, Array], name: str) -> ArraySource:
     labels = arrays.pop("labels", None)
-    return ArraySource(str(file), arrays, labels)
+    return ArraySource(name, arrays, labels)
 
 
 @contextmanager
@@ -100,10 +118,15 @@ def _open_script(file: Path, function: str) -> ArraySource:
         load = runpy.run_path(str(file)).get(function)
     if not callable(load):
         raise DataError(f"{file}: no function '{function}'; expected one that yields feed dictionaries")
-    pieces = [_piece(item, f"{file}: item {n} of {function}()") for n, item in enumerate(_items(file, load))]
+    return _collected(_items(file, load), f"{file}:{function}()")
+
+
+def _collected(items: Iterable[Any], name: str) -> ArraySource:
+    """What ``items`` yields, as one source called ``name``."""
+    pieces = [_piece(item, f"{name}, item {n}") for n, item in enumerate(items)]
     if not pieces:
-        raise DataError(f"{file}: {function}() yields nothing; expected feed dictionaries")
-    return _concatenated(pieces, f"{file}:{function}")
+        raise DataError(f"{name} yields nothing; expected feed dictionaries")
+    return _concatenated(pieces, name)
 
 
 def _items(file: Path, load: Callable[[], Any]) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""The single steps of the main job, on files: open, inspect, score, prune, quantize, evaluate, benchmark."""
+"""Single steps of the main job, on files and in memory: open, inspect, score, prune, quantize, evaluate, benchmark."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from hqp_onnx.latency import Latency, measure
 from hqp_onnx.ledger import write_text
 from hqp_onnx.metrics import FloatArray, Metric, Scores, classes, evaluate, load_metric, predictions
 from hqp_onnx.moments import input_moments
+from hqp_onnx.options import Pruning
 from hqp_onnx.passes.canonicalize import canonicalize_with_shapes
 from hqp_onnx.passes.compensate import compensate
 from hqp_onnx.passes.prune_channels import prune_channels
@@ -31,8 +32,11 @@ from hqp_onnx.runtime import Runner
 from hqp_onnx.saliency import LOSSES, filter_scores, filter_weights, unit_scores
 from hqp_onnx.search import aligned, removal_order
 from hqp_onnx.shapes import Shapes, example_feeds
-from hqp_onnx.sources import open_dataset
-from hqp_onnx.targets import target
+from hqp_onnx.sources import Data, open_dataset
+from hqp_onnx.targets import Target, target
+
+IN_MEMORY = Path("<model>")
+"""What errors call a model that is no file."""
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage's name, what is done and the total."""
@@ -44,7 +48,7 @@ def silent(stage: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class Model:
-    """A checked model: the file, a session on it, its canonical graph and that graph's shapes."""
+    """A checked model: the file (``IN_MEMORY`` if there is none), a session on it, its canonical graph and shapes."""
 
     path: Path
     session: Runner
@@ -61,39 +65,44 @@ class Model:
         return analyze(self.graph, self.shapes)
 
 
-def open_model(path: Path, threads: int = 0, target_name: str = "onnxruntime") -> Model:
-    """Load, check and canonicalise ``path``; its session is of the target's runtime.
+def open_model(source: Path | onnx.ModelProto, threads: int = 0, target_name: str = "onnxruntime") -> Model:
+    """Load, check and canonicalise a file or a ModelProto, which is left; the session is of the target's runtime.
 
     Raises:
         ModelError: see ``model_io.load``; or the runtime cannot load it.
         MissingRuntimeError: the runtime is not installed.
     """
-    proto = model_io.load(path)
+    if isinstance(source, Path):
+        path, proto = source, model_io.load(source)
+    else:
+        path, proto = IN_MEMORY, onnx.ModelProto()
+        proto.CopyFrom(source)  # onnx-graphsurgeon names tensors inside the model that it imports
+        model_io.check(proto, path)
     try:
-        session = open_runner(path, target(target_name), threads=threads)
+        session = open_runner(source, target(target_name), threads=threads)
         canonical, shapes = canonicalize_with_shapes(model_io.to_graph(proto))
     except ModelError as e:
         raise ModelError(f"{path}: {e}") from e
     return Model(path, session, canonical.graph, shapes)
 
 
-def open_data(model: Model, path: str, preprocess: Path | None, metric: Metric | None = None) -> Dataset:
-    """``path`` as the inputs of ``model``; with ``metric``, labels are checked or made as it needs them.
+def open_data(model: Model, data: Data, preprocess: Path | None = None, metric: Metric | None = None) -> Dataset:
+    """``data`` as the inputs of ``model``; with ``metric``, labels are checked or made as it needs them.
 
     Raises:
         DataError: the data do not fit the model or the metric.
         ModelError: the model does not run on them.
     """
-    data = open_dataset(path, model.session.inputs, preprocess=preprocess, batch_size=model.batch_size)
+    dataset = open_dataset(data, model.session.inputs, preprocess=preprocess, batch_size=model.batch_size)
     try:
-        model.session.run(data.rows(0, 1).feeds)
+        model.session.run(dataset.rows(0, 1).feeds)
     except ModelError as e:
         raise ModelError(f"{model.path}: {e}") from e
     if metric is not None and metric.labels == "data":
-        data.check_labels(classes(model.session.outputs))
+        dataset.check_labels(classes(model.session.outputs))
     if metric is not None and metric.labels == "original":
-        data = data.labeled_with(predictions(model.session, data))
-    return data
+        dataset = dataset.labeled_with(predictions(model.session, dataset))
+    return dataset
 
 
 def inspect(path: Path) -> dict[str, Any]:
@@ -220,71 +229,84 @@ def score(
 
 @dataclass(frozen=True)
 class Pruned:
-    """What ``prune`` did."""
+    """A pruned graph, the units of the original, and those that left of the number ``wanted``."""
 
-    units: int
-    prunable: int
-    notes: tuple[str, ...]
+    graph: gs.Graph
+    channels: ChannelMap
+    plan: PruningPlan
+    wanted: int
+
+    @property
+    def units(self) -> int:
+        """How many units left."""
+        return len(self.plan)
+
+    @property
+    def prunable(self) -> int:
+        """How many units could have left."""
+        return len(self.channels.prunable)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Why fewer units left than were wanted."""
+        short = f"{self.wanted} units were asked for: widths that must stay allow no more"
+        return () if self.units == self.wanted else (short,)
+
+
+def prune_model(model: Model, options: Pruning, data: Dataset | None = None, progress: Progress = silent) -> Pruned:
+    """Remove a share of a model's units.
+
+    Args:
+        model: not changed.
+        options: how many units leave, and which.
+        data: calibration data, for gradient saliencies and compensation.
+        progress: called as the work goes on.
+
+    Raises:
+        UsageError: a saliency or compensation without its data, patterns that match no tensor.
+    """
+    if options.compensate and data is None:
+        raise UsageError("--compensate needs calibration data: add --data DATA")
+    channels = model.channels().restricted(options.keep, options.only)
+    ranking = rank(model.graph, channels, options.saliency, data, seed=options.seed, progress=progress)
+    order = removal_order(ranking.units, channels, options.min_width)
+    wanted = round(options.sparsity * len(channels.prunable))
+    plan = PruningPlan(aligned(order[:wanted], channels, options.multiple_of))
+    graph = prune_channels(model.graph, channels, plan).graph
+    if options.compensate and data is not None:
+        moments = input_moments(model_io.to_proto(model.graph), None, data)
+        graph = compensate(model.graph, graph, channels, plan, moments).graph
+    return Pruned(graph, channels, plan, wanted)
 
 
 def prune(
     path: Path,
     output: Path,
-    sparsity: float,
+    options: Pruning,
     *,
-    saliency: str = "l2",
     data: str | None = None,
     preprocess: Path | None = None,
-    compensated: bool = False,
-    seed: int = 0,
-    min_width: float = 0.0,
-    multiple_of: int = 1,
-    keep: Sequence[str] = (),
-    only: Sequence[str] = (),
     ledger: Path | None = None,
     progress: Progress = silent,
 ) -> Pruned:
-    """Write a pruned model, and the ledger of what was removed.
+    """Write a pruned model, and the ledger of what was removed; see ``prune_model``.
 
     Args:
         path: the model.
         output: the pruned model.
-        sparsity: share of the prunable units to remove, 0 to below 1.
-        saliency: how units are ranked.
+        options: how many units leave, and which.
         data: calibration data, for gradient saliencies and compensation.
         preprocess: for image folders.
-        compensated: refit the weights that read removed channels.
-        seed: of the random saliency.
-        min_width: share of the units of every tensor that stays; one always does.
-        multiple_of: widths stay multiples of it, see ``search.aligned``.
-        keep: patterns of tensors whose units stay, see ``ChannelMap.restricted``.
-        only: patterns of tensors whose units may leave; empty for all.
         ledger: JSON file: {"model_sha256", "removed": {tensor: {axis: indices in the original}}}.
         progress: called as the work goes on.
-
-    Raises:
-        UsageError: a sparsity outside 0..1, compensation without data.
     """
-    if not 0 <= sparsity < 1:
-        raise UsageError(f"--sparsity {sparsity}: expected a share of the prunable units, 0 or more and below 1")
-    if compensated and data is None:
-        raise UsageError("--compensate needs calibration data: add --data DATA")
     model = open_model(path)
     dataset = None if data is None else open_data(model, data, preprocess)
-    channels = model.channels().restricted(keep, only)
-    ranking = rank(model.graph, channels, saliency, dataset, seed=seed, progress=progress)
-    order = removal_order(ranking.units, channels, min_width)
-    wanted = round(sparsity * len(channels.prunable))
-    plan = PruningPlan(aligned(order[:wanted], channels, multiple_of))
-    graph = prune_channels(model.graph, channels, plan).graph
-    if compensated and dataset is not None:
-        moments = input_moments(model_io.to_proto(model.graph), None, dataset)
-        graph = compensate(model.graph, graph, channels, plan, moments).graph
-    model_io.save(graph, output)
+    pruned = prune_model(model, options, dataset, progress)
+    model_io.save(pruned.graph, output)
     if ledger is not None:
-        write_text(ledger, removal_ledger(path, channels, plan))
-    notes = () if len(plan) == wanted else (f"{wanted} units were asked for: widths that must stay allow no more",)
-    return Pruned(len(plan), len(channels.prunable), notes)
+        write_text(ledger, removal_ledger(path, pruned.channels, pruned.plan))
+    return pruned
 
 
 def removal_ledger(path: Path, channels: ChannelMap, plan: PruningPlan) -> str:
@@ -299,11 +321,15 @@ def quantize_file(
     """Write an INT8 model; returns its size in bytes."""
     goal = target(target_name)
     model = open_model(path)
-    dataset = open_data(model, data, preprocess)
-    total = len(dataset)
-    graph, _ = quantize(model.graph, dataset, goal, method, progress=lambda done: progress("calibration", done, total))
+    graph = quantize_model(model, open_data(model, data, preprocess), goal, method, progress)
     model_io.save(graph, output)
     return output.stat().st_size
+
+
+def quantize_model(model: Model, data: Dataset, goal: Target, method: str, progress: Progress = silent) -> gs.Graph:
+    """``model`` in INT8; see ``passes.quantize``."""
+    total = len(data)
+    return quantize(model.graph, data, goal, method, progress=lambda n: progress("calibration", n, total)).graph
 
 
 def evaluate_file(
@@ -329,7 +355,7 @@ def evaluate_file(
     return evaluate(session, dataset, metric, progress=lambda done, total: progress("evaluation", done, total))
 
 
-def open_session(path: Path, target_name: str, threads: int = 0) -> Runner:
+def open_session(path: Path, target_name: str = "onnxruntime", threads: int = 0) -> Runner:
     """A session on a model file, quantized or not."""
     goal = target(target_name)
     model_io.require_file(path)

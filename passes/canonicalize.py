@@ -1,6 +1,6 @@
 """The form that every other part of hqp_onnx expects, computing the same function.
 
-- opset 13 or newer;
+- opset 13 or newer, and every node has a name of its own;
 - no Constant nodes: every constant is an initializer; nodes over constants alone are folded;
 - explicit ``pads`` instead of ``auto_pad`` wherever the spatial sizes are static;
 - shape arithmetic folded: a tensor that depends only on input shapes, and is the same for all assignments of the
@@ -19,7 +19,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from hqp_onnx.errors import ModelError
-from hqp_onnx.model_io import to_graph, to_proto
+from hqp_onnx.model_io import name_nodes, to_graph, to_proto
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.runtime import Array
 from hqp_onnx.shapes import Shapes, probe
@@ -48,6 +48,7 @@ def canonicalize_with_shapes(graph: gs.Graph) -> tuple[PassResult, Shapes]:
     notes = []
     before = _signature(graph)
     graph = graph.copy()
+    name_nodes(graph)
     if graph.opset < MINIMUM_OPSET:
         notes.append(f"converted from opset {graph.opset} to {MINIMUM_OPSET}")
         graph = _upgrade(graph)
@@ -65,7 +66,9 @@ def canonicalize_with_shapes(graph: gs.Graph) -> tuple[PassResult, Shapes]:
 
 def _signature(graph: gs.Graph) -> list[object]:
     """What identifies the structure; values of initializers never change here."""
-    names = [(node.op, [t.name for t in node.inputs], [t.name for t in node.outputs]) for node in graph.nodes]
+    names = [
+        (node.op, node.name, [t.name for t in node.inputs], [t.name for t in node.outputs]) for node in graph.nodes
+    ]
     return [
         graph.opset,
         names,

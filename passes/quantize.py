@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.calibration import Calibration, Progress, calibrate
 from hqp_onnx.dataset import Batch
 from hqp_onnx.model_io import to_proto
+from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.compress_weights import compress_weights
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.insert_qdq import insert_qdq
 from hqp_onnx.placement import quantized_tensors
 from hqp_onnx.targets import Target
 
-__all__ = ["quantize"]
+__all__ = ["Quantized", "quantize"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantized(PassResult):
+    """``calibration`` holds the ranges that the graph was given."""
+
+    calibration: Calibration
 
 
 def quantize(
@@ -28,8 +37,8 @@ def quantize(
     progress: Progress | None = None,
     known: Calibration | None = None,
     floats: Collection[str] = (),
-) -> tuple[gs.Graph, Calibration]:
-    """``graph`` in INT8 for ``target``, and the ranges it was given.
+) -> Quantized:
+    """``graph`` in INT8 for ``target``.
 
     Args:
         graph: float32, canonical and sorted; not changed.
@@ -46,9 +55,17 @@ def quantize(
         ModelError: the graph is quantized already, or cannot run.
         DataError, UsageError: see ``calibration.calibrate``.
     """
-    folded = fold_batchnorm(graph).graph
+    folded = fold_batchnorm(graph)
     calibration = known or calibrate(
-        to_proto(folded), quantized_tensors(folded, target), data, method=method, threads=threads, progress=progress
+        to_proto(folded.graph),
+        quantized_tensors(folded.graph, target),
+        data,
+        method=method,
+        threads=threads,
+        progress=progress,
     )
-    quantized = insert_qdq(folded, calibration, target, floats).graph
-    return compress_weights(quantized).graph if target.folds_constants else quantized, calibration
+    done = [folded, insert_qdq(folded.graph, calibration, target, floats)]
+    if target.folds_constants:
+        done.append(compress_weights(done[-1].graph))
+    notes = tuple(note for result in done for note in result.notes)
+    return Quantized(done[-1].graph, any(result.modified for result in done), notes, calibration=calibration)

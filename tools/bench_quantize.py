@@ -107,7 +107,7 @@ def main() -> None:
     models = {"fp32": fp32}
     for runtime in ("onnxruntime", "tensorrt"):
         for method in METHODS:
-            models[f"ours {runtime} {method}"] = to_proto(quantize(graph, calib, target(runtime), method)[0])
+            models[f"ours {runtime} {method}"] = to_proto(quantize(graph, calib, target(runtime), method).graph)
     for reference in (CalibrationMethod.MinMax, CalibrationMethod.Entropy):
         models[f"quantize_static {reference.name}"] = onnxruntime_int8(fp32, calib, reference)
 

@@ -360,11 +360,11 @@ def test_trained_models_stay_small_and_accurate(name: str, aim: Target, tmp_path
     path = ROOT / "models" / f"{name}.onnx"
     graph = canonicalize(to_graph(load(path))).graph
     x = images("calib", 100)[0]
-    result, calibration = quantize(graph, [Batch({"input": part}) for part in np.array_split(x, 4)], aim)
-    model = gs.export_onnx(result)
+    result = quantize(graph, [Batch({"input": part}) for part in np.array_split(x, 4)], aim)
+    model = gs.export_onnx(result.graph)
     onnx.save(model, tmp_path / "int8.onnx")
     assert (tmp_path / "int8.onnx").stat().st_size < 0.35 * path.stat().st_size
-    assert set(calibration.ranges) == set(quantized_tensors(fold_batchnorm(graph).graph, aim))
+    assert set(result.calibration.ranges) == set(quantized_tensors(fold_batchnorm(graph).graph, aim))
     assert top1(onnx.load(tmp_path / "int8.onnx")) > top1(gs.export_onnx(graph)) - 0.015
     if aim is ORT:
         ops = optimized_ops(model, tmp_path)

@@ -1,0 +1,75 @@
+"""Functions from ModelProto to ModelProto; the model that they are given is left as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from hqp_onnx import steps
+from hqp_onnx.model_io import to_proto
+from hqp_onnx.options import Pruning
+from hqp_onnx.sources import Data
+from hqp_onnx.targets import target as target_named
+
+
+def prune(
+    model: onnx.ModelProto,
+    sparsity: float,
+    *,
+    data: Data | None = None,
+    preprocess: str | Path | None = None,
+    **options: Any,
+) -> onnx.ModelProto:
+    """``model`` without a share of its prunable units.
+
+    Args:
+        model: a float model of opset 11 or newer.
+        sparsity: share of the prunable units to remove, 0 to below 1.
+        data: calibration data, for gradient saliencies and compensation: DATA as the command line takes it, arrays
+            by input name (first axis = samples) and optional ``labels``, or an iterable of feed dictionaries or pairs
+            (feeds, labels).
+        preprocess: JSON file for image folders.
+        options: the other fields of ``Pruning``: saliency, compensate, min_width, multiple_of, keep, only, seed.
+
+    Raises:
+        ModelError: the model is invalid, quantized already, or cannot run.
+        DataError: the data do not fit the model.
+        UsageError: an option out of range, or one that needs data.
+    """
+    chosen = Pruning(sparsity, **options)
+    opened = steps.open_model(model)
+    dataset = None if data is None else steps.open_data(opened, data, _path(preprocess))
+    return to_proto(steps.prune_model(opened, chosen, dataset).graph)
+
+
+def quantize(
+    model: onnx.ModelProto,
+    data: Data,
+    *,
+    target: str = "onnxruntime",
+    calibration: str = "entropy",
+    preprocess: str | Path | None = None,
+) -> onnx.ModelProto:
+    """``model`` in INT8, as explicit QuantizeLinear and DequantizeLinear pairs.
+
+    Args:
+        model: a float model of opset 11 or newer.
+        data: calibration data, see ``prune``.
+        target: the runtime that it is for, see ``targets.target``.
+        calibration: how ranges are chosen, one of ``calibration.METHODS``.
+        preprocess: JSON file for image folders.
+
+    Raises:
+        ModelError, DataError: see ``prune``.
+        UsageError: an unknown target or method.
+    """
+    goal = target_named(target)
+    opened = steps.open_model(model)
+    dataset = steps.open_data(opened, data, _path(preprocess))
+    return to_proto(steps.quantize_model(opened, dataset, goal, calibration))
+
+
+def _path(name: str | Path | None) -> Path | None:
+    return None if name is None else Path(name)

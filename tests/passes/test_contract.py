@@ -1,0 +1,88 @@
+"""Every pass takes an onnx-graphsurgeon graph, leaves it as it is, and returns a PassResult with a graph that runs."""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+import typing
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+import pytest
+from oracle import run
+from small_model import small_data, small_model
+
+import hqp_onnx.passes
+from hqp_onnx.channel_map import ChannelMap, PruningPlan
+from hqp_onnx.channels import analyze
+from hqp_onnx.dataset import Batch
+from hqp_onnx.model_io import to_proto
+from hqp_onnx.moments import input_moments
+from hqp_onnx.passes.base import PassResult
+from hqp_onnx.passes.canonicalize import canonicalize
+from hqp_onnx.passes.prune_channels import prune_channels
+from hqp_onnx.passes.quantize import quantize
+from hqp_onnx.targets import target
+
+NAMES = [module.name for module in pkgutil.iter_modules(hqp_onnx.passes.__path__) if module.name != "base"]
+IMAGES = small_data()["input"]
+BATCHES = [Batch({"input": IMAGES})]
+
+
+def the_pass(name: str) -> Callable[..., PassResult]:
+    """The function of a module that bears its name."""
+    found: Callable[..., PassResult] = getattr(import_module(f"hqp_onnx.passes.{name}"), name)
+    return found
+
+
+def arguments(name: str, graph: gs.Graph, channels: ChannelMap, plan: PruningPlan) -> tuple[Any, ...]:
+    """What a pass takes besides the graph."""
+    if name == "prune_channels":
+        return channels, plan
+    if name == "compensate":
+        pruned = prune_channels(graph, channels, plan).graph
+        return pruned, channels, plan, input_moments(to_proto(graph), None, BATCHES)
+    if name == "quantize":
+        return BATCHES, target("tensorrt"), "minmax"
+    if name == "insert_qdq":
+        return quantize(graph, BATCHES, target("tensorrt"), "minmax").calibration, target("tensorrt")
+    if name == "pool_spatial_means":
+        return ({"pooled": 4},)
+    return ()
+
+
+def test_passes_are_found() -> None:
+    assert {"canonicalize", "compensate", "fold_batchnorm", "insert_qdq", "prune_channels", "quantize"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_signature(name: str) -> None:
+    function = the_pass(name)
+    hints = typing.get_type_hints(function)
+    assert hints[next(iter(inspect.signature(function).parameters))] is gs.Graph
+    assert issubclass(hints["return"], PassResult)
+    assert name in import_module(f"hqp_onnx.passes.{name}").__all__
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_pass_leaves_its_graph_and_returns_one_that_runs(name: str) -> None:
+    raw = gs.import_onnx(small_model())
+    graph = raw if name == "canonicalize" else canonicalize(raw).graph
+    if name == "insert_qdq":
+        graph = the_pass("fold_batchnorm")(graph).graph
+    channels = analyze(canonicalize(raw).graph)
+    plan = PruningPlan(channels.prunable[:3])
+    more = arguments(name, graph, channels, plan)
+    before = gs.export_onnx(graph).SerializeToString(deterministic=True)
+    result = the_pass(name)(graph, *more)
+    assert gs.export_onnx(graph).SerializeToString(deterministic=True) == before
+    assert isinstance(result, PassResult) and isinstance(result.graph, gs.Graph)
+    after = gs.export_onnx(result.graph)
+    assert result.modified == (after.SerializeToString(deterministic=True) != before)
+    want, have = run(small_model(), {"input": IMAGES})[0], run(after, {"input": IMAGES})[0]
+    assert have.shape == want.shape
+    loss = 0.5 if name in ("prune_channels", "compensate") else 0.05
+    assert np.abs(have - want).max() <= loss * np.abs(want).max()

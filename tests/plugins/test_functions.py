@@ -1,0 +1,97 @@
+"""The ModelProto functions do what the command line does, on models and data in memory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from oracle import run, worst_error
+from small_model import small_data, small_model
+
+import hqp_onnx
+from hqp_onnx.errors import DataError, HqpError, ModelError, UsageError
+from hqp_onnx.options import Pruning
+from hqp_onnx.steps import prune
+
+DATA = small_data()
+
+
+def test_pruned_computes_the_original_with_zeroed_slices(tmp_path: Path) -> None:
+    model = small_model()
+    before = model.SerializeToString()
+    pruned = hqp_onnx.prune(model, sparsity=0.4, multiple_of=4)
+    assert model.SerializeToString() == before
+    onnx.save(model, tmp_path / "m.onnx")
+    prune(tmp_path / "m.onnx", tmp_path / "p.onnx", Pruning(0.4, multiple_of=4), ledger=tmp_path / "ledger.json")
+    removed = json.loads((tmp_path / "ledger.json").read_text())["removed"]
+    assert worst_error(model, pruned, removed, {"input": DATA["input"]}) <= 1e-5
+    assert pruned.ByteSize() < 0.8 * model.ByteSize()
+    assert pruned.SerializeToString(deterministic=True) == (tmp_path / "p.onnx").read_bytes()
+
+
+def test_data_may_be_arrays_feeds_or_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "few.npz"
+    np.savez(path, **DATA)
+    images, labels = DATA["input"], DATA["labels"]
+    feeds = [({"input": images[i : i + 10]}, labels[i : i + 10]) for i in (0, 10, 20)]
+    forms: list[Any] = [path, str(path), DATA, feeds, iter(feeds)]
+    options: dict[str, Any] = {"sparsity": 0.2, "saliency": "fisher", "compensate": True}
+    results = {hqp_onnx.prune(small_model(), data=form, **options).SerializeToString() for form in forms}
+    assert len(results) == 1
+
+
+def test_quantized_agrees_with_the_original() -> None:
+    model, feeds = small_model(), {"input": DATA["input"]}
+    int8 = hqp_onnx.quantize(model, data=DATA, calibration="minmax")
+    assert {t.data_type for t in int8.graph.initializer if len(t.dims) == 4} == {onnx.TensorProto.INT8}
+    want, have = run(model, feeds)[0], run(int8, feeds)[0]
+    assert np.abs(want - have).max() <= 0.05 * np.abs(want).max()
+
+
+def bad_calls() -> list[tuple[type[HqpError], str, Any]]:
+    model = small_model()
+    small = {"input": DATA["input"][:, :, :4]}
+    return [
+        (UsageError, "--sparsity", lambda: hqp_onnx.prune(model, sparsity=1.0)),
+        (UsageError, "magic", lambda: hqp_onnx.prune(model, sparsity=0.1, saliency="magic")),
+        (UsageError, "--min-width", lambda: hqp_onnx.prune(model, sparsity=0.1, min_width=2.0)),
+        (UsageError, "--multiple-of", lambda: hqp_onnx.prune(model, sparsity=0.1, multiple_of=0)),
+        (UsageError, "--compensate", lambda: hqp_onnx.prune(model, sparsity=0.1, compensate=True)),
+        (UsageError, "nothing*", lambda: hqp_onnx.prune(model, sparsity=0.1, keep=("nothing*",))),
+        (UsageError, "abacus", lambda: hqp_onnx.quantize(model, data=DATA, target="abacus")),
+        (UsageError, "guess", lambda: hqp_onnx.quantize(model, data=DATA, calibration="guess")),
+        (UsageError, "--preprocess", lambda: hqp_onnx.quantize(model, data=DATA, preprocess="p.json")),
+        (DataError, "shape", lambda: hqp_onnx.quantize(model, data=small)),
+        (DataError, "no array for model input", lambda: hqp_onnx.quantize(model, data={"image": DATA["input"]})),
+        (DataError, "yields nothing", lambda: hqp_onnx.quantize(model, data=[])),
+        (DataError, "item 1", lambda: hqp_onnx.quantize(model, data=[{"input": DATA["input"]}, 7])),
+        (DataError, "no such file", lambda: hqp_onnx.quantize(model, data="none.npz")),
+        (ModelError, "not an ONNX model", lambda: hqp_onnx.prune(onnx.ModelProto(), sparsity=0.1)),
+    ]
+
+
+def test_bad_input_is_one_line() -> None:
+    for kind, part, call in bad_calls():
+        with pytest.raises(kind) as caught:
+            call()
+        assert part in str(caught.value) and "\n" not in str(caught.value), part
+
+
+def test_a_model_without_its_external_data_is_refused(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"save_as_external_data": True, "location": "m.data", "size_threshold": 0}
+    onnx.save_model(small_model(), tmp_path / "m.onnx", **options)
+    whole, bare = (onnx.load(tmp_path / "m.onnx", load_external_data=load) for load in (True, False))
+    have, want = (run(hqp_onnx.prune(m, sparsity=0.2), {"input": DATA["input"]})[0] for m in (whole, small_model()))
+    assert np.array_equal(have, want)
+    with pytest.raises(ModelError, match="external data of 'w1' are not loaded"):
+        hqp_onnx.prune(bare, sparsity=0.2)
+
+
+def test_a_quantized_model_is_refused() -> None:
+    int8 = hqp_onnx.quantize(small_model(), data=DATA, calibration="minmax")
+    with pytest.raises(ModelError, match="already quantized"):
+        hqp_onnx.prune(int8, sparsity=0.1)
