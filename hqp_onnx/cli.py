@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from hqp_onnx import __version__, pipeline, steps
 from hqp_onnx.calibration import METHODS
+from hqp_onnx.calibration_export import TENSORRT_VERSION
 from hqp_onnx.errors import HqpError
 from hqp_onnx.gradients import ort_training
 from hqp_onnx.ledger import write_text
@@ -262,19 +263,37 @@ def prune(
 
 @cli.command()
 @model_argument
-@click.option("--data", required=True, metavar="DATA")
+@click.option("--data", metavar="DATA", help="Calibration data; int8 needs them.")
+@click.option("--precision", type=click.Choice(["int8", "fp16"]), default="int8", show_default=True)
 @target_option
 @calibration_option
+@click.option(
+    "--calibration-out",
+    type=FILE,
+    metavar="DIR",
+    help="Write the ranges for other tools: calibration.json, TensorRT's cache, onnxruntime's table.",
+)
+@click.option("--tensorrt-version", default=TENSORRT_VERSION, show_default=True, help="Named in TensorRT's cache.")
 @preprocess_option
 @click.option("-o", "--output", type=FILE, required=True)
 @quiet_option
 def quantize(
-    model: Path, data: str, target: str, calibration: str, preprocess: Path | None, output: Path, quiet: bool
+    model: Path,
+    data: str | None,
+    target: str,
+    calibration: str,
+    preprocess: Path | None,
+    output: Path,
+    quiet: bool,
+    **chosen: Any,
 ) -> None:
-    """Quantize MODEL to INT8."""
+    """Quantize MODEL to INT8, or convert it to float16."""
     with Display(quiet) as display:
-        size = steps.quantize_file(model, output, data, target, calibration, preprocess, display)
+        notes = steps.quantize_file(model, output, data, target, calibration, preprocess, display, **chosen)
+    size = stored_bytes(output)
     click.echo(f"{output}: {size / 1e6:.2f} MB, {size / stored_bytes(model):.2f} of the original")
+    for note in notes:
+        click.echo(note)
 
 
 @cli.command()

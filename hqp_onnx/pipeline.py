@@ -34,7 +34,7 @@ from hqp_onnx.options import Options
 from hqp_onnx.report.machine import machine
 from hqp_onnx.report.results import TITLES, CostModel, Report, Row
 from hqp_onnx.report.rows import Measured, make_rows
-from hqp_onnx.runners import measures, open_runner, remarks, runtime_name
+from hqp_onnx.runners import open_runner, remarks, runtime_name, stand_in
 from hqp_onnx.runtime import Runner
 from hqp_onnx.search import SEARCHES, bisect, removal_order, step_size
 from hqp_onnx.steps import Model, Progress, Ranking, open_data, open_model, rank, removal_ledger, silent
@@ -134,7 +134,7 @@ class _Job:
         return choices[self.ledger.once("faster", lambda: self._faster(choices))]
 
     def _faster_in_float(self, removed: int) -> list[str]:
-        if not measures(self.target):
+        if stand_in(self.target):
             return []
         nodes = self.candidates.quantizable(removed)
         with self._timed("mixed precision"):
@@ -322,7 +322,7 @@ class _Job:
         notes = [f"{TITLES[name]} is slower than the input on this machine" for name in rows if rows[name].speedup < 1]
         if rows["pruned"].speedup > (1 + NOISE) * rows["hqp"].speedup:
             notes.append("pruned.onnx (FP32) is faster than int8.onnx on this machine")
-        return (*notes, *remarks(self.target, self.options.precision))
+        return (*notes, *stand_in(self.target), *remarks(self.target, self.options.precision))
 
     def _measured(self, path: Path, session: Runner, removed: int) -> Measured:
         val = self.budget.baseline if session is self.model.session else self._scores(session, "val")

@@ -34,15 +34,17 @@ def runtime_name(target: Target) -> str:
     return f"onnxruntime {onnxruntime().__version__}{provider}"
 
 
-def measures(target: Target) -> bool:
-    """Whether latencies measured here are the target's own: TensorRT runs the engine built from a model."""
-    return target.name != "tensorrt"
+def stand_in(target: Target) -> tuple[str, ...]:
+    """What a reader of measurements should know where they are not of the target's own runtime."""
+    if target.name != "tensorrt":
+        return ()
+    return ("accuracy and latency are onnxruntime's on the CPU: TensorRT runs the engine built from the model",)
 
 
 def remarks(target: Target, precision: str) -> tuple[str, ...]:
-    """What a reader of figures measured on ``target`` in ``precision`` should not miss."""
-    if not measures(target):
-        return ("accuracy and latency are onnxruntime's on the CPU: TensorRT runs the engine built from the model",)
+    """What a user of ``precision`` on ``target`` should not miss."""
     if target.runtime == "CUDAExecutionProvider" and precision == "int8":
         return ("onnxruntime's CUDA provider computes INT8 convolutions in float: INT8 on a GPU means TensorRT",)
+    if target.runtime in (CPU, "openvino") and precision == "fp16":
+        return ("the CPU computes float16 models in float32: half the size, and no faster",)
     return ()

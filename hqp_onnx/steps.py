@@ -13,6 +13,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from hqp_onnx import cost, model_io
+from hqp_onnx.calibration_export import TENSORRT_VERSION, tensorrt_number, write_calibration
 from hqp_onnx.channel_map import ChannelMap, ParamAxis, PruningPlan, ledger_json
 from hqp_onnx.channels import analyze
 from hqp_onnx.dataset import Dataset
@@ -25,9 +26,11 @@ from hqp_onnx.moments import input_moments
 from hqp_onnx.options import Pruning
 from hqp_onnx.passes.canonicalize import canonicalize_with_shapes
 from hqp_onnx.passes.compensate import compensate
+from hqp_onnx.passes.convert_fp16 import convert_fp16
+from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.prune_channels import prune_channels
-from hqp_onnx.passes.quantize import quantize
-from hqp_onnx.runners import open_runner
+from hqp_onnx.passes.quantize import Quantized, quantize
+from hqp_onnx.runners import open_runner, remarks
 from hqp_onnx.runtime import Runner
 from hqp_onnx.saliency import LOSSES, filter_scores, filter_weights, unit_scores
 from hqp_onnx.search import aligned, removal_order
@@ -316,20 +319,57 @@ def removal_ledger(path: Path, channels: ChannelMap, plan: PruningPlan) -> str:
 
 
 def quantize_file(
-    path: Path, output: Path, data: str, target_name: str, method: str, preprocess: Path | None, progress: Progress
-) -> int:
-    """Write an INT8 model; returns its size in bytes."""
+    path: Path,
+    output: Path,
+    data: str | None,
+    target_name: str,
+    method: str,
+    preprocess: Path | None,
+    progress: Progress,
+    *,
+    precision: str = "int8",
+    calibration_out: Path | None = None,
+    tensorrt_version: str = TENSORRT_VERSION,
+) -> tuple[str, ...]:
+    """Write a model in ``precision``, int8 or fp16; returns notes.
+
+    Args:
+        path: the float model.
+        output: the model to write.
+        data: calibration data, for int8.
+        target_name: what the model is laid out for, see ``targets.target``.
+        method: calibration method.
+        preprocess: for image folders.
+        progress: called as calibration goes on.
+        precision: int8 or fp16.
+        calibration_out: folder for the ranges, in the formats of ``calibration_export``.
+        tensorrt_version: named in TensorRT's cache.
+
+    Raises:
+        UsageError: int8 without data, fp16 with ``calibration_out``.
+    """
     goal = target(target_name)
+    if precision == "fp16":
+        if calibration_out is not None:
+            raise UsageError("--calibration-out needs --precision int8: float16 takes no calibration")
+        made = convert_fp16(fold_batchnorm(open_model(path).graph).graph)
+        model_io.save(made.graph, output)
+        return (*made.notes, *remarks(goal, precision))
+    if data is None:
+        raise UsageError("--precision int8 needs calibration data: add --data DATA")
+    tensorrt_number(tensorrt_version)
     model = open_model(path)
-    graph = quantize_model(model, open_data(model, data, preprocess), goal, method, progress)
-    model_io.save(graph, output)
-    return output.stat().st_size
+    quantized = quantize_model(model, open_data(model, data, preprocess), goal, method, progress)
+    model_io.save(quantized.graph, output)
+    if calibration_out is not None:
+        write_calibration(quantized.calibration, calibration_out, tensorrt_version)
+    return remarks(goal, precision)
 
 
-def quantize_model(model: Model, data: Dataset, goal: Target, method: str, progress: Progress = silent) -> gs.Graph:
+def quantize_model(model: Model, data: Dataset, goal: Target, method: str, progress: Progress = silent) -> Quantized:
     """``model`` in INT8; see ``passes.quantize``."""
     total = len(data)
-    return quantize(model.graph, data, goal, method, progress=lambda n: progress("calibration", n, total)).graph
+    return quantize(model.graph, data, goal, method, progress=lambda n: progress("calibration", n, total))
 
 
 def evaluate_file(

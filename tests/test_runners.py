@@ -17,7 +17,7 @@ from test_cli import hqp
 from hqp_onnx.errors import MissingRuntimeError
 from hqp_onnx.options import Options
 from hqp_onnx.pipeline import optimize
-from hqp_onnx.runners import open_runner, remarks, runtime_name
+from hqp_onnx.runners import open_runner, remarks, runtime_name, stand_in
 from hqp_onnx.targets import target
 
 MODEL = onnx.parser.parse_model(
@@ -70,9 +70,13 @@ def test_a_gpu_gives_the_same_answers(name: str) -> None:
 
 
 def test_what_stands_in_for_another_runtime_is_said() -> None:
-    assert "onnxruntime's" in remarks(target("tensorrt"), "int8")[0]
+    assert "onnxruntime's on the CPU" in stand_in(target("tensorrt"))[0]
+    assert stand_in(target("openvino")) == stand_in(target("onnxruntime:TensorrtExecutionProvider")) == ()
     assert "TensorRT" in remarks(target("cuda"), "int8")[0]
-    assert remarks(target("cuda"), "fp32") == remarks(target("openvino"), "int8") == ()
+    assert "half the size" in remarks(target("openvino"), "fp16")[0]
+    assert (
+        remarks(target("cuda"), "fp16") == remarks(target("cuda"), "fp32") == remarks(target("openvino"), "int8") == ()
+    )
 
 
 def few(path: Path, count: int) -> str:

@@ -68,7 +68,7 @@ def quantize(
     goal = target_named(target)
     opened = steps.open_model(model)
     dataset = steps.open_data(opened, data, _path(preprocess))
-    return to_proto(steps.quantize_model(opened, dataset, goal, calibration))
+    return to_proto(steps.quantize_model(opened, dataset, goal, calibration).graph)
 
 
 def _path(name: str | Path | None) -> Path | None:
