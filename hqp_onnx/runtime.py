@@ -6,6 +6,7 @@ not they are outputs of the graph. ``Runner`` is what other modules may ask of a
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ _NUMPY_OF = {
     "uint64": np.uint64,
     "bool": np.bool_,
 }
+_SOURCE = re.compile(r"\S+\.(cc|h):\d+ .*?\) ")
 _BYTES_LIMIT = 2_000_000_000  # protobuf serialises less than 2 GiB
 
 
@@ -132,9 +134,12 @@ class Session:
                 source = loadable(model, outputs, Path(spill))
                 self._session = ort.InferenceSession(source, options, providers=providers, enable_fallback=0)
         except Exception as e:  # onnxruntime's own exception types are many and undocumented
-            raise ModelError(f"onnxruntime cannot load the model: {one_line(e)}") from e
+            place = "" if provider == CPU else f" on {provider}"
+            raise ModelError(f"onnxruntime cannot load the model{place}: {_reason(e)}") from e
         if provider not in self._session.get_providers():
-            raise MissingRuntimeError(f"onnxruntime's {provider} does not start: its driver or libraries are missing")
+            raise MissingRuntimeError(
+                f"onnxruntime's {provider} does not start: a driver or library is missing, onnxruntime's log names it"
+            )
         self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
         self.outputs = tuple(_spec(value) for value in self._session.get_outputs())
         self._names = list(outputs) if outputs is not None else [spec.name for spec in self.outputs]
@@ -152,7 +157,7 @@ class Session:
         try:
             results = self._session.run(self._names, dict(feeds))
         except Exception as e:
-            raise ModelError(f"onnxruntime cannot run the model: {one_line(e)}") from e
+            raise ModelError(f"onnxruntime cannot run the model: {_reason(e)}") from e
         return dict(zip(self._names, results, strict=True))
 
 
@@ -202,6 +207,11 @@ def loadable(model: onnx.ModelProto | bytes | Path, outputs: Sequence[str] | Non
 def weight_bytes(model: onnx.ModelProto) -> int:
     """Bytes of the initializers, as stored in memory."""
     return sum(len(t.raw_data) or 8 * len(t.float_data) + 8 * len(t.int64_data) for t in model.graph.initializer)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of onnxruntime's message, without the place in its own source."""
+    return one_line(_SOURCE.sub("", str(error)))
 
 
 def _spec(value: Any) -> TensorSpec:

@@ -56,6 +56,10 @@ def test_a_model_beyond_the_limit_of_protobuf_goes_through_files(monkeypatch: py
 def test_errors_of_onnxruntime_are_model_errors() -> None:
     with pytest.raises(ModelError, match="onnxruntime cannot load the model"):
         Session(b"nonsense")
+    unsorted = model()
+    unsorted.graph.node[1].input[0] = "nowhere"
+    with pytest.raises(ModelError, match=r"load the model: \[ONNXRuntimeError\] [^/]*'nowhere'[^/]*$"):
+        Session(unsorted)
     with pytest.raises(ModelError, match="onnxruntime cannot run the model"):
         Session(model()).run({"x": X[:, :2]})
 
