@@ -147,8 +147,10 @@ class _Placer:
 
     def is_residual(self, node: gs.Node) -> bool:
         """Whether ``node`` joins two float activations of one shape, as a skip connection does."""
-        inputs = _activations(node.inputs)
+        inputs, behind = _activations(node.inputs), self.target.residual_behind
         if len(inputs) != 2 or not all(self.is_float(t) for t in inputs):
+            return False
+        if behind and not any(t.name in self.weighted and t.inputs[0].op in behind for t in inputs):
             return False
         first, second = (self.known[t.name].sizes if t.name in self.known else None for t in inputs)
         if first is None or second is None:

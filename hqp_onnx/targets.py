@@ -20,8 +20,9 @@ refuse int8 initializers.
 
 OpenVINO (x86, Arm). u8 activations by s8 weights again, but an activation of any kind is computed inside the
 convolution before it, so that nothing may stand between the two: pairs on the inputs of Conv, ConvTranspose, Gemm and
-MatMul alone, float bias. Pairs on the inputs of a residual Add gain 1 to 3 %, and its low-precision passes (2026.4)
-throw on some of them (attention masks, sums of constants). Symmetric int8 is slower, and wrong on some Concats.
+MatMul, float bias. A residual Add becomes part of a convolution if both its inputs carry pairs; behind anything else
+nothing is gained, and low-precision passes (2026.4) throw on some (attention masks, sums of embeddings). Symmetric
+int8 is slower, and wrong on some Concats.
 
 Execution providers of onnxruntime take the layout of the library behind them, or else onnxruntime's own.
 
@@ -57,6 +58,7 @@ class Target:
         weighted: operator -> the axis of its weight that holds output channels (see ``weight_axis``); these
             operators get pairs on their inputs and an int8 weight.
         residual: operators of two activations of equal shape, which get pairs on both inputs.
+        residual_behind: quantized operators, one of which must give such an input; empty for any input.
         outputs: operators whose output gets a pair, behind an ``absorbed`` activation that is its only consumer.
         absorbed: activations that vanish into the pair that follows them.
         follows: operators computed in INT8, with an output pair, where all their inputs carry pairs.
@@ -75,6 +77,7 @@ class Target:
     int32_bias: bool
     weighted: Mapping[str, int]
     residual: frozenset[str]
+    residual_behind: frozenset[str]
     outputs: frozenset[str]
     absorbed: frozenset[str]
     follows: frozenset[str]
@@ -104,6 +107,7 @@ _ONNXRUNTIME = Target(
     int32_bias=True,
     weighted={"Conv": 0, "Gemm": 1, "MatMul": -1},
     residual=frozenset(),
+    residual_behind=frozenset(),
     outputs=frozenset({"Conv"}),
     absorbed=frozenset({"Relu", "Clip"}),
     follows=frozenset({"Add", "Concat", "GlobalAveragePool", "AveragePool"}),
@@ -119,6 +123,7 @@ _TENSORRT = Target(
     int32_bias=False,
     weighted={"Conv": 0, "ConvTranspose": 1, "Gemm": 1, "MatMul": -1},
     residual=frozenset({"Add"}),
+    residual_behind=frozenset(),
     outputs=frozenset(),
     absorbed=frozenset(),
     follows=frozenset(),
@@ -132,7 +137,7 @@ _OPENVINO = replace(
     _TENSORRT,
     name="openvino",
     symmetric=False,
-    residual=frozenset(),
+    residual_behind=frozenset({"Conv"}),
     same_range=_MOVES,
     channel_multiple=16,
     folds_constants=True,

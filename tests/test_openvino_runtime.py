@@ -19,6 +19,7 @@ from hqp_onnx.model_io import load, to_graph, to_proto
 from hqp_onnx.openvino_runtime import OpenVinoSession
 from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.passes.quantize import quantize
+from hqp_onnx.placement import place
 from hqp_onnx.runtime import Session, TensorSpec
 from hqp_onnx.targets import target
 
@@ -93,11 +94,20 @@ def test_the_layout_is_computed_in_integers_without_steps_between(bundled: Path)
     integers = {precision for _, kind, precision in layers if kind in ("Convolution", "FullyConnected")}
     assert kinds["Convolution"] + kinds["FullyConnected"] == len(weighted)
     assert integers == {"u8"}
-    beside = sum(node.op in ("Mul", "Add", "Sub", "Div", "GlobalAveragePool") for node in float_model.nodes)
-    assert kinds["Subgraph"] + kinds["FakeQuantize"] <= beside + 1  # gates, sums, the first input: no activation
+    beside = sum(node.op in ("Mul", "Sub", "Div", "GlobalAveragePool") for node in float_model.nodes)
+    assert kinds["Subgraph"] + kinds["FakeQuantize"] <= beside + 1  # gates, the first input: no sum, no activation
     want = run(onnx.load(bundled), feeds)[0]
     found = session.run(feeds)["logits"]
     assert (found.argmax(1) == want.argmax(1)).mean() >= 0.95
+
+
+def test_only_sums_that_a_convolution_takes_in_carry_pairs() -> None:
+    text = """g (float[n,4,8,8] x, float[n,4,8,8] z) => (float[n,4,8,8] y) {
+        a = Conv(x, w) b = Add(a, x) c = Relu(b) d = Sigmoid(z) e = Add(c, d) y = Softmax(e) }"""
+    graph = onnx.parser.parse_model(HEADER + text)
+    graph.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((4, 4, 1, 1), np.float32), "w"))
+    assert set(place(to_graph(graph), target("openvino")).tensors) == {"x", "a"}
+    assert set(place(to_graph(graph), target("tensorrt")).tensors) == {"x", "a", "c", "d"}
 
 
 @pytest.mark.usefixtures("needs_openvino")
