@@ -122,6 +122,20 @@ calibration_option = click.option(
     "--calibration", type=click.Choice(METHODS), default="entropy", show_default=True, help="How ranges are chosen."
 )
 saliency_choice = click.Choice(SALIENCIES)
+gradient_options = _options(
+    click.option(
+        "--gradients",
+        "engine",
+        type=click.Choice(list(ENGINES)),
+        default="native",
+        show_default=True,
+        help="What differentiates, for fisher and taylor.",
+    ),
+    click.option(
+        "--loss", help=f"{', '.join(LOSSES)}, or FILE.onnx. Default: what data and model allow, in this order."
+    ),
+    click.option("--draws", type=int, default=1, show_default=True, help="Sampled labels or projections per sample."),
+)
 
 
 def _give_json(value: Any, file: Path | None) -> bool:
@@ -156,6 +170,7 @@ def cli() -> None:
     "--search", type=click.Choice(list(SEARCHES)), default="bisect", show_default=True, help="Algorithm 1 is linear."
 )
 @click.option("--saliency", type=saliency_choice, default="fisher", show_default=True, help="How units are ranked.")
+@gradient_options
 @click.option(
     "--compensate/--no-compensate", default=True, show_default=True, help="Refit weights that read removed channels."
 )
@@ -176,7 +191,7 @@ def cli() -> None:
 @selection_options
 @preprocess_option
 @click.option("--threads", type=click.IntRange(0), default=0, help="Threads of the runtime; 0 takes its choice.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the random saliency.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random saliency and of draws.")
 @click.option("--resume", is_flag=True, help="Go on with what OUT holds.")
 @click.option("-o", "--output", type=FILE, required=True, metavar="OUT", help="Folder for the models and the report.")
 @json_option
@@ -212,9 +227,7 @@ def inspect(model: Path, json_file: Path | None) -> None:
 @model_argument
 @click.option("--data", required=True, metavar="DATA")
 @click.option("--saliency", type=saliency_choice, default="fisher", show_default=True)
-@click.option("--gradients", "engine", type=click.Choice(list(ENGINES)), default="native", show_default=True)
-@click.option("--loss", help=f"{', '.join(LOSSES)}, or FILE.onnx. Default: what data and model allow, in this order.")
-@click.option("--draws", type=int, default=1, show_default=True, help="Sampled labels or projections per sample.")
+@gradient_options
 @preprocess_option
 @click.option("-o", "--output", type=FILE, required=True, help="scores.npz: filter/<weight> and unit.")
 @quiet_option

@@ -15,7 +15,7 @@ from hqp_onnx.channel_map import ChannelMap
 from hqp_onnx.constraint import Budget
 from hqp_onnx.errors import UsageError
 from hqp_onnx.metrics import Scores
-from hqp_onnx.saliency import SALIENCIES
+from hqp_onnx.saliency import ENGINES, SALIENCIES
 from hqp_onnx.search import SEARCHES, aligned, removal_order, step_size
 from hqp_onnx.targets import target
 
@@ -36,6 +36,9 @@ class Options:
     step: float = 0.01
     search: str = "bisect"
     saliency: str = "fisher"
+    engine: str = "native"
+    loss: str | None = None
+    draws: int = 1
     compensate: bool = True
     precision: str = "mixed"
     target: str = "onnxruntime"
@@ -54,11 +57,14 @@ class Options:
         for option, value, known in (
             ("--search", self.search, tuple(SEARCHES)),
             ("--saliency", self.saliency, SALIENCIES),
+            ("--gradients", self.engine, tuple(ENGINES)),
             ("--precision", self.precision, PRECISIONS),
             ("--calibration", self.calibration, METHODS),
         ):
             if value not in known:
                 raise UsageError(f"{option} {value}: expected one of {', '.join(known)}")
+        if self.draws < 1:
+            raise UsageError(f"--draws {self.draws}: expected at least 1")
         Budget(Scores(np.ones(1), 1), self.max_drop)
         step_size(self.step, 1)
         _check_widths(self.min_width, self.width_multiple)
@@ -80,6 +86,7 @@ class Options:
         }  # as JSON gives them back
         files: dict[str, Path | str | None] = {"model": self.model, "calib": self.calib, "val": self.val}
         files |= {"preprocess": self.preprocess, "metric_file": self.metric if ".py:" in self.metric else None}
+        files |= {"loss_file": self.loss if (self.loss or "").endswith(".onnx") else None}
         digests = {name: fingerprint(path) for name, path in files.items() if path is not None}
         reduced = target(self.target).reduced_range
         return {"hqp_onnx": __version__, **chosen, **digests, "reduced_range": reduced}

@@ -37,7 +37,7 @@ from hqp_onnx.report.rows import Measured, make_rows
 from hqp_onnx.runners import open_runner, remarks, runtime_name, stand_in
 from hqp_onnx.runtime import Runner
 from hqp_onnx.search import SEARCHES, bisect, removal_order, step_size
-from hqp_onnx.steps import Model, Progress, Ranking, open_data, open_model, rank, removal_ledger, silent
+from hqp_onnx.steps import Model, Progress, Ranking, open_data, open_loss, open_model, rank, removal_ledger, silent
 from hqp_onnx.targets import target
 
 log = logging.getLogger(__name__)
@@ -57,6 +57,7 @@ def optimize(options: Options, progress: Progress = silent) -> Report:
         HqpError: bad input.
     """
     metric = load_metric(options.metric)
+    open_loss(options.loss)
     model = open_model(options.model, options.threads, options.target)
     named = {"calib": options.calib, "val": options.val, "test": options.test}
     data = {name: open_data(model, path, options.preprocess, metric) for name, path in named.items() if path}
@@ -234,6 +235,9 @@ class _Job:
                 self.channels,
                 self.options.saliency,
                 self.data["calib"],
+                engine=self.options.engine,
+                loss=self.options.loss,
+                draws=self.options.draws,
                 seed=self.options.seed,
                 threads=self.options.threads,
                 progress=self.progress,

@@ -100,13 +100,7 @@ def fisher(
         GradientError: the model cannot be differentiated.
         MissingRuntimeError: the engine is not installed.
     """
-    if engine not in ENGINES:
-        raise UsageError(f"--gradients {engine}: expected one of {', '.join(ENGINES)}")
-    first = next(iter(data), None)
-    if first is None or not len(first):
-        raise DataError("no samples: saliency needs at least one")
-    if draws < 1:
-        raise UsageError(f"draws is {draws}: expected at least 1")
+    first = _first(data, draws, engine)
     labeled = first.labels is not None
     chosen = loss if loss is not None or not labeled else "cross-entropy"
     net = ENGINES[engine](model, first.feeds, kind=kind, loss=chosen, threads=threads)
@@ -124,6 +118,18 @@ def fisher(
             if progress:
                 progress(saved.done, len(data))
     return {name: total / saved.done for name, total in saved.sums.items()}
+
+
+def _first(data: Samples, draws: int, engine: str) -> Batch:
+    """The first batch, once all arguments are known to make sense."""
+    if engine not in ENGINES:
+        raise UsageError(f"--gradients {engine}: expected one of {', '.join(ENGINES)}")
+    if draws < 1:
+        raise UsageError(f"draws is {draws}: expected at least 1")
+    first = next(iter(data), None)
+    if first is None or not len(first):
+        raise DataError("no samples: saliency needs at least one")
+    return first
 
 
 def _mean(rounds: Iterator[Mapping[str, Array]], count: int) -> Mapping[str, Array]:

@@ -183,14 +183,19 @@ def rank(
         progress=lambda done, total: progress(f"{saliency} saliency", done, total),
         checkpoint=checkpoint,
         engine=engine,
-        loss=_loss(loss),
+        loss=open_loss(loss),
         draws=draws,
     )
     return Ranking(filters, unit_scores(filters, channels, filter_weights(proto)))
 
 
-def _loss(loss: str | None) -> LossName | onnx.ModelProto | None:
-    """One of ``saliency.LOSSES``, or the loss model in a file."""
+def open_loss(loss: str | None) -> LossName | onnx.ModelProto | None:
+    """One of ``saliency.LOSSES``, or the loss model in a file.
+
+    Raises:
+        UsageError: neither.
+        ModelError: the file is no model.
+    """
     if loss is None:
         return None
     name = next((known for known in LOSSES if known == loss), None)

@@ -14,8 +14,8 @@ Engines, in turn, on the same samples (the slow ones on the first ``--slow`` of 
 Times are medians over ``--repeats`` rounds after an unmeasured one. Peak memory is that of a process that does nothing
 else, its worker included. Differences are those of the mean scores, relative to the largest of each weight, to torch
 in float64 and to ``native``: float32 that lands on the other side of a kink (Relu, Clip) than float64 shows in the
-first, in whatever engine. The profile is one batch of ``native``: forward, backward, and
-the norms of each layer, all as multiples of the forward part.
+first, in whatever engine. The profile is one batch of ``native``: the kernels of its forward part, its backward part
+and the norms of each layer, as multiples of the kernels of plain inference.
 """
 
 from __future__ import annotations
@@ -141,10 +141,11 @@ def print_profile(case: Case, threads: int) -> None:
         appended = re.search(r"hqp\._*\d+", node)
         sums[part_of.get(appended[0], "backward") if appended else "forward"] += milliseconds
         ops[op] += milliseconds
-    unit = sums["forward"]
+    unit = sum(profile(model, few.feeds, threads).values())
     norms = Counter({name: value for name, value in sums.items() if name not in ("forward", "backward")})
     print(
-        f"\nprofile, batch {len(few.labels)}: forward {unit:.1f} ms = 1, backward {sums['backward'] / unit:.2f}, ",
+        f"\nprofile, batch {len(few.labels)}: plain {unit:.1f} ms = 1, forward {sums['forward'] / unit:.2f}, "
+        f"backward {sums['backward'] / unit:.2f}, ",
         end="",
     )
     print(f"norms {norms.total() / unit:.2f}, all {sums.total() / unit:.2f}")

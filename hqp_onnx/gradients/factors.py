@@ -20,6 +20,8 @@ from hqp_onnx.gradients.rules_linear import adjoint_window
 from hqp_onnx.gradients.tape import Tape, number, refuse
 from hqp_onnx.gradients.window import Window, window
 
+NARROW = 8  # channels
+
 
 @dataclass(frozen=True)
 class Factors:
@@ -47,6 +49,16 @@ class Factors:
     def taps(self) -> int:
         """T."""
         return 1 if self.window is None else prod(self.window.kernel)
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether every filter reads one channel of its own, through several taps."""
+        return self.channels == self.filters == 1 and self.taps > 1
+
+    @property
+    def narrow(self) -> bool:
+        """Whether the product of one tap would be too thin to be worth a call."""
+        return self.channels <= NARROW and not (self.direct or self.depthwise or self.transposed)
 
     @property
     def direct(self) -> bool:

@@ -1,10 +1,11 @@
-"""Squared norms of per-sample filter gradients, ||(delta_i U_i^T)_k||^2, without im2col.
+"""Squared norms of per-sample filter gradients, ||(delta_i U_i^T)_k||^2.
 
-direct:  one product delta (shifted x)^T per tap; K C T L multiplications.
+direct:  one product delta (shifted x)^T per tap; K C T L multiplications. Where channels are too few to fill a
+         matrix product, one product with the patches of all taps, which a Conv by unit kernels cuts out.
+         Depthwise convolutions have forms of their own (depthwise.py).
 gram:    the norm is diag(delta (U^T U) delta^T), and U^T U sums the Gram matrix of x over taps:
          (U^T U)[l, m] = sum over taps t of (x^T x)[l s + t d - p, m s + t d - p], one axis after the other;
          P^2 C + K L^2 multiplications for P input pixels, far fewer where the image is small.
-fourier: depthwise only: the correlation of delta and x by three products with constant matrices (correlation.py).
 rank1:   L = 1 without a window: ||delta_k||^2 ||x||^2.
 """
 
@@ -14,15 +15,16 @@ from collections.abc import Sequence
 from itertools import product
 from math import prod
 
+import numpy as np
+
 from hqp_onnx.errors import GradientError
-from hqp_onnx.gradients.correlation import correlation_rank, correlation_tables
+from hqp_onnx.gradients.depthwise import depthwise_gradient, picked
 from hqp_onnx.gradients.factors import Factors, factors, joined
 from hqp_onnx.gradients.prepare import Use
 from hqp_onnx.gradients.tape import Tape, number
-from hqp_onnx.gradients.window import Window
+from hqp_onnx.gradients.window import Window, padded, read
 
 COPY = 8  # a copied or added element costs about as much as this many multiplications of a matrix product
-PASS = 45  # the same for a pixel of a depthwise tap, which is sliced, multiplied and summed
 
 
 def squared_norms(t: Tape, uses: Sequence[tuple[Use, str]], form: str | None = None) -> tuple[str, int]:
@@ -47,15 +49,14 @@ def squared_norms(t: Tape, uses: Sequence[tuple[Use, str]], form: str | None = N
         return t.mul(t.mul(delta, delta), t.reduce("ReduceSumSquare", x, [1], keepdims=True)), first.filters
     if form == "gram":
         return _gram_norms(t, first), 4 * first.groups * first.inner**2
-    blocks = [_correlated(t, part) if form == "fourier" else _blocks(t, part) for part in parts]
+    blocks = [_blocks(t, part) for part in parts]
     if len({len(some) for some in blocks}) > 1 or len({(p.groups, p.filters, p.channels) for p in parts}) > 1:
         raise GradientError(f"weight '{uses[0][0].weight}' is read in several shapes: per-sample gradients need one")
     sums = [some[0] if len(some) == 1 else t.op("Sum", *some) for some in zip(*blocks, strict=True)]
-    axes = [1, 2] if first.transposed else [3]
+    axes = ([1, 2, 3] if first.channels == 1 else [1, 2]) if first.transposed else [3]
     squares = [t.reduce("ReduceSumSquare", block, axes) for block in sums]
     total = squares[0] if len(squares) == 1 else t.op("Sum", *squares)
-    work = 4 * first.groups * first.channels * first.inner * (4 if form == "fourier" else 1)
-    return t.reshape(total, -1, first.channels if first.transposed else first.groups * first.filters), work
+    return t.reshape(total, -1, first.channels if first.transposed else first.groups * first.filters), _work(first)
 
 
 def inner_products(t: Tape, uses: Sequence[tuple[Use, str]]) -> str:
@@ -64,14 +65,18 @@ def inner_products(t: Tape, uses: Sequence[tuple[Use, str]]) -> str:
     return parts[0] if len(parts) == 1 else t.op("Sum", *parts)
 
 
+def _work(f: Factors) -> int:
+    """Elements per sample that the direct form holds at a time."""
+    held = 4 * f.groups * f.channels * f.inner
+    return held + f.groups * f.channels * f.taps * f.pixels if f.narrow else held * (4 if f.depthwise else 1)
+
+
 def _cheapest(f: Factors) -> str:
     """The form of least cost."""
     if f.direct and f.pixels == f.groups == 1:
         return "rank1"
-    if f.channels == f.filters == 1 and f.taps > 1:
-        assert f.window is not None
-        fourier = correlation_rank(f.window) * (f.inner + f.pixels + f.taps)
-        return "fourier" if fourier < PASS * f.taps * f.pixels else "direct"
+    if f.depthwise:
+        return "direct"
     direct = f.channels * f.taps * f.pixels * (f.filters + (0 if f.direct else COPY))
     gram = f.inner**2 * f.channels + f.filters * f.pixels * (f.pixels + 2 * COPY)
     if f.window is not None and not f.direct:
@@ -118,38 +123,14 @@ def _blocks(t: Tape, f: Factors) -> list[str]:
     if f.window is None or f.direct:
         return [t.op("MatMul", delta, _rows(t, f))]
     w, rank = f.window, len(f.window.inner)
-    begin, end = [max(0, p) for p in w.begin], [max(0, p) for p in w.end]
-    pads = (0, 0, *begin, 0, 0, 0, *end, 0)
-    x = (
-        t.op("Transpose", f.x, perm=[0, 1, *range(3, 3 + rank), 2])
-        if f.channels > 1
-        else t.reshape(f.x, 0, 0, *w.inner, 1)
-    )
-    x = t.op("Pad", x, t.ints(*pads)) if any(pads) else x
-    blocks = []
-    for taps in product(*map(range, w.kernel)):
-        read = _window_at(t, x, w, taps)
-        if f.channels == f.filters == 1:  # a product of tiny matrices costs more than the sum itself
-            blocks.append(t.reduce("ReduceSum", t.mul(t.reshape(read, 0, 0, 1, -1), delta), [3], keepdims=True))
-        else:
-            blocks.append(t.op("MatMul", delta, t.reshape(read, 0, 0, -1, f.channels)))
-    return blocks
-
-
-def _window_at(t: Tape, x: str, w: Window, taps: Sequence[int]) -> str:
-    """What one tap reads from the padded x [N, G, *P, C]."""
-    axes = range(2, 2 + len(taps))
-    starts = [tap * d for tap, d in zip(taps, w.dilation, strict=True)]
-    stops = [a + (n - 1) * s + 1 for a, n, s in zip(starts, w.outer, w.stride, strict=True)]
-    return t.op("Slice", x, t.ints(*starts), t.ints(*stops), t.ints(*axes), t.ints(*w.stride))
-
-
-def _correlated(t: Tape, f: Factors) -> list[str]:
-    """Per-sample dW of all taps of a depthwise convolution, [N, G, 1, T]."""
-    assert f.window is not None
-    a, b, c = (t.const(table.astype(t.traced.types[f.weight])) for table in correlation_tables(f.window))
-    x, delta = t.reshape(f.x, 0, 0, 1, f.inner), t.reshape(f.delta, 0, 0, 1, f.pixels)
-    return [t.op("MatMul", t.mul(t.op("MatMul", x, a), t.op("MatMul", delta, b)), c)]
+    if f.depthwise:
+        return [depthwise_gradient(t, f)]
+    if f.narrow:
+        patches = t.reshape(picked(t, f, np.eye(f.taps)), -1, f.groups, f.channels * f.taps, f.pixels)
+        return [t.op("MatMul", delta, t.op("Transpose", patches, perm=[0, 1, 3, 2]))]
+    x = padded(t, t.op("Transpose", f.x, perm=[0, 1, *range(3, 3 + rank), 2]), w, trailing=1)
+    taps = (read(t, x, w, taps) for taps in product(*map(range, w.kernel)))
+    return [t.op("MatMul", delta, t.reshape(one, 0, 0, -1, f.channels)) for one in taps]
 
 
 def _delta(t: Tape, f: Factors) -> str:

@@ -11,6 +11,7 @@ import onnx
 from hqp_onnx.errors import DataError, GradientError
 from hqp_onnx.gradients.loss import Loss, LossName, append_loss, append_user_loss
 from hqp_onnx.gradients.norms import inner_products, squared_norms
+from hqp_onnx.gradients.pads import absorb_pads
 from hqp_onnx.gradients.prepare import Use, prepare, reads, weight_uses
 from hqp_onnx.gradients.reverse import backward
 from hqp_onnx.gradients.tape import Tape, refuse
@@ -32,7 +33,7 @@ class PerSample:
         kind: "fisher", ||dL_i/dW_f||^2, or "taylor", <W_f, dL_i/dW_f>^2.
         loss: one of ``LOSSES``; a model of its own (see ``user_loss``); or None, one that needs no labels.
         form: "direct" or "gram" instead of the cheaper of both (for tests).
-        memory: bytes that a batch may need; it sets ``batch``.
+        memory: bytes that a batch may need; it sets ``batch``. More is slower: batches then leave the caches.
         threads: of onnxruntime; 0 is its own choice.
 
     Attributes:
@@ -53,10 +54,11 @@ class PerSample:
         kind: Kind = "fisher",
         loss: LossName | onnx.ModelProto | None = "cross-entropy",
         form: str | None = None,
-        memory: int = 1 << 28,
+        memory: int = 1 << 26,
         threads: int = 0,
     ) -> None:
         ready = prepare(model)
+        absorb_pads(ready.graph)
         fixed = fixed_batch(ready)
         weights = {use.weight for use in weight_uses(ready.graph)}
         output = targets = ""

@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Mapping
 
 import onnx
 
-from hqp_onnx.gradients import (
+from hqp_onnx.gradients import (  # noqa: F401  each fills RULES
     rules_elementwise,
     rules_function,
     rules_index,
@@ -22,17 +22,6 @@ from hqp_onnx.gradients.tape import RULES, Grads, Tape, refuse
 from hqp_onnx.gradients.trace import reachable
 
 __all__ = ["RULES", "backward"]
-_FAMILIES = (
-    rules_elementwise,
-    rules_function,
-    rules_index,
-    rules_linear,
-    rules_movement,
-    rules_normalization,
-    rules_pool,
-    rules_reduction,
-    rules_resize,
-)  # each fills RULES
 
 
 def backward(t: Tape, seeds: Mapping[str, str], wrt: Iterable[str]) -> dict[str, str]:

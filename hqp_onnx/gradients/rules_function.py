@@ -46,9 +46,10 @@ def thresholded(t: Tape, n: onnx.NodeProto, x: str, y: str) -> str:
 
 @unary("LeakyRelu")
 def leaky_relu(t: Tape, n: onnx.NodeProto, x: str, y: str) -> str:
-    """1 above zero, alpha below; a sum is far faster than Where."""
+    """1 above zero, alpha below; a sum is far faster than Where. y has the sign of x unless alpha < 0."""
     alpha = number(n, "alpha", 0.01)
-    return t.add(t.mul(t.compare("Greater", x, 0, x), t.scalar(1 - alpha, x)), t.scalar(alpha, x))
+    above = t.compare("Greater", y if alpha >= 0 else x, 0, x)
+    return t.add(t.mul(above, t.scalar(1 - alpha, x)), t.scalar(alpha, x))
 
 
 @unary("Elu")
@@ -73,8 +74,11 @@ def selu(t: Tape, n: onnx.NodeProto, x: str, y: str) -> str:
 
 @unary("Clip")
 def clip(t: Tape, n: onnx.NodeProto, x: str, y: str) -> str:
-    """1 where x was not changed."""
-    return t.mask(t.op("Equal", x, y), x)
+    """1 strictly between the bounds, as ReLU6 has it; read from y like Relu."""
+    sides = [t.op(kind, y, name) for kind, name in zip(("Greater", "Less"), n.input[1:], strict=False) if name]
+    if not sides:
+        return t.scalar(1, x)
+    return t.mask(sides[0] if len(sides) == 1 else t.op("And", *sides), x)
 
 
 @unary("Sigmoid")

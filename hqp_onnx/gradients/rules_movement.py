@@ -6,7 +6,7 @@ Gather and Tile are such maps, one axis after the other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from onnx import helper
 from hqp_onnx.gradients.prepare import attribute
 from hqp_onnx.gradients.tape import Grads, Tape, number, numbers, refuse, rule
 from hqp_onnx.runtime import Array
+
+_END = int(np.iinfo(np.int64).max)  # of a Slice that runs to the end
 
 
 @rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -88,17 +90,18 @@ def slice_(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> str:
 
 @rule("Pad")
 def pad(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> str:
-    """Constant padding drops, reflect, edge and wrap padding add up; negative pads restore zeros."""
+    """Constant padding is cut off; reflect, edge and wrap padding add up; negative pads restore zeros."""
     pads, mode = _vector(t, n, 1), str(attribute(n, "mode", "constant"))
-    axes = _vector(t, n, 3, range(len(pads) // 2))
+    axes = [_axis(t, n, axis) for axis in _vector(t, n, 3, range(len(pads) // 2))]
+    widths = {a: w for a, w in zip(axes, zip(pads[: len(axes)], pads[len(axes) :], strict=True), strict=True) if any(w)}
     grad = str(g[0])
-    for axis, before, after in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True):
-        if before or after:
-            size = t.static(n, n.input[0], [_axis(t, n, axis)])[0]
-            kept = np.arange(size)[max(0, -before) : size - max(0, -after)]
-            widths: Any = (max(0, before), max(0, after))
-            moved = np.pad(kept, widths, constant_values=-1) if mode == "constant" else np.pad(kept, widths, mode)  # type: ignore[call-overload]
-            grad = put_back(t, n, grad, moved, _axis(t, n, axis))
+    if mode == "constant":
+        return _cut(t, grad, widths, len(t.dims(n.input[0])))
+    for axis, (before, after) in widths.items():
+        size = t.static(n, n.input[0], [axis])[0]
+        kept = np.arange(size)[max(0, -before) : size - max(0, -after)]
+        added: Any = (max(0, before), max(0, after))
+        grad = put_back(t, n, grad, np.pad(kept, added, mode), axis)  # type: ignore[call-overload]
     return grad
 
 
@@ -143,6 +146,18 @@ def put_back(t: Tape, n: onnx.NodeProto, g: str, taken: Array, axis: int) -> str
     turns = _turns(taken, size)
     parts = [t.op("Gather", padded, t.ints(*turn), axis=axis) for turn in turns]
     return parts[0] if len(parts) == 1 else t.op("Sum", *parts)
+
+
+def _cut(t: Tape, g: str, widths: Mapping[int, tuple[int, int]], rank: int) -> str:
+    """Without (before, after) elements along each axis; with zeros where a width is negative."""
+    positive = {axis: (max(0, a), max(0, b)) for axis, (a, b) in widths.items() if max(a, b) > 0}
+    if positive:
+        ends = [-after if after else _END for _, after in positive.values()]
+        g = t.op("Slice", g, t.ints(*(a for a, _ in positive.values())), t.ints(*ends), t.ints(*positive))
+    if min((n for width in widths.values() for n in width), default=0) >= 0:
+        return g
+    lost = [max(0, -widths.get(axis, (0, 0))[side]) for side in (0, 1) for axis in range(rank)]
+    return t.op("Pad", g, t.ints(*lost))
 
 
 def _turns(taken: Array, size: int) -> list[list[int]]:

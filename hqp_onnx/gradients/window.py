@@ -76,6 +76,21 @@ def window(t: Tape, node: onnx.NodeProto, kernel: Sequence[int], inner: str, out
     return Window(tuple(kernel), tuple(stride), tuple(dilation), tuple(begin), sizes, outs, group)
 
 
+def padded(t: Tape, x: str, w: Window, trailing: int = 0) -> str:
+    """``x`` [N, G, *inner, ...] with the zeros that the window reads; ``trailing`` axes follow the spatial ones."""
+    begin, end = [max(0, p) for p in w.begin], [max(0, p) for p in w.end]
+    more = [0] * trailing
+    return t.op("Pad", x, t.ints(0, 0, *begin, *more, 0, 0, *end, *more)) if any(begin + end) else x
+
+
+def read(t: Tape, x: str, w: Window, taps: Sequence[int]) -> str:
+    """What one tap reads from the padded ``x``; of fewer taps than axes, along the first of them."""
+    axes = range(2, 2 + len(taps))
+    starts = [tap * d for tap, d in zip(taps, w.dilation, strict=False)]
+    stops = [a + (n - 1) * s + 1 for a, n, s in zip(starts, w.outer, w.stride, strict=False)]
+    return t.op("Slice", x, t.ints(*starts), t.ints(*stops), t.ints(*axes), t.ints(*w.stride[: len(taps)]))
+
+
 def scatter_back(t: Tape, g: str, name: str, weight: Array, w: Window) -> str:
     """Adjoint of the Conv by initializer ``name`` = ``weight`` [K, C / group, ...]: to [N, C, *inner]."""
     if set(w.stride) == {1}:

@@ -96,12 +96,13 @@ class ShuffleNetV2(nn.Module):
 class UNet(nn.Module):
     """Skips into ConvTranspose, bilinear and nearest upsampling; the map of classes is averaged."""
 
-    def __init__(self):
+    def __init__(self, scale=1):
         super().__init__()
-        self.down = nn.ModuleList([conv(3, 6), conv(6, 8), conv(8, 10), conv(10, 12)])
-        self.up = nn.ConvTranspose2d(12, 10, 2, 2)
-        self.merge = nn.ModuleList([conv(20, 10), conv(18, 8), conv(14, 6)])
-        self.out = nn.Conv2d(6, CLASSES, 1)
+        a, b, c, d = (scale * width for width in (6, 8, 10, 12))
+        self.down = nn.ModuleList([conv(3, a), conv(a, b), conv(b, c), conv(c, d)])
+        self.up = nn.ConvTranspose2d(d, c, 2, 2)
+        self.merge = nn.ModuleList([conv(c + c, c), conv(c + b, b), conv(b + a, a)])
+        self.out = nn.Conv2d(a, CLASSES, 1)
 
     def forward(self, x):
         skips = []
@@ -138,13 +139,13 @@ class Encoder(nn.Module):
 
 
 class ViT(nn.Module):
-    """Patches, a class token, learned positions, two pre-norm encoders."""
+    """Patches, a class token, learned positions, pre-norm encoders."""
 
-    def __init__(self, width=16):
+    def __init__(self, width=16, patch=4, count=16, heads=(2, 4)):
         super().__init__()
-        self.patches = nn.Conv2d(3, width, 4, 4)
-        self.token, self.positions = nn.Parameter(torch.randn(1, 1, width)), nn.Parameter(torch.randn(1, 17, width))
-        self.encoders = nn.Sequential(Encoder(width, 2), Encoder(width, 4))
+        self.patches = nn.Conv2d(3, width, patch, patch)
+        self.token, self.positions = (nn.Parameter(torch.randn(1, n, width)) for n in (1, count + 1))
+        self.encoders = nn.Sequential(*(Encoder(width, some) for some in heads))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, CLASSES)
 
     def forward(self, x):
@@ -156,14 +157,15 @@ class ViT(nn.Module):
 class Ocr(nn.Module):
     """Convolutions that shrink the height first, a mixer along the line, 1-D convolutions; time steps are averaged."""
 
-    def __init__(self):
+    def __init__(self, scale=1):
         super().__init__()
-        self.stem, self.block = conv(3, 8), conv(8, 8, groups=8)
-        self.wide = nn.Conv2d(8, 12, (3, 5), (2, 1), (1, 2))
-        self.act, self.slope = nn.Hardswish(), nn.PReLU(12)
-        self.mixer = Encoder(12, 2)
-        self.line = nn.Conv1d(12, 14, 3, padding=2, dilation=2)
-        self.norm, self.head = nn.GroupNorm(2, 14), nn.Linear(14, CLASSES)
+        a, b, c = (scale * width for width in (8, 12, 14))
+        self.stem, self.block = conv(3, a), conv(a, a, groups=a)
+        self.wide = nn.Conv2d(a, b, (3, 5), (2, 1), (1, 2))
+        self.act, self.slope = nn.Hardswish(), nn.PReLU(b)
+        self.mixer = Encoder(b, 2)
+        self.line = nn.Conv1d(b, c, 3, padding=2, dilation=2)
+        self.norm, self.head = nn.GroupNorm(2, c), nn.Linear(c, CLASSES)
 
     def forward(self, x):
         x = self.block(F.max_pool2d(self.stem(x), (2, 1)))
@@ -176,10 +178,10 @@ class Ocr(nn.Module):
 NETWORKS = {"DenseNet": DenseNet, "ShuffleNetV2": ShuffleNetV2, "U-Net": UNet, "ViT": ViT, "OCR": Ocr}
 
 
-def network(name):
+def network(make):
     """A seeded network in inference mode whose normalisations do something."""
     torch.manual_seed(0)
-    net = NETWORKS[name]().eval()
+    net = make().eval()
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d | nn.LayerNorm | nn.GroupNorm):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -190,14 +192,14 @@ def network(name):
     return net
 
 
-def exported(net, opset=17):
+def exported(net, opset=17, sides=(16, 16)):
     """The file that torch writes, normalisations kept."""
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there is a newer exporter
         torch.onnx.export(
             net,
-            (torch.zeros(1, 3, 16, 16),),
+            (torch.zeros(1, 3, *sides),),
             file,
             input_names=["x"],
             output_names=["y"],
@@ -220,30 +222,30 @@ def parameter_of(weight, net):
     raise AssertionError("the file has a weight that the network has not")
 
 
-def torch_norms(net, model, x, labels):
+def torch_norms(net, model, x, labels, dtype=torch.float64):
     """{weight: squared norms [N, filters]} by autograd, one sample at a time."""
     axes = filter_weights(model)
     values = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     values |= {
         n.output[0]: numpy_helper.to_array(n.attribute[0].t) for n in model.graph.node if n.op_type == "Constant"
     }
-    net = net.double()
     found = {name: parameter_of(values[name], net) for name in axes}
+    net.to(dtype)
     rows = {name: [] for name in axes}
     for i in range(len(x)):
-        loss = F.cross_entropy(net(torch.from_numpy(x[i : i + 1]).double()), torch.tensor(labels[i : i + 1]))
+        loss = F.cross_entropy(net(torch.from_numpy(x[i : i + 1]).to(dtype)), torch.tensor(labels[i : i + 1]))
         grads = torch.autograd.grad(loss, [parameter for parameter, _ in found.values()])
         for (name, (_, turned)), grad in zip(found.items(), grads, strict=True):
             grad = grad.T if turned else grad
             rows[name].append(
-                np.square(np.moveaxis(grad.numpy(), axes[name], 0)).reshape(grad.shape[axes[name]], -1).sum(1)
+                np.square(np.moveaxis(grad.double().numpy(), axes[name], 0)).reshape(grad.shape[axes[name]], -1).sum(1)
             )
     return {name: np.stack(some) for name, some in rows.items()}
 
 
 def case(name):
     """(model, x, labels, what torch finds)."""
-    net = network(name)
+    net = network(NETWORKS[name])
     model = exported(net)
     weighted = sum(isinstance(m, nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d | nn.Linear) for m in net.modules())
     assert len(filter_weights(model)) == weighted  # nothing was folded away
