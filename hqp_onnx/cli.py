@@ -16,13 +16,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from hqp_onnx import __version__, pipeline, steps
 from hqp_onnx.calibration import METHODS
 from hqp_onnx.calibration_export import TENSORRT_VERSION
+from hqp_onnx.compare import compare as compare_models
 from hqp_onnx.errors import HqpError
 from hqp_onnx.gradients import ort_training
 from hqp_onnx.ledger import write_text
 from hqp_onnx.model_io import json_text, stored_bytes
 from hqp_onnx.options import PRECISIONS, Options, Pruning
 from hqp_onnx.plugins.data_loader import write_script
-from hqp_onnx.report import tables
+from hqp_onnx.report import compare_tables, tables
 from hqp_onnx.runners import runtime_name
 from hqp_onnx.saliency import ENGINES, LOSSES, SALIENCIES
 from hqp_onnx.search import SEARCHES
@@ -364,6 +365,35 @@ def data_loader(data: str, model: Path, output: Path, **chosen: Any) -> None:
     """Write DATA as a script for Polygraphy's --data-loader-script."""
     feeds = write_script(data, model, output, **chosen)
     click.echo(f"{output}: {len(feeds)} batches of {feeds.dataset.batch_size}")
+
+
+@cli.command()
+@click.argument("models", nargs=-1, required=True, metavar="MODEL[@TARGET] ...")
+@click.option("--data", required=True, metavar="DATA")
+@click.option("--metric", help="top1, top5 or FILE.py:func. Default: top1, where there are labels and classes.")
+@click.option("--ledger", "ledgers", type=FILE, multiple=True, help="Of a pruned model, if not ledger.json beside it.")
+@click.option(
+    "--tolerance", type=float, default=0.1, show_default=True, help="Own error that a layer may have, of its signal."
+)
+@click.option("--samples", type=int, default=64, show_default=True, help="Samples to compare layers with.")
+@click.option("--threads", type=click.IntRange(0), default=0)
+@preprocess_option
+@json_option
+@quiet_option
+def compare(models: tuple[str, ...], json_file: Path | None, quiet: bool, **chosen: Any) -> None:
+    """Compare MODELS: the first is the reference; layers are compared from each to the next.
+
+    A model is an .onnx file, run by the target's runtime (onnxruntime on the CPU unless told otherwise), or an .engine
+    of TensorRT. Give a chain: the original, the pruned, the INT8 model, the engine.
+    """
+    with Display(quiet) as display:
+        found = compare_models(models, progress=display, **chosen)
+    if not _give_json(found.json(), json_file):
+        out.print(compare_tables.models_table(found))
+        for step in found.steps:
+            click.echo(compare_tables.step_line(found, step))
+            if step.trace is not None:
+                out.print(compare_tables.layers_table(step.trace))
 
 
 @cli.group()
