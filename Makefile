@@ -4,7 +4,7 @@ BIN := .venv/bin
 OUT ?= build/demo
 DATA := --calib models/fashion_mnist_calib.npz --val models/fashion_mnist_val.npz --test models/fashion_mnist_test.npz
 
-.PHONY: demo test lint types unit zoo clean
+.PHONY: demo test lint types unit zoo gpu clean
 
 demo: .venv/installed
 	$(BIN)/hqp optimize models/mobilenet_v3_small.onnx $(DATA) -o $(OUT)/mobilenet_v3_small
@@ -42,5 +42,18 @@ zoo: .venv-zoo/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
+# On a machine with an NVIDIA GPU: its tests, and a table of latency, throughput and energy. TensorRT is the system's
+# (a Jetson's) or what `pip install tensorrt` puts into .venv-gpu; rows that need what is missing are listed.
+GPU_RUNTIME ?= $(if $(filter x86_64,$(shell uname -m)),onnxruntime-gpu[cuda,cudnn],onnxruntime)
+
+gpu: .venv-gpu/installed
+	.venv-gpu/bin/python -m pytest -m gpu tests/engine
+	.venv-gpu/bin/python tools/bench_gpu.py
+
+.venv-gpu/installed: pyproject.toml
+	$(PYTHON) -m venv --system-site-packages .venv-gpu
+	.venv-gpu/bin/pip install --quiet --disable-pip-version-check --editable '.[nvml]' '$(GPU_RUNTIME)' 'pytest>=8'
+	touch $@
+
 clean:
-	rm -rf .venv .venv-zoo build *.egg-info
+	rm -rf .venv .venv-zoo .venv-gpu build *.egg-info

@@ -13,17 +13,18 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from hqp_onnx import __version__, pipeline, steps
+from hqp_onnx import __version__, engine, pipeline, steps
+from hqp_onnx.build import build_file
 from hqp_onnx.calibration import METHODS
 from hqp_onnx.calibration_export import TENSORRT_VERSION
 from hqp_onnx.compare import compare as compare_models
-from hqp_onnx.errors import HqpError
+from hqp_onnx.errors import HqpError, UsageError
 from hqp_onnx.gradients import ort_training
 from hqp_onnx.ledger import write_text
 from hqp_onnx.model_io import json_text, stored_bytes
 from hqp_onnx.options import PRECISIONS, Options, Pruning
 from hqp_onnx.plugins.data_loader import write_script
-from hqp_onnx.report import compare_tables, tables
+from hqp_onnx.report import compare_tables, engines, tables
 from hqp_onnx.runners import runtime_name
 from hqp_onnx.saliency import ENGINES, LOSSES, SALIENCIES
 from hqp_onnx.search import SEARCHES
@@ -312,6 +313,43 @@ def quantize(
 
 @cli.command()
 @model_argument
+@click.option("--data", metavar="DATA", help="Calibration data, for INT8 of a float model.")
+@click.option(
+    "--precision",
+    type=click.Choice(engine.PRECISIONS),
+    help="Default: int8 with --data or Q/DQ where the GPU has INT8, else fp16.",
+)
+@click.option("--calibration", type=click.Choice(list(engine.ALGORITHMS)), default="entropy", show_default=True)
+@click.option("--calibration-cache", type=FILE, help="Scales of the implicit path: read if it exists, else written.")
+@click.option("--shapes", multiple=True, metavar="NAME:MIN,OPT,MAX", help="As x:1x3x224x224,8x3x224x224,32x3x224x224.")
+@click.option("--timing-cache", type=FILE, help="TensorRT's tactic timings, read and extended.")
+@click.option("--workspace", type=int, metavar="MIB", help="Limit of TensorRT's scratch memory.")
+@click.option("--dla", type=int, metavar="N", help="DLA core; what it cannot run goes to the GPU.")
+@click.option("--hardware-compatible", is_flag=True, help="The engine loads on other GPUs from Ampere on.")
+@click.option("--version-compatible", is_flag=True, help="The engine loads in later TensorRT versions.")
+@click.option("--path", type=click.Choice(engine.PATHS), help="INT8 by ranges or by Q/DQ. Default: TensorRT's version.")
+@click.option(
+    "--scales", type=click.Choice(engine.SCALES), help="Implicit path: our KL ranges or TensorRT's calibrator."
+)
+@click.option(
+    "--strongly-typed", is_flag=True, help="Types as the model states them (TensorRT 10; 11 has no other way)."
+)
+@click.option(
+    "--for", "elsewhere", metavar="VERSION", help="Prepare for a machine with this TensorRT, as a trtexec script."
+)
+@preprocess_option
+@click.option("-o", "--output", type=FILE, required=True, help="model.engine; model.engine.json says how it was built.")
+@quiet_option
+def build(quiet: bool, **chosen: Any) -> None:
+    """Build a TensorRT engine of MODEL (float, or INT8 with Q/DQ) for this GPU, or prepare it for another."""
+    with Display(quiet) as display:
+        report = build_file(engine.BuildOptions(**chosen), display)
+    for line in engines.build_lines(report, chosen["output"]):
+        click.echo(line)
+
+
+@cli.command()
+@model_argument
 @click.option("--data", required=True, metavar="DATA")
 @metric_option
 @click.option("--reference", type=FILE, help="The original model, for --metric agreement.")
@@ -341,12 +379,21 @@ def evaluate(
 @cli.command()
 @click.argument("models", type=FILE, nargs=-1, required=True)
 @target_option
-@click.option("--batch", type=int, default=1, show_default=True)
+@click.option("--batch", type=int, help="Default: 1, or what an engine was built for.")
 @click.option("--threads", type=click.IntRange(0), default=0)
 @json_option
-def benchmark(models: tuple[Path, ...], target: str, batch: int, threads: int, json_file: Path | None) -> None:
-    """Measure the latency of MODELS in turn; ratios are to the first."""
+def benchmark(models: tuple[Path, ...], target: str, batch: int | None, threads: int, json_file: Path | None) -> None:
+    """Measure the latency of MODELS in turn; ratios are to the first. Engines run on the GPU, with joules."""
+    engine_files = [path.suffix == ".engine" for path in models]
+    if any(engine_files) and not all(engine_files):
+        raise UsageError("benchmark times .onnx models or .engine files, not both in one command")
+    if all(engine_files):
+        found = {str(path): engine.measure(path, batch, profile=json_file is not None) for path in models}
+        if not _give_json({"target": "tensorrt", "models": engines.engine_rows(found)}, json_file):
+            out.print(engines.engine_table(found))
+        return
     runtime = runtime_name(goal(target))
+    batch = 1 if batch is None else batch
     results = steps.benchmark(models, batch, threads, target)
     first = next(iter(results.values())).median_ms
     rows = [{"model": name, "speedup": first / latency.median_ms, **vars(latency)} for name, latency in results.items()]

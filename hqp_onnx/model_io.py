@@ -20,20 +20,20 @@ _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Co
 _EXTERNAL_FROM = 1_900_000_000  # bytes of weights; protobuf ends at 2 GiB
 
 
-def load(path: Path) -> onnx.ModelProto:
-    """The checked float model in ``path``, external data included.
+def load(path: Path, quantized: bool = False) -> onnx.ModelProto:
+    """The checked float model (or, with ``quantized``, a quantized one too) in ``path``, external data included.
 
     Raises:
         ModelError: no such file, not ONNX, corrupt, missing external data, an opset outside
-            11 .. the newest of the installed onnx, no nodes, or already quantized.
+            11 .. the newest of the installed onnx, no nodes, or already quantized unless ``quantized``.
     """
     model = _parse(path)
-    check(model, path)
+    check(model, path, quantized)
     return model
 
 
-def check(model: onnx.ModelProto, path: Path) -> None:
-    """Raise ``ModelError`` unless ``model``, called ``path``, is a whole, valid float model of a known opset."""
+def check(model: onnx.ModelProto, path: Path, quantized: bool = False) -> None:
+    """Raise ``ModelError`` unless ``model``, called ``path``, is whole, valid, of a known opset, and float as asked."""
     if not model.HasField("graph") or not model.opset_import:
         raise ModelError(f"{path}: not an ONNX model. Expected a file written by an ONNX exporter")
     if not model.graph.node:
@@ -41,7 +41,7 @@ def check(model: onnx.ModelProto, path: Path) -> None:
     if tensor := next((t for t in model.graph.initializer if onnx.external_data_helper.uses_external_data(t)), None):
         raise ModelError(f"{path}: external data of '{tensor.name}' are not loaded. Load the model with its data")
     _check_opset(path, model)
-    if node := next((n for n in nodes(model.graph) if is_quantized(n.op_type)), None):
+    if not quantized and (node := next((n for n in nodes(model.graph) if is_quantized(n.op_type)), None)):
         raise ModelError(
             f"{path}: already quantized (node '{node.name or node.output[0]}' is {node.op_type}). Give the float model"
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx.parser
+from bad_builds import bad_builds
 from conftest import MODELS
 
 GOOD = MODELS / "mobilenet_v3_small.onnx"
@@ -165,3 +166,4 @@ def bad_inputs(folder: Path) -> Iterator[tuple[str, list[str], str]]:
         "BatchNormalization",
     )
     yield "a batch of zero", ["benchmark", str(GOOD), "--batch", "0"], "--batch"
+    yield from bad_builds(folder)

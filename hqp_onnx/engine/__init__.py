@@ -1,0 +1,37 @@
+"""TensorRT engines. Nothing outside this package imports tensorrt, and here it is imported on use only.
+
+capability   what a TensorRT version and a device can do, by asking them
+plan         which of TensorRT's ways to INT8 and FP16 is taken, and why: a pure function of the capability
+profiles     --shapes: minimum, optimum and maximum of every dynamic input
+options      what `hqp build` is asked for
+cache        TensorRT's calibration cache as text
+calibrator   Polygraphy's calibrator over checked batches
+builder      Polygraphy's loaders composed: ONNX file -> engine, layers
+trtexec      the same build as a command, for a machine that runs this program and no TensorRT
+device, timing, energy   CUDA events, latency and layer times of an engine, joules
+"""
+
+from __future__ import annotations
+
+from hqp_onnx.engine.cache import ALGORITHMS
+from hqp_onnx.engine.capability import Capability, detect
+from hqp_onnx.engine.device import Device
+from hqp_onnx.engine.options import BuildOptions
+from hqp_onnx.engine.plan import PATHS, PRECISIONS, SCALES, Plan, Request, choose
+from hqp_onnx.engine.timing import EngineLatency, measure
+
+__all__ = [
+    "ALGORITHMS",
+    "PATHS",
+    "PRECISIONS",
+    "SCALES",
+    "BuildOptions",
+    "Capability",
+    "Device",
+    "EngineLatency",
+    "Plan",
+    "Request",
+    "choose",
+    "detect",
+    "measure",
+]

@@ -1,0 +1,141 @@
+"""Power, and energy by the trapezoidal rule over its samples.
+
+    E = sum_i (t_{i+1} - t_i) (P_i + P_{i+1}) / 2        mean power = E / (t_n - t_0)
+
+Discrete GPUs: NVML (package nvidia-ml-py), power of the board. Jetson: tegrastats, power of the module: its input rail
+where it has one, else the sum of its rails (AGX Orin; VDDQ rails are fed from VIN_SYS_5V0, and would count twice).
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from hqp_onnx.errors import MissingRuntimeError
+
+Meter = Callable[[], float]
+"""Watts, now."""
+
+PERIOD_S = 0.02
+_INPUT_RAILS = ("VDD_IN", "POM_5V_IN", "VIN")  # Xavier NX and Orin Nano/NX; Nano; Thor
+_RAIL = re.compile(r"([A-Z][A-Z0-9_]*) (\d+)(?:mW)?/\d+(?:mW)?(?=\s|$)")
+
+
+def module_watts(line: str) -> float | None:
+    """Power of the module in a line of tegrastats (mW there); None for a line without rails."""
+    rails = {name: int(milliwatts) / 1e3 for name, milliwatts in _RAIL.findall(line)}
+    for name in _INPUT_RAILS:
+        if name in rails:
+            return rails[name]
+    parts = [watts for name, watts in rails.items() if name != "NC" and not name.startswith("VDDQ")]
+    return sum(parts) if parts else None
+
+
+@contextmanager
+def open_meter() -> Iterator[Meter | None]:
+    """The power sensor of this machine's GPU; None where there is none that can be read."""
+    if shutil.which("tegrastats"):
+        with _tegrastats() as meter:
+            yield meter
+        return
+    with _nvml() as meter:
+        yield meter
+
+
+@contextmanager
+def _nvml() -> Iterator[Meter | None]:
+    try:
+        import pynvml
+    except ImportError:
+        yield None
+        return
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        pynvml.nvmlDeviceGetPowerUsage(handle)
+    except pynvml.NVMLError:
+        yield None  # no driver, or a GPU without a power sensor
+        return
+    try:
+        yield lambda: float(pynvml.nvmlDeviceGetPowerUsage(handle)) / 1e3
+    finally:
+        pynvml.nvmlShutdown()
+
+
+@contextmanager
+def _tegrastats() -> Iterator[Meter]:
+    with subprocess.Popen(["tegrastats", "--interval", "50"], stdout=subprocess.PIPE, text=True) as process:
+        reader = _Lines(process.stdout)
+        try:
+            yield reader.watts
+        finally:
+            process.terminate()
+            reader.join()
+
+
+class _Lines(threading.Thread):
+    """Keeps the last power that tegrastats printed."""
+
+    def __init__(self, lines: Any) -> None:
+        super().__init__(daemon=True)
+        self._lines, self._last, self._first = lines, 0.0, threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        """Read until tegrastats ends."""
+        for line in self._lines:
+            if (watts := module_watts(line)) is not None:
+                self._last = watts
+                self._first.set()
+
+    def watts(self) -> float:
+        """The last value; waits for the first."""
+        if not self._first.wait(timeout=5):
+            raise MissingRuntimeError("tegrastats prints no power rail: run it by hand, as root if need be")
+        return self._last
+
+
+class Sampler:
+    """Reads a meter every ``period`` seconds in a thread, between entry and exit."""
+
+    def __init__(self, meter: Meter, period: float = PERIOD_S) -> None:
+        self._meter, self._period = meter, period
+        self._stop = threading.Event()
+        self._samples: list[tuple[float, float]] = []
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Sampler:
+        self._read()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._read()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._period):
+            self._read()
+
+    def _read(self) -> None:
+        self._samples.append((time.perf_counter(), self._meter()))
+
+    @property
+    def joules(self) -> float:
+        """Energy between entry and exit."""
+        t, watts = np.array(self._samples).T
+        return float((np.diff(t) * (watts[1:] + watts[:-1]) / 2).sum())
+
+    @property
+    def watts(self) -> float:
+        """Mean power."""
+        return self.joules / (self._samples[-1][0] - self._samples[0][0])

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from hqp_onnx.engine import EngineLatency
+from hqp_onnx.report.engines import build_lines, engine_rows, engine_table
+
+FAST = EngineLatency(8, 100, 2.0, 3.0, {"conv": 1.5}, 10.0, 0.0025)
+SLOW = EngineLatency(1, 50, 1.0, 1.0)
+
+
+def test_rows_hold_ratios_to_the_first() -> None:
+    first, second = engine_rows({"a.engine": FAST, "b.engine": SLOW})
+    assert (first["throughput"], first["speedup"], first["layers"]) == (4000, 1, {"conv": 1.5})
+    assert (second["throughput"], second["speedup"], second["joules"]) == (1000, 0.25, None)
+    assert first["paper_joules"] == pytest.approx(10 * 2e-3 / 8)
+
+
+def test_the_table_leaves_blank_what_was_not_measured() -> None:
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(engine_table({"a.engine": FAST, "b.engine": SLOW}))
+    lines = [line.replace("│", " ").split() for line in console.export_text().splitlines()]
+    assert ["a.engine", "8", "2.000", "3.000", "4000", "1.00x", "10", "2.5", "2.5"] in lines
+    assert ["b.engine", "1", "1.000", "1.000", "1000", "0.25x"] in lines
+
+
+def test_what_was_built_in_words() -> None:
+    report: dict[str, Any] = {
+        "precision": "int8",
+        "path": "implicit",
+        "scales": "own",
+        "strongly_typed": False,
+        "tensorrt": "8.6.2",
+        "built": True,
+        "device": {"name": "Orin", "compute_capability": "8.7"},
+        "bytes": 2_500_000,
+        "layers": [1, 2, 3],
+        "notes": ["a note"],
+    }
+    first, note = build_lines(report, Path("m.engine"))
+    assert first == (
+        "m.engine: 2.50 MB, 3 layers, INT8, implicit, scales: own, weakly typed; TensorRT 8.6.2 on Orin (8.7)"
+    )
+    assert note == "a note"
+    assert build_lines({**report, "built": False}, Path("m.engine"))[0].startswith("m.engine.sh: INT8, implicit")
