@@ -18,7 +18,7 @@ from hqp_onnx.targets import target
 def test_the_same_integers_behind_float_weights(bundled: Path) -> None:
     images = np.load(MODELS / "fashion_mnist_calib.npz")["input"][:8].astype(np.float32)
     graph = canonicalize(to_graph(onnx.load(bundled))).graph
-    quantized, _ = quantize(graph, [Batch({"input": images})], target("tensorrt"), "minmax")
+    quantized = quantize(graph, [Batch({"input": images})], target("tensorrt"), "minmax").graph
     result = restore_float_weights(quantized)
     before, after = to_proto(quantized), to_proto(result.graph)
     onnx.checker.check_model(after, full_check=True)
