@@ -39,9 +39,9 @@ def cases() -> dict[str, tuple[Callable[[], nn.Module], tuple[int, int]]]:
     """Constructor and size of the image, by name."""
     found = {name: (make, (224, 224)) for name, make in networks().items()}
     if importlib.util.find_spec("torchvision"):
-        from zoo_models import _declare_torchvision
+        from zoo_models import declare_torchvision
 
-        _declare_torchvision()
+        declare_torchvision()
         from torchvision import models
 
         found["densenet121_224"] = models.densenet121, (224, 224)

@@ -233,7 +233,7 @@ def entries() -> Iterator[Entry]:
                     yield Entry(f"{source}/{name}@any_size", False, True, make)
 
 
-def _declare_torchvision() -> None:
+def declare_torchvision() -> None:
     """Let torchvision import without its compiled operators: they are declared, and never called here."""
     import torch
 
@@ -253,7 +253,7 @@ def _image(size: tuple[int, ...]) -> dict[str, Any]:
 
 
 def _pytorchcv(name: str) -> tuple[Any, dict[str, Any]]:
-    _declare_torchvision()
+    declare_torchvision()
     import torch
     from pytorchcv.model_provider import get_model
 
@@ -266,7 +266,7 @@ def _pytorchcv(name: str) -> tuple[Any, dict[str, Any]]:
 
 
 def _torchvision(name: str) -> tuple[Any, dict[str, Any]]:
-    _declare_torchvision()
+    declare_torchvision()
     import torchvision
 
     extra = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
@@ -275,7 +275,7 @@ def _torchvision(name: str) -> tuple[Any, dict[str, Any]]:
 
 
 def _timm(name: str) -> tuple[Any, dict[str, Any]]:
-    _declare_torchvision()
+    declare_torchvision()
     import timm
 
     module = timm.create_model(name, pretrained=False, exportable=True)
@@ -284,7 +284,7 @@ def _timm(name: str) -> tuple[Any, dict[str, Any]]:
 
 
 def _transformers(name: str) -> tuple[Any, dict[str, Any]]:
-    _declare_torchvision()
+    declare_torchvision()
     import torch
     import transformers
 
