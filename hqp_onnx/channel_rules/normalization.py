@@ -1,7 +1,8 @@
 """Normalisations. Statistics per channel follow it; statistics over channels would change if one left.
 
-Groups are normalised apart, so a whole group may leave. What is normalised along the labelled axis itself
-(LayerNormalization, Softmax) keeps its channels, unless labels vary along another axis too.
+Groups are normalised apart, so a whole group may leave. What is normalised along the labelled axis itself keeps its
+channels, unless labels vary along another axis too, or the zeros of channels that have left can be put back for the
+statistics and cut off again (LayerNormalization of channels that are zero once removed).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from hqp_onnx.channel_rules.lines import across, along, axis_labels, collapse
+from hqp_onnx.channel_rules.lines import across, along, axis_labels, collapse, varied
 from hqp_onnx.channel_rules.registry import Survivors, rewrite, rule
 
 if TYPE_CHECKING:
@@ -60,13 +61,41 @@ def _over_last_axes(walk: Walk, node: gs.Node) -> None:
     data, *params = node.inputs
     rank = len(walk.sizes(data))
     axes = range(node.attrs.get("axis", -1) % rank, rank)
-    if any(len(walk.sizes(t)) > len(axes) for t in params if t.name):
+    params = [tensor for tensor in params if tensor.name]
+    if any(len(walk.sizes(t)) > len(axes) for t in params):
         return walk.refuse(node, f"{node.op} '{node.name}' has parameters for other axes than it normalises")
-    labels = across(walk, walk.labels(data), axes, f"{node.op} '{node.name}' normalises over channels")
+    labels = walk.labels(data)
+    reason = f"{node.op} '{node.name}' normalises over channels"
+    if walk.zero(data) and len(axes) == 1 and varied(labels) == [rank - 1] and _are_lines(params, labels.size):
+        for tensor in params:
+            walk.tie(walk.param(tensor, 0), labels.ravel(), reason)
+        walk.set(node.outputs[0], labels, residue=0.0)
+        return None
+    labels = across(walk, labels, axes, reason)
     for tensor in node.outputs:
         if tensor.name:
             walk.set(tensor, labels)
     return None
+
+
+def _are_lines(params: list[gs.Tensor], size: int) -> bool:
+    return all(isinstance(tensor, gs.Constant) and list(tensor.shape) == [size] for tensor in params)
+
+
+@rewrite("LayerNormalization", "RMSNormalization")
+def _normalise_with_zeros(survivors: Survivors, node: gs.Node) -> None:
+    """Zeros stand for the channels that have left, so that the statistics are those of the zeroed original."""
+    data = node.inputs[0]
+    last = survivors.rank(data) - 1
+    lost = survivors.losses(data).get(last, 0)
+    if not lost:
+        return
+    left = survivors.counts(data)[last]
+    for index, tensor in enumerate(node.inputs):
+        if tensor.name:
+            before = last if index == 0 else 0
+            survivors.insert(node, index, "Pad", [tensor, np.array([0] * (2 * before + 1) + [lost])])
+    survivors.cut(node, 0, last, left)
 
 
 @rule("Softmax", "LogSoftmax", "Hardmax")

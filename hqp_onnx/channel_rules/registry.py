@@ -99,3 +99,11 @@ class Survivors:
         inputs = [t if isinstance(t, gs.Tensor) else gs.Constant(f"{stem}_{i}", t) for i, t in enumerate(operands)]
         node.inputs[index] = gs.Variable(stem, old.dtype)
         self.added.append(gs.Node(op, f"{stem}_{op}", inputs=inputs, outputs=[node.inputs[index]]))
+
+    def cut(self, node: gs.Node, index: int, axis: int, size: int) -> None:
+        """Put a Slice behind an output of ``node`` that leaves the first ``size`` positions along ``axis``."""
+        old = node.outputs[index]
+        stem = f"{old.name}_{node.name}_pruned"
+        bounds = [gs.Constant(f"{stem}_{i}", np.array([n])) for i, n in enumerate((0, size, axis))]
+        node.outputs[index] = gs.Variable(stem, old.dtype)
+        self.added.append(gs.Node("Slice", f"{stem}_Slice", inputs=[node.outputs[index], *bounds], outputs=[old]))

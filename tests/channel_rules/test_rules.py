@@ -373,6 +373,35 @@ CASES = {
         ops=("LayerNormalization",),
         params=dict.fromkeys("sc", (8,)),
     ),
+    "LayerNormalization of channels last": Case(
+        "t = Transpose<perm=[0,2,3,1]>(a)\n u = LayerNormalization(t, s, c)\n b = Transpose<perm=[0,3,1,2]>(u)",
+        8,
+        ops=("LayerNormalization",),
+        params=dict.fromkeys("sc", (8,)),
+    ),
+    "LayerNormalization without bias": Case(
+        "t = Transpose<perm=[0,2,3,1]>(a)\n u = LayerNormalization(t, s)\n b = Transpose<perm=[0,3,1,2]>(u)",
+        8,
+        params={"s": (8,)},
+    ),
+    "RMSNormalization of channels last": Case(
+        "t = Transpose<perm=[0,2,3,1]>(a)\n u = RMSNormalization(t, s)\n b = Transpose<perm=[0,3,1,2]>(u)",
+        8,
+        params={"s": (8,)},
+        opset=23,
+    ),
+    "LayerNormalization of what zeros do not stay": Case(
+        "q = Sigmoid(a)\n t = Transpose<perm=[0,2,3,1]>(q)\n u = LayerNormalization(t, s)\n"
+        " b = Transpose<perm=[0,3,1,2]>(u)",
+        0,
+        params={"s": (8,)},
+    ),
+    "LayerNormalization by a computed scale": Case(
+        "t = Transpose<perm=[0,2,3,1]>(a)\n k = Relu(s)\n z = ReduceMax<axes=[0,1,2], keepdims=0>(t)\n"
+        " m = Add(k, z)\n u = LayerNormalization(t, m)\n b = Transpose<perm=[0,3,1,2]>(u)",
+        0,
+        params={"s": (8,)},
+    ),
     "LayerNormalization over channels": Case("b = LayerNormalization<axis=1>(a, s)", 0, params={"s": (8, 8, 8)}),
     "RMSNormalization": Case("b = RMSNormalization(a, s)", 8, ops=("RMSNormalization",), params={"s": (8,)}, opset=23),
     "LayerNorm in parts": Case(

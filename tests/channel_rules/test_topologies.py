@@ -380,7 +380,7 @@ TOPOLOGIES = {
             "w3": (8, 9),
             "wy": (9, 3),
         },
-        {("we", 1): 0, ("w1", 1): 7, ("w3", 1): 9},
+        {("we", 1): 8, ("lg", 0): 8, ("w1", 1): 0, ("w3", 1): 9},
     ),
     "class token, LayerNorm": Topology(
         "float[n,5,12] x",
@@ -406,7 +406,7 @@ TOPOLOGIES = {
             "w1": (8, 9),
             "w2": (9, 3),
         },
-        {("we", 1): 0, ("token", 2): 0, ("w1", 1): 9},
+        {("we", 1): 8, ("token", 2): 8, ("w1", 1): 9},
         {"zero": [0], "one_eight": [1, 8]},
     ),
     "class token, pooled": Topology(
