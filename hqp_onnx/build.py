@@ -27,12 +27,12 @@ from hqp_onnx.engine.cache import read_cache, version_number
 from hqp_onnx.engine.calibrator import CalibrationBatches, calibrator
 from hqp_onnx.engine.capability import Capability, detect
 from hqp_onnx.engine.options import BuildOptions
-from hqp_onnx.engine.plan import Plan, choose
+from hqp_onnx.engine.plan import Plan, Request, choose
 from hqp_onnx.engine.profiles import Profile, batch_of, profiles
 from hqp_onnx.errors import ModelError, UsageError
 from hqp_onnx.ledger import write_text
 from hqp_onnx.passes.canonicalize import canonicalize
-from hqp_onnx.passes.cast_float16 import cast_float16
+from hqp_onnx.passes.convert_fp16 import convert_fp16
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.quantize import quantize
 from hqp_onnx.passes.restore_float_weights import restore_float_weights
@@ -87,6 +87,11 @@ def build_file(options: BuildOptions, progress: Progress = silent) -> dict[str, 
         report = _report(job, time.perf_counter() - start)
     write_text(_beside(options.output, ".json"), model_io.json_text(report))
     return report
+
+
+def require_build(precision: str | None) -> None:
+    """Raise what ``build_file`` would on this machine for ``precision``, None being a model with Q/DQ."""
+    choose(Request(precision, quantized=precision is None), detect())
 
 
 def _check(options: BuildOptions, progress: Progress) -> _Job:
@@ -164,7 +169,7 @@ def _prepare(job: _Job) -> gs.Graph:
         graph = quantize(graph, job.data, target("tensorrt"), job.options.calibration, progress=count).graph
     if plan.float_weights:
         graph = restore_float_weights(graph).graph
-    return cast_float16(graph).graph if plan.half else graph
+    return convert_fp16(graph).graph if plan.half else graph
 
 
 def _counter(job: _Job, total: int) -> Callable[[int], None]:

@@ -195,6 +195,7 @@ def cli() -> None:
 @click.option("--threads", type=click.IntRange(0), default=0, help="Threads of the runtime; 0 takes its choice.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random saliency and of draws.")
 @click.option("--resume", is_flag=True, help="Go on with what OUT holds.")
+@click.option("--build", is_flag=True, help="Build a TensorRT engine of the result, and hold it to the budget too.")
 @click.option("-o", "--output", type=FILE, required=True, metavar="OUT", help="Folder for the models and the report.")
 @json_option
 @quiet_option

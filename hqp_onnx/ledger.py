@@ -24,7 +24,7 @@ class Trial:
     """One evaluated candidate.
 
     Attributes:
-        precision: ``fp32``, ``int8`` or ``mixed``; ``mixed+n`` with n more nodes in float.
+        precision: ``fp32``, ``fp16``, ``int8`` or ``mixed``; ``mixed+n`` with n more nodes in float.
         removed: units of the search's order that were to leave; fewer do where widths must stay aligned.
         sparsity: units that left, as a share of the prunable units.
         metric: on D_val; an upper bound where ``complete`` is False (rejected before every sample was seen).

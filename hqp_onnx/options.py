@@ -19,8 +19,8 @@ from hqp_onnx.saliency import ENGINES, SALIENCIES
 from hqp_onnx.search import SEARCHES, aligned, removal_order, step_size
 from hqp_onnx.targets import target
 
-PRECISIONS = ("mixed", "int8", "fp32")
-_NOT_RESULTS = ("model", "calib", "val", "output", "test", "threads", "resume", "preprocess")
+PRECISIONS = ("mixed", "int8", "fp16", "fp32")
+_NOT_RESULTS = ("model", "calib", "val", "output", "test", "threads", "resume", "preprocess", "build")
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Options:
     threads: int = 0
     seed: int = 0
     resume: bool = False
+    build: bool = False
 
     def __post_init__(self) -> None:
         for option, value, known in (
@@ -63,6 +64,8 @@ class Options:
         ):
             if value not in known:
                 raise UsageError(f"{option} {value}: expected one of {', '.join(known)}")
+        if self.build and self.target != "tensorrt":
+            raise UsageError(f"--build: engines are TensorRT's, and --target is {self.target}. Use --target tensorrt")
         if self.draws < 1:
             raise UsageError(f"--draws {self.draws}: expected at least 1")
         Budget(Scores(np.ones(1), 1), self.max_drop)

@@ -1,7 +1,7 @@
 """The main job: the fastest pruned and quantized model whose metric stays inside the budget, and a report on it.
 
     baseline -> saliency (and moments) -> search over pruned FP32 candidates -> INT8 of the result where it pays,
-    with less of either where the budget demands it -> the written files evaluated -> report
+    with less of either where the budget demands it -> the written files evaluated -> report [-> engine]
 
 Every verdict is a line of the ledger, and every larger intermediate result a file beside it, so that an
 interrupted run resumes to the same model.
@@ -20,7 +20,7 @@ from pathlib import Path
 import onnx
 import onnx_graphsurgeon as gs
 
-from hqp_onnx import cost, model_io
+from hqp_onnx import cost, model_io, parity
 from hqp_onnx.candidates import Candidates
 from hqp_onnx.constraint import Budget
 from hqp_onnx.dataset import Dataset
@@ -37,25 +37,40 @@ from hqp_onnx.report.rows import Measured, make_rows
 from hqp_onnx.runners import open_runner, remarks, runtime_name, stand_in
 from hqp_onnx.runtime import Runner
 from hqp_onnx.search import SEARCHES, bisect, removal_order, step_size
-from hqp_onnx.steps import Model, Progress, Ranking, open_data, open_loss, open_model, rank, removal_ledger, silent
+from hqp_onnx.steps import (
+    Model,
+    Progress,
+    Ranking,
+    in_float16,
+    open_data,
+    open_loss,
+    open_model,
+    rank,
+    removal_ledger,
+    silent,
+)
 from hqp_onnx.targets import target
 
 log = logging.getLogger(__name__)
 
 MOMENTS = "moments.npz"
 SENSITIVITY_SAMPLES = 100
+OPTIONAL = ("int8.onnx", "fp16.onnx", *parity.FILES)
 NOISE = 0.02  # of a ratio of latencies
 
 
 def optimize(options: Options, progress: Progress = silent) -> Report:
-    """Run the main job and write OUT/: pruned.onnx, int8.onnx, ledger.json, ledger.jsonl, report.json.
+    """Run the main job and write OUT/: pruned.onnx, int8.onnx (or fp16.onnx), ledger.json, ledger.jsonl, report.json.
 
     All input is checked before OUT is touched. Where no quantized model is inside the budget though one was asked for,
-    ``report.met`` is False and the best admissible model is pruned.onnx.
+    ``report.met`` is False and the best admissible model is pruned.onnx. ``options.build`` adds model.engine, see
+    ``parity``.
 
     Raises:
         HqpError: bad input.
     """
+    if options.build:
+        parity.require_engine(options)
     metric = load_metric(options.metric)
     open_loss(options.loss)
     model = open_model(options.model, options.threads, options.target)
@@ -70,8 +85,14 @@ def optimize(options: Options, progress: Progress = silent) -> Report:
 def budget_error(report: Report) -> BudgetError:
     """The error that says that ``report`` missed its budget."""
     drop = 100 * report.settings["max_drop"]
+    if report.engine is not None and not report.engine.admitted:
+        return BudgetError(
+            f"the engine of {report.model} loses {100 * report.engine.val_drop:.2f} points of a budget of {drop:g}: "
+            f"the best admissible model is {report.shipped}. Allow a larger --max-drop, or see 'hqp compare'"
+        )
+    kind = "FP16" if report.settings["precision"] == "fp16" else "INT8"
     return BudgetError(
-        f"no INT8 model of {report.model} is inside the budget of {drop:g} points: the best admissible model, "
+        f"no {kind} model of {report.model} is inside the budget of {drop:g} points: the best admissible model, "
         f"{report.shipped}, is FP32. Allow a larger --max-drop, or try another --calibration"
     )
 
@@ -172,6 +193,8 @@ class _Job:
     def _graph(self, precision: str, removed: int) -> gs.Graph:
         if precision == "fp32":
             return self.candidates.pruned(removed)
+        if precision == "fp16":
+            return in_float16(self.candidates.pruned(removed)).graph
         return self.candidates.quantized(removed, self.floats[precision])
 
     def _session(self, precision: str, removed: int) -> Runner:
@@ -271,20 +294,20 @@ class _Job:
         """Write the models, measure what was written, write the report; ``chosen`` is the quantized candidate."""
         output, cache, quantizes = self.options.output, self.ledger.cache, self.options.precision != "fp32"
         made = {"pruned": ("fp32", removed, output / "pruned.onnx")}
-        if quantizes:
+        if self.options.precision in ("int8", "mixed"):
             made = {"q8_only": ("int8", 0, cache / "q8_only.onnx"), **made}
-        if chosen is None:
-            (output / "int8.onnx").unlink(missing_ok=True)  # of an earlier run
-        else:
-            if self.floats[chosen[0]]:
+        if chosen is not None:
+            if self.floats.get(chosen[0]):
                 made["int8_everywhere"] = ("int8", chosen[1], cache / "int8_everywhere.onnx")
-            made["hqp"] = (*chosen, output / "int8.onnx")
+            made["hqp"] = (*chosen, output / ("fp16.onnx" if chosen[0] == "fp16" else "int8.onnx"))
+        for earlier in {output / name for name in OPTIONAL} - {file for *_, file in made.values()}:
+            earlier.unlink(missing_ok=True)
         models = {"baseline": self._measured(self.options.model, self.model.session, 0)}
         for name, (precision, count, file) in made.items():
             model_io.save(self._graph(precision, count), file)
             models[name] = self._measured(file, self._load(file), count)
         models.setdefault("hqp", models["pruned"])
-        _, count, shipped = made.get("hqp", made["pruned"])
+        precision, count, shipped = made.get("hqp", made["pruned"])
         if not self.budget.admits(models["hqp"].val):
             raise BudgetError(
                 f"{shipped}: {models['hqp'].val.metric:.4f} on {self.options.val} does not repeat its trial"
@@ -302,17 +325,39 @@ class _Job:
             settings=self.options.settings(),
             trials=tuple(self.ledger.trials.values()),
             spent=self._spent(count, rows["hqp"].val_drop),
-            floats=tuple(self.floats[chosen[0]]) if chosen else (),
+            floats=tuple(self.floats.get(precision, ())),
             cost=self._cost(),
             seconds=self.ledger.seconds,
             units={"all": self.channels.units, "prunable": len(self.channels.prunable), "removed": len(plan)},
             machine=machine(self.options.threads, runtime_name(self.target)),
-            notes=self._notes(rows),
+            notes=self._notes(rows, shipped.name),
         )
         write_text(output / "report.json", model_io.json_text(report.json()))
+        if self.options.build:
+            report = self._with_engine(report, precision, count, models)
+            write_text(output / "report.json", model_io.json_text(report.json()))
         for spent in (*cache.glob("*.onnx"), cache / MOMENTS):  # large, and soon made again
             spent.unlink(missing_ok=True)
         return report
+
+    def _with_engine(self, report: Report, precision: str, removed: int, models: Mapping[str, Measured]) -> Report:
+        """The report, which holds good without it, and the engine; one in float16 is built from float32."""
+        source = Path(report.shipped)
+        if precision == "fp16":
+            source = self.ledger.cache / "engine.onnx"
+            model_io.save(self._graph("fp32", removed), source)
+        with self._timed("engine"):
+            return parity.add_engine(
+                report,
+                source,
+                precision,
+                self.options,
+                models,
+                self.budget,
+                self._scores,
+                self.sample,
+                self.progress,
+            )
 
     def _spent(self, removed: int, drop: float) -> dict[str, float]:
         """What pruning and the change of precision took of the budget, on D_val."""
@@ -321,11 +366,11 @@ class _Job:
             pruning = self.budget.baseline.metric - self.ledger.trials["fp32", removed].metric
         return {"pruning": pruning, "precision": drop - pruning, "left": self.budget.max_drop - drop}
 
-    def _notes(self, rows: Mapping[str, Row]) -> tuple[str, ...]:
+    def _notes(self, rows: Mapping[str, Row], shipped: str) -> tuple[str, ...]:
         """What a reader of the table should not miss."""
         notes = [f"{TITLES[name]} is slower than the input on this machine" for name in rows if rows[name].speedup < 1]
         if rows["pruned"].speedup > (1 + NOISE) * rows["hqp"].speedup:
-            notes.append("pruned.onnx (FP32) is faster than int8.onnx on this machine")
+            notes.append(f"pruned.onnx (FP32) is faster than {shipped} on this machine")
         return (*notes, *stand_in(self.target), *remarks(self.target, self.options.precision))
 
     def _measured(self, path: Path, session: Runner, removed: int) -> Measured:

@@ -24,6 +24,7 @@ from hqp_onnx.ledger import write_text
 from hqp_onnx.metrics import FloatArray, Metric, Scores, classes, evaluate, load_metric, predictions
 from hqp_onnx.moments import input_moments
 from hqp_onnx.options import Pruning
+from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.canonicalize import canonicalize_with_shapes
 from hqp_onnx.passes.compensate import compensate
 from hqp_onnx.passes.convert_fp16 import convert_fp16
@@ -357,7 +358,7 @@ def quantize_file(
     if precision == "fp16":
         if calibration_out is not None:
             raise UsageError("--calibration-out needs --precision int8: float16 takes no calibration")
-        made = convert_fp16(fold_batchnorm(open_model(path).graph).graph)
+        made = in_float16(open_model(path).graph)
         model_io.save(made.graph, output)
         return (*made.notes, *remarks(goal, precision))
     if data is None:
@@ -369,6 +370,11 @@ def quantize_file(
     if calibration_out is not None:
         write_calibration(quantized.calibration, calibration_out, tensorrt_version)
     return remarks(goal, precision)
+
+
+def in_float16(graph: gs.Graph) -> PassResult:
+    """``graph`` (canonical, float32) in float16; see ``passes.convert_fp16``."""
+    return convert_fp16(fold_batchnorm(graph).graph)
 
 
 def quantize_model(model: Model, data: Dataset, goal: Target, method: str, progress: Progress = silent) -> Quantized:

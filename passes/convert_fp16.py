@@ -2,10 +2,12 @@
 
 onnxruntime's converter does the work: weights and activations become float16, with a Cast at every float32 input and
 output, and around the operators that have no float16 (TopK, CumSum, ...). Constants beyond +-65504 are cut to it (the
--inf of attention masks stays far below any score), those between 0 and 6e-8 are raised to it, so that an epsilon stays
-above zero. What it leaves undone is done here: its nodes are sorted, and the types of the result are checked, since it
-finds where casts belong by shape inference, which may not reach everywhere. Activations that overflow show only on
-data: evaluate the result.
+-inf of attention masks stays far below any score), those between 0 and 6e-8 are raised to it, so that an epsilon or a
+scale stays above zero. What it leaves undone is done here: a graph with Q/DQ is brought to opset 19 first, since only
+from there on may scales, and what surrounds the integers, be float16; nodes whose attributes state float32 in a way
+that it does not know stay as they are, behind a Cast; its nodes are sorted, and the types of the result are checked,
+since it finds where casts belong by shape inference, which may not reach everywhere. Activations that overflow show
+only on data: evaluate the result.
 """
 
 from __future__ import annotations
@@ -22,31 +24,41 @@ from hqp_onnx.runtime import float16_converter
 __all__ = ["convert_fp16"]
 
 _LARGEST = float(np.finfo(np.float16).max)
+_QDQ_OPSET = 19
+_WINDOWS = frozenset({"HannWindow", "HammingWindow", "BlackmanWindow", "MelWeightMatrix"})
+_FLOAT_VALUES = frozenset({"value_float", "value_floats"})
 
 
 def convert_fp16(graph: gs.Graph) -> PassResult:
-    """``graph`` (canonical, sorted; not changed) in float16; notes name the weights that were cut.
+    """``graph`` (sorted, float32 or Q/DQ; not changed) in float16; notes name the weights that were cut.
 
     Raises:
-        ModelError: the graph is quantized, has no float32 values, or no valid float16 form.
+        ModelError: the graph has no float32 values, or no valid float16 form.
         MissingRuntimeError: onnxruntime is not installed.
     """
-    if quantized := next((node for node in graph.nodes if is_quantized(node.op)), None):
-        raise ModelError(f"node '{quantized.name}' ({quantized.op}): the model is quantized; give the float model")
     floats = [tensor for tensor in graph.tensors().values() if tensor.dtype == np.float32]
     if not floats:
         raise ModelError("the model has no float32 tensors: there is nothing to convert to float16")
     convert = float16_converter()
+    stays = [node.name for node in graph.nodes if node.op in _WINDOWS or _FLOAT_VALUES & node.attrs.keys()]
     try:
-        converted = convert(to_proto(graph.copy()), keep_io_types=True)
+        converted = convert(_with_opset(graph), keep_io_types=True, node_block_list=stays)
         result = to_graph(converted).cleanup().toposort()
         onnx.checker.check_model(to_proto(result), full_check=True)
-    except Exception as e:  # the converter asserts, onnx's inference and checker have types of their own
+    except Exception as e:  # the converters assert, onnx's inference and checker have types of their own
         raise ModelError(f"the model has no float16 form: {one_line(e)}") from e
     found = result.tensors()
     beyond = [t.name for t in floats if isinstance(t, gs.Constant) and _beyond(t.values)]
     cut = [name for name in beyond if name in found and found[name].dtype == np.float16]
     return PassResult(result, True, tuple(f"'{name}' has finite values beyond 65504, cut to it" for name in cut))
+
+
+def _with_opset(graph: gs.Graph) -> onnx.ModelProto:
+    """A copy, at opset 19 or above where it holds Q/DQ."""
+    model = to_proto(graph.copy())
+    if graph.opset >= _QDQ_OPSET or not any(is_quantized(node.op) for node in graph.nodes):
+        return model
+    return onnx.version_converter.convert_version(model, _QDQ_OPSET)
 
 
 def _beyond(values: np.ndarray) -> bool:

@@ -143,6 +143,7 @@ def bad_inputs(folder: Path) -> Iterator[tuple[str, list[str], str]]:
     yield "a width above one", optimize(GOOD, good, good, "--min-width", "2"), "--min-width"
     yield "an unknown saliency", optimize(GOOD, good, good, "--saliency", "magic"), "magic"
     yield "an unknown target", optimize(GOOD, good, good, "--target", "abacus"), "abacus"
+    yield "an engine for onnxruntime", optimize(GOOD, good, good, "--build"), "Use --target tensorrt"
     yield "an unknown metric", optimize(GOOD, good, good, "--metric", "f1"), "f1"
     yield "a metric file that is missing", optimize(GOOD, good, good, "--metric", str(folder / "m.py:f")), "m.py"
     (folder / "in_the_way").touch()

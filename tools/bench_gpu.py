@@ -35,7 +35,7 @@ from hqp_onnx.engine.options import BuildOptions
 from hqp_onnx.errors import HqpError
 from hqp_onnx.model_io import load, save, to_graph
 from hqp_onnx.passes.canonicalize import canonicalize
-from hqp_onnx.passes.cast_float16 import cast_float16
+from hqp_onnx.passes.convert_fp16 import convert_fp16
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 
 ROOT = Path(__file__).parents[1]
@@ -94,7 +94,7 @@ def variants(model: Path, folder: Path) -> Variants:
 
 def half(model: Path, folder: Path) -> Path:
     path = folder / f"{model.stem}-fp16.onnx"
-    save(cast_float16(fold_batchnorm(canonicalize(to_graph(load(model))).graph).graph).graph, path)
+    save(convert_fp16(fold_batchnorm(canonicalize(to_graph(load(model))).graph).graph).graph, path)
     return path
 
 

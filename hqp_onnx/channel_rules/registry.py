@@ -105,5 +105,5 @@ class Survivors:
         old = node.outputs[index]
         stem = f"{old.name}_{node.name}_pruned"
         bounds = [gs.Constant(f"{stem}_{i}", np.array([n])) for i, n in enumerate((0, size, axis))]
-        node.outputs[index] = gs.Variable(stem, old.dtype)
+        node.outputs[index], old.shape = gs.Variable(stem, old.dtype), None
         self.added.append(gs.Node("Slice", f"{stem}_Slice", inputs=[node.outputs[index], *bounds], outputs=[old]))

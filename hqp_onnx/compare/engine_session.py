@@ -19,9 +19,7 @@ from polygraphy.exception import PolygraphyException
 from polygraphy.logger import G_LOGGER
 
 from hqp_onnx.compare.runner import SILENT
-from hqp_onnx.dataset import Dataset
 from hqp_onnx.errors import MissingRuntimeError, ModelError, one_line
-from hqp_onnx.metrics import Metric, Progress, Scores, evaluate
 from hqp_onnx.runtime import Array, TensorSpec
 
 SUFFIXES = (".engine", ".plan", ".trt")
@@ -78,16 +76,6 @@ class EngineSession:
         outputs = _quietly(f"{self._path}: TensorRT cannot run the engine", lambda: self._runner.infer(padded))
         cut = {name: v[: stop - start] if np.ndim(v) and len(v) == len(rows) else v for name, v in outputs.items()}
         return {name: np.array(v) for name, v in cut.items()}  # the runner writes its next outputs into the same memory
-
-
-def engine_scores(path: Path, data: Dataset, metric: Metric, progress: Progress | None = None) -> Scores:
-    """Scores of an engine on ``data``, sample by sample, to be held against a budget as those of any other model.
-
-    Raises:
-        MissingRuntimeError, ModelError: see ``EngineSession``.
-        UsageError: see ``metrics.evaluate``.
-    """
-    return evaluate(EngineSession(path), data, metric, progress=progress)
 
 
 def _quietly(what: str, call: Callable[[], Any]) -> Any:

@@ -20,6 +20,7 @@ TITLES = {
     "pruned": "Pruned-only",
     "int8_everywhere": "HQP, all INT8",
     "hqp": "HQP",
+    "engine": "Engine, on the GPU",
 }
 QAT_EPOCHS, QAT_SAMPLES = 10, 50_000  # a short fine-tuning on a training set of CIFAR's size
 
@@ -42,6 +43,31 @@ class Row:
     latency_p10_ms: float
     latency_p90_ms: float
     speedup: float
+    bytes: int
+    size_reduction: float
+    params: int
+    macs: int
+    sparsity: float
+
+
+@dataclass(frozen=True)
+class EngineRow:
+    """The TensorRT engine of the model that ships; fields as in ``Row``, ``admitted`` if it is inside the budget.
+
+    ``latency_ms`` is the median between CUDA events of one run of ``batch`` samples on the GPU. It has no ratio to the
+    other rows, which are not measured there.
+    """
+
+    metric: float
+    drop: float
+    drop_low: float
+    drop_high: float
+    val_metric: float
+    val_drop: float
+    admitted: bool
+    latency_ms: float
+    latency_p99_ms: float
+    batch: int
     bytes: int
     size_reduction: float
     params: int
@@ -82,7 +108,7 @@ class Report:
 
     ``rows`` are in the paper's order, ``hqp`` being the shipped model. ``spent`` says what pruning and the change of
     precision took of the budget on D_val, and what is left. ``floats`` are first outputs of nodes of the shipped model
-    that could be quantized and stay in float.
+    that could be quantized and stay in float. ``engine`` is None unless one was built.
     """
 
     model: str
@@ -100,6 +126,7 @@ class Report:
     units: Mapping[str, Any]
     machine: Mapping[str, str]
     notes: tuple[str, ...]
+    engine: EngineRow | None = None
 
     def json(self) -> dict[str, Any]:
         """JSON values; every row is a top-level key."""
@@ -119,4 +146,9 @@ class Report:
             "notes": list(self.notes),
             "trials": [asdict(trial) for trial in self.trials],
         }
-        return {**{name: asdict(row) for name, row in self.rows.items()}, **rest}
+        return {name: asdict(row) for name, row in self.all_rows.items()} | rest
+
+    @property
+    def all_rows(self) -> dict[str, Row | EngineRow]:
+        """``rows``, and that of the engine where there is one."""
+        return {**self.rows, **({} if self.engine is None else {"engine": self.engine})}

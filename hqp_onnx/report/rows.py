@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hqp_onnx.constraint import paired_drop
+from hqp_onnx.engine import EngineLatency
 from hqp_onnx.latency import measure
 from hqp_onnx.metrics import Scores
-from hqp_onnx.report.results import Row
+from hqp_onnx.report.results import EngineRow, Row
 from hqp_onnx.runtime import Array, Runner
 
 
@@ -52,3 +53,25 @@ def make_rows(models: Mapping[str, Measured], feeds: Mapping[str, Array]) -> dic
             sparsity=model.sparsity,
         )
     return rows
+
+
+def engine_row(base: Measured, engine: Measured, latency: EngineLatency, admitted: bool) -> EngineRow:
+    """The row of an engine; ``base`` is the baseline, ``latency`` the GPU's."""
+    interval = paired_drop(base.scores.values, engine.scores.values)
+    return EngineRow(
+        metric=engine.scores.metric,
+        drop=interval.drop,
+        drop_low=interval.low,
+        drop_high=interval.high,
+        val_metric=engine.val.metric,
+        val_drop=base.val.metric - engine.val.metric,
+        admitted=admitted,
+        latency_ms=latency.median_ms,
+        latency_p99_ms=latency.p99_ms,
+        batch=latency.batch,
+        bytes=engine.bytes,
+        size_reduction=1 - engine.bytes / base.bytes,
+        params=engine.params,
+        macs=engine.macs,
+        sparsity=engine.sparsity,
+    )

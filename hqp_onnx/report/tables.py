@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from hqp_onnx.latency import Latency
-from hqp_onnx.report.results import TITLES, CostModel, Report
+from hqp_onnx.report.results import TITLES, CostModel, Report, Row
 
 
 def report_table(report: Report) -> Table:
@@ -19,11 +19,11 @@ def report_table(report: Report) -> Table:
     table.add_column("", no_wrap=True)
     for column in ("latency ms", "speedup", "size MB", "smaller", "metric %", "drop (95 % interval)", "θ %", "MACs M"):
         table.add_column(column, justify="right", no_wrap=True)
-    for name, row in report.rows.items():
+    for name, row in report.all_rows.items():
         table.add_row(
             TITLES[name],
             f"{row.latency_ms:.3f}",
-            f"{row.speedup:.2f}x",
+            f"{row.speedup:.2f}x" if isinstance(row, Row) else "",
             f"{row.bytes / 1e6:.2f}",
             f"{100 * row.size_reduction:.0f} %",
             f"{100 * row.metric:.2f}",

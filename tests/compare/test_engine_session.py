@@ -12,7 +12,7 @@ from polygraphy.common import TensorMetadata
 from polygraphy.datatype import DataType
 from polygraphy.exception import PolygraphyException
 
-from hqp_onnx.compare import EngineSession, engine_scores, engine_session
+from hqp_onnx.compare import EngineSession, engine_session
 from hqp_onnx.compare.contenders import open_contenders
 from hqp_onnx.dataset import ArraySource, Dataset
 from hqp_onnx.errors import MissingRuntimeError, ModelError, UsageError
@@ -104,9 +104,9 @@ def test_fixed_batch_and_release(engine: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_scores_are_those_of_the_same_model(engine: Path) -> None:
     labels = np.arange(11) % 5
-    data = Dataset(ArraySource("test", {"x": X}, labels), EngineSession(engine).inputs, batch_size=7)
-    metric = load_metric("top1")
-    found = engine_scores(engine, data, metric)
+    session, metric = EngineSession(engine), load_metric("top1")
+    data = Dataset(ArraySource("test", {"x": X}, labels), session.inputs, batch_size=7)
+    found = evaluate(session, data, metric)
     np.testing.assert_array_equal(found.values, (X.argmax(1) == labels).astype(float))
     assert found.metric == evaluate(Session(MODEL), data, metric).metric
 

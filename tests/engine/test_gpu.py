@@ -18,7 +18,9 @@ from hqp_onnx.engine.options import BuildOptions
 from hqp_onnx.engine.timing import EngineSession
 from hqp_onnx.errors import UsageError
 from hqp_onnx.model_io import to_graph, to_proto
-from hqp_onnx.passes.cast_float16 import cast_float16
+from hqp_onnx.options import Options
+from hqp_onnx.passes.convert_fp16 import convert_fp16
+from hqp_onnx.pipeline import optimize
 from hqp_onnx.runtime import Session, onnxruntime
 
 pytestmark = pytest.mark.gpu
@@ -85,7 +87,7 @@ def test_float16_on_the_cuda_provider(gpu: Device, bundled: Path, data: Path) ->
         pytest.skip("this onnxruntime has no CUDA provider")
     if hasattr(ort, "preload_dlls"):
         ort.preload_dlls()
-    half = to_proto(cast_float16(to_graph(onnx.load(bundled))).graph)
+    half = to_proto(convert_fp16(to_graph(onnx.load(bundled))).graph)
     found = Session(half, providers=("CUDAExecutionProvider",)).run(images(data))["logits"]
     expected = Session(bundled).run(images(data))["logits"]
     assert np.abs(found - expected).max() <= 0.02 * np.abs(expected).max()
@@ -142,3 +144,16 @@ def test_latency_layers_and_energy(tensorrt: Capability, tmp_path: Path) -> None
     assert many.throughput > one.throughput
     assert sum(one.layers.values()) > 0
     assert one.joules is None or many.joules < one.joules
+
+
+def test_an_optimized_model_and_its_engine_are_inside_one_budget(tensorrt: Capability, tmp_path: Path) -> None:
+    with np.load(MODELS / "fashion_mnist_val.npz") as arrays:
+        np.savez(tmp_path / "few.npz", input=arrays["input"][:500], labels=arrays["labels"][:500])
+    few, output = str(tmp_path / "few.npz"), tmp_path / "out"
+    precision = "int8" if tensorrt.device and tensorrt.device.int8 else "fp16"
+    chosen = {"precision": precision, "target": "tensorrt", "saliency": "l2", "step": 0.1, "max_drop": 0.05}
+    report = optimize(Options(MODELS / "resnet18.onnx", few, few, output, build=True, **chosen))
+    assert report.engine is not None and report.engine.admitted
+    assert report.shipped == str(output / "model.engine")
+    assert abs(report.engine.val_metric - report.rows["hqp"].val_metric) <= 0.02
+    assert 0 < report.engine.latency_ms <= report.engine.latency_p99_ms

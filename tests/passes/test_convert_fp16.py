@@ -13,15 +13,44 @@ from conftest import MODELS
 from onnx.reference import ReferenceEvaluator
 from oracle import require_runtime, run
 
+from hqp_onnx.calibration import Calibration, Range
 from hqp_onnx.errors import MissingRuntimeError, ModelError
 from hqp_onnx.model_io import load, to_graph, to_proto
 from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.passes.convert_fp16 import convert_fp16
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
+from hqp_onnx.passes.insert_qdq import insert_qdq
+from hqp_onnx.targets import target
 
 ZOO = Path(__file__).parents[1] / "zoo"
 HEADER = '<ir_version: 8, opset_import: ["" : 17]>'
+OPERATORS = {  # body, and what it needs beside x
+    "sizes of Resize are float32": 'y = Resize<mode="linear">(x, , s)',
+    "a filled tensor": "d = Shape(x)  o = ConstantOfShape<value = float[1] {2.0}>(d)  y = Mul(x, o)",
+    "a tensor filled by default": "d = Shape(x)  o = ConstantOfShape(d)  y = Add(x, o)",
+    "a constant": "c = Constant<value_float = 0.5>()  y = Mul(x, c)",
+    "a cast to float": "i = Cast<to=7>(x)  f = Cast<to=1>(i)  y = Add(x, f)",
+    "an optional input left out": "y = Clip(x, , h)",
+    "an input that is an output's only source": "y = Identity(x)",
+    "an operator without float16": 'b = BitShift<direction="LEFT">(n, n)  f = Cast<to=1>(b)  y = Mul(x, f)',
+    "a window": "k = Constant<value_int = 4>()  w = HannWindow(k)  y = Mul(x, w)",
+}
 TOLERANCE = 2e-3  # float16 has 11 bits: 5e-4 per rounding, which deep graphs add up
+
+
+def with_body(body: str, opset: int = 17) -> onnx.ModelProto:
+    text = (
+        f'<ir_version: 8, opset_import: ["" : {opset}]> g (float[1, 2, 4, 4] x) => (float[N, C, H, W] y) {{ {body} }}'
+    )
+    model = onnx.parser.parse_model(text)
+    constants = {
+        "s": np.float32([1, 1, 2, 2]),
+        "h": np.float32(0.25),
+        "n": np.ones((4,), np.uint8),
+    }
+    used = {name for node in model.graph.node for name in node.input}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(v, k) for k, v in constants.items() if k in used)
+    return model
 
 
 def parsed(text: str) -> onnx.ModelProto:
@@ -101,10 +130,82 @@ def test_constants_stay_finite_and_above_zero() -> None:
     assert [r.notes for r in results] == [("'big' has finite values beyond 65504, cut to it",), ()]
 
 
+@pytest.mark.parametrize("name", OPERATORS)
+def test_operators(name: str) -> None:
+    model = with_body(OPERATORS[name])
+    x = np.random.default_rng(0).uniform(-2, 2, (1, 2, 4, 4)).astype(np.float32)
+    half = to_proto(convert_fp16(to_graph(model)).graph)
+    onnx.checker.check_model(half, full_check=True)
+    expected, found = run(model, {"x": x})[0], run(half, {"x": x})[0]
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=4e-3)  # |values| <= 4: two roundings of 2^-11
+
+
+def test_operators_without_float16_are_computed_in_float32() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[1, 6, 4] b, float[1, 1, 6] s) => (int64[N, 3] y) {
+     a = Neg(b)  c = Neg(a)  y = NonMaxSuppression(c, s, m, t, t) }"""
+    model = onnx.parser.parse_model(text)
+    for name, value in (("m", np.int64([3])), ("t", np.float32([0.5]))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    half = to_proto(convert_fp16(to_graph(model)).graph)
+    onnx.checker.check_model(half, full_check=True)
+    rng = np.random.default_rng(0)
+    corner = rng.integers(0, 8, (1, 6, 2))
+    feeds = {
+        "b": np.concatenate([corner, corner + 4], 2).astype(np.float32),
+        "s": np.float32(rng.integers(0, 64, (1, 1, 6))),
+    }
+    np.testing.assert_array_equal(run(half, feeds)[0], run(model, feeds)[0])
+    (nms,) = (node for node in half.graph.node if node.op_type == "NonMaxSuppression")
+    assert list(nms.input[2:]) == ["m", "t", "t"]
+
+
+def test_qdq_becomes_float16_at_opset_19() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[N, 3, 4, 4] x) => (float[N, 2, 4, 4] y) {
+         h = Conv(x, w)  y = Relu(h) }"""
+    )
+    weight = np.random.default_rng(0).normal(size=(2, 3, 1, 1)).astype(np.float32)
+    weight[1] *= 1e-7  # a scale below the smallest float16
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    quantized = insert_qdq(to_graph(model), Calibration({"x": Range(-2, 2, 2)}, "minmax"), target("tensorrt")).graph
+    half = to_proto(convert_fp16(quantized).graph)
+    onnx.checker.check_model(half, full_check=True)
+    assert half.opset_import[0].version == 19
+    kinds = {t.name: t.data_type for t in half.graph.initializer}
+    assert set(kinds.values()) == {onnx.TensorProto.INT8, onnx.TensorProto.FLOAT16}
+    scales = next(onnx.numpy_helper.to_array(t) for t in half.graph.initializer if t.name.startswith("w/axis0/scale"))
+    assert (scales > 0).all()
+    x = np.random.default_rng(1).uniform(-2, 2, (2, 3, 4, 4)).astype(np.float32)
+    np.testing.assert_allclose(run(half, {"x": x})[0], run(to_proto(quantized), {"x": x})[0], atol=1e-2)
+
+
+def test_float_weights_behind_a_pair_keep_their_signs() -> None:
+    text = """<ir_version: 9, opset_import: ["" : 19]> g (float[N, 3] x) => (float[N, 3] y)
+     <float[3] w = {-1.0, 0.5, -0.25}, float s = {0.0078125}, int8 z = {0}> {
+     q = QuantizeLinear(w, s, z)  d = DequantizeLinear(q, s, z)  y = Mul(x, d) }"""
+    model = onnx.parser.parse_model(text)
+    half = to_proto(convert_fp16(to_graph(model)).graph)
+    x = np.float32([[1, 2, 4]])
+    np.testing.assert_array_equal(run(half, {"x": x})[0], [[-1, 1, -1]])
+
+
+def test_subgraphs_become_float16_too() -> None:
+    model = parsed(
+        """g (float[n] x, bool c) => (float[n] y) <float[1] w = {0.5}> {
+         h = Mul(x, w)
+         y = If(c) <then_branch = t () => (float[n] a) { a = Neg(h) },
+                    else_branch = e () => (float[n] b) <float[1] v = {3.0}> { b = Mul(h, v) }> }"""
+    )
+    half = to_proto(convert_fp16(to_graph(model)).graph)
+    branch = next(node for node in half.graph.node if node.op_type == "If").attribute[1].g
+    assert [t.data_type for t in branch.initializer] == [onnx.TensorProto.FLOAT16]
+    for chosen in (True, False):
+        feeds = {"x": np.float32([1, -2, 4]), "c": np.array(chosen)}
+        np.testing.assert_array_equal(run(half, feeds)[0], run(model, feeds)[0])  # powers of two and small integers
+
+
 def test_what_has_no_float16_form_is_refused() -> None:
-    pair = "g (float[n] x) => (float[n] y) <float s = {1.0}, int8 z = {0}> { q = QuantizeLinear(x, s, z) "
-    with pytest.raises(ModelError, match=r"\(QuantizeLinear\): the model is quantized"):
-        converted(parsed(pair + "y = DequantizeLinear(q, s, z) }"))
     with pytest.raises(ModelError, match="no float32 tensors"):
         converted(parsed("g (int64[n] x) => (int64[n] y) { y = Neg(x) }"))
     unknown = parsed("g (float[n] x) => (float[n] y) { h = Relu(x) y = Neg(h) }")
