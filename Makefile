@@ -4,7 +4,7 @@ BIN := .venv/bin
 OUT ?= build/demo
 DATA := --calib models/fashion_mnist_calib.npz --val models/fashion_mnist_val.npz --test models/fashion_mnist_test.npz
 
-.PHONY: demo test lint types unit zoo gpu clean
+.PHONY: demo test lint types unit zoo gpu peers clean
 
 demo: .venv/installed
 	$(BIN)/hqp optimize models/mobilenet_v3_small.onnx $(DATA) -o $(OUT)/mobilenet_v3_small
@@ -54,6 +54,13 @@ gpu: .venv-gpu/installed
 	$(PYTHON) -m venv --system-site-packages .venv-gpu
 	.venv-gpu/bin/pip install --quiet --disable-pip-version-check --editable '.[nvml]' '$(GPU_RUNTIME)' 'pytest>=8'
 	touch $@
+
+# The quantizers that tools/bench_quantization.py compares, in an environment of their own.
+peers:
+	$(PYTHON) -m venv build/peers
+	build/peers/bin/pip install --quiet onnxruntime onnx nncf openvino transformers onnxruntime-extensions pydantic
+	build/peers/bin/pip install --quiet py-cpuinfo prettytable schema deprecated pyyaml psutil
+	build/peers/bin/pip install --quiet --no-deps onnx-neural-compressor
 
 clean:
 	rm -rf .venv .venv-zoo .venv-gpu build *.egg-info

@@ -39,6 +39,7 @@ from hqp_onnx.runtime import Array, Session
 FINE_BINS = 8192
 COARSE_BINS = 2048
 LEVELS = 128
+WORKSPACE = 1 << 28  # bytes of activations fetched in one run; larger batches are run in parts
 CLIPPED = 0.001  # largest share of non-zero values that entropy may clip
 
 Counts = NDArray[np.int64]
@@ -202,18 +203,15 @@ def collect(
 ) -> dict[str, Histogram]:
     """Histograms of ``tensors`` (activations or inputs) over one pass of ``data``; errors as ``calibrate``."""
     histograms = {name: Histogram() for name in tensors}
-    session: Session | None = None
-    samples = 0
+    inputs = {value.name for value in model.graph.input}
+    fetched = [name for name in tensors if name not in inputs]
+    session = Session(model, outputs=fetched, threads=threads) if fetched else None
+    samples = rows = 0
     for batch in data:
-        fetched = [name for name in histograms if name not in batch.feeds]
-        values = dict(batch.feeds)
-        if fetched:
-            session = session or Session(model, outputs=fetched, threads=threads)
-            values |= session.run(batch.feeds)
-        for name, histogram in histograms.items():
-            if not np.isfinite(values[name]).all():
-                raise DataError(f"tensor '{name}' is NaN or infinite on calibration samples from {samples} on")
-            histogram.add(values[name])
+        rows = rows or _affordable(session, batch)
+        for start in range(0, len(batch), rows):
+            feeds = {name: x[start : start + rows] for name, x in batch.feeds.items()}
+            _count(histograms, {**feeds, **session.run(feeds)} if session else feeds, samples + start)
         samples += len(batch)
         if progress is not None:
             progress(samples)
@@ -222,6 +220,23 @@ def collect(
     if empty := [name for name, histogram in histograms.items() if not histogram.counts.any()]:
         raise DataError(f"tensor '{empty[0]}' had no values on any of {samples} calibration samples")
     return histograms
+
+
+def _affordable(session: Session | None, batch: Batch) -> int:
+    """Samples whose activations fit ``WORKSPACE``; without a ``session`` to fetch any, all."""
+    if session is None:
+        return max(1, len(batch))
+    if session.batch:
+        return session.batch
+    one = session.run({name: x[:1] for name, x in batch.feeds.items()})
+    return max(1, WORKSPACE // max(1, sum(values.nbytes for values in one.values())))
+
+
+def _count(histograms: Mapping[str, Histogram], values: Mapping[str, Array], start: int) -> None:
+    for name, histogram in histograms.items():
+        if not np.isfinite(values[name]).all():
+            raise DataError(f"tensor '{name}' is NaN or infinite on calibration samples from {start} on")
+        histogram.add(values[name])
 
 
 def calibrate(

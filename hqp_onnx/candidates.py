@@ -17,7 +17,7 @@ from hqp_onnx.passes.compensate import compensate
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.pool_spatial_means import pool_spatial_means
 from hqp_onnx.passes.prune_channels import prune_channels
-from hqp_onnx.passes.quantize import quantize
+from hqp_onnx.passes.quantize import Prepared, prepare, quantize_prepared
 from hqp_onnx.placement import quantizable
 from hqp_onnx.search import aligned
 from hqp_onnx.shapes import Shapes
@@ -57,6 +57,7 @@ class Candidates:
     threads: int
     progress: Progress
     _made: dict[int, gs.Graph] = field(default_factory=dict, init=False)  # the last one pruned
+    _prepared: dict[int, Prepared] = field(default_factory=dict, init=False)  # the last one prepared
 
     def plan(self, removed: int) -> PruningPlan:
         """The first ``removed`` units of the order, less those that stay for the sake of alignment."""
@@ -81,10 +82,20 @@ class Candidates:
         return quantizable(fold_batchnorm(self.pruned(removed)).graph, self.target)
 
     def quantized(self, removed: int, floats: Collection[str] = ()) -> gs.Graph:
-        """The candidate in INT8, less the nodes ``floats``, with the calibration of an earlier run if there is one."""
+        """The candidate in INT8, less the nodes ``floats``."""
+        return quantize_prepared(self.prepared(removed), self.target, floats).graph
+
+    def prepared(self, removed: int) -> Prepared:
+        """The candidate ready for INT8, with the calibration of an earlier run if there is one."""
+        if removed not in self._prepared:
+            self._prepared.clear()
+            self._prepared[removed] = self._prepare(removed)
+        return self._prepared[removed]
+
+    def _prepare(self, removed: int) -> Prepared:
         file = self.cache / f"calibration-{removed}.json"
         total = len(self.data)
-        quantized = quantize(
+        prepared = prepare(
             self.pruned(removed),
             self.data,
             self.target,
@@ -92,8 +103,7 @@ class Candidates:
             threads=self.threads,
             progress=lambda done: self.progress("calibration", done, total),
             known=Calibration.from_json(file.read_text()) if file.is_file() else None,
-            floats=floats,
         )
         if not file.is_file():
-            write_text(file, quantized.calibration.to_json())
-        return quantized.graph
+            write_text(file, prepared.calibration.to_json())
+        return prepared

@@ -287,9 +287,20 @@ def prune(
     "--calibration-out",
     type=FILE,
     metavar="DIR",
-    help="Write the ranges for other tools: calibration.json, TensorRT's cache, onnxruntime's table.",
+    help="Write MODEL's own ranges (no --equalize): calibration.json, TensorRT's cache, onnxruntime's table.",
 )
 @click.option("--tensorrt-version", default=TENSORRT_VERSION, show_default=True, help="Named in TensorRT's cache.")
+@click.option("--equalize/--no-equalize", default=True, show_default=True, help="Even out channels beforehand.")
+@click.option("--correct-bias/--no-correct-bias", default=False, show_default=True, help="Keep channel means.")
+@click.option(
+    "--round-weights/--no-round-weights", default=True, show_default=True, help="Round for the least output error."
+)
+@click.option(
+    "--int4-weights",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="INT4 weights in this share of Gemm and MatMul, in place of INT8.",
+)
 @preprocess_option
 @click.option("-o", "--output", type=FILE, required=True)
 @quiet_option
@@ -303,7 +314,7 @@ def quantize(
     quiet: bool,
     **chosen: Any,
 ) -> None:
-    """Quantize MODEL to INT8, or convert it to float16."""
+    """Quantize MODEL to INT8, store weights in INT4, or convert to float16."""
     with Display(quiet) as display:
         notes = steps.quantize_file(model, output, data, target, calibration, preprocess, display, **chosen)
     size = stored_bytes(output)

@@ -30,7 +30,8 @@ from hqp_onnx.passes.compensate import compensate
 from hqp_onnx.passes.convert_fp16 import convert_fp16
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.prune_channels import prune_channels
-from hqp_onnx.passes.quantize import Quantized, quantize
+from hqp_onnx.passes.quantize import Quantized, Recipe, quantize
+from hqp_onnx.passes.quantize_int4 import quantize_int4
 from hqp_onnx.runners import open_runner, remarks
 from hqp_onnx.runtime import Runner
 from hqp_onnx.saliency import LOSSES, filter_scores, filter_weights, unit_scores
@@ -336,28 +337,35 @@ def quantize_file(
     precision: str = "int8",
     calibration_out: Path | None = None,
     tensorrt_version: str = TENSORRT_VERSION,
+    int4_weights: float | None = None,
+    **recipe: bool,
 ) -> tuple[str, ...]:
-    """Write a model in ``precision``, int8 or fp16; returns notes.
+    """Write a model in ``precision``, int8 or fp16, or with INT4 weights; returns notes.
 
     Args:
         path: the float model.
         output: the model to write.
-        data: calibration data, for int8.
+        data: calibration data, for int8 and INT4 weights.
         target_name: what the model is laid out for, see ``targets.target``.
         method: calibration method.
         preprocess: for image folders.
         progress: called as calibration goes on.
         precision: int8 or fp16.
-        calibration_out: folder for the ranges, in the formats of ``calibration_export``.
+        calibration_out: folder for the ranges, in the formats of ``calibration_export``; they are to be those of the
+            model itself, so that it is not equalized.
         tensorrt_version: named in TensorRT's cache.
+        int4_weights: share of the Gemm and MatMul weights to store in INT4, in place of INT8.
+        recipe: fields of ``passes.quantize.Recipe``.
 
     Raises:
-        UsageError: int8 without data, fp16 with ``calibration_out``.
+        UsageError: int8 without data; fp16 or INT4 weights with ``calibration_out``, or with each other.
     """
     goal = target(target_name)
+    if calibration_out is not None and (precision == "fp16" or int4_weights is not None):
+        raise UsageError("--calibration-out needs --precision int8: float16 and INT4 weights take no calibration")
     if precision == "fp16":
-        if calibration_out is not None:
-            raise UsageError("--calibration-out needs --precision int8: float16 takes no calibration")
+        if int4_weights is not None:
+            raise UsageError("--int4-weights and --precision fp16 exclude each other: leave one out")
         made = in_float16(open_model(path).graph)
         model_io.save(made.graph, output)
         return (*made.notes, *remarks(goal, precision))
@@ -365,7 +373,14 @@ def quantize_file(
         raise UsageError("--precision int8 needs calibration data: add --data DATA")
     tensorrt_number(tensorrt_version)
     model = open_model(path)
-    quantized = quantize_model(model, open_data(model, data, preprocess), goal, method, progress)
+    dataset = open_data(model, data, preprocess)
+    if int4_weights is not None:
+        packed = int4_model(model, dataset, int4_weights, progress)
+        model_io.save(packed.graph, output)
+        return packed.notes
+    if calibration_out is not None:
+        recipe |= {"equalize": False}
+    quantized = quantize_model(model, dataset, goal, method, progress, Recipe(**recipe))
     model_io.save(quantized.graph, output)
     if calibration_out is not None:
         write_calibration(quantized.calibration, calibration_out, tensorrt_version)
@@ -377,10 +392,22 @@ def in_float16(graph: gs.Graph) -> PassResult:
     return convert_fp16(fold_batchnorm(graph).graph)
 
 
-def quantize_model(model: Model, data: Dataset, goal: Target, method: str, progress: Progress = silent) -> Quantized:
+def quantize_model(
+    model: Model, data: Dataset, goal: Target, method: str, progress: Progress = silent, recipe: Recipe | None = None
+) -> Quantized:
     """``model`` in INT8; see ``passes.quantize``."""
     total = len(data)
-    return quantize(model.graph, data, goal, method, progress=lambda n: progress("calibration", n, total))
+    return quantize(
+        model.graph, data, goal, method, progress=lambda n: progress("calibration", n, total), recipe=recipe
+    )
+
+
+def int4_model(model: Model, data: Dataset, share: float, progress: Progress = silent) -> PassResult:
+    """``model`` with a share of its Gemm and MatMul weights in INT4, chosen by Fisher information."""
+    proto = model_io.to_proto(model.graph)
+    scores = filter_scores("fisher", proto, data, progress=lambda n, total: progress("fisher saliency", n, total))
+    moments = input_moments(proto, None, data, progress=lambda n, total: progress("moments", n, total))
+    return quantize_int4(model.graph, scores, share, moments)
 
 
 def evaluate_file(

@@ -73,8 +73,8 @@ def compensate(
         if name not in after:
             raise ModelError(f"weight '{name}' is not in the pruned graph: prune the graph that the units are of")
         weight = np.moveaxis(before[name].values, use.axis, 1)[kept_outputs].astype(np.float64)
-        fit = _fit(weight, removed, moments[name], use, ridge, _takes_bias(after[name]))
-        _replace(after[name], np.moveaxis(fit.weight, 1, use.axis), fit.bias)
+        fit = _fit(weight, removed, moments[name], use, ridge, takes_bias(after[name]))
+        replace_weight(after[name], np.moveaxis(fit.weight, 1, use.axis), fit.bias)
         notes.append(f"{name}: {removed.sum()} of {len(removed)} inputs removed, {fit.remains:.1%} of the error stays")
         modified = True
     return PassResult(graph, modified, tuple(notes))
@@ -123,7 +123,7 @@ def _least_squares(
     return stays + change.T, bias, float(max(error - gain, 0) / error) if error > 0 else 0.0
 
 
-def _takes_bias(weight: gs.Constant) -> bool:
+def takes_bias(weight: gs.Constant) -> bool:
     """Whether the only reader of ``weight`` has a constant bias, one value per output, or room for one."""
     node = weight.outputs[0]
     if len(weight.outputs) != 1 or node.op not in ("Conv", "Gemm"):
@@ -140,7 +140,7 @@ def _outputs(node: gs.Node) -> int:
     return size
 
 
-def _replace(weight: gs.Constant, values: Array, bias: Array | None) -> None:
+def replace_weight(weight: gs.Constant, values: Array, bias: Array | None) -> None:
     """Put ``values`` in place of those of ``weight``, and add ``bias`` to that of its reader."""
     if values.shape != tuple(weight.shape):
         raise ModelError(

@@ -2,6 +2,8 @@
 
     W -> Mul(Cast(q), s):  s_c = max|W_c| / 127,  q = round(W_c / s_c)   int8, per output channel c
 
+A weight that lies on a grid of known scales keeps it.
+
 Both inputs are constant, so a runtime that folds constants computes W once, at load: arithmetic and speed are those
 of float weights, the file is a quarter of the size. (A DequantizeLinear in their place is kept for INT8 kernels, and
 runs at every inference.)
@@ -12,8 +14,10 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 
 from hqp_onnx.passes.base import PassResult
+from hqp_onnx.passes.insert_qdq import WeightScales
 
 __all__ = ["compress_weights"]
 
@@ -23,9 +27,14 @@ _SMALLEST = 64  # values; below, two more nodes and a scale cost more than they 
 _LIMIT = 127
 
 
-def compress_weights(graph: gs.Graph) -> PassResult:
-    """``graph`` with the float32 weights of its products and look-ups stored as int8, as a copy."""
-    graph = graph.copy()
+def compress_weights(graph: gs.Graph, scales: WeightScales | None = None) -> PassResult:
+    """``graph`` with the float32 weights of its products and look-ups stored as int8, as a copy.
+
+    Args:
+        graph: canonical.
+        scales: of weights that lie on a grid already, with integers in [-127, 127].
+    """
+    graph, known = graph.copy(), scales or {}
     stored: dict[str, gs.Variable] = {}
     for node in list(graph.nodes):
         index, axis = _WEIGHTS.get(node.op, (len(node.inputs), 0))
@@ -35,7 +44,8 @@ def compress_weights(graph: gs.Graph) -> PassResult:
         if node.op == "Gemm" and node.attrs.get("transB", 0):
             axis = 0
         if weight.name not in stored:
-            stored[weight.name] = _store(graph, weight, axis % len(weight.shape))
+            axis %= len(weight.shape)
+            stored[weight.name] = _store(graph, weight, axis, known.get((weight.name, axis)))
         node.inputs[index] = stored[weight.name]
     graph.cleanup().toposort()
     return PassResult(graph, bool(stored), (f"{len(stored)} float weights stored as int8",))
@@ -50,12 +60,13 @@ def _worthwhile(weight: gs.Tensor) -> bool:
     )
 
 
-def _store(graph: gs.Graph, weight: gs.Constant, axis: int) -> gs.Variable:
+def _store(graph: gs.Graph, weight: gs.Constant, axis: int, known: NDArray[np.float32] | None) -> gs.Variable:
     """Add the nodes that restore ``weight``; their output."""
     values = weight.values.astype(np.float64)
     others = tuple(i for i in range(values.ndim) if i != axis)
     scale = np.abs(values).max(axis=others, keepdims=True) / _LIMIT
     scale = np.where(scale >= np.finfo(np.float32).tiny, scale, 1.0).astype(np.float32)
+    scale = scale if known is None else np.expand_dims(known, others)
     integers = gs.Constant(f"{weight.name}/int8", np.rint(values / scale).astype(np.int8))
     floats = gs.Variable(f"{weight.name}/float", np.float32, weight.shape)
     restored = gs.Variable(f"{weight.name}/restored", np.float32, weight.shape)

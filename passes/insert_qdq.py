@@ -25,12 +25,14 @@ from hqp_onnx.passes.base import PassResult
 from hqp_onnx.placement import Placement, place, weight_axis
 from hqp_onnx.targets import Target
 
-__all__ = ["insert_qdq"]
+__all__ = ["WeightScales", "insert_qdq", "weight_scales"]
 
 _INT32_ROOM = 2.0**30
 _TINY = float(np.finfo(np.float32).tiny)
 
 Float64 = NDArray[np.float64]
+WeightScales = Mapping[tuple[str, int], NDArray[np.float32]]
+"""(weight, axis of its output channels) -> scale of each."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,13 @@ class _Format:
     tensors: tuple[gs.Constant, gs.Constant]
 
 
-def insert_qdq(graph: gs.Graph, calibration: Calibration, target: Target, floats: Collection[str] = ()) -> PassResult:
+def insert_qdq(
+    graph: gs.Graph,
+    calibration: Calibration,
+    target: Target,
+    floats: Collection[str] = (),
+    scales: WeightScales | None = None,
+) -> PassResult:
     """``graph`` quantized for ``target``.
 
     Args:
@@ -50,6 +58,7 @@ def insert_qdq(graph: gs.Graph, calibration: Calibration, target: Target, floats
         calibration: ranges of at least ``placement.quantized_tensors(graph, target)``.
         target: number formats and places.
         floats: first outputs of nodes that stay in float.
+        scales: of weights that lie on a grid already; the others get theirs (``weight_scales``).
 
     Raises:
         ModelError: the graph is quantized already, a range is missing, or its opset cannot be converted.
@@ -57,15 +66,22 @@ def insert_qdq(graph: gs.Graph, calibration: Calibration, target: Target, floats
     _check_float(graph)
     graph, notes = _with_opset(graph, target)
     placement = place(graph, target, floats)
-    formats = {source: _format(source, calibration, target) for source in placement.tensors.values()}
+    by_tensor = _formats(placement, calibration, target)
     found = graph.tensors()
-    by_tensor = {name: formats[source] for name, source in placement.tensors.items()}
-    _quantize_weights(graph, placement, by_tensor, target)
+    _quantize_weights(graph, placement, by_tensor, target, scales or {})
     for name, form in by_tensor.items():
         _insert_pair(graph, found[name], form)
     graph.cleanup().toposort()
     done = f"{len(placement.tensors)} activations and {len(placement.weighted)} weighted nodes quantized"
     return PassResult(graph, bool(placement.tensors), (done, *notes, *placement.notes))
+
+
+def weight_scales(graph: gs.Graph, calibration: Calibration, target: Target) -> WeightScales:
+    """The scales that ``insert_qdq`` gives the weights of ``graph``; arguments and errors as there."""
+    placement = place(graph, target)
+    formats = _formats(placement, calibration, target)
+    shared = _sharing(graph, placement, target)
+    return {key: _scales(nodes, key[1], formats, target) for key, nodes in shared.items()}
 
 
 def _check_float(graph: gs.Graph) -> None:
@@ -87,6 +103,11 @@ def _with_opset(graph: gs.Graph, target: Target) -> tuple[gs.Graph, list[str]]:
             f"opset {graph.opset} cannot be converted to {target.min_opset}, which Q/DQ needs: export it anew: {e}"
         ) from e
     return to_graph(model), [f"opset {graph.opset} converted to {target.min_opset}"]
+
+
+def _formats(placement: Placement, calibration: Calibration, target: Target) -> dict[str, _Format]:
+    formats = {source: _format(source, calibration, target) for source in placement.tensors.values()}
+    return {name: formats[source] for name, source in placement.tensors.items()}
 
 
 def _format(name: str, calibration: Calibration, target: Target) -> _Format:
@@ -134,27 +155,45 @@ def _replace(tensors: list[gs.Tensor], old: gs.Tensor, new: gs.Tensor) -> None:
             tensors[i] = new
 
 
-def _quantize_weights(graph: gs.Graph, placement: Placement, formats: Mapping[str, _Format], target: Target) -> None:
+def _quantize_weights(
+    graph: gs.Graph,
+    placement: Placement,
+    formats: Mapping[str, _Format],
+    target: Target,
+    scales: WeightScales,
+) -> None:
     """One int8 initializer and DQ per weight and axis; its scales suit the biases of every node that shares it."""
-    shared: dict[tuple[str, int], list[gs.Node]] = {}
-    for node in graph.nodes:
-        if node.outputs and node.outputs[0].name in placement.weighted and isinstance(node.inputs[1], gs.Constant):
-            shared.setdefault((node.inputs[1].name, weight_axis(node, target)), []).append(node)
-    for (_, axis), nodes in shared.items():
+    for (name, axis), nodes in _sharing(graph, placement, target).items():
         weight = nodes[0].inputs[1]
         values = np.moveaxis(weight.values.astype(np.float64), axis, 0)
-        scale = np.abs(values).max(axis=tuple(range(1, values.ndim))) / target.weight_limit
-        if target.int32_bias:
-            for node in nodes:
-                scale = np.maximum(scale, _least_scale(node, len(scale), formats))
-        scale = np.where(scale > _TINY, scale, 1.0).astype(np.float32)
+        scale = scales[name, axis] if (name, axis) in scales else _scales(nodes, axis, formats, target)
         column = scale.reshape(-1, *[1] * (values.ndim - 1))
-        integers = np.moveaxis(np.rint(values / column), 0, axis).astype(np.int8)
-        restored = _dequantized(graph, f"{weight.name}/axis{axis}", integers, scale, axis)
+        integers = np.clip(np.rint(values / column), -target.weight_limit, target.weight_limit)
+        stored = np.moveaxis(integers, 0, axis).astype(np.int8)
+        restored = _dequantized(graph, f"{weight.name}/axis{axis}", stored, scale, axis)
         for node in nodes:
             node.inputs[1] = restored
             if target.int32_bias and _has_bias(node):
                 _quantize_bias(graph, node, scale, formats)
+
+
+def _sharing(graph: gs.Graph, placement: Placement, target: Target) -> dict[tuple[str, int], list[gs.Node]]:
+    """The nodes of each constant weight, by the axis of its output channels."""
+    shared: dict[tuple[str, int], list[gs.Node]] = {}
+    for node in graph.nodes:
+        if node.outputs and node.outputs[0].name in placement.weighted and isinstance(node.inputs[1], gs.Constant):
+            shared.setdefault((node.inputs[1].name, weight_axis(node, target)), []).append(node)
+    return shared
+
+
+def _scales(nodes: list[gs.Node], axis: int, formats: Mapping[str, _Format], target: Target) -> NDArray[np.float32]:
+    """Scales of the weight that ``nodes`` share."""
+    values = np.moveaxis(nodes[0].inputs[1].values.astype(np.float64), axis, 0)
+    scale = np.abs(values).max(axis=tuple(range(1, values.ndim))) / target.weight_limit
+    if target.int32_bias:
+        for node in nodes:
+            scale = np.maximum(scale, _least_scale(node, len(scale), formats))
+    return np.where(scale > _TINY, scale, 1.0).astype(np.float32)
 
 
 def _least_scale(node: gs.Node, channels: int, formats: Mapping[str, _Format]) -> Float64:

@@ -1,4 +1,8 @@
-"""Float graph in, INT8 graph out: fold BatchNormalization, calibrate, insert Q/DQ, compress what stays in float."""
+"""Float graph in, INT8 graph out, in two steps.
+
+``prepare`` reads the data: fold BatchNormalization, equalize, calibrate, round weights. ``quantize_prepared`` reads
+none: insert Q/DQ, except around nodes that are to stay in float, and compress the weights of those.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +14,38 @@ import onnx_graphsurgeon as gs
 from hqp_onnx.calibration import Calibration, Progress, calibrate
 from hqp_onnx.dataset import Batch
 from hqp_onnx.model_io import to_proto
+from hqp_onnx.moments import input_moments
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.compress_weights import compress_weights
+from hqp_onnx.passes.correct_bias import correct_bias
+from hqp_onnx.passes.equalize import equalize
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
-from hqp_onnx.passes.insert_qdq import insert_qdq
+from hqp_onnx.passes.insert_qdq import WeightScales, insert_qdq, weight_scales
+from hqp_onnx.passes.round_weights import round_weights, roundable
 from hqp_onnx.placement import quantized_tensors
 from hqp_onnx.targets import Target
 
-__all__ = ["Quantized", "quantize"]
+__all__ = ["Prepared", "Quantized", "Recipe", "prepare", "quantize", "quantize_prepared"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Which passes keep accuracy, without training; each costs one more pass over the data."""
+
+    equalize: bool = True
+    correct_bias: bool = False
+    round_weights: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared(PassResult):
+    """A float graph for ``quantize_prepared``, not to be changed.
+
+    ``calibration`` holds its ranges, ``scales`` those of its weights that lie on their INT8 grid already.
+    """
+
+    calibration: Calibration
+    scales: WeightScales
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,37 +63,77 @@ def quantize(
     *,
     threads: int = 0,
     progress: Progress | None = None,
-    known: Calibration | None = None,
-    floats: Collection[str] = (),
+    recipe: Recipe | None = None,
 ) -> Quantized:
-    """``graph`` in INT8 for ``target``.
+    """``graph`` in INT8 for ``target``; arguments and errors as for ``prepare``."""
+    prepared = prepare(graph, data, target, method, threads=threads, progress=progress, recipe=recipe)
+    return quantize_prepared(prepared, target)
+
+
+def prepare(
+    graph: gs.Graph,
+    data: Iterable[Batch],
+    target: Target,
+    method: str = "entropy",
+    *,
+    threads: int = 0,
+    progress: Progress | None = None,
+    known: Calibration | None = None,
+    recipe: Recipe | None = None,
+) -> Prepared:
+    """``graph`` with all that INT8 for ``target`` needs of the data.
 
     Args:
         graph: float32, canonical and sorted; not changed.
-        data: calibration batches, read once.
+        data: calibration batches, re-iterable.
         target: see ``targets.target``.
         method: calibration method, see ``calibration.calibrate``.
         threads: as for ``Session``.
-        progress: called after each batch with the number of samples seen.
-        known: ranges found before, in place of a calibration.
-        floats: first outputs of nodes that stay in float (``placement.quantizable``); where the target folds
-            constants, their weights are stored as int8 all the same.
+        progress: called after each batch of the calibration with the number of samples seen.
+        known: ranges found before by the same call, in place of a calibration.
+        recipe: what is done for accuracy; None takes the defaults of ``Recipe``.
 
     Raises:
         ModelError: the graph is quantized already, or cannot run.
         DataError, UsageError: see ``calibration.calibrate``.
     """
-    folded = fold_batchnorm(graph)
+    chosen = recipe or Recipe()
+    done = [fold_batchnorm(graph)]
+    if chosen.equalize:
+        done.append(equalize(done[-1].graph, data, threads=threads))
+    even = done[-1].graph
     calibration = known or calibrate(
-        to_proto(folded.graph),
-        quantized_tensors(folded.graph, target),
-        data,
-        method=method,
-        threads=threads,
-        progress=progress,
+        to_proto(even), quantized_tensors(even, target), data, method=method, threads=threads, progress=progress
     )
-    done = [folded, insert_qdq(folded.graph, calibration, target, floats)]
+    scales, limit = weight_scales(even, calibration, target), target.weight_limit
+    rounded = roundable(even, scales) if chosen.round_weights else []
+    moments = input_moments(to_proto(even), rounded, data, threads=threads)
+    if chosen.correct_bias:
+        done.append(correct_bias(even, scales, limit, data, skip=moments, threads=threads))
+    done.append(round_weights(done[-1].graph, moments, scales, limit))
+    return Prepared(
+        done[-1].graph,
+        any(result.modified for result in done),
+        tuple(note for result in done for note in result.notes),
+        calibration=calibration,
+        scales={key: scale for key, scale in scales.items() if key[0] in moments},
+    )
+
+
+def quantize_prepared(prepared: Prepared, target: Target, floats: Collection[str] = ()) -> Quantized:
+    """``prepared`` in INT8 for the target that it was prepared for.
+
+    Args:
+        prepared: by ``prepare``.
+        target: see there.
+        floats: first outputs of nodes that stay in float (``placement.quantizable``); where the target folds
+            constants, their weights are stored as int8 all the same.
+
+    Raises:
+        ModelError: the graph is quantized already, or its opset cannot be converted.
+    """
+    done = [prepared, insert_qdq(prepared.graph, prepared.calibration, target, floats, prepared.scales)]
     if target.folds_constants:
-        done.append(compress_weights(done[-1].graph))
+        done.append(compress_weights(done[-1].graph, prepared.scales))
     notes = tuple(note for result in done for note in result.notes)
-    return Quantized(done[-1].graph, any(result.modified for result in done), notes, calibration=calibration)
+    return Quantized(done[-1].graph, any(result.modified for result in done), notes, calibration=prepared.calibration)

@@ -8,6 +8,7 @@ import numpy as np
 import onnx.parser
 import pytest
 
+from hqp_onnx import calibration
 from hqp_onnx.calibration import CLIPPED, Calibration, Histogram, Range, calibrate, threshold
 from hqp_onnx.dataset import Batch
 from hqp_onnx.errors import DataError, ModelError, UsageError
@@ -156,6 +157,16 @@ def test_mse_is_within_a_percent_of_the_best_on_the_data(name: str) -> None:
 def batches(count: int, size: int = 8, scale: float = 1.0) -> list[Batch]:
     rng = np.random.default_rng(1)
     return [Batch({"x": (scale * rng.normal(size=(size, 4))).astype(np.float32)}) for _ in range(count)]
+
+
+def test_a_batch_that_is_too_large_is_run_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = calibrate(RELU, ["x", "h"], batches(2, size=9))
+    monkeypatch.setattr(calibration, "WORKSPACE", 4 * 16)  # bytes of h for 4 samples
+    sizes: list[int] = []
+    count = calibration._count
+    monkeypatch.setattr(calibration, "_count", lambda h, values, start: sizes.append(start) or count(h, values, start))
+    assert calibrate(RELU, ["x", "h"], batches(2, size=9)) == whole
+    assert sizes == [0, 4, 8, 9, 13, 17]
 
 
 def test_one_pass_over_activations_and_inputs_with_a_ragged_end() -> None:

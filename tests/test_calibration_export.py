@@ -13,9 +13,11 @@ from onnxruntime.quantization import CalibrationMethod
 from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.CalTableFlatBuffers.TrtTable import TrtTable
 from onnxruntime.quantization.quant_utils import write_calibration_table
+from oracle import run
+from small_model import small_data, small_model
 from test_cli import hqp
 
-from hqp_onnx.calibration import Calibration, Range
+from hqp_onnx.calibration import Calibration, Histogram, Range, threshold
 from hqp_onnx.calibration_export import onnxruntime_table, tensorrt_number, write_calibration
 from hqp_onnx.errors import UsageError
 
@@ -84,6 +86,34 @@ def test_quantize_writes_the_ranges_of_its_scales(tmp_path: Path, monkeypatch: p
     assert table == {name: found["threshold"] for name, found in ranges.items()}
 
 
+def test_ranges_for_other_tools_are_those_of_the_model_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, arrays = small_model(), small_data()
+    for tensor in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor).copy()
+        if tensor.name in ("g2", "b2"):  # three channels of r2, 200 times as large
+            values[:3] *= 200
+        if tensor.name == "w3":
+            values[:, :3] /= 200
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, tmp_path / "uneven.onnx")
+    np.savez(tmp_path / "data.npz", **arrays)
+    data = ("--data", str(tmp_path / "data.npz"))
+    scales = {}
+    for name, more in (("own", ("--calibration-out", str(tmp_path / "ranges"))), ("even", ())):
+        arguments = (*data, *more, "-o", str(tmp_path / f"{name}.onnx"))
+        assert hqp(monkeypatch, "quantize", str(tmp_path / "uneven.onnx"), *arguments) == 0
+        stored = {t.name: t for t in onnx.load(tmp_path / f"{name}.onnx").graph.initializer}
+        scales[name] = float(onnx.numpy_helper.to_array(stored["r2/scale"]))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("r2", onnx.TensorProto.FLOAT, None))
+    histogram = Histogram()
+    histogram.add(run(model, {"input": arrays["input"]})[1])
+    want = threshold(histogram, "entropy")
+    ranges = json.loads((tmp_path / "ranges" / "calibration.json").read_text())["ranges"]
+    assert ranges["r2"]["threshold"] == pytest.approx(want, rel=1e-5)
+    assert scales["own"] == pytest.approx(want / 255, rel=1e-5)
+    assert scales["even"] != pytest.approx(want / 255, rel=0.01)  # the model was equalized
+
+
 def test_quantize_converts_to_float16(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,7 +121,10 @@ def test_quantize_converts_to_float16(
     assert hqp(monkeypatch, "quantize", str(MODEL), "--precision", "fp16", "-o", str(half)) == 0
     assert "half the size, and no faster" in capfd.readouterr().out
     assert half.stat().st_size < 0.51 * MODEL.stat().st_size
-    for wrong, part in (((), "add --data DATA"), (("--precision", "fp16", "--calibration-out", "d"), "float16 takes")):
+    for wrong, part in (
+        ((), "add --data DATA"),
+        (("--precision", "fp16", "--calibration-out", "d"), "take no calibration"),
+    ):
         assert hqp(monkeypatch, "quantize", str(MODEL), *wrong, "-o", str(tmp_path / "x.onnx")) == 2
         assert part in capfd.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fp16.onnx"]

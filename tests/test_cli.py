@@ -77,6 +77,25 @@ def test_score_writes_filters_and_units(tmp_path: Path, monkeypatch: pytest.Monk
         assert all((scores[name] >= 0).all() and scores[name].any() for name in weights)
 
 
+def test_quantize_stores_weights_in_int4(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    few, small = tmp_path / "few.npz", tmp_path / "int4.onnx"
+    with np.load(CALIB) as data:
+        np.savez(few, input=data["input"][:16], labels=data["labels"][:16])
+    arguments = ("quantize", str(MODEL), "--data", str(few), "--int4-weights", "1")
+    assert hqp(monkeypatch, *arguments, "-o", str(small)) == 0
+    kinds = [tensor.data_type for tensor in onnx.load(small).graph.initializer]
+    assert kinds.count(onnx.TensorProto.INT4) == 1
+    capfd.readouterr()
+    for wrong, part in (
+        (("--precision", "fp16"), "leave one out"),
+        (("--calibration-out", "d"), "INT4 weights take no"),
+    ):
+        assert hqp(monkeypatch, *arguments, *wrong, "-o", str(tmp_path / "x.onnx")) == 2
+        assert part in capfd.readouterr().err
+
+
 def test_quantize_evaluate_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few, int8 = tmp_path / "few.npz", tmp_path / "int8.onnx"
     with np.load(MODELS / "fashion_mnist_val.npz") as data:

@@ -16,6 +16,7 @@ from oracle import run
 from small_model import small_data, small_model
 
 import hqp_onnx.passes
+from hqp_onnx.calibration import Calibration, calibrate
 from hqp_onnx.channel_map import ChannelMap, PruningPlan
 from hqp_onnx.channels import analyze
 from hqp_onnx.dataset import Batch
@@ -23,8 +24,10 @@ from hqp_onnx.model_io import to_proto
 from hqp_onnx.moments import input_moments
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.canonicalize import canonicalize
+from hqp_onnx.passes.insert_qdq import weight_scales
 from hqp_onnx.passes.prune_channels import prune_channels
-from hqp_onnx.passes.quantize import quantize
+from hqp_onnx.passes.round_weights import roundable
+from hqp_onnx.placement import quantized_tensors
 from hqp_onnx.targets import target
 
 NAMES = [module.name for module in pkgutil.iter_modules(hqp_onnx.passes.__path__) if module.name != "base"]
@@ -38,6 +41,11 @@ def the_pass(name: str) -> Callable[..., PassResult]:
     return found
 
 
+def calibrated(graph: gs.Graph) -> Calibration:
+    """Ranges of ``graph``, BatchNormalization folded."""
+    return calibrate(to_proto(graph), quantized_tensors(graph, target("tensorrt")), BATCHES, method="minmax")
+
+
 def arguments(name: str, graph: gs.Graph, channels: ChannelMap, plan: PruningPlan) -> tuple[Any, ...]:
     """What a pass takes besides the graph."""
     if name == "prune_channels":
@@ -48,7 +56,16 @@ def arguments(name: str, graph: gs.Graph, channels: ChannelMap, plan: PruningPla
     if name == "quantize":
         return BATCHES, target("tensorrt"), "minmax"
     if name == "insert_qdq":
-        return quantize(graph, BATCHES, target("tensorrt"), "minmax").calibration, target("tensorrt")
+        return calibrated(graph), target("tensorrt")
+    if name == "equalize":
+        return (BATCHES,)
+    if name == "correct_bias":
+        return weight_scales(graph, calibrated(graph), target("tensorrt")), 127, BATCHES
+    if name == "round_weights":
+        scales = weight_scales(graph, calibrated(graph), target("tensorrt"))
+        return input_moments(to_proto(graph), roundable(graph, scales), BATCHES), scales, 127
+    if name == "quantize_int4":
+        return {"w4": np.ones(4)}, 1.0
     if name == "pool_spatial_means":
         return ({"pooled": 4},)
     return ()
@@ -71,7 +88,7 @@ def test_signature(name: str) -> None:
 def test_a_pass_leaves_its_graph_and_returns_one_that_runs(name: str) -> None:
     raw = gs.import_onnx(small_model())
     graph = raw if name == "canonicalize" else canonicalize(raw).graph
-    if name == "insert_qdq":
+    if name in ("insert_qdq", "equalize", "correct_bias", "round_weights"):
         graph = the_pass("fold_batchnorm")(graph).graph
     channels = analyze(canonicalize(raw).graph)
     plan = PruningPlan(channels.prunable[:3])
@@ -84,5 +101,5 @@ def test_a_pass_leaves_its_graph_and_returns_one_that_runs(name: str) -> None:
     assert result.modified == (after.SerializeToString(deterministic=True) != before)
     want, have = run(small_model(), {"input": IMAGES})[0], run(after, {"input": IMAGES})[0]
     assert have.shape == want.shape
-    loss = 0.5 if name in ("prune_channels", "compensate") else 0.05
+    loss = {"prune_channels": 0.5, "compensate": 0.5, "quantize_int4": 0.1}.get(name, 0.05)
     assert np.abs(have - want).max() <= loss * np.abs(want).max()

@@ -1,0 +1,139 @@
+"""Weight-only INT4: the least sensitive Gemm and MatMul weights in blocks of 4 bits, activations in float.
+
+A weight W [K, N] has one scale for every ``BLOCK`` inputs of an output, s = max|w| / 7, q = round(w / s) in -7 .. 7
+(by ``round_weights.rounded`` where the moments of its input are known). A Gemm becomes MatMul and Add, and W a blocked
+DequantizeLinear of opset 21, which onnxruntime 1.32 fuses with the MatMul into one that multiplies by 4-bit blocks;
+where a Relu follows at once it does not, and W stays in float, which is faster there.
+
+With S_n the Fisher information of the loss in output n's weights (``saliency``), the change dW costs about
+1/2 sum_n S_n |dW_n|^2 / K for errors that point nowhere in particular. Weights go to INT4 in ascending order of that
+cost per parameter, until ``share`` of all parameters of Gemm and MatMul is reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+from onnx_graphsurgeon.ir.tensor import LazyValues
+
+from hqp_onnx.errors import ModelError, UsageError
+from hqp_onnx.model_io import to_graph, to_proto
+from hqp_onnx.moments import Moments
+from hqp_onnx.passes.base import PassResult
+from hqp_onnx.passes.round_weights import rounded
+
+__all__ = ["quantize_int4"]
+
+BLOCK = 32
+OPSET = 21  # of blocked DequantizeLinear and INT4
+_LIMIT = 7
+
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class _Blocks:
+    """A weight [K, N] as integers, and scales [blocks of K, N]."""
+
+    integers: Float64
+    scales: Float64
+    cost: float  # of the loss, per parameter
+
+
+def quantize_int4(
+    graph: gs.Graph, sensitivity: Mapping[str, Float64], share: float, moments: Mapping[str, Moments] | None = None
+) -> PassResult:
+    """``graph`` with the least sensitive Gemm and MatMul weights in INT4, at opset 21 or newer.
+
+    Args:
+        graph: float32, canonical, sorted.
+        sensitivity: weight -> Fisher information of its filters, float64 [outputs] (``saliency.fisher``); weights
+            without it stay in float.
+        share: of the parameters of those weights, 0 to 1.
+        moments: of the weights' inputs, by weight name; without, weights are rounded to nearest.
+
+    Raises:
+        UsageError: a share outside 0..1.
+        ModelError: the opset cannot be converted to 21.
+    """
+    if not 0 <= share <= 1:
+        raise UsageError(f"--int4-weights {share}: expected a share of the Gemm and MatMul weights, 0 to 1")
+    graph = _with_opset(graph)
+    nodes = {
+        node.inputs[1].name: node for node in graph.nodes if _takes_int4(node) and node.inputs[1].name in sensitivity
+    }
+    found = {name: _blocks(_matrix(node), sensitivity[name], (moments or {}).get(name)) for name, node in nodes.items()}
+    room = share * sum(blocks.integers.size for blocks in found.values())
+    notes = []
+    for name in sorted(found, key=lambda name: found[name].cost):
+        room -= found[name].integers.size
+        if room < -0.5:
+            break
+        _store(graph, nodes[name], found[name])
+        notes.append(f"{name}: INT4, costs {found[name].cost:.2g} of the loss per parameter")
+    graph.cleanup().toposort()
+    return PassResult(graph, bool(notes), tuple(notes))
+
+
+def _with_opset(graph: gs.Graph) -> gs.Graph:
+    if graph.opset >= OPSET:
+        return graph.copy()
+    try:
+        return to_graph(onnx.version_converter.convert_version(to_proto(graph), OPSET))
+    except Exception as e:  # the converter raises bare RuntimeError and its own types
+        raise ModelError(
+            f"opset {graph.opset} cannot be converted to {OPSET}, which INT4 needs: export it anew: {e}"
+        ) from e
+
+
+def _takes_int4(node: gs.Node) -> bool:
+    """Whether ``node`` multiplies an activation by a constant float matrix that it alone reads, and no Relu follows."""
+    if node.op not in ("Gemm", "MatMul") or not isinstance(node.inputs[0], gs.Variable):
+        return False
+    weight = node.inputs[1]
+    plain = [node.attrs.get("alpha", 1.0), node.attrs.get("beta", 1.0), node.attrs.get("transA", 0)] == [1.0, 1.0, 0]
+    constant = isinstance(weight, gs.Constant) and len(weight.shape) == 2 and weight.dtype == np.float32
+    fuses = len(node.inputs) > 2 or all(reader.op != "Relu" for reader in node.outputs[0].outputs)
+    return bool(plain and constant and fuses and len(weight.outputs) == 1)
+
+
+def _matrix(node: gs.Node) -> Float64:
+    """The weight as [K, N]."""
+    values: Float64 = node.inputs[1].values.astype(np.float64)
+    return values.T if node.attrs.get("transB", 0) else values
+
+
+def _blocks(weight: Float64, sensitivity: Float64, moments: Moments | None) -> _Blocks:
+    inputs = len(weight)
+    starts = np.arange(0, inputs, BLOCK)
+    tops = np.maximum.reduceat(np.abs(weight), starts, axis=0)
+    scales = np.where(tops > 0, tops / _LIMIT, 1.0).astype(np.float32).astype(np.float64)
+    grid = np.repeat(scales, BLOCK, axis=0)[:inputs]
+    integers = np.rint(weight / grid) if moments is None else rounded(weight.T, grid.T, moments.gram, _LIMIT).T
+    change = np.square(integers * grid - weight).sum(0)
+    return _Blocks(integers, scales, float(sensitivity @ change) / (2 * inputs * weight.size))
+
+
+def _store(graph: gs.Graph, node: gs.Node, blocks: _Blocks) -> None:
+    """Make ``node`` a MatMul by the dequantized blocks, with an Add behind it where it had a bias."""
+    name, output = node.inputs[1].name, node.outputs[0]
+    packed = onnx.helper.make_tensor(
+        f"{name}/int4", onnx.TensorProto.INT4, blocks.integers.shape, blocks.integers.astype(np.int8).ravel()
+    )
+    restored = gs.Variable(f"{name}/dequantized", np.float32, blocks.integers.shape)
+    inputs = [
+        gs.Constant(packed.name, LazyValues(packed)),
+        gs.Constant(f"{name}/scale", blocks.scales.astype(np.float32)),
+    ]
+    graph.nodes.append(gs.Node("DequantizeLinear", f"{name}/DQ", {"axis": 0, "block_size": BLOCK}, inputs, [restored]))
+    bias = node.inputs[2] if len(node.inputs) > 2 and not node.inputs[2].is_empty() else None
+    node.op, node.attrs, node.inputs = "MatMul", {}, [node.inputs[0], restored]
+    if bias is not None:
+        product = gs.Variable(f"{output.name}/product", np.float32)
+        node.outputs = [product]
+        graph.nodes.append(gs.Node("Add", f"{node.name}/bias", inputs=[product, bias], outputs=[output]))

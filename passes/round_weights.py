@@ -1,0 +1,111 @@
+"""Round weights to their INT8 grid so that the layer's output, not the weight, changes least.
+
+A weight row w multiplies features x (``moments``). With H the covariance of x and q on the grid s Z, |q| <= limit s,
+
+    minimise  (w - q) H (w - q)^T
+
+greedily: features are rounded one by one, from the largest variance down, and those still to come are refitted,
+
+    e_j = (w_j - q_j) / U_jj,    w_k -= e_j U_jk  (k > j),    H^-1 = U^T U,  U upper triangular
+
+(GPTQ, Frantar et al. 2022, arXiv:2210.17323; OBQ, arXiv:2208.11580). Where the node can take a bias, H is centred and
+the bias takes up what the mean of x makes of the change, (w - q) E[x]; else H are the plain second moments. A ridge
+keeps features that are nearly constant, or dependent on others, from moving others far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from hqp_onnx.moments import LARGEST, Contraction, Moments, contractions
+from hqp_onnx.passes.base import PassResult
+from hqp_onnx.passes.compensate import replace_weight, takes_bias
+from hqp_onnx.passes.insert_qdq import WeightScales
+
+__all__ = ["round_weights", "roundable", "rounded"]
+
+RIDGE = 0.01  # of the mean variance
+_BLOCK = 64  # features between two updates of all the rest
+
+Float64 = NDArray[np.float64]
+
+
+def roundable(graph: gs.Graph, scales: WeightScales) -> list[str]:
+    """The weights of ``scales`` whose features ``moments`` can measure one by one."""
+    tensors, found = graph.tensors(), []
+    for name, use in contractions(graph).items():
+        features = {x.channels * x.taps for x in use.features}
+        size = tensors[name].values.size // tensors[name].shape[1 - use.axis]
+        if (name, 1 - use.axis) in scales and features == {size} and size <= LARGEST:
+            found.append(name)
+    return found
+
+
+def round_weights(
+    graph: gs.Graph, moments: Mapping[str, Moments], scales: WeightScales, limit: int, ridge: float = RIDGE
+) -> PassResult:
+    """A copy of ``graph`` with every weight that has moments on its grid.
+
+    Args:
+        graph: float32, canonical; the one that ``moments`` and ``scales`` are of.
+        moments: of the inputs of weights that are ``roundable``, by weight name; others are left as they are.
+        scales: (weight, axis of its output channels) -> scales, float32 [channels] (``insert_qdq.weight_scales``).
+        limit: largest integer of the grid.
+        ridge: share of the mean variance that is added to every variance.
+
+    Returns:
+        The graph; one note per weight: its output error as a share of that of plain rounding.
+    """
+    graph = graph.copy()
+    tensors, notes = graph.tensors(), []
+    for name, use in contractions(graph).items():
+        if name in moments:
+            scale = scales[name, 1 - use.axis].astype(np.float64)
+            notes.append(_round(tensors[name], use, moments[name], scale, limit, ridge))
+    return PassResult(graph, bool(notes), tuple(notes))
+
+
+def _round(weight: gs.Constant, use: Contraction, moments: Moments, scale: Float64, limit: int, ridge: float) -> str:
+    values = np.moveaxis(weight.values.astype(np.float64), use.axis, 1)
+    rows = values.reshape(len(values), -1)
+    biased = takes_bias(weight)
+    mean = moments.mean * biased
+    covariance = moments.gram - np.outer(mean, mean)
+    grid = scale[:, None]
+    found = rounded(rows, grid, covariance, limit, ridge) * grid
+    plain = np.clip(np.rint(rows / grid), -limit, limit) * grid
+    bias = (rows - found) @ mean if biased else None
+    replace_weight(weight, np.moveaxis(found.reshape(values.shape), 1, use.axis), bias)
+    before, after = (float((((rows - q) @ covariance) * (rows - q)).sum()) for q in (plain, found))
+    return f"{use.weight}: {after / before if before else 1:.0%} of the output error of plain rounding"
+
+
+def rounded(rows: Float64, grid: Float64, covariance: Float64, limit: int, ridge: float = RIDGE) -> Float64:
+    """Integers of ``rows`` on their grid.
+
+    Args:
+        rows: float64 [outputs, F].
+        grid: steps above 0 that broadcast against ``rows``.
+        covariance: of the features, float64 [F, F].
+        limit: largest integer.
+        ridge: see ``round_weights``.
+    """
+    strength = ridge * float(np.trace(covariance)) / len(covariance) or 1.0
+    order = np.argsort(-np.diag(covariance), kind="stable")
+    damped = covariance[np.ix_(order, order)] + strength * np.eye(len(order))
+    upper = np.linalg.cholesky(np.linalg.inv(damped)).T
+    rest, steps, integers = rows[:, order], np.broadcast_to(grid, rows.shape)[:, order], np.empty_like(rows)
+    for start in range(0, len(order), _BLOCK):
+        stop = min(start + _BLOCK, len(order))
+        errors = np.empty((len(rows), stop - start))
+        for j in range(start, stop):
+            q = np.clip(np.rint(rest[:, j] / steps[:, j]), -limit, limit)
+            errors[:, j - start] = (rest[:, j] - q * steps[:, j]) / upper[j, j]
+            rest[:, j + 1 : stop] -= np.outer(errors[:, j - start], upper[j, j + 1 : stop])
+            integers[:, order[j]] = q
+        rest[:, stop:] -= errors @ upper[start:stop, stop:]
+    return integers

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx.parser
+import onnx_graphsurgeon as gs
+import onnxruntime as ort
+import pytest
+from onnx import numpy_helper
+from oracle import run, runs
+
+from hqp_onnx.dataset import Batch
+from hqp_onnx.errors import UsageError
+from hqp_onnx.model_io import to_graph
+from hqp_onnx.moments import input_moments
+from hqp_onnx.passes.quantize_int4 import quantize_int4
+
+RNG = np.random.default_rng(0)
+SHAPES = {"w1": (64, 80), "w2": (40, 80), "w3": (40, 8)}
+pytestmark = pytest.mark.skipif(not runs(21), reason="INT4 needs opset 21")
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+ARRAYS = {**{name: normal(*shape) for name, shape in SHAPES.items()}, "b": normal(40)}
+
+
+def graph() -> gs.Graph:
+    proto = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 17]> g (float[N,64] x) => (float[N,8] y)
+           { h = MatMul(x, w1) r = Tanh(h) k = Gemm<transB=1>(r, w2, b) y = MatMul(k, w3) }"""
+    )
+    proto.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in ARRAYS.items())
+    return to_graph(proto)
+
+
+def fisher(**values: float) -> dict[str, np.ndarray]:
+    outputs = {"w1": 80, "w2": 40, "w3": 8}
+    return {name: np.full(outputs[name], value) for name, value in values.items()}
+
+
+def fake(weight: np.ndarray) -> np.ndarray:
+    """Blocks of 32 rows of [K, N], one at a time."""
+    parts = []
+    for start in range(0, len(weight), 32):
+        part = weight[start : start + 32]
+        scale = np.float32(np.abs(part).max(0).astype(np.float64) / 7)
+        parts.append(np.rint(part / scale) * scale)
+    return np.concatenate(parts)
+
+
+def test_blocks_are_fake_quantization() -> None:
+    x = normal(5, 64) / 8
+    result = quantize_int4(graph(), fisher(w1=1, w2=1, w3=1), 1.0)
+    model = gs.export_onnx(result.graph)
+    onnx.checker.check_model(model)
+    hidden = np.tanh(x @ fake(ARRAYS["w1"])) @ fake(ARRAYS["w2"].T) + ARRAYS["b"]
+    expected = hidden @ fake(ARRAYS["w3"])
+    options = ort.SessionOptions()  # the fused operator rounds activations, too
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, {"x": x})[0], expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    stored = [t for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT4]
+    assert len(stored) == 3 and len(stored[0].raw_data or stored[0].int32_data) <= 64 * 80 // 2
+
+
+def test_the_least_sensitive_weights_go_first() -> None:
+    share = SHAPES["w2"][0] * SHAPES["w2"][1] / sum(a * b for a, b in SHAPES.values())
+    result = quantize_int4(graph(), fisher(w1=1, w2=1e-3, w3=1), share)
+    assert len(result.notes) == 1 and result.notes[0].startswith("w2: INT4")
+    assert not quantize_int4(graph(), fisher(w1=1, w2=1, w3=1), 0.0).modified
+    with pytest.raises(UsageError, match="--int4-weights 2"):
+        quantize_int4(graph(), fisher(w1=1), 2)
+
+
+def test_moments_lower_the_error_of_the_output() -> None:
+    x = (normal(300, 8) @ normal(8, 64)).astype(np.float32)
+    before = graph()
+    moments = input_moments(gs.export_onnx(before), None, [Batch({"x": x})])
+    want = run(gs.export_onnx(before), {"x": x})[0]
+    errors = [
+        np.square(
+            run(gs.export_onnx(quantize_int4(before, fisher(w1=1, w2=1, w3=1), 1.0, m).graph), {"x": x})[0] - want
+        )
+        for m in (moments, None)
+    ]
+    assert errors[0].mean() < 0.5 * errors[1].mean()
+
+
+def test_a_product_that_onnxruntime_does_not_fuse_stays_in_float() -> None:
+    before = graph()
+    next(node for node in before.nodes if node.op == "Tanh").op = "Relu"
+    notes = quantize_int4(before, fisher(w1=1, w2=1, w3=1), 1.0).notes
+    assert sorted(note.split(":")[0] for note in notes) == ["w2", "w3"]
+
+
+def test_onnxruntime_multiplies_by_the_blocks(tmp_path: Path) -> None:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    model = gs.export_onnx(quantize_int4(graph(), fisher(w1=1, w2=1, w3=1), 1.0).graph)
+    ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    operators = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
+    assert operators.count("MatMulNBits") == 3

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import onnx.parser
+import onnx_graphsurgeon as gs
+import pytest
+from onnx import numpy_helper
+from oracle import run
+
+from hqp_onnx.calibration import calibrate
+from hqp_onnx.dataset import Batch
+from hqp_onnx.model_io import to_graph
+from hqp_onnx.moments import input_moments
+from hqp_onnx.passes.correct_bias import correct_bias
+from hqp_onnx.passes.insert_qdq import insert_qdq, weight_scales
+from hqp_onnx.passes.quantize import Recipe, quantize
+from hqp_onnx.passes.round_weights import round_weights, roundable, rounded
+from hqp_onnx.placement import quantized_tensors
+from hqp_onnx.targets import target
+
+RNG = np.random.default_rng(0)
+ONE = np.ones((1, 1))
+ORT = target("onnxruntime", reduced_range=False)
+
+
+def correlated(features: int, rank: int, count: int = 400) -> np.ndarray:
+    return RNG.normal(size=(count, rank)) @ RNG.normal(size=(rank, features)) + 0.1 * RNG.normal(size=(count, features))
+
+
+def error(change: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    return np.einsum("of,fg,og->o", change, covariance, change)
+
+
+def test_rounding_is_close_to_the_best_of_all_grid_points() -> None:
+    x = correlated(6, 2)
+    covariance = x.T @ x / len(x)
+    rows = RNG.uniform(-3, 3, size=(20, 6))
+    offsets = np.array(list(itertools.product((-1, 0, 1, 2), repeat=6)))
+    best = np.array([error(offsets + np.floor(row) - row, covariance).min() for row in rows])
+    ours = error(rounded(rows, ONE, covariance, 127, 1e-6) - rows, covariance)
+    plain = error(np.rint(rows) - rows, covariance)
+    assert (ours >= best - 1e-9).all()
+    assert ours.mean() < 0.5 * plain.mean()
+    assert np.median(ours / best) < 4
+
+
+def test_uncorrelated_features_are_rounded_to_nearest_and_kept_in_range() -> None:
+    rows = RNG.uniform(-9, 9, size=(5, 100))
+    np.testing.assert_array_equal(rounded(rows, ONE, np.diag(RNG.uniform(1, 2, 100)), 127, 0.0), np.rint(rows))
+    assert np.abs(rounded(rows, ONE, np.eye(100), 7)).max() == 7
+
+
+def test_many_blocks_are_one_feature_at_a_time() -> None:
+    x = correlated(150, 20)
+    covariance = x.T @ x / len(x)
+    rows = RNG.uniform(-20, 20, size=(4, 150))
+    order = np.argsort(-np.diag(covariance), kind="stable")
+    h = covariance[np.ix_(order, order)] + 0.01 * np.trace(covariance) / 150 * np.eye(150)
+    rest, expected = rows[:, order].copy(), np.zeros((4, 150))
+    for j in range(150):  # OBQ: the exact least-squares refit of what is left, by the inverse of the rest
+        q = np.rint(rest[:, j])
+        inverse = np.linalg.inv(h[j:, j:])
+        rest[:, j:] -= np.outer((rest[:, j] - q) / inverse[0, 0], inverse[0])
+        expected[:, order[j]] = q
+    np.testing.assert_array_equal(rounded(rows, ONE, covariance, 127), expected)
+
+
+BODY = """h = Conv<pads=[1,1,1,1]>(x, w1, b1) r = Relu(h) d1 = Conv<group=6, pads=[1,1,1,1]>(r, d) e = Relu(d1)
+          k = Conv(e, w2) p = GlobalAveragePool(k) f = Flatten(p) y = Gemm<transB=1>(f, w3, b3)"""
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def block() -> gs.Graph:
+    arrays = {"w1": normal(6, 4, 3, 3), "b1": normal(6), "d": normal(6, 1, 3, 3) + 0.5, "w2": normal(8, 6, 1, 1)}
+    arrays |= {"w3": normal(5, 8), "b3": normal(5)}
+    proto = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17]> g (float[N,4,8,8] x) => (float[N,5] y) {{ {BODY} }}'
+    )
+    proto.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in arrays.items())
+    return to_graph(onnx.shape_inference.infer_shapes(proto))
+
+
+def images() -> np.ndarray:
+    return (np.cumsum(normal(64, 4, 8, 8), axis=3) + 1).astype(np.float32)  # neighbours are alike, as in images
+
+
+def test_weights_lie_on_the_grid_that_insert_qdq_stores() -> None:
+    graph, data = block(), [Batch({"x": images()})]
+    calibration = calibrate(gs.export_onnx(graph), quantized_tensors(graph, ORT), data)
+    scales = weight_scales(graph, calibration, ORT)
+    names = roundable(graph, scales)
+    assert names == ["w1", "w2", "w3"]  # not the depthwise one
+    moments = input_moments(gs.export_onnx(graph), names, data)
+    result = round_weights(graph, moments, scales, 127)
+    assert result.modified and len(result.notes) == 3
+    stored = {
+        t.name: numpy_helper.to_array(t)
+        for t in gs.export_onnx(insert_qdq(result.graph, calibration, ORT, scales=scales).graph).graph.initializer
+    }
+    for name in names:
+        column = scales[name, 0].reshape(-1, *[1] * (result.graph.tensors()[name].values.ndim - 1))
+        integers = stored[f"{name}/axis0/quantized"]
+        np.testing.assert_allclose(integers * column, result.graph.tensors()[name].values, rtol=1e-5, atol=1e-7)
+
+
+def test_a_corrected_bias_gives_the_mean_back() -> None:
+    graph, x = block(), images()
+    scales = {("d", 0): np.full(6, 0.5, np.float32)}
+    result = correct_bias(graph, scales, 127, [Batch({"x": x[:40]}), Batch({"x": x[40:]})])
+    coarse = result.graph.copy()
+    coarse.tensors()["d"].values = (np.rint(graph.tensors()["d"].values / 0.5) * 0.5).astype(np.float32)
+    means = [outputs(g, "d1", x).mean((0, 2, 3)) for g in (graph, coarse)]
+    np.testing.assert_allclose(means[1], means[0], atol=1e-4)
+    assert np.abs(means[0]).max() > 0.1 and "1 biases corrected" in result.notes[0]
+    assert not correct_bias(graph, scales, 127, [Batch({"x": x})], skip=["d"]).modified
+
+
+def outputs(graph: gs.Graph, name: str, x: np.ndarray) -> np.ndarray:
+    model = gs.export_onnx(graph)
+    del model.graph.output[:]
+    model.graph.output.append(onnx.ValueInfoProto(name=name))
+    return run(model, {"x": x})[0]
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "tensorrt"])
+def test_the_recipe_brings_logits_nearer_to_the_float_model(name: str, tmp_path: Path) -> None:
+    graph, x, unseen = block(), images(), images()
+    want = run(gs.export_onnx(graph), {"x": unseen})[0]
+
+    def off(recipe: Recipe) -> float:
+        model = quantize(graph, [Batch({"x": x})], target(name, reduced_range=True), "minmax", recipe=recipe).graph
+        return float(np.square(run(gs.export_onnx(model), {"x": unseen})[0] - want).mean())
+
+    assert off(Recipe()) < 0.9 * off(Recipe(False, False, False))
