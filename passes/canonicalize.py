@@ -14,13 +14,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from hqp_onnx.errors import ModelError
-from hqp_onnx.model_io import name_nodes, to_graph, to_proto
+from hqp_onnx.model_io import name_nodes
 from hqp_onnx.passes.base import PassResult
+from hqp_onnx.passes.raise_opset import raise_opset
 from hqp_onnx.runtime import Array
 from hqp_onnx.shapes import Shapes, probe
 
@@ -45,13 +44,10 @@ def canonicalize(graph: gs.Graph) -> PassResult:
 
 def canonicalize_with_shapes(graph: gs.Graph) -> tuple[PassResult, Shapes]:
     """``canonicalize``, and the shapes that it found by running the model: they hold for the result."""
-    notes = []
     before = _signature(graph)
-    graph = graph.copy()
+    raised = raise_opset(graph, MINIMUM_OPSET)
+    graph = raised.graph
     name_nodes(graph)
-    if graph.opset < MINIMUM_OPSET:
-        notes.append(f"converted from opset {graph.opset} to {MINIMUM_OPSET}")
-        graph = _upgrade(graph)
     _type_constants(graph)
     graph.fold_constants(
         fold_shapes=False, size_threshold=_FOLD_BYTES, should_exclude_node=lambda node: node.op.startswith("Random")
@@ -61,7 +57,7 @@ def canonicalize_with_shapes(graph: gs.Graph) -> tuple[PassResult, Shapes]:
     _fold_shape_arithmetic(graph, shapes)
     _drop_expansions(graph, shapes)
     graph.cleanup().toposort()
-    return PassResult(graph, _signature(graph) != before, tuple(notes)), shapes
+    return PassResult(graph, _signature(graph) != before, raised.notes), shapes
 
 
 def _signature(graph: gs.Graph) -> list[object]:
@@ -84,15 +80,6 @@ def _type_constants(graph: gs.Graph) -> None:
         if node.op == "Constant" and name in types:
             values = np.asarray(node.attrs.pop(name), types[name])
             node.attrs["value"] = gs.Constant(f"{node.outputs[0].name}_value", values)
-
-
-def _upgrade(graph: gs.Graph) -> gs.Graph:
-    try:
-        return to_graph(onnx.version_converter.convert_version(to_proto(graph), MINIMUM_OPSET))
-    except Exception as e:  # the converter raises bare RuntimeError and its own types
-        raise ModelError(
-            f"opset {graph.opset} cannot be converted to {MINIMUM_OPSET}: {e}. Export the model with opset 17"
-        ) from e
 
 
 def _explicit_pads(graph: gs.Graph, shapes: Shapes) -> None:

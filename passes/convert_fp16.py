@@ -19,6 +19,7 @@ import onnx_graphsurgeon as gs
 from hqp_onnx.errors import ModelError, one_line
 from hqp_onnx.model_io import is_quantized, to_graph, to_proto
 from hqp_onnx.passes.base import PassResult
+from hqp_onnx.passes.raise_opset import raise_opset
 from hqp_onnx.runtime import float16_converter
 
 __all__ = ["convert_fp16"]
@@ -41,8 +42,10 @@ def convert_fp16(graph: gs.Graph) -> PassResult:
         raise ModelError("the model has no float32 tensors: there is nothing to convert to float16")
     convert = float16_converter()
     stays = [node.name for node in graph.nodes if node.op in _WINDOWS or _FLOAT_VALUES & node.attrs.keys()]
+    quantized = any(is_quantized(node.op) for node in graph.nodes)
+    raised = raise_opset(graph, _QDQ_OPSET if quantized else graph.opset).graph
     try:
-        converted = convert(_with_opset(graph), keep_io_types=True, node_block_list=stays)
+        converted = convert(to_proto(raised), keep_io_types=True, node_block_list=stays)
         result = to_graph(converted).cleanup().toposort()
         onnx.checker.check_model(to_proto(result), full_check=True)
     except Exception as e:  # the converters assert, onnx's inference and checker have types of their own
@@ -51,14 +54,6 @@ def convert_fp16(graph: gs.Graph) -> PassResult:
     beyond = [t.name for t in floats if isinstance(t, gs.Constant) and _beyond(t.values)]
     cut = [name for name in beyond if name in found and found[name].dtype == np.float16]
     return PassResult(result, True, tuple(f"'{name}' has finite values beyond 65504, cut to it" for name in cut))
-
-
-def _with_opset(graph: gs.Graph) -> onnx.ModelProto:
-    """A copy, at opset 19 or above where it holds Q/DQ."""
-    model = to_proto(graph.copy())
-    if graph.opset >= _QDQ_OPSET or not any(is_quantized(node.op) for node in graph.nodes):
-        return model
-    return onnx.version_converter.convert_version(model, _QDQ_OPSET)
 
 
 def _beyond(values: np.ndarray) -> bool:

@@ -14,14 +14,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from hqp_onnx.calibration import Calibration, Range
 from hqp_onnx.errors import ModelError
-from hqp_onnx.model_io import is_quantized, to_graph, to_proto
+from hqp_onnx.model_io import is_quantized
 from hqp_onnx.passes.base import PassResult
+from hqp_onnx.passes.raise_opset import raise_opset
 from hqp_onnx.placement import Placement, place, weight_axis
 from hqp_onnx.targets import Target
 
@@ -64,7 +64,10 @@ def insert_qdq(
         ModelError: the graph is quantized already, a range is missing, or its opset cannot be converted.
     """
     _check_float(graph)
-    graph, notes = _with_opset(graph, target)
+    raised = raise_opset(graph, target.min_opset)
+    graph, notes = raised.graph, [*raised.notes]
+    if graph.opset > target.max_opset:
+        notes.append(f"opset {graph.opset} is above {target.max_opset}, the highest known to {target.name}")
     placement = place(graph, target, floats)
     by_tensor = _formats(placement, calibration, target)
     found = graph.tensors()
@@ -88,21 +91,6 @@ def _check_float(graph: gs.Graph) -> None:
     for node in graph.nodes:
         if is_quantized(node.op):
             raise ModelError(f"node '{node.name}' ({node.op}): the model is quantized already; give the float model")
-
-
-def _with_opset(graph: gs.Graph, target: Target) -> tuple[gs.Graph, list[str]]:
-    """A copy of ``graph`` at the target's lowest opset or above."""
-    if graph.opset > target.max_opset:
-        return graph.copy(), [f"opset {graph.opset} is above {target.max_opset}, the highest known to {target.name}"]
-    if graph.opset >= target.min_opset:
-        return graph.copy(), []
-    try:
-        model = onnx.version_converter.convert_version(to_proto(graph), target.min_opset)
-    except Exception as e:  # the converter raises bare RuntimeError and its own types
-        raise ModelError(
-            f"opset {graph.opset} cannot be converted to {target.min_opset}, which Q/DQ needs: export it anew: {e}"
-        ) from e
-    return to_graph(model), [f"opset {graph.opset} converted to {target.min_opset}"]
 
 
 def _formats(placement: Placement, calibration: Calibration, target: Target) -> dict[str, _Format]:

@@ -21,10 +21,10 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
-from hqp_onnx.errors import ModelError, UsageError
-from hqp_onnx.model_io import to_graph, to_proto
+from hqp_onnx.errors import UsageError
 from hqp_onnx.moments import Moments
 from hqp_onnx.passes.base import PassResult
+from hqp_onnx.passes.raise_opset import raise_opset
 from hqp_onnx.passes.round_weights import rounded
 
 __all__ = ["quantize_int4"]
@@ -63,7 +63,7 @@ def quantize_int4(
     """
     if not 0 <= share <= 1:
         raise UsageError(f"--int4-weights {share}: expected a share of the Gemm and MatMul weights, 0 to 1")
-    graph = _with_opset(graph)
+    graph = raise_opset(graph, OPSET).graph
     nodes = {
         node.inputs[1].name: node for node in graph.nodes if _takes_int4(node) and node.inputs[1].name in sensitivity
     }
@@ -78,17 +78,6 @@ def quantize_int4(
         notes.append(f"{name}: INT4, costs {found[name].cost:.2g} of the loss per parameter")
     graph.cleanup().toposort()
     return PassResult(graph, bool(notes), tuple(notes))
-
-
-def _with_opset(graph: gs.Graph) -> gs.Graph:
-    if graph.opset >= OPSET:
-        return graph.copy()
-    try:
-        return to_graph(onnx.version_converter.convert_version(to_proto(graph), OPSET))
-    except Exception as e:  # the converter raises bare RuntimeError and its own types
-        raise ModelError(
-            f"opset {graph.opset} cannot be converted to {OPSET}, which INT4 needs: export it anew: {e}"
-        ) from e
 
 
 def _takes_int4(node: gs.Node) -> bool:

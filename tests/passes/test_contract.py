@@ -66,6 +66,8 @@ def arguments(name: str, graph: gs.Graph, channels: ChannelMap, plan: PruningPla
         return input_moments(to_proto(graph), roundable(graph, scales), BATCHES), scales, 127
     if name == "quantize_int4":
         return {"w4": np.ones(4)}, 1.0
+    if name == "raise_opset":
+        return (18,)
     if name == "pool_spatial_means":
         return ({"pooled": 4},)
     return ()
