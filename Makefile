@@ -23,11 +23,11 @@ unit: .venv/installed
 	$(BIN)/pytest
 
 # Export about 200 architectures with PyTorch and prune them all: an environment of its own, 2 GB of packages
-# (torch first and the others without their dependencies, so that none replaces it), about two hours on 2 cores.
+# (torch first and the others without their dependencies, so that none replaces it), about an hour on 2 cores.
 # make zoo ZOO='--only torchvision/resnet50'
 zoo: .venv-zoo/installed
 	mkdir -p build
-	.venv-zoo/bin/python tools/zoo.py --cache build/zoo --json build/zoo.json $(ZOO) | tee build/zoo.md
+	.venv-zoo/bin/python tools/zoo.py --jobs 2 --cache build/zoo --json build/zoo.json $(ZOO) | tee build/zoo.md
 
 .venv-zoo/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-zoo

@@ -1,6 +1,7 @@
 """Prune many exported architectures and compare with the zero-masked originals.
 
-    python tools/zoo.py [--only PATTERN] [--exporter torchscript|dynamo|both] [--limit N] [--json FILE] [--cache DIR]
+    python tools/zoo.py [--only PATTERN] [--exporter torchscript|dynamo|both] [--limit N] [--jobs N]
+                        [--json FILE] [--cache DIR]
     python tools/zoo.py --scaling
 
 For each exported model: load and analyse; for random and L2 scores at 10, 30 and 60 % of the prunable units: prune,
@@ -28,6 +29,7 @@ import sys
 import tempfile
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="models whose name contains this")
     parser.add_argument("--exporter", choices=("torchscript", "dynamo", "both"), default="both")
     parser.add_argument("--limit", type=int, help="architectures")
+    parser.add_argument("--jobs", type=int, default=1, help="models at a time")
     parser.add_argument("--json", type=Path, help="all results, rewritten after each model")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "zoo_cache")
     parser.add_argument("--scaling", action="store_true", help="seconds by size of the graph")
@@ -65,14 +68,16 @@ def main() -> None:
 
         return scaling()
     exporters = ("torchscript", "dynamo") if options.exporter == "both" else (options.exporter,)
-    results = []
-    for entry in [entry for entry in zoo_models.entries() if options.only in entry.name][: options.limit]:
-        for exporter in exporters:
-            if exporter == "torchscript" or entry.dynamo:
-                results.append(run_apart(entry, exporter, options.cache))
-                print_row(results[-1], first=len(results) == 1)
-                if options.json:
-                    options.json.write_text(json.dumps(results, indent=1) + "\n")
+    entries = [entry for entry in zoo_models.entries() if options.only in entry.name][: options.limit]
+    chosen = [(entry, exporter) for entry in entries for exporter in exporters]
+    chosen = [(entry, exporter) for entry, exporter in chosen if exporter == "torchscript" or entry.dynamo]
+    results: list[dict[str, Any]] = []
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for result in pool.map(lambda job: run_apart(*job, options.cache), chosen):
+            results.append(result)
+            print_row(result, first=len(results) == 1)
+            if options.json:
+                options.json.write_text(json.dumps(results, indent=1) + "\n")
     print_summary(results)
     sys.exit(any(result["status"] in ("wrong", "crash") for result in results))
 
