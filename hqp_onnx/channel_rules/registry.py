@@ -95,7 +95,7 @@ class Survivors:
     def insert(self, node: gs.Node, index: int, op: str, operands: Sequence[gs.Tensor | IntArray | BoolArray]) -> None:
         """Put a new node before an input of ``node``; arrays among its operands become constants."""
         old = node.inputs[index]
-        stem = f"{old.name}_{node.name}_pruned"
+        stem = f"{old.name}_{node.name}_{index}_pruned"
         inputs = [t if isinstance(t, gs.Tensor) else gs.Constant(f"{stem}_{i}", t) for i, t in enumerate(operands)]
         node.inputs[index] = gs.Variable(stem, old.dtype)
         self.added.append(gs.Node(op, f"{stem}_{op}", inputs=inputs, outputs=[node.inputs[index]]))

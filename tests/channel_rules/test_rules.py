@@ -379,6 +379,11 @@ CASES = {
         ops=("LayerNormalization",),
         params=dict.fromkeys("sc", (8,)),
     ),
+    "LayerNormalization by one tensor twice": Case(
+        "t = Transpose<perm=[0,2,3,1]>(a)\n u = LayerNormalization(t, s, s)\n b = Transpose<perm=[0,3,1,2]>(u)",
+        8,
+        params={"s": (8,)},
+    ),
     "LayerNormalization without bias": Case(
         "t = Transpose<perm=[0,2,3,1]>(a)\n u = LayerNormalization(t, s)\n b = Transpose<perm=[0,3,1,2]>(u)",
         8,
