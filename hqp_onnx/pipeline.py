@@ -171,9 +171,8 @@ class _Job:
         floats = self.floats["mixed"]
         errors = self.ledger.once("output_errors", lambda: self._output_errors(removed))
         harmless = sorted(errors, key=lambda node: errors[node])
-        for count in range(len(harmless) + 1):
-            self.floats[f"mixed+{len(harmless) - count}"] = [*floats, *harmless[count:]]
         names = [f"mixed+{len(harmless) - count}" for count in range(len(harmless) + 1)]
+        self.floats |= {name: [*floats, *harmless[count:]] for count, name in enumerate(names)}
         return names[bisect(len(harmless), 1, lambda count: self._admits(names[count], removed))]
 
     def _output_errors(self, removed: int) -> dict[str, float]:
@@ -303,10 +302,11 @@ class _Job:
         for earlier in {output / name for name in OPTIONAL} - {file for *_, file in made.values()}:
             earlier.unlink(missing_ok=True)
         models = {"baseline": self._measured(self.options.model, self.model.session, 0)}
-        for name, (precision, count, file) in made.items():
+        for name, (precision, count, file) in reversed(made.items()):  # the candidates at hand first
             model_io.save(self._graph(precision, count), file)
             models[name] = self._measured(file, self._load(file), count)
         models.setdefault("hqp", models["pruned"])
+        models = {name: models[name] for name in TITLES if name in models}
         precision, count, shipped = made.get("hqp", made["pruned"])
         if not self.budget.admits(models["hqp"].val):
             raise BudgetError(

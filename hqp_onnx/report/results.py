@@ -26,11 +26,11 @@ QAT_EPOCHS, QAT_SAMPLES = 10, 50_000  # a short fine-tuning on a training set of
 
 
 @dataclass(frozen=True)
-class Row:
-    """One model. ``drop`` is baseline minus metric on ``data``, with its 95 % paired interval.
+class Judged:
+    """One model, but for its latency. ``drop`` is baseline minus metric on ``data``, with its 95 % paired interval.
 
-    ``sparsity`` is the share of prunable units removed; ``latency_ms`` the median of one run at batch 1;
-    ``speedup`` and ``size_reduction`` compare with the baseline; ``size_reduction`` 0.75 means a quarter is left.
+    ``sparsity`` is the share of prunable units removed; ``size_reduction`` 0.75 means that a quarter of the baseline's
+    bytes is left.
     """
 
     metric: float
@@ -39,10 +39,6 @@ class Row:
     drop_high: float
     val_metric: float
     val_drop: float
-    latency_ms: float
-    latency_p10_ms: float
-    latency_p90_ms: float
-    speedup: float
     bytes: int
     size_reduction: float
     params: int
@@ -51,28 +47,27 @@ class Row:
 
 
 @dataclass(frozen=True)
-class EngineRow:
-    """The TensorRT engine of the model that ships; fields as in ``Row``, ``admitted`` if it is inside the budget.
+class Row(Judged):
+    """``latency_ms`` is the median of one run at batch 1; ``speedup`` compares with the baseline."""
+
+    latency_ms: float
+    latency_p10_ms: float
+    latency_p90_ms: float
+    speedup: float
+
+
+@dataclass(frozen=True)
+class EngineRow(Judged):
+    """The TensorRT engine of the model that ships; ``admitted`` if it is inside the budget.
 
     ``latency_ms`` is the median between CUDA events of one run of ``batch`` samples on the GPU. It has no ratio to the
     other rows, which are not measured there.
     """
 
-    metric: float
-    drop: float
-    drop_low: float
-    drop_high: float
-    val_metric: float
-    val_drop: float
     admitted: bool
     latency_ms: float
     latency_p99_ms: float
     batch: int
-    bytes: int
-    size_reduction: float
-    params: int
-    macs: int
-    sparsity: float
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from hqp_onnx.constraint import paired_drop
 from hqp_onnx.engine import EngineLatency
@@ -31,47 +32,42 @@ def make_rows(models: Mapping[str, Measured], feeds: Mapping[str, Array]) -> dic
     latencies = measure({name: model.session for name, model in models.items()}, feeds)
     first = next(iter(models))
     base, base_ms = models[first], latencies[first].median_ms
-    rows = {}
-    for name, model in models.items():
-        latency = latencies[name]
-        interval = paired_drop(base.scores.values, model.scores.values)
-        rows[name] = Row(
-            metric=model.scores.metric,
-            drop=interval.drop,
-            drop_low=interval.low,
-            drop_high=interval.high,
-            val_metric=model.val.metric,
-            val_drop=base.val.metric - model.val.metric,
-            latency_ms=latency.median_ms,
-            latency_p10_ms=latency.p10_ms,
-            latency_p90_ms=latency.p90_ms,
-            speedup=base_ms / latency.median_ms,
-            bytes=model.bytes,
-            size_reduction=1 - model.bytes / base.bytes,
-            params=model.params,
-            macs=model.macs,
-            sparsity=model.sparsity,
+    return {
+        name: Row(
+            **_judged(base, model),
+            latency_ms=latencies[name].median_ms,
+            latency_p10_ms=latencies[name].p10_ms,
+            latency_p90_ms=latencies[name].p90_ms,
+            speedup=base_ms / latencies[name].median_ms,
         )
-    return rows
+        for name, model in models.items()
+    }
 
 
 def engine_row(base: Measured, engine: Measured, latency: EngineLatency, admitted: bool) -> EngineRow:
     """The row of an engine; ``base`` is the baseline, ``latency`` the GPU's."""
-    interval = paired_drop(base.scores.values, engine.scores.values)
     return EngineRow(
-        metric=engine.scores.metric,
-        drop=interval.drop,
-        drop_low=interval.low,
-        drop_high=interval.high,
-        val_metric=engine.val.metric,
-        val_drop=base.val.metric - engine.val.metric,
+        **_judged(base, engine),
         admitted=admitted,
         latency_ms=latency.median_ms,
         latency_p99_ms=latency.p99_ms,
         batch=latency.batch,
-        bytes=engine.bytes,
-        size_reduction=1 - engine.bytes / base.bytes,
-        params=engine.params,
-        macs=engine.macs,
-        sparsity=engine.sparsity,
     )
+
+
+def _judged(base: Measured, model: Measured) -> dict[str, Any]:
+    """The fields of ``Judged``."""
+    interval = paired_drop(base.scores.values, model.scores.values)
+    return {
+        "metric": model.scores.metric,
+        "drop": interval.drop,
+        "drop_low": interval.low,
+        "drop_high": interval.high,
+        "val_metric": model.val.metric,
+        "val_drop": base.val.metric - model.val.metric,
+        "bytes": model.bytes,
+        "size_reduction": 1 - model.bytes / base.bytes,
+        "params": model.params,
+        "macs": model.macs,
+        "sparsity": model.sparsity,
+    }
