@@ -14,8 +14,12 @@ import gzip
 from pathlib import Path
 
 import numpy as np
+from architectures import Images
 from numpy.typing import NDArray
 
+Part = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+
+IMAGES = Images(28, (72.94,), (90.02,))
 SOURCE = Path("/usr/share/datasets/fashion-mnist")
 FOLDER = Path(__file__).parent
 SEED = 20261123
@@ -30,7 +34,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
 
 
-def split(source: Path) -> dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+def split(source: Path) -> dict[str, Part]:
     """``train`` (55,000), ``calib`` (2,000 of them), ``val`` (5,000 others) and ``test`` (10,000)."""
     images, labels = (read_idx(source / f"train-{kind}-ubyte.gz") for kind in ("images-idx3", "labels-idx1"))
     order = np.random.default_rng(SEED).permutation(len(images))
@@ -40,14 +44,18 @@ def split(source: Path) -> dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]
     return {**parts, "test": (test[0][:, None], test[1])}
 
 
-def main() -> None:
-    """Write the three bundled files."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--source", type=Path, default=SOURCE)
-    parts = split(parser.parse_args().source)
+def write(parts: dict[str, Part], folder: Path) -> None:
+    """``fashion_mnist_calib.npz``, ``_val`` and ``_test`` in ``folder``."""
     for name in ("calib", "val", "test"):
         images, labels = parts[name]
-        np.savez_compressed(FOLDER / f"fashion_mnist_{name}.npz", input=images, labels=labels)
+        np.savez_compressed(folder / f"fashion_mnist_{name}.npz", input=images, labels=labels)
+
+
+def main() -> None:
+    """Write the three bundled files."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", type=Path, default=SOURCE)
+    write(split(parser.parse_args().source), FOLDER)
 
 
 if __name__ == "__main__":
