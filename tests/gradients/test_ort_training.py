@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
-from onnx import numpy_helper
+from small_net import array, build
 
 from hqp_onnx.dataset import ArraySource, Batch, Dataset
 from hqp_onnx.errors import DataError, GradientError, MissingRuntimeError
@@ -20,20 +20,6 @@ from hqp_onnx.saliency import fisher
 MODELS = Path(os.environ.get("HQP_MODELS", Path(__file__).parents[2] / "models"))
 DATA = Path(__file__).parents[2] / "models" / "fashion_mnist_calib.npz"
 installed = pytest.mark.skipif(ort_training.find() is None, reason="onnxruntime-training is not installed")
-
-
-def array(*shape):
-    rng = np.random.default_rng(sum(shape))
-    return (rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
-
-
-def build(body, shape, weights, batch="N", opset=17):
-    dims = ", ".join(map(str, shape))
-    text = f'<ir_version: 8, opset_import: ["": {opset}]> net (float[{batch}, {dims}] x) => (float z) {{ {body} }}'
-    model = onnx.parser.parse_model(text)
-    model.graph.output[0].type.tensor_type.ClearField("shape")
-    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(x), name) for name, x in weights.items())
-    return model
 
 
 def samples(shape, count=5):

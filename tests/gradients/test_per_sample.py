@@ -9,6 +9,7 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 from oracle import runs
+from small_net import array, build
 
 from hqp_onnx.errors import DataError, GradientError
 from hqp_onnx.gradients import PerSample, filter_weights
@@ -20,21 +21,6 @@ from gradients.onnx_in_torch import filter_norms, sample_gradients  # noqa: E402
 torch.set_num_threads(1)
 MODELS = Path(os.environ.get("HQP_MODELS", Path(__file__).parents[2] / "models"))
 COUNT = 4
-
-
-def array(*shape):
-    rng = np.random.default_rng(sum(shape))
-    return (rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
-
-
-def build(body, shape, weights, batch="N", opset=17):
-    """A network whose body ends in `z`."""
-    dims = ", ".join(map(str, shape))
-    text = f'<ir_version: 8, opset_import: ["": {opset}]> net (float[{batch}, {dims}] x) => (float z) {{ {body} }}'
-    model = onnx.parser.parse_model(text)
-    model.graph.output[0].type.tensor_type.ClearField("shape")
-    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(x), name) for name, x in weights.items())
-    return model
 
 
 def convolution(shape, weight, op="Conv", **attributes):
