@@ -1,0 +1,59 @@
+"""The command line. Errors are one line on stderr: exit code 2 for bad usage or input, 3 for a missed budget."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from hqp_onnx import __version__
+from hqp_onnx.cli import environment, measurement, optimization, pruning, quantization
+from hqp_onnx.errors import HqpError
+
+__all__ = ["cli", "main"]
+
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """Entry point of ``hqp``."""
+    try:
+        code = cli.main(prog_name="hqp", standalone_mode=False)
+    except HqpError as e:
+        code = _fail(str(e), e.exit_code)
+    except click.ClickException as e:
+        code = _fail(e.format_message(), e.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        code = _fail("interrupted; `hqp optimize --resume` with the same options goes on from here", INTERRUPTED)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo("error: " + " ".join(message.split()), err=True)
+    return code
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="hqp")
+def cli() -> None:
+    """Prune and quantize exported ONNX models inside one accuracy budget.
+
+    DATA is a .npz file (arrays named as the model's inputs, plus labels), a folder of images (one sub-folder per
+    class) or a Polygraphy data-loader script file.py[:func].
+    """
+
+
+for command in (
+    optimization.optimize,
+    pruning.inspect,
+    pruning.score,
+    pruning.prune,
+    quantization.quantize,
+    quantization.build,
+    measurement.evaluate,
+    measurement.benchmark,
+    measurement.compare,
+    environment.data_loader,
+    environment.setup,
+):
+    cli.add_command(command)

@@ -1,0 +1,64 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from hqp_onnx.calibration import METHODS
+from hqp_onnx.saliency import ENGINES, LOSSES, SALIENCIES
+
+F = TypeVar("F", bound=Callable[..., Any])
+FILE = click.Path(path_type=Path)
+
+
+def _options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    def apply(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+model_argument = click.argument("model", type=FILE)
+preprocess_option = click.option("--preprocess", type=FILE, help="JSON for image folders: size, crop, mean, std, ...")
+quiet_option = click.option("--quiet", is_flag=True, help="No progress.")
+json_option = click.option(
+    "--json", "json_file", type=FILE, help="Write the result as JSON to this file ('-': stdout)."
+)
+selection_options = _options(
+    click.option("--keep", multiple=True, metavar="PATTERN", help="Tensors whose channels stay (repeatable)."),
+    click.option("--only", multiple=True, metavar="PATTERN", help="Tensors whose channels may leave (repeatable)."),
+)
+MULTIPLE_HELP = "Widths stay multiples of this, where they are as wide."
+metric_option = click.option(
+    "--metric", default="top1", show_default=True, help="top1, top5, agreement or FILE.py:func."
+)
+target_option = click.option(
+    "--target",
+    default="onnxruntime",
+    show_default=True,
+    help="onnxruntime, openvino, tensorrt, cuda or onnxruntime:NAMEExecutionProvider.",
+)
+calibration_option = click.option(
+    "--calibration", type=click.Choice(METHODS), default="entropy", show_default=True, help="How ranges are chosen."
+)
+saliency_choice = click.Choice(SALIENCIES)
+gradient_options = _options(
+    click.option(
+        "--gradients",
+        "engine",
+        type=click.Choice(list(ENGINES)),
+        default="native",
+        show_default=True,
+        help="What differentiates, for fisher and taylor.",
+    ),
+    click.option(
+        "--loss", help=f"{', '.join(LOSSES)}, or FILE.onnx. Default: what data and model allow, in this order."
+    ),
+    click.option("--draws", type=int, default=1, show_default=True, help="Sampled labels or projections per sample."),
+)

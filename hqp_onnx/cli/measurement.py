@@ -1,0 +1,108 @@
+"""Measure models, and compare them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hqp_onnx import engine, steps
+from hqp_onnx.cli.arguments import (
+    FILE,
+    json_option,
+    metric_option,
+    model_argument,
+    preprocess_option,
+    quiet_option,
+    target_option,
+)
+from hqp_onnx.cli.output import Display, give_json, out
+from hqp_onnx.compare import compare as compare_models
+from hqp_onnx.errors import UsageError
+from hqp_onnx.model_io import stored_bytes
+from hqp_onnx.report import compare_tables, engines, tables
+from hqp_onnx.runners import runtime_name
+from hqp_onnx.targets import target as goal
+
+
+@click.command()
+@model_argument
+@click.option("--data", required=True, metavar="DATA")
+@metric_option
+@click.option("--reference", type=FILE, help="The original model, for --metric agreement.")
+@target_option
+@preprocess_option
+@json_option
+@quiet_option
+def evaluate(
+    model: Path,
+    data: str,
+    metric: str,
+    reference: Path | None,
+    target: str,
+    preprocess: Path | None,
+    json_file: Path | None,
+    quiet: bool,
+) -> None:
+    """Measure the metric of MODEL on DATA."""
+    with Display(quiet) as display:
+        scores = steps.evaluate_file(model, data, metric, preprocess, display, reference, target)
+    runtime = runtime_name(goal(target))
+    found = {"model": str(model), "metric": metric, "value": scores.metric, "samples": scores.samples}
+    if not give_json({**found, "target": target, "runtime": runtime}, json_file):
+        click.echo(f"{metric} {100 * scores.metric:.2f} % on {scores.samples} samples, {runtime}")
+
+
+@click.command()
+@click.argument("models", type=FILE, nargs=-1, required=True)
+@target_option
+@click.option("--batch", type=int, help="Default: 1, or what an engine was built for.")
+@click.option("--threads", type=click.IntRange(0), default=0)
+@json_option
+def benchmark(models: tuple[Path, ...], target: str, batch: int | None, threads: int, json_file: Path | None) -> None:
+    """Measure the latency of MODELS in turn; ratios are to the first. Engines run on the GPU, with joules."""
+    engine_files = [path.suffix == ".engine" for path in models]
+    if any(engine_files) and not all(engine_files):
+        raise UsageError("benchmark times .onnx models or .engine files, not both in one command")
+    if all(engine_files):
+        found = {str(path): engine.measure(path, batch, profile=json_file is not None) for path in models}
+        if not give_json({"target": "tensorrt", "models": engines.engine_rows(found)}, json_file):
+            out.print(engines.engine_table(found))
+        return
+    runtime = runtime_name(goal(target))
+    batch = 1 if batch is None else batch
+    results = steps.benchmark(models, batch, threads, target)
+    first = next(iter(results.values())).median_ms
+    rows = [{"model": name, "speedup": first / latency.median_ms, **vars(latency)} for name, latency in results.items()]
+    if not give_json({"target": target, "runtime": runtime, "batch": batch, "models": rows}, json_file):
+        out.print(tables.latency_table(results, {str(path): stored_bytes(path) for path in models}, runtime))
+
+
+@click.command()
+@click.argument("models", nargs=-1, required=True, metavar="MODEL[@TARGET] ...")
+@click.option("--data", required=True, metavar="DATA")
+@click.option("--metric", help="top1, top5 or FILE.py:func. Default: top1, where there are labels and classes.")
+@click.option("--ledger", "ledgers", type=FILE, multiple=True, help="Of a pruned model, if not ledger.json beside it.")
+@click.option(
+    "--tolerance", type=float, default=0.1, show_default=True, help="Own error that a layer may have, of its signal."
+)
+@click.option("--samples", type=int, default=64, show_default=True, help="Samples to compare layers with.")
+@click.option("--threads", type=click.IntRange(0), default=0)
+@preprocess_option
+@json_option
+@quiet_option
+def compare(models: tuple[str, ...], json_file: Path | None, quiet: bool, **chosen: Any) -> None:
+    """Compare MODELS: the first is the reference; layers are compared from each to the next.
+
+    A model is an .onnx file, run by the target's runtime (onnxruntime on the CPU unless told otherwise), or an .engine
+    of TensorRT. Give a chain: the original, the pruned, the INT8 model, the engine.
+    """
+    with Display(quiet) as display:
+        found = compare_models(models, progress=display, **chosen)
+    if not give_json(found.json(), json_file):
+        out.print(compare_tables.models_table(found))
+        for step in found.steps:
+            click.echo(compare_tables.step_line(found, step))
+            if step.trace is not None:
+                out.print(compare_tables.layers_table(step.trace))

@@ -1,0 +1,83 @@
+"""The main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hqp_onnx import pipeline
+from hqp_onnx.cli.arguments import (
+    FILE,
+    MULTIPLE_HELP,
+    calibration_option,
+    gradient_options,
+    json_option,
+    metric_option,
+    model_argument,
+    preprocess_option,
+    quiet_option,
+    saliency_choice,
+    selection_options,
+    target_option,
+)
+from hqp_onnx.cli.output import Display, give_json, out
+from hqp_onnx.options import PRECISIONS, Options
+from hqp_onnx.report import tables
+from hqp_onnx.search import SEARCHES
+
+
+@click.command()
+@model_argument
+@click.option("--calib", required=True, metavar="DATA", help="Calibration data: sensitivity, ranges, compensation.")
+@click.option("--val", required=True, metavar="DATA", help="Validation data: every candidate is judged on it.")
+@click.option("--test", metavar="DATA", help="Test data: only the report uses it.")
+@click.option("--max-drop", type=float, default=0.015, show_default=True, help="Budget, as a fraction of the metric.")
+@click.option("--step", type=float, default=0.01, show_default=True, help="Share of the units removed per step.")
+@click.option(
+    "--search", type=click.Choice(list(SEARCHES)), default="bisect", show_default=True, help="Algorithm 1 is linear."
+)
+@click.option("--saliency", type=saliency_choice, default="fisher", show_default=True, help="How units are ranked.")
+@gradient_options
+@click.option(
+    "--compensate/--no-compensate", default=True, show_default=True, help="Refit weights that read removed channels."
+)
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="mixed",
+    show_default=True,
+    help="mixed: INT8 where it is faster, as measured, and harmless.",
+)
+@target_option
+@calibration_option
+@metric_option
+@click.option(
+    "--min-width", type=float, default=0.1, show_default=True, help="Share of every tensor's units that stays."
+)
+@click.option("--multiple-of", type=int, help=f"{MULTIPLE_HELP} Default: what the target's kernels take.")
+@selection_options
+@preprocess_option
+@click.option("--threads", type=click.IntRange(0), default=0, help="Threads of the runtime; 0 takes its choice.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random saliency and of draws.")
+@click.option("--resume", is_flag=True, help="Go on with what OUT holds.")
+@click.option("--build", is_flag=True, help="Build a TensorRT engine of the result, and hold it to the budget too.")
+@click.option("-o", "--output", type=FILE, required=True, metavar="OUT", help="Folder for the models and the report.")
+@json_option
+@quiet_option
+def optimize(quiet: bool, json_file: Path | None, **chosen: Any) -> None:
+    """Prune and quantize MODEL as far as the budget allows."""
+    with Display(quiet) as display:
+        report = pipeline.optimize(Options(**chosen), display)
+    if not give_json(report.json(), json_file):
+        out.print(tables.report_table(report))
+        for line in (
+            tables.budget_line(report),
+            *tables.cost_lines(report.cost),
+            *report.notes,
+            f"Wrote {report.shipped}",
+        ):
+            click.echo(line)
+    if not report.met:
+        raise pipeline.budget_error(report)

@@ -1,0 +1,85 @@
+"""Units: show them, score them, remove them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hqp_onnx import steps
+from hqp_onnx.cli.arguments import (
+    FILE,
+    MULTIPLE_HELP,
+    gradient_options,
+    json_option,
+    model_argument,
+    preprocess_option,
+    quiet_option,
+    saliency_choice,
+    selection_options,
+)
+from hqp_onnx.cli.output import Display, give_json, out
+from hqp_onnx.options import Pruning
+from hqp_onnx.report import tables
+
+
+@click.command()
+@model_argument
+@json_option
+def inspect(model: Path, json_file: Path | None) -> None:
+    """Show the units of MODEL, which cannot be pruned, and why."""
+    found = steps.inspect(model)
+    if not give_json(found, json_file):
+        out.print(tables.inspect_table(found))
+
+
+@click.command()
+@model_argument
+@click.option("--data", required=True, metavar="DATA")
+@click.option("--saliency", type=saliency_choice, default="fisher", show_default=True)
+@gradient_options
+@preprocess_option
+@click.option("-o", "--output", type=FILE, required=True, help="scores.npz: filter/<weight> and unit.")
+@quiet_option
+def score(
+    model: Path, data: str, saliency: str, preprocess: Path | None, output: Path, quiet: bool, **chosen: Any
+) -> None:
+    """Write the saliency of every filter and unit of MODEL."""
+    with Display(quiet) as display:
+        ranking = steps.score(model, data, output, saliency, preprocess, display, **chosen)
+    click.echo(f"{output}: {len(ranking.filters)} weights, {len(ranking.units)} units")
+
+
+@click.command()
+@model_argument
+@click.option("--sparsity", type=float, required=True, help="Share of the prunable units to remove.")
+@click.option("--saliency", type=saliency_choice, default="l2", show_default=True)
+@click.option("--data", metavar="DATA", help="Calibration data, for fisher, taylor and --compensate.")
+@click.option("--compensate/--no-compensate", default=False, show_default=True)
+@click.option(
+    "--min-width", type=float, default=0.0, show_default=True, help="Share of every tensor's units that stays."
+)
+@click.option("--multiple-of", type=int, default=1, show_default=True, help=MULTIPLE_HELP)
+@selection_options
+@click.option("--seed", type=int, default=0, show_default=True)
+@preprocess_option
+@click.option("--ledger", type=FILE, help="Write what was removed, as JSON.")
+@click.option("-o", "--output", type=FILE, required=True)
+@quiet_option
+def prune(
+    model: Path,
+    output: Path,
+    data: str | None,
+    preprocess: Path | None,
+    ledger: Path | None,
+    quiet: bool,
+    **chosen: Any,
+) -> None:
+    """Remove a share of MODEL's units, whatever it costs."""
+    with Display(quiet) as display:
+        options = Pruning(**chosen)
+        pruned = steps.prune(model, output, options, data=data, preprocess=preprocess, ledger=ledger, progress=display)
+    click.echo(f"{output}: {pruned.units} of {pruned.prunable} prunable units removed")
+    for note in pruned.notes:
+        click.echo(note)

@@ -1,0 +1,106 @@
+"""Lower precision, and engines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hqp_onnx import engine, steps
+from hqp_onnx.build import build_file
+from hqp_onnx.calibration_export import TENSORRT_VERSION
+from hqp_onnx.cli.arguments import (
+    FILE,
+    calibration_option,
+    model_argument,
+    preprocess_option,
+    quiet_option,
+    target_option,
+)
+from hqp_onnx.cli.output import Display
+from hqp_onnx.model_io import stored_bytes
+from hqp_onnx.report import engines
+
+
+@click.command()
+@model_argument
+@click.option("--data", metavar="DATA", help="Calibration data; int8 needs them.")
+@click.option("--precision", type=click.Choice(["int8", "fp16"]), default="int8", show_default=True)
+@target_option
+@calibration_option
+@click.option(
+    "--calibration-out",
+    type=FILE,
+    metavar="DIR",
+    help="Write MODEL's own ranges (no --equalize): calibration.json, TensorRT's cache, onnxruntime's table.",
+)
+@click.option("--tensorrt-version", default=TENSORRT_VERSION, show_default=True, help="Named in TensorRT's cache.")
+@click.option("--equalize/--no-equalize", default=True, show_default=True, help="Even out channels beforehand.")
+@click.option("--correct-bias/--no-correct-bias", default=False, show_default=True, help="Keep channel means.")
+@click.option(
+    "--round-weights/--no-round-weights", default=True, show_default=True, help="Round for the least output error."
+)
+@click.option(
+    "--int4-weights",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="INT4 weights in this share of Gemm and MatMul, in place of INT8.",
+)
+@preprocess_option
+@click.option("-o", "--output", type=FILE, required=True)
+@quiet_option
+def quantize(
+    model: Path,
+    data: str | None,
+    target: str,
+    calibration: str,
+    preprocess: Path | None,
+    output: Path,
+    quiet: bool,
+    **chosen: Any,
+) -> None:
+    """Quantize MODEL to INT8, store weights in INT4, or convert to float16."""
+    with Display(quiet) as display:
+        notes = steps.quantize_file(model, output, data, target, calibration, preprocess, display, **chosen)
+    size = stored_bytes(output)
+    click.echo(f"{output}: {size / 1e6:.2f} MB, {size / stored_bytes(model):.2f} of the original")
+    for note in notes:
+        click.echo(note)
+
+
+@click.command()
+@model_argument
+@click.option("--data", metavar="DATA", help="Calibration data, for INT8 of a float model.")
+@click.option(
+    "--precision",
+    type=click.Choice(engine.PRECISIONS),
+    help="Default: int8 with --data or Q/DQ where the GPU has INT8, else fp16.",
+)
+@click.option("--calibration", type=click.Choice(list(engine.ALGORITHMS)), default="entropy", show_default=True)
+@click.option("--calibration-cache", type=FILE, help="Scales of the implicit path: read if it exists, else written.")
+@click.option("--shapes", multiple=True, metavar="NAME:MIN,OPT,MAX", help="As x:1x3x224x224,8x3x224x224,32x3x224x224.")
+@click.option("--timing-cache", type=FILE, help="TensorRT's tactic timings, read and extended.")
+@click.option("--workspace", type=int, metavar="MIB", help="Limit of TensorRT's scratch memory.")
+@click.option("--dla", type=int, metavar="N", help="DLA core; what it cannot run goes to the GPU.")
+@click.option("--hardware-compatible", is_flag=True, help="The engine loads on other GPUs from Ampere on.")
+@click.option("--version-compatible", is_flag=True, help="The engine loads in later TensorRT versions.")
+@click.option("--path", type=click.Choice(engine.PATHS), help="INT8 by ranges or by Q/DQ. Default: TensorRT's version.")
+@click.option(
+    "--scales", type=click.Choice(engine.SCALES), help="Implicit path: our KL ranges or TensorRT's calibrator."
+)
+@click.option(
+    "--strongly-typed", is_flag=True, help="Types as the model states them (TensorRT 10; 11 has no other way)."
+)
+@click.option(
+    "--for", "elsewhere", metavar="VERSION", help="Prepare for a machine with this TensorRT, as a trtexec script."
+)
+@preprocess_option
+@click.option("-o", "--output", type=FILE, required=True, help="model.engine; model.engine.json says how it was built.")
+@quiet_option
+def build(quiet: bool, **chosen: Any) -> None:
+    """Build a TensorRT engine of MODEL (float, or INT8 with Q/DQ) for this GPU, or prepare it for another."""
+    with Display(quiet) as display:
+        report = build_file(engine.BuildOptions(**chosen), display)
+    for line in engines.build_lines(report, chosen["output"]):
+        click.echo(line)
