@@ -107,6 +107,7 @@ class Session:
         provider: onnxruntime's execution provider; what it does not take runs on the CPU's.
         threads: intra-op threads; 0 takes onnxruntime's choice.
         optimize: apply onnxruntime's graph optimizations.
+        integer_kernels: compute what stands between Q/DQ pairs in integers.
 
     Raises:
         ModelError: onnxruntime cannot load or prepare the model.
@@ -120,12 +121,15 @@ class Session:
         provider: str = CPU,
         threads: int = 0,
         optimize: bool = True,
+        integer_kernels: bool = True,
     ) -> None:
         ort = onnxruntime()
         require_provider(provider)
         options = ort.SessionOptions()
         options.log_severity_level = 4  # errors are raised, and need no second print
         options.intra_op_num_threads = threads
+        if not integer_kernels:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         providers = list(dict.fromkeys((provider, CPU)))

@@ -16,9 +16,8 @@ import numpy as np
 import onnx
 
 from hqp_onnx.gradients.prepare import Use
-from hqp_onnx.gradients.rules_linear import adjoint_window
 from hqp_onnx.gradients.tape import Tape, number, refuse
-from hqp_onnx.gradients.window import Window, window
+from hqp_onnx.gradients.window import Window, adjoint_window, window
 
 NARROW = 8  # channels
 

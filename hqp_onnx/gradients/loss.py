@@ -102,7 +102,7 @@ def append_loss(t: Tape, name: LossName | None, reached: Collection[str]) -> Los
         GradientError: the outputs do not fit the loss.
     """
     outputs = [value.name for value in t.model.graph.output if value.name in reached]
-    name = name or ("sampled" if len(outputs) == 1 and _is_classifier(t) else "gauss-newton")
+    name = name or ("sampled" if len(outputs) == 1 and is_classifier(t) else "gauss-newton")
     return _projection(t, outputs) if name == "gauss-newton" else _cross_entropy(t, name)
 
 
@@ -149,7 +149,8 @@ def classes(t: Tape, logits: str) -> int:
     return _size(dims[1]) if len(dims) > 1 else 0
 
 
-def _is_classifier(t: Tape) -> bool:
+def is_classifier(t: Tape) -> bool:
+    """Whether the first output has logits, see ``logits_of``."""
     try:
         logits_of(t)
     except GradientError:

@@ -14,6 +14,7 @@ from hqp_onnx.gradients import (  # noqa: F401  each fills RULES
     rules_movement,
     rules_normalization,
     rules_pool,
+    rules_quantize,
     rules_reduction,
     rules_resize,
 )

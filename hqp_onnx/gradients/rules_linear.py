@@ -9,34 +9,31 @@ import onnx
 
 from hqp_onnx.gradients.prepare import attribute
 from hqp_onnx.gradients.tape import Grads, Tape, number, refuse, rule
-from hqp_onnx.gradients.window import Window, scatter_back, window
+from hqp_onnx.gradients.weight_gradient import weight_gradient
+from hqp_onnx.gradients.window import adjoint_window, scatter_back, window
 from hqp_onnx.runtime import Array
 
 
 @rule("Conv")
 def conv(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> str:
-    """The adjoint of a convolution."""
-    weight = t.value(n, 1)
-    if i or weight is None:
-        raise refuse(n, "has no gradient rule for its weight or bias as an activation")
-    w = window(t, n, weight.shape[2:], n.input[0], n.output[0])
-    return scatter_back(t, str(g[0]), n.input[1], weight, w)
+    """The adjoint of a convolution; its weight's gradient correlates input and output."""
+    if i == 2:
+        return _channel_sums(t, str(g[0]), n)
+    w = window(t, n, t.static(n, n.input[1])[2:], n.input[0], n.output[0])
+    if i == 1:
+        return weight_gradient(t, n, str(g[0]), n.input[0], w)
+    return scatter_back(t, str(g[0]), n.input[1], t.traced.values.get(n.input[1]), w)
 
 
 @rule("ConvTranspose")
 def conv_transpose(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> str:
-    """The convolution of which the node is the adjoint."""
-    weight = t.value(n, 1)
-    if i or weight is None:
-        raise refuse(n, "has no gradient rule for its weight or bias as an activation")
-    return t.op("Conv", str(g[0]), n.input[1], **adjoint_window(t, n, weight.shape[2:]).attributes())
-
-
-def adjoint_window(t: Tape, n: onnx.NodeProto, kernel: tuple[int, ...]) -> Window:
-    """The window of the convolution (from y to x) of which a ConvTranspose node is the adjoint."""
-    if attribute(n, "auto_pad", "NOTSET") not in ("NOTSET", "VALID") or attribute(n, "output_shape"):
-        raise refuse(n, "has no gradient rule with auto_pad or output_shape: make its pads explicit")
-    return window(t, n, kernel, n.output[0], n.input[0])
+    """The convolution of which the node is the adjoint: from the output's gradient to the input."""
+    if i == 2:
+        return _channel_sums(t, str(g[0]), n)
+    w = adjoint_window(t, n, t.static(n, n.input[1])[2:])
+    if i == 1:
+        return weight_gradient(t, n, n.input[0], str(g[0]), w)
+    return t.op("Conv", str(g[0]), n.input[1], **w.attributes())
 
 
 @rule("Gemm")
@@ -67,6 +64,9 @@ def matmul(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> str:
         a, left, grad = t.op("Unsqueeze", a, t.ints(0)), (1, *left), t.op("Unsqueeze", grad, t.ints(-2))
     if i == 0:
         return t.reduce_to(t.op("MatMul", grad, _swapped(t, b, len(right))), lead + left[-2:], n.input[0])
+    if len(right) == 2 and None not in right and not column:
+        rows = (t.reshape(x, -1, size) for x, size in zip((a, grad), t.static(n, n.input[1]), strict=True))
+        return t.op("Gemm", *rows, transA=1)
     product, inner = t.op("MatMul", _swapped(t, a, len(left)), grad), lead + right[-2:]
     return t.reduce_to(
         t.op("Squeeze", product, t.ints(-1)) if column else product, inner[:-1] if column else inner, n.input[1]
@@ -113,12 +113,24 @@ def _letters(t: Tape, n: onnx.NodeProto) -> tuple[list[str], str]:
 
 @rule("BatchNormalization")
 def batch_normalization(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> str:
-    """At inference a fixed scale gamma / sqrt(var + eps) per channel."""
-    gamma, var = t.value(n, 1), t.value(n, 4)
-    if i or gamma is None or var is None or number(n, "training_mode", 0):
+    """At inference u = (x - mean) / sqrt(var + eps), then scale and bias, per channel."""
+    mean, var = t.value(n, 3), t.value(n, 4)
+    if i > 2 or mean is None or var is None or number(n, "training_mode", 0):
         raise refuse(n, "has no gradient rule in training mode")
-    scale: Array = gamma / np.sqrt(var + number(n, "epsilon", 1e-5))
-    return t.mul(str(g[0]), t.const(scale.astype(gamma.dtype).reshape(-1, *[1] * (len(t.dims(n.input[0])) - 2))))
+    if i == 2:
+        return _channel_sums(t, str(g[0]), n)
+    inverse: Array = (1 / np.sqrt(var + number(n, "epsilon", 1e-5))).astype(var.dtype)
+    if i == 1:
+        along = _channel_sums(t, t.mul(str(g[0]), n.input[0]), n)
+        centre = t.mul(_channel_sums(t, str(g[0]), n), t.const(mean))
+        return t.mul(t.op("Sub", along, centre), t.const(inverse))
+    scale = t.mul(n.input[1], t.const(inverse))
+    return t.mul(str(g[0]), t.reshape(scale, -1, *[1] * (len(t.dims(n.input[0])) - 2)))
+
+
+def _channel_sums(t: Tape, x: str, n: onnx.NodeProto) -> str:
+    """Sums over all axes but that of channels, ``x`` being of the shape of the node's output."""
+    return t.reduce("ReduceSum", x, [axis for axis in range(len(t.dims(n.output[0]))) if axis != 1])
 
 
 def _swapped(t: Tape, x: str, rank: int) -> str:

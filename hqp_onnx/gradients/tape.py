@@ -17,7 +17,7 @@ from hqp_onnx.runtime import Array
 Grads = Sequence[str | None]
 Rule = Callable[["Tape", onnx.NodeProto, Grads, int], str | None]
 RULES: dict[str, Rule] = {}
-_ELSE = "use --saliency l1, l2, bn-gamma or random, which need no gradient"
+INSTEAD = "use --saliency l1, l2, bn-gamma or random, which need no gradient"
 
 
 def rule(*ops: str) -> Callable[[Rule], Rule]:
@@ -35,7 +35,7 @@ def rule(*ops: str) -> Callable[[Rule], Rule]:
 
 def refuse(node: onnx.NodeProto, why: str) -> GradientError:
     """The error for a node that cannot be differentiated."""
-    return GradientError(f"{node.op_type} node '{node.name or node.output[0]}' {why}; {_ELSE}")
+    return GradientError(f"{node.op_type} node '{node.name or node.output[0]}' {why}; {INSTEAD}")
 
 
 class Tape:

@@ -106,10 +106,11 @@ def shape_only(graph: onnx.GraphProto) -> set[str]:
 
 
 def reachable(graph: onnx.GraphProto, seeds: Iterable[str], types: Mapping[str, np.dtype[np.generic]]) -> set[str]:
-    """Floating-point tensors that the values of ``seeds`` flow into, ``seeds`` included."""
+    """Floating-point tensors that the values of ``seeds`` flow into, ``seeds`` included, and quantized ones."""
     found = set(seeds)
     for node in graph.node:
         values = node.input[:1] if node.op_type == "CastLike" else reads(node)  # its second input is a type
         if not found.isdisjoint(values):
-            found.update(name for name in node.output if name in types and np.issubdtype(types[name], np.floating))
+            real = (name for name in node.output if name in types and np.issubdtype(types[name], np.floating))
+            found.update(node.output if node.op_type == "QuantizeLinear" else real)
     return found

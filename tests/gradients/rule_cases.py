@@ -159,9 +159,9 @@ CASES = [
 ]
 
 
-def conv_text(op, **attributes):
+def conv_text(op, inputs="x, w", **attributes):
     listed = ", ".join(f"{name} = {value}" for name, value in attributes.items())
-    return f"{op} <{listed}> (x, w)" if listed else f"{op} (x, w)"
+    return f"{op} <{listed}> ({inputs})" if listed else f"{op} ({inputs})"
 
 
 CONVS = [
@@ -332,4 +332,31 @@ CASES += [
         ((4, 3, 2, 2), {"strides": [2, 2], "output_padding": [1, 1]}),
         ((4, 3, 3, 2), {"strides": [1, 2], "dilations": [2, 1]}),
     ]
+]
+# weights and biases as variables: what training asks of the rules
+CASES += [
+    ("Conv", conv_text("Conv", "x, w, b", **a), {"x": x, "w": w, "b": (w[0],)}, {}, 20)
+    for x, w, a in [
+        *CONVS,
+        ((2, 10, 6, 5), (4, 10, 3, 2), {"strides": [2, 1], "pads": [1, 0, 2, 1], "dilations": [1, 2]}),
+        ((2, 20, 4, 5), (4, 10, 1, 1), {"group": 2}),
+        ((2, 20, 4, 3), (4, 10, 2, 2), {"group": 2}),
+    ]
+]
+CASES += [
+    ("ConvTranspose", conv_text("ConvTranspose", "x, w, b", **a), {"x": (2, 4, 3, 4), "w": w, "b": (b,)}, {}, 20)
+    for w, b, a in [
+        ((4, 3, 3, 3), 3, {"strides": [2, 2], "pads": [1, 1, 1, 1], "output_padding": [1, 1]}),
+        ((4, 3, 3, 2), 3, {"strides": [1, 2], "dilations": [2, 1]}),
+    ]
+]
+CASES += [
+    (
+        "BatchNormalization",
+        "BatchNormalization <epsilon = 0.01> (x, s, b, m, v)",
+        {**IMAGE, "s": (4,), "b": (4,)},
+        {"m": normal(4), "v": normal(4) ** 2},
+        20,
+    ),
+    ("MatMul", "MatMul (x, w)", {"x": (2, 3, 4), "w": (4, 5)}, {}, 20),
 ]

@@ -163,7 +163,8 @@ def test_negative_pads():
 
 
 def test_every_rule_has_a_row():
-    assert {case[0] for case in CASES} | {"Split"} == RULES.keys() | set(LOWERED)
+    elsewhere = {"Split", "QuantizeLinear", "DequantizeLinear"}  # the latter two in test_straight_through
+    assert {case[0] for case in CASES} | elsewhere == RULES.keys() | set(LOWERED)
 
 
 @pytest.mark.parametrize(

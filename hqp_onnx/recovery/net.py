@@ -1,0 +1,49 @@
+"""A model in the form that gradients work on, and what its runs show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx
+
+from hqp_onnx.gradients.pads import absorb_pads
+from hqp_onnx.gradients.prepare import prepare
+from hqp_onnx.gradients.tape import Tape
+from hqp_onnx.gradients.trace import Trace, fixed_batch, trace
+from hqp_onnx.runtime import Array
+
+MEMORY = 1 << 29  # bytes of one run forward and back
+
+
+@dataclass(frozen=True)
+class Net:
+    """``batch`` is the batch size where the model fixes it."""
+
+    model: onnx.ModelProto
+    traced: Trace
+    batch: int | None
+
+    @classmethod
+    def of(cls, model: onnx.ModelProto, sample: Mapping[str, Array]) -> Net:
+        """Prepare and trace ``model`` on one sample at least.
+
+        Raises:
+            GradientError: see ``prepare`` and ``fixed_batch``.
+        """
+        ready = prepare(model)
+        absorb_pads(ready.graph)
+        fixed = fixed_batch(ready)
+        return cls(ready, trace(ready, sample, fixed), fixed)
+
+    @property
+    def tape(self) -> Tape:
+        """A fresh copy to write on."""
+        return Tape(self.model, self.traced)
+
+    def part(self, batch: int) -> int:
+        """Samples per run: an even share of ``batch`` that ``MEMORY`` allows, or the model's own batch."""
+        if self.batch is not None:
+            return self.batch
+        runs = -(-batch * 16 * self.traced.size // MEMORY)
+        return max(1, batch // runs)

@@ -1,0 +1,147 @@
+"""The loss that a student is trained by, and its gradient, as ONNX operators; both are sums over samples.
+
+    kl    T^2 sum_c p_c (log p_c - log q_c),  p = softmax(z_teacher / T), q = softmax(z / T);  dL/dz = T (q - p)
+    mse   f |y - y_teacher|^2 for a factor f;  dL/dy = 2 f (y - y_teacher)
+
+(Hinton et al. 2015, arXiv:1503.02531.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from math import prod
+
+import onnx
+from onnx import helper
+
+from hqp_onnx.errors import GradientError
+from hqp_onnx.gradients.loss import classes
+from hqp_onnx.gradients.reverse import backward
+from hqp_onnx.gradients.tape import Tape
+from hqp_onnx.gradients.trace import Trace, reachable
+from hqp_onnx.runtime import with_outputs
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A model whose inputs are samples, weights and targets, and whose outputs are the loss and its gradients.
+
+    Attributes:
+        model: for onnxruntime.
+        loss: scalar output.
+        gradients: dL/dW by weight; weights that the loss does not depend on are absent.
+        targets: input for the teacher's values of each tensor.
+    """
+
+    model: onnx.ModelProto
+    loss: str
+    gradients: Mapping[str, str]
+    targets: Mapping[str, str]
+
+    @property
+    def outputs(self) -> list[str]:
+        """Loss, then gradients."""
+        return [self.loss, *self.gradients.values()]
+
+
+@dataclass
+class _Terms:
+    """Loss terms, their seeds, and inputs added so far."""
+
+    losses: list[str] = field(default_factory=list)
+    seeds: dict[str, str] = field(default_factory=dict)
+    targets: dict[str, str] = field(default_factory=dict)
+
+
+def objective(
+    ready: onnx.ModelProto,
+    traced: Trace,
+    trained: list[str],
+    *,
+    logits: str | None,
+    temperature: float,
+    squares: Mapping[str, float],
+) -> Objective:
+    """Build it.
+
+    Args:
+        ready: the student, as ``gradients.prepare.prepare`` returns it.
+        traced: its trace.
+        trained: initializers that become inputs.
+        logits: what the divergence is of; None without.
+        temperature: T.
+        squares: tensor -> factor of its summed squared difference from the teacher's.
+
+    Raises:
+        GradientError: an operator between the weights and the loss has no gradient rule.
+    """
+    flowing = reachable(ready.graph, trained, traced.types)
+    free = replace(traced, values={name: x for name, x in traced.values.items() if name not in flowing})
+    t = Tape(_opened(ready, trained, traced), free)
+    terms = _Terms()
+    if logits is not None:
+        _divergence(t, logits, temperature, terms)
+    for name, factor in squares.items():
+        _squares(t, name, factor, terms)
+    loss = terms.losses[0] if len(terms.losses) == 1 else t.op("Sum", *terms.losses)
+    found = backward(t, terms.seeds, trained)
+    gradients = {name: found[name] for name in trained if name in found}
+    if not gradients:
+        raise GradientError("no weight reaches the outputs: there is nothing to train")
+    return Objective(with_outputs(t.model, [loss, *gradients.values()]), loss, gradients, terms.targets)
+
+
+def _opened(ready: onnx.ModelProto, trained: list[str], traced: Trace) -> onnx.ModelProto:
+    """``ready`` with the trained initializers as inputs."""
+    model = onnx.ModelProto()
+    model.CopyFrom(ready)
+    names = set(trained)
+    kept = [tensor for tensor in model.graph.initializer if tensor.name not in names]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    inputs = [value for value in model.graph.input if value.name not in names]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    for name in trained:
+        element = helper.np_dtype_to_tensor_dtype(traced.types[name])
+        model.graph.input.append(helper.make_tensor_value_info(name, element, traced.dims[name]))
+    return model
+
+
+def _target(t: Tape, name: str, terms: _Terms) -> str:
+    terms.targets[name] = target = f"{t.prefix}target.{len(terms.targets)}"
+    element = helper.np_dtype_to_tensor_dtype(t.traced.types[name])
+    t.model.graph.input.append(helper.make_tensor_value_info(target, element, [None] * len(t.dims(name))))
+    return target
+
+
+def _divergence(t: Tape, logits: str, temperature: float, terms: _Terms) -> None:
+    count = classes(t, logits)
+    cooled = t.scalar(1 / temperature, logits)
+    target, z = (t.mul(t.reshape(x, -1, count), cooled) for x in (_target(t, logits, terms), logits))
+    log_p, log_q = (t.op("LogSoftmax", x, axis=1) for x in (target, z))
+    p = t.op("Exp", log_p)
+    total = t.reduce("ReduceSum", t.mul(p, t.op("Sub", log_p, log_q)), [0, 1])
+    terms.losses.append(t.mul(total, t.scalar(temperature**2, logits)))
+    seed = t.mul(t.op("Sub", t.op("Exp", log_q), p), t.scalar(temperature, logits))
+    terms.seeds[logits] = t.reshape_like(seed, logits)
+
+
+def _squares(t: Tape, name: str, factor: float, terms: _Terms) -> None:
+    difference = t.op("Sub", name, _target(t, name, terms))
+    total = t.reduce("ReduceSumSquare", difference, range(len(t.dims(name))))
+    terms.losses.append(t.mul(total, t.scalar(factor, name)))
+    terms.seeds[name] = t.mul(difference, t.scalar(2 * factor, name))
+
+
+def elements(traced: Trace, name: str) -> int:
+    """Elements per sample.
+
+    Raises:
+        GradientError: the tensor does not hold one row a sample, or its shape is open.
+    """
+    sizes = [n for n in traced.dims[name][1:] if n is not None]
+    if traced.rows.get(name) != 1 or len(sizes) < len(traced.dims[name]) - 1:
+        raise GradientError(f"output '{name}' does not hold one row a sample in a fixed shape: leave out --recover")
+    return prod(sizes)

@@ -1,0 +1,35 @@
+"""Which samples train and which judge, and their feeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hqp_onnx.dataset import Dataset
+from hqp_onnx.errors import DataError
+from hqp_onnx.recovery.settings import Recovery
+from hqp_onnx.runtime import Array
+
+Feeds = Mapping[str, Array]
+Ints = NDArray[np.int64]
+
+
+def split(count: int, settings: Recovery, multiple: int) -> tuple[Ints, Ints]:
+    """Sample numbers to train on and to judge by; the latter a multiple of ``multiple``.
+
+    Raises:
+        DataError: too few samples.
+    """
+    held = max(1, round(settings.held_out * count / multiple)) * multiple
+    if count - held < multiple:
+        raise DataError(f"{count} samples are too few to recover from: expected {2 * multiple} at least")
+    order = np.random.default_rng((settings.seed, 1)).permutation(count)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+def gather(data: Dataset, rows: Ints) -> dict[str, Array]:
+    """Feeds of any samples, in their order."""
+    parts = [data.rows(row, row + 1).feeds for row in rows.tolist()]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -1,0 +1,56 @@
+"""How a model is trained to recover."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hqp_onnx.errors import UsageError
+
+AUGMENTATIONS = ("flip", "crop")
+LOSSES = ("kl", "mse")
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """Settings of ``passes.recover``.
+
+    Attributes:
+        epochs: passes over the training share of the data; 0 leaves the model as it is.
+        rate: peak of the learning rate.
+        batch: samples per step; a model of fixed batch size takes a multiple of it.
+        held_out: share of the samples that judge and do not train.
+        loss: of the outputs: ``kl``, of classifiers' softened distributions; ``mse``, relative to the outputs'
+            variance; None takes kl for a model with one float output [samples, classes].
+        temperature: of kl.
+        features: intermediate tensors to match, at most.
+        beta: weight of these.
+        augment: some of ``AUGMENTATIONS``, for images only: ``flip`` mirrors, ``crop`` moves by up to 1/8 of the size.
+        seed: of the split, the order and the augmentation.
+
+    Raises:
+        UsageError: a value that makes no sense.
+    """
+
+    epochs: int
+    rate: float = 1e-3
+    batch: int = 32
+    held_out: float = 0.1
+    loss: Literal["kl", "mse"] | None = None
+    temperature: float = 2.0
+    features: int = 4
+    beta: float = 1.0
+    augment: tuple[str, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0:
+            raise UsageError(f"--recover {self.epochs}: expected a number of epochs, 0 or more")
+        if self.batch < 1 or self.features < 0 or self.beta < 0:
+            raise UsageError("recovery: batch must be at least 1, features and beta at least 0")
+        if not (self.rate > 0 and self.temperature > 0 and 0 < self.held_out < 1):
+            raise UsageError("recovery: rate and temperature must be above 0, held_out between 0 and 1")
+        if self.loss is not None and self.loss not in LOSSES:
+            raise UsageError(f"recovery loss {self.loss}: expected one of {', '.join(LOSSES)}")
+        if unknown := sorted(set(self.augment) - set(AUGMENTATIONS)):
+            raise UsageError(f"--augment {unknown[0]}: expected {' or '.join(AUGMENTATIONS)}")

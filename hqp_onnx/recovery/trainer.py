@@ -1,0 +1,168 @@
+"""The training loop: Adam on batches in a seeded order, judged on held-out samples after every epoch.
+
+Everything that a step depends on is a function of the settings, the seed and the weights, and a checkpoint after every
+epoch holds weights and moments to the bit: an interrupted run ends in the same weights.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hqp_onnx.dataset import Dataset
+from hqp_onnx.errors import DataError
+from hqp_onnx.recovery.adam import Adam, Float32, cosine
+from hqp_onnx.recovery.augment import augmented, spatial_axes
+from hqp_onnx.recovery.objective import Objective
+from hqp_onnx.recovery.samples import Feeds, Ints, gather
+from hqp_onnx.recovery.settings import Recovery
+from hqp_onnx.runtime import Array, Session
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class _State:
+    """What a checkpoint holds. ``losses``: held out, before training and after each epoch."""
+
+    weights: Float32
+    adam: Adam
+    best: Float32
+    losses: list[float]
+
+
+class Trainer:
+    """One training.
+
+    Args:
+        objective: of the student.
+        weights: start of each weight of its gradients.
+        bounds: smallest and largest values, for those that have some.
+        teach: targets of ``objective`` for feeds; rows say which samples these are, None if they were augmented.
+        data: all samples.
+        rows: sample numbers to train on, and to judge by.
+        settings: of the recovery.
+        part: samples per run.
+        key: digest of all that decides the result.
+        threads: of onnxruntime.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        weights: Mapping[str, Array],
+        bounds: Mapping[str, tuple[Array, Array]],
+        teach: Callable[[Feeds, Ints | None], Feeds],
+        data: Dataset,
+        rows: tuple[Ints, Ints],
+        settings: Recovery,
+        part: int,
+        key: str,
+        threads: int,
+    ) -> None:
+        self.names, self.settings, self.key = list(objective.gradients), settings, key
+        self.teach, self.data, self.part = teach, data, part
+        self.train, self.held = rows
+        self.shapes = [weights[name].shape for name in self.names]
+        self.ends = np.cumsum([0, *(math.prod(shape) for shape in self.shapes)])
+        self.start = self._flat(weights)
+        self.low, self.high = (self._limits(weights, bounds, side) for side in (0, 1))
+        self.axes = spatial_axes(data) if settings.augment else None
+        self.session = Session(objective.model, objective.outputs, threads=threads, integer_kernels=False)
+        self.judge = Session(objective.model, [objective.loss], threads=threads, integer_kernels=False)
+        self.batch = max(part, min(settings.batch, len(self.train)) // part * part)
+        self.steps = len(self.train) // self.batch
+
+    def run(self, checkpoint: Path | None, progress: Progress) -> tuple[dict[str, Array], list[float]]:
+        """The best weights and the held-out losses; the first is that of the start, which counts as well."""
+        state = self._load(checkpoint)
+        if state is None:
+            state = _State(self.start.copy(), Adam.zeros(self.start.size), self.start, [self.held_loss(self.start)])
+        while len(state.losses) <= self.settings.epochs and math.isfinite(state.losses[-1]):
+            self._epoch(state, len(state.losses) - 1, progress)
+            loss = self.held_loss(state.weights)
+            if loss < min(state.losses):
+                state.best = state.weights.copy()
+            state.losses.append(loss)
+            self._save(state, checkpoint)
+        return self._arrays(state.best), state.losses
+
+    def held_loss(self, weights: Float32) -> float:
+        """Mean loss of the held-out samples."""
+        total, fed = 0.0, self._arrays(weights)
+        for start in range(0, len(self.held), self.part):
+            rows = self.held[start : start + self.part]
+            feeds = gather(self.data, rows)
+            total += float(next(iter(self.judge.run({**feeds, **fed, **self.teach(feeds, rows)}).values())))
+        return total / len(self.held)
+
+    def _epoch(self, state: _State, epoch: int, progress: Progress) -> None:
+        rng = np.random.default_rng((self.settings.seed, 2, epoch))
+        order = rng.permutation(self.train)
+        for step in range(self.steps):
+            gradient = self.gradient(state.weights, order[step * self.batch :][: self.batch], rng)
+            rate = cosine(epoch * self.steps + step, self.settings.epochs * self.steps, self.settings.rate)
+            state.adam.update(state.weights, gradient, rate)
+            np.clip(state.weights, self.low, self.high, out=state.weights)
+            progress(epoch * self.steps + step + 1, self.settings.epochs * self.steps)
+
+    def gradient(self, weights: Float32, batch: Ints, rng: np.random.Generator) -> Float32:
+        """Mean over the samples ``batch``, flat."""
+        total, fed = np.zeros_like(weights), self._arrays(weights)
+        for start in range(0, len(batch), self.part):
+            rows: Ints | None = batch[start : start + self.part]
+            feeds: Feeds = gather(self.data, batch[start : start + self.part])
+            if self.axes is not None:
+                feeds, rows = augmented(feeds, self.settings.augment, self.axes, rng), None
+            _, *found = self.session.run({**feeds, **fed, **self.teach(feeds, rows)}).values()
+            total += np.concatenate([x.ravel() for x in found])
+        total /= len(batch)
+        return total
+
+    def _flat(self, arrays: Mapping[str, Array]) -> Float32:
+        return np.concatenate([arrays[name].ravel() for name in self.names]).astype(np.float32)
+
+    def _arrays(self, flat: Float32) -> dict[str, Array]:
+        """Views by name."""
+        pieces = zip(self.names, self.shapes, self.ends[:-1], self.ends[1:], strict=True)
+        return {name: flat[a:b].reshape(shape) for name, shape, a, b in pieces}
+
+    def _limits(self, weights: Mapping[str, Array], bounds: Mapping[str, tuple[Array, Array]], side: int) -> Float32:
+        free = np.array([-np.inf, np.inf], np.float32)[side]
+        return self._flat(
+            {n: np.broadcast_to(bounds[n][side] if n in bounds else free, w.shape) for n, w in weights.items()}
+        )
+
+    def _save(self, state: _State, path: Path | None) -> None:
+        if path is None:
+            return
+        partial = path.with_name(f".{path.name}.tmp")
+        with partial.open("wb") as stream:
+            np.savez(
+                stream,
+                key=np.array(self.key),
+                weights=state.weights,
+                m=state.adam.m,
+                v=state.adam.v,
+                step=np.array(state.adam.step),
+                best=state.best,
+                losses=np.array(state.losses),
+            )
+        partial.replace(path)
+
+    def _load(self, path: Path | None) -> _State | None:
+        """The state of an interrupted run; None if there is none of this key."""
+        if path is None or not path.is_file():
+            return None
+        try:
+            with np.load(path) as x:
+                if str(x["key"]) != self.key:
+                    return None
+                return _State(x["weights"], Adam(x["m"], x["v"], int(x["step"])), x["best"], x["losses"].tolist())
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
+            raise DataError(f"{path}: not a checkpoint of a recovery ({e}): remove it") from e

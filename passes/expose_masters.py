@@ -1,0 +1,132 @@
+"""Floats to train in place of the integers that a quantized graph stores, and back.
+
+    DQ(q, s, z), q of 8 bits   =>   DQ(Q(W, s, z), s, z)    W = s (q - z)     weights
+    Mul(Cast(q), s)            =>   the same                                  weights of nodes that stay in float
+    DQ(q, s), q of 32 bits     =>   W                                         biases
+
+Scales stay as they are. W is kept inside the integers that were there, |q| <= max |q| of its tensor, so that a format
+of fewer bits (``targets``) is respected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from hqp_onnx.passes.base import PassResult
+from hqp_onnx.runtime import Array
+
+__all__ = ["Exposed", "Master", "expose_masters", "store_masters"]
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Master:
+    """The float tensor of the constant ``stored``: W = scale (q - zero), low <= q <= high, all of W's rank."""
+
+    stored: str
+    scale: Float32
+    zero: Array
+    low: int
+    high: int
+
+    @property
+    def bounds(self) -> tuple[Float32, Float32]:
+        """Smallest and largest W."""
+        low, high = (self.scale * (end - self.zero.astype(np.int64)) for end in (self.low, self.high))
+        return low.astype(np.float32), high.astype(np.float32)
+
+    def floats(self, integers: Array) -> Float32:
+        """W of ``integers``."""
+        return (self.scale * (integers.astype(np.int64) - self.zero)).astype(np.float32)
+
+    def integers(self, floats: Array) -> Array:
+        """The integers nearest to ``floats``, by the arithmetic of QuantizeLinear."""
+        steps = np.rint(floats / self.scale).astype(np.int64) + self.zero
+        return np.clip(steps, self.low, self.high).astype(self.zero.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exposed(PassResult):
+    """``masters`` by the name of their float constant."""
+
+    masters: Mapping[str, Master]
+
+
+def expose_masters(graph: gs.Graph) -> Exposed:
+    """``graph`` with float constants in place of its integers; a float graph comes back as a copy."""
+    graph = graph.copy()
+    masters: dict[str, Master] = {}
+    for node in list(graph.nodes):
+        if node.op == "DequantizeLinear" and isinstance(node.inputs[0], gs.Constant):
+            zero = node.inputs[2].values if len(node.inputs) > 2 else np.zeros(1, node.inputs[0].dtype)
+            _expose(graph, node, node.inputs[0], node.inputs[1].values, zero, node.attrs.get("axis", 1), masters)
+        elif node.op == "Mul" and (stored := _cast_constant(node)) is not None:
+            scale = node.inputs[1].values
+            axis = int(np.argmax(scale.shape)) if scale.ndim else 0
+            _expose(graph, node, stored, scale.reshape(-1), np.zeros(scale.size, stored.dtype), axis, masters)
+    graph.cleanup().toposort()
+    return Exposed(graph, bool(masters), (f"{len(masters)} integer constants as floats",), masters=masters)
+
+
+def store_masters(graph: gs.Graph, masters: Mapping[str, Master], values: Mapping[str, Array]) -> PassResult:
+    """``graph``, as it was given to ``expose_masters``, with new ``values`` of its float constants and masters."""
+    graph = graph.copy()
+    tensors, modified = graph.tensors(), False
+    for name, new in values.items():
+        master = masters.get(name)
+        tensor = tensors[name if master is None else master.stored]
+        stored = new.astype(tensor.dtype) if master is None else master.integers(new)
+        modified |= not np.array_equal(stored, tensor.values)
+        tensor.values = np.ascontiguousarray(stored)
+    return PassResult(graph, modified)
+
+
+def _cast_constant(node: gs.Node) -> gs.Constant | None:
+    """The integers of Mul(Cast(q), s), as ``compress_weights`` writes them."""
+    source, scale = node.inputs
+    cast = source.inputs[0] if isinstance(source, gs.Variable) and source.inputs else None
+    if cast is None or cast.op != "Cast" or not isinstance(scale, gs.Constant):
+        return None
+    stored = cast.inputs[0]
+    per_channel = sum(size > 1 for size in scale.shape) < 2 and scale.values.ndim in (0, len(stored.shape or ()))
+    return stored if isinstance(stored, gs.Constant) and stored.dtype == np.int8 and per_channel else None
+
+
+def _expose(
+    graph: gs.Graph,
+    node: gs.Node,
+    stored: gs.Constant,
+    scale: Float32,
+    zero: Array,
+    axis: int,
+    masters: dict[str, Master],
+) -> None:
+    """Let the output of ``node`` come from a float constant."""
+    name, wide = f"{stored.name}/master", stored.dtype.itemsize > 1
+    shape = [-1 if scale.size > 1 and k == axis % stored.values.ndim else 1 for k in range(stored.values.ndim)]
+    info = np.iinfo(stored.dtype)
+    limit = info.max if wide else int(np.abs(stored.values.astype(np.int64)).max(initial=1))
+    ends = (-limit, limit) if info.min < 0 and not zero.any() else (info.min, info.max)
+    masters[name] = Master(stored.name, scale.reshape(shape), np.broadcast_to(zero, scale.shape).reshape(shape), *ends)
+    weight = graph.tensors().get(name)
+    if weight is None:
+        weight = gs.Constant(name, masters[name].floats(stored.values))
+    output = node.outputs[0]
+    node.outputs.clear()
+    if wide:
+        for reader in list(output.outputs):
+            reader.inputs[:] = [weight if tensor is output else tensor for tensor in reader.inputs]
+        return
+    attributes = {"axis": axis} if scale.size > 1 else {}
+    form = [gs.Constant(f"{output.name}/{part}", x) for part, x in (("scale", scale), ("zero", zero))]
+    quantized = gs.Variable(f"{output.name}/Q", stored.dtype, stored.shape)
+    graph.nodes += [
+        gs.Node("QuantizeLinear", f"{output.name}/Q", dict(attributes), [weight, *form], [quantized]),
+        gs.Node("DequantizeLinear", f"{output.name}/DQ", dict(attributes), [quantized, *form], [output]),
+    ]

@@ -1,0 +1,134 @@
+"""Recover what pruning and quantization took: a short training towards the original's own answers, without labels.
+
+    minimise over the weights   E [ D(teacher(x), student(x)) + beta mean_f |s_f - t_f|^2 / var(t_f) ]
+
+on the calibration data: self-distillation of outputs and of a few features (``recovery.points``), by Adam on exact
+batch gradients of the native engine, which run in onnxruntime. Statistics of BatchNormalization stay as they are. A
+quantized student is trained as it is, straight through its Q/DQ pairs at their scales (``expose_masters``).
+
+A held-out share of the samples judges: the weights of the best epoch are taken, and the start counts as one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from hqp_onnx.dataset import Dataset
+from hqp_onnx.errors import GradientError
+from hqp_onnx.gradients.tape import INSTEAD
+from hqp_onnx.model_io import to_proto
+from hqp_onnx.passes.base import PassResult
+from hqp_onnx.passes.expose_masters import Exposed, expose_masters, store_masters
+from hqp_onnx.recovery import Recovery
+from hqp_onnx.recovery.goals import find_goals
+from hqp_onnx.recovery.net import Net
+from hqp_onnx.recovery.objective import objective
+from hqp_onnx.recovery.points import Kept
+from hqp_onnx.recovery.samples import gather, split
+from hqp_onnx.recovery.teacher import Teacher
+from hqp_onnx.recovery.trained import trained_constants
+from hqp_onnx.recovery.trainer import Trainer
+
+__all__ = ["Recovered", "recover"]
+
+JUDGES = 256  # samples that variances are taken from
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recovered(PassResult):
+    """``losses``: mean on the held-out samples before training and after each epoch."""
+
+    losses: tuple[float, ...]
+
+
+def recover(
+    student: gs.Graph,
+    teacher: gs.Graph,
+    data: Dataset,
+    settings: Recovery,
+    *,
+    kept: Kept | None = None,
+    threads: int = 0,
+    checkpoint: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Recovered:
+    """A copy of ``student`` that answers more like ``teacher`` on held-out samples, or is as it was.
+
+    Args:
+        student: canonical; pruned, or quantized with Q/DQ, or both.
+        teacher: the original, canonical, with the same inputs and outputs.
+        data: samples; labels are not read.
+        settings: see ``Recovery``.
+        kept: what pruning left of the teacher's activations (``recovery.points.kept_positions``); without it, only
+            tensors of unchanged shape are compared.
+        threads: of onnxruntime.
+        checkpoint: file that is written after every epoch; a run that is repeated goes on from it.
+        progress: called with steps done and in all.
+
+    Raises:
+        GradientError: an operator has no gradient rule, or outputs differ or do not fit the loss.
+        DataError: too few samples, or a damaged checkpoint.
+        UsageError: ``augment`` for data that are not images.
+    """
+    if not settings.epochs:
+        return Recovered(student.copy(), False, losses=())
+    exposed = expose_masters(student)
+    try:
+        trainer, notes = _trainer(exposed, teacher, data, settings, kept or {}, threads)
+    except GradientError as e:
+        raise GradientError(f"recovery: {str(e).replace(INSTEAD, 'leave out --recover')}") from e
+    weights, losses = trainer.run(checkpoint, progress or (lambda done, total: None))
+    done = store_masters(student, exposed.masters, weights)
+    best = int(np.argmin(losses))
+    note = f"recovery: held-out loss {losses[0]:.4g}; after epoch {best} of {settings.epochs}, {losses[best]:.4g}"
+    return Recovered(done.graph, done.modified, (note, *notes), losses=tuple(losses))
+
+
+def _trainer(
+    exposed: Exposed, original: gs.Graph, data: Dataset, settings: Recovery, kept: Kept, threads: int
+) -> tuple[Trainer, tuple[str, ...]]:
+    sample = data.rows(0, 1).feeds
+    student, origin = (Net.of(to_proto(graph), sample) for graph in (exposed.graph, original))
+    trained, part = trained_constants(exposed.graph), student.part(settings.batch)
+    rows = split(len(data), settings, student.batch or 1)
+    some = rows[0][: max(JUDGES // part, 1) * part]
+    goals = find_goals(
+        student, origin, trained, data, some[: len(some) // (student.batch or 1) * (student.batch or 1)], kept, settings
+    )
+    built = objective(
+        student.model,
+        student.traced,
+        trained,
+        logits=goals.logits,
+        temperature=settings.temperature,
+        squares=goals.squares,
+    )
+    teacher = Teacher(origin.model, goals.points, threads)
+    if not settings.augment:
+        teacher.keep(data, np.concatenate(rows), part)
+    inputs = {point.name: built.targets[point.mine] for point in goals.points}
+    tensors = exposed.graph.tensors()
+    weights = {name: tensors[name].values for name in built.gradients}
+    key = hashlib.sha256(built.model.SerializeToString(deterministic=True))
+    for content in (*weights.values(), *gather(data, rows[1][:part]).values()):
+        key.update(np.ascontiguousarray(content).tobytes())
+    key.update(repr((settings, len(data), part)).encode())
+    trainer = Trainer(
+        built,
+        weights,
+        {name: master.bounds for name, master in exposed.masters.items() if name in weights},
+        lambda feeds, rows: {inputs[name]: x for name, x in teacher(feeds, rows).items()},
+        data,
+        rows,
+        settings,
+        part,
+        key.hexdigest(),
+        threads,
+    )
+    return trainer, goals.notes
