@@ -31,9 +31,11 @@ from hqp_onnx.metrics import Metric, Scores, evaluate, load_metric
 from hqp_onnx.mixed_precision import faster_in_float, output_errors
 from hqp_onnx.moments import Moments, input_moments, load_moments, save_moments
 from hqp_onnx.options import Options
+from hqp_onnx.report.details import describe
 from hqp_onnx.report.machine import machine
 from hqp_onnx.report.results import TITLES, CostModel, Report, Row
 from hqp_onnx.report.rows import Measured, make_rows
+from hqp_onnx.report.writing import write_report
 from hqp_onnx.runners import open_runner, remarks, runtime_name, stand_in
 from hqp_onnx.runtime import Runner
 from hqp_onnx.search import SEARCHES, bisect, removal_order, step_size
@@ -60,7 +62,7 @@ NOISE = 0.02  # of a ratio of latencies
 
 
 def optimize(options: Options, progress: Progress = silent) -> Report:
-    """Run the main job and write OUT/: pruned.onnx, int8.onnx (or fp16.onnx), ledger.json, ledger.jsonl, report.json.
+    """Run the main job and write OUT/: pruned.onnx, int8.onnx (or fp16.onnx), ledgers, report.json and report.html.
 
     All input is checked before OUT is touched. Where no quantized model is inside the budget though one was asked for,
     ``report.met`` is False and the best admissible model is pruned.onnx. ``options.build`` adds model.engine, see
@@ -331,11 +333,12 @@ class _Job:
             units={"all": self.channels.units, "prunable": len(self.channels.prunable), "removed": len(plan)},
             machine=machine(self.options.threads, runtime_name(self.target)),
             notes=self._notes(rows, shipped.name),
+            details=describe(self.model, self.channels, plan, self._ranking().units, self.sample),
         )
-        write_text(output / "report.json", model_io.json_text(report.json()))
+        write_report(report, output)
         if self.options.build:
             report = self._with_engine(report, precision, count, models)
-            write_text(output / "report.json", model_io.json_text(report.json()))
+            write_report(report, output)
         for spent in (*cache.glob("*.onnx"), cache / MOMENTS):  # large, and soon made again
             spent.unlink(missing_ok=True)
         return report

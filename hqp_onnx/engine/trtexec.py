@@ -34,7 +34,7 @@ def _shapes(settings: Settings) -> list[str]:
     if not settings.shapes:
         return []
     return [
-        f"--{option}Shapes=" + ",".join(f"{name}:{_text(_pick(p, option))}" for name, p in settings.shapes.items())
+        f"--{option}Shapes=" + ",".join(f"{name}:{shape_text(_pick(p, option))}" for name, p in settings.shapes.items())
         for option in ("min", "opt", "max")
     ]
 
@@ -43,7 +43,8 @@ def _pick(profile: Profile, option: str) -> Shape:
     return {"min": profile.low, "opt": profile.best, "max": profile.high}[option]
 
 
-def _text(shape: Shape) -> str:
+def shape_text(shape: Shape) -> str:
+    """A shape as trtexec takes it: ``1x3x224x224``."""
     return "x".join(map(str, shape))
 
 

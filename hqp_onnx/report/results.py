@@ -71,6 +71,65 @@ class EngineRow(Judged):
 
 
 @dataclass(frozen=True)
+class Layer:
+    """One weight of Conv, ConvTranspose, Gemm or MatMul, in graph order; its θ is ``removed / channels``.
+
+    ``channels``, ``prunable`` and ``removed`` count indices of its output axis; ``shape`` is that of the original.
+    """
+
+    weight: str
+    op: str
+    shape: tuple[int, ...]
+    channels: int
+    prunable: int
+    removed: int
+
+
+@dataclass(frozen=True)
+class SaliencyHistogram:
+    """Prunable units by log10 of their saliency.
+
+    ``edges`` are one more than bins; ``kept`` and ``removed`` count units per bin. ``not_positive`` counts units
+    (kept, removed) whose saliency has no logarithm, ``unknown`` those without a scored filter.
+    """
+
+    edges: tuple[float, ...]
+    kept: tuple[int, ...]
+    removed: tuple[int, ...]
+    not_positive: tuple[int, int]
+    unknown: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Units that stay for one reason, and the initializers that they are slices of."""
+
+    reason: str
+    units: int
+    tensors: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ModelInput:
+    """An input of the model; None in ``shape`` is a size that it leaves open, ``sample`` the shape of one sample."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+    sample: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Details:
+    """What was removed where, what stays and why, and what the model takes."""
+
+    layers: tuple[Layer, ...]
+    saliency_histogram: SaliencyHistogram
+    frozen: tuple[Frozen, ...]
+    inputs: tuple[ModelInput, ...]
+
+
+@dataclass(frozen=True)
 class CostModel:
     """Seconds; ``None`` where the saliency takes no gradients."""
 
@@ -121,6 +180,7 @@ class Report:
     units: Mapping[str, Any]
     machine: Mapping[str, str]
     notes: tuple[str, ...]
+    details: Details
     engine: EngineRow | None = None
 
     def json(self) -> dict[str, Any]:
@@ -141,7 +201,7 @@ class Report:
             "notes": list(self.notes),
             "trials": [asdict(trial) for trial in self.trials],
         }
-        return {name: asdict(row) for name, row in self.all_rows.items()} | rest
+        return {name: asdict(row) for name, row in self.all_rows.items()} | rest | asdict(self.details)
 
     @property
     def all_rows(self) -> dict[str, Row | EngineRow]:

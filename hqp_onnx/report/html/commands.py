@@ -1,0 +1,115 @@
+"""How to run what an optimization wrote: commands for each runtime, with the paths and input names of this model."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hqp_onnx.engine.trtexec import shape_text
+
+Data = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Commands (``language``: python or sh) under a title, and what to know of them."""
+
+    title: str
+    language: str
+    code: str
+    remark: str = ""
+
+
+def recipes(report: Data, folder: Path) -> list[Recipe]:
+    """Commands for the files in ``folder``, OUT/.
+
+    Args:
+        report: the JSON values of ``report.json``.
+        folder: as commands should name it.
+    """
+    inputs: Sequence[Data] = report["inputs"]
+    model = folder / next(name for name in ("int8.onnx", "fp16.onnx", "pruned.onnx") if (folder / name).is_file())
+    found = [_onnxruntime(model, inputs), _openvino(model, inputs), *_tensorrt(report, folder, model, inputs)]
+    found += [_polygraphy(Path(report["model"]), model, inputs), _compare(Path(report["model"]), folder, model)]
+    return found
+
+
+def _onnxruntime(model: Path, inputs: Sequence[Data]) -> Recipe:
+    code = f"import numpy as np\nimport onnxruntime as ort\n\nsession = ort.InferenceSession({str(model)!r})\n"
+    return Recipe("onnxruntime", "python", code + f"outputs = session.run(None, {_feeds(inputs)})")
+
+
+def _openvino(model: Path, inputs: Sequence[Data]) -> Recipe:
+    code = f'import numpy as np\nimport openvino as ov\n\nmodel = ov.Core().compile_model({str(model)!r}, "CPU")\n'
+    remark = (
+        f"Its own timing: {_line(['benchmark_app', '-m', str(model), '-hint', 'latency', *_openvino_shapes(inputs)])}"
+    )
+    return Recipe("OpenVINO", "python", code + f"outputs = model({_feeds(inputs)})", remark)
+
+
+def _openvino_shapes(inputs: Sequence[Data]) -> list[str]:
+    dynamic = [f"{x['name']}[{','.join(map(str, x['sample']))}]" for x in inputs if None in x["shape"]]
+    return ["-shape", ",".join(dynamic)] if dynamic else []
+
+
+def _feeds(inputs: Sequence[Data]) -> str:
+    """A dictionary of zeros, as Python."""
+    return "{" + ", ".join(f"{x['name']!r}: np.zeros({tuple(x['sample'])}, np.{x['dtype']})" for x in inputs) + "}"
+
+
+def _tensorrt(report: Data, folder: Path, model: Path, inputs: Sequence[Data]) -> list[Recipe]:
+    shapes = [f"{x['name']}:{shape_text(x['sample'])}" for x in inputs if None in x["shape"]]
+    given = [f"--shapes={','.join(shapes)}"] if shapes else []
+    engine = folder / "model.engine"
+    if engine.is_file():
+        lines = [
+            _line(["trtexec", f"--loadEngine={engine}", *given]),
+            _line(["polygraphy", "run", str(engine), "--trt"]),
+        ]
+        return [
+            Recipe("TensorRT: the engine", "sh", "\n".join(lines), "It runs on the GPU and TensorRT that built it.")
+        ]
+    source, flag, remark = model, "--int8", "TensorRT 11 takes no precision flag: leave --int8 out."
+    if model.name != "int8.onnx":
+        source, flag, remark = folder / "pruned.onnx", "--fp16", "TensorRT 11 takes no precision flag: use fp16.onnx."
+    elif report["settings"]["target"] != "tensorrt":
+        source, flag, laid_out = folder / "pruned.onnx", "--fp16", report["settings"]["target"]
+        remark = f"int8.onnx is laid out for {laid_out}: --target tensorrt gives one for TensorRT."
+    words = ["trtexec", f"--onnx={source}", flag, *given, f"--saveEngine={engine}"]
+    return [Recipe("TensorRT", "sh", _line(words), remark + " For a Jetson: hqp build --for VERSION.")]
+
+
+def _polygraphy(original: Path, model: Path, inputs: Sequence[Data]) -> Recipe:
+    shapes = [f"{x['name']}:[{','.join(map(str, x['sample']))}]" for x in inputs if None in x["shape"]]
+    given = ["--input-shapes", *shapes] if shapes else []
+    answers = str(model.with_suffix(".json"))
+    first = _line(["polygraphy", "run", str(original), "--onnxrt", *given, "--save-outputs", answers])
+    second = [
+        "polygraphy",
+        "run",
+        str(model),
+        "--onnxrt",
+        *given,
+        "--load-outputs",
+        answers,
+        "--rtol",
+        "0",
+        "--atol",
+        "1",
+    ]
+    remark = "On random inputs, which tell little: --data-loader-script takes real ones (hqp data-loader writes it)."
+    return Recipe("Polygraphy", "sh", f"{first}\n{_line(second)}", remark)
+
+
+def _compare(original: Path, folder: Path, model: Path) -> Recipe:
+    chain = [str(path) for path in dict.fromkeys((original, folder / "pruned.onnx", model))]
+    return Recipe(
+        "hqp compare", "sh", _line(["hqp", "compare", *chain, "--data"]) + " DATA", "Layer by layer, on your data."
+    )
+
+
+def _line(words: Sequence[str]) -> str:
+    return " ".join(shlex.quote(word) for word in words)

@@ -1,0 +1,28 @@
+"""What a figure of the page is: a drawing, a caption in words, and its numbers as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hqp_onnx.report.html.markup import Html
+from hqp_onnx.report.results import TITLES
+
+Data = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """``identifier`` is its anchor; ``numbers`` the table behind the drawing."""
+
+    identifier: str
+    title: str
+    drawing: Html
+    caption: str
+    numbers: Html
+
+
+def title_of(name: str) -> str:
+    """A row's name in words."""
+    return TITLES.get(name, name.replace("_", " "))

@@ -1,0 +1,105 @@
+"""The figure of the search: the metric of every candidate against the line that it had to reach."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import svg
+
+from hqp_onnx.report.html.figures import Data, Figure
+from hqp_onnx.report.html.markup import table
+from hqp_onnx.report.html.plot import (
+    CHARACTER,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Scale,
+    line,
+    picture,
+    text,
+    ticks,
+    x_axis,
+    y_axis,
+)
+
+_CLIPPED = 4.0  # budgets below the line; trials further down are drawn at the edge
+
+
+def trials(found: Sequence[Data], baseline: float, max_drop: float) -> Figure:
+    """The metric of every candidate in the order of the search, and the line that it had to reach."""
+    required, bottom = 100 * (baseline - max_drop), 212.0
+    values = [100 * trial["metric"] for trial in found]
+    floor = required - 100 * _CLIPPED * (max_drop or 0.01)
+    low, high = max(min([required, *values]), floor), max([100 * baseline, *values])
+    margin = 0.08 * (high - low) or 1.0
+    x = Scale(0.5, len(found) + 0.5, LEFT, WIDTH - RIGHT)
+    y = Scale(low - margin, high + margin, bottom, TOP + 14)
+    drawn = y_axis(y, lambda value: f"{value:g}", "metric on the validation data, %")
+    drawn += _phases(found, x, bottom)
+    drawn += [line(LEFT, y(required), WIDTH - RIGHT, y(required), "limit")]
+    for number, (trial, value) in enumerate(zip(found, values, strict=True), 1):
+        drawn.append(_mark(trial["accepted"], x(number), y(value), _trial_words(number, trial)))
+    drawn += x_axis(x, bottom, _numbers(len(found)), lambda value: f"{value:g}", "trial")
+    accepted = sum(trial["accepted"] for trial in found)
+    caption = (
+        f"{len(found)} candidates, {accepted} inside the budget (●), {len(found) - accepted} outside (×). The "
+        f"dashed line at {required:.2f} % is the baseline less {100 * max_drop:g} points. An evaluation stops once the verdict is "
+        "certain: a × is then an upper bound"
+        + ("; marks at the lower edge are below it." if min(values, default=low) < low else ".")
+    )
+    rows = [_trial_row(number, trial) for number, trial in enumerate(found, 1)]
+    numbers = table("Trials", ("trial", "precision", "θ %", "metric %", "verdict"), rows)
+    return Figure(
+        "trials",
+        "Accuracy against trials",
+        picture("trials", "Metric of every trial", caption, bottom + 36, drawn),
+        caption,
+        numbers,
+    )
+
+
+def _phases(found: Sequence[Data], x: Scale, bottom: float) -> list[svg.Element]:
+    """Where the search went on with another precision: a thin line, and its name where there is room."""
+    drawn: list[svg.Element] = []
+    start = 0
+    for name, group in groupby(trial["precision"].partition("+")[0] for trial in found):
+        count = len(list(group))
+        left, right = x(start + 0.5), x(start + count + 0.5)
+        if start:
+            drawn.append(line(left, TOP, left, bottom, "grid"))
+        if len(name) * CHARACTER < right - left:
+            drawn.append(text((left + right) / 2, TOP + 6, name, "middle"))
+        start += count
+    return drawn
+
+
+def _mark(accepted: bool, x: float, y: float, says: str) -> svg.Element:
+    title: list[svg.Element] = [svg.Title(text=says)]
+    if accepted:
+        return svg.Circle(cx=x, cy=y, r=4, class_=["accepted"], elements=title)
+    ends = [svg.MoveTo(x - 4, y - 4), svg.LineTo(x + 4, y + 4), svg.MoveTo(x - 4, y + 4), svg.LineTo(x + 4, y - 4)]
+    return svg.Path(d=list(ends), class_=["rejected"], elements=title)
+
+
+def _trial_row(number: int, trial: Data) -> list[str]:
+    bound = "" if trial["complete"] else "≤ "
+    verdict = f"{'accepted' if trial['accepted'] else 'rejected'}: {trial['why']}"
+    return [
+        str(number),
+        trial["precision"],
+        f"{100 * trial['sparsity']:.1f}",
+        f"{bound}{100 * trial['metric']:.2f}",
+        verdict,
+    ]
+
+
+def _trial_words(number: int, trial: Data) -> str:
+    _, precision, sparsity, metric, verdict = _trial_row(number, trial)
+    return f"{number}: {precision}, {sparsity} % removed, {metric} %, {verdict}"
+
+
+def _numbers(count: int) -> list[float]:
+    """Ticks of the numbers 1 to ``count``."""
+    return [value for value in ticks(1, count, min(count, 6)) if value == round(value)] if count > 1 else [1.0]
