@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from hqp_onnx.channel_map import ChannelMap
 from hqp_onnx.constraint import Budget
 from hqp_onnx.errors import UsageError
 from hqp_onnx.metrics import Scores
+from hqp_onnx.recovery import Recovery
 from hqp_onnx.saliency import ENGINES, SALIENCIES
 from hqp_onnx.search import SEARCHES, aligned, removal_order, step_size
 from hqp_onnx.targets import target
@@ -53,6 +54,8 @@ class Options:
     seed: int = 0
     resume: bool = False
     build: bool = False
+    recover: int = 0
+    augment: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for option, value, known in (
@@ -68,6 +71,8 @@ class Options:
             raise UsageError(f"--build: engines are TensorRT's, and --target is {self.target}. Use --target tensorrt")
         if self.draws < 1:
             raise UsageError(f"--draws {self.draws}: expected at least 1")
+        if self.augment and not self.recovery.epochs:
+            raise UsageError("--augment is for --recover: add it, or leave both out")
         Budget(Scores(np.ones(1), 1), self.max_drop)
         step_size(self.step, 1)
         _check_widths(self.min_width, self.width_multiple)
@@ -79,6 +84,12 @@ class Options:
         """What widths stay multiples of: ``multiple_of``, or what the target's kernels work on at a time."""
         return target(self.target).channel_multiple if self.multiple_of is None else self.multiple_of
 
+    @property
+    def recovery(self) -> Recovery:
+        """How recovered candidates are trained."""
+        loss: Literal["mse"] | None = "mse" if self.loss == "gauss-newton" else None
+        return Recovery(self.recover, loss=loss, augment=self.augment, seed=self.seed)
+
     def settings(self) -> dict[str, Any]:
         """What decides the result, as JSON values: options, and digests of the model and the data."""
         chosen = {k: v for k, v in vars(self).items() if k not in _NOT_RESULTS}
@@ -86,6 +97,7 @@ class Options:
             "multiple_of": self.width_multiple,
             "keep": list(self.keep),
             "only": list(self.only),
+            "augment": list(self.augment),
         }  # as JSON gives them back
         files: dict[str, Path | str | None] = {"model": self.model, "calib": self.calib, "val": self.val}
         files |= {"preprocess": self.preprocess, "metric_file": self.metric if ".py:" in self.metric else None}

@@ -1,7 +1,8 @@
 """The main job: the fastest pruned and quantized model whose metric stays inside the budget, and a report on it.
 
     baseline -> saliency (and moments) -> search over pruned FP32 candidates -> INT8 of the result where it pays,
-    with less of either where the budget demands it -> the written files evaluated -> report [-> engine]
+    with less of either where the budget demands it [-> search over recovered candidates beyond it]
+    -> the written files evaluated -> report [-> engine]
 
 Every verdict is a line of the ledger, and every larger intermediate result a file beside it, so that an
 interrupted run resumes to the same model.
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -31,6 +33,8 @@ from hqp_onnx.metrics import Metric, Scores, evaluate, load_metric
 from hqp_onnx.mixed_precision import faster_in_float, output_errors
 from hqp_onnx.moments import Moments, input_moments, load_moments, save_moments
 from hqp_onnx.options import Options
+from hqp_onnx.passes.recover import check_recoverable
+from hqp_onnx.recovered_candidates import RecoveredCandidates
 from hqp_onnx.report.details import describe
 from hqp_onnx.report.machine import machine
 from hqp_onnx.report.results import TITLES, CostModel, Report, Row
@@ -56,8 +60,11 @@ from hqp_onnx.targets import target
 log = logging.getLogger(__name__)
 
 MOMENTS = "moments.npz"
+FILES = ("pruned.onnx", "int8.onnx", "fp16.onnx", "ledger.json")
 SENSITIVITY_SAMPLES = 100
-OPTIONAL = ("int8.onnx", "fp16.onnx", *parity.FILES)
+RECOVERED = "+recovery"  # of a precision: the candidate is trained before it is judged
+RECOVERY_STEPS = 8  # of what the search may add by recovery: a trial is a training
+OPTIONAL = ("int8.onnx", "fp16.onnx", *parity.FILES, *(f"recovered/{name}" for name in FILES))
 NOISE = 0.02  # of a ratio of latencies
 
 
@@ -65,8 +72,9 @@ def optimize(options: Options, progress: Progress = silent) -> Report:
     """Run the main job and write OUT/: pruned.onnx, int8.onnx (or fp16.onnx), ledgers, report.json and report.html.
 
     All input is checked before OUT is touched. Where no quantized model is inside the budget though one was asked for,
-    ``report.met`` is False and the best admissible model is pruned.onnx. ``options.build`` adds model.engine, see
-    ``parity``.
+    ``report.met`` is False and the best admissible model is pruned.onnx. ``options.recover`` adds a folder
+    recovered/ with a model that was trained, and ships if it is inside the budget, and its ledger.json.
+    ``options.build`` adds model.engine, see ``parity``.
 
     Raises:
         HqpError: bad input.
@@ -81,6 +89,8 @@ def optimize(options: Options, progress: Progress = silent) -> Report:
     for name, part in data.items():
         for done, _ in enumerate(part, 1):
             progress(f"checking {name}", min(done * part.batch_size, len(part)), len(part))
+    if options.recover:
+        check_recoverable(model.graph, data["calib"], options.recovery)
     return _Job(options, model, data, metric, progress).run()
 
 
@@ -97,6 +107,11 @@ def budget_error(report: Report) -> BudgetError:
         f"no {kind} model of {report.model} is inside the budget of {drop:g} points: the best admissible model, "
         f"{report.shipped}, is FP32. Allow a larger --max-drop, or try another --calibration"
     )
+
+
+def _file_name(precision: str) -> str:
+    kind = precision.removesuffix(RECOVERED)
+    return {"fp32": "pruned.onnx", "fp16": "fp16.onnx"}.get(kind, "int8.onnx")
 
 
 class _Job:
@@ -120,22 +135,39 @@ class _Job:
         ranking = self._ranking()
         order = removal_order(ranking.units, self.channels, self.options.min_width)
         self.step = step_size(self.options.step, len(self.channels.prunable))
-        self.candidates = Candidates(
-            original=self.model.graph,
-            shapes=self.model.shapes,
-            channels=self.channels,
-            order=order,
-            moments=self._moments() if self.options.compensate else None,
-            data=self.data["calib"],
-            target=self.target,
-            method=self.options.calibration,
-            multiple=self.options.width_multiple,
-            cache=self.ledger.cache,
-            threads=self.options.threads,
-            progress=self.progress,
-        )
+        given: dict[str, Any] = {
+            "original": self.model.graph,
+            "shapes": self.model.shapes,
+            "channels": self.channels,
+            "order": order,
+            "moments": self._moments() if self.options.compensate else None,
+            "data": self.data["calib"],
+            "target": self.target,
+            "method": self.options.calibration,
+            "multiple": self.options.width_multiple,
+            "threads": self.options.threads,
+            "progress": self.progress,
+        }
+        self.candidates = Candidates(cache=self.ledger.cache, **given)
         removed = SEARCHES[self.options.search](len(order), self.step, lambda count: self._admits("fp32", count))
-        return self._report(removed, None if self.options.precision == "fp32" else self._quantized(removed))
+        chosen = None if self.options.precision == "fp32" else self._quantized(removed)
+        recovered = None
+        if self.options.recover:
+            folder = self.ledger.cache / "recovery"
+            folder.mkdir(exist_ok=True)
+            self.recovered = RecoveredCandidates(cache=folder, recovery=self.options.recovery, **given)
+            first = ("fp32", removed) if self.options.precision == "fp32" else chosen or (self.options.precision, 0)
+            recovered = self._recovered(*first)
+        return self._report(removed, chosen, recovered)
+
+    def _recovered(self, precision: str, removed: int) -> tuple[str, int] | None:
+        """The last admissible recovered candidate from ``removed`` units on; None if there is none."""
+        precision, limit = precision + RECOVERED, len(self.candidates.order)
+        step = max(self.step, -(-(limit - removed) // RECOVERY_STEPS))
+        more = SEARCHES[self.options.search](
+            limit - removed, step, lambda count: self._admits(precision, removed + count)
+        )
+        return (precision, removed + more) if self._admits(precision, removed + more) else None
 
     def _quantized(self, removed: int) -> tuple[str, int] | None:
         """The fastest admissible quantized candidate, as its precision and its units removed; None if there is none.
@@ -192,11 +224,13 @@ class _Job:
         return int(min(latencies, key=lambda i: latencies[i].median_ms))
 
     def _graph(self, precision: str, removed: int) -> gs.Graph:
+        candidates = self.recovered if precision.endswith(RECOVERED) else self.candidates
+        precision = precision.removesuffix(RECOVERED)
         if precision == "fp32":
-            return self.candidates.pruned(removed)
+            return candidates.pruned(removed)
         if precision == "fp16":
-            return in_float16(self.candidates.pruned(removed)).graph
-        return self.candidates.quantized(removed, self.floats[precision])
+            return in_float16(candidates.pruned(removed)).graph
+        return candidates.quantized(removed, self.floats[precision])
 
     def _session(self, precision: str, removed: int) -> Runner:
         return self._load(model_io.to_proto(self._graph(precision, removed)))
@@ -291,8 +325,11 @@ class _Job:
         yield
         self.ledger.add_seconds(stage, round(time.perf_counter() - start, 3))
 
-    def _report(self, removed: int, chosen: tuple[str, int] | None) -> Report:
-        """Write the models, measure what was written, write the report; ``chosen`` is the quantized candidate."""
+    def _report(self, removed: int, chosen: tuple[str, int] | None, recovered: tuple[str, int] | None) -> Report:
+        """Write the models, measure what was written, write the report.
+
+        ``chosen`` is the quantized candidate, ``recovered`` the one that was trained; None where there is none.
+        """
         output, cache, quantizes = self.options.output, self.ledger.cache, self.options.precision != "fp32"
         made = {"pruned": ("fp32", removed, output / "pruned.onnx")}
         if self.options.precision in ("int8", "mixed"):
@@ -300,7 +337,9 @@ class _Job:
         if chosen is not None:
             if self.floats.get(chosen[0]):
                 made["int8_everywhere"] = ("int8", chosen[1], cache / "int8_everywhere.onnx")
-            made["hqp"] = (*chosen, output / ("fp16.onnx" if chosen[0] == "fp16" else "int8.onnx"))
+            made["hqp"] = (*chosen, output / _file_name(chosen[0]))
+        if recovered is not None:
+            made["recovered"] = (*recovered, output / "recovered" / _file_name(recovered[0]))
         for earlier in {output / name for name in OPTIONAL} - {file for *_, file in made.values()}:
             earlier.unlink(missing_ok=True)
         models = {"baseline": self._measured(self.options.model, self.model.session, 0)}
@@ -309,35 +348,34 @@ class _Job:
             models[name] = self._measured(file, self._load(file), count)
         models.setdefault("hqp", models["pruned"])
         models = {name: models[name] for name in TITLES if name in models}
-        precision, count, shipped = made.get("hqp", made["pruned"])
-        if not self.budget.admits(models["hqp"].val):
-            raise BudgetError(
-                f"{shipped}: {models['hqp'].val.metric:.4f} on {self.options.val} does not repeat its trial"
-            )
-        plan = self.candidates.plan(count)
-        write_text(output / "ledger.json", removal_ledger(self.options.model, self.channels, plan))
+        for last in ("hqp", "recovered") if recovered is not None else ("hqp",):
+            precision, count, shipped = made.get(last, made["pruned"])
+            self._require_repeated(shipped, models[last])
+            plan = self.candidates.plan(count)
+            ledger = removal_ledger(self.options.model, self.channels, plan)
+            write_text(shipped.with_name("ledger.json"), ledger)
         rows = make_rows(models, self.sample)
         report = Report(
             model=str(self.options.model),
             rows=rows,
             data=self.options.test or f"{self.options.val} (the data that the search saw: no --test was given)",
             samples=models["baseline"].scores.samples,
-            met=chosen is not None or not quantizes,
+            met=chosen is not None or recovered is not None or not quantizes,
             shipped=str(shipped),
             settings=self.options.settings(),
             trials=tuple(self.ledger.trials.values()),
-            spent=self._spent(count, rows["hqp"].val_drop),
-            floats=tuple(self.floats.get(precision, ())),
+            spent=self._spent(precision, count, rows[last].val_drop),
+            floats=tuple(self.floats.get(precision.removesuffix(RECOVERED), ())),
             cost=self._cost(),
             seconds=self.ledger.seconds,
             units={"all": self.channels.units, "prunable": len(self.channels.prunable), "removed": len(plan)},
             machine=machine(self.options.threads, runtime_name(self.target)),
-            notes=self._notes(rows, shipped.name),
+            notes=self._notes(rows, last, str(shipped.relative_to(output))),
             details=describe(self.model, self.channels, plan, self._ranking().units, self.sample),
         )
         write_report(report, output)
         if self.options.build:
-            report = self._with_engine(report, precision, count, models)
+            report = self._with_engine(report, precision, count, {**models, "hqp": models[last]})
             write_report(report, output)
         for spent in (*cache.glob("*.onnx"), cache / MOMENTS):  # large, and soon made again
             spent.unlink(missing_ok=True)
@@ -346,14 +384,14 @@ class _Job:
     def _with_engine(self, report: Report, precision: str, removed: int, models: Mapping[str, Measured]) -> Report:
         """The report, which holds good without it, and the engine; one in float16 is built from float32."""
         source = Path(report.shipped)
-        if precision == "fp16":
+        if precision.removesuffix(RECOVERED) == "fp16":
             source = self.ledger.cache / "engine.onnx"
-            model_io.save(self._graph("fp32", removed), source)
+            model_io.save(self._graph(precision.replace("fp16", "fp32"), removed), source)
         with self._timed("engine"):
             return parity.add_engine(
                 report,
                 source,
-                precision,
+                precision.removesuffix(RECOVERED),
                 self.options,
                 models,
                 self.budget,
@@ -362,18 +400,25 @@ class _Job:
                 self.progress,
             )
 
-    def _spent(self, removed: int, drop: float) -> dict[str, float]:
+    def _spent(self, precision: str, removed: int, drop: float) -> dict[str, float]:
         """What pruning and the change of precision took of the budget, on D_val."""
-        pruning = 0.0
-        if removed and self._admits("fp32", removed):
-            pruning = self.budget.baseline.metric - self.ledger.trials["fp32", removed].metric
+        pruning, full = 0.0, "fp32" + precision[len(precision.removesuffix(RECOVERED)) :]
+        if removed and self._admits(full, removed):
+            pruning = self.budget.baseline.metric - self.ledger.trials[full, removed].metric
         return {"pruning": pruning, "precision": drop - pruning, "left": self.budget.max_drop - drop}
 
-    def _notes(self, rows: Mapping[str, Row], shipped: str) -> tuple[str, ...]:
+    def _require_repeated(self, file: Path, model: Measured) -> None:
+        """A file that was written must keep the verdict of its trial."""
+        if not self.budget.admits(model.val):
+            raise BudgetError(f"{file}: {model.val.metric:.4f} on {self.options.val} does not repeat its trial")
+
+    def _notes(self, rows: Mapping[str, Row], last: str, shipped: str) -> tuple[str, ...]:
         """What a reader of the table should not miss."""
         notes = [f"{TITLES[name]} is slower than the input on this machine" for name in rows if rows[name].speedup < 1]
-        if rows["pruned"].speedup > (1 + NOISE) * rows["hqp"].speedup:
+        if rows["pruned"].speedup > (1 + NOISE) * rows[last].speedup:
             notes.append(f"pruned.onnx (FP32) is faster than {shipped} on this machine")
+        if self.options.recover and "recovered" not in rows:
+            notes.append("no recovered candidate is inside the budget")
         return (*notes, *stand_in(self.target), *remarks(self.target, self.options.precision))
 
     def _measured(self, path: Path, session: Runner, removed: int) -> Measured:
@@ -385,11 +430,13 @@ class _Job:
 
     def _cost(self) -> CostModel:
         samples = {name: len(data) for name, data in self.data.items()}
+        trials = self.ledger.trials.values()
         grad = self.ledger.seconds.get("saliency") if self.options.saliency in ("fisher", "taylor") else None
         return CostModel(
             c_grad=None if grad is None else grad / samples["calib"],
             c_inf=self.ledger.seconds["baseline"] / samples["val"],
-            t_prune=len(self.ledger.trials),
+            t_prune=sum(not trial.precision.endswith(RECOVERED) for trial in trials),
+            c_recover=sum(trial.seconds for trial in trials if trial.precision.endswith(RECOVERED)),
             d_calib=samples["calib"],
             d_val=samples["val"],
         )

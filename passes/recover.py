@@ -11,7 +11,6 @@ A held-out share of the samples judges: the weights of the best epoch are taken,
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,12 +29,12 @@ from hqp_onnx.recovery.goals import find_goals
 from hqp_onnx.recovery.net import Net
 from hqp_onnx.recovery.objective import objective
 from hqp_onnx.recovery.points import Kept
-from hqp_onnx.recovery.samples import gather, split
+from hqp_onnx.recovery.samples import Feeds, Ints, split
 from hqp_onnx.recovery.teacher import Teacher
 from hqp_onnx.recovery.trained import trained_constants
-from hqp_onnx.recovery.trainer import Trainer
+from hqp_onnx.recovery.trainer import Lesson, Trainer
 
-__all__ = ["Recovered", "recover"]
+__all__ = ["Recovered", "check_recoverable", "recover"]
 
 JUDGES = 256  # samples that variances are taken from
 
@@ -79,15 +78,27 @@ def recover(
     if not settings.epochs:
         return Recovered(student.copy(), False, losses=())
     exposed = expose_masters(student)
-    try:
-        trainer, notes = _trainer(exposed, teacher, data, settings, kept or {}, threads)
-    except GradientError as e:
-        raise GradientError(f"recovery: {str(e).replace(INSTEAD, 'leave out --recover')}") from e
+    trainer, notes = _open(exposed, teacher, data, settings, kept or {}, threads)
     weights, losses = trainer.run(checkpoint, progress or (lambda done, total: None))
     done = store_masters(student, exposed.masters, weights)
     best = int(np.argmin(losses))
     note = f"recovery: held-out loss {losses[0]:.4g}; after epoch {best} of {settings.epochs}, {losses[best]:.4g}"
     return Recovered(done.graph, done.modified, (note, *notes), losses=tuple(losses))
+
+
+def check_recoverable(graph: gs.Graph, data: Dataset, settings: Recovery) -> None:
+    """Raise, before any work, what ``recover`` would raise for students that are made of ``graph``."""
+    _open(expose_masters(graph), graph, data, settings, {}, 0)
+
+
+def _open(
+    exposed: Exposed, original: gs.Graph, data: Dataset, settings: Recovery, kept: Kept, threads: int
+) -> tuple[Trainer, tuple[str, ...]]:
+    """``_trainer``, with advice for this use in its errors."""
+    try:
+        return _trainer(exposed, original, data, settings, kept, threads)
+    except GradientError as e:
+        raise GradientError(f"recovery: {str(e).replace(INSTEAD, 'leave out --recover')}") from e
 
 
 def _trainer(
@@ -96,11 +107,9 @@ def _trainer(
     sample = data.rows(0, 1).feeds
     student, origin = (Net.of(to_proto(graph), sample) for graph in (exposed.graph, original))
     trained, part = trained_constants(exposed.graph), student.part(settings.batch)
-    rows = split(len(data), settings, student.batch or 1)
-    some = rows[0][: max(JUDGES // part, 1) * part]
-    goals = find_goals(
-        student, origin, trained, data, some[: len(some) // (student.batch or 1) * (student.batch or 1)], kept, settings
-    )
+    train, held = split(len(data), settings, student.batch or 1)
+    some = train[: max(min(JUDGES, len(train)) // part, 1) * part]
+    goals = find_goals(student, origin, trained, data, some, kept, settings)
     built = objective(
         student.model,
         student.traced,
@@ -109,26 +118,14 @@ def _trainer(
         temperature=settings.temperature,
         squares=goals.squares,
     )
-    teacher = Teacher(origin.model, goals.points, threads)
-    if not settings.augment:
-        teacher.keep(data, np.concatenate(rows), part)
-    inputs = {point.name: built.targets[point.mine] for point in goals.points}
     tensors = exposed.graph.tensors()
     weights = {name: tensors[name].values for name in built.gradients}
-    key = hashlib.sha256(built.model.SerializeToString(deterministic=True))
-    for content in (*weights.values(), *gather(data, rows[1][:part]).values()):
-        key.update(np.ascontiguousarray(content).tobytes())
-    key.update(repr((settings, len(data), part)).encode())
-    trainer = Trainer(
-        built,
-        weights,
-        {name: master.bounds for name, master in exposed.masters.items() if name in weights},
-        lambda feeds, rows: {inputs[name]: x for name, x in teacher(feeds, rows).items()},
-        data,
-        rows,
-        settings,
-        part,
-        key.hexdigest(),
-        threads,
-    )
-    return trainer, goals.notes
+    bounds = {name: master.bounds for name, master in exposed.masters.items() if name in weights}
+    teacher = Teacher(origin.model, goals.points, threads, len(data))
+    inputs = {point.name: built.targets[point.mine] for point in goals.points}
+
+    def teach(feeds: Feeds, rows: Ints | None) -> Feeds:
+        return {inputs[name]: x for name, x in teacher(feeds, rows).items()}
+
+    lesson = Lesson(built, weights, bounds, teach)
+    return Trainer(lesson, data, (train, held), settings, part, threads), goals.notes

@@ -7,7 +7,7 @@ import sys
 import click
 
 from hqp_onnx import __version__
-from hqp_onnx.cli import environment, measurement, optimization, pruning, quantization
+from hqp_onnx.cli import environment, measurement, optimization, pruning, quantization, recovery
 from hqp_onnx.errors import HqpError
 
 __all__ = ["cli", "main"]
@@ -48,6 +48,7 @@ for command in (
     pruning.inspect,
     pruning.score,
     pruning.prune,
+    recovery.recover,
     quantization.quantize,
     quantization.build,
     measurement.evaluate,

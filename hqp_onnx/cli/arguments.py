@@ -47,6 +47,12 @@ target_option = click.option(
 calibration_option = click.option(
     "--calibration", type=click.Choice(METHODS), default="entropy", show_default=True, help="How ranges are chosen."
 )
+augment_option = click.option(
+    "--augment",
+    callback=lambda context, option, value: tuple(value.split(",")) if value else (),
+    metavar="flip,crop",
+    help="Vary the images that are trained on; only where a mirrored or moved image is as good.",
+)
 saliency_choice = click.Choice(SALIENCIES)
 gradient_options = _options(
     click.option(

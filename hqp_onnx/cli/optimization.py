@@ -11,6 +11,7 @@ from hqp_onnx import pipeline
 from hqp_onnx.cli.arguments import (
     FILE,
     MULTIPLE_HELP,
+    augment_option,
     calibration_option,
     gradient_options,
     json_option,
@@ -62,6 +63,10 @@ from hqp_onnx.search import SEARCHES
 @click.option("--threads", type=click.IntRange(0), default=0, help="Threads of the runtime; 0 takes its choice.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random saliency and of draws.")
 @click.option("--resume", is_flag=True, help="Go on with what OUT holds.")
+@click.option(
+    "--recover", type=int, default=0, metavar="EPOCHS", help="Also train pruned models towards MODEL, without labels."
+)
+@augment_option
 @click.option("--build", is_flag=True, help="Build a TensorRT engine of the result, and hold it to the budget too.")
 @click.option("-o", "--output", type=FILE, required=True, metavar="OUT", help="Folder for the models and the report.")
 @json_option

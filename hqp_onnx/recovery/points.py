@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from hqp_onnx.channel_map import ChannelMap, IntArray, ParamAxis, PruningPlan
-from hqp_onnx.errors import DataError
+from hqp_onnx.channel_map import BoolArray, ChannelMap, IntArray
 from hqp_onnx.gradients.prepare import reads
 from hqp_onnx.gradients.trace import Dims, Trace
 from hqp_onnx.runtime import Array
@@ -39,9 +38,8 @@ class Point:
         return values
 
 
-def kept_positions(channels: ChannelMap, plan: PruningPlan) -> Kept:
-    """What is left of each activation under a plan."""
-    gone = channels.removed(plan)
+def kept_positions(channels: ChannelMap, gone: BoolArray) -> Kept:
+    """What is left of each activation without the units of the mask ``gone`` (``ChannelMap.removed``)."""
     kept: dict[str, dict[int, IntArray]] = {}
     for name, labels in channels.tensors.items():
         for axis in np.flatnonzero(np.array(labels.shape) > 1).tolist():
@@ -49,22 +47,6 @@ def kept_positions(channels: ChannelMap, plan: PruningPlan) -> Kept:
             if lines.all(1).any():
                 kept.setdefault(name, {})[axis] = np.flatnonzero(~lines.all(1))
     return kept
-
-
-def ledger_plan(channels: ChannelMap, removed: Mapping[str, Mapping[str, Sequence[int]]]) -> PruningPlan:
-    """The plan that a ledger's ``removed`` describes.
-
-    Raises:
-        DataError: it names a tensor or an index that the model has not.
-    """
-    units: list[int] = []
-    for tensor, axes in removed.items():
-        for axis, indices in axes.items():
-            labels = channels.members.get(ParamAxis(tensor, int(axis)))
-            if labels is None or (len(indices) and max(indices) >= len(labels)):
-                raise DataError(f"the ledger removes channels of '{tensor}' that the teacher has not: give its model")
-            units += labels[list(indices)].tolist()
-    return PruningPlan(np.array([unit for unit in units if unit >= 0], np.int64))
 
 
 def cuts(model: onnx.ModelProto, traced: Trace) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from hqp_onnx.errors import UsageError
@@ -33,15 +33,20 @@ class Recovery:
     """
 
     epochs: int
-    rate: float = 1e-3
-    batch: int = 32
+    rate: float = 3e-3
+    batch: int = 16
     held_out: float = 0.1
     loss: Literal["kl", "mse"] | None = None
-    temperature: float = 2.0
+    temperature: float = 1.0
     features: int = 4
     beta: float = 1.0
     augment: tuple[str, ...] = ()
     seed: int = 0
+
+    @property
+    def quantized(self) -> Recovery:
+        """For a quantized model whose float model has recovered: half the epochs, at a third of the rate."""
+        return replace(self, epochs=(self.epochs + 1) // 2, rate=self.rate / 3)
 
     def __post_init__(self) -> None:
         if self.epochs < 0:

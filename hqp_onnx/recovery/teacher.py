@@ -1,6 +1,6 @@
 """What the original answers: its outputs and features, cut to the channels that the student has.
 
-They are kept for all samples where they fit into ``CACHE`` bytes, and else computed again for every batch.
+Answers for a sample are kept where those for all samples fit into ``CACHE`` bytes.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from hqp_onnx.dataset import Dataset
 from hqp_onnx.recovery.points import Point
-from hqp_onnx.recovery.samples import Feeds, Ints, gather
+from hqp_onnx.recovery.samples import Feeds, Ints
 from hqp_onnx.runtime import Array, Session
 
 CACHE = 1 << 28
@@ -25,32 +24,30 @@ class Teacher:
         model: the original.
         points: tensors of it that are asked for, one row a sample.
         threads: of onnxruntime.
+        samples: of the data, if their answers may be kept; else 0.
     """
 
-    def __init__(self, model: onnx.ModelProto, points: Sequence[Point], threads: int = 0) -> None:
-        self.points = points
+    def __init__(self, model: onnx.ModelProto, points: Sequence[Point], threads: int = 0, samples: int = 0) -> None:
+        self.points, self._samples = points, samples
         self._session = Session(model, [point.name for point in points], threads=threads)
         self._known: dict[str, Array] = {}
+        self._has = np.zeros(samples, bool)
 
     def answers(self, feeds: Feeds) -> dict[str, Array]:
         """By tensor name."""
         found = self._session.run(feeds)
         return {point.name: point.cut(found[point.name]) for point in self.points}
 
-    def keep(self, data: Dataset, rows: Ints, part: int) -> None:
-        """Answer for the samples ``rows`` once and for all, if that takes no more than ``CACHE`` bytes."""
-        for start in range(0, len(rows), part):
-            some = rows[start : start + part]
-            for name, values in self.answers(gather(data, some)).items():
-                if name not in self._known:
-                    self._known[name] = np.empty((len(data), *values.shape[1:]), values.dtype)
-                self._known[name][some] = values
-            if sum(x.nbytes for x in self._known.values()) > CACHE:
-                self._known.clear()
-                return
-
     def __call__(self, feeds: Feeds, rows: Ints | None) -> dict[str, Array]:
         """Answers for ``feeds``, which are the samples ``rows`` unless that is None."""
-        if rows is None or not self._known:
+        if rows is None or not self._samples:
             return self.answers(feeds)
-        return {name: values[rows] for name, values in self._known.items()}
+        if self._has[rows].all():
+            return {name: values[rows] for name, values in self._known.items()}
+        answers = self.answers(feeds)
+        if self._samples * sum(x[0].nbytes for x in answers.values()) <= CACHE:
+            for name, values in answers.items():
+                kept = self._known.setdefault(name, np.empty((self._samples, *values.shape[1:]), values.dtype))
+                kept[rows] = values
+            self._has[rows] = True
+        return answers

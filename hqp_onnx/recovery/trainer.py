@@ -6,9 +6,10 @@ epoch holds weights and moments to the bit: an interrupted run ends in the same 
 
 from __future__ import annotations
 
+import hashlib
 import math
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,51 +37,57 @@ class _State:
     losses: list[float]
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What is to be learned.
+
+    Attributes:
+        objective: of the student.
+        weights: start of each weight that has a gradient.
+        bounds: smallest and largest values, for those that have some.
+        teach: targets of ``objective`` for feeds; rows say which samples these are, None if they were augmented.
+    """
+
+    objective: Objective
+    weights: Mapping[str, Array]
+    bounds: Mapping[str, tuple[Array, Array]]
+    teach: Callable[[Feeds, Ints | None], Feeds]
+
+
 class Trainer:
     """One training.
 
     Args:
-        objective: of the student.
-        weights: start of each weight of its gradients.
-        bounds: smallest and largest values, for those that have some.
-        teach: targets of ``objective`` for feeds; rows say which samples these are, None if they were augmented.
+        lesson: weights, loss, gradients and targets.
         data: all samples.
         rows: sample numbers to train on, and to judge by.
         settings: of the recovery.
         part: samples per run.
-        key: digest of all that decides the result.
         threads: of onnxruntime.
     """
 
     def __init__(
-        self,
-        objective: Objective,
-        weights: Mapping[str, Array],
-        bounds: Mapping[str, tuple[Array, Array]],
-        teach: Callable[[Feeds, Ints | None], Feeds],
-        data: Dataset,
-        rows: tuple[Ints, Ints],
-        settings: Recovery,
-        part: int,
-        key: str,
-        threads: int,
+        self, lesson: Lesson, data: Dataset, rows: tuple[Ints, Ints], settings: Recovery, part: int, threads: int
     ) -> None:
-        self.names, self.settings, self.key = list(objective.gradients), settings, key
-        self.teach, self.data, self.part = teach, data, part
+        self.teach, self.data, self.settings, self.part = lesson.teach, data, settings, part
         self.train, self.held = rows
-        self.shapes = [weights[name].shape for name in self.names]
+        self.names, self.shapes = list(lesson.weights), [x.shape for x in lesson.weights.values()]
         self.ends = np.cumsum([0, *(math.prod(shape) for shape in self.shapes)])
-        self.start = self._flat(weights)
-        self.low, self.high = (self._limits(weights, bounds, side) for side in (0, 1))
+        self.start = _flat(lesson.weights.values())
+        low, high = ([_whole(lesson, name, side) for name in self.names] for side in (0, 1))
+        self.low, self.high = _flat(low), _flat(high)
         self.axes = spatial_axes(data) if settings.augment else None
-        self.session = Session(objective.model, objective.outputs, threads=threads, integer_kernels=False)
-        self.judge = Session(objective.model, [objective.loss], threads=threads, integer_kernels=False)
+        model, built = lesson.objective.model, lesson.objective
+        self.session = Session(model, built.outputs, threads=threads, integer_kernels=False)
+        self.judge = Session(model, [built.loss], threads=threads, integer_kernels=False)
         self.batch = max(part, min(settings.batch, len(self.train)) // part * part)
         self.steps = len(self.train) // self.batch
+        self._model = model
 
     def run(self, checkpoint: Path | None, progress: Progress) -> tuple[dict[str, Array], list[float]]:
         """The best weights and the held-out losses; the first is that of the start, which counts as well."""
-        state = self._load(checkpoint)
+        key = "" if checkpoint is None else self._key()
+        state = self._load(checkpoint, key)
         if state is None:
             state = _State(self.start.copy(), Adam.zeros(self.start.size), self.start, [self.held_loss(self.start)])
         while len(state.losses) <= self.settings.epochs and math.isfinite(state.losses[-1]):
@@ -89,7 +96,7 @@ class Trainer:
             if loss < min(state.losses):
                 state.best = state.weights.copy()
             state.losses.append(loss)
-            self._save(state, checkpoint)
+            self._save(state, checkpoint, key)
         return self._arrays(state.best), state.losses
 
     def held_loss(self, weights: Float32) -> float:
@@ -120,32 +127,33 @@ class Trainer:
             if self.axes is not None:
                 feeds, rows = augmented(feeds, self.settings.augment, self.axes, rng), None
             _, *found = self.session.run({**feeds, **fed, **self.teach(feeds, rows)}).values()
-            total += np.concatenate([x.ravel() for x in found])
+            total += _flat(found)
         total /= len(batch)
         return total
-
-    def _flat(self, arrays: Mapping[str, Array]) -> Float32:
-        return np.concatenate([arrays[name].ravel() for name in self.names]).astype(np.float32)
 
     def _arrays(self, flat: Float32) -> dict[str, Array]:
         """Views by name."""
         pieces = zip(self.names, self.shapes, self.ends[:-1], self.ends[1:], strict=True)
         return {name: flat[a:b].reshape(shape) for name, shape, a, b in pieces}
 
-    def _limits(self, weights: Mapping[str, Array], bounds: Mapping[str, tuple[Array, Array]], side: int) -> Float32:
-        free = np.array([-np.inf, np.inf], np.float32)[side]
-        return self._flat(
-            {n: np.broadcast_to(bounds[n][side] if n in bounds else free, w.shape) for n, w in weights.items()}
-        )
+    def _key(self) -> str:
+        """Digest of all that decides the result."""
+        digest = hashlib.sha256(self._model.SerializeToString(deterministic=True))
+        rows = self.held[: self.part]
+        feeds = gather(self.data, rows)
+        for content in (self.start, *feeds.values(), *self.teach(feeds, rows).values()):
+            digest.update(np.ascontiguousarray(content).tobytes())
+        digest.update(repr((self.settings, len(self.data), self.part)).encode())
+        return digest.hexdigest()
 
-    def _save(self, state: _State, path: Path | None) -> None:
+    def _save(self, state: _State, path: Path | None, key: str) -> None:
         if path is None:
             return
         partial = path.with_name(f".{path.name}.tmp")
         with partial.open("wb") as stream:
             np.savez(
                 stream,
-                key=np.array(self.key),
+                key=np.array(key),
                 weights=state.weights,
                 m=state.adam.m,
                 v=state.adam.v,
@@ -155,14 +163,24 @@ class Trainer:
             )
         partial.replace(path)
 
-    def _load(self, path: Path | None) -> _State | None:
+    def _load(self, path: Path | None, key: str) -> _State | None:
         """The state of an interrupted run; None if there is none of this key."""
         if path is None or not path.is_file():
             return None
         try:
             with np.load(path) as x:
-                if str(x["key"]) != self.key:
+                if str(x["key"]) != key:
                     return None
                 return _State(x["weights"], Adam(x["m"], x["v"], int(x["step"])), x["best"], x["losses"].tolist())
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
             raise DataError(f"{path}: not a checkpoint of a recovery ({e}): remove it") from e
+
+
+def _flat(arrays: Iterable[Array]) -> Float32:
+    return np.concatenate([x.ravel() for x in arrays]).astype(np.float32)
+
+
+def _whole(lesson: Lesson, name: str, side: int) -> Array:
+    """Bounds of each value of a weight."""
+    bound = lesson.bounds.get(name, (-np.inf, np.inf))[side]
+    return np.broadcast_to(np.float32(bound), lesson.weights[name].shape)

@@ -20,6 +20,7 @@ TITLES = {
     "pruned": "Pruned-only",
     "int8_everywhere": "HQP, all INT8",
     "hqp": "HQP",
+    "recovered": "HQP + recovery",
     "engine": "Engine, on the GPU",
 }
 QAT_EPOCHS, QAT_SAMPLES = 10, 50_000  # a short fine-tuning on a training set of CIFAR's size
@@ -131,13 +132,14 @@ class Details:
 
 @dataclass(frozen=True)
 class CostModel:
-    """Seconds; ``None`` where the saliency takes no gradients."""
+    """Seconds; ``None`` where the saliency takes no gradients. ``c_recover``: all trials with training, measured."""
 
     c_grad: float | None
     c_inf: float
     t_prune: int
     d_calib: int
     d_val: int
+    c_recover: float = 0.0
 
     @property
     def c_hqp(self) -> float:
@@ -152,17 +154,20 @@ class CostModel:
     def json(self) -> dict[str, Any]:
         """Fields and derived values."""
         ratio = None if not self.c_qat else self.c_hqp / self.c_qat
+        share = None if not self.c_qat else self.c_recover / self.c_qat
         estimate = {"epochs": QAT_EPOCHS, "train_samples": QAT_SAMPLES}
-        return {**asdict(self), "c_hqp": self.c_hqp, "c_qat": self.c_qat, "ratio": ratio, "qat_estimate": estimate}
+        derived = {"c_hqp": self.c_hqp, "c_qat": self.c_qat, "ratio": ratio, "recovery_ratio": share}
+        return {**asdict(self), **derived, "qat_estimate": estimate}
 
 
 @dataclass(frozen=True)
 class Report:
     """Everything that one ``optimize`` found.
 
-    ``rows`` are in the paper's order, ``hqp`` being the shipped model. ``spent`` says what pruning and the change of
-    precision took of the budget on D_val, and what is left. ``floats`` are first outputs of nodes of the shipped model
-    that could be quantized and stay in float. ``engine`` is None unless one was built.
+    ``rows`` are in the paper's order; the shipped model is ``recovered`` where there is one, else ``hqp``. ``spent``
+    says what pruning and the change of precision took of the budget on D_val, and what is left. ``floats`` are first
+    outputs of nodes of the shipped model that could be quantized and stay in float. ``engine`` is None unless one was
+    built.
     """
 
     model: str

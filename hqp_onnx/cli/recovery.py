@@ -1,0 +1,60 @@
+"""Recovery of pruned and quantized models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hqp_onnx.cli.arguments import FILE, augment_option, preprocess_option, quiet_option
+from hqp_onnx.cli.output import Display
+from hqp_onnx.recover_file import recover_file
+from hqp_onnx.recovery import Recovery
+from hqp_onnx.recovery.settings import LOSSES
+
+
+@click.command()
+@click.argument("student", type=FILE)
+@click.option("--teacher", type=FILE, required=True, metavar="MODEL", help="The original that STUDENT was made of.")
+@click.option("--data", required=True, metavar="DATA", help="Samples; labels are not read.")
+@click.option("--epochs", type=int, default=2, show_default=True)
+@click.option("--ledger", type=FILE, help="What was removed, if not ledger.json beside STUDENT.")
+@click.option("--rate", type=float, default=Recovery.rate, show_default=True, help="Peak of the learning rate.")
+@click.option("--batch", type=int, default=Recovery.batch, show_default=True)
+@click.option("--held-out", type=float, default=Recovery.held_out, show_default=True, help="Share that only judges.")
+@click.option("--loss", type=click.Choice(LOSSES), help="Of the outputs. Default: kl for a classifier, else mse.")
+@augment_option
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--checkpoint", type=FILE, help="Written after every epoch; the same command goes on from it.")
+@preprocess_option
+@click.option("-o", "--output", type=FILE, required=True)
+@quiet_option
+def recover(
+    student: Path,
+    teacher: Path,
+    data: str,
+    ledger: Path | None,
+    checkpoint: Path | None,
+    preprocess: Path | None,
+    output: Path,
+    quiet: bool,
+    **chosen: Any,
+) -> None:
+    """Train STUDENT, pruned or quantized (Q/DQ), towards the model that it was made of, without labels."""
+    settings = Recovery(**chosen)
+    with Display(quiet) as display:
+        notes = recover_file(
+            student,
+            teacher,
+            output,
+            data,
+            settings,
+            ledger=ledger,
+            checkpoint=checkpoint,
+            preprocess=preprocess,
+            progress=display,
+        )
+    for note in notes:
+        click.echo(note)
+    click.echo(f"Wrote {output}")
