@@ -167,4 +167,17 @@ def bad_inputs(folder: Path) -> Iterator[tuple[str, list[str], str]]:
         "BatchNormalization",
     )
     yield "a batch of zero", ["benchmark", str(GOOD), "--batch", "0"], "--batch"
+    yield from bad_reports(folder)
     yield from bad_builds(folder)
+
+
+def bad_reports(folder: Path) -> Iterator[tuple[str, list[str], str]]:
+    """Folders that `hqp report` cannot show."""
+    for name, text in (("no_json", "{"), ("foreign", "{}"), ("a_list", "[]"), ("bare", None)):
+        (folder / name).mkdir()
+        if text is not None:
+            (folder / name / "report.json").write_text(text)
+    yield "a folder without a report", ["report", str(folder / "bare")], "report.json: no such file"
+    yield "a report that is cut off", ["report", str(folder / "no_json")], "not JSON"
+    yield "a report of another kind", ["report", str(folder / "foreign")], "no 'model'"
+    yield "a report that is a list", ["report", str(folder / "a_list")], "no 'model'"

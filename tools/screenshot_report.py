@@ -52,7 +52,11 @@ def shot(program: str, page: Path, width: int, dark: bool) -> Image.Image:
         source = page.resolve().as_uri()
         frame.write_text(f'<body style="margin:0"><iframe src="{source}" width={width} height={TALL} style="border:0">')
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=2000"]
-        flags += [f"--user-data-dir={folder}/profile", f"--window-size={max(width, 500)},{TALL}", f"--screenshot={file}"]
+        flags += [
+            f"--user-data-dir={folder}/profile",
+            f"--window-size={max(width, 500)},{TALL}",
+            f"--screenshot={file}",
+        ]
         flags += ["--blink-settings=preferredColorScheme=0"] if dark else ["--blink-settings=preferredColorScheme=1"]
         done = subprocess.run([program, *flags, frame.as_uri()], capture_output=True, text=True, check=False)
         if not file.is_file():

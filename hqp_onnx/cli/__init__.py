@@ -7,7 +7,7 @@ import sys
 import click
 
 from hqp_onnx import __version__
-from hqp_onnx.cli import environment, measurement, optimization, pruning, quantization, recovery
+from hqp_onnx.cli import environment, measurement, optimization, pruning, quantization, recovery, reporting
 from hqp_onnx.errors import HqpError
 
 __all__ = ["cli", "main"]
@@ -54,6 +54,7 @@ for command in (
     measurement.evaluate,
     measurement.benchmark,
     measurement.compare,
+    reporting.report,
     environment.data_loader,
     environment.setup,
 ):

@@ -57,13 +57,13 @@ def _sections(report: Data, folder: Path, name: str) -> Iterator[Html]:
     )
     figures = [
         latency(rows, report["machine"]["runtime"]),
-        budget(report["budget_spent"], report["settings"]["max_drop"]),
+        budget(report["budget_spent"], report["settings"]["max_drop"], report["settings"]["precision"]),
         trials(report["trials"], rows["baseline"]["val_metric"], report["settings"]["max_drop"]),
         saliency(report["saliency_histogram"], report["settings"]["saliency"]),
         layers(report["layers"]),
     ]
-    yield tag("div", *map(_figure, figures), class_="figures")
-    yield _section("frozen", "Channels that stay, and why", *_frozen(report))
+    frozen = _section("frozen", "Channels that stay, and why", *_frozen(report))
+    yield tag("div", *map(_figure, figures), frozen, class_="grid")
     yield _section("run", "How to run it", *map(_recipe, recipes(report, folder)))
     yield _section("cost", "What it cost", *_cost(report))
     yield _section("origin", "How it was made", *_origin(report))
@@ -84,9 +84,8 @@ def _summary(report: Data, rows: Mapping[str, Data], name: str) -> Html:
         f"{metric}, from {100 * before:.2f} %": f"{100 * row['metric']:.2f} %",
         "of the prunable units removed": f"{100 * row['sparsity']:.0f} %",
     }
-    drop = (
-        f"{100 * row['drop']:.2f} points ({100 * row['drop_low']:+.2f} to {100 * row['drop_high']:+.2f}, 95 % interval)"
-    )
+    interval = f"95 % interval {100 * row['drop_low']:.2f} to {100 * row['drop_high']:.2f}"
+    drop = f"{100 * row['drop']:.2f} points ({interval})"
     verdict = "inside" if report["budget_met"] else "the best found, but what was asked for is outside"
     text = (
         f"{shipped} loses {drop} on {report['samples']} samples of {report['data']}. On the validation data it is "
@@ -105,8 +104,7 @@ def _models(report: Data, rows: Mapping[str, Data]) -> Html:
         "size MB",
         "smaller",
         f"{report['settings']['metric']} %",
-        "drop, points",
-        "95 % interval",
+        "drop (95 % interval)",
         "θ %",
         "MACs M",
         "parameters M",
@@ -124,8 +122,7 @@ def _model(title: str, row: Data) -> list[str]:
         f"{row['bytes'] / 1e6:.2f}",
         f"{100 * row['size_reduction']:.0f} %",
         f"{100 * row['metric']:.2f}",
-        f"{100 * row['drop']:+.2f}",
-        f"{100 * row['drop_low']:+.2f} to {100 * row['drop_high']:+.2f}",
+        f"{100 * row['drop']:+.2f} ({100 * row['drop_low']:+.2f} to {100 * row['drop_high']:+.2f})",
         f"{100 * row['sparsity']:.1f}",
         f"{row['macs'] / 1e6:.2f}",
         f"{row['params'] / 1e6:.3f}",

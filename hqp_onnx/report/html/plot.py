@@ -7,7 +7,7 @@ narrow, so that text stays legible where a phone shrinks it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Literal
@@ -71,21 +71,19 @@ def bar(x1: float, y1: float, x2: float, y2: float, kind: str, says: str) -> svg
     )
 
 
-def y_axis(scale: Scale, words: Callable[[float], str], title: str) -> list[svg.Element]:
+def y_axis(scale: Scale, title: str) -> list[svg.Element]:
     """Grid lines with their values, and the title above them."""
     drawn: list[svg.Element] = [text(0, 10, title)]
     for value in ticks(scale.low, scale.high):
         drawn += [line(LEFT, scale(value), WIDTH - RIGHT, scale(value), "grid")]
-        drawn += [text(LEFT - 5, scale(value) + 4, words(value), "end")]
+        drawn += [text(LEFT - 5, scale(value) + 4, f"{value:g}", "end")]
     return drawn
 
 
-def x_axis(
-    scale: Scale, y: float, values: Sequence[float], words: Callable[[float], str], title: str
-) -> list[svg.Element]:
+def x_axis(scale: Scale, y: float, values: Sequence[float], title: str) -> list[svg.Element]:
     """The base line at ``y`` with values and the title beneath."""
     drawn: list[svg.Element] = [line(scale.start, y, scale.end, y, "axis")]
-    drawn += [text(scale(value), y + 14, words(value), "middle") for value in values]
+    drawn += [text(scale(value), y + 14, f"{value:g}", "middle") for value in values]
     return [*drawn, text(WIDTH - RIGHT, y + 30, title, "end")]
 
 

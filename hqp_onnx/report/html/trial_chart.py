@@ -36,17 +36,17 @@ def trials(found: Sequence[Data], baseline: float, max_drop: float) -> Figure:
     margin = 0.08 * (high - low) or 1.0
     x = Scale(0.5, len(found) + 0.5, LEFT, WIDTH - RIGHT)
     y = Scale(low - margin, high + margin, bottom, TOP + 14)
-    drawn = y_axis(y, lambda value: f"{value:g}", "metric on the validation data, %")
+    drawn = y_axis(y, "metric on the validation data, %")
     drawn += _phases(found, x, bottom)
     drawn += [line(LEFT, y(required), WIDTH - RIGHT, y(required), "limit")]
     for number, (trial, value) in enumerate(zip(found, values, strict=True), 1):
         drawn.append(_mark(trial["accepted"], x(number), y(value), _trial_words(number, trial)))
-    drawn += x_axis(x, bottom, _numbers(len(found)), lambda value: f"{value:g}", "trial")
+    drawn += x_axis(x, bottom, _numbers(len(found)), "trial")
     accepted = sum(trial["accepted"] for trial in found)
     caption = (
         f"{len(found)} candidates, {accepted} inside the budget (●), {len(found) - accepted} outside (×). The "
-        f"dashed line at {required:.2f} % is the baseline less {100 * max_drop:g} points. An evaluation stops once the verdict is "
-        "certain: a × is then an upper bound"
+        f"dashed line at {required:.2f} % is the baseline less {100 * max_drop:g} points. An evaluation stops once the "
+        "verdict is certain: a × is then an upper bound"
         + ("; marks at the lower edge are below it." if min(values, default=low) < low else ".")
     )
     rows = [_trial_row(number, trial) for number, trial in enumerate(found, 1)]

@@ -27,20 +27,20 @@ def saliency(found: Data, kind: str) -> Figure:
     totals = [kept + removed for kept, removed in zip(found["kept"], found["removed"], strict=True)]
     x = Scale(edges[0], edges[-1], LEFT, WIDTH - RIGHT)
     y = Scale(0, max([1, *totals]), bottom, TOP)
-    drawn = y_axis(y, lambda value: f"{value:g}", "prunable units")
+    drawn = y_axis(y, "prunable units")
     rows = []
     for left, right, kept, removed in zip(edges, edges[1:], found["kept"], found["removed"], strict=False):
         says = f"{_power(left)} to {_power(right)}: {removed} removed, {kept} kept"
         drawn += [bar(x(left), y(0), x(right) - 1, y(removed), "removed", says)] if removed else []
         drawn += [bar(x(left), y(removed), x(right) - 1, y(removed + kept), "kept", says)] if kept else []
         rows.append([f"{_power(left)} to {_power(right)}", str(removed), str(kept)])
-    drawn += x_axis(x, bottom, ticks(edges[0], edges[-1]), lambda value: f"{value:g}", f"log₁₀ of {kind} saliency")
+    drawn += x_axis(x, bottom, ticks(edges[0], edges[-1], 6), f"log₁₀ of {kind} saliency")
     drawn += legend([("removed", "removed"), ("kept", "kept")])
     for name, words in (("not_positive", "of saliency 0"), ("unknown", "without a score")):
         if any(found[name]):
             rows.append([words, str(found[name][1]), str(found[name][0])])
     removed, kept = (sum(int(row[column]) for row in rows) for column in (1, 2))
-    caption = f"{removed + kept} prunable units by {kind} saliency: {removed} left, {kept} stay."
+    caption = f"{removed + kept} prunable units by {kind} saliency: {removed} removed, {kept} kept."
     outside = sum(map(sum, (found["not_positive"], found["unknown"])))
     caption += f" {outside} of them have no logarithm and are only in the table." if outside else ""
     numbers = table("Units by saliency", ("saliency", "removed", "kept"), rows)
@@ -62,7 +62,7 @@ def layers(found: Sequence[Data]) -> Figure:
     bottom = 180.0
     x = Scale(0, len(found), LEFT, WIDTH - RIGHT)
     y = Scale(0, 100, bottom, TOP)
-    drawn = y_axis(y, lambda value: f"{value:g}", "θ, % of the output channels")
+    drawn = y_axis(y, "θ, % of the output channels")
     gap = min(1.0, 0.2 * (x(1) - x(0)))
     for number, layer in enumerate(found):
         channels, stuck = layer["channels"], layer["channels"] - layer["prunable"]
@@ -71,7 +71,7 @@ def layers(found: Sequence[Data]) -> Figure:
         drawn += [bar(x(number), y(100 - frozen), x(number + 1) - gap, y(100), "rest", says)] if frozen else []
         drawn += [bar(x(number), y(0), x(number + 1) - gap, y(theta), "removed", says)]
     places = [value for value in ticks(0, len(found)) if value == round(value)]
-    drawn += x_axis(x, bottom, places, lambda value: f"{value:g}", "layer, from input to output")
+    drawn += x_axis(x, bottom, places, "layer, from input to output")
     drawn += legend([("removed", "removed"), ("rest", "frozen")])
     most = max(found, key=theta_of)
     caption = (

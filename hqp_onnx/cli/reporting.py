@@ -1,0 +1,21 @@
+"""Reports of what was done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hqp_onnx.cli.arguments import FILE, json_option
+from hqp_onnx.cli.output import give_json
+from hqp_onnx.report.writing import rewrite_html
+
+
+@click.command()
+@click.argument("folder", type=FILE, metavar="OUT")
+@json_option
+def report(folder: Path, json_file: Path | None) -> None:
+    """Write OUT/report.html again, from the report.json that `hqp optimize` left there."""
+    page = rewrite_html(folder)
+    if not give_json({"report": str(page)}, json_file):
+        click.echo(f"Wrote {page}")

@@ -1,0 +1,232 @@
+"""The page of a real report: well-formed, self-contained, readable by machines and people, true to report.json."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from importlib.resources import files
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from polygraphy_host import host_environment, sh
+from small_model import small_data, small_model
+from test_cli import hqp
+
+from hqp_onnx.options import Options
+from hqp_onnx.pipeline import optimize
+from hqp_onnx.report.html import render
+from hqp_onnx.report.html.plot import Scale, ticks
+
+VOID = {"meta", "br"}
+
+
+class Page(HTMLParser):
+    """Every element with its attributes and all text inside it; raises where tags do not match."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[dict[str, Any]] = []
+        self.elements: list[dict[str, Any]] = []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        element = {"tag": tag, "text": "", "inside": [e["tag"] for e in self.open], **dict(attrs)}
+        self.elements.append(element)
+        if tag not in VOID:
+            self.open.append(element)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop()["tag"] == tag
+
+    def handle_data(self, data: str) -> None:
+        for element in self.open:
+            element["text"] += data
+
+    def all(self, tag: str, **attributes: str) -> list[dict[str, Any]]:
+        return [e for e in self.elements if e["tag"] == tag and attributes.items() <= e.items()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """OUT/ of a small run."""
+    made = tmp_path_factory.mktemp("report")
+    (made / "model.onnx").write_bytes(small_model().SerializeToString())
+    data = small_data(300)
+    np.savez(made / "data.npz", input=40 * data["input"], labels=data["labels"])  # the classes that it tells apart
+    file = str(made / "data.npz")
+    wanted = Options(
+        made / "model.onnx", file, file, made / "out", metric="agreement", max_drop=0.008, precision="int8"
+    )
+    optimize(replace(wanted, multiple_of=1, step=0.05, saliency="l2"))
+    return made / "out"
+
+
+@pytest.fixture(scope="module")
+def report(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> Page:
+    return Page((folder / "report.html").read_text())
+
+
+def test_the_file_stands_alone(folder: Path, page: Page) -> None:
+    text = (folder / "report.html").read_text()
+    assert text.startswith("<!doctype html>")
+    assert not re.search(r"https?:|url\(|@import|src=|href=", text)
+    assert not page.all("script") + page.all("link") + page.all("img")
+    assert len(text) < 200_000
+
+
+def test_people_and_screen_readers_get_every_figure_in_words(page: Page) -> None:
+    assert page.all("html", lang="en")
+    identifiers = [element["id"] for element in page.elements if "id" in element]
+    assert len(identifiers) == len(set(identifiers))
+    by_id = {element["id"]: element for element in page.elements if "id" in element}
+    images, figures = page.all("svg"), page.all("figure")
+    assert [figure["id"] for figure in figures] == ["latency", "budget", "trials", "saliency", "layers"]
+    assert len(images) == len(page.all("figcaption")) == len(figures)
+    for image in images:
+        assert image["role"] == "img"
+        assert all(by_id[name]["text"].strip() for name in image["aria-labelledby"].split())
+    assert all(len(caption["text"]) > 40 for caption in page.all("figcaption"))
+    tables = page.all("table")
+    assert sum("figure" in table["inside"] for table in tables) == len(figures)
+    assert len(page.all("caption")) == len(tables)
+    levels = [int(e["tag"][1]) for e in page.elements if re.fullmatch(r"h\d", e["tag"])]
+    assert levels[0] == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+
+
+def test_text_and_marks_have_contrast() -> None:
+    style = files("hqp_onnx.report.html").joinpath("style.css").read_text()
+    light, dark = (
+        dict(re.findall(r"--(\w+): (#\w{6})", block)) for block in re.findall(r":root \{(.*?)\}", style, re.S)[:2]
+    )
+    for colours in (light, dark):
+        for back in ("paper", "panel"):
+            assert all(contrast(colours[ink], colours[back]) >= 4.5 for ink in ("ink", "quiet"))
+        marks = ("main", "other", "removed", "kept", "rest", "bad", "good")
+        assert all(contrast(colours[mark], colours["paper"]) >= 3 for mark in marks)
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG 2 contrast ratio."""
+
+    def luminance(colour: str) -> float:
+        parts = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+        linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_every_trial_is_a_mark(report: dict[str, Any], page: Page) -> None:
+    accepted = sum(trial["accepted"] for trial in report["trials"])
+    assert 0 < accepted < len(report["trials"])
+    assert len(page.all("circle", **{"class": "accepted"})) == accepted
+    assert len(page.all("path", **{"class": "rejected"})) == len(report["trials"]) - accepted
+    limit = 100 * (report["baseline"]["val_metric"] - report["settings"]["max_drop"])
+    marks = {float(e["cy"]): e["text"] for e in page.all("circle", **{"class": "accepted"})}
+    line = next(float(e["y1"]) for e in page.all("line", **{"class": "limit"}) if e["y1"] == e["y2"])
+    assert all((y <= line) == (float(re.search(r"removed, ([\d.]+) %", says)[1]) >= limit) for y, says in marks.items())
+
+
+def test_layers_are_the_widths_of_the_written_model(folder: Path, report: dict[str, Any], page: Page) -> None:
+    before, after = (
+        {t.name: t.dims for t in onnx.load(path).graph.initializer}
+        for path in (folder.parent / "model.onnx", folder / "pruned.onnx")
+    )
+    known = [layer for layer in report["layers"] if layer["weight"] in after]
+    assert [layer["weight"] for layer in report["layers"]] == ["w1", "w2", "w3", "w4"]
+    bars = [e for e in page.all("rect", **{"class": "removed"}) if " frozen" in e["text"]]
+    assert [float(e["height"]) / 160 for e in bars] == pytest.approx(
+        [layer["removed"] / layer["channels"] for layer in report["layers"]], abs=1e-4
+    )
+    for layer in known:
+        assert layer["shape"] == list(before[layer["weight"]])
+        assert layer["removed"] == before[layer["weight"]][0] - after[layer["weight"]][0]
+    assert sum(layer["removed"] for layer in known) > 0
+    assert report["layers"][-1]["prunable"] == 0
+    assert report["frozen"] == [{"reason": "graph output 'logits'", "units": 4, "tensors": ["d4", "w4"]}]
+
+
+def test_the_histogram_counts_every_prunable_unit(folder: Path, report: dict[str, Any]) -> None:
+    found = report["saliency_histogram"]
+    counted = [*found["kept"], *found["removed"], *found["not_positive"], *found["unknown"]]
+    assert sum(counted) == report["units"]["prunable"]
+    assert sum(found["removed"]) + found["not_positive"][1] + found["unknown"][1] == report["units"]["removed"]
+    scores = np.load(folder / ".cache" / "scores.npz")["unit"]
+    assert found["edges"][-1] <= np.log10(scores.max()) + 1e-9
+
+
+def test_rows_that_are_not_known_yet_are_shown(folder: Path, report: dict[str, Any]) -> None:
+    row = report["hqp"]
+    engine = {k: v for k, v in row.items() if k not in ("speedup", "latency_p10_ms", "latency_p90_ms")}
+    engine |= {"admitted": True, "latency_p99_ms": 9.0, "batch": 8}
+    shown = Page(render({**report, "after_recovery": row, "engine": engine}, folder))
+    names = [e["text"] for e in shown.all("text", **{"class": "name"})]
+    assert {"after recovery", "Engine, on the GPU"} <= set(names)
+    heads = [e["text"] for e in shown.all("th", scope="row")]
+    assert heads.count("after recovery") == 2
+
+
+def test_names_from_the_model_are_text(folder: Path, report: dict[str, Any]) -> None:
+    evil = '</svg><script>alert("x")</script>&amp;'
+    layer = {**report["layers"][0], "weight": evil, "removed": report["layers"][0]["channels"]}
+    frozen = [{"reason": evil, "units": 1, "tensors": [evil]}]
+    inputs = [{**report["inputs"][0], "name": evil}]
+    shown = Page(render({**report, "layers": [layer], "frozen": frozen, "inputs": inputs, "model": evil}, folder))
+    assert not shown.all("script")
+    assert sum(evil in element["text"] for element in shown.all("th") + shown.all("code")) >= 4
+
+
+def test_the_commands_run(folder: Path, page: Page, tmp_path: Path) -> None:
+    code = {e["text"]: e["data-language"] for e in page.all("pre")}
+    environment = host_environment(tmp_path)
+    (tmp_path / "block").write_text(next(text for text in code if "onnxruntime" in text) + "\nprint(outputs[0].shape)")
+    assert sh(f"python {tmp_path / 'block'}", tmp_path, environment).stdout.strip() == "(1, 4)"
+    polygraphy = next(text for text in code if text.startswith("polygraphy"))
+    done = sh(polygraphy, tmp_path, environment)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert done.stdout.count("PASSED") >= 1
+    build = next(text for text in code if text.startswith("trtexec"))
+    assert f"--onnx={folder / 'pruned.onnx'}" in build
+    assert "--shapes=input:1x1x8x8" in build
+
+
+def test_report_writes_the_page_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (folder / "report.html").read_text()
+    (folder / "report.html").unlink()
+    assert hqp(monkeypatch, "report", str(folder)) == 0
+    assert (folder / "report.html").read_text() == before
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (-3.2, 7.7), (91.2, 93.1), (0, 3e-7), (0, 812)])
+def test_ticks_are_round_and_inside(low: float, high: float) -> None:
+    found = ticks(low, high)
+    assert 2 <= len(found) <= 7
+    assert all(low - 1e-9 <= value <= high + 1e-9 for value in found)
+    step = found[1] - found[0]
+    assert np.allclose(np.diff(found), step)
+    mantissa = step / 10 ** np.floor(np.log10(step) + 1e-9)
+    assert min(abs(mantissa - m) for m in (1, 2, 5)) < 1e-6
+
+
+def test_a_scale_is_linear_and_ends_at_its_edges() -> None:
+    scale = Scale(10, 20, 100, 0)
+    assert [scale(v) for v in (10, 12.5, 20, 5, 99)] == [100, 75, 0, 100, 0]
