@@ -355,6 +355,7 @@ class _Job:
             ledger = removal_ledger(self.options.model, self.channels, plan)
             write_text(shipped.with_name("ledger.json"), ledger)
         rows = make_rows(models, self.sample)
+        spent = self._spent(precision, count, rows[last].val_drop)
         report = Report(
             model=str(self.options.model),
             rows=rows,
@@ -364,7 +365,7 @@ class _Job:
             shipped=str(shipped),
             settings=self.options.settings(),
             trials=tuple(self.ledger.trials.values()),
-            spent=self._spent(precision, count, rows[last].val_drop),
+            spent=spent,
             floats=tuple(self.floats.get(precision.removesuffix(RECOVERED), ())),
             cost=self._cost(),
             seconds=self.ledger.seconds,

@@ -81,7 +81,7 @@ def equalize(graph: gs.Graph, data: Iterable[Batch], *, threads: int = 0) -> Pas
         base = _base(group, stats)
         noise = {power: _noise(group, stats, base**power) for power in _POWERS}
         best = min(noise, key=noise.__getitem__)
-        if noise[best] <= _GAIN * noise[0]:
+        if noise[best] < _GAIN * noise[0]:
             _apply(group, base**best)
             notes.append(f"{group.tensors[0]}: equalized, {noise[best] / noise[0]:.0%} of its noise power is left")
     return PassResult(graph, bool(notes), tuple(notes))

@@ -121,7 +121,8 @@ def _expose(
     node.outputs.clear()
     if wide:
         for reader in list(output.outputs):
-            reader.inputs[:] = [weight if tensor is output else tensor for tensor in reader.inputs]
+            for i in [i for i, tensor in enumerate(reader.inputs) if tensor is output]:
+                reader.inputs[i] = weight
         return
     attributes = {"axis": axis} if scale.size > 1 else {}
     form = [gs.Constant(f"{output.name}/{part}", x) for part, x in (("scale", scale), ("zero", zero))]

@@ -68,7 +68,7 @@ def recover(
             tensors of unchanged shape are compared.
         threads: of onnxruntime.
         checkpoint: file that is written after every epoch; a run that is repeated goes on from it.
-        progress: called with steps done and in all.
+        progress: called with samples trained on, and in all.
 
     Raises:
         GradientError: an operator has no gradient rule, or outputs differ or do not fit the loss.

@@ -30,8 +30,8 @@ class Adam:
         """Before the first step."""
         return cls(np.zeros(size, np.float32), np.zeros(size, np.float32))
 
-    def update(self, weights: Float32, gradient: Float32, rate: float) -> None:
-        """Take one step on ``weights``, in place."""
+    def update(self, weights: Float32, gradient: Float32, rate: Float32 | float) -> None:
+        """Take one step on ``weights``, in place; ``rate`` may differ from weight to weight."""
         self.step += 1
         self.m *= FIRST
         self.m += (1 - FIRST) * gradient
@@ -39,7 +39,7 @@ class Adam:
         self.v += (1 - SECOND) * np.square(gradient)
         size = np.sqrt(self.v / (1 - SECOND**self.step))
         size += EPSILON
-        weights -= (rate / (1 - FIRST**self.step)) * self.m / size
+        weights -= rate * (self.m / (1 - FIRST**self.step)) / size
 
 
 def cosine(step: int, steps: int, peak: float) -> float:

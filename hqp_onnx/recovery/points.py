@@ -50,7 +50,7 @@ def kept_positions(channels: ChannelMap, gone: BoolArray) -> Kept:
 
 
 def cuts(model: onnx.ModelProto, traced: Trace) -> list[str]:
-    """Float activations, in graph order, after which no other is waited for."""
+    """Float activations, in graph order, of which alone the rest of the model is made."""
     constants = {tensor.name for tensor in model.graph.initializer}
     waiting = Counter(name for node in model.graph.node for name in reads(node))
     live = {value.name for value in model.graph.input} - constants

@@ -17,7 +17,8 @@ class Recovery:
 
     Attributes:
         epochs: passes over the training share of the data; 0 leaves the model as it is.
-        rate: peak of the learning rate.
+        rate: peak of the learning rate, as a share of the size of each weight tensor, for a student as bad as one
+            that knows nothing; others take less (``trainer.peak_rate``).
         batch: samples per step; a model of fixed batch size takes a multiple of it.
         held_out: share of the samples that judge and do not train.
         loss: of the outputs: ``kl``, of classifiers' softened distributions; ``mse``, relative to the outputs'
@@ -33,7 +34,7 @@ class Recovery:
     """
 
     epochs: int
-    rate: float = 3e-3
+    rate: float = 0.01
     batch: int = 16
     held_out: float = 0.1
     loss: Literal["kl", "mse"] | None = None
@@ -45,8 +46,8 @@ class Recovery:
 
     @property
     def quantized(self) -> Recovery:
-        """For a quantized model whose float model has recovered: half the epochs, at a third of the rate."""
-        return replace(self, epochs=(self.epochs + 1) // 2, rate=self.rate / 3)
+        """For a quantized model whose float model has recovered: half the epochs."""
+        return replace(self, epochs=(self.epochs + 1) // 2)
 
     def __post_init__(self) -> None:
         if self.epochs < 0:

@@ -1,5 +1,9 @@
 """The training loop: Adam on batches in a seeded order, judged on held-out samples after every epoch.
 
+The learning rate is relative: a step moves a weight by a share of the root mean square of its tensor. That share falls
+with the square root of the loss before training, since near the optimum the loss grows with the square of the distance:
+what is nearly right is not shaken.
+
 Everything that a step depends on is a function of the settings, the seed and the weights, and a checkpoint after every
 epoch holds weights and moments to the bit: an interrupted run ends in the same weights.
 """
@@ -25,6 +29,7 @@ from hqp_onnx.recovery.settings import Recovery
 from hqp_onnx.runtime import Array, Session
 
 Progress = Callable[[int, int], None]
+SMALLEST = 0.01  # size of a weight tensor, for the learning rate
 
 
 @dataclass
@@ -74,6 +79,7 @@ class Trainer:
         self.names, self.shapes = list(lesson.weights), [x.shape for x in lesson.weights.values()]
         self.ends = np.cumsum([0, *(math.prod(shape) for shape in self.shapes)])
         self.start = _flat(lesson.weights.values())
+        self.units = _flat(np.full(x.shape, max(_size(x), SMALLEST)) for x in lesson.weights.values())
         low, high = ([_whole(lesson, name, side) for name in self.names] for side in (0, 1))
         self.low, self.high = _flat(low), _flat(high)
         self.axes = spatial_axes(data) if settings.augment else None
@@ -113,10 +119,12 @@ class Trainer:
         order = rng.permutation(self.train)
         for step in range(self.steps):
             gradient = self.gradient(state.weights, order[step * self.batch :][: self.batch], rng)
-            rate = cosine(epoch * self.steps + step, self.settings.epochs * self.steps, self.settings.rate)
-            state.adam.update(state.weights, gradient, rate)
+            peak = peak_rate(self.settings.rate, state.losses[0])
+            rate = cosine(epoch * self.steps + step, self.settings.epochs * self.steps, peak)
+            state.adam.update(state.weights, gradient, np.float32(rate) * self.units)
             np.clip(state.weights, self.low, self.high, out=state.weights)
-            progress(epoch * self.steps + step + 1, self.settings.epochs * self.steps)
+            done = epoch * self.steps + step + 1
+            progress(done * self.batch, self.settings.epochs * self.steps * self.batch)
 
     def gradient(self, weights: Float32, batch: Ints, rng: np.random.Generator) -> Float32:
         """Mean over the samples ``batch``, flat."""
@@ -176,8 +184,18 @@ class Trainer:
             raise DataError(f"{path}: not a checkpoint of a recovery ({e}): remove it") from e
 
 
+def peak_rate(rate: float, loss: float) -> float:
+    """Peak of the learning rate for the held-out loss before training; a loss of 1 is that of knowing nothing."""
+    return rate * min(1.0, math.sqrt(max(loss, 0.0)))
+
+
 def _flat(arrays: Iterable[Array]) -> Float32:
     return np.concatenate([x.ravel() for x in arrays]).astype(np.float32)
+
+
+def _size(weight: Array) -> float:
+    """Root mean square."""
+    return float(np.sqrt(np.mean(np.square(weight, dtype=np.float64))))
 
 
 def _whole(lesson: Lesson, name: str, side: int) -> Array:

@@ -1,0 +1,215 @@
+"""Recovery of small students: what it reaches, what it never does, and that it repeats itself to the bit."""
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnx_graphsurgeon as gs
+import pytest
+from onnx import numpy_helper
+from small_model import small_data, small_model
+
+from hqp_onnx.channel_map import PruningPlan
+from hqp_onnx.errors import DataError, GradientError, UsageError
+from hqp_onnx.model_io import to_proto
+from hqp_onnx.passes.prune_channels import prune_channels
+from hqp_onnx.passes.quantize import quantize
+from hqp_onnx.passes.recover import check_recoverable, recover
+from hqp_onnx.recovery import Recovery
+from hqp_onnx.recovery.points import kept_positions
+from hqp_onnx.recovery.trainer import Trainer
+from hqp_onnx.runtime import Session
+from hqp_onnx.steps import open_data, open_model
+from hqp_onnx.targets import target
+
+SETTINGS = Recovery(epochs=3, batch=8)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing handles it."""
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return open_model(small_model(), threads=1)
+
+
+@pytest.fixture(scope="module")
+def data(teacher):
+    return open_data(teacher, {"input": small_data(160)["input"]})  # no labels
+
+
+@pytest.fixture(scope="module")
+def pruned(teacher):
+    """Half of the units removed, and what is left of each tensor."""
+    channels = teacher.channels()
+    plan = PruningPlan(channels.prunable[::2])
+    return prune_channels(teacher.graph, channels, plan).graph, kept_positions(channels, channels.removed(plan))
+
+
+def content(graph):
+    return to_proto(graph).SerializeToString(deterministic=True)
+
+
+def distance(graph, teacher):
+    """Mean KL divergence from the teacher on samples that recovery never saw."""
+    x = np.random.default_rng(77).standard_normal((200, 1, 8, 8)).astype(np.float32)
+    z, own = (Session(to_proto(g)).run({"input": x})["logits"].astype(np.float64) for g in (teacher.graph, graph))
+    p, q = (values - np.log(np.exp(values).sum(1, keepdims=True)) for values in (z, own))
+    return float((np.exp(p) * (p - q)).sum(1).mean())
+
+
+def test_a_pruned_student_comes_closer(teacher, data, pruned):
+    graph, kept = pruned
+    before = content(graph)
+    found = recover(graph, teacher.graph, data, SETTINGS, kept=kept)
+    assert found.modified
+    assert content(graph) == before
+    assert len(found.losses) == 4
+    assert min(found.losses) < 0.5 * found.losses[0]
+    assert distance(found.graph, teacher) < 0.5 * distance(graph, teacher)
+    assert found.notes[1] == "features matched: c1, r1, sum, flat"
+
+
+def test_shapes_and_statistics_stay(teacher, data, pruned):
+    graph, kept = pruned
+    after = recover(graph, teacher.graph, data, SETTINGS, kept=kept).graph.tensors()
+    for name, tensor in graph.tensors().items():
+        if isinstance(tensor, gs.Constant):
+            assert after[name].values.shape == tensor.values.shape
+            assert after[name].values.dtype == tensor.values.dtype
+    for name in ("m1", "v1", "m2", "v2"):
+        np.testing.assert_array_equal(after[name].values, graph.tensors()[name].values)
+
+
+def test_a_quantized_student_comes_closer(teacher, data):
+    graph = quantize(teacher.graph, data, target("tensorrt"), "minmax").graph
+    constants = {name: t for name, t in graph.tensors().items() if isinstance(t, gs.Constant)}
+    integers = {name: t.values for name, t in constants.items() if t.dtype == np.int8 and t.values.ndim > 1}
+    for values in integers.values():
+        values += np.random.default_rng(0).integers(-20, 20, values.shape).astype(np.int8) * (np.abs(values) < 100)
+    found = recover(graph, teacher.graph, data, SETTINGS)
+    assert found.modified
+    assert distance(found.graph, teacher) < 0.7 * distance(graph, teacher)
+    for name, t in found.graph.tensors().items():
+        if name in integers:
+            assert t.values.dtype == np.int8
+        elif name.endswith(("/scale", "/zero_point")):
+            np.testing.assert_array_equal(t.values, constants[name].values)
+
+
+def test_a_student_that_equals_its_teacher_stays(teacher, data):
+    found = recover(teacher.graph, teacher.graph, data, SETTINGS)
+    assert not found.modified
+    assert found.losses[0] == pytest.approx(0, abs=1e-6)
+    assert content(found.graph) == content(teacher.graph.copy())
+
+
+def test_the_start_is_kept_where_training_harms(teacher, data, pruned):
+    graph, kept = pruned
+    found = recover(graph, teacher.graph, data, Recovery(epochs=2, batch=8, rate=10.0), kept=kept)
+    assert found.losses[0] == min(found.losses)
+    assert not found.modified
+    assert content(found.graph) == content(graph)
+
+
+def test_no_epochs_is_no_change(teacher, data, pruned):
+    found = recover(pruned[0], teacher.graph, data, Recovery(0))
+    assert not found.modified
+    assert content(found.graph) == content(pruned[0])
+
+
+def test_a_run_repeats_itself_and_the_seed_matters(teacher, data, pruned):
+    graph, kept = pruned
+    runs = [
+        recover(graph, teacher.graph, data, Recovery(1, batch=8, seed=seed), kept=kept, threads=1) for seed in (0, 0, 1)
+    ]
+    assert content(runs[0].graph) == content(runs[1].graph) != content(runs[2].graph)
+    assert runs[0].losses == runs[1].losses
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, Recovery(3, batch=8, augment=("flip", "crop"))])
+def test_a_killed_run_ends_in_the_same_bytes(teacher, data, pruned, settings, tmp_path, monkeypatch):
+    graph, kept = pruned
+    whole = recover(graph, teacher.graph, data, settings, kept=kept, threads=1)
+    file, epochs = tmp_path / "checkpoint.npz", []
+
+    def epoch(self, state, number, progress, run=Trainer._epoch):
+        if epochs == [0, 1]:
+            epochs.append(number)
+            raise Killed
+        epochs.append(number)
+        run(self, state, number, progress)
+
+    monkeypatch.setattr(Trainer, "_epoch", epoch)
+    with pytest.raises(Killed):
+        recover(graph, teacher.graph, data, settings, kept=kept, threads=1, checkpoint=file)
+    resumed = recover(graph, teacher.graph, data, settings, kept=kept, threads=1, checkpoint=file)
+    again = recover(graph, teacher.graph, data, settings, kept=kept, threads=1, checkpoint=file)
+    assert epochs == [0, 1, 2, 2]
+    assert content(resumed.graph) == content(again.graph) == content(whole.graph)
+    assert resumed.losses == again.losses == whole.losses
+
+
+def test_a_checkpoint_of_another_run_is_not_used(teacher, data, pruned, tmp_path):
+    graph, kept = pruned
+    file = tmp_path / "checkpoint.npz"
+    recover(graph, teacher.graph, data, Recovery(1, batch=8, seed=5), kept=kept, threads=1, checkpoint=file)
+    other = recover(graph, teacher.graph, data, Recovery(1, batch=8), kept=kept, threads=1, checkpoint=file)
+    fresh = recover(graph, teacher.graph, data, Recovery(1, batch=8), kept=kept, threads=1)
+    assert content(other.graph) == content(fresh.graph)
+    file.write_bytes(b"no archive")
+    with pytest.raises(DataError, match="remove it"):
+        recover(graph, teacher.graph, data, Recovery(1, batch=8), kept=kept, checkpoint=file)
+
+
+def regressor(batch="n"):
+    text = f"""<ir_version: 8, opset_import: ["" : 17]> g (float[{batch},6] x)
+      => (float[{batch},3] y, float[{batch},8] h) {{ a = MatMul(x, w) h = Tanh(a) b = MatMul(h, v) y = Add(b, c) }}"""
+    model, rng = onnx.parser.parse_model(text), np.random.default_rng(2)
+    for name, shape in {"w": (6, 8), "v": (8, 3), "c": (3,)}.items():
+        model.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name))
+    return model
+
+
+@pytest.mark.parametrize("batch", ["n", "4"])
+def test_outputs_that_are_no_classes_and_a_fixed_batch(batch):
+    teacher = open_model(regressor(batch))
+    x = np.random.default_rng(1).standard_normal((90, 6)).astype(np.float32)
+    student = teacher.graph.copy()
+    tensors = student.tensors()
+    tensors["w"].values = tensors["w"].values * np.float32(0.6)
+    found = recover(student, teacher.graph, open_data(teacher, {"x": x}), Recovery(8, batch=8, rate=0.1))
+    assert min(found.losses) < 0.1 * found.losses[0]
+    fresh = np.random.default_rng(5).standard_normal((4, 6)).astype(np.float32)
+    want, before, after = (Session(to_proto(g)).run({"x": fresh}) for g in (teacher.graph, student, found.graph))
+    for name in ("y", "h"):
+        assert np.square(after[name] - want[name]).sum() < 0.2 * np.square(before[name] - want[name]).sum()
+
+
+def test_refusals(teacher, data):
+    with pytest.raises(DataError, match="1 samples are too few"):
+        recover(teacher.graph, teacher.graph, data.first(1), SETTINGS)
+    vectors = open_model(regressor())
+    rows = open_data(vectors, {"x": np.ones((20, 6), np.float32)})
+    with pytest.raises(UsageError, match="--augment is for images"):
+        recover(vectors.graph, vectors.graph, rows, Recovery(1, augment=("flip",)))
+    renamed = vectors.graph.copy()
+    renamed.outputs[0].name = "z"
+    with pytest.raises(GradientError, match="teacher has no output 'z'"):
+        recover(renamed, vectors.graph, rows, SETTINGS)
+    text = '<ir_version: 8, opset_import: ["" : 17]> g (float[n,3,3] x) => (float[n] y) { a = MatMul(x, w) y = Det(a) }'
+    odd = onnx.parser.parse_model(text)
+    odd.graph.initializer.append(numpy_helper.from_array(np.eye(3, dtype=np.float32), "w"))
+    model = open_model(odd)
+    squares = open_data(model, {"x": np.random.default_rng(0).standard_normal((40, 3, 3)).astype(np.float32)})
+    with pytest.raises(GradientError, match=r"recovery: Det node .* leave out --recover"):
+        check_recoverable(model.graph, squares, SETTINGS)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"epochs": -1}, {"batch": 0}, {"rate": 0}, {"held_out": 1.0}, {"loss": "l1"}, {"augment": ("rotate",)}],
+)
+def test_settings_are_checked(wrong):
+    with pytest.raises(UsageError):
+        Recovery(**{"epochs": 1, **wrong})
