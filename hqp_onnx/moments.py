@@ -103,6 +103,23 @@ def contractions(graph: gs.Graph) -> dict[str, Contraction]:
     return found
 
 
+def takes_bias(weight: gs.Constant) -> bool:
+    """Whether the only reader of ``weight`` has a constant bias, one value per output, or room for one."""
+    node = weight.outputs[0]
+    if len(weight.outputs) != 1 or node.op not in ("Conv", "Gemm"):
+        return False
+    if any(node.attrs.get(factor, 1) != 1 for factor in ("alpha", "beta")):
+        return False
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    return bias is None or (isinstance(bias, gs.Constant) and bias.values.size == _outputs(node))
+
+
+def _outputs(node: gs.Node) -> int:
+    """Output channels of a Conv or Gemm."""
+    size: int = node.inputs[1].shape[int(node.op == "Gemm" and not node.attrs.get("transB", 0))]
+    return size
+
+
 def _input_axis(node: gs.Node, weight: gs.Constant) -> int | None:
     """The axis of ``weight`` that ``node`` contracts with channels of an activation; None if it does not."""
     if [t is weight for t in node.inputs] != [False, True, False][: len(node.inputs)]:

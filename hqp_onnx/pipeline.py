@@ -42,6 +42,7 @@ from hqp_onnx.report.rows import Measured, make_rows
 from hqp_onnx.report.writing import write_report
 from hqp_onnx.runners import open_runner, remarks, runtime_name, stand_in
 from hqp_onnx.runtime import Runner
+from hqp_onnx.saliency import GRADIENT_KINDS
 from hqp_onnx.search import SEARCHES, bisect, removal_order, step_size
 from hqp_onnx.steps import (
     Model,
@@ -132,15 +133,17 @@ class _Job:
         """The whole job."""
         with self._timed("baseline"):
             self.budget = Budget(self._scores(self.model.session, "val"), self.options.max_drop)
-        ranking = self._ranking()
-        order = removal_order(ranking.units, self.channels, self.options.min_width)
+        needs_moments = self.options.compensate or self.options.saliency == "obs"
+        moments = self._moments() if needs_moments else None
+        self.ranking = self._ranking(moments)
+        order = removal_order(self.ranking.units, self.channels, self.options.min_width)
         self.step = step_size(self.options.step, len(self.channels.prunable))
         given: dict[str, Any] = {
             "original": self.model.graph,
             "shapes": self.model.shapes,
             "channels": self.channels,
             "order": order,
-            "moments": self._moments() if self.options.compensate else None,
+            "moments": moments if self.options.compensate else None,
             "data": self.data["calib"],
             "target": self.target,
             "method": self.options.calibration,
@@ -283,7 +286,7 @@ class _Job:
             session, self.data[part], self.metric, required, lambda done, _: self.progress("evaluation", done, total)
         )
 
-    def _ranking(self) -> Ranking:
+    def _ranking(self, moments: Mapping[str, Moments] | None) -> Ranking:
         file = self.ledger.cache / "scores.npz"
         if file.is_file():
             return Ranking.load(file)
@@ -300,6 +303,8 @@ class _Job:
                 threads=self.options.threads,
                 progress=self.progress,
                 checkpoint=self.ledger.cache / "saliency.npz",
+                moments=moments,
+                min_width=self.options.min_width,
             )
         ranking.save(file)
         return Ranking.load(file)
@@ -372,14 +377,14 @@ class _Job:
             units={"all": self.channels.units, "prunable": len(self.channels.prunable), "removed": len(plan)},
             machine=machine(self.options.threads, runtime_name(self.target)),
             notes=self._notes(rows, last, str(shipped.relative_to(output))),
-            details=describe(self.model, self.channels, plan, self._ranking().units, self.sample),
+            details=describe(self.model, self.channels, plan, self.ranking.units, self.sample),
         )
         write_report(report, output)
         if self.options.build:
             report = self._with_engine(report, precision, count, {**models, "hqp": models[last]})
             write_report(report, output)
-        for spent in (*cache.glob("*.onnx"), cache / MOMENTS):  # large, and soon made again
-            spent.unlink(missing_ok=True)
+        for large in (*cache.glob("*.onnx"), cache / MOMENTS):  # and soon made again
+            large.unlink(missing_ok=True)
         return report
 
     def _with_engine(self, report: Report, precision: str, removed: int, models: Mapping[str, Measured]) -> Report:
@@ -432,7 +437,7 @@ class _Job:
     def _cost(self) -> CostModel:
         samples = {name: len(data) for name, data in self.data.items()}
         trials = self.ledger.trials.values()
-        grad = self.ledger.seconds.get("saliency") if self.options.saliency in ("fisher", "taylor") else None
+        grad = self.ledger.seconds.get("saliency") if self.options.saliency in GRADIENT_KINDS else None
         return CostModel(
             c_grad=None if grad is None else grad / samples["calib"],
             c_inf=self.ledger.seconds["baseline"] / samples["val"],

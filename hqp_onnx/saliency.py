@@ -4,8 +4,10 @@ fisher: S_f = 1/|D| sum_i ||dL(x_i, y_i) / dW_f||^2, each sample's own gradient.
 samples whose cross terms do not belong to S; ``gradients`` computes the exact value in batches.
 taylor: 1/|D| sum_i <W_f, dL_i/dW_f>^2, the squared first-order change of the loss if f is removed (Molchanov et al.,
 "Importance Estimation for Neural Network Pruning", CVPR 2019).
-Both stand on the loss: cross-entropy of the labels, the model's own distribution, random projections of the outputs
-(Gauss-Newton, for models that are no classifiers), or a loss model of the user's; see ``gradients.loss``.
+obs: the growth of the loss after the refit of what reads f (``surgeon``); here, what each filter's output weighs,
+1/|D| sum_i ||dL_i/dy_f||^2, by default of projections of the outputs: trained losses are flat.
+All three stand on the loss: cross-entropy of the labels, the model's own distribution, random projections of the
+outputs (Gauss-Newton, for models that are no classifiers), or a loss model of the user's; see ``gradients.loss``.
 l1, l2: norms of W_f (Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017).
 bn-gamma: |gamma| of the BatchNormalization behind f (Liu et al., "Network Slimming", ICCV 2017).
 random: uniform in [0, 1), the control.
@@ -49,7 +51,8 @@ __all__ = [
 ]
 
 ENGINES: dict[str, type[PerSample] | type[TrainingPerSample]] = {"native": PerSample, "ort-training": TrainingPerSample}
-SALIENCIES = ("fisher", "taylor", "l1", "l2", "bn-gamma", "random")
+GRADIENT_KINDS: dict[str, Kind] = {"fisher": "fisher", "taylor": "taylor", "obs": "output"}
+SALIENCIES = (*GRADIENT_KINDS, "l1", "l2", "bn-gamma", "random")
 _LOG = logging.getLogger(__name__)
 Scores = dict[str, NDArray[np.float64]]
 Progress = Callable[[int, int], None]
@@ -75,7 +78,7 @@ def fisher(
     seed: int = 0,
     engine: str = "native",
 ) -> Scores:
-    """Mean over samples of ||dL_i/dW_f||^2 (kind "fisher") or <W_f, dL_i/dW_f>^2 (kind "taylor").
+    """Mean over samples of ||dL_i/dW_f||^2, or of what else ``kind`` says.
 
     Args:
         model: a classifier, its first output [N, classes], for the losses that need one; else any model.
@@ -84,7 +87,7 @@ def fisher(
         progress: called with (samples done, samples in all) after each batch.
         checkpoint: file for partial sums, written every few seconds and when interrupted, removed at the end. The
             same call resumes from it, to the same bits; one of another model, data or batch size is ignored.
-        kind: "fisher" or "taylor".
+        kind: see ``PerSample``; only the native engine has "output".
         loss: a name of ``LOSSES`` or a loss model. None takes cross-entropy where there are labels, else labels
             sampled from a classifier's own distribution, else Gauss-Newton by random projections of the outputs.
         draws: labels sampled, or projections, per sample; each costs one pass. Other losses draw nothing.
@@ -96,11 +99,11 @@ def fisher(
 
     Raises:
         DataError: no samples, a missing label, or one that is no class.
-        UsageError: ``draws`` below 1, or an unknown engine.
+        UsageError: ``draws`` below 1, an unknown engine, or one without ``kind``.
         GradientError: the model cannot be differentiated.
         MissingRuntimeError: the engine is not installed.
     """
-    first = _first(data, draws, engine)
+    first = _first(data, draws, engine, kind)
     labeled = first.labels is not None
     chosen = loss if loss is not None or not labeled else "cross-entropy"
     net = ENGINES[engine](model, first.feeds, kind=kind, loss=chosen, threads=threads)
@@ -120,10 +123,12 @@ def fisher(
     return {name: total / saved.done for name, total in saved.sums.items()}
 
 
-def _first(data: Samples, draws: int, engine: str) -> Batch:
+def _first(data: Samples, draws: int, engine: str, kind: Kind) -> Batch:
     """The first batch, once all arguments are known to make sense."""
     if engine not in ENGINES:
         raise UsageError(f"--gradients {engine}: expected one of {', '.join(ENGINES)}")
+    if kind == "output" and engine != "native":
+        raise UsageError(f"--gradients {engine}: --saliency obs needs native")
     if draws < 1:
         raise UsageError(f"draws is {draws}: expected at least 1")
     first = next(iter(data), None)
@@ -195,7 +200,7 @@ def filter_scores(
     Raises:
         UsageError: an unknown name, or no ``data`` where they are needed.
     """
-    if kind in ("fisher", "taylor"):
+    if kind in GRADIENT_KINDS:
         if data is None:
             raise UsageError(f"--saliency {kind} needs data: give some, or use l1, l2, bn-gamma or random")
         return fisher(
@@ -204,8 +209,8 @@ def filter_scores(
             threads=threads,
             progress=progress,
             checkpoint=checkpoint,
-            kind="fisher" if kind == "fisher" else "taylor",
-            loss=loss,
+            kind=GRADIENT_KINDS[kind],
+            loss="gauss-newton" if loss is None and kind == "obs" else loss,
             draws=draws,
             seed=seed,
             engine=engine,

@@ -27,22 +27,39 @@ def removal_order(scores: FloatArray, channels: ChannelMap, min_width: float) ->
         channels: the units.
         min_width: share of the units of every parameter axis and tensor that stays, 0..1; one always stays.
     """
-    if not 0 <= min_width <= 1:
-        raise UsageError(f"--min-width {min_width}: expected a share in 0..1")
-    owners: list[list[int]] = [[] for _ in range(channels.units)]
-    spare: list[int] = []
-    for line in channels.lines:
-        units = np.unique(line)
-        for unit in units.tolist():
-            owners[unit].append(len(spare))
-        spare.append(len(units) - max(1, int(np.ceil(min_width * len(units)))))
-    order = []
-    for unit in channels.prunable[np.argsort(scores[channels.prunable], kind="stable")].tolist():
-        if all(spare[line] > 0 for line in owners[unit]):
-            order.append(unit)
-            for line in owners[unit]:
-                spare[line] -= 1
-    return np.asarray(order, np.int64)
+    floors = Floors(channels, min_width)
+    ascending = channels.prunable[np.argsort(scores[channels.prunable], kind="stable")]
+    return np.asarray([unit for unit in ascending.tolist() if floors.take(unit)], np.int64)
+
+
+class Floors:
+    """What every parameter axis and tensor can still lose.
+
+    Args:
+        channels: the units.
+        min_width: share of the units of every line that stays, 0..1; one always stays.
+
+    Raises:
+        UsageError: no share.
+    """
+
+    def __init__(self, channels: ChannelMap, min_width: float) -> None:
+        if not 0 <= min_width <= 1:
+            raise UsageError(f"--min-width {min_width}: expected a share in 0..1")
+        self._lines: list[list[int]] = [[] for _ in range(channels.units)]
+        self._spare: list[int] = []
+        for line in channels.lines:
+            units = np.unique(line)
+            for unit in units.tolist():
+                self._lines[unit].append(len(self._spare))
+            self._spare.append(len(units) - max(1, int(np.ceil(min_width * len(units)))))
+
+    def take(self, unit: int) -> bool:
+        """Whether the unit can leave; if so, it has."""
+        can = all(self._spare[line] > 0 for line in self._lines[unit])
+        for line in self._lines[unit] if can else ():
+            self._spare[line] -= 1
+        return can
 
 
 def aligned(removed: IntArray, channels: ChannelMap, multiple: int) -> IntArray:

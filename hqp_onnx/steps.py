@@ -22,7 +22,7 @@ from hqp_onnx.gradients.loss import LossName
 from hqp_onnx.latency import Latency, measure
 from hqp_onnx.ledger import write_text
 from hqp_onnx.metrics import FloatArray, Metric, Scores, classes, evaluate, load_metric, predictions
-from hqp_onnx.moments import input_moments
+from hqp_onnx.moments import Moments, input_moments
 from hqp_onnx.options import Pruning
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.canonicalize import canonicalize_with_shapes
@@ -38,6 +38,7 @@ from hqp_onnx.saliency import LOSSES, filter_scores, filter_weights, unit_scores
 from hqp_onnx.search import aligned, removal_order
 from hqp_onnx.shapes import Shapes, example_feeds
 from hqp_onnx.sources import Data, open_dataset
+from hqp_onnx.surgeon import removal_costs
 from hqp_onnx.targets import Target, target
 
 IN_MEMORY = Path("<model>")
@@ -173,8 +174,14 @@ def rank(
     engine: str = "native",
     loss: str | None = None,
     draws: int = 1,
+    moments: Mapping[str, Moments] | None = None,
+    min_width: float = 0.0,
 ) -> Ranking:
-    """Saliency of every filter and unit; see ``saliency.filter_scores``. ``loss`` is a name or a loss model's file."""
+    """Saliency of every filter and unit; see ``saliency.filter_scores``, and ``surgeon.removal_costs`` for obs.
+
+    ``loss`` is a name or a loss model's file, ``moments`` are those of the inputs of the weights (None to measure them
+    if they are needed), and ``min_width`` is the share of every tensor's units that will stay, both for obs.
+    """
     proto = model_io.to_proto(graph)
     filters = filter_scores(
         saliency,
@@ -188,7 +195,14 @@ def rank(
         loss=open_loss(loss),
         draws=draws,
     )
-    return Ranking(filters, unit_scores(filters, channels, filter_weights(proto)))
+    if saliency != "obs":
+        return Ranking(filters, unit_scores(filters, channels, filter_weights(proto)))
+    assert data is not None  # filter_scores has asked for it
+    if moments is None:
+        moments = input_moments(
+            proto, None, data, threads=threads, progress=lambda done, total: progress("input moments", done, total)
+        )
+    return Ranking(filters, removal_costs(graph, channels, moments, filters, min_width=min_width))
 
 
 def open_loss(loss: str | None) -> LossName | onnx.ModelProto | None:
@@ -278,13 +292,24 @@ def prune_model(model: Model, options: Pruning, data: Dataset | None = None, pro
     if options.compensate and data is None:
         raise UsageError("--compensate needs calibration data: add --data DATA")
     channels = model.channels().restricted(options.keep, options.only)
-    ranking = rank(model.graph, channels, options.saliency, data, seed=options.seed, progress=progress)
+    moments = None
+    if data is not None and (options.compensate or options.saliency == "obs"):
+        moments = input_moments(model_io.to_proto(model.graph), None, data)
+    ranking = rank(
+        model.graph,
+        channels,
+        options.saliency,
+        data,
+        seed=options.seed,
+        progress=progress,
+        moments=moments,
+        min_width=options.min_width,
+    )
     order = removal_order(ranking.units, channels, options.min_width)
     wanted = round(options.sparsity * len(channels.prunable))
     plan = PruningPlan(aligned(order[:wanted], channels, options.multiple_of))
     graph = prune_channels(model.graph, channels, plan).graph
-    if options.compensate and data is not None:
-        moments = input_moments(model_io.to_proto(model.graph), None, data)
+    if options.compensate and moments is not None:
         graph = compensate(model.graph, graph, channels, plan, moments).graph
     return Pruned(graph, channels, plan, wanted)
 

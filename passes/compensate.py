@@ -24,7 +24,7 @@ import onnx_graphsurgeon as gs
 
 from hqp_onnx.channel_map import BoolArray, ChannelMap, ParamAxis, PruningPlan
 from hqp_onnx.errors import ModelError
-from hqp_onnx.moments import Contraction, Matrix, Moments, contractions
+from hqp_onnx.moments import Contraction, Matrix, Moments, contractions, takes_bias
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.runtime import Array
 
@@ -121,23 +121,6 @@ def _least_squares(
     gain = np.sum((lost @ mean[removed]) ** 2) + np.sum(change * target) + strength * np.sum(change**2)
     bias = lost @ mean[removed] - change.T @ mean[~removed] if biased else None
     return stays + change.T, bias, float(max(error - gain, 0) / error) if error > 0 else 0.0
-
-
-def takes_bias(weight: gs.Constant) -> bool:
-    """Whether the only reader of ``weight`` has a constant bias, one value per output, or room for one."""
-    node = weight.outputs[0]
-    if len(weight.outputs) != 1 or node.op not in ("Conv", "Gemm"):
-        return False
-    if any(node.attrs.get(factor, 1) != 1 for factor in ("alpha", "beta")):
-        return False
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
-    return bias is None or (isinstance(bias, gs.Constant) and bias.values.size == _outputs(node))
-
-
-def _outputs(node: gs.Node) -> int:
-    """Output channels of a Conv or Gemm."""
-    size: int = node.inputs[1].shape[int(node.op == "Gemm" and not node.attrs.get("transB", 0))]
-    return size
 
 
 def replace_weight(weight: gs.Constant, values: Array, bias: Array | None) -> None:

@@ -21,9 +21,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from hqp_onnx.moments import LARGEST, Contraction, Moments, contractions
+from hqp_onnx.moments import LARGEST, Contraction, Moments, contractions, takes_bias
 from hqp_onnx.passes.base import PassResult
-from hqp_onnx.passes.compensate import replace_weight, takes_bias
+from hqp_onnx.passes.compensate import replace_weight
 from hqp_onnx.passes.insert_qdq import WeightScales
 
 __all__ = ["round_weights", "roundable", "rounded"]

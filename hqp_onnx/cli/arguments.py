@@ -61,7 +61,7 @@ gradient_options = _options(
         type=click.Choice(list(ENGINES)),
         default="native",
         show_default=True,
-        help="What differentiates, for fisher and taylor.",
+        help="What differentiates, for fisher and taylor; obs needs native.",
     ),
     click.option(
         "--loss", help=f"{', '.join(LOSSES)}, or FILE.onnx. Default: what data and model allow, in this order."

@@ -55,7 +55,7 @@ def score(
 @model_argument
 @click.option("--sparsity", type=float, required=True, help="Share of the prunable units to remove.")
 @click.option("--saliency", type=saliency_choice, default="l2", show_default=True)
-@click.option("--data", metavar="DATA", help="Calibration data, for fisher, taylor and --compensate.")
+@click.option("--data", metavar="DATA", help="Calibration data, for fisher, taylor, obs and --compensate.")
 @click.option("--compensate/--no-compensate", default=False, show_default=True)
 @click.option(
     "--min-width", type=float, default=0.0, show_default=True, help="Share of every tensor's units that stays."

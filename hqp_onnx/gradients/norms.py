@@ -65,6 +65,20 @@ def inner_products(t: Tape, uses: Sequence[tuple[Use, str]]) -> str:
     return parts[0] if len(parts) == 1 else t.op("Sum", *parts)
 
 
+def output_norms(t: Tape, uses: Sequence[tuple[Use, str]]) -> str:
+    """Append ||dL_i/dy_f||^2 [N, filters] of one weight, y_f being what filter f computes at all positions."""
+    parts = [_output_norm(t, use, grad) for use, grad in uses]
+    return parts[0] if len(parts) == 1 else t.op("Sum", *parts)
+
+
+def _output_norm(t: Tape, use: Use, grad: str) -> str:
+    rank = len(t.dims(use.node.output[0]))
+    if "Conv" in use.node.op_type:
+        return t.reduce("ReduceSumSquare", grad, range(2, rank)) if rank > 2 else t.mul(grad, grad)
+    f = factors(t, use, grad)
+    return t.reduce("ReduceSumSquare", t.reshape(grad, -1, f.pixels, f.filters), [1])
+
+
 def _work(f: Factors) -> int:
     """Elements per sample that the direct form holds at a time."""
     held = 4 * f.groups * f.channels * f.inner

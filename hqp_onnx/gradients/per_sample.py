@@ -10,7 +10,7 @@ import onnx
 
 from hqp_onnx.errors import DataError, GradientError
 from hqp_onnx.gradients.loss import Loss, LossName, append_loss, append_user_loss
-from hqp_onnx.gradients.norms import inner_products, squared_norms
+from hqp_onnx.gradients.norms import inner_products, output_norms, squared_norms
 from hqp_onnx.gradients.pads import absorb_pads
 from hqp_onnx.gradients.prepare import Use, prepare, reads, weight_uses
 from hqp_onnx.gradients.reverse import backward
@@ -19,7 +19,7 @@ from hqp_onnx.gradients.trace import fixed_batch, reachable, rolled, trace
 from hqp_onnx.gradients.user_loss import merged
 from hqp_onnx.runtime import Array, Session
 
-Kind = Literal["fisher", "taylor"]
+Kind = Literal["fisher", "taylor", "output"]
 LARGEST_BATCH = 64
 
 
@@ -30,7 +30,8 @@ class PerSample:
         model: an ONNX model. For the losses of a classifier, its first output is [N, classes]: logits, or their
             Softmax or LogSoftmax.
         sample: feeds of at least one sample.
-        kind: "fisher", ||dL_i/dW_f||^2, or "taylor", <W_f, dL_i/dW_f>^2.
+        kind: "fisher", ||dL_i/dW_f||^2; "taylor", <W_f, dL_i/dW_f>^2; or "output", ||dL_i/dy_f||^2, y_f being what
+            the filter computes.
         loss: one of ``LOSSES``; a model of its own (see ``user_loss``); or None, one that needs no labels.
         form: "direct" or "gram" instead of the cheaper of both (for tests).
         memory: bytes that a batch may need; it sets ``batch``. More is slower: batches then leave the caches.
@@ -133,6 +134,9 @@ def _append(
         if kind == "taylor":
             inner = inner_products(t, live)
             outputs[weight] = t.mul(inner, inner)
+            continue
+        if kind == "output":
+            outputs[weight] = output_norms(t, live)
             continue
         outputs[weight], needed = squared_norms(t, live, form)
         work = max(work, needed)

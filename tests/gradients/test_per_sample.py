@@ -16,7 +16,7 @@ from hqp_onnx.gradients import PerSample, filter_weights
 from hqp_onnx.runtime import Session
 
 torch = pytest.importorskip("torch")
-from gradients.onnx_in_torch import filter_norms, sample_gradients  # noqa: E402  needs torch
+from gradients.onnx_in_torch import TorchModel, filter_norms, sample_gradients  # noqa: E402  needs torch
 
 torch.set_num_threads(1)
 MODELS = Path(os.environ.get("HQP_MODELS", Path(__file__).parents[2] / "models"))
@@ -296,3 +296,30 @@ def test_bundled_models(name):
     for weight in want:
         mean = want[weight].mean(0)
         assert np.abs(got[weight].mean(0) - mean).max() <= 1e-4 * mean.max(), weight
+
+
+@pytest.mark.parametrize(
+    "model, shape",
+    [
+        (convolution((2, 5, 5), (3, 2, 3, 3), pads=[1, 1, 1, 1], strides=[2, 2]), (2, 5, 5)),
+        (convolution((2, 4, 4), (2, 3, 3, 3), "ConvTranspose", strides=[2, 2]), (2, 4, 4)),
+        (
+            build(
+                "c = MatMul (x, w) t = Tanh (c) z = ReduceMean <axes = [1], keepdims = 0> (t)",
+                (4, 6),
+                {"w": array(6, 3)},
+            ),
+            (4, 6),
+        ),
+    ],
+)
+def test_output_gradients_match_torch(model, shape):
+    x, labels = samples(shape)
+    got = PerSample(model, {"x": x}, kind="output")({"x": x}, labels)["w"]
+    net = TorchModel(model, torch.float64)
+    for i, label in enumerate(labels):
+        tensors = net.tensors({"x": x[i : i + 1]})
+        loss = torch.nn.functional.cross_entropy(tensors["z"], torch.tensor([int(label)]))
+        gradient = torch.autograd.grad(loss, tensors["c"])[0][0].numpy()
+        rows = gradient if len(shape) == 3 else gradient.T
+        np.testing.assert_allclose(got[i], np.square(rows.reshape(3, -1)).sum(1), rtol=1e-4, atol=1e-7)
