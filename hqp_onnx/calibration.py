@@ -39,7 +39,7 @@ from hqp_onnx.runtime import Array, Session
 FINE_BINS = 8192
 COARSE_BINS = 2048
 LEVELS = 128
-WORKSPACE = 1 << 28  # bytes of activations fetched in one run; larger batches are run in parts
+WORKSPACE = 1 << 26  # bytes of activations fetched in one run; larger batches are run in parts
 CLIPPED = 0.001  # largest share of non-zero values that entropy may clip
 
 Counts = NDArray[np.int64]

@@ -15,12 +15,10 @@ from hqp_onnx.ledger import write_text
 from hqp_onnx.moments import Moments
 from hqp_onnx.passes.compensate import compensate
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
-from hqp_onnx.passes.pool_spatial_means import pool_spatial_means
 from hqp_onnx.passes.prune_channels import prune_channels
 from hqp_onnx.passes.quantize import Prepared, prepare, quantize_prepared
 from hqp_onnx.placement import quantizable
 from hqp_onnx.search import aligned
-from hqp_onnx.shapes import Shapes
 from hqp_onnx.steps import Progress
 from hqp_onnx.targets import Target
 
@@ -31,7 +29,6 @@ class Candidates:
 
     Attributes:
         original: the canonical graph.
-        shapes: its shapes.
         channels: its units.
         order: units, first to leave first.
         moments: of the inputs of its weights, for compensation; None to leave weights as they are.
@@ -45,7 +42,6 @@ class Candidates:
     """
 
     original: gs.Graph
-    shapes: Shapes
     channels: ChannelMap
     order: IntArray
     moments: Mapping[str, Moments] | None
@@ -75,7 +71,7 @@ class Candidates:
         graph = prune_channels(self.original, self.channels, plan).graph
         if self.moments is not None and removed:
             graph = compensate(self.original, graph, self.channels, plan, self.moments).graph
-        return pool_spatial_means(graph, {name: len(size) for name, size in self.shapes.sizes.items()}).graph
+        return graph
 
     def quantizable(self, removed: int) -> list[str]:
         """Nodes, by their first outputs, that ``quantized`` can leave in float; the same for any ``removed``."""

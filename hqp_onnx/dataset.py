@@ -7,6 +7,7 @@ must be finite.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -15,9 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hqp_onnx.errors import DataError, UsageError
-from hqp_onnx.runtime import Array, TensorSpec
+from hqp_onnx.runtime import Array, TensorSpec, fixed_batch
 
 Labels = NDArray[np.int64]
+
+
+_BATCH, _BATCH_BYTES = 100, 1 << 24
+
+
+def batch_size(specs: Sequence[TensorSpec]) -> int:
+    """Samples that are run at a time: the batch that ``specs`` fix, else 100, or fewer of more than 168 kB each."""
+    if (fixed := fixed_batch(specs)) is not None:
+        return fixed
+    sizes = [math.prod(size or 1 for size in spec.shape[1:]) * spec.dtype.itemsize for spec in specs]
+    return max(1, min(_BATCH, _BATCH_BYTES // max(1, sum(sizes))))
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from hqp_onnx.errors import DataError
 from hqp_onnx.runtime import Array, Session
 
 LARGEST = 4096  # features: a larger matrix is not worth its memory and its solve
-WORKSPACE = 1 << 28  # bytes of patches in one run; larger batches are run in parts
+WORKSPACE = 1 << 26  # bytes of patches in one run; larger batches are run in parts
 _WINDOW = ("kernel_shape", "strides", "pads", "dilations", "auto_pad")
 
 Matrix = NDArray[np.float64]

@@ -140,7 +140,6 @@ class _Job:
         self.step = step_size(self.options.step, len(self.channels.prunable))
         given: dict[str, Any] = {
             "original": self.model.graph,
-            "shapes": self.model.shapes,
             "channels": self.channels,
             "order": order,
             "moments": moments if self.options.compensate else None,

@@ -11,14 +11,10 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-import onnx
 import onnx_graphsurgeon as gs
 
-from hqp_onnx.model_io import to_proto
-from hqp_onnx.runtime import weight_bytes
 from hqp_onnx.targets import Target
-
-_INFERENCE_LIMIT = 1_900_000_000  # bytes of weights; onnx's shape inference takes models below 2 GiB
+from hqp_onnx.tensor_types import FLOAT, tensor_types
 
 
 @dataclass(frozen=True)
@@ -34,14 +30,6 @@ class Placement:
     tensors: Mapping[str, str]
     weighted: frozenset[str]
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Known:
-    """Element type and sizes of a tensor, as far as shape inference goes: None where it does not."""
-
-    floating: bool
-    sizes: tuple[int | None, ...] | None
 
 
 def quantized_tensors(graph: gs.Graph, target: Target) -> list[str]:
@@ -81,7 +69,7 @@ class _Placer:
 
     def __init__(self, graph: gs.Graph, target: Target, floats: frozenset[str]) -> None:
         self.graph, self.target, self.floats = graph, target, floats
-        self.known = _inferred(graph)
+        self.known = tensor_types(graph)
         self.exposed = {tensor.name for tensor in graph.outputs}
         self.tensors: dict[str, str] = {}
         self.weighted: set[str] = set()
@@ -143,7 +131,7 @@ class _Placer:
 
     def is_float(self, tensor: gs.Tensor) -> bool:
         """Whether ``tensor`` is float32, or of unknown type."""
-        return tensor.name not in self.known or self.known[tensor.name].floating
+        return tensor.name not in self.known or self.known[tensor.name].element == FLOAT
 
     def is_residual(self, node: gs.Node) -> bool:
         """Whether ``node`` joins two float activations of one shape, as a skip connection does."""
@@ -196,16 +184,3 @@ class _Placer:
 
 def _activations(tensors: list[gs.Tensor]) -> list[gs.Variable]:
     return [t for t in tensors if isinstance(t, gs.Variable) and not t.is_empty()]
-
-
-def _inferred(graph: gs.Graph) -> dict[str, _Known]:
-    model = to_proto(graph)
-    if weight_bytes(model) > _INFERENCE_LIMIT:
-        return {}
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    known = {t.name: _Known(t.data_type == onnx.TensorProto.FLOAT, tuple(t.dims)) for t in inferred.initializer}
-    for value in (*inferred.input, *inferred.value_info, *inferred.output):
-        kind = value.type.tensor_type
-        sizes = tuple(d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim)
-        known[value.name] = _Known(kind.elem_type == onnx.TensorProto.FLOAT, sizes if kind.HasField("shape") else None)
-    return known

@@ -45,6 +45,10 @@ class Shapes:
     constants: Mapping[str, Array]
     targets: Mapping[str, tuple[Array, ...]]
 
+    def including(self, runs: Mapping[str, tuple[tuple[int, ...], ...]]) -> Shapes:
+        """These, and those of further tensors."""
+        return _shapes({**self.runs, **runs}, self.constants, self.targets)
+
 
 def probe(graph: gs.Graph) -> Shapes:
     """Shapes of every tensor of ``graph``; tensors that neither run nor inference reaches are absent."""
@@ -99,9 +103,17 @@ def _run(graph: gs.Graph, session: Session | None, leading: int, other: int, ste
     """Values of every tensor; empty if the model does not run at these sizes."""
     feeds = example_feeds(graph, leading, other, step)
     try:
-        return {} if session is None else {**feeds, **session.run(feeds)}
+        values = {} if session is None else {**feeds, **session.run(feeds)}
     except ModelError:
         return {}
+    return {name: _light(value) for name, value in values.items()}
+
+
+def _light(value: Array) -> Array:
+    """``value``, or zeros of its shape without memory where only the shape is of interest."""
+    if not isinstance(value, np.ndarray) or value.size <= _LARGEST_VALUE:
+        return value
+    return np.broadcast_to(np.zeros((), value.dtype), value.shape)
 
 
 def _compare(graph: gs.Graph, runs: Sequence[Mapping[str, Array]]) -> Shapes:

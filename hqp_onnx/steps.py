@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from hqp_onnx import cost, model_io
 from hqp_onnx.calibration_export import TENSORRT_VERSION, tensorrt_number, write_calibration
 from hqp_onnx.channel_map import ChannelMap, ParamAxis, PruningPlan, ledger_json
 from hqp_onnx.channels import analyze
-from hqp_onnx.dataset import Dataset
+from hqp_onnx.dataset import Dataset, batch_size
 from hqp_onnx.errors import ModelError, UsageError
 from hqp_onnx.gradients.loss import LossName
 from hqp_onnx.latency import Latency, measure
 from hqp_onnx.ledger import write_text
 from hqp_onnx.metrics import FloatArray, Metric, Scores, classes, evaluate, load_metric, predictions
+from hqp_onnx.mixed_precision import faster_in_float
 from hqp_onnx.moments import Moments, input_moments
 from hqp_onnx.options import Pruning
 from hqp_onnx.passes.base import PassResult
@@ -30,8 +32,9 @@ from hqp_onnx.passes.compensate import compensate
 from hqp_onnx.passes.convert_fp16 import convert_fp16
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.prune_channels import prune_channels
-from hqp_onnx.passes.quantize import Quantized, Recipe, quantize
+from hqp_onnx.passes.quantize import Quantized, Recipe, prepare, quantize, quantize_prepared
 from hqp_onnx.passes.quantize_int4 import quantize_int4
+from hqp_onnx.placement import quantizable
 from hqp_onnx.runners import open_runner, remarks
 from hqp_onnx.runtime import Runner
 from hqp_onnx.saliency import LOSSES, filter_scores, filter_weights, unit_scores
@@ -60,11 +63,6 @@ class Model:
     session: Runner
     graph: gs.Graph
     shapes: Shapes
-
-    @property
-    def batch_size(self) -> int:
-        """Samples per run: the model's own batch where it is fixed, else 100."""
-        return self.session.batch or 100
 
     def channels(self) -> ChannelMap:
         """The units of the graph."""
@@ -99,7 +97,9 @@ def open_data(model: Model, data: Data, preprocess: Path | None = None, metric: 
         DataError: the data do not fit the model or the metric.
         ModelError: the model does not run on them.
     """
-    dataset = open_dataset(data, model.session.inputs, preprocess=preprocess, batch_size=model.batch_size)
+    dataset = open_dataset(
+        data, model.session.inputs, preprocess=preprocess, batch_size=batch_size(model.session.inputs)
+    )
     try:
         model.session.run(dataset.rows(0, 1).feeds)
     except ModelError as e:
@@ -365,17 +365,17 @@ def quantize_file(
     int4_weights: float | None = None,
     **recipe: bool,
 ) -> tuple[str, ...]:
-    """Write a model in ``precision``, int8 or fp16, or with INT4 weights; returns notes.
+    """Write a model in ``precision``: int8, mixed or fp16; or with INT4 weights; returns notes.
 
     Args:
         path: the float model.
         output: the model to write.
-        data: calibration data, for int8 and INT4 weights.
+        data: calibration data, for int8, mixed and INT4 weights.
         target_name: what the model is laid out for, see ``targets.target``.
         method: calibration method.
         preprocess: for image folders.
         progress: called as calibration goes on.
-        precision: int8 or fp16.
+        precision: int8, mixed (INT8 where it is faster on the target, see ``mixed_precision``) or fp16.
         calibration_out: folder for the ranges, in the formats of ``calibration_export``; they are to be those of the
             model itself, so that it is not equalized.
         tensorrt_version: named in TensorRT's cache.
@@ -387,7 +387,7 @@ def quantize_file(
     """
     goal = target(target_name)
     if calibration_out is not None and (precision == "fp16" or int4_weights is not None):
-        raise UsageError("--calibration-out needs --precision int8: float16 and INT4 weights take no calibration")
+        raise UsageError("--calibration-out needs INT8: float16 and INT4 weights take no calibration")
     if precision == "fp16":
         if int4_weights is not None:
             raise UsageError("--int4-weights and --precision fp16 exclude each other: leave one out")
@@ -395,7 +395,7 @@ def quantize_file(
         model_io.save(made.graph, output)
         return (*made.notes, *remarks(goal, precision))
     if data is None:
-        raise UsageError("--precision int8 needs calibration data: add --data DATA")
+        raise UsageError(f"--precision {precision} needs calibration data: add --data DATA")
     tensorrt_number(tensorrt_version)
     model = open_model(path)
     dataset = open_data(model, data, preprocess)
@@ -405,7 +405,8 @@ def quantize_file(
         return packed.notes
     if calibration_out is not None:
         recipe |= {"equalize": False}
-    quantized = quantize_model(model, dataset, goal, method, progress, Recipe(**recipe))
+    make = mixed_model if precision == "mixed" else quantize_model
+    quantized = make(model, dataset, goal, method, progress, Recipe(**recipe))
     model_io.save(quantized.graph, output)
     if calibration_out is not None:
         write_calibration(quantized.calibration, calibration_out, tensorrt_version)
@@ -425,6 +426,23 @@ def quantize_model(
     return quantize(
         model.graph, data, goal, method, progress=lambda n: progress("calibration", n, total), recipe=recipe
     )
+
+
+def mixed_model(
+    model: Model, data: Dataset, goal: Target, method: str, progress: Progress = silent, recipe: Recipe | None = None
+) -> Quantized:
+    """``model`` in INT8 where that is faster, timed on ``goal`` with one sample; see ``mixed_precision``."""
+    total, sample = len(data), next(iter(data.in_batches(model.session.batch or 1))).feeds
+    prepared = prepare(
+        model.graph, data, goal, method, progress=lambda n: progress("calibration", n, total), recipe=recipe
+    )
+
+    def opened(floats: Collection[str]) -> Runner:
+        return open_runner(model_io.to_proto(quantize_prepared(prepared, goal, floats).graph), goal)
+
+    nodes = quantizable(prepared.graph, goal)
+    floats = faster_in_float(nodes, opened, sample, partial(progress, "mixed precision"))
+    return quantize_prepared(prepared, goal, floats)
 
 
 def int4_model(model: Model, data: Dataset, share: float, progress: Progress = silent) -> PassResult:
@@ -450,7 +468,7 @@ def evaluate_file(
     if metric.labels == "original" and reference is None:
         raise UsageError("--metric agreement needs the original model: add --reference MODEL")
     origin = open_session(reference, target_name) if reference is not None else session
-    dataset = open_dataset(data, session.inputs, preprocess=preprocess, batch_size=session.batch or 100)
+    dataset = open_dataset(data, session.inputs, preprocess=preprocess, batch_size=batch_size(session.inputs))
     if metric.labels == "data":
         dataset.check_labels(classes(session.outputs))
     if metric.labels == "original":

@@ -6,7 +6,9 @@
 - shape arithmetic folded: a tensor that depends only on input shapes, and is the same for all assignments of the
   symbolic dimensions that were tried (``shapes``), becomes a constant. In a Reshape target the entries that differ
   become 0 (copied) or -1 (inferred) where that says the same;
-- no Expand before an operator that broadcasts its inputs to the same shape anyway.
+- no Expand before an operator that broadcasts its inputs to the same shape anyway;
+- zeros around an image are padding of the convolution that reads it (``fold_pads``);
+- the mean over all positions is a GlobalAveragePool (``pool_spatial_means``).
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from hqp_onnx.model_io import name_nodes
 from hqp_onnx.passes.base import PassResult
+from hqp_onnx.passes.fold_pads import fold_pads
+from hqp_onnx.passes.pool_spatial_means import pool_spatial_means
 from hqp_onnx.passes.raise_opset import raise_opset
 from hqp_onnx.runtime import Array
 from hqp_onnx.shapes import Shapes, probe
@@ -57,7 +61,17 @@ def canonicalize_with_shapes(graph: gs.Graph) -> tuple[PassResult, Shapes]:
     _fold_shape_arithmetic(graph, shapes)
     _drop_expansions(graph, shapes)
     graph.cleanup().toposort()
-    return PassResult(graph, _signature(graph) != before, raised.notes), shapes
+    graph = pool_spatial_means(fold_pads(graph).graph, {name: len(size) for name, size in shapes.sizes.items()}).graph
+    return PassResult(graph, _signature(graph) != before, raised.notes), shapes.including(_pooled(graph, shapes))
+
+
+def _pooled(graph: gs.Graph, shapes: Shapes) -> dict[str, tuple[tuple[int, ...], ...]]:
+    """Shapes of poolings that were none when ``shapes`` were found."""
+    pools = [node for node in graph.nodes if node.op == "GlobalAveragePool" and node.inputs[0].name in shapes.runs]
+    return {
+        node.outputs[0].name: tuple((*size[:2], *[1] * len(size[2:])) for size in shapes.runs[node.inputs[0].name])
+        for node in pools
+    }
 
 
 def _signature(graph: gs.Graph) -> list[object]:

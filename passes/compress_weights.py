@@ -17,7 +17,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from hqp_onnx.passes.base import PassResult
-from hqp_onnx.passes.insert_qdq import WeightScales
+from hqp_onnx.passes.insert_qdq import WeightScales, along, nearest
 
 __all__ = ["compress_weights"]
 
@@ -66,8 +66,8 @@ def _store(graph: gs.Graph, weight: gs.Constant, axis: int, known: NDArray[np.fl
     others = tuple(i for i in range(values.ndim) if i != axis)
     scale = np.abs(values).max(axis=others, keepdims=True) / _LIMIT
     scale = np.where(scale >= np.finfo(np.float32).tiny, scale, 1.0).astype(np.float32)
-    scale = scale if known is None else np.expand_dims(known, others)
-    integers = gs.Constant(f"{weight.name}/int8", np.rint(values / scale).astype(np.int8))
+    scale = scale if known is None else along(known, axis, values.ndim)
+    integers = gs.Constant(f"{weight.name}/int8", nearest(values, scale, _LIMIT).astype(np.int8))
     floats = gs.Variable(f"{weight.name}/float", np.float32, weight.shape)
     restored = gs.Variable(f"{weight.name}/restored", np.float32, weight.shape)
     graph.nodes += [

@@ -20,7 +20,7 @@ from hqp_onnx.channel_stats import channel_stats
 from hqp_onnx.dataset import Batch
 from hqp_onnx.model_io import to_proto
 from hqp_onnx.passes.base import PassResult
-from hqp_onnx.passes.insert_qdq import WeightScales
+from hqp_onnx.passes.insert_qdq import WeightScales, along, nearest
 
 __all__ = ["correct_bias"]
 
@@ -73,9 +73,8 @@ def correct_bias(
 def _loss(graph: gs.Graph, name: str, axis: int, scale: NDArray[np.float32], limit: int) -> NDArray[np.float32]:
     """What plain rounding takes from a weight."""
     values: NDArray[np.float32] = graph.tensors()[name].values
-    column = scale.reshape([-1 if i == axis else 1 for i in range(values.ndim)]).astype(np.float64)
-    rounded = np.clip(np.rint(values / column), -limit, limit) * column
-    return (values - rounded).astype(np.float32)
+    column = along(scale, axis, values.ndim).astype(np.float64)
+    return (values - nearest(values, column, limit) * column).astype(np.float32)
 
 
 def _twin(measured: gs.Graph, node: gs.Node, weight: NDArray[np.float32]) -> str:

@@ -18,7 +18,8 @@ networks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,7 +30,8 @@ from hqp_onnx.channel_stats import ChannelStats, channel_stats
 from hqp_onnx.dataset import Batch
 from hqp_onnx.model_io import to_proto
 from hqp_onnx.passes.base import PassResult
-from hqp_onnx.shapes import probe
+from hqp_onnx.passes.insert_qdq import along
+from hqp_onnx.tensor_types import tensor_types
 
 __all__ = ["equalize"]
 
@@ -38,7 +40,8 @@ _TINY = float(np.finfo(np.float64).tiny)
 _GAIN = 0.5
 _LEAST = 2.0**-8  # a channel that is smaller than this share of the largest is treated as being of this share
 _POOLING = frozenset(["MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean"])
-_HOMOGENEOUS = _POOLING | frozenset(["Relu", "LeakyRelu", "Identity", "Flatten", "Reshape", "Squeeze", "Pad"])
+_MOVING = frozenset(["Flatten", "Reshape", "Squeeze"])
+_HOMOGENEOUS = _POOLING | _MOVING | frozenset(["Relu", "LeakyRelu", "Identity", "Pad"])
 
 Float64 = NDArray[np.float64]
 
@@ -91,7 +94,7 @@ class _Groups:
     """The growing partition of a graph's tensors."""
 
     def __init__(self, graph: gs.Graph) -> None:
-        self.sizes = probe(graph).sizes
+        self.sizes = {name: found.sizes or () for name, found in tensor_types(graph).items()}
         self.groups = {name: _Group([name]) for name, t in graph.tensors().items() if isinstance(t, gs.Variable)}
         self.graph = graph
 
@@ -120,7 +123,7 @@ class _Groups:
             self.groups[made].producers.append(node)
             return True
         if node.op in _HOMOGENEOUS and (node.op != "Pad" or _pads_zeros(node)):
-            return self.tie(source, made)
+            return self.tie(source, made, node.op in _MOVING)
         if node.op not in ("Add", "Mul") or not all(t.name in self.groups for t in node.inputs):
             return False
         if node.op == "Add":
@@ -129,16 +132,23 @@ class _Groups:
         self.freeze([gate])
         return self.tie(gated.name, made)
 
-    def tie(self, first: str, second: str) -> bool:
-        """Give both tensors one scaling, if axis 1 is the same channels in both."""
+    def tie(self, first: str, second: str, moved: bool = False) -> bool:
+        """Give both tensors one scaling, if axis 1 is the same channels in both; ``moved`` values keep their order."""
         a, b = self.sizes.get(first, ()), self.sizes.get(second, ())
-        if len(a) < 2 or a[:2] != b[:2] or (len(a) != len(b) and np.prod([*a[2:], *b[2:]]) != 1):
+        if len(a) < 2 or len(b) < 2 or a[1] is None or a[1] != b[1]:
+            return False
+        if _count(a[2:]) != _count(b[2:]) if moved else len(a) != len(b):
             return False
         one, other = self.groups[first], self.groups[second]
         if one is not other:
             one.merge(other)
             self.groups.update(dict.fromkeys(other.tensors, one))
         return True
+
+
+def _count(sizes: Sequence[int | None]) -> float:
+    """Product of ``sizes``; NaN, which equals nothing, if one is unknown."""
+    return math.prod(math.nan if size is None else size for size in sizes)
 
 
 def _is_linear(node: gs.Node) -> bool:
@@ -217,5 +227,4 @@ def _output_axis(node: gs.Node) -> int:
 
 
 def _rescale(tensor: gs.Constant, axis: int, factors: Float64) -> None:
-    shape = [-1 if i == axis else 1 for i in range(len(tensor.shape))]
-    tensor.values = (tensor.values * factors.reshape(shape)).astype(tensor.values.dtype)
+    tensor.values = (tensor.values * along(factors, axis, len(tensor.shape))).astype(tensor.values.dtype)

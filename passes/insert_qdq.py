@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -25,7 +26,7 @@ from hqp_onnx.passes.raise_opset import raise_opset
 from hqp_onnx.placement import Placement, place, weight_axis
 from hqp_onnx.targets import Target
 
-__all__ = ["WeightScales", "insert_qdq", "weight_scales"]
+__all__ = ["WeightScales", "along", "insert_qdq", "nearest", "weight_scales"]
 
 _INT32_ROOM = 2.0**30
 _TINY = float(np.finfo(np.float32).tiny)
@@ -85,6 +86,17 @@ def weight_scales(graph: gs.Graph, calibration: Calibration, target: Target) -> 
     formats = _formats(placement, calibration, target)
     shared = _sharing(graph, placement, target)
     return {key: _scales(nodes, key[1], formats, target) for key, nodes in shared.items()}
+
+
+def along(values: NDArray[Any], axis: int, rank: int) -> NDArray[Any]:
+    """``values`` [channels] as an array of ``rank`` axes that broadcasts along ``axis``."""
+    return values.reshape([-1 if i == axis else 1 for i in range(rank)])
+
+
+def nearest(values: NDArray[Any], steps: NDArray[Any], limit: int) -> Float64:
+    """Integers in [-limit, limit] whose products with ``steps`` (that broadcast) are nearest to ``values``."""
+    found: Float64 = np.clip(np.rint(values.astype(np.float64) / steps), -limit, limit)
+    return found
 
 
 def _check_float(graph: gs.Graph) -> None:
@@ -153,11 +165,8 @@ def _quantize_weights(
     """One int8 initializer and DQ per weight and axis; its scales suit the biases of every node that shares it."""
     for (name, axis), nodes in _sharing(graph, placement, target).items():
         weight = nodes[0].inputs[1]
-        values = np.moveaxis(weight.values.astype(np.float64), axis, 0)
         scale = scales[name, axis] if (name, axis) in scales else _scales(nodes, axis, formats, target)
-        column = scale.reshape(-1, *[1] * (values.ndim - 1))
-        integers = np.clip(np.rint(values / column), -target.weight_limit, target.weight_limit)
-        stored = np.moveaxis(integers, 0, axis).astype(np.int8)
+        stored = nearest(weight.values, along(scale, axis, weight.values.ndim), target.weight_limit).astype(np.int8)
         restored = _dequantized(graph, f"{weight.name}/axis{axis}", stored, scale, axis)
         for node in nodes:
             node.inputs[1] = restored

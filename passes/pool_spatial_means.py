@@ -2,7 +2,8 @@
 
     ReduceMean(x, axes = all spatial axes)  ->  GlobalAveragePool(x) [-> Flatten, without keepdims]
 
-A runtime that keeps activations in a blocked layout reorders them before every ReduceMean.
+A runtime that keeps activations in a blocked layout reorders them before every ReduceMean. Where there is one axis
+behind the second, it holds the channels of a transformer as often as positions: such means are left alone.
 """
 
 from __future__ import annotations
@@ -41,6 +42,6 @@ def _is_spatial(node: gs.Node, ranks: dict[str, int]) -> bool:
     axes = node.attrs.get("axes")
     if len(node.inputs) > 1 and isinstance(node.inputs[1], gs.Constant):
         axes = node.inputs[1].values.tolist()
-    if axes is None or rank < 3 or isinstance(data, gs.Constant) or data.dtype not in (None, np.float32):
+    if axes is None or rank < 4 or isinstance(data, gs.Constant) or data.dtype not in (None, np.float32):
         return False
     return sorted(axis % rank for axis in axes) == list(range(2, rank))

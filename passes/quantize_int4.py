@@ -24,6 +24,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from hqp_onnx.errors import UsageError
 from hqp_onnx.moments import Moments
 from hqp_onnx.passes.base import PassResult
+from hqp_onnx.passes.insert_qdq import nearest
 from hqp_onnx.passes.raise_opset import raise_opset
 from hqp_onnx.passes.round_weights import rounded
 
@@ -103,7 +104,7 @@ def _blocks(weight: Float64, sensitivity: Float64, moments: Moments | None) -> _
     tops = np.maximum.reduceat(np.abs(weight), starts, axis=0)
     scales = np.where(tops > 0, tops / _LIMIT, 1.0).astype(np.float32).astype(np.float64)
     grid = np.repeat(scales, BLOCK, axis=0)[:inputs]
-    integers = np.rint(weight / grid) if moments is None else rounded(weight.T, grid.T, moments.gram, _LIMIT).T
+    integers = nearest(weight, grid, _LIMIT) if moments is None else rounded(weight.T, grid.T, moments.gram, _LIMIT).T
     change = np.square(integers * grid - weight).sum(0)
     return _Blocks(integers, scales, float(sensitivity @ change) / (2 * inputs * weight.size))
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from hqp_onnx.moments import LARGEST, Contraction, Moments, contractions, takes_bias
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.compensate import replace_weight
-from hqp_onnx.passes.insert_qdq import WeightScales
+from hqp_onnx.passes.insert_qdq import WeightScales, nearest
 
 __all__ = ["round_weights", "roundable", "rounded"]
 
@@ -77,7 +77,7 @@ def _round(weight: gs.Constant, use: Contraction, moments: Moments, scale: Float
     covariance = moments.gram - np.outer(mean, mean)
     grid = scale[:, None]
     found = rounded(rows, grid, covariance, limit, ridge) * grid
-    plain = np.clip(np.rint(rows / grid), -limit, limit) * grid
+    plain = nearest(rows, grid, limit) * grid
     bias = (rows - found) @ mean if biased else None
     replace_weight(weight, np.moveaxis(found.reshape(values.shape), 1, use.axis), bias)
     before, after = (float((((rows - q) @ covariance) * (rows - q)).sum()) for q in (plain, found))
@@ -103,7 +103,7 @@ def rounded(rows: Float64, grid: Float64, covariance: Float64, limit: int, ridge
         stop = min(start + _BLOCK, len(order))
         errors = np.empty((len(rows), stop - start))
         for j in range(start, stop):
-            q = np.clip(np.rint(rest[:, j] / steps[:, j]), -limit, limit)
+            q = nearest(rest[:, j], steps[:, j], limit)
             errors[:, j - start] = (rest[:, j] - q * steps[:, j]) / upper[j, j]
             rest[:, j + 1 : stop] -= np.outer(errors[:, j - start], upper[j, j + 1 : stop])
             integers[:, order[j]] = q

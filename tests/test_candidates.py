@@ -21,7 +21,6 @@ def candidates(cache: Path, stages: list[str]) -> Candidates:
     channels = model.channels()
     return Candidates(
         original=model.graph,
-        shapes=model.shapes,
         channels=channels,
         order=channels.prunable,
         moments=None,

@@ -96,6 +96,24 @@ def test_quantize_stores_weights_in_int4(
         assert part in capfd.readouterr().err
 
 
+def test_quantize_leaves_in_float_what_is_faster_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few, mixed = tmp_path / "few.npz", tmp_path / "mixed.onnx"
+    with np.load(CALIB) as data:
+        np.savez(few, input=data["input"][:16], labels=data["labels"][:16])
+
+    def first_is_faster(nodes, opened, feeds, progress):
+        assert opened(nodes[:1]).run(feeds)["logits"].shape == (1, 10)
+        return nodes[:1]
+
+    monkeypatch.setattr("hqp_onnx.steps.faster_in_float", first_is_faster)
+    arguments = ("quantize", str(MODEL), "--data", str(few), "--precision", "mixed")
+    assert hqp(monkeypatch, *arguments, "-o", str(mixed)) == 0
+    nodes = onnx.load(mixed).graph.node
+    made = {name: node for node in nodes for name in node.output}
+    weights = [made[node.input[1]].op_type for node in nodes if node.op_type in ("Conv", "Gemm")]
+    assert (weights.count("Mul"), weights.count("DequantizeLinear")) == (1, len(weights) - 1)
+
+
 def test_quantize_evaluate_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few, int8 = tmp_path / "few.npz", tmp_path / "int8.onnx"
     with np.load(MODELS / "fashion_mnist_val.npz") as data:

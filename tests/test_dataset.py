@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hqp_onnx.dataset import ArraySource, Dataset, class_labels
+from hqp_onnx.dataset import ArraySource, Dataset, batch_size, class_labels
 from hqp_onnx.errors import DataError, UsageError
 from hqp_onnx.runtime import TensorSpec
 
@@ -136,3 +136,17 @@ def test_array_source_refuses_ragged_scalar_and_object_arrays():
         ArraySource("f", {"a": np.array([{}, {}], object)})
     with pytest.raises(DataError, match="f: no arrays"):
         ArraySource("f", {})
+
+
+@pytest.mark.parametrize(
+    ("shape", "samples"),
+    [
+        ((None, 2, 3), 100),
+        ((4, 2, 3), 4),
+        ((None, 3, 224, 224), 27),
+        ((None, 3, 4096, 4096), 1),
+        ((None, 3, None), 100),
+    ],
+)
+def test_large_samples_run_in_small_batches(shape, samples):
+    assert batch_size([TensorSpec("x", np.dtype(np.float32), shape)]) == samples

@@ -1,13 +1,21 @@
-"""INT8 of this library beside other quantizers: drop, mean KL of the logits, latency, peak memory, in one run.
+"""INT8 of this library beside other quantizers, on onnxruntime and OpenVINO, in one run.
 
     make peers
-    python tools/bench_quantization.py --row resnet18 models/resnet18.onnx \
-        models/fashion_mnist_calib.npz models/fashion_mnist_test.npz --peers build/peers/bin/python
+    python tools/bench_quantization.py --peers build/peers/bin/python --row resnet18 models/resnet18.onnx \
+        models/fashion_mnist_calib.npz models/fashion_mnist_test.npz
 
 Every quantizer works in a process of its own (tools/quantization_peers.py) on the same samples; a peer that fails or is
-absent says so in its row. Speed is the median over rounds of float time / INT8 time on each target; in each round
-every model runs once, in turn. --outlier N multiplies one filter of the first Conv that only another Conv reads
-(through Relu) by N, and divides what reads it by N: the same function, and the paper's stress of calibration.
+absent says so in its row. Models stay in --cache, and are taken from there by a later run.
+
+drop       of top-1 against the float model, in points, with its 95 % interval (from paired differences)
+ours - it  top-1 of "ours mixed" less that of the row, paired likewise: a tie where the interval holds 0
+KL, SQNR   of the logits against the float model's: mean divergence, and signal to noise in dB
+speed      float time / its time: median over rounds, in each of which every model runs once, in turn
+
+--outlier N multiplies one filter of the first Conv that only another Conv reads (through Relu) by N, and divides what
+reads it by N: the same function, and the paper's stress of calibration. --prune SHARE lets ``hqp prune`` (Fisher,
+compensated) remove a share of the units first, and says whether the outlier was among them. --memory prints peak memory
+alone.
 """
 
 from __future__ import annotations
@@ -17,54 +25,82 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 
+from hqp_onnx.constraint import paired_drop
 from hqp_onnx.model_io import load, save, to_graph
+from hqp_onnx.options import Pruning
 from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.runtime import Array, Session
+from hqp_onnx.steps import prune
 
-PEERS = ("quantize_static MinMax", "quantize_static Entropy", "NNCF", "neural-compressor")
-OURS = ("ours minmax, plain", "ours entropy, plain", "ours minmax, not equalized", "ours minmax", "ours entropy")
+OURS = ("ours mixed", "ours")
+PEERS = (
+    "quantize_static MinMax",
+    "quantize_static Entropy",
+    "NNCF",
+    "NNCF accuracy control",
+    "neural-compressor",
+)
 TOOL = Path(__file__).with_name("quantization_peers.py")
-Logits = np.ndarray
-Runner = Callable[[Mapping[str, Array]], Logits]
+Run = Callable[[Array], Array]
 
 
-def on_onnxruntime(model: Path) -> Runner:
-    session = Session(model, threads=1)
-    return lambda feeds: next(iter(session.run(feeds).values()))
+def on_onnxruntime(model: Path, threads: int) -> Run:
+    session = Session(model, threads=threads)
+    return lambda x: next(iter(session.run({session.inputs[0].name: x}).values()))
 
 
-TARGETS: dict[str, Callable[[Path], Runner]] = {"onnxruntime": on_onnxruntime}
+def on_openvino(model: Path, threads: int) -> Run:
+    """An onnx model, or one of OpenVINO's own, compiled for each shape as ``OpenVinoSession`` does."""
+    import openvino as ov
+
+    core, compiled = ov.Core(), {}
+    hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    hints |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
+
+    def run(x: Array) -> Array:
+        if x.shape not in compiled:
+            network = core.read_model(str(model))
+            network.reshape(x.shape)
+            compiled[x.shape] = core.compile_model(network, "CPU", hints).create_infer_request()
+        return compiled[x.shape].infer([x])[0].copy()
+
+    return run
+
+
+TARGETS: dict[str, Callable[[Path, int], Run]] = {"onnxruntime": on_onnxruntime, "openvino": on_openvino}
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model file and samples."""
+    """A model file and samples; ``calib`` is a file of the calibration samples alone."""
 
     name: str
     model: Path
-    calib: Array
+    calib: Path
     test: Array
     labels: Array
 
 
-def opened(name: str, model: Path, calib: Path, test: Path, counts: tuple[int, int]) -> Case:
-    key = onnx.load(model).graph.input[0].name
-    with np.load(calib) as a, np.load(test) as b:
-        return Case(name, model, a[key][: counts[0]], b[key][: counts[1]].astype(np.float32), b["labels"][: counts[1]])
+def opened(name: str, model: Path, calib: Path, test: Path, counts: tuple[int, int], folder: Path) -> Case:
+    key, limited = onnx.load(model).graph.input[0].name, folder / f"calib_{counts[0]}.npz"
+    folder.mkdir(parents=True, exist_ok=True)
+    with np.load(calib) as arrays:
+        np.savez(limited, **{name: arrays[name][: counts[0]] for name in (key, "labels")})
+    with np.load(test) as arrays:
+        return Case(name, model, limited, arrays[key][: counts[1]], arrays["labels"][: counts[1]])
 
 
-def with_outlier(source: Path, factor: float, output: Path) -> None:
-    """The same function, with one filter ``factor`` times as large."""
+def with_outlier(source: Path, factor: float, output: Path) -> str:
+    """The same function, with the first filter of a weight ``factor`` times as large; name of the weight."""
     graph = fold_batchnorm(canonicalize(to_graph(load(source))).graph).graph
     for node in graph.nodes:
         reader = node.outputs[0].outputs[0] if node.op == "Conv" and len(node.outputs[0].outputs) == 1 else None
@@ -81,90 +117,143 @@ def with_outlier(source: Path, factor: float, output: Path) -> None:
     weight.values = weight.values.copy()
     weight.values[:, 0] /= factor
     save(graph, output)
+    return str(node.inputs[1].name)
 
 
-def made(case: Case, quantizer: str, python: str, folder: Path) -> tuple[Path, dict[str, float]] | str:
+def stressed(case: Case, settings: argparse.Namespace, folder: Path) -> Case:
+    """``case`` with an outlier, and pruned, as ``settings`` ask for."""
+    if settings.outlier:
+        model = folder / "outlier.onnx"
+        weight = with_outlier(case.model, settings.outlier, model)
+        case = replace(case, name=f"{case.name}, outlier x{settings.outlier:g}", model=model)
+    if settings.prune:
+        options = Pruning(settings.prune, saliency="fisher", compensate=True, min_width=0.1)
+        model = folder / "pruned.onnx"
+        done = prune(case.model, model, options, data=str(case.calib))
+        case = replace(case, name=f"{case.name}, {done.units} of {done.prunable} units removed", model=model)
+        if settings.outlier:
+            removed = done.channels.removed_slices(done.plan)[weight][0]
+            case = replace(case, name=f"{case.name}, {'with' if 0 in removed else 'without'} the outlier")
+    return case
+
+
+def made(case: Case, quantizer: str, target: str, python: str, folder: Path) -> tuple[Path, dict[str, float]] | str:
     """The quantizer's model and cost, or why there is none."""
-    calib, output = folder / "calib.npz", folder / f"{quantizer.replace(' ', '_').replace(',', '')}.onnx"
-    np.savez(calib, **{onnx.load(case.model).graph.input[0].name: case.calib})
-    command = [python, str(TOOL), quantizer, str(case.model), str(calib), str(output)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode or not output.is_file():
-        return (done.stderr.strip().splitlines() or ["no output"])[-1][:110]
-    return output, json.loads(done.stdout.strip().splitlines()[-1])
+    told = quantizer.startswith(("ours", "NNCF"))  # for which target; the others make one model for all
+    native = target == "openvino" and quantizer.startswith("NNCF")
+    folder = folder / (target if told else "any")
+    folder.mkdir(exist_ok=True)
+    output = folder / f"{quantizer.replace(' ', '_')}{'.xml' if native else '.onnx'}"
+    report = output.with_suffix(".json")
+    if not report.is_file():
+        command = [python, str(TOOL), quantizer, target, *map(str, (case.model, case.calib, output))]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        failed = done.returncode or not output.is_file()
+        said = (done.stderr if failed else done.stdout).strip().splitlines() or [f"no output, code {done.returncode}"]
+        report.write_text(json.dumps({"failed": said[-1][:110]}) if failed else said[-1])
+    cost = json.loads(report.read_text())
+    return cost.get("failed") or (output, cost)
 
 
-def speedups(runners: dict[str, Runner], feeds: Mapping[str, Array], rounds: int) -> dict[str, float]:
-    times: dict[str, list[float]] = {name: [] for name in runners}
+def speedups(runs: Mapping[str, Run], x: Array, rounds: int) -> dict[str, float]:
+    times: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(rounds + 3):
-        for name, run in runners.items():
+        for name, run in runs.items():
             start = time.perf_counter()
-            run(feeds)
+            run(x)
             if turn >= 3:  # the first turns warm up
                 times[name].append(time.perf_counter() - start)
     return {n: statistics.median(a / b for a, b in zip(times["fp32"], t, strict=True)) for n, t in times.items()}
 
 
-def logits(run: Runner, case: Case, key: str) -> Logits:
-    parts = range(0, len(case.test), 25)
-    return np.concatenate([run({key: case.test[i : i + 25]}) for i in parts]).astype(np.float64)
+def logits(run: Run, test: Array) -> Array:
+    parts = (test[i : i + 25].astype(np.float32) for i in range(0, len(test), 25))
+    return np.concatenate([run(x) for x in parts]).astype(np.float64)
 
 
-def log_softmax(z: Logits) -> Logits:
+def log_softmax(z: Array) -> Array:
     z = z - z.max(1, keepdims=True)
     return z - np.log(np.exp(z).sum(1, keepdims=True))
 
 
-def quality(want: Logits, have: Logits, labels: Array) -> str:
+def interval(first: Array, second: Array) -> str:
+    found = paired_drop(first.astype(np.float64), second.astype(np.float64))
+    verdict = "" if found.low <= 0 <= found.high else "*"
+    return f"{100 * found.drop:+6.2f} ({100 * found.low:+.2f} to {100 * found.high:+.2f}){verdict}"
+
+
+def quality(want: Array, have: Array, best: Array, labels: Array) -> str:
+    """Columns of one row: ``want`` are the float model's logits, ``best`` those of ours."""
     p, q = log_softmax(want), log_softmax(have)
-    drop = 100 * ((want.argmax(1) == labels).mean() - (have.argmax(1) == labels).mean())
-    agree = 100 * (want.argmax(1) == have.argmax(1)).mean()
+    right = {name: z.argmax(1) == labels for name, z in (("want", want), ("have", have), ("best", best))}
     divergence = (np.exp(p) * (p - q)).sum(1).mean()
     noise = 10 * np.log10(np.square(want).sum() / max(np.square(want - have).sum(), 1e-30))
-    return f"{drop:8.2f}{agree:8.2f}{divergence:10.5f}{noise:8.1f}"
+    columns = [interval(right["want"], right["have"]), interval(right["best"], right["have"])]
+    return f"| {columns[0]} | {columns[1]} | {divergence:.5f} | {noise:.1f} "
 
 
-def bench(case: Case, peers: str | None, rounds: int, folder: Path) -> None:
-    interpreters = dict.fromkeys(("fp32", *OURS), sys.executable) | dict.fromkeys(PEERS, peers or "")
-    found = {
-        name: made(case, name, python, folder) if python else "no --peers" for name, python in interpreters.items()
-    }
+def bench(case: Case, target: str, interpreters: Mapping[str, str], settings: argparse.Namespace, folder: Path) -> None:
+    """Print one table."""
+    found = {name: made(case, name, target, python, folder) for name, python in interpreters.items()}
     models = {name: value for name, value in found.items() if not isinstance(value, str)}
-    key = onnx.load(case.model).graph.input[0].name
-    print(f"\n{case.name}: {len(case.calib)} calibration, {len(case.test)} test samples")
-    print(
-        f"{'':28}{'drop':>8}{'agree':>8}{'KL':>10}{'SQNR':>8}{'MiB':>8}{'s':>7}" + "".join(f"{t:>13}" for t in TARGETS)
-    )
-    runners = {t: {name: open_model(path) for name, (path, _) in models.items()} for t, open_model in TARGETS.items()}
-    speed = {target: speedups(runs, {key: case.test[:1]}, rounds) for target, runs in runners.items()}
-    first = next(iter(runners.values()))
-    want = logits(first["fp32"], case, key)
-    for name in interpreters:
-        if name not in models:
-            print(f"{name:28}{found[name]}")
+    print(f"\n{case.name} on {target}, {len(case.test)} test samples\n")
+    print("| | speed | MiB | s |" + ("" if settings.brief else " drop | ours - it | KL | SQNR |"))
+    print("|---" * (4 if settings.brief else 8) + "|")
+    runs = {name: TARGETS[target](path, settings.threads) for name, (path, _) in models.items()}
+    speed = speedups(runs, case.test[:1].astype(np.float32), settings.rounds)
+    answers = {} if settings.brief else {name: logits(run, case.test) for name, run in runs.items()}
+    for name, value in found.items():
+        if isinstance(value, str):
+            print(f"| {name} | {value} |")
             continue
-        cost, ratios = models[name][1], "".join(f"{speed[t][name]:13.2f}" for t in TARGETS)
-        print(f"{name:28}{quality(want, logits(first[name], case, key), case.labels)}", end="")
-        print(f"{cost['peak_mib']:8.0f}{cost['seconds']:7.1f}{ratios}", flush=True)
+        row = f"| {name} | {speed[name]:.2f} | {value[1]['peak_mib']:.0f} | {value[1]['seconds']:.0f} "
+        best = answers.get(OURS[0], answers.get(next(iter(models))))
+        print(f"{row}{quality(answers['fp32'], answers[name], best, case.labels) if answers else ''}|", flush=True)
 
 
-def main() -> None:
+def memory(case: Case, interpreters: Mapping[str, str], folder: Path) -> None:
+    """Print what calibration takes beside the model's own inference."""
+    base = 0.0
+    print(f"\n{case.name}\n\n| | peak MiB | over inference | s |\n|---|---|---|---|")
+    for name, python in interpreters.items():
+        value = made(case, name, "onnxruntime", python, folder)
+        if isinstance(value, str):
+            print(f"| {name} | {value} |")
+            continue
+        base = base or value[1]["peak_mib"]
+        peak = value[1]["peak_mib"]
+        print(f"| {name} | {peak:.0f} | {peak - base:+.0f} | {value[1]['seconds']:.0f} |", flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--row", nargs=4, action="append", required=True, metavar=("NAME", "MODEL", "CALIB", "TEST"))
     parser.add_argument("--peers", help="Python of the environment of `make peers`")
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
+    parser.add_argument("--only", nargs="+", help="these quantizers, by their names in quantization_peers.py")
     parser.add_argument("--calib-samples", type=int, default=500)
-    parser.add_argument("--test-samples", type=int, default=500)
+    parser.add_argument("--test-samples", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--threads", type=int, default=0, help="0 takes the choice of each runtime")
+    parser.add_argument("--brief", action="store_true", help="no accuracy")
+    parser.add_argument("--memory", action="store_true", help="peak memory alone")
     parser.add_argument("--outlier", type=float, help="stress: one filter so many times as large")
-    args = parser.parse_args()
-    for name, *paths in args.row:
-        case = opened(name, *map(Path, paths), (args.calib_samples, args.test_samples))
-        with tempfile.TemporaryDirectory() as folder:
-            if args.outlier:
-                stressed = Path(folder) / "stressed.onnx"
-                with_outlier(case.model, args.outlier, stressed)
-                case = Case(f"{name}, outlier x{args.outlier:g}", stressed, case.calib, case.test, case.labels)
-            bench(case, args.peers, args.rounds, Path(folder))
+    parser.add_argument("--prune", type=float, help="share of the units to remove first")
+    parser.add_argument("--cache", type=Path, default=Path("build/quantized"))
+    settings = parser.parse_args(arguments)
+    chosen = settings.only or [*OURS, *PEERS]
+    interpreters = {"fp32": sys.executable} | {
+        name: sys.executable if name.startswith("ours") else settings.peers or "no-peers" for name in chosen
+    }
+    for name, *paths in settings.row:
+        folder = settings.cache / "_".join([name, *(f"x{v:g}" for v in (settings.outlier, settings.prune) if v)])
+        case = opened(name, *map(Path, paths), (settings.calib_samples, settings.test_samples), folder)
+        case = stressed(case, settings, folder)
+        if settings.memory:
+            memory(case, interpreters, folder)
+            continue
+        for target in settings.targets:
+            bench(case, target, interpreters, settings, folder)
 
 
 if __name__ == "__main__":

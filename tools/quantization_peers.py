@@ -1,9 +1,11 @@
 """One quantizer in its own process: reads a float model and samples, writes the INT8 model, prints its peak memory.
 
-    PYTHON tools/quantization_peers.py NAME MODEL.onnx CALIB.npz OUT.onnx
+    PYTHON tools/quantization_peers.py NAME TARGET MODEL.onnx CALIB.npz OUT
 
 PYTHON is any interpreter that has the quantizer. The peers (`make peers`) need none of hqp_onnx.
-NAME is a key of ``QUANTIZERS``. CALIB.npz holds one array, named as the model's input. The last line is JSON.
+NAME is a key of ``QUANTIZERS``, TARGET onnxruntime or openvino: the peers that know several are told. CALIB.npz holds
+one array, named as the model's input, and ``labels``. The last line is JSON. Memory is limited to ``LIMIT``, so that a
+quantizer that keeps every activation fails instead of the machine.
 """
 
 from __future__ import annotations
@@ -13,72 +15,80 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import onnx
 
 BATCH = 25
+LIMIT = 12 << 30
+Quantizer = Callable[[str, Path, Path, Path], None]
 
 
-def batches(calib: Path) -> Iterator[dict[str, np.ndarray]]:
+def samples(calib: Path) -> Iterator[dict[str, np.ndarray]]:
+    """Batches; pixels become float32 when they are asked for."""
     with np.load(calib) as arrays:
-        name, x = next(iter(arrays.items()))
+        name = next(key for key in arrays.files if key != "labels")
+        x = arrays[name]
     for start in range(0, len(x), BATCH):
         yield {name: x[start : start + BATCH].astype(np.float32)}
 
 
-def inference(model: Path, calib: Path, out: Path) -> None:
+def inference(target: str, model: Path, calib: Path, out: Path) -> None:
     """The float model run on the data: what memory takes without any calibration."""
     import onnxruntime as ort
 
     session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
-    for feeds in batches(calib):
+    for feeds in samples(calib):
         session.run(None, feeds)
     out.write_bytes(model.read_bytes())
 
 
-def ours(method: str, **recipe: bool):
-    def run(model: Path, calib: Path, out: Path) -> None:
-        from hqp_onnx.dataset import Batch
-        from hqp_onnx.model_io import load, save, to_graph
-        from hqp_onnx.passes.canonicalize import canonicalize
-        from hqp_onnx.passes.quantize import Recipe, quantize
-        from hqp_onnx.targets import target
+def ours(method: str = "entropy", precision: str = "int8", **recipe: bool) -> Quantizer:
+    def run(target: str, model: Path, calib: Path, out: Path) -> None:
+        from hqp_onnx.steps import quantize_file, silent
 
-        data = [Batch(feeds) for feeds in batches(calib)]
-        graph = canonicalize(to_graph(load(model))).graph
-        save(quantize(graph, data, target("onnxruntime"), method, recipe=Recipe(**recipe)).graph, out)
+        quantize_file(model, out, str(calib), target, method, None, silent, precision=precision, **recipe)
 
     return run
 
 
-def quantize_static(method: str):
-    def run(model: Path, calib: Path, out: Path) -> None:
+def quantize_static(method: str, bins: int = 128, *, chunks: bool = True) -> Quantizer:
+    """``bins`` levels of 2048 for Entropy; in ``chunks`` of data, or it keeps the activations of all."""
+
+    def run(target: str, model: Path, calib: Path, out: Path) -> None:
         from onnxruntime import quantization as q
 
         module = importlib.import_module("onnxruntime.quantization.quantize")  # a function shadows its name
-        from onnxruntime.quantization.shape_inference import quant_pre_process
 
         class Reader(q.CalibrationDataReader):
-            def __init__(self) -> None:
-                self.feeds = batches(calib)
+            def __init__(self, batches: Iterator[dict[str, np.ndarray]]) -> None:
+                self.batches = batches
 
             def get_next(self) -> dict[str, np.ndarray] | None:
-                return next(self.feeds, None)
+                return next(self.batches, None)
 
-        prepared = out.with_suffix(".prepared.onnx")
-        quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
-        plain, bins = module.create_calibrator, {"num_bins": 2048, "num_quantized_bins": 128, "symmetric": True}
-        if method == "Entropy":  # quantize_static has no option for the bins, and 128 of them are MinMax
-            module.create_calibrator = lambda *given, extra_options, **named: plain(
-                *given, extra_options={**extra_options, **bins}, **named
-            )
+        def create(*given, extra_options, **named):  # quantize_static itself takes no number of bins: 128 by 128
+            made = plain(*given, extra_options={**extra_options, "num_bins": 2048, "num_quantized_bins": bins}, **named)
+            collect = made.collect_data
+
+            def in_chunks(reader: Reader) -> None:
+                while part := list(islice(reader.batches, 2)):
+                    collect(Reader(iter(part)))
+
+            if chunks:
+                made.collect_data = in_chunks
+            return made
+
+        plain = module.create_calibrator
+        if method == "Entropy":
+            module.create_calibrator = create
         q.quantize_static(
-            str(prepared),
+            preprocessed(model, out),
             str(out),
-            Reader(),
+            Reader(samples(calib)),
             quant_format=q.QuantFormat.QDQ,
             per_channel=True,
             activation_type=q.QuantType.QUInt8,
@@ -89,16 +99,55 @@ def quantize_static(method: str):
     return run
 
 
-def nncf(model: Path, calib: Path, out: Path) -> None:
-    import nncf as library
+def preprocessed(model: Path, out: Path) -> str:
+    """File of the model as onnxruntime prepares it for quantization."""
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    proto = onnx.load(model)
-    samples = sum(len(next(iter(feeds.values()))) for feeds in batches(calib))
-    single = [{name: x[i : i + 1]} for feeds in batches(calib) for name, x in feeds.items() for i in range(len(x))]
-    onnx.save(library.quantize(proto, library.Dataset(single), subset_size=samples), out)
+    prepared = out.with_suffix(".prepared.onnx")
+    quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
+    return str(prepared)
 
 
-def neural_compressor(model: Path, calib: Path, out: Path) -> None:
+def nncf(*, controlled: bool) -> Quantizer:
+    """Of an onnx model for onnxruntime, of an OpenVINO model for openvino: NNCF's own way to each.
+
+    Accuracy control looks at the calibration samples, and allows its default of one point.
+    """
+
+    def run(target: str, model: Path, calib: Path, out: Path) -> None:
+        import nncf as library
+        import openvino as ov
+
+        native = target == "openvino"
+        source = ov.Core().read_model(str(model)) if native else onnx.load(model)
+        with np.load(calib) as arrays:
+            name = next(key for key in arrays.files if key != "labels")
+            items = list(zip(arrays[name], arrays["labels"], strict=True))
+        data = library.Dataset(items, lambda item: {name: item[0][None].astype(np.float32)})
+        make, more = library.quantize, ()
+        if controlled:
+            make, more = library.quantize_with_accuracy_control, (data, lambda *given: hits(name, *given))
+        made = make(source, data, *more, subset_size=len(items))
+        ov.save_model(made, out, compress_to_fp16=False) if native else onnx.save(made, out)
+
+    return run
+
+
+def hits(name: str, model, items) -> tuple[float, list[float]]:
+    """Top-1 of an onnx model, or of a compiled OpenVINO model, and whether each item is right."""
+    if isinstance(model, onnx.ModelProto):
+        import onnxruntime as ort
+
+        session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        answers = (session.run(None, {name: x[None].astype(np.float32)})[0] for x, _ in items)
+        pairs = zip(answers, items, strict=True)
+        right = [float(answer.argmax() == label) for answer, (_, label) in pairs]
+    else:
+        right = [float(model({name: x[None].astype(np.float32)})[0].argmax() == label) for x, label in items]
+    return float(np.mean(right)), right
+
+
+def neural_compressor(target: str, model: Path, calib: Path, out: Path) -> None:
     from onnx_neural_compressor import data_reader
     from onnx_neural_compressor.quantization import QuantFormat, config, quantize
 
@@ -110,32 +159,44 @@ def neural_compressor(model: Path, calib: Path, out: Path) -> None:
             return next(self.feeds, None)
 
         def rewind(self) -> None:
-            self.feeds = batches(calib)
+            self.feeds = samples(calib)
 
     chosen = config.StaticQuantConfig(Reader(), quant_format=QuantFormat.QDQ, per_channel=True)
-    quantize(str(model), str(out), chosen)
+    quantize(preprocessed(model, out), str(out), chosen)
 
 
-QUANTIZERS = {
+PLAIN = {"equalize": False, "round_weights": False}
+QUANTIZERS: dict[str, Quantizer] = {
     "fp32": inference,
-    "ours entropy": ours("entropy"),
+    "ours mixed": ours(precision="mixed"),
+    "ours": ours(),
     "ours minmax": ours("minmax"),
-    "ours minmax, plain": ours("minmax", equalize=False, correct_bias=False, round_weights=False),
-    "ours entropy, plain": ours("entropy", equalize=False, correct_bias=False, round_weights=False),
-    "ours minmax, not equalized": ours("minmax", equalize=False),
+    "ours percentile": ours("percentile"),
+    "ours mse": ours("mse"),
+    "ours plain": ours(**PLAIN),
+    "ours minmax plain": ours("minmax", **PLAIN),
     "quantize_static MinMax": quantize_static("MinMax"),
     "quantize_static Entropy": quantize_static("Entropy"),
-    "NNCF": nncf,
+    "quantize_static Entropy 256": quantize_static("Entropy", 256),
+    "quantize_static Entropy whole": quantize_static("Entropy", chunks=False),
+    "NNCF": nncf(controlled=False),
+    "NNCF accuracy control": nncf(controlled=True),
     "neural-compressor": neural_compressor,
 }
 
 
+def peak_mib() -> float:
+    """Largest resident size of this process; getrusage would count that of the process that started it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+
+
 def main() -> None:
-    name, *paths = sys.argv[1:]
+    name, target, *paths = sys.argv[1:]
+    resource.setrlimit(resource.RLIMIT_DATA, (LIMIT, LIMIT))
     start = time.perf_counter()
-    QUANTIZERS[name](*map(Path, paths))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"peak_mib": peak, "seconds": time.perf_counter() - start}))
+    QUANTIZERS[name](target, *map(Path, paths))
+    print(json.dumps({"peak_mib": peak_mib(), "seconds": time.perf_counter() - start}))
 
 
 if __name__ == "__main__":

@@ -25,8 +25,14 @@ from hqp_onnx.report import engines
 
 @click.command()
 @model_argument
-@click.option("--data", metavar="DATA", help="Calibration data; int8 needs them.")
-@click.option("--precision", type=click.Choice(["int8", "fp16"]), default="int8", show_default=True)
+@click.option("--data", metavar="DATA", help="Calibration data; int8 and mixed need them.")
+@click.option(
+    "--precision",
+    type=click.Choice(["int8", "mixed", "fp16"]),
+    default="int8",
+    show_default=True,
+    help="mixed: INT8 where it is faster on this machine.",
+)
 @target_option
 @calibration_option
 @click.option(

@@ -10,7 +10,7 @@ import pytest
 from oracle import run
 
 from hqp_onnx.model_io import to_graph, to_proto
-from hqp_onnx.passes.canonicalize import canonicalize
+from hqp_onnx.passes.canonicalize import canonicalize, canonicalize_with_shapes
 
 RNG = np.random.default_rng(0)
 
@@ -167,3 +167,14 @@ def test_half_of_the_batch_stays() -> None:
     ints = {"zero": [0], "one": [1], "two": [2], "minus": [-1]}
     values = {name: np.asarray(value, np.int64) for name, value in ints.items()}
     check(parse(body, **values), (2, 3, 9, 8), (4, 3, 9, 8), (8, 3, 9, 8))
+
+
+def test_pads_and_means_are_what_kernels_know() -> None:
+    body = "p = Pad(x, around) \n c = Conv(p, w) \n y = ReduceMean<axes=[2,3], keepdims=0>(c)"
+    arrays = {"around": np.array([0, 0, 0, 1, 0, 0, 1, 1]), "w": RNG.standard_normal((5, 3, 3, 3)).astype(np.float32)}
+    model = parse(body, 13, **arrays)
+    graph = check(model, (2, 3, 9, 8), (1, 3, 9, 8))
+    assert [node.op for node in graph.nodes] == ["Conv", "GlobalAveragePool", "Flatten"]
+    result, shapes = canonicalize_with_shapes(to_graph(model))
+    pooled = result.graph.nodes[1].outputs[0].name
+    assert shapes.sizes[pooled] == (2, 5, 1, 1) and shapes.varying[pooled] == (True, False, False, False)
