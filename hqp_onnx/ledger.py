@@ -18,6 +18,11 @@ from hqp_onnx.errors import UsageError
 
 T = TypeVar("T")
 
+LEDGER = "ledger.json"
+"""What was removed from the model that ships."""
+PRUNED_LEDGER = "pruned.ledger.json"
+"""What was removed from pruned.onnx, where that is something else."""
+
 
 @dataclass(frozen=True, slots=True)
 class Trial:

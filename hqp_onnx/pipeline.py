@@ -19,16 +19,18 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
 from hqp_onnx import cost, model_io, parity
 from hqp_onnx.candidates import Candidates
+from hqp_onnx.channel_map import PruningPlan
 from hqp_onnx.constraint import Budget
 from hqp_onnx.dataset import Dataset
 from hqp_onnx.errors import BudgetError
 from hqp_onnx.latency import measure
-from hqp_onnx.ledger import Ledger, Trial, write_text
+from hqp_onnx.ledger import LEDGER, PRUNED_LEDGER, Ledger, Trial, write_text
 from hqp_onnx.metrics import Metric, Scores, evaluate, load_metric
 from hqp_onnx.mixed_precision import faster_in_float, output_errors
 from hqp_onnx.moments import Moments, input_moments, load_moments, save_moments
@@ -61,11 +63,11 @@ from hqp_onnx.targets import target
 log = logging.getLogger(__name__)
 
 MOMENTS = "moments.npz"
-FILES = ("pruned.onnx", "int8.onnx", "fp16.onnx", "ledger.json")
+FILES = ("pruned.onnx", "int8.onnx", "fp16.onnx", LEDGER)
 SENSITIVITY_SAMPLES = 100
 RECOVERED = "+recovery"  # of a precision: the candidate is trained before it is judged
 RECOVERY_STEPS = 8  # of what the search may add by recovery: a trial is a training
-OPTIONAL = ("int8.onnx", "fp16.onnx", *parity.FILES, *(f"recovered/{name}" for name in FILES))
+OPTIONAL = (PRUNED_LEDGER, "int8.onnx", "fp16.onnx", *parity.FILES, *(f"recovered/{name}" for name in FILES))
 NOISE = 0.02  # of a ratio of latencies
 
 
@@ -356,8 +358,10 @@ class _Job:
             precision, count, shipped = made.get(last, made["pruned"])
             self._require_repeated(shipped, models[last])
             plan = self.candidates.plan(count)
-            ledger = removal_ledger(self.options.model, self.channels, plan)
-            write_text(shipped.with_name("ledger.json"), ledger)
+            self._write_ledger(plan, shipped.with_name(LEDGER))
+        fp32_plan = self.candidates.plan(removed)
+        if not np.array_equal(fp32_plan.removed, self.candidates.plan(made.get("hqp", made["pruned"])[1]).removed):
+            self._write_ledger(fp32_plan, output / PRUNED_LEDGER)
         rows = make_rows(models, self.sample)
         spent = self._spent(precision, count, rows[last].val_drop)
         report = Report(
@@ -385,6 +389,9 @@ class _Job:
         for large in (*cache.glob("*.onnx"), cache / MOMENTS):  # and soon made again
             large.unlink(missing_ok=True)
         return report
+
+    def _write_ledger(self, plan: PruningPlan, path: Path) -> None:
+        write_text(path, removal_ledger(self.options.model, self.channels, plan))
 
     def _with_engine(self, report: Report, precision: str, removed: int, models: Mapping[str, Measured]) -> Report:
         """The report, which holds good without it, and the engine; one in float16 is built from float32."""

@@ -17,6 +17,7 @@ import numpy as np
 from hqp_onnx.channel_map import BoolArray, ChannelMap, IntArray, ParamAxis
 from hqp_onnx.channels import analyze
 from hqp_onnx.errors import DataError, UsageError
+from hqp_onnx.ledger import LEDGER, PRUNED_LEDGER
 from hqp_onnx.model_io import sha256
 from hqp_onnx.steps import open_model
 
@@ -85,13 +86,15 @@ def find_lineage(models: Sequence[Path], ledgers: Sequence[Path]) -> Lineage | N
 
     Args:
         models: .onnx files, the original among them.
-        ledgers: given by the user. A ``ledger.json`` beside a model is read too, if it is of one of the models.
+        ledgers: given by the user. ``ledger.json`` and ``pruned.ledger.json`` beside a model are read too, if they are
+            of one of the models.
 
     Raises:
         DataError: a file that is no ledger.
         UsageError: a ledger that the user gave is of none of the models.
     """
-    beside = [path for path in dict.fromkeys(model.parent / "ledger.json" for model in models) if path.is_file()]
+    places = (model.parent / name for model in models for name in (LEDGER, PRUNED_LEDGER))
+    beside = [path for path in dict.fromkeys(places) if path.is_file()]
     read = {path: _read(path) for path in [*ledgers, *(path for path in beside if path not in ledgers)]}
     digests = {sha256(model): model for model in reversed(models)} if read else {}
     for path in ledgers:
