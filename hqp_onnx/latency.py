@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,9 +24,16 @@ class Latency:
 
 
 def measure(
-    sessions: Mapping[str, Runner], feeds: Mapping[str, Array], seconds: float = 4.0, runs: int = 400
+    sessions: Mapping[str, Runner],
+    feeds: Mapping[str, Array],
+    seconds: float = 4.0,
+    runs: int = 400,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Latency]:
-    """Latency of every session on the same feeds; rounds end after ``runs`` or ``seconds``, 20 at least."""
+    """Latency of every session on the same feeds; rounds end after ``runs`` or ``seconds``, 20 at least.
+
+    ``progress`` is called with the rounds done and the most that there can be.
+    """
     for session in sessions.values():
         for _ in range(WARM_UP):
             session.run(feeds)
@@ -37,6 +44,8 @@ def measure(
             start = time.perf_counter()
             session.run(feeds)
             times[name].append(1e3 * (time.perf_counter() - start))
+        if progress:
+            progress(done + 1, runs)
         if done >= 20 and time.perf_counter() > end:
             break
     return {name: _summary(np.asarray(values)) for name, values in times.items()}

@@ -125,7 +125,11 @@ def _blocks(nodes: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def output_errors(
-    nodes: Sequence[str], open_with: Open, batches: Iterable[Mapping[str, Array]], kept: Collection[str] = ()
+    nodes: Sequence[str],
+    open_with: Open,
+    batches: Iterable[Mapping[str, Array]],
+    kept: Collection[str] = (),
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, float]:
     """Relative squared error of the outputs when one node alone is quantized.
 
@@ -134,16 +138,19 @@ def output_errors(
         open_with: see ``Open``.
         batches: inputs; kept in memory.
         kept: nodes that stay in float throughout.
+        progress: called with the nodes judged and their number.
     """
     inputs = list(batches)
     everything = {*nodes, *kept}
     exact = [open_with(everything).run(feeds) for feeds in inputs]
     errors = {}
-    for node in nodes:
+    for done, node in enumerate(nodes, 1):
         session = open_with(everything - {node})
         pairs = [(want, session.run(feeds)) for want, feeds in zip(exact, inputs, strict=True)]
         wrong = sum(_square(got[name], want[name]) for want, got in pairs for name in want)
         errors[node] = wrong / max(sum(_square(y) for want in exact for y in want.values()), np.finfo(float).tiny)
+        if progress:
+            progress(done, len(nodes))
     return errors
 
 

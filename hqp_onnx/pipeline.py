@@ -219,7 +219,8 @@ class _Job:
         data = self.data["calib"]
         few = [batch.feeds for batch in islice(data, max(1, SENSITIVITY_SAMPLES // data.batch_size))]
         with self._timed("sensitivity to INT8"):
-            return output_errors(nodes, partial(self._open, removed), few, floats)
+            report = partial(self.progress, "sensitivity to INT8")
+            return output_errors(nodes, partial(self._open, removed), few, floats, report)
 
     def _faster(self, choices: Sequence[tuple[str, int]]) -> int:
         """Index of the fastest candidate."""

@@ -294,7 +294,8 @@ def prune_model(model: Model, options: Pruning, data: Dataset | None = None, pro
     channels = model.channels().restricted(options.keep, options.only)
     moments = None
     if data is not None and (options.compensate or options.saliency == "obs"):
-        moments = input_moments(model_io.to_proto(model.graph), None, data)
+        proto = model_io.to_proto(model.graph)
+        moments = input_moments(proto, None, data, progress=lambda n, total: progress("input moments", n, total))
     ranking = rank(
         model.graph,
         channels,
@@ -487,7 +488,11 @@ def open_session(path: Path, target_name: str = "onnxruntime", threads: int = 0)
 
 
 def benchmark(
-    paths: Sequence[Path], batch: int, threads: int = 0, target_name: str = "onnxruntime"
+    paths: Sequence[Path],
+    batch: int,
+    threads: int = 0,
+    target_name: str = "onnxruntime",
+    progress: Progress = silent,
 ) -> dict[str, Latency]:
     """Median latency of models run in turn on the same seeded input; keys are the paths."""
     if batch < 1:
@@ -495,4 +500,4 @@ def benchmark(
     sessions = {str(path): open_session(path, target_name, threads) for path in paths}
     first = next(iter(sessions.values()))
     feeds = example_feeds(model_io.to_graph(onnx.load(paths[0])), leading=first.batch or batch)
-    return measure(sessions, feeds)
+    return measure(sessions, feeds, progress=lambda done, total: progress("latency", done, total))

@@ -168,6 +168,8 @@ def bad_inputs(folder: Path) -> Iterator[tuple[str, list[str], str]]:
     )
     yield "a batch of zero", ["benchmark", str(GOOD), "--batch", "0"], "--batch"
     yield from bad_reports(folder)
+    yield from bad_configs(folder)
+    yield "a shell that is none", ["completion", "csh"], "bash, zsh, fish"
     yield from bad_builds(folder)
 
 
@@ -181,3 +183,27 @@ def bad_reports(folder: Path) -> Iterator[tuple[str, list[str], str]]:
     yield "a report that is cut off", ["report", str(folder / "no_json")], "not JSON"
     yield "a report of another kind", ["report", str(folder / "foreign")], "no 'model'"
     yield "a report that is a list", ["report", str(folder / "a_list")], "no 'model'"
+
+
+def bad_configs(folder: Path) -> Iterator[tuple[str, list[str], str]]:
+    """Files that `hqp --config` cannot take."""
+    wrong = {
+        "no TOML": ("[optimize\n", "not TOML"),
+        "an unknown section": ("[optimise]\nstep = 0.1\n", "unknown section [optimise]"),
+        "an option outside a section": ("step = 0.1\n", "unknown section [step]"),
+        "a command that is no section": ("optimize = 1\n", "expected a section [optimize]"),
+        "an unknown key": ("[optimize]\nmax_dropp = 0.1\n", "no option 'max_dropp': expected one of"),
+        "a number for a flag": ("[optimize]\nresume = 1\n", "expected true or false"),
+        "a string for a number": ('[optimize]\nstep = "0.1"\n', "expected a number"),
+        "a fraction for a count": ("[benchmark]\nbatch = 1.5\n", "expected a whole number"),
+        "true for a count": ("[benchmark]\nbatch = true\n", "expected a whole number"),
+        "a number for a string": ("[optimize]\nmetric = 1\n", "expected a string"),
+        "a string for a list": ('[optimize]\nkeep = "w"\n', "expected a list"),
+        "an unknown choice": ('[optimize]\nsearch = "magic"\n', "[optimize] search"),
+        "a value out of range": ("[benchmark]\nthreads = -1\n", "[benchmark] threads"),
+    }
+    for number, (what, (text, part)) in enumerate(wrong.items()):
+        file = folder / f"bad{number}.toml"
+        file.write_text(text)
+        yield f"options in a file: {what}", ["--config", str(file), "doctor"], part
+    yield "options in a file that is missing", ["--config", str(folder / "none.toml"), "doctor"], "none.toml"

@@ -19,7 +19,7 @@ from PIL import Image, ImageChops
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 VIEWS = {"light": (1200, False), "dark": (1200, True), "phone": (390, False)}
 TALL = 9000
-COLOURS = 64
+COLOURS = 256
 
 
 def main() -> None:

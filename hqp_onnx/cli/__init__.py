@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 
 from hqp_onnx import __version__
-from hqp_onnx.cli import environment, measurement, optimization, pruning, quantization, recovery, reporting
+from hqp_onnx.cli import config, environment, measurement, optimization, pruning, quantization, recovery, reporting
+from hqp_onnx.cli.arguments import FILE
 from hqp_onnx.errors import HqpError
 
 __all__ = ["cli", "main"]
@@ -35,12 +37,19 @@ def _fail(message: str, code: int) -> int:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="hqp")
-def cli() -> None:
+@click.option(
+    "--config", "config_file", type=FILE, metavar="FILE", help="Options by command. Default: hqp.toml, where it exists."
+)
+@click.pass_context
+def cli(context: click.Context, config_file: Path | None) -> None:
     """Prune and quantize exported ONNX models inside one accuracy budget.
 
     DATA is a .npz file (arrays named as the model's inputs, plus labels), a folder of images (one sub-folder per
     class) or a Polygraphy data-loader script file.py[:func].
+
+    hqp.toml may hold every option: a section per command, keys as on the command line, which wins.
     """
+    context.default_map = config.read(config_file, cli)
 
 
 for command in (
@@ -56,6 +65,8 @@ for command in (
     measurement.compare,
     reporting.report,
     environment.data_loader,
+    environment.doctor,
+    environment.completion,
     environment.setup,
 ):
     cli.add_command(command)

@@ -13,6 +13,7 @@ from hqp_onnx.saliency import ENGINES, LOSSES, SALIENCIES
 
 F = TypeVar("F", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
+DATA = click.Path()  # or file.py:func: a path for the shell's sake
 
 
 def _options(*decorators: Callable[[F], F]) -> Callable[[F], F]:

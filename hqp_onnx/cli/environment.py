@@ -1,4 +1,4 @@
-"""What surrounds a model: other tools, optional parts."""
+"""What surrounds a model: other tools, this machine, the shell, optional parts."""
 
 from __future__ import annotations
 
@@ -6,23 +6,60 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import get_completion_class
 
-from hqp_onnx.cli.arguments import FILE, preprocess_option
+from hqp_onnx.cli.arguments import DATA, FILE, json_option, preprocess_option
+from hqp_onnx.cli.output import give_json, out
+from hqp_onnx.doctor import examine
+from hqp_onnx.errors import UsageError
 from hqp_onnx.gradients import ort_training
 from hqp_onnx.plugins.data_loader import write_script
+from hqp_onnx.report import doctor_tables
+
+SHELLS = ("bash", "zsh", "fish")
 
 
 @click.command()
-@click.argument("data", metavar="DATA")
+@click.argument("data", type=DATA, metavar="DATA")
 @click.option("--model", type=FILE, required=True, help="The model whose inputs DATA feed.")
 @click.option("--batch", type=int, help="Samples per batch. Default: the model's own, or 1 where that is dynamic.")
 @click.option("--limit", type=int, help="Only the first so many samples.")
 @preprocess_option
 @click.option("-o", "--output", type=FILE, required=True, metavar="FILE.py")
-def data_loader(data: str, model: Path, output: Path, **chosen: Any) -> None:
+@json_option
+def data_loader(data: str, model: Path, output: Path, json_file: Path | None, **chosen: Any) -> None:
     """Write DATA as a script for Polygraphy's --data-loader-script."""
     feeds = write_script(data, model, output, **chosen)
-    click.echo(f"{output}: {len(feeds)} batches of {feeds.dataset.batch_size}")
+    size = feeds.dataset.batch_size
+    if not give_json({"output": str(output), "batches": len(feeds), "batch_size": size}, json_file):
+        click.echo(f"{output}: {len(feeds)} batches of {size}")
+
+
+@click.command()
+@json_option
+def doctor(json_file: Path | None) -> None:
+    """Say what this machine can run: versions, processor, GPU, and what each target needs."""
+    found = examine()
+    if not give_json(found.json(), json_file):
+        out.print(doctor_tables.machine_table(found))
+        out.print(doctor_tables.targets_table(found))
+
+
+@click.command()
+@click.argument("shell", metavar="|".join(SHELLS))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    r"""Print a script that completes commands and options.
+
+    \b
+    bash: hqp completion bash > ~/.local/share/bash-completion/completions/hqp
+    zsh:  hqp completion zsh > a file _hqp in a folder of $fpath
+    fish: hqp completion fish > ~/.config/fish/completions/hqp.fish
+    """
+    maker = get_completion_class(shell) if shell in SHELLS else None
+    if maker is None:
+        raise UsageError(f"no completion for '{shell}': expected one of {', '.join(SHELLS)}")
+    click.echo(maker(context.find_root().command, {}, "hqp", "_HQP_COMPLETE").source())
 
 
 @click.group()
@@ -31,6 +68,9 @@ def setup() -> None:
 
 
 @setup.command()
-def training() -> None:
+@json_option
+def training(json_file: Path | None) -> None:
     """Install onnxruntime-training, apart from onnxruntime, for `hqp score --gradients ort-training`."""
-    click.echo(str(ort_training.install()))
+    folder = str(ort_training.install())
+    if not give_json({"folder": folder}, json_file):
+        click.echo(folder)

@@ -9,6 +9,7 @@ import click
 
 from hqp_onnx import engine, steps
 from hqp_onnx.cli.arguments import (
+    DATA,
     FILE,
     json_option,
     metric_option,
@@ -28,7 +29,7 @@ from hqp_onnx.targets import target as goal
 
 @click.command()
 @model_argument
-@click.option("--data", required=True, metavar="DATA")
+@click.option("--data", required=True, type=DATA, metavar="DATA")
 @metric_option
 @click.option("--reference", type=FILE, help="The original model, for --metric agreement.")
 @target_option
@@ -60,7 +61,10 @@ def evaluate(
 @click.option("--batch", type=int, help="Default: 1, or what an engine was built for.")
 @click.option("--threads", type=click.IntRange(0), default=0)
 @json_option
-def benchmark(models: tuple[Path, ...], target: str, batch: int | None, threads: int, json_file: Path | None) -> None:
+@quiet_option
+def benchmark(
+    models: tuple[Path, ...], target: str, batch: int | None, threads: int, json_file: Path | None, quiet: bool
+) -> None:
     """Measure the latency of MODELS in turn; ratios are to the first. Engines run on the GPU, with joules."""
     engine_files = [path.suffix == ".engine" for path in models]
     if any(engine_files) and not all(engine_files):
@@ -72,7 +76,8 @@ def benchmark(models: tuple[Path, ...], target: str, batch: int | None, threads:
         return
     runtime = runtime_name(goal(target))
     batch = 1 if batch is None else batch
-    results = steps.benchmark(models, batch, threads, target)
+    with Display(quiet) as display:
+        results = steps.benchmark(models, batch, threads, target, display)
     first = next(iter(results.values())).median_ms
     rows = [{"model": name, "speedup": first / latency.median_ms, **vars(latency)} for name, latency in results.items()]
     if not give_json({"target": target, "runtime": runtime, "batch": batch, "models": rows}, json_file):
@@ -81,7 +86,7 @@ def benchmark(models: tuple[Path, ...], target: str, batch: int | None, threads:
 
 @click.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL[@TARGET] ...")
-@click.option("--data", required=True, metavar="DATA")
+@click.option("--data", required=True, type=DATA, metavar="DATA")
 @click.option("--metric", help="top1, top5 or FILE.py:func. Default: top1, where there are labels and classes.")
 @click.option("--ledger", "ledgers", type=FILE, multiple=True, help="Of a pruned model, if not ledger.json beside it.")
 @click.option(

@@ -9,6 +9,7 @@ import click
 
 from hqp_onnx import pipeline
 from hqp_onnx.cli.arguments import (
+    DATA,
     FILE,
     MULTIPLE_HELP,
     augment_option,
@@ -26,14 +27,19 @@ from hqp_onnx.cli.arguments import (
 from hqp_onnx.cli.output import Display, give_json, out
 from hqp_onnx.options import PRECISIONS, Options
 from hqp_onnx.report import tables
+from hqp_onnx.report.writing import HTML
 from hqp_onnx.search import SEARCHES
 
 
 @click.command()
 @model_argument
-@click.option("--calib", required=True, metavar="DATA", help="Calibration data: sensitivity, ranges, compensation.")
-@click.option("--val", required=True, metavar="DATA", help="Validation data: every candidate is judged on it.")
-@click.option("--test", metavar="DATA", help="Test data: only the report uses it.")
+@click.option(
+    "--calib", required=True, type=DATA, metavar="DATA", help="Calibration data: sensitivity, ranges, compensation."
+)
+@click.option(
+    "--val", required=True, type=DATA, metavar="DATA", help="Validation data: every candidate is judged on it."
+)
+@click.option("--test", type=DATA, metavar="DATA", help="Test data: only the report uses it.")
 @click.option("--max-drop", type=float, default=0.015, show_default=True, help="Budget, as a fraction of the metric.")
 @click.option("--step", type=float, default=0.01, show_default=True, help="Share of the units removed per step.")
 @click.option(
@@ -81,7 +87,7 @@ def optimize(quiet: bool, json_file: Path | None, **chosen: Any) -> None:
             tables.budget_line(report),
             *tables.cost_lines(report.cost),
             *report.notes,
-            f"Wrote {report.shipped}",
+            f"Wrote {report.shipped}; {chosen['output'] / HTML} shows it",
         ):
             click.echo(line)
     if not report.met:

@@ -5,17 +5,28 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from hqp_onnx.ledger import write_text
 from hqp_onnx.model_io import json_text
 
-out = Console(width=None if sys.stdout.isatty() else 140)
+BEAT_S = 30.0
+out = Console(width=None if sys.stdout.isatty() else 140, markup=False)
 
 
 def give_json(value: Any, file: Path | None) -> bool:
@@ -30,24 +41,41 @@ def give_json(value: Any, file: Path | None) -> bool:
 
 
 class Display:
-    """Progress bars on a terminal; one line per finished stage when piped; nothing if quiet."""
+    """Progress with rate and remaining time: bars on a terminal, lines when piped, nothing if quiet.
 
-    def __init__(self, quiet: bool) -> None:
-        console = Console(stderr=True, quiet=quiet)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    A piped stage says where it is every ``BEAT_S`` seconds, and how long it took; ``evaluation`` has no last line,
+    since a verdict follows it.
+    """
+
+    def __init__(self, quiet: bool, console: Console | None = None) -> None:
+        console = console or Console(stderr=True, quiet=quiet)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
         self._bars = Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
-        self._task: TaskID | None = None
-        self._plain = not quiet and not console.is_terminal
+        self._task = self._bars.add_task("", total=None, visible=False)
+        self._console, self._plain = console, not quiet and not console.is_terminal
+        self._stage, self._done = "", 0
+        self._began = self._said = self._last = time.perf_counter()
         logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s", force=True)
         logging.getLogger().handlers = [_ConsoleHandler(console)]
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """A stage has done so much of its total."""
-        if self._plain and done == total and stage != "evaluation":
-            click.echo(f"{stage}: {total} samples", err=True)
-        if self._task is None:
-            self._task = self._bars.add_task(stage)
-        self._bars.update(self._task, description=stage, completed=done, total=total)
+        if stage != self._stage or done <= self._done:
+            self._bars.reset(self._task, description=stage, visible=True)
+            self._began = self._said = self._last
+        self._stage, self._done = stage, done
+        self._bars.update(self._task, completed=done, total=total)
+        now = self._last = time.perf_counter()
+        rate = done / max(now - self._began, 1e-9)
+        if done >= total:
+            self._say(f"{stage}: {total} in {now - self._began:.1f} s, {rate:.3g}/s", stage != "evaluation")
+        elif now - self._said > BEAT_S:
+            self._said = now
+            self._say(f"{stage}: {done} of {total}, {rate:.3g}/s, {(total - done) / rate:.0f} s left")
+
+    def _say(self, line: str, wanted: bool = True) -> None:
+        if self._plain and wanted:
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def __enter__(self) -> Display:
         self._bars.start()
@@ -55,6 +83,14 @@ class Display:
 
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
+
+
+class _Rate(ProgressColumn):
+    """Steps per second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.3g}/s")
 
 
 class _ConsoleHandler(logging.Handler):

@@ -9,6 +9,7 @@ import click
 
 from hqp_onnx import steps
 from hqp_onnx.cli.arguments import (
+    DATA,
     FILE,
     MULTIPLE_HELP,
     gradient_options,
@@ -36,26 +37,36 @@ def inspect(model: Path, json_file: Path | None) -> None:
 
 @click.command()
 @model_argument
-@click.option("--data", required=True, metavar="DATA")
+@click.option("--data", required=True, type=DATA, metavar="DATA")
 @click.option("--saliency", type=saliency_choice, default="fisher", show_default=True)
 @gradient_options
 @preprocess_option
 @click.option("-o", "--output", type=FILE, required=True, help="scores.npz: filter/<weight> and unit.")
+@json_option
 @quiet_option
 def score(
-    model: Path, data: str, saliency: str, preprocess: Path | None, output: Path, quiet: bool, **chosen: Any
+    model: Path,
+    data: str,
+    saliency: str,
+    preprocess: Path | None,
+    output: Path,
+    json_file: Path | None,
+    quiet: bool,
+    **chosen: Any,
 ) -> None:
     """Write the saliency of every filter and unit of MODEL."""
     with Display(quiet) as display:
         ranking = steps.score(model, data, output, saliency, preprocess, display, **chosen)
-    click.echo(f"{output}: {len(ranking.filters)} weights, {len(ranking.units)} units")
+    filters = {name: len(values) for name, values in ranking.filters.items()}
+    if not give_json({"output": str(output), "filters": filters, "units": len(ranking.units)}, json_file):
+        click.echo(f"{output}: {len(filters)} weights, {len(ranking.units)} units")
 
 
 @click.command()
 @model_argument
 @click.option("--sparsity", type=float, required=True, help="Share of the prunable units to remove.")
 @click.option("--saliency", type=saliency_choice, default="l2", show_default=True)
-@click.option("--data", metavar="DATA", help="Calibration data, for fisher, taylor, obs and --compensate.")
+@click.option("--data", type=DATA, metavar="DATA", help="Calibration data, for fisher, taylor, obs and --compensate.")
 @click.option("--compensate/--no-compensate", default=False, show_default=True)
 @click.option(
     "--min-width", type=float, default=0.0, show_default=True, help="Share of every tensor's units that stays."
@@ -66,6 +77,7 @@ def score(
 @preprocess_option
 @click.option("--ledger", type=FILE, help="Write what was removed, as JSON.")
 @click.option("-o", "--output", type=FILE, required=True)
+@json_option
 @quiet_option
 def prune(
     model: Path,
@@ -73,6 +85,7 @@ def prune(
     data: str | None,
     preprocess: Path | None,
     ledger: Path | None,
+    json_file: Path | None,
     quiet: bool,
     **chosen: Any,
 ) -> None:
@@ -80,6 +93,8 @@ def prune(
     with Display(quiet) as display:
         options = Pruning(**chosen)
         pruned = steps.prune(model, output, options, data=data, preprocess=preprocess, ledger=ledger, progress=display)
-    click.echo(f"{output}: {pruned.units} of {pruned.prunable} prunable units removed")
-    for note in pruned.notes:
-        click.echo(note)
+    found = {"output": str(output), "removed": pruned.units, "prunable": pruned.prunable, "notes": list(pruned.notes)}
+    if not give_json(found, json_file):
+        click.echo(f"{output}: {pruned.units} of {pruned.prunable} prunable units removed")
+        for note in pruned.notes:
+            click.echo(note)

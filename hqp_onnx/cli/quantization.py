@@ -11,21 +11,23 @@ from hqp_onnx import engine, steps
 from hqp_onnx.build import build_file
 from hqp_onnx.calibration_export import TENSORRT_VERSION
 from hqp_onnx.cli.arguments import (
+    DATA,
     FILE,
     calibration_option,
+    json_option,
     model_argument,
     preprocess_option,
     quiet_option,
     target_option,
 )
-from hqp_onnx.cli.output import Display
+from hqp_onnx.cli.output import Display, give_json
 from hqp_onnx.model_io import stored_bytes
 from hqp_onnx.report import engines
 
 
 @click.command()
 @model_argument
-@click.option("--data", metavar="DATA", help="Calibration data; int8 and mixed need them.")
+@click.option("--data", type=DATA, metavar="DATA", help="Calibration data; int8 and mixed need them.")
 @click.option(
     "--precision",
     type=click.Choice(["int8", "mixed", "fp16"]),
@@ -55,6 +57,7 @@ from hqp_onnx.report import engines
 )
 @preprocess_option
 @click.option("-o", "--output", type=FILE, required=True)
+@json_option
 @quiet_option
 def quantize(
     model: Path,
@@ -63,21 +66,24 @@ def quantize(
     calibration: str,
     preprocess: Path | None,
     output: Path,
+    json_file: Path | None,
     quiet: bool,
     **chosen: Any,
 ) -> None:
     """Quantize MODEL to INT8, store weights in INT4, or convert to float16."""
     with Display(quiet) as display:
         notes = steps.quantize_file(model, output, data, target, calibration, preprocess, display, **chosen)
-    size = stored_bytes(output)
-    click.echo(f"{output}: {size / 1e6:.2f} MB, {size / stored_bytes(model):.2f} of the original")
-    for note in notes:
-        click.echo(note)
+    size, before = stored_bytes(output), stored_bytes(model)
+    found = {"output": str(output), "bytes": size, "original_bytes": before, "notes": list(notes)}
+    if not give_json(found, json_file):
+        click.echo(f"{output}: {size / 1e6:.2f} MB, {size / before:.2f} of the original")
+        for note in notes:
+            click.echo(note)
 
 
 @click.command()
 @model_argument
-@click.option("--data", metavar="DATA", help="Calibration data, for INT8 of a float model.")
+@click.option("--data", type=DATA, metavar="DATA", help="Calibration data, for INT8 of a float model.")
 @click.option(
     "--precision",
     type=click.Choice(engine.PRECISIONS),
@@ -103,10 +109,12 @@ def quantize(
 )
 @preprocess_option
 @click.option("-o", "--output", type=FILE, required=True, help="model.engine; model.engine.json says how it was built.")
+@json_option
 @quiet_option
-def build(quiet: bool, **chosen: Any) -> None:
+def build(quiet: bool, json_file: Path | None, **chosen: Any) -> None:
     """Build a TensorRT engine of MODEL (float, or INT8 with Q/DQ) for this GPU, or prepare it for another."""
     with Display(quiet) as display:
         report = build_file(engine.BuildOptions(**chosen), display)
-    for line in engines.build_lines(report, chosen["output"]):
-        click.echo(line)
+    if not give_json(report, json_file):
+        for line in engines.build_lines(report, chosen["output"]):
+            click.echo(line)

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from hqp_onnx.cli.arguments import FILE, augment_option, preprocess_option, quiet_option
-from hqp_onnx.cli.output import Display
+from hqp_onnx.cli.arguments import DATA, FILE, augment_option, json_option, preprocess_option, quiet_option
+from hqp_onnx.cli.output import Display, give_json
 from hqp_onnx.recover_file import recover_file
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.recovery.settings import LOSSES
@@ -17,7 +17,7 @@ from hqp_onnx.recovery.settings import LOSSES
 @click.command()
 @click.argument("student", type=FILE)
 @click.option("--teacher", type=FILE, required=True, metavar="MODEL", help="The original that STUDENT was made of.")
-@click.option("--data", required=True, metavar="DATA", help="Samples; labels are not read.")
+@click.option("--data", type=DATA, required=True, metavar="DATA", help="Samples; labels are not read.")
 @click.option("--epochs", type=int, default=2, show_default=True)
 @click.option("--ledger", type=FILE, help="What was removed, if not ledger.json beside STUDENT.")
 @click.option("--rate", type=float, default=Recovery.rate, show_default=True, help="Peak of the learning rate.")
@@ -29,6 +29,7 @@ from hqp_onnx.recovery.settings import LOSSES
 @click.option("--checkpoint", type=FILE, help="Written after every epoch; the same command goes on from it.")
 @preprocess_option
 @click.option("-o", "--output", type=FILE, required=True)
+@json_option
 @quiet_option
 def recover(
     student: Path,
@@ -38,6 +39,7 @@ def recover(
     checkpoint: Path | None,
     preprocess: Path | None,
     output: Path,
+    json_file: Path | None,
     quiet: bool,
     **chosen: Any,
 ) -> None:
@@ -55,6 +57,7 @@ def recover(
             preprocess=preprocess,
             progress=display,
         )
-    for note in notes:
-        click.echo(note)
-    click.echo(f"Wrote {output}")
+    if not give_json({"output": str(output), "notes": list(notes)}, json_file):
+        for note in notes:
+            click.echo(note)
+        click.echo(f"Wrote {output}")

@@ -12,7 +12,7 @@ def machine(threads: int, runtime: str) -> dict[str, str]:
     """What the measurements were made on."""
     return {
         "system": platform.platform(terse=True),
-        "processor": _processor(),
+        "processor": processor(),
         "runtime": runtime,
         "threads": str(threads or "the runtime's choice"),
         "onnxruntime": onnxruntime().__version__,
@@ -20,7 +20,8 @@ def machine(threads: int, runtime: str) -> dict[str, str]:
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor and its cores, in words."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

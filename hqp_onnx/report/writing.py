@@ -10,7 +10,6 @@ from typing import Any
 from hqp_onnx.errors import DataError
 from hqp_onnx.ledger import write_text
 from hqp_onnx.model_io import json_text
-from hqp_onnx.report.html import render
 from hqp_onnx.report.results import Report
 
 JSON, HTML = "report.json", "report.html"
@@ -21,7 +20,7 @@ def write_report(report: Report, folder: Path) -> None:
     """``report.json`` and ``report.html`` in ``folder``."""
     values = json_text(report.json())
     write_text(folder / JSON, values)
-    write_text(folder / HTML, render(json.loads(values), folder))
+    _write_page(json.loads(values), folder)
 
 
 def rewrite_html(folder: Path) -> Path:
@@ -33,8 +32,14 @@ def rewrite_html(folder: Path) -> Path:
     report = _read(folder / JSON)
     if not any((folder / name).is_file() for name in ("int8.onnx", "fp16.onnx", "pruned.onnx")):
         raise DataError(f"{folder}: has a report and none of its models: expected the folder that `hqp optimize` wrote")
-    write_text(folder / HTML, render(report, folder))
+    _write_page(report, folder)
     return folder / HTML
+
+
+def _write_page(report: Mapping[str, Any], folder: Path) -> None:
+    from hqp_onnx.report.html import render  # svg.py takes 0.1 s to import, which every start of `hqp` would pay
+
+    write_text(folder / HTML, render(report, folder))
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -180,9 +180,9 @@ def test_rows_that_are_not_known_yet_are_shown(folder: Path, report: dict[str, A
     engine |= {"admitted": True, "latency_p99_ms": 9.0, "batch": 8}
     shown = Page(render({**report, "after_recovery": row, "engine": engine}, folder))
     names = [e["text"] for e in shown.all("text", **{"class": "name"})]
-    assert {"after recovery", "Engine, on the GPU"} <= set(names)
+    assert {"After recovery", "Engine, on the GPU"} <= set(names)
     heads = [e["text"] for e in shown.all("th", scope="row")]
-    assert heads.count("after recovery") == 2
+    assert heads.count("After recovery") == 2
 
 
 def test_names_from_the_model_are_text(folder: Path, report: dict[str, Any]) -> None:

@@ -62,10 +62,9 @@ def _sections(report: Data, folder: Path, name: str) -> Iterator[Html]:
         saliency(report["saliency_histogram"], report["settings"]["saliency"]),
         layers(report["layers"]),
     ]
-    frozen = _section("frozen", "Channels that stay, and why", *_frozen(report))
-    yield tag("div", *map(_figure, figures), frozen, class_="grid")
+    yield tag("div", *map(_figure, figures), _section("cost", "What it cost", *_cost(report)), class_="grid")
+    yield _section("frozen", "Channels that stay, and why", *_frozen(report))
     yield _section("run", "How to run it", *map(_recipe, recipes(report, folder)))
-    yield _section("cost", "What it cost", *_cost(report))
     yield _section("origin", "How it was made", *_origin(report))
 
 
@@ -86,11 +85,13 @@ def _summary(report: Data, rows: Mapping[str, Data], name: str) -> Html:
     }
     interval = f"95 % interval {100 * row['drop_low']:.2f} to {100 * row['drop_high']:.2f}"
     drop = f"{100 * row['drop']:.2f} points ({interval})"
-    verdict = "inside" if report["budget_met"] else "the best found, but what was asked for is outside"
-    text = (
-        f"{shipped} loses {drop} on {report['samples']} samples of {report['data']}. On the validation data it is "
-        f"{verdict} the budget of {100 * report['settings']['max_drop']:g} points."
+    limit = f"the budget of {100 * report['settings']['max_drop']:g} points on the validation data"
+    verdict = (
+        f"It is inside {limit}."
+        if report["budget_met"]
+        else f"It is the best found: what was asked for misses {limit}."
     )
+    text = f"{shipped} loses {drop} on {report['samples']} samples of {report['data']}. {verdict}"
     cards = [tag("div", tag("dt", words), tag("dd", value)) for words, value in facts.items()]
     kind = "met" if report["budget_met"] else "missed"
     return tag("header", tag("h1", name), tag("dl", *cards), tag("p", text, class_=kind))
@@ -174,12 +175,12 @@ def _recipe(recipe: Recipe) -> Html:
 
 def _cost(report: Data) -> list[Html]:
     cost = report["cost_model"]
-    rows = [("C_HQP, measured", f"{cost['c_hqp']:.0f} s")]
+    rows = [("C_HQP, measured", f"{cost['c_hqp']:.0f}\u00a0s")]
     if cost["c_qat"]:
         estimate = cost["qat_estimate"]
         of = f"{estimate['epochs']} epochs of {estimate['train_samples']} samples"
-        rows.append((f"C_QAT, estimated: quantization-aware training, {of}", f"{cost['c_qat']:.0f} s"))
-    rows += [(stage, f"{seconds:.1f} s") for stage, seconds in report["seconds"].items()]
+        rows.append((f"C_QAT, estimated: quantization-aware training, {of}", f"{cost['c_qat']:.0f}\u00a0s"))
+    rows += [(stage, f"{seconds:.1f}\u00a0s") for stage, seconds in report["seconds"].items()]
     words = f"{cost['t_prune']} trials of {cost['d_val']} samples; sensitivity on {cost['d_calib']} samples."
     return [tag("p", words), table("Wall-clock time", ("stage", "time"), rows)]
 

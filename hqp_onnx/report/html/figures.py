@@ -25,4 +25,4 @@ class Figure:
 
 def title_of(name: str) -> str:
     """A row's name in words."""
-    return TITLES.get(name, name.replace("_", " "))
+    return TITLES.get(name, name.replace("_", " ").capitalize())

@@ -70,7 +70,7 @@ def budget(spent: Mapping[str, float], max_drop: float, precision: str) -> Figur
     steps, reached = [], 0.0
     for name, drop in spent.items():
         if name != "left":
-            steps.append((titles.get(name, name), reached, reached + 100 * drop))
+            steps.append((titles.get(name, name.capitalize()), reached, reached + 100 * drop))
             reached += 100 * drop
     limit = 100 * max_drop
     ends = [end for _, _, end in steps]

@@ -39,8 +39,9 @@ def trials(found: Sequence[Data], baseline: float, max_drop: float) -> Figure:
     drawn = y_axis(y, "metric on the validation data, %")
     drawn += _phases(found, x, bottom)
     drawn += [line(LEFT, y(required), WIDTH - RIGHT, y(required), "limit")]
+    size = min(4.0, max(2.0, 200 / max(len(found), 1)))
     for number, (trial, value) in enumerate(zip(found, values, strict=True), 1):
-        drawn.append(_mark(trial["accepted"], x(number), y(value), _trial_words(number, trial)))
+        drawn.append(_mark(trial["accepted"], x(number), y(value), size, _trial_words(number, trial)))
     drawn += x_axis(x, bottom, _numbers(len(found)), "trial")
     accepted = sum(trial["accepted"] for trial in found)
     caption = (
@@ -75,11 +76,12 @@ def _phases(found: Sequence[Data], x: Scale, bottom: float) -> list[svg.Element]
     return drawn
 
 
-def _mark(accepted: bool, x: float, y: float, says: str) -> svg.Element:
+def _mark(accepted: bool, x: float, y: float, size: float, says: str) -> svg.Element:
     title: list[svg.Element] = [svg.Title(text=says)]
     if accepted:
-        return svg.Circle(cx=x, cy=y, r=4, class_=["accepted"], elements=title)
-    ends = [svg.MoveTo(x - 4, y - 4), svg.LineTo(x + 4, y + 4), svg.MoveTo(x - 4, y + 4), svg.LineTo(x + 4, y - 4)]
+        return svg.Circle(cx=x, cy=y, r=size, class_=["accepted"], elements=title)
+    left, right, top, bottom = (round(value, 2) for value in (x - size, x + size, y - size, y + size))
+    ends = [svg.MoveTo(left, top), svg.LineTo(right, bottom), svg.MoveTo(left, bottom), svg.LineTo(right, top)]
     return svg.Path(d=list(ends), class_=["rejected"], elements=title)
 
 

@@ -1,0 +1,105 @@
+"""Options from a file: a section per command, a key per option, named as on the command line.
+
+    [optimize]
+    model = "model.onnx"          # arguments too
+    max-drop = 0.01
+    compensate = false            # --no-compensate
+    keep = ["conv1*", "head*"]    # options that may be repeated
+
+The command line wins. Paths are relative to the working folder, as they are there.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hqp_onnx.errors import UsageError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+DEFAULT = Path("hqp.toml")
+_KINDS: tuple[tuple[type[click.ParamType[Any]], tuple[type, ...], str], ...] = (
+    (type(click.BOOL), (bool,), "true or false"),
+    (type(click.INT), (int,), "a whole number"),
+    (type(click.FLOAT), (int, float), "a number"),
+)
+
+
+def read(path: Path | None, group: click.Group) -> dict[str, dict[str, Any]]:
+    """Defaults of the commands of ``group``, as click's ``default_map`` takes them.
+
+    Args:
+        path: None takes ``hqp.toml`` in the working folder if it is there.
+        group: the commands.
+
+    Raises:
+        UsageError: no such file, not TOML, or a section, key or value that no command knows.
+    """
+    if path is None and not DEFAULT.is_file():
+        return {}
+    file = DEFAULT if path is None else path
+    commands = {name: command for name, command in group.commands.items() if not isinstance(command, click.Group)}
+    return {name: _section(file, name, values, commands) for name, values in _parse(file).items()}
+
+
+def names(command: click.Command) -> dict[str, click.Parameter]:
+    """Every key of a command's section and what it sets."""
+    return {_key(parameter): parameter for parameter in command.params}
+
+
+def _key(parameter: click.Parameter) -> str:
+    long = [word[2:] for word in parameter.opts if word.startswith("--")]
+    return long[0] if long else str(parameter.name)
+
+
+def _parse(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise UsageError(f"{file}: cannot be read ({e.strerror}). Expected a TOML file with options") from e
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise UsageError(f"{file}: not TOML: {e}") from e
+
+
+def _section(file: Path, name: str, values: Any, commands: Mapping[str, click.Command]) -> dict[str, Any]:
+    if name not in commands:
+        raise UsageError(f"{file}: unknown section [{name}]: expected one of {', '.join(sorted(commands))}")
+    if not isinstance(values, dict):
+        raise UsageError(f"{file}: '{name}' is a command: expected a section [{name}] with its options")
+    known = names(commands[name])
+    chosen = {}
+    for key, value in values.items():
+        parameter = known.get(key.replace("_", "-"), known.get(key))
+        if parameter is None:
+            raise UsageError(f"{file}: [{name}] has no option '{key}': expected one of {', '.join(sorted(known))}")
+        _check(f"{file}: [{name}] {key}", parameter, value, commands[name])
+        chosen[str(parameter.name)] = value
+    return chosen
+
+
+def _check(where: str, parameter: click.Parameter, value: Any, command: click.Command) -> None:
+    many = parameter.multiple or parameter.nargs != 1
+    if many and not isinstance(value, list):
+        raise UsageError(f"{where} is {value!r}: expected a list, as [{value!r}]")
+    accepted, words = _kind(parameter)
+    for item in value if many else [value]:
+        if not isinstance(item, accepted) or (isinstance(item, bool) and bool not in accepted):
+            raise UsageError(f"{where} is {item!r}: expected {words}")
+    try:
+        parameter.type_cast_value(click.Context(command), value)
+    except click.BadParameter as e:
+        raise UsageError(f"{where}: {e.message}") from e
+
+
+def _kind(parameter: click.Parameter) -> tuple[tuple[type, ...], str]:
+    """Types of TOML that a parameter takes, and their name."""
+    found = (kind[1:] for kind in _KINDS if isinstance(parameter.type, kind[0]))
+    return next(found, ((str,), "a string"))

@@ -1,0 +1,212 @@
+"""hqp.toml, completion, doctor, progress: what surrounds the commands."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import onnxruntime
+import pytest
+from rich.console import Console
+from small_model import small_data, small_model
+from test_cli import hqp
+
+from hqp_onnx.cli import cli, config, output
+from hqp_onnx.doctor import examine, instructions
+
+NO_RESULT = {"completion"}
+LONG = {"optimize", "score", "prune", "quantize", "build", "evaluate", "benchmark", "compare"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a model and data."""
+    (tmp_path / "model.onnx").write_bytes(small_model().SerializeToString())
+    np.savez(tmp_path / "data.npz", **small_data())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def leaves() -> dict[str, click.Command]:
+    return {name: command for name, command in cli.commands.items() if not isinstance(command, click.Group)}
+
+
+def test_every_result_can_be_json_and_all_long_work_quiet() -> None:
+    options = {name: {word for p in command.params for word in p.opts} for name, command in leaves().items()}
+    assert {name for name, words in options.items() if "--json" not in words} == NO_RESULT
+    assert {name for name, words in options.items() if "--quiet" in words} == LONG
+
+
+def test_every_option_can_stand_in_the_file(folder: Path) -> None:
+    samples: dict[str, Any] = {"boolean": True, "integer": 1, "float": 0.5, "integer range": 1, "float range": 0.5}
+    text, count = "", 0
+    for name, command in leaves().items():
+        text += f"[{name}]\n"
+        for parameter in command.params:
+            key = next((word[2:] for word in parameter.opts if word.startswith("--")), parameter.name)
+            known = parameter.type.choices[0] if isinstance(parameter.type, click.Choice) else "x"
+            value = samples.get(parameter.type.name, known)
+            text += f"{key} = {json.dumps([value] if parameter.multiple or parameter.nargs != 1 else value)}\n"
+            count += 1
+    (folder / "hqp.toml").write_text(text)
+    found = config.read(None, cli)
+    assert count > 100
+    assert sum(len(values) for values in found.values()) == count
+    assert found["optimize"]["engine"] == "native"  # --gradients, by the name that the function takes
+
+
+def test_the_file_sets_arguments_and_options_and_the_command_line_wins(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "hqp.toml").write_text(
+        '[prune]\nmodel = "model.onnx"\nsparsity = 0.5\noutput = "a.onnx"\nkeep = ["w1"]\n'
+    )
+    assert hqp(monkeypatch, "prune", "--json", "-") == 0
+    first = json.loads(capfd.readouterr().out)
+    assert (first["output"], first["prunable"], first["removed"]) == ("a.onnx", 24, 12)  # w1's 16 units stay
+    assert hqp(monkeypatch, "prune", "--sparsity", "0.25", "-o", "b.onnx", "--json", "-") == 0
+    assert json.loads(capfd.readouterr().out)["removed"] == 6
+    (folder / "other.toml").write_text('[prune]\nmodel = "model.onnx"\nsparsity = 0.5\noutput = "c.onnx"\n')
+    assert hqp(monkeypatch, "--config", "other.toml", "prune", "--json", "-") == 0
+    assert json.loads(capfd.readouterr().out)["prunable"] == 40
+
+
+def test_commands_write_json_of_what_they_did(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def said(*arguments: str) -> dict[str, Any]:
+        assert hqp(monkeypatch, *arguments, "--json", "-", *(["--quiet"] if arguments[0] in LONG else [])) == 0
+        shown = capfd.readouterr()
+        assert shown.err == ""
+        return dict(json.loads(shown.out))
+
+    scores = said("score", "model.onnx", "--data", "data.npz", "-o", "s.npz")
+    assert scores == {"output": "s.npz", "filters": {"w1": 16, "w2": 24, "w3": 16, "w4": 4}, "units": 44}
+    int8 = said("quantize", "model.onnx", "--data", "data.npz", "-o", "int8.onnx")
+    assert int8["bytes"] == (folder / "int8.onnx").stat().st_size
+    assert int8["original_bytes"] == (folder / "model.onnx").stat().st_size
+    loader = said("data-loader", "data.npz", "--model", "model.onnx", "--batch", "4", "-o", "loader.py")
+    assert loader == {"output": "loader.py", "batches": 6, "batch_size": 4}
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_call_hqp(
+    shell: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert hqp(monkeypatch, "completion", shell) == 0
+    script = capfd.readouterr().out
+    assert f"_HQP_COMPLETE={shell}_complete" in script
+    if shutil.which(shell):
+        assert subprocess.run([shell, "-n"], input=script, text=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_bash_completes_values_and_files(tmp_path: Path) -> None:
+    command = tmp_path / "hqp"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m hqp_onnx "$@"\n')
+    command.chmod(0o755)
+    lines = ("hqp optimize --saliency l", "hqp optimize --calib ''")
+    ask = [
+        f"COMP_WORDS=({line}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); COMPREPLY=(); _hqp_completion hqp\n"
+        'echo "${COMPREPLY[*]}"\n'
+        for line in lines
+    ]
+    script = 'compopt() { COMPREPLY=("files"); }\neval "$(hqp completion bash)"\n' + "".join(ask)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["l1 l2", "files"], done.stderr
+
+
+def test_doctor_reports_what_is_here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    assert hqp(monkeypatch, "doctor", "--json", "-") == 0
+    found = json.loads(capfd.readouterr().out)
+    assert found["versions"]["onnxruntime"] == onnxruntime.__version__
+    assert found["versions"]["numpy"] == version("numpy")
+    assert found["versions"]["python"] == platform.python_version()
+    assert found["providers"] == onnxruntime.get_available_providers()
+    targets = {state["name"]: state for state in found["targets"]}
+    assert targets["onnxruntime"]["ready"]
+    assert targets["cuda"]["ready"] <= ("CUDAExecutionProvider" in found["providers"])
+    assert all(state["ready"] or state["needs"] for state in targets.values())
+    assert hqp(monkeypatch, "doctor") == 0
+    shown = capfd.readouterr().out
+    assert all(name in shown for name in targets)
+    if not targets["cuda"]["ready"] and "CUDAExecutionProvider" not in found["providers"]:
+        assert "hqp-onnx[onnxruntime-gpu]" in re.sub(r"[\s│]+", " ", shown)  # brackets are no markup
+
+
+def test_doctor_names_a_broken_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    found = examine()
+    states = {state.name: state for state in found.targets}
+    assert not states["onnxruntime"].ready
+    assert "pip install 'hqp-onnx[onnxruntime]'" in states["onnxruntime"].needs
+    assert found.providers == ()
+
+
+def test_instructions_are_read_from_cpuinfo(tmp_path: Path) -> None:
+    info = tmp_path / "cpuinfo"
+    info.write_text("processor\t: 0\nflags\t\t: fpu sse avx2 avx512_vnni\n")
+    assert list(instructions(info)) == ["avx2", "avx512_vnni"]
+    info.write_text("processor\t: 0\nFeatures\t: fp asimd asimddp i8mm\n")
+    assert list(instructions(info)) == ["asimddp", "i8mm"]
+    assert instructions(tmp_path / "none") == {}
+
+
+class Clock:
+    """Seconds that pass when told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(output.time, "perf_counter", lambda: self.now)
+
+
+def test_piped_progress_is_lines_with_rate_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, stream = Clock(monkeypatch), io.StringIO()
+    with output.Display(False, Console(file=stream, width=80)) as display:
+        for done in range(1, 101):
+            clock.now += 1.0
+            display("calibration", done, 100)
+        for _ in range(2):
+            clock.now += 2.0
+            display("evaluation", 50, 50)
+    lines = stream.getvalue().splitlines()
+    assert lines == [
+        "calibration: 31 of 100, 1/s, 69 s left",
+        "calibration: 62 of 100, 1/s, 38 s left",
+        "calibration: 93 of 100, 1/s, 7 s left",
+        "calibration: 100 in 100.0 s, 1/s",
+    ]
+
+
+def test_a_terminal_shows_a_bar_with_rate_and_remaining_time() -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, width=100, force_terminal=True, color_system=None)
+    times = iter(np.arange(0, 1000, 0.5).tolist())
+    console.get_time = lambda: next(times)  # type: ignore[method-assign]
+    with output.Display(False, console) as display:
+        for done in range(1, 11):
+            display("saliency", done, 40)
+            display._bars.refresh()
+    shown = stream.getvalue()
+    assert "saliency" in shown
+    assert "10/40" in shown
+    rate, minutes, seconds = re.findall(r"([\d.]+)/s 0:(\d\d):(\d\d)", shown)[-1]
+    assert float(rate) * (60 * int(minutes) + int(seconds)) == pytest.approx(40 - 10, abs=1)
+
+
+def test_quiet_shows_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    with output.Display(True) as display:
+        display("saliency", 1, 1)
+    assert capfd.readouterr() == ("", "")
