@@ -1,7 +1,7 @@
 """hqp_onnx: structural pruning and INT8 quantization of exported ONNX models inside one accuracy budget.
 
-The main job is ``optimize(Options(...))``; ``prune`` and ``quantize`` change a ModelProto. Single passes are in
-``hqp_onnx.passes``, what they need to know in ``hqp_onnx.channels``, ``hqp_onnx.saliency`` and
+The main job is ``optimize(Options(...))``; ``prune``, ``quantize`` and ``recover`` change a ModelProto. Single passes
+are in ``hqp_onnx.passes``, what they need to know in ``hqp_onnx.channels``, ``hqp_onnx.saliency`` and
 ``hqp_onnx.calibration``, adapters for other tools in ``hqp_onnx.plugins``.
 """
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hqp_onnx.errors import HqpError
     from hqp_onnx.options import Options
     from hqp_onnx.pipeline import optimize
-    from hqp_onnx.plugins.functions import prune, quantize
+    from hqp_onnx.plugins.functions import prune, quantize, recover
     from hqp_onnx.steps import open_data, open_model
 
 __version__ = "0.1.0"
@@ -29,6 +29,7 @@ __all__ = [
     "optimize",
     "prune",
     "quantize",
+    "recover",
 ]
 
 _HOMES = {
@@ -40,6 +41,7 @@ _HOMES = {
     "optimize": "pipeline",
     "prune": "plugins.functions",
     "quantize": "plugins.functions",
+    "recover": "plugins.functions",
 }
 
 

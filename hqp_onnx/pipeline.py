@@ -166,12 +166,14 @@ class _Job:
 
     def _recovered(self, precision: str, removed: int) -> tuple[str, int] | None:
         """The last admissible recovered candidate from ``removed`` units on; None if there is none."""
-        precision, limit = precision + RECOVERED, len(self.candidates.order)
+        precision, full, limit = precision + RECOVERED, "fp32" + RECOVERED, len(self.candidates.order)
+
+        def admits(count: int) -> bool:  # what is lost in FP32 is not trained again
+            return self._admits(full, removed + count) and self._admits(precision, removed + count)
+
         step = max(self.step, -(-(limit - removed) // RECOVERY_STEPS))
-        more = SEARCHES[self.options.search](
-            limit - removed, step, lambda count: self._admits(precision, removed + count)
-        )
-        return (precision, removed + more) if self._admits(precision, removed + more) else None
+        more = SEARCHES[self.options.search](limit - removed, step, admits)
+        return (precision, removed + more) if admits(more) else None
 
     def _quantized(self, removed: int) -> tuple[str, int] | None:
         """The fastest admissible quantized candidate, as its precision and its units removed; None if there is none.

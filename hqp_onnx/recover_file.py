@@ -45,7 +45,7 @@ def recover_model(
         DataError, GradientError, UsageError: see there.
     """
     path = student if isinstance(student, Path) else IN_MEMORY
-    graph = _student(model_io.load(path, quantized=True) if isinstance(student, Path) else student)
+    graph = _student(model_io.load(path, quantized=True) if isinstance(student, Path) else _checked(student))
     inputs, expected = ([x.name for x in some.inputs] for some in (graph, teacher.graph))
     if inputs != expected:
         raise ModelError(f"{path}: its inputs {inputs} are not those of {teacher.path}: give the model it was made of")
@@ -94,6 +94,14 @@ def recover_file(
     )
     model_io.save(recovered.graph, output)
     return recovered.notes
+
+
+def _checked(student: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy: onnx-graphsurgeon names tensors inside the model that it imports."""
+    model_io.check(student, IN_MEMORY, quantized=True)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(student)
+    return copy
 
 
 def _student(proto: onnx.ModelProto) -> gs.Graph:

@@ -61,17 +61,18 @@ class Exposed(PassResult):
 def expose_masters(graph: gs.Graph) -> Exposed:
     """``graph`` with float constants in place of its integers; a float graph comes back as a copy."""
     graph = graph.copy()
-    masters: dict[str, Master] = {}
+    work = _Exposing(graph)
     for node in list(graph.nodes):
-        if node.op == "DequantizeLinear" and isinstance(node.inputs[0], gs.Constant):
+        if node.op == "DequantizeLinear" and _integers(node.inputs[0]) and not node.attrs.get("block_size", 0):
             zero = node.inputs[2].values if len(node.inputs) > 2 else np.zeros(1, node.inputs[0].dtype)
-            _expose(graph, node, node.inputs[0], node.inputs[1].values, zero, node.attrs.get("axis", 1), masters)
+            work.expose(node, node.inputs[0], node.inputs[1].values, zero, node.attrs.get("axis", 1))
         elif node.op == "Mul" and (stored := _cast_constant(node)) is not None:
             scale = node.inputs[1].values
             axis = int(np.argmax(scale.shape)) if scale.ndim else 0
-            _expose(graph, node, stored, scale.reshape(-1), np.zeros(scale.size, stored.dtype), axis, masters)
+            work.expose(node, stored, scale.reshape(-1), np.zeros(scale.size, stored.dtype), axis)
     graph.cleanup().toposort()
-    return Exposed(graph, bool(masters), (f"{len(masters)} integer constants as floats",), masters=masters)
+    notes = (f"{len(work.masters)} integer constants as floats",)
+    return Exposed(graph, bool(work.masters), notes, masters=work.masters)
 
 
 def store_masters(graph: gs.Graph, masters: Mapping[str, Master], values: Mapping[str, Array]) -> PassResult:
@@ -87,47 +88,56 @@ def store_masters(graph: gs.Graph, masters: Mapping[str, Master], values: Mappin
     return PassResult(graph, modified)
 
 
+def _integers(tensor: gs.Tensor) -> bool:
+    """Whether it is a constant of integers that can be trained."""
+    return isinstance(tensor, gs.Constant) and tensor.dtype in (np.int8, np.uint8, np.int32)
+
+
 def _cast_constant(node: gs.Node) -> gs.Constant | None:
     """The integers of Mul(Cast(q), s), as ``compress_weights`` writes them."""
     source, scale = node.inputs
     cast = source.inputs[0] if isinstance(source, gs.Variable) and source.inputs else None
-    if cast is None or cast.op != "Cast" or not isinstance(scale, gs.Constant):
+    if cast is None or cast.op != "Cast" or not isinstance(scale, gs.Constant) or not _integers(cast.inputs[0]):
         return None
     stored = cast.inputs[0]
-    per_channel = sum(size > 1 for size in scale.shape) < 2 and scale.values.ndim in (0, len(stored.shape or ()))
-    return stored if isinstance(stored, gs.Constant) and stored.dtype == np.int8 and per_channel else None
+    per_channel = sum(size > 1 for size in scale.shape) < 2 and scale.values.ndim in (0, stored.values.ndim)
+    return stored if stored.dtype == np.int8 and per_channel else None
 
 
-def _expose(
-    graph: gs.Graph,
-    node: gs.Node,
-    stored: gs.Constant,
-    scale: Float32,
-    zero: Array,
-    axis: int,
-    masters: dict[str, Master],
-) -> None:
-    """Let the output of ``node`` come from a float constant."""
-    name, wide = f"{stored.name}/master", stored.dtype.itemsize > 1
-    shape = [-1 if scale.size > 1 and k == axis % stored.values.ndim else 1 for k in range(stored.values.ndim)]
-    info = np.iinfo(stored.dtype)
-    limit = info.max if wide else int(np.abs(stored.values.astype(np.int64)).max(initial=1))
-    ends = (-limit, limit) if info.min < 0 and not zero.any() else (info.min, info.max)
-    masters[name] = Master(stored.name, scale.reshape(shape), np.broadcast_to(zero, scale.shape).reshape(shape), *ends)
-    weight = graph.tensors().get(name)
-    if weight is None:
-        weight = gs.Constant(name, masters[name].floats(stored.values))
-    output = node.outputs[0]
-    node.outputs.clear()
-    if wide:
-        for reader in list(output.outputs):
-            for i in [i for i, tensor in enumerate(reader.inputs) if tensor is output]:
-                reader.inputs[i] = weight
-        return
-    attributes = {"axis": axis} if scale.size > 1 else {}
-    form = [gs.Constant(f"{output.name}/{part}", x) for part, x in (("scale", scale), ("zero", zero))]
-    quantized = gs.Variable(f"{output.name}/Q", stored.dtype, stored.shape)
-    graph.nodes += [
-        gs.Node("QuantizeLinear", f"{output.name}/Q", dict(attributes), [weight, *form], [quantized]),
-        gs.Node("DequantizeLinear", f"{output.name}/DQ", dict(attributes), [quantized, *form], [output]),
-    ]
+class _Exposing:
+    """A graph that changes, and the masters found so far."""
+
+    def __init__(self, graph: gs.Graph) -> None:
+        self.graph = graph
+        self.masters: dict[str, Master] = {}
+        self._floats: dict[str, gs.Constant] = {}
+
+    def expose(self, node: gs.Node, stored: gs.Constant, scale: Float32, zero: Array, axis: int) -> None:
+        """Let the output of ``node``, which restores ``stored``, come from a float constant."""
+        output, name = node.outputs[0], f"{stored.name}/master"
+        node.outputs.clear()
+        if name not in self.masters:
+            self.masters[name] = _master(stored, scale, zero, axis)
+            self._floats[name] = gs.Constant(name, self.masters[name].floats(stored.values))
+        if stored.dtype == np.int32:
+            for reader in list(output.outputs):
+                for i in [i for i, tensor in enumerate(reader.inputs) if tensor is output]:
+                    reader.inputs[i] = self._floats[name]
+            return
+        attributes = {"axis": axis} if scale.size > 1 else {}
+        form = [gs.Constant(f"{output.name}/{part}", x) for part, x in (("scale", scale), ("zero", zero))]
+        quantized = gs.Variable(f"{output.name}/Q", stored.dtype, stored.shape)
+        self.graph.nodes += [
+            gs.Node("QuantizeLinear", f"{output.name}/Q", dict(attributes), [self._floats[name], *form], [quantized]),
+            gs.Node("DequantizeLinear", f"{output.name}/DQ", dict(attributes), [quantized, *form], [output]),
+        ]
+
+
+def _master(stored: gs.Constant, scale: Float32, zero: Array, axis: int) -> Master:
+    rank, info = stored.values.ndim, np.iinfo(stored.dtype)
+    shape = [-1 if scale.size > 1 and k == axis % rank else 1 for k in range(rank)]
+    zero, low, high = np.broadcast_to(zero, scale.shape).reshape(shape), info.min, info.max
+    if stored.dtype == np.int8 and not zero.any():
+        high = int(np.abs(stored.values.astype(np.int64)).max(initial=1))
+        low = -high
+    return Master(stored.name, scale.reshape(shape), zero, low, high)

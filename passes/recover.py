@@ -81,7 +81,7 @@ def recover(
     trainer, notes = _open(exposed, teacher, data, settings, kept or {}, threads)
     weights, losses = trainer.run(checkpoint, progress or (lambda done, total: None))
     done = store_masters(student, exposed.masters, weights)
-    best = int(np.argmin(losses))
+    best = int(np.nanargmin(losses)) if np.isfinite(losses[0]) else 0
     note = f"recovery: held-out loss {losses[0]:.4g}; after epoch {best} of {settings.epochs}, {losses[best]:.4g}"
     return Recovered(done.graph, done.modified, (note, *notes), losses=tuple(losses))
 
@@ -98,14 +98,15 @@ def _open(
     try:
         return _trainer(exposed, original, data, settings, kept, threads)
     except GradientError as e:
-        raise GradientError(f"recovery: {str(e).replace(INSTEAD, 'leave out --recover')}") from e
+        said = str(e).replace(INSTEAD, "leave out --recover").replace("use the loss gauss-newton", "use --loss mse")
+        raise GradientError(f"recovery: {said}") from e
 
 
 def _trainer(
     exposed: Exposed, original: gs.Graph, data: Dataset, settings: Recovery, kept: Kept, threads: int
 ) -> tuple[Trainer, tuple[str, ...]]:
     sample = data.rows(0, 1).feeds
-    student, origin = (Net.of(to_proto(graph), sample) for graph in (exposed.graph, original))
+    student, origin = Net.of(to_proto(exposed.graph), sample, trained=True), Net.of(to_proto(original), sample)
     trained, part = trained_constants(exposed.graph), student.part(settings.batch)
     train, held = split(len(data), settings, student.batch or 1)
     some = train[: max(min(JUDGES, len(train)) // part, 1) * part]

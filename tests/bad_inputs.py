@@ -166,6 +166,36 @@ def bad_inputs(folder: Path) -> Iterator[tuple[str, list[str], str]]:
         ["prune", str(GOOD), "--sparsity", "0.1", "--saliency", "bn-gamma", "-o", str(folder / "p.onnx")],
         "BatchNormalization",
     )
+    yield "epochs below zero", optimize(GOOD, good, good, "--recover", "-1"), "--recover -1"
+    yield "an augmentation without recovery", optimize(GOOD, good, good, "--augment", "flip"), "--augment is for"
+    yield (
+        "an unknown augmentation",
+        optimize(GOOD, good, good, "--recover", "1", "--augment", "flip,rotate"),
+        "--augment rotate",
+    )
+    det = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[n,3,3] x) => (float[n] y) { a = MatMul(x, w) y = Det(a) }'
+    )
+    det.graph.initializer.append(onnx.numpy_helper.from_array(np.eye(3, dtype=np.float32), "w"))
+    (folder / "det.onnx").write_bytes(det.SerializeToString())
+    squares = _data(folder / "squares.npz", x=np.ones((60, 3, 3), np.float32), labels=np.zeros(60, np.uint8))
+    metric = folder / "metric.py"
+    metric.write_text("import numpy as np\n\n\ndef one(outputs, labels):\n    return np.ones(len(labels))\n")
+    yield (
+        "recovery through an operator without a gradient",
+        optimize(folder / "det.onnx", squares, squares, "--recover", "1", "--metric", f"{metric}:one"),
+        "Det node",
+    )
+
+    def recover(student: Path, data: str, *more: str) -> list[str]:
+        return ["recover", str(student), "--teacher", str(GOOD), "--data", data, "-o", str(folder / "r.onnx"), *more]
+
+    yield "a student of another model", recover(linear, good), "its inputs"
+    yield "a student that is missing", recover(folder / "none.onnx", good), "no such file"
+    one = _data(folder / "one.npz", input=images[:1])
+    yield "too few samples to recover from", recover(GOOD, one), "too few"
+    yield "a share of one held out", recover(GOOD, good, "--held-out", "1"), "held_out"
+    yield "a ledger that is none", recover(GOOD, good, "--ledger", good), "not a ledger"
     yield "a batch of zero", ["benchmark", str(GOOD), "--batch", "0"], "--batch"
     yield from bad_reports(folder)
     yield from bad_configs(folder)

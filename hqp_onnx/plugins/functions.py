@@ -10,6 +10,8 @@ import onnx
 from hqp_onnx import steps
 from hqp_onnx.model_io import to_proto
 from hqp_onnx.options import Pruning
+from hqp_onnx.recover_file import recover_model
+from hqp_onnx.recovery import Recovery
 from hqp_onnx.sources import Data
 from hqp_onnx.targets import target as target_named
 
@@ -69,6 +71,35 @@ def quantize(
     opened = steps.open_model(model)
     dataset = steps.open_data(opened, data, _path(preprocess))
     return to_proto(steps.quantize_model(opened, dataset, goal, calibration).graph)
+
+
+def recover(
+    student: onnx.ModelProto,
+    teacher: onnx.ModelProto,
+    data: Data,
+    *,
+    epochs: int = 2,
+    preprocess: str | Path | None = None,
+    **options: Any,
+) -> onnx.ModelProto:
+    """``student``, pruned or quantized by any tool, trained towards the model that it was made of, without labels.
+
+    Args:
+        student: a float model, or one with QuantizeLinear and DequantizeLinear pairs.
+        teacher: the original float model, with the same inputs and outputs.
+        data: samples, see ``prune``; labels are not read.
+        epochs: passes over the data.
+        preprocess: JSON file for image folders.
+        options: other fields of ``recovery.Recovery``: rate, batch, held_out, loss, temperature, augment, seed, ...
+
+    Raises:
+        ModelError, DataError: see ``prune``.
+        GradientError: an operator has no gradient rule.
+        UsageError: an option out of range.
+    """
+    opened = steps.open_model(teacher)
+    dataset = steps.open_data(opened, data, _path(preprocess))
+    return to_proto(recover_model(student, opened, dataset, Recovery(epochs, **options)).graph)
 
 
 def _path(name: str | Path | None) -> Path | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
 
@@ -88,7 +87,7 @@ class _Measured:
 
     variance: float
     error: float
-    size: int
+    size: float
 
     @property
     def whole(self) -> float:
@@ -112,9 +111,6 @@ def _measure(student: Net, teacher: Net, points: Sequence[Point], data: Dataset,
                 theirs = f"'{point.name}' is {list(t.shape)} in the teacher"
                 raise GradientError(f"{theirs} and {list(s.shape)} in the student")
             sums[i] += t.size, t.sum(), np.square(t).sum(), np.square(t - s).sum()
-    means = sums[:, 1:] / sums[:, :1]
-    sizes = [prod(int(n or 0) for n in student.traced.dims[point.mine][1:]) for point in points]
-    return {
-        point: _Measured(max(float(square - mean**2), 0.0), float(error), size)
-        for point, (mean, square, error), size in zip(points, means, sizes, strict=True)
-    }
+    counts, (means, squares, errors) = sums[:, 0], sums[:, 1:].T / sums[:, 0]
+    found = zip(np.maximum(squares - means**2, 0), errors, counts / len(rows), strict=True)
+    return {point: _Measured(*map(float, row)) for point, row in zip(points, found, strict=True)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 
 import onnx
 
@@ -11,9 +12,11 @@ from hqp_onnx.gradients.pads import absorb_pads
 from hqp_onnx.gradients.prepare import prepare
 from hqp_onnx.gradients.tape import Tape
 from hqp_onnx.gradients.trace import Trace, fixed_batch, trace
+from hqp_onnx.recovery.depthwise import depthwise_as_products
 from hqp_onnx.runtime import Array
 
 MEMORY = 1 << 29  # bytes of one run forward and back
+BYTES = 16  # of it, per value of the forward run
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,8 @@ class Net:
     batch: int | None
 
     @classmethod
-    def of(cls, model: onnx.ModelProto, sample: Mapping[str, Array]) -> Net:
-        """Prepare and trace ``model`` on one sample at least.
+    def of(cls, model: onnx.ModelProto, sample: Mapping[str, Array], *, trained: bool = False) -> Net:
+        """Prepare and trace ``model`` on one sample at least; ``trained`` if its weights will change.
 
         Raises:
             GradientError: see ``prepare`` and ``fixed_batch``.
@@ -34,7 +37,9 @@ class Net:
         ready = prepare(model)
         absorb_pads(ready.graph)
         fixed = fixed_batch(ready)
-        return cls(ready, trace(ready, sample, fixed), fixed)
+        traced = trace(ready, sample, fixed)
+        changed = depthwise_as_products(ready, traced) if trained else ready
+        return cls(changed, traced if changed is ready else trace(changed, sample, fixed), fixed)
 
     @property
     def tape(self) -> Tape:
@@ -45,5 +50,7 @@ class Net:
         """Samples per run: an even share of ``batch`` that ``MEMORY`` allows, or the model's own batch."""
         if self.batch is not None:
             return self.batch
-        runs = -(-batch * 16 * self.traced.size // MEMORY)
-        return max(1, batch // runs)
+        growing = (dims for dims in self.traced.dims.values() if None in dims)
+        values = sum(prod(1 if n is None else n for n in dims) for dims in growing)
+        runs = -(-batch * BYTES * values // MEMORY)
+        return max(1, batch // max(runs, 1))

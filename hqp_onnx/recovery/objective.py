@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from math import prod
 
 import onnx
 from onnx import helper
@@ -133,15 +132,3 @@ def _squares(t: Tape, name: str, factor: float, terms: _Terms) -> None:
     total = t.reduce("ReduceSumSquare", difference, range(len(t.dims(name))))
     terms.losses.append(t.mul(total, t.scalar(factor, name)))
     terms.seeds[name] = t.mul(difference, t.scalar(2 * factor, name))
-
-
-def elements(traced: Trace, name: str) -> int:
-    """Elements per sample.
-
-    Raises:
-        GradientError: the tensor does not hold one row a sample, or its shape is open.
-    """
-    sizes = [n for n in traced.dims[name][1:] if n is not None]
-    if traced.rows.get(name) != 1 or len(sizes) < len(traced.dims[name]) - 1:
-        raise GradientError(f"output '{name}' does not hold one row a sample in a fixed shape: leave out --recover")
-    return prod(sizes)

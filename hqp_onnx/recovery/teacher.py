@@ -47,7 +47,8 @@ class Teacher:
         answers = self.answers(feeds)
         if self._samples * sum(x[0].nbytes for x in answers.values()) <= CACHE:
             for name, values in answers.items():
-                kept = self._known.setdefault(name, np.empty((self._samples, *values.shape[1:]), values.dtype))
-                kept[rows] = values
+                if name not in self._known:
+                    self._known[name] = np.empty((self._samples, *values.shape[1:]), values.dtype)
+                self._known[name][rows] = values
             self._has[rows] = True
         return answers

@@ -29,6 +29,7 @@ from hqp_onnx.recovery.settings import Recovery
 from hqp_onnx.runtime import Array, Session
 
 Progress = Callable[[int, int], None]
+ROUNDING = 1e-8  # a loss from which there is nothing to learn
 SMALLEST = 0.01  # size of a weight tensor, for the learning rate
 
 
@@ -96,7 +97,7 @@ class Trainer:
         state = self._load(checkpoint, key)
         if state is None:
             state = _State(self.start.copy(), Adam.zeros(self.start.size), self.start, [self.held_loss(self.start)])
-        while len(state.losses) <= self.settings.epochs and math.isfinite(state.losses[-1]):
+        while self._goes_on(state.losses):
             self._epoch(state, len(state.losses) - 1, progress)
             loss = self.held_loss(state.weights)
             if loss < min(state.losses):
@@ -104,6 +105,10 @@ class Trainer:
             state.losses.append(loss)
             self._save(state, checkpoint, key)
         return self._arrays(state.best), state.losses
+
+    def _goes_on(self, losses: list[float]) -> bool:
+        """Until the last epoch; not with a loss that is mere rounding, nor behind one that is not finite."""
+        return len(losses) <= self.settings.epochs and losses[0] > ROUNDING and math.isfinite(losses[-1])
 
     def held_loss(self, weights: Float32) -> float:
         """Mean loss of the held-out samples."""
@@ -155,20 +160,15 @@ class Trainer:
         return digest.hexdigest()
 
     def _save(self, state: _State, path: Path | None, key: str) -> None:
+        """Write the file whole or not at all; once all is done, the best weights are all that is needed."""
         if path is None:
             return
+        size = self.start.size if self._goes_on(state.losses) else 0
+        arrays = {"weights": state.weights[:size], "m": state.adam.m[:size], "v": state.adam.v[:size]}
+        numbers = {"key": np.array(key), "step": np.array(state.adam.step), "losses": np.array(state.losses)}
         partial = path.with_name(f".{path.name}.tmp")
         with partial.open("wb") as stream:
-            np.savez(
-                stream,
-                key=np.array(key),
-                weights=state.weights,
-                m=state.adam.m,
-                v=state.adam.v,
-                step=np.array(state.adam.step),
-                best=state.best,
-                losses=np.array(state.losses),
-            )
+            np.savez(stream, allow_pickle=False, best=state.best, **arrays, **numbers)
         partial.replace(path)
 
     def _load(self, path: Path | None, key: str) -> _State | None:

@@ -19,7 +19,7 @@ import hqp_onnx.passes
 from hqp_onnx.calibration import Calibration, calibrate
 from hqp_onnx.channel_map import ChannelMap, PruningPlan
 from hqp_onnx.channels import analyze
-from hqp_onnx.dataset import Batch
+from hqp_onnx.dataset import ArraySource, Batch, Dataset
 from hqp_onnx.model_io import to_proto
 from hqp_onnx.moments import input_moments
 from hqp_onnx.passes.base import PassResult
@@ -28,6 +28,8 @@ from hqp_onnx.passes.insert_qdq import weight_scales
 from hqp_onnx.passes.prune_channels import prune_channels
 from hqp_onnx.passes.round_weights import roundable
 from hqp_onnx.placement import quantized_tensors
+from hqp_onnx.recovery import Recovery
+from hqp_onnx.runtime import Session
 from hqp_onnx.targets import target
 
 NAMES = [module.name for module in pkgutil.iter_modules(hqp_onnx.passes.__path__) if module.name != "base"]
@@ -70,6 +72,11 @@ def arguments(name: str, graph: gs.Graph, channels: ChannelMap, plan: PruningPla
         return (18,)
     if name == "pool_spatial_means":
         return ({"pooled": 4},)
+    if name == "recover":
+        teacher = graph.copy()
+        teacher.tensors()["w2"].values = 1.05 * teacher.tensors()["w2"].values
+        data = Dataset(ArraySource("images", {"input": IMAGES}), Session(small_model()).inputs)
+        return teacher, data, Recovery(2, batch=4)
     return ()
 
 

@@ -95,3 +95,17 @@ def test_a_quantized_model_is_refused() -> None:
     int8 = hqp_onnx.quantize(small_model(), data=DATA, calibration="minmax")
     with pytest.raises(ModelError, match="already quantized"):
         hqp_onnx.prune(int8, sparsity=0.1)
+
+
+def test_recovered_is_closer_to_the_original_and_keeps_its_form() -> None:
+    model, images = small_model(), small_data(120)["input"]
+    pruned = hqp_onnx.prune(model, sparsity=0.5)
+    before = [m.SerializeToString() for m in (model, pruned)]
+    for student in (pruned, hqp_onnx.quantize(pruned, data={"input": images}, calibration="minmax")):
+        found = hqp_onnx.recover(student, model, {"input": images[:80]}, epochs=3, batch=8)
+        want, old, new = (run(m, {"input": images[80:]})[0] for m in (model, student, found))
+        assert np.square(new - want).sum() < 0.5 * np.square(old - want).sum()
+        assert {t.name: (t.data_type, *t.dims) for t in found.graph.initializer} == {
+            t.name: (t.data_type, *t.dims) for t in student.graph.initializer
+        }
+    assert [m.SerializeToString() for m in (model, pruned)] == before

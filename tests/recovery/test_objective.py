@@ -25,7 +25,8 @@ GROUPED = """
   c = Conv<pads=[1,1,1,1], strides=[2,1]>(input, w1, b1)
   h = HardSwish(c)
   d = Conv<pads=[1,1,1,1], group=4, strides=[1,2]>(h, w2)
-  e = Conv<group=2, strides=[1,1]>(d, w3, b3)
+  z = Conv<pads=[1,1,1,1], group=8>(d, w6, b6)
+  e = Conv<group=2, strides=[1,1]>(z, w3, b3)
   u = ConvTranspose<strides=[2,2], group=2, pads=[0,0,0,0]>(e, w4, b4)
   p = Conv(u, w5)
   s = Mul(p, k)
@@ -36,6 +37,8 @@ SHAPES = {
     "w1": (4, 1, 3, 3),
     "b1": (4,),
     "w2": (8, 1, 3, 3),
+    "w6": (8, 1, 3, 3),
+    "b6": (8,),
     "w3": (6, 4, 1, 1),
     "b3": (6,),
     "w4": (6, 2, 3, 2),
@@ -55,7 +58,7 @@ def grouped():
 
 
 def built(model, **wanted):
-    net, trained = Net.of(model, {"input": X[:1]}), trained_constants(to_graph(model))
+    net, trained = Net.of(model, {"input": X[:1]}, trained=True), trained_constants(to_graph(model))
     return objective(net.model, net.traced, trained, **wanted), trained
 
 

@@ -1,0 +1,98 @@
+"""Depthwise convolutions of small images as one batched matrix product, for weights that change from run to run.
+
+    y_c [N, L] = x_c [N, P] M_c,  M_c [P, L] = sum over taps t of w_ct S_t,  S_t[p, l] = 1 where output l reads pixel p
+
+onnxruntime's fast depthwise kernel wants constant weights; without them it makes a matrix product of one row for every
+channel of every sample. The matrix costs more multiplications, but few calls; gradients follow by the chain rule.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from math import prod
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from onnx.helper import make_node
+
+from hqp_onnx.gradients.tape import Tape
+from hqp_onnx.gradients.trace import Trace
+from hqp_onnx.gradients.window import Window, window
+from hqp_onnx.runtime import Array
+
+LARGEST = 64  # pixels of the input
+
+
+def depthwise_as_products(model: onnx.ModelProto, traced: Trace) -> onnx.ModelProto:
+    """A copy of the traced ``model`` in this form; the same object if there is nothing to change."""
+    tape, found = Tape(model, traced), {}
+    for node in model.graph.node:
+        if node.op_type == "Conv" and _depthwise(traced, node):
+            w = window(tape, node, [int(n or 0) for n in traced.dims[node.input[1]][2:]], node.input[0], node.output[0])
+            if prod(w.inner) <= LARGEST:
+                found[node.output[0]] = w
+    if not found:
+        return model
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    nodes = [new for node in model.graph.node for new in _written(copy.graph, node, found, traced, tape.prefix)]
+    del copy.graph.node[:]
+    copy.graph.node.extend(nodes)
+    return copy
+
+
+def _depthwise(traced: Trace, node: onnx.NodeProto) -> bool:
+    """Whether every channel has one kernel of several taps, over axes of known sizes."""
+    data, weight = traced.dims[node.input[0]], traced.dims[node.input[1]]
+    known = None not in data[2:] and None not in weight
+    return known and weight[1] == 1 and weight[0] == data[1] and set(weight[2:]) != {1}
+
+
+def _written(
+    graph: onnx.GraphProto, node: onnx.NodeProto, found: dict[str, Window], traced: Trace, prefix: str
+) -> list[onnx.NodeProto]:
+    """The nodes that take the place of ``node``; their constants go into ``graph``."""
+    output = node.output[0]
+    if output not in found:
+        return [node]
+    w, rank = found[output], len(found[output].inner)
+    channels, pixels, outer = int(traced.dims[node.input[1]][0] or 0), prod(w.inner), prod(w.outer)
+    stem = f"{prefix}depthwise.{output}."
+
+    def constant(name: str, values: Array) -> str:
+        graph.initializer.append(numpy_helper.from_array(values, stem + name))
+        return stem + name
+
+    def op(kind: str, name: str, *inputs: str, **attributes: Any) -> str:
+        made.append(make_node(kind, inputs, [stem + name], stem + name, **attributes))
+        return stem + name
+
+    made: list[onnx.NodeProto] = []
+    turn = [1, 0, *range(2, 2 + rank)]
+    table = selection(w).reshape(-1, pixels * outer).astype(traced.types[node.input[1]])
+    flat = op("Reshape", "kernel", node.input[1], constant("taps", np.array([channels, -1])))
+    matrix = op("MatMul", "spread", flat, constant("selection", table))
+    matrix = op("Reshape", "matrix", matrix, constant("square", np.array([channels, pixels, outer])))
+    rows = op("Transpose", "turned", node.input[0], perm=turn)
+    rows = op("Reshape", "rows", rows, constant("pixels", np.array([channels, -1, pixels])))
+    image = op("MatMul", "product", rows, matrix)
+    image = op("Reshape", "image", image, constant("outer", np.array([channels, -1, *w.outer])))
+    if len(node.input) > 2:
+        column = op("Reshape", "bias", node.input[2], constant("column", np.array([channels, 1, *[1] * rank])))
+        image = op("Add", "biased", image, column)
+    op("Transpose", "result", image, perm=turn)
+    made[-1].output[0] = output
+    return made
+
+
+def selection(w: Window) -> Array:
+    """S [taps, inner pixels, outer pixels]."""
+    table = np.zeros((*w.kernel, *w.inner, *w.outer))
+    for tap, pixel in product(np.ndindex(*w.kernel), np.ndindex(*w.outer)):
+        geometry = zip(tap, pixel, w.stride, w.dilation, w.begin, strict=True)
+        read = tuple(p * s + t * d - b for t, p, s, d, b in geometry)
+        if all(0 <= r < n for r, n in zip(read, w.inner, strict=True)):
+            table[tap + read + pixel] = 1
+    return table.reshape(prod(w.kernel), prod(w.inner), prod(w.outer))
