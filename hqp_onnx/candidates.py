@@ -17,6 +17,7 @@ from hqp_onnx.passes.compensate import compensate
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.prune_channels import prune_channels
 from hqp_onnx.passes.quantize import Prepared, prepare, quantize_prepared
+from hqp_onnx.passes.refit_in_order import refit_in_order
 from hqp_onnx.placement import quantizable
 from hqp_onnx.search import aligned
 from hqp_onnx.steps import Progress
@@ -35,6 +36,7 @@ class Candidates:
         data: calibration data.
         target: what INT8 is laid out for.
         method: calibration method.
+        in_order: refit weights a second time, from what they read in the candidate (``refit_in_order``).
         multiple: widths stay multiples of it (``search.aligned``).
         cache: folder for calibrations that were paid for.
         threads: of calibration sessions.
@@ -48,6 +50,7 @@ class Candidates:
     data: Dataset
     target: Target
     method: str
+    in_order: bool
     multiple: int
     cache: Path
     threads: int
@@ -71,6 +74,9 @@ class Candidates:
         graph = prune_channels(self.original, self.channels, plan).graph
         if self.moments is not None and removed:
             graph = compensate(self.original, graph, self.channels, plan, self.moments).graph
+            if self.in_order:
+                made = refit_in_order(self.original, graph, self.channels, plan, self.data, threads=self.threads)
+                graph = made.graph
         return graph
 
     def quantizable(self, removed: int) -> list[str]:

@@ -108,6 +108,13 @@ class ChannelMap:
         units: list[int] = np.unique(np.concatenate(found)).tolist()
         return [unit for unit in units if unit >= 0]
 
+    def without(self, plan: PruningPlan) -> ChannelMap:
+        """The same units on the graph that is left without those of ``plan``, which count as frozen."""
+        gone = self.removed(plan)
+        members = {key: labels[~gone[labels]] for key, labels in self.members.items()}
+        frozen = {**dict.fromkeys(plan.removed.tolist(), "removed"), **self.frozen}
+        return ChannelMap(self.units, members, frozen, {})
+
     def groups(self) -> list[list[ParamAxis]]:
         """Parameter axes by shared units, each list and the whole in order of the tensors' names."""
         owner: dict[int, int] = {}

@@ -13,7 +13,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.channel_map import ChannelMap, ParamAxis
+from hqp_onnx.metrics import FloatArray
 from hqp_onnx.shapes import Shapes
+
+_LEAST = 1e-9  # of all costs: a unit that costs nothing has some gain, so that it can be ranked
 
 
 def positions(graph: gs.Graph, shapes: Shapes) -> dict[str, int]:
@@ -61,6 +64,39 @@ def prunable(graph: gs.Graph, channels: ChannelMap, counts: Mapping[str, int]) -
         weight = next((t for t in node.inputs[:2] if isinstance(t, gs.Constant)), None)
         products += counts.get(node.name, 0) * (touched.get(weight.name, 0) if weight is not None else 0)
     return sum(touched.values()), products
+
+
+def unit_costs(graph: gs.Graph, channels: ChannelMap, costs: Mapping[str, float]) -> FloatArray:
+    """What goes with each unit: of each node, the share of its weight, or else of its output, that the unit owns.
+
+    Args:
+        graph: canonical.
+        channels: its units.
+        costs: node name -> any measure, such as MACs or seconds.
+
+    Returns:
+        float64 [units], above 0, in the unit of ``costs``.
+    """
+    found = np.zeros(channels.units + 1)  # the last entry is for label -1
+    for node in graph.nodes:
+        weight = next((t for t in node.inputs[:2] if isinstance(t, gs.Constant) and len(t.shape) > 1), None)
+        if weight is not None:
+            axes = (channels.members.get(ParamAxis(weight.name, axis)) for axis in range(len(weight.shape)))
+            shares = [labels for labels in axes if labels is not None]
+        else:
+            shares = [channels.tensors[t.name].ravel() for t in node.outputs[:1] if t.name in channels.tensors]
+        for labels in shares:
+            np.add.at(found, labels, costs.get(node.name, 0.0) / len(labels))
+    costs_of: FloatArray = np.maximum(found[:-1], _LEAST * found.sum() + np.finfo(np.float64).tiny)
+    return costs_of
+
+
+def node_macs(graph: gs.Graph, counts: Mapping[str, int]) -> dict[str, float]:
+    """Multiply-accumulates per sample of each node with a weight."""
+    weights = {n.name: next((t for t in n.inputs[:2] if isinstance(t, gs.Constant)), None) for n in graph.nodes}
+    return {
+        name: float(counts[name] * prod(w.shape)) for name, w in weights.items() if w is not None and name in counts
+    }
 
 
 def params(graph: gs.Graph) -> int:

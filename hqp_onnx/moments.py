@@ -30,6 +30,7 @@ from onnx.helper import make_node
 
 from hqp_onnx.dataset import Batch, Dataset
 from hqp_onnx.errors import DataError
+from hqp_onnx.gradients.prepare import reads
 from hqp_onnx.runtime import Array, Session
 
 LARGEST = 4096  # features: a larger matrix is not worth its memory and its solve
@@ -64,12 +65,21 @@ class Features:
         channels: of the activation, along axis 1 of ``rank``, or along the last axis where ``rank`` is 0.
         rank: see there.
         window: attributes of the Conv that cuts patches; empty if the features are the channels.
+        beside: a tensor of the same positions whose channels are features too, after those of ``tensor``; "" if none.
+        beside_channels: its channels.
     """
 
     tensor: str
     channels: int
     rank: int
     window: tuple[tuple[str, Any], ...] = ()
+    beside: str = ""
+    beside_channels: int = 0
+
+    @property
+    def size(self) -> int:
+        """All features."""
+        return self.channels * self.taps + self.beside_channels
 
     @property
     def taps(self) -> int:
@@ -174,10 +184,16 @@ def input_moments(
     features = list(dict.fromkeys(each for use in uses for each in use.features))
     if not features:
         return {}
-    session = Session(_instrumented(model, features), _results(len(features)), threads=threads)
-    totals = dict(zip(features, _totals(session, features, data, progress), strict=True))
+    totals = dict(zip(features, _totals(model, features, data, progress, threads), strict=True))
     groups = {use.features: _moments([totals[each] for each in use.features]) for use in uses}
     return {use.weight: groups[use.features] for use in uses}
+
+
+def feature_moments(
+    model: onnx.ModelProto, features: Sequence[Features], data: Iterable[Batch], *, threads: int = 0
+) -> list[Moments]:
+    """Moments of each of ``features``, in one pass over ``data``; see ``input_moments``."""
+    return [_moments([total]) for total in _totals(model, features, data, None, threads)]
 
 
 def _measurable(graph: gs.Graph, weights: Sequence[str] | None) -> list[Contraction]:
@@ -200,19 +216,24 @@ def _instrumented(model: onnx.ModelProto, features: Sequence[Features]) -> onnx.
     constants = [_constant("axis", 0, [0]), _constant("axis", 1, [1])]
     for n, x in enumerate(features):
         nodes, rows = [], x.rank == 0  # a matrix [positions, features], else [features, positions]
-        source, flat = x.tensor, _name("flat", n)
+        source, flat = x.tensor, _name("flat" if x.beside else "own", n)
         if x.window:
             constants.append(_one_hot(x, n))
             nodes.append(make_node("Conv", [source, _name("taps", n)], [_name("patches", n)], group=x.channels))
             nodes[-1].attribute.extend(onnx.helper.make_attribute(key, value) for key, value in x.window)
             source = _name("patches", n)
-        if not rows:
-            nodes.append(make_node("Transpose", [source], [_name("turned", n)], perm=[1, 0, *range(2, x.rank)]))
-            source = _name("turned", n)
-        size = x.channels * x.taps
-        constants.append(_constant("matrix", n, [-1, size] if rows else [size, -1]))
+        parts = [(source, x.channels * x.taps, "own"), (x.beside, x.beside_channels, "beside")]
+        parts = parts if x.beside else parts[:1]
+        for tensor, size, part in parts:
+            if not rows:
+                turned = _name(f"{part}.turned", n)
+                nodes.append(make_node("Transpose", [tensor], [turned], perm=[1, 0, *range(2, x.rank)]))
+                tensor = turned
+            constants.append(_constant(f"{part}.matrix", n, [-1, size] if rows else [size, -1]))
+            nodes.append(make_node("Reshape", [tensor, constants[-1].name], [_name(part, n)]))
+        if x.beside:
+            nodes.append(make_node("Concat", [_name(part, n) for *_, part in parts], [flat], axis=int(rows)))
         nodes += [
-            make_node("Reshape", [source, _name("matrix", n)], [flat]),
             make_node("Gemm", [flat, flat], [_name("gram", n)], transA=int(rows), transB=int(not rows)),
             make_node("ReduceSum", [flat, _name("axis", int(not rows))], [_name("sum", n)], keepdims=0),
             make_node("Shape", [flat], [_name("shape", n)]),
@@ -221,6 +242,18 @@ def _instrumented(model: onnx.ModelProto, features: Sequence[Features]) -> onnx.
         copy.graph.node.extend(nodes)
     copy.graph.initializer.extend(constants)
     return copy
+
+
+def _needed(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """``model``, in place, without the nodes that ``names`` do not depend on."""
+    wanted, kept = set(names), []
+    for node in reversed(model.graph.node):
+        if not wanted.isdisjoint(node.output):
+            wanted.update(reads(node))
+            kept.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(reversed(kept))
+    return model
 
 
 def _one_hot(x: Features, number: int) -> onnx.TensorProto:
@@ -243,10 +276,11 @@ def _results(count: int) -> list[str]:
 
 
 def _totals(
-    session: Session, features: Sequence[Features], data: Iterable[Batch], progress: Progress | None
+    model: onnx.ModelProto, features: Sequence[Features], data: Iterable[Batch], progress: Progress | None, threads: int
 ) -> list[_Total]:
     """Sum of x x^T, sum of x, positions: for each features, over all batches."""
     names = _results(len(features))
+    session = Session(_needed(_instrumented(model, features), names), names, threads=threads)
     totals: list[Matrix] = []
     rows = done = 0
     for batch in data:
@@ -267,7 +301,7 @@ def _totals(
 
 def _affordable(one: Mapping[str, Array], features: Sequence[Features]) -> int:
     """Samples whose matrices fit ``WORKSPACE``, given the results for one sample."""
-    floats = sum(x.channels * x.taps * int(one[_name("positions", n)][0]) for n, x in enumerate(features))
+    floats = sum(x.size * int(one[_name("positions", n)][0]) for n, x in enumerate(features))
     return max(1, WORKSPACE // (4 * floats))
 
 

@@ -21,6 +21,8 @@ from hqp_onnx.search import SEARCHES, aligned, removal_order, step_size
 from hqp_onnx.targets import target
 
 PRECISIONS = ("mixed", "int8", "fp16", "fp32")
+REFITS = ("once", "in-order")
+OBJECTIVES = ("sparsity", "macs", "latency")
 _NOT_RESULTS = ("model", "calib", "val", "output", "test", "threads", "resume", "preprocess", "build")
 
 
@@ -41,6 +43,9 @@ class Options:
     loss: str | None = None
     draws: int = 1
     compensate: bool = True
+    refit: str = "once"
+    objective: str = "sparsity"
+    refresh: int = 0
     precision: str = "mixed"
     target: str = "onnxruntime"
     calibration: str = "entropy"
@@ -62,6 +67,8 @@ class Options:
             ("--search", self.search, tuple(SEARCHES)),
             ("--saliency", self.saliency, SALIENCIES),
             ("--gradients", self.engine, tuple(ENGINES)),
+            ("--refit", self.refit, REFITS),
+            ("--objective", self.objective, OBJECTIVES),
             ("--precision", self.precision, PRECISIONS),
             ("--calibration", self.calibration, METHODS),
         ):
@@ -69,6 +76,13 @@ class Options:
                 raise UsageError(f"{option} {value}: expected one of {', '.join(known)}")
         if self.build and self.target != "tensorrt":
             raise UsageError(f"--build: engines are TensorRT's, and --target is {self.target}. Use --target tensorrt")
+        if self.refit != "once" and not self.compensate:
+            raise UsageError(f"--refit {self.refit}: --no-compensate leaves weights as they are. Leave one out")
+        if self.refresh < 0 or (self.refresh and self.search != "linear"):
+            raise UsageError(
+                f"--refresh {self.refresh}: expected a number of steps, 0 or more, with --search linear (bisect needs "
+                "one order)"
+            )
         if self.draws < 1:
             raise UsageError(f"--draws {self.draws}: expected at least 1")
         if self.augment and not self.recovery.epochs:

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -25,27 +27,28 @@ import onnx_graphsurgeon as gs
 
 from hqp_onnx import cost, model_io, parity
 from hqp_onnx.candidates import Candidates
-from hqp_onnx.channel_map import PruningPlan
+from hqp_onnx.channel_map import ChannelMap, PruningPlan
 from hqp_onnx.constraint import Budget
 from hqp_onnx.dataset import Dataset
 from hqp_onnx.errors import BudgetError
 from hqp_onnx.latency import measure
 from hqp_onnx.ledger import LEDGER, PRUNED_LEDGER, Ledger, Trial, write_text
-from hqp_onnx.metrics import Metric, Scores, evaluate, load_metric
+from hqp_onnx.metrics import FloatArray, Metric, Scores, evaluate, load_metric
 from hqp_onnx.mixed_precision import faster_in_float, output_errors
 from hqp_onnx.moments import Moments, input_moments, load_moments, save_moments
 from hqp_onnx.options import Options
 from hqp_onnx.passes.recover import check_recoverable
 from hqp_onnx.recovered_candidates import RecoveredCandidates
+from hqp_onnx.redundancy import KINDS, redundant_units
 from hqp_onnx.report.details import describe
 from hqp_onnx.report.machine import machine
 from hqp_onnx.report.results import TITLES, CostModel, Report, Row
 from hqp_onnx.report.rows import Measured, make_rows
 from hqp_onnx.report.writing import write_report
 from hqp_onnx.runners import open_runner, remarks, runtime_name, stand_in
-from hqp_onnx.runtime import Runner
+from hqp_onnx.runtime import Runner, node_seconds
 from hqp_onnx.saliency import GRADIENT_KINDS
-from hqp_onnx.search import SEARCHES, bisect, removal_order, step_size
+from hqp_onnx.search import SEARCHES, bisect, redundant_first, removal_order, step_size
 from hqp_onnx.steps import (
     Model,
     Progress,
@@ -130,6 +133,7 @@ class _Job:
         self.ledger = Ledger(options.output, options.settings(), options.resume)
         self.sample = next(iter(data["val"].in_batches(model.session.batch or 1))).feeds
         self.floats: dict[str, list[str]] = {"int8": []}
+        self.redundant: dict[int, str] = {}
 
     def run(self) -> Report:
         """The whole job."""
@@ -138,28 +142,32 @@ class _Job:
         needs_moments = self.options.compensate or self.options.saliency == "obs"
         moments = self._moments() if needs_moments else None
         self.ranking = self._ranking(moments)
-        order = removal_order(self.ranking.units, self.channels, self.options.min_width)
+        scores = self.ranking.units
+        if self.options.compensate and moments is not None:
+            self.redundant = redundant_units(self.model.graph, self.channels, moments, scores)
+        order = removal_order(redundant_first(scores, self.redundant), self.channels, self.options.min_width)
         self.step = step_size(self.options.step, len(self.channels.prunable))
         given: dict[str, Any] = {
             "original": self.model.graph,
             "channels": self.channels,
-            "order": order,
             "moments": moments if self.options.compensate else None,
             "data": self.data["calib"],
             "target": self.target,
             "method": self.options.calibration,
+            "in_order": self.options.refit == "in-order",
             "multiple": self.options.width_multiple,
             "threads": self.options.threads,
             "progress": self.progress,
         }
-        self.candidates = Candidates(cache=self.ledger.cache, **given)
-        removed = SEARCHES[self.options.search](len(order), self.step, lambda count: self._admits("fp32", count))
+        self.candidates = Candidates(order=order, cache=self.ledger.cache, **given)
+        removed = SEARCHES[self.options.search](len(order), self.step, self._admits_next)
         chosen = None if self.options.precision == "fp32" else self._quantized(removed)
         recovered = None
         if self.options.recover:
             folder = self.ledger.cache / "recovery"
             folder.mkdir(exist_ok=True)
-            self.recovered = RecoveredCandidates(cache=folder, recovery=self.options.recovery, **given)
+            order = self.candidates.order  # ranked anew, perhaps
+            self.recovered = RecoveredCandidates(order=order, cache=folder, recovery=self.options.recovery, **given)
             first = ("fp32", removed) if self.options.precision == "fp32" else chosen or (self.options.precision, 0)
             recovered = self._recovered(*first)
         return self._report(removed, chosen, recovered)
@@ -174,6 +182,22 @@ class _Job:
         step = max(self.step, -(-(limit - removed) // RECOVERY_STEPS))
         more = SEARCHES[self.options.search](limit - removed, step, admits)
         return (precision, removed + more) if admits(more) else None
+
+    def _admits_next(self, count: int) -> bool:
+        """The verdict on a candidate of the search, its last units ranked anew where that is due."""
+        before = (count - 1) // self.step
+        if self.options.refresh and before and before % self.options.refresh == 0:
+            self._refresh(before * self.step)
+        return self._admits("fp32", count)
+
+    def _refresh(self, removed: int) -> None:
+        """Rank the units that are left on the candidate without the first ``removed``."""
+        first = self.candidates.order[:removed]
+        rest = self.channels.without(self.candidates.plan(removed))
+        scores = self._ranking(None, self.candidates.pruned(removed), rest, f"-{removed}").units.copy()
+        scores[first] = np.arange(removed) - removed  # all others are 0 or more
+        order = removal_order(scores, self.channels, self.options.min_width)
+        self.candidates = replace(self.candidates, order=order)
 
     def _quantized(self, removed: int) -> tuple[str, int] | None:
         """The fastest admissible quantized candidate, as its precision and its units removed; None if there is none.
@@ -290,14 +314,22 @@ class _Job:
             session, self.data[part], self.metric, required, lambda done, _: self.progress("evaluation", done, total)
         )
 
-    def _ranking(self, moments: Mapping[str, Moments] | None) -> Ranking:
-        file = self.ledger.cache / "scores.npz"
+    def _ranking(
+        self,
+        moments: Mapping[str, Moments] | None,
+        graph: gs.Graph | None = None,
+        channels: ChannelMap | None = None,
+        suffix: str = "",
+    ) -> Ranking:
+        """Of the original, or of a candidate with the units that it has left."""
+        graph, channels = graph or self.model.graph, channels or self.channels
+        file = self.ledger.cache / f"scores{suffix}.npz"
         if file.is_file():
             return Ranking.load(file)
-        with self._timed("saliency"):
+        with self._timed(f"saliency{suffix}"):
             ranking = rank(
-                self.model.graph,
-                self.channels,
+                graph,
+                channels,
                 self.options.saliency,
                 self.data["calib"],
                 engine=self.options.engine,
@@ -309,9 +341,22 @@ class _Job:
                 checkpoint=self.ledger.cache / "saliency.npz",
                 moments=moments,
                 min_width=self.options.min_width,
+                gains=self._gains(),
             )
         ranking.save(file)
         return Ranking.load(file)
+
+    def _gains(self) -> FloatArray | None:
+        """What the removal of each unit saves of what the objective counts."""
+        if self.options.objective == "sparsity":
+            return None
+        graph, threads = self.model.graph, self.options.threads
+        if self.options.objective == "macs":
+            costs = cost.node_macs(graph, self.positions)
+        else:
+            proto = model_io.to_proto(graph)
+            costs = self.ledger.once("node_seconds", lambda: node_seconds(proto, self.sample, threads=threads))
+        return cost.unit_costs(graph, self.channels, costs)
 
     def _moments(self) -> dict[str, Moments]:
         file = self.ledger.cache / MOMENTS
@@ -434,6 +479,10 @@ class _Job:
             notes.append(f"pruned.onnx (FP32) is faster than {shipped} on this machine")
         if self.options.recover and "recovered" not in rows:
             notes.append("no recovered candidate is inside the budget")
+        if self.redundant:
+            kinds = Counter(self.redundant.values())
+            listed = ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS if kinds[kind])
+            notes.append(f"{len(self.redundant)} units were to leave first, at no loss: {listed}")
         return (*notes, *stand_in(self.target), *remarks(self.target, self.options.precision))
 
     def _measured(self, path: Path, session: Runner, removed: int) -> Measured:

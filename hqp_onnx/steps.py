@@ -35,10 +35,11 @@ from hqp_onnx.passes.prune_channels import prune_channels
 from hqp_onnx.passes.quantize import Quantized, Recipe, prepare, quantize, quantize_prepared
 from hqp_onnx.passes.quantize_int4 import quantize_int4
 from hqp_onnx.placement import quantizable
+from hqp_onnx.redundancy import redundant_units
 from hqp_onnx.runners import open_runner, remarks
 from hqp_onnx.runtime import Runner
 from hqp_onnx.saliency import LOSSES, filter_scores, filter_weights, unit_scores
-from hqp_onnx.search import aligned, removal_order
+from hqp_onnx.search import aligned, redundant_first, removal_order
 from hqp_onnx.shapes import Shapes, example_feeds
 from hqp_onnx.sources import Data, open_dataset
 from hqp_onnx.surgeon import removal_costs
@@ -176,11 +177,13 @@ def rank(
     draws: int = 1,
     moments: Mapping[str, Moments] | None = None,
     min_width: float = 0.0,
+    gains: FloatArray | None = None,
 ) -> Ranking:
     """Saliency of every filter and unit; see ``saliency.filter_scores``, and ``surgeon.removal_costs`` for obs.
 
     ``loss`` is a name or a loss model's file, ``moments`` are those of the inputs of the weights (None to measure them
     if they are needed), and ``min_width`` is the share of every tensor's units that will stay, both for obs.
+    With ``gains`` [units], units are ranked by saliency per gain.
     """
     proto = model_io.to_proto(graph)
     filters = filter_scores(
@@ -196,13 +199,14 @@ def rank(
         draws=draws,
     )
     if saliency != "obs":
-        return Ranking(filters, unit_scores(filters, channels, filter_weights(proto)))
+        units = unit_scores(filters, channels, filter_weights(proto))
+        return Ranking(filters, units if gains is None else units / gains)
     assert data is not None  # filter_scores has asked for it
     if moments is None:
         moments = input_moments(
             proto, None, data, threads=threads, progress=lambda done, total: progress("input moments", done, total)
         )
-    return Ranking(filters, removal_costs(graph, channels, moments, filters, min_width=min_width))
+    return Ranking(filters, removal_costs(graph, channels, moments, filters, min_width=min_width, gains=gains))
 
 
 def open_loss(loss: str | None) -> LossName | onnx.ModelProto | None:
@@ -306,7 +310,10 @@ def prune_model(model: Model, options: Pruning, data: Dataset | None = None, pro
         moments=moments,
         min_width=options.min_width,
     )
-    order = removal_order(ranking.units, channels, options.min_width)
+    scores = ranking.units
+    if options.compensate and moments is not None:
+        scores = redundant_first(scores, redundant_units(model.graph, channels, moments, scores))
+    order = removal_order(scores, channels, options.min_width)
     wanted = round(options.sparsity * len(channels.prunable))
     plan = PruningPlan(aligned(order[:wanted], channels, options.multiple_of))
     graph = prune_channels(model.graph, channels, plan).graph

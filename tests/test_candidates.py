@@ -27,6 +27,7 @@ def candidates(cache: Path, stages: list[str]) -> Candidates:
         data=open_data(model, small_data(), None),
         target=target("onnxruntime"),
         method="entropy",
+        in_order=False,
         multiple=1,
         cache=cache,
         threads=1,

@@ -16,6 +16,7 @@ Time per trial is that of one candidate; peak memory that of a process that does
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import multiprocessing
 import subprocess
@@ -29,7 +30,7 @@ from pathlib import Path
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from hqp_onnx import cost
+from hqp_onnx import cost, moments
 from hqp_onnx.channel_map import PruningPlan
 from hqp_onnx.dataset import Dataset
 from hqp_onnx.metrics import evaluate, load_metric
@@ -38,6 +39,7 @@ from hqp_onnx.moments import input_moments
 from hqp_onnx.options import Options
 from hqp_onnx.passes.compensate import compensate
 from hqp_onnx.passes.prune_channels import prune_channels
+from hqp_onnx.passes.refit_in_order import refit_in_order
 from hqp_onnx.pipeline import optimize
 from hqp_onnx.runtime import Session
 from hqp_onnx.search import removal_order
@@ -60,7 +62,7 @@ MIN_WIDTH = 0.1
 class Case:
     """A model with one calibration subset."""
 
-    def __init__(self, paths: Sequence[Path], folder: Path, samples: int, seed: int) -> None:
+    def __init__(self, paths: Sequence[Path], folder: Path, limit: int | None, samples: int, seed: int) -> None:
         self.path, calib, self.val, self.test_file = paths
         self.model = open_model(self.path)
         self.calib_file = folder / f"calib-{samples}-{seed}.npz"
@@ -69,6 +71,7 @@ class Case:
             np.savez(self.calib_file, **{name: values[chosen] for name, values in arrays.items()})
         self.calib = open_data(self.model, str(self.calib_file))
         self.test = open_data(self.model, str(self.test_file))
+        self.test = self.test if limit is None else self.test.first(limit)
         self.channels = self.model.channels()
         self.counts = cost.positions(self.model.graph, self.model.shapes)
         self._orders: dict[str, np.ndarray] = {}
@@ -108,6 +111,12 @@ def refitted(saliency: str, **settings: float) -> Callable[[Case, float], gs.Gra
     return make
 
 
+def in_order(case: Case, theta: float) -> gs.Graph:
+    """Refitted a second time, each weight from what it then reads."""
+    plan = case.cut("obs", theta)[1]
+    return refit_in_order(case.model.graph, refitted("obs")(case, theta), case.channels, plan, case.calib).graph
+
+
 def recovered(epochs: int) -> Callable[[Case, float], gs.Graph]:
     """Trained without labels, where this installation has it."""
 
@@ -116,7 +125,7 @@ def recovered(epochs: int) -> Callable[[Case, float], gs.Graph]:
         from hqp_onnx.recovery import Recovery
         from hqp_onnx.recovery.points import kept_positions
 
-        kept = kept_positions(case.model.shapes, case.channels, case.cut("obs", theta)[1])
+        kept = kept_positions(case.channels, case.channels.removed(case.cut("obs", theta)[1]))
         start = refitted("obs")(case, theta)
         return recover(start, case.model.graph, case.calib, Recovery(epochs), kept=kept).graph
 
@@ -126,7 +135,6 @@ def recovered(epochs: int) -> Callable[[Case, float], gs.Graph]:
 ROWS: dict[str, Callable[[Case, float], gs.Graph]] = {
     "l2": plain("l2"),
     "fisher": plain("fisher"),
-    "obs": plain("obs"),
     "l2, refit": refitted("l2"),
     "fisher, refit": refitted("fisher"),
     "obs, refit": refitted("obs"),
@@ -135,6 +143,7 @@ BUDGETS = {
     "fisher": {"compensate": False},
     "fisher, refit": {},
     "obs, refit": {"saliency": "obs"},
+    "obs, refit in order": {"saliency": "obs", "refit": "in-order"},
 }
 
 
@@ -178,8 +187,8 @@ def curves(cases: Sequence[Case], thetas: Sequence[float]) -> None:
         row(name, cells)
 
 
-def peers(case: Case, thetas: Sequence[float], python: str, folder: Path) -> None:
-    for method in PEERS:
+def peers(case: Case, methods: Sequence[str], thetas: Sequence[float], python: str, folder: Path) -> None:
+    for method in methods:
         command = [python, str(TOOL), method, str(case.path), str(case.calib_file), str(folder), *map(str, thetas)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         last = (done.stdout.strip().splitlines() or [""])[-1]
@@ -222,28 +231,42 @@ def budgets(case: Case, folder: Path, max_drop: float) -> None:
 def ablations(case: Case, other: Callable[[int], Case], thetas: Sequence[float], counts: Sequence[int]) -> None:
     head("ablation (obs), accuracy % (MACs removed %) at theta", [f"{theta:.0%}" for theta in thetas])
     variants = {f"lambda {ridge:g}": (case, refitted("obs", ridge=ridge)) for ridge in (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)}
+    variants["one mixing of channels for all taps"] = (mixing(case), refitted("obs"))
+    variants["refit in order"] = (case, in_order)
     variants |= {f"{count} images": (other(count), refitted("obs")) for count in counts}
     for name, (used, make) in variants.items():
         graphs = [make(used, theta) for theta in thetas]
         row(name, [Point(accuracy(graph, used.test), used.macs(graph)) for graph in graphs])
 
 
-def peak(paths: Sequence[Path], folder: Path, samples: int, refit: bool) -> tuple[float, float]:
+def mixing(case: Case) -> Case:
+    """The case with moments of channels where there are more patches than any layer has channels."""
+    other, largest = copy.copy(case), moments.LARGEST
+    uses = moments.contractions(case.model.graph).values()
+    moments.LARGEST = max(features.channels for use in uses for features in use.features)
+    try:
+        other.moments = input_moments(to_proto(case.model.graph), None, case.calib)
+    finally:
+        moments.LARGEST = largest
+    return other
+
+
+def peak(paths: Sequence[Path], folder: Path, limit: int | None, samples: int, refit: bool) -> tuple[float, float]:
     """Seconds to make one candidate of half of the units, and the peak MiB of this process."""
-    case = Case(paths, folder, samples, 0)
+    case = Case(paths, folder, limit, samples, 0)
     graph, plan = case.cut("l2", 0.5)
-    moments = case.moments if refit else {}
+    found = case.moments if refit else {}
     start = time.perf_counter()
     prune_channels(case.model.graph, case.channels, plan)
     if refit:
-        graph = compensate(case.model.graph, graph, case.channels, plan, moments).graph
+        graph = compensate(case.model.graph, graph, case.channels, plan, found).graph
     seconds = time.perf_counter() - start
     accuracy(graph, case.test)
     status = Path("/proc/self/status").read_text()  # ru_maxrss would include what the parent held when it forked
     return seconds, next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
 
 
-def costs(case: Case, paths: Sequence[Path], folder: Path, samples: int) -> None:
+def costs(case: Case, *arguments: object) -> None:
     """Time of what is paid once, of a trial, and peak memory."""
     start = time.perf_counter()
     input_moments(to_proto(case.model.graph), None, case.calib)
@@ -254,7 +277,7 @@ def costs(case: Case, paths: Sequence[Path], folder: Path, samples: int) -> None
     head("cost", ["candidate s", "evaluation s (TEST, original)", "once s", "peak MiB"])
     for refit in (False, True):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            seconds, memory = pool.apply(peak, (paths, folder, samples, refit))
+            seconds, memory = pool.apply(peak, (*arguments, refit))
         cells = [f"{seconds:.2f}", f"{evaluation:.2f}", f"{once:.1f}" if refit else "0", f"{memory:.0f}"]
         row("refit" if refit else "plain", cells)
 
@@ -265,8 +288,10 @@ def main() -> None:
     parser.add_argument("--thetas", type=float, nargs="+", default=[0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=1000, help="calibration samples of a subset")
+    parser.add_argument("--test-samples", type=int, help="of TEST for curves; default: all")
     parser.add_argument("--counts", type=int, nargs="+", default=[100, 300, 1000, 2000], help="samples, for --ablate")
     parser.add_argument("--max-drop", type=float, default=0.015)
+    parser.add_argument("--methods", nargs="+", default=PEERS, choices=PEERS)
     parser.add_argument("--peers", help="Python of the environment above")
     parser.add_argument("--skip", nargs="*", default=[], choices=["curves", "budgets"])
     parser.add_argument("--recover", type=int, default=0, metavar="EPOCHS", help="a row with label-free training")
@@ -279,20 +304,22 @@ def main() -> None:
         paths = [Path(file) for file in files]
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
-            cases = [Case(paths, folder, args.samples, seed) for seed in range(args.seeds)]
+            cases = [Case(paths, folder, args.test_samples, args.samples, seed) for seed in range(args.seeds)]
             whole = accuracy(cases[0].model.graph, cases[0].test)
-            print(f"\n### {name}: {100 * whole:.2f} % on TEST, {len(cases[0].calib)} calibration samples a subset")
+            print(
+                f"\n### {name}: {100 * whole:.2f} % on {len(cases[0].test)} of TEST, {args.samples} calibration samples a subset"
+            )
             if "curves" not in args.skip:
                 curves(cases, args.thetas)
             if args.peers:
-                peers(cases[0], args.thetas, args.peers, folder)
+                peers(cases[0], args.methods, args.thetas, args.peers, folder)
             if "budgets" not in args.skip:
                 budgets(cases[0], folder, args.max_drop)
             if args.ablate:
                 larger = args.thetas[-3:]
-                ablations(cases[0], partial(Case, paths, folder, seed=0), larger, args.counts)
+                ablations(cases[0], partial(Case, paths, folder, args.test_samples, seed=0), larger, args.counts)
             if args.cost:
-                costs(cases[0], paths, folder, args.samples)
+                costs(cases[0], paths, folder, args.test_samples, args.samples)
 
 
 if __name__ == "__main__":

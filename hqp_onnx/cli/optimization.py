@@ -25,7 +25,7 @@ from hqp_onnx.cli.arguments import (
     target_option,
 )
 from hqp_onnx.cli.output import Display, give_json, out
-from hqp_onnx.options import PRECISIONS, Options
+from hqp_onnx.options import OBJECTIVES, PRECISIONS, REFITS, Options
 from hqp_onnx.report import tables
 from hqp_onnx.report.writing import HTML
 from hqp_onnx.search import SEARCHES
@@ -50,6 +50,21 @@ from hqp_onnx.search import SEARCHES
 @click.option(
     "--compensate/--no-compensate", default=True, show_default=True, help="Refit weights that read removed channels."
 )
+@click.option(
+    "--refit",
+    type=click.Choice(REFITS),
+    default="once",
+    show_default=True,
+    help="in-order: once more, each weight from what it then reads; a pass over CALIB per layer and candidate.",
+)
+@click.option(
+    "--objective",
+    type=click.Choice(OBJECTIVES),
+    default="sparsity",
+    show_default=True,
+    help="Rank by saliency, by saliency per MAC, or per second as measured by onnxruntime.",
+)
+@click.option("--refresh", type=int, default=0, metavar="R", help="Rank anew every R steps (--search linear).")
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),

@@ -1,0 +1,138 @@
+"""A second refit, in topological order: each weight learns the original's output from what it now really reads.
+
+``compensate`` fits every weight to the *original's* features without those that left. Behind other weights that were
+refitted, features differ from these. Here, with x the features in the pruned model (all weights before are refitted)
+and y = W_0 x_0 + b_0 the original's output, the new weight and bias minimise
+
+    E|y - W x - b|^2 + lambda |W - W_now|^2,      W = W_now + (C - W_now S) (S + lambda I)^-1,    b = E[y] - W E[x]
+
+with S the covariance of x and C that of y with x. Weights at the same depth are measured in one pass over the data, so
+that the passes are as many as the model is deep (the reconstruction of Channel Pruning, arXiv:1707.06168, asymmetric).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from hqp_onnx.channel_map import BoolArray, ChannelMap, ParamAxis, PruningPlan
+from hqp_onnx.dataset import Batch
+from hqp_onnx.model_io import to_proto
+from hqp_onnx.moments import Contraction, Features, Matrix, Moments, contractions, feature_moments, takes_bias
+from hqp_onnx.passes.base import PassResult
+from hqp_onnx.passes.compensate import RIDGE, replace_weight
+
+__all__ = ["refit_in_order"]
+
+_ORIGINAL = "hqp.original."
+
+
+def refit_in_order(
+    original: gs.Graph,
+    pruned: gs.Graph,
+    channels: ChannelMap,
+    plan: PruningPlan,
+    data: Iterable[Batch],
+    *,
+    ridge: float = RIDGE,
+    threads: int = 0,
+) -> PassResult:
+    """A copy of ``pruned`` whose weights reproduce the original's outputs from what they read.
+
+    A weight is left as it is where it reads what the original's does; where several nodes use it; where its node has
+    no room for a bias, unless it is a MatMul; and where its features are not patches but channels (``moments``).
+
+    Args:
+        original: the canonical graph before pruning.
+        pruned: what ``prune_channels`` made of it by ``plan``, compensated.
+        channels: units of ``original``.
+        plan: the units that were removed.
+        data: calibration batches, read once per depth.
+        ridge: lambda, in units of the mean diagonal of S.
+        threads: of onnxruntime; 0 takes its choice.
+
+    Raises:
+        DataError: no batch.
+        ModelError: onnxruntime cannot run the graphs.
+    """
+    graph, gone, notes = pruned.copy(), channels.removed(plan), []
+    sources = original.tensors()
+    for stage in _stages(original, graph):
+        merged = _merged(to_proto(graph), to_proto(original))
+        weights = graph.tensors()
+        features = [_beside(use, weights[name], sources[name]) for name, use in stage.items()]
+        for (name, use), found in zip(
+            stage.items(), feature_moments(merged, features, data, threads=threads), strict=True
+        ):
+            labels = channels.members.get(ParamAxis(name, 1 - use.axis))
+            count = sources[name].shape[1 - use.axis]
+            stays = np.ones(count, bool) if labels is None else ~gone[labels]
+            _refit(weights[name], use, found, stays, ridge)
+            notes.append(f"{name}: refitted")
+    return PassResult(graph, bool(notes), tuple(notes))
+
+
+def _stages(original: gs.Graph, graph: gs.Graph) -> list[dict[str, Contraction]]:
+    """Weights to refit by depth: none depends on another of its own depth."""
+    uses, old = contractions(graph), original.tensors()
+    depth: dict[str, int] = {}  # of tensors that differ from the original's
+    stages: dict[int, dict[str, Contraction]] = {}
+    for node in graph.nodes:
+        level = max((depth[tensor.name] for tensor in node.inputs if tensor.name in depth), default=0)
+        weight = node.inputs[1] if len(node.inputs) > 1 else None
+        if level and weight is not None and weight.name in uses and _refittable(uses[weight.name], weight):
+            stages.setdefault(level, {})[weight.name] = uses[weight.name]
+            level += 1
+        if level or any(_changed(tensor, old.get(tensor.name)) for tensor in node.inputs):
+            depth.update((tensor.name, max(level, 1)) for tensor in node.outputs)
+    return [stages[level] for level in sorted(stages)]
+
+
+def _changed(tensor: gs.Tensor, before: gs.Tensor | None) -> bool:
+    if not isinstance(tensor, gs.Constant):
+        return False
+    return not isinstance(before, gs.Constant) or not np.array_equal(tensor.values, before.values)
+
+
+def _refittable(use: Contraction, weight: gs.Constant) -> bool:
+    patches = use.features[0].channels * use.features[0].taps * weight.shape[1 - use.axis] == weight.values.size
+    return len(weight.outputs) == 1 and patches and (takes_bias(weight) or weight.outputs[0].op == "MatMul")
+
+
+def _beside(use: Contraction, weight: gs.Constant, source: gs.Constant) -> Features:
+    output = f"{_ORIGINAL}{weight.outputs[0].outputs[0].name}"
+    return replace(use.features[0], beside=output, beside_channels=source.shape[1 - use.axis])
+
+
+def _merged(changed: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelProto:
+    """``changed`` and, under other names, the nodes of ``original``, on the same inputs."""
+    other = onnx.compose.add_prefix(original, _ORIGINAL, rename_inputs=False)
+    merged = onnx.ModelProto()
+    merged.CopyFrom(changed)
+    merged.graph.node.extend(other.graph.node)
+    merged.graph.initializer.extend(other.graph.initializer)
+    return merged
+
+
+def _refit(weight: gs.Constant, use: Contraction, found: Moments, stays: BoolArray, ridge: float) -> None:
+    now = np.moveaxis(weight.values, use.axis, 1).astype(np.float64)
+    rows = now.reshape(len(now), -1)
+    size = rows.shape[1]
+    biased = takes_bias(weight)
+    second = found.gram - np.outer(found.mean, found.mean) * biased
+    inner, cross = second[:size, :size], second[:size, size:][:, stays]
+    strength = ridge * np.trace(inner) / size or 1.0
+    new = rows + np.linalg.solve(inner + strength * np.eye(size), cross - inner @ rows.T).T
+    bias = found.mean[size:][stays] - new @ found.mean[:size] - _bias(weight.outputs[0]) if biased else None
+    replace_weight(weight, np.moveaxis(new.reshape(now.shape), 1, use.axis), bias)
+
+
+def _bias(node: gs.Node) -> Matrix | float:
+    if len(node.inputs) < 3:
+        return 0.0
+    values: Matrix = node.inputs[2].values.reshape(-1).astype(np.float64)
+    return values

@@ -1,0 +1,86 @@
+"""The refit in order against numpy.linalg.lstsq on what onnxruntime computes, layer after layer."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+import pytest
+from numpy.lib.stride_tricks import sliding_window_view
+from small_model import small_data, small_model
+
+from hqp_onnx.channel_map import PruningPlan
+from hqp_onnx.dataset import Batch
+from hqp_onnx.errors import DataError
+from hqp_onnx.model_io import to_proto
+from hqp_onnx.moments import input_moments
+from hqp_onnx.passes.compensate import compensate
+from hqp_onnx.passes.prune_channels import prune_channels
+from hqp_onnx.passes.refit_in_order import refit_in_order
+from hqp_onnx.runtime import Session
+from hqp_onnx.steps import open_model
+
+X = small_data(120)["input"]
+DATA = [Batch({"input": X[:70]}), Batch({"input": X[70:]})]
+EXACT = 1e-9
+
+
+@pytest.fixture(scope="module")
+def case():
+    model = open_model(small_model())
+    channels = model.channels()
+    plan = PruningPlan(channels.prunable[::3])
+    pruned = prune_channels(model.graph, channels, plan).graph
+    once = compensate(model.graph, pruned, channels, plan, input_moments(to_proto(model.graph), None, DATA)).graph
+    return model.graph, channels, plan, once
+
+
+def run(graph: gs.Graph, names: list[str]) -> dict[str, np.ndarray]:
+    return Session(to_proto(graph), names).run({"input": X})
+
+
+def patches(h: np.ndarray) -> np.ndarray:
+    h = np.pad(h, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    cut = sliding_window_view(h, (3, 3), (2, 3))
+    return cut.transpose(0, 2, 3, 1, 4, 5).reshape(-1, h.shape[1] * 9)
+
+
+def test_each_layer_is_the_least_squares_fit_of_the_original_from_what_it_reads(case):
+    original, channels, plan, once = case
+    result = refit_in_order(original, once, channels, plan, DATA, ridge=EXACT)
+    gone = channels.removed(plan)
+    new, old = run(result.graph, ["r1", "r2", "flat"]), run(original, ["c2", "c3", "logits"])
+    tensors = result.graph.tensors()
+    for weight, read, target in (("w2", "r1", "c2"), ("w3", "r2", "c3"), ("w4", "flat", "logits")):
+        labels = next((v for k, v in channels.members.items() if (k.tensor, k.axis) == (weight, 0)), None)
+        y = old[target] if labels is None else old[target][:, ~gone[labels]]
+        x = new[read] if weight == "w4" else patches(new[read])
+        y = np.moveaxis(y, 1, -1).reshape(-1, y.shape[1])
+        ones = np.concatenate([x, np.ones((len(x), 1))], 1).astype(np.float64)
+        best = ones @ np.linalg.lstsq(ones, y.astype(np.float64), rcond=None)[0]
+        bias = tensors[weight].outputs[0].inputs[2].values
+        have = ones @ np.concatenate([tensors[weight].values.reshape(len(bias), -1), bias[:, None]], 1).T
+        np.testing.assert_allclose(have, best, atol=1e-3 * np.abs(best).max())  # weights of dead features are free
+    assert result.modified and len(result.notes) == 3
+
+
+def test_it_comes_closer_to_the_original_than_one_refit(case):
+    original, channels, plan, once = case
+    refitted = refit_in_order(original, once, channels, plan, DATA).graph
+    want, before, after = (run(graph, ["logits"])["logits"] for graph in (original, once, refitted))
+    assert np.square(after - want).sum() < 0.9 * np.square(before - want).sum()
+
+
+def test_the_first_layer_and_an_unpruned_model_stay(case):
+    original, channels, plan, once = case
+    before = to_proto(once).SerializeToString(deterministic=True)
+    refitted = refit_in_order(original, once, channels, plan, DATA).graph
+    np.testing.assert_array_equal(refitted.tensors()["w1"].values, once.tensors()["w1"].values)
+    assert to_proto(once).SerializeToString(deterministic=True) == before
+    nothing = refit_in_order(original, original, channels, PruningPlan(np.array([], int)), DATA)
+    assert not nothing.modified and nothing.notes == ()
+
+
+def test_no_data_is_an_error(case):
+    original, channels, plan, once = case
+    with pytest.raises(DataError, match="no calibration data"):
+        refit_in_order(original, once, channels, plan, [])
