@@ -2,8 +2,8 @@
 
 Speed. An integer kernel saves arithmetic and pays for quantizing and dequantizing at its borders, so neighbours decide
 together. Starting from the faster of all-INT8 and all-float, blocks of consecutive nodes (halves, quarters, ... single
-nodes) are switched one by one; a switch stays if the model with it is faster beyond the noise. The two models run in
-turn, and the noise is that of the median of the paired differences (1.4826 MAD, times sqrt(pi / 2n)).
+nodes) are switched one by one; a switch stays if the model with it is faster beyond the noise, twice. The two models
+run in turn; a chunk of turns is one measurement, and the noise is three standard errors of the chunks' mean gain.
 
 Accuracy. The error of a node is what quantizing it alone does to the model's outputs: ||y_v - y||^2 / ||y||^2 on
 calibration samples.

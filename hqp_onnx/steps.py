@@ -36,7 +36,7 @@ from hqp_onnx.passes.quantize import Quantized, Recipe, prepare, quantize, quant
 from hqp_onnx.passes.quantize_int4 import quantize_int4
 from hqp_onnx.placement import quantizable
 from hqp_onnx.redundancy import redundant_units
-from hqp_onnx.runners import open_runner, remarks
+from hqp_onnx.runners import open_runner, remarks, stand_in
 from hqp_onnx.runtime import Runner
 from hqp_onnx.saliency import LOSSES, filter_scores, filter_weights, unit_scores
 from hqp_onnx.search import aligned, redundant_first, removal_order
@@ -439,7 +439,7 @@ def quantize_model(
 def mixed_model(
     model: Model, data: Dataset, goal: Target, method: str, progress: Progress = silent, recipe: Recipe | None = None
 ) -> Quantized:
-    """``model`` in INT8 where that is faster, timed on ``goal`` with one sample; see ``mixed_precision``."""
+    """``model`` in INT8 where that is faster, timed on ``goal`` with one sample; everywhere if ``goal`` is not here."""
     total, sample = len(data), next(iter(data.in_batches(model.session.batch or 1))).feeds
     prepared = prepare(
         model.graph, data, goal, method, progress=lambda n: progress("calibration", n, total), recipe=recipe
@@ -448,7 +448,7 @@ def mixed_model(
     def opened(floats: Collection[str]) -> Runner:
         return open_runner(model_io.to_proto(quantize_prepared(prepared, goal, floats).graph), goal)
 
-    nodes = quantizable(prepared.graph, goal)
+    nodes = [] if stand_in(goal) else quantizable(prepared.graph, goal)
     floats = faster_in_float(nodes, opened, sample, partial(progress, "mixed precision"))
     return quantize_prepared(prepared, goal, floats)
 

@@ -21,10 +21,9 @@ def fold_pads(graph: gs.Graph) -> PassResult:
     graph = graph.copy()
     folded = 0
     for node in graph.nodes:
-        pads = (
-            _padding(node.inputs[0]) if node.op == "Conv" and node.attrs.get("auto_pad", "NOTSET") == "NOTSET" else []
-        )
-        if pads:
+        if node.op != "Conv" or node.attrs.get("auto_pad", "NOTSET") != "NOTSET":
+            continue
+        if pads := _padding(node.inputs[0]):
             own = node.attrs.get("pads") or [0] * len(pads)
             node.attrs["pads"] = [a + b for a, b in zip(own, pads, strict=True)]
             node.inputs[0] = node.inputs[0].inputs[0].inputs[0]

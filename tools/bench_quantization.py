@@ -26,7 +26,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -90,7 +90,7 @@ class Case:
     labels: Array
 
 
-def opened(name: str, model: Path, calib: Path, test: Path, counts: tuple[int, int], folder: Path) -> Case:
+def case_of(name: str, model: Path, calib: Path, test: Path, counts: tuple[int, int], folder: Path) -> Case:
     key, limited = onnx.load(model).graph.input[0].name, folder / f"calib_{counts[0]}.npz"
     folder.mkdir(parents=True, exist_ok=True)
     with np.load(calib) as arrays:
@@ -132,8 +132,8 @@ def stressed(case: Case, settings: argparse.Namespace, folder: Path) -> Case:
         done = prune(case.model, model, options, data=str(case.calib))
         case = replace(case, name=f"{case.name}, {done.units} of {done.prunable} units removed", model=model)
         if settings.outlier:
-            removed = done.channels.removed_slices(done.plan)[weight][0]
-            case = replace(case, name=f"{case.name}, {'with' if 0 in removed else 'without'} the outlier")
+            removed = done.channels.removed_slices(done.plan).get(weight, {}).get(0, ())
+            case = replace(case, name=f"{case.name}, the outlier {'' if 0 in removed else 'not '}among them")
     return case
 
 
@@ -150,9 +150,20 @@ def made(case: Case, quantizer: str, target: str, python: str, folder: Path) -> 
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         failed = done.returncode or not output.is_file()
         said = (done.stderr if failed else done.stdout).strip().splitlines() or [f"no output, code {done.returncode}"]
-        report.write_text(json.dumps({"failed": said[-1][:110]}) if failed else said[-1])
-    cost = json.loads(report.read_text())
-    return cost.get("failed") or (output, cost)
+        if failed:
+            return said[-1][:110]
+        report.write_text(said[-1])
+    return output, json.loads(report.read_text())
+
+
+def loaded(target: str, path: Path, threads: int, x: Array) -> Run | str:
+    """The model on a target, once it has run there; or why it does not."""
+    try:
+        run = TARGETS[target](path, threads)
+        run(x)
+    except Exception as e:
+        return (str(e).strip().splitlines() or [type(e).__name__])[-1][:110]
+    return run
 
 
 def speedups(runs: Mapping[str, Run], x: Array, rounds: int) -> dict[str, float]:
@@ -194,21 +205,24 @@ def quality(want: Array, have: Array, best: Array, labels: Array) -> str:
 
 def bench(case: Case, target: str, interpreters: Mapping[str, str], settings: argparse.Namespace, folder: Path) -> None:
     """Print one table."""
+    x = case.test[:1].astype(np.float32)
     found = {name: made(case, name, target, python, folder) for name, python in interpreters.items()}
-    models = {name: value for name, value in found.items() if not isinstance(value, str)}
+    costs = {name: value[1] for name, value in found.items() if not isinstance(value, str)}
+    opened = {n: v if isinstance(v, str) else loaded(target, v[0], settings.threads, x) for n, v in found.items()}
+    runs = {name: run for name, run in opened.items() if not isinstance(run, str)}
     print(f"\n{case.name} on {target}, {len(case.test)} test samples\n")
     print("| | speed | MiB | s |" + ("" if settings.brief else " drop | ours - it | KL | SQNR |"))
     print("|---" * (4 if settings.brief else 8) + "|")
-    runs = {name: TARGETS[target](path, settings.threads) for name, (path, _) in models.items()}
-    speed = speedups(runs, case.test[:1].astype(np.float32), settings.rounds)
+    speed = speedups(runs, x, settings.rounds)
     answers = {} if settings.brief else {name: logits(run, case.test) for name, run in runs.items()}
-    for name, value in found.items():
-        if isinstance(value, str):
-            print(f"| {name} | {value} |")
+    best = answers.get(OURS[0], next((z for name, z in answers.items() if name.startswith("ours")), None))
+    for name, run in opened.items():
+        if isinstance(run, str):
+            print(f"| {name} | {run} |")
             continue
-        row = f"| {name} | {speed[name]:.2f} | {value[1]['peak_mib']:.0f} | {value[1]['seconds']:.0f} "
-        best = answers.get(OURS[0], answers.get(next(iter(models))))
-        print(f"{row}{quality(answers['fp32'], answers[name], best, case.labels) if answers else ''}|", flush=True)
+        row = f"| {name} | {speed[name]:.2f} | {costs[name]['peak_mib']:.0f} | {costs[name]['seconds']:.0f} "
+        more = "" if best is None else quality(answers["fp32"], answers[name], best, case.labels)
+        print(f"{row}{more}|", flush=True)
 
 
 def memory(case: Case, interpreters: Mapping[str, str], folder: Path) -> None:
@@ -225,7 +239,7 @@ def memory(case: Case, interpreters: Mapping[str, str], folder: Path) -> None:
         print(f"| {name} | {peak:.0f} | {peak - base:+.0f} | {value[1]['seconds']:.0f} |", flush=True)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--row", nargs=4, action="append", required=True, metavar=("NAME", "MODEL", "CALIB", "TEST"))
     parser.add_argument("--peers", help="Python of the environment of `make peers`")
@@ -240,14 +254,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--outlier", type=float, help="stress: one filter so many times as large")
     parser.add_argument("--prune", type=float, help="share of the units to remove first")
     parser.add_argument("--cache", type=Path, default=Path("build/quantized"))
-    settings = parser.parse_args(arguments)
+    settings = parser.parse_args()
     chosen = settings.only or [*OURS, *PEERS]
     interpreters = {"fp32": sys.executable} | {
         name: sys.executable if name.startswith("ours") else settings.peers or "no-peers" for name in chosen
     }
     for name, *paths in settings.row:
-        folder = settings.cache / "_".join([name, *(f"x{v:g}" for v in (settings.outlier, settings.prune) if v)])
-        case = opened(name, *map(Path, paths), (settings.calib_samples, settings.test_samples), folder)
+        facts = [f"{v:g}" for v in (settings.calib_samples, settings.outlier, settings.prune) if v]
+        folder = settings.cache / "_".join([name, *facts])
+        case = case_of(name, *map(Path, paths), (settings.calib_samples, settings.test_samples), folder)
         case = stressed(case, settings, folder)
         if settings.memory:
             memory(case, interpreters, folder)
