@@ -13,6 +13,7 @@ import onnxruntime as ort
 import pytest
 from conftest import MODELS
 from oracle import worst_error
+from small_model import small_data, small_model
 
 from hqp_onnx import pipeline
 from hqp_onnx.errors import UsageError
@@ -123,6 +124,65 @@ def test_without_compensation_the_pruned_model_is_the_masked_one(options: Option
     removed = json.loads((tmp_path / "ledger.json").read_text())["removed"]
     images = {"input": np.load(options.val)["input"][:4].astype(np.float32)}
     assert worst_error(onnx.load(options.model), onnx.load(tmp_path / "pruned.onnx"), removed, images) <= 1e-5
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Options:
+    """A small model without a budget, so that the search goes to the end."""
+    onnx.save(small_model(), tmp_path / "small.onnx")
+    np.savez(tmp_path / "data.npz", **small_data(60))
+    data = str(tmp_path / "data.npz")
+    return Options(
+        tmp_path / "small.onnx",
+        data,
+        data,
+        tmp_path / "out",
+        max_drop=1.0,
+        step=0.1,
+        search="linear",
+        precision="fp32",
+        multiple_of=1,
+    )
+
+
+@pytest.mark.parametrize("saliency", ["l2", "obs"])
+def test_a_refreshed_ranking_is_that_of_the_candidate(
+    small: Options, monkeypatch: pytest.MonkeyPatch, saliency: str
+) -> None:
+    """Every second step; what left stays out, and what is left is ranked on the model that it is left in."""
+    ranked: list[tuple[int, int]] = []
+    rank = pipeline.rank
+
+    def counted(graph: Any, channels: Any, *given: Any, **named: Any) -> Any:
+        widths = [graph.tensors()[name].shape[0] for name in ("w1", "w2")]  # w3 shares its units with w1
+        ranked.append((len(channels.prunable), sum(widths)))
+        return rank(graph, channels, *given, **named)
+
+    monkeypatch.setattr(pipeline, "rank", counted)
+    found = optimize(replace(small, saliency=saliency, refresh=2))
+    assert len(found.trials) == 9 and all(trial.accepted for trial in found.trials)
+    assert ranked == [(width, width) for width in (40, 32, 24, 16, 8)]  # 10 % of 40 units a step
+
+
+@pytest.mark.parametrize("objective", ["macs", "latency"])
+def test_an_objective_changes_what_leaves(small: Options, objective: str) -> None:
+    plain, chosen = (
+        optimize(replace(small, output=small.output / name, saliency="l1", objective=name)).trials
+        for name in ("sparsity", objective)
+    )
+    assert [trial.removed for trial in plain] == [trial.removed for trial in chosen]
+    assert [trial.macs for trial in plain] != [trial.macs for trial in chosen]
+    if objective == "macs":
+        assert chosen[2].macs < plain[2].macs
+
+
+def test_options_that_exclude_each_other(options: Options) -> None:
+    with pytest.raises(UsageError, match="--refit in-order: --no-compensate"):
+        replace(options, refit="in-order", compensate=False)
+    with pytest.raises(UsageError, match=r"--refresh 3: expected .* --search linear"):
+        replace(options, refresh=3)
+    with pytest.raises(UsageError, match="--objective speed: expected one of sparsity, macs, latency"):
+        replace(options, objective="speed")
 
 
 def test_a_budget_that_int8_cannot_meet(options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

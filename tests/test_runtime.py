@@ -12,7 +12,7 @@ import pytest
 
 from hqp_onnx import runtime
 from hqp_onnx.errors import MissingRuntimeError, ModelError
-from hqp_onnx.runtime import Session, TensorSpec
+from hqp_onnx.runtime import Session, TensorSpec, node_seconds
 
 TEXT = '<ir_version: 8, opset_import: ["" : 17]> g (float[{n},3] x) => (float[{n},3] y, float s) {{ BODY }}'
 TEXT = TEXT.replace("BODY", "h = Neg(x)\n y = Relu(h)\n s = ReduceSum<keepdims=0>(x)")
@@ -68,3 +68,14 @@ def test_without_onnxruntime_the_error_names_the_extra(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingRuntimeError, match=r"pip install 'hqp-onnx\[onnxruntime\]'"):
         Session(model())
+
+
+def test_nodes_are_timed_by_name() -> None:
+    timed = model()
+    for node in timed.graph.node:
+        node.name = f"the {node.op_type}"
+    times = node_seconds(timed, {"x": np.zeros((4096, 3), np.float32)}, runs=3)
+    assert set(times) == {"the Neg", "the Relu", "the ReduceSum"}
+    assert all(0 < seconds < 1 for seconds in times.values())
+    with pytest.raises(ModelError, match="onnxruntime cannot run the model"):
+        node_seconds(timed, {"x": np.zeros((4, 2), np.float32)})

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hqp_onnx.channel_map import ChannelMap, ParamAxis
+from hqp_onnx.channel_map import ChannelMap, ParamAxis, PruningPlan
 from hqp_onnx.errors import UsageError
-from hqp_onnx.search import aligned, bisect, candidates, linear, removal_order, step_size
+from hqp_onnx.search import aligned, bisect, candidates, linear, redundant_first, removal_order, step_size
 
 
 def one_axis(units: int, frozen: dict[int, str] | None = None) -> ChannelMap:
@@ -83,6 +83,22 @@ def test_aligned_widths_give_back_the_last_to_leave(multiple: int, leave: int) -
         assert [*stayed, *back] == [unit for unit in order if unit in line]  # a prefix of the order leaves
     if multiple == 1:
         assert kept.tolist() == order.tolist()
+
+
+def test_redundant_units_leave_before_all_others() -> None:
+    scores = np.array([3.0, 1.0, 2.0, 0.0])
+    changed = redundant_first(scores, {0: "dead", 2: "dead"})
+    assert removal_order(changed, one_axis(4), 0.0).tolist() == [0, 2, 3]
+    assert scores.tolist() == [3.0, 1.0, 2.0, 0.0]
+
+
+def test_what_is_left_keeps_its_unit_numbers() -> None:
+    members = {ParamAxis("a", 0): np.arange(4), ParamAxis("b", 1): np.array([0, 0, 1, 1, 2, -1])}
+    rest = ChannelMap(4, members, {3: "why"}, {}).without(PruningPlan(np.array([0, 2])))
+    assert rest.members[ParamAxis("a", 0)].tolist() == [1, 3]
+    assert rest.members[ParamAxis("b", 1)].tolist() == [1, 1, -1]
+    assert rest.prunable.tolist() == [1]
+    assert rest.frozen == {0: "removed", 2: "removed", 3: "why"}
 
 
 def test_keep_and_only() -> None:

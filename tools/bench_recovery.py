@@ -188,6 +188,7 @@ def curves(cases: Sequence[Case], thetas: Sequence[float]) -> None:
 
 
 def peers(case: Case, methods: Sequence[str], thetas: Sequence[float], python: str, folder: Path) -> None:
+    head("other pruners, accuracy % (MACs removed %) at a share of channels of", [f"{theta:.0%}" for theta in thetas])
     for method in methods:
         command = [python, str(TOOL), method, str(case.path), str(case.calib_file), str(folder), *map(str, thetas)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -306,9 +307,8 @@ def main() -> None:
             folder = Path(temporary)
             cases = [Case(paths, folder, args.test_samples, args.samples, seed) for seed in range(args.seeds)]
             whole = accuracy(cases[0].model.graph, cases[0].test)
-            print(
-                f"\n### {name}: {100 * whole:.2f} % on {len(cases[0].test)} of TEST, {args.samples} calibration samples a subset"
-            )
+            samples = f"{len(cases[0].test)} samples of TEST, subsets of {args.samples} for calibration"
+            print(f"\n### {name}: {100 * whole:.2f} % on {samples}")
             if "curves" not in args.skip:
                 curves(cases, args.thetas)
             if args.peers:
