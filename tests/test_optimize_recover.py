@@ -15,10 +15,11 @@ from conftest import MODELS
 from small_model import small_data, small_model
 
 from hqp_onnx.cli import cli
+from hqp_onnx.job import RECOVERED
 from hqp_onnx.model_io import to_proto
 from hqp_onnx.options import Options, Pruning
 from hqp_onnx.passes.recover import recover
-from hqp_onnx.pipeline import RECOVERED, optimize
+from hqp_onnx.pipeline import optimize
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.recovery.points import kept_positions
 from hqp_onnx.recovery.trainer import Trainer

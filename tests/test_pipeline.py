@@ -15,7 +15,7 @@ from conftest import MODELS
 from oracle import worst_error
 from small_model import small_data, small_model
 
-from hqp_onnx import pipeline
+from hqp_onnx import job
 from hqp_onnx.errors import UsageError
 from hqp_onnx.options import Options
 from hqp_onnx.pipeline import budget_error, optimize
@@ -151,14 +151,14 @@ def test_a_refreshed_ranking_is_that_of_the_candidate(
 ) -> None:
     """Every second step; what left stays out, and what is left is ranked on the model that it is left in."""
     ranked: list[tuple[int, int]] = []
-    rank = pipeline.rank
+    rank = job.rank
 
     def counted(graph: Any, channels: Any, *given: Any, **named: Any) -> Any:
         widths = [graph.tensors()[name].shape[0] for name in ("w1", "w2")]  # w3 shares its units with w1
         ranked.append((len(channels.prunable), sum(widths)))
         return rank(graph, channels, *given, **named)
 
-    monkeypatch.setattr(pipeline, "rank", counted)
+    monkeypatch.setattr(job, "rank", counted)
     found = optimize(replace(small, saliency=saliency, refresh=2))
     assert len(found.trials) == 9 and all(trial.accepted for trial in found.trials)
     assert ranked == [(width, width) for width in (40, 32, 24, 16, 8)]  # 10 % of 40 units a step
@@ -187,15 +187,15 @@ def test_options_that_exclude_each_other(options: Options) -> None:
 
 def test_a_budget_that_int8_cannot_meet(options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """INT8 that destroys the model: FP32 ships, and the error says so with exit code 3."""
-    insert = pipeline.Candidates.quantized
+    insert = job.Candidates.quantized
 
-    def ruined(self: pipeline.Candidates, removed: int, floats: Any) -> Any:
+    def ruined(self: job.Candidates, removed: int, floats: Any) -> Any:
         broken = insert(self, removed, floats)
         last = next(node for node in reversed(broken.nodes) if node.op == "Gemm")
         last.attrs["alpha"] = -1.0
         return broken
 
-    monkeypatch.setattr(pipeline.Candidates, "quantized", ruined)
+    monkeypatch.setattr(job.Candidates, "quantized", ruined)
     found = optimize(replace(options, output=tmp_path, step=0.2))
     assert not found.met
     assert not (tmp_path / "int8.onnx").exists()
@@ -209,7 +209,7 @@ def test_a_budget_that_int8_cannot_meet(options: Options, tmp_path: Path, monkey
 def mixed(options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Options:
     """Half of the nodes are faster in float, says the clock; asked twice, it would say something else."""
     answers = [slice(0, None, 2)]
-    monkeypatch.setattr(pipeline, "faster_in_float", lambda nodes, *_: list(nodes[answers.pop()]))
+    monkeypatch.setattr(job, "faster_in_float", lambda nodes, *_: list(nodes[answers.pop()]))
     return replace(options, output=tmp_path, precision="mixed", step=0.2, resume=True)
 
 
@@ -236,9 +236,9 @@ def test_nodes_that_are_faster_in_float_stay_there(mixed: Options) -> None:
 
 def test_nodes_that_harm_the_outputs_are_spared(mixed: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     """One node ruins the model when it is quantized: it alone joins those in float, and pruning is not undone."""
-    insert, harmful = pipeline.Candidates.quantized, []
+    insert, harmful = job.Candidates.quantized, []
 
-    def ruined(self: pipeline.Candidates, removed: int, floats: Any = ()) -> Any:
+    def ruined(self: job.Candidates, removed: int, floats: Any = ()) -> Any:
         harmful[:] = self.quantizable(removed)[1:2]
         graph = insert(self, removed, floats)
         if harmful[0] not in floats and removed:
@@ -246,8 +246,8 @@ def test_nodes_that_harm_the_outputs_are_spared(mixed: Options, monkeypatch: pyt
             last.attrs["alpha"] = -1.0
         return graph
 
-    monkeypatch.setattr(pipeline.Candidates, "quantized", ruined)
-    monkeypatch.setattr(pipeline._Job, "_faster", lambda self, choices: len(choices) - 1)
+    monkeypatch.setattr(job.Candidates, "quantized", ruined)
+    monkeypatch.setattr(job.Job, "_faster", lambda self, choices: len(choices) - 1)
     found = optimize(mixed)
     assert set(harmful) < set(found.floats)
     assert len(found.floats) == 27 + 1

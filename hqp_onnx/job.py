@@ -1,0 +1,327 @@
+"""The search of one optimization: what was given, every verdict on a candidate, and what was found.
+
+baseline -> saliency (and moments) -> pruned FP32 candidates -> INT8 of the result where it pays, with less of
+either where the budget demands it [-> recovered candidates beyond it]
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from hqp_onnx import cost, model_io
+from hqp_onnx.candidates import Candidates
+from hqp_onnx.channel_map import ChannelMap
+from hqp_onnx.constraint import Budget
+from hqp_onnx.dataset import Dataset
+from hqp_onnx.latency import measure
+from hqp_onnx.ledger import Ledger, Trial
+from hqp_onnx.metrics import FloatArray, Metric, Scores, evaluate
+from hqp_onnx.mixed_precision import faster_in_float, output_errors
+from hqp_onnx.moments import Moments, input_moments, load_moments, save_moments
+from hqp_onnx.options import Options
+from hqp_onnx.recovered_candidates import RecoveredCandidates
+from hqp_onnx.redundancy import redundant_units
+from hqp_onnx.runners import open_runner, stand_in
+from hqp_onnx.runtime import Runner, node_seconds
+from hqp_onnx.search import SEARCHES, bisect, redundant_first, removal_order, step_size
+from hqp_onnx.steps import Model, Progress, Ranking, in_float16, rank
+from hqp_onnx.targets import target
+
+log = logging.getLogger(__name__)
+
+MOMENTS = "moments.npz"
+SENSITIVITY_SAMPLES = 100
+RECOVERED = "+recovery"  # of a precision: the candidate is trained before it is judged
+RECOVERY_STEPS = 8  # of what the search may add by recovery: a trial is a training
+
+
+@dataclass(frozen=True)
+class Found:
+    """Candidates as precision and units removed.
+
+    Attributes:
+        removed: units of the FP32 candidate.
+        chosen: the quantized candidate; None where none is admissible or asked for.
+        recovered: the one that was trained; None likewise.
+    """
+
+    removed: int
+    chosen: tuple[str, int] | None
+    recovered: tuple[str, int] | None
+
+
+class Job:
+    """What an optimization was given, and what it has paid for so far."""
+
+    def __init__(
+        self, options: Options, model: Model, data: Mapping[str, Dataset], metric: Metric, progress: Progress
+    ) -> None:
+        self.options, self.model, self.data, self.metric, self.progress = options, model, data, metric, progress
+        self.target = target(options.target)
+        self.channels = model.channels().restricted(options.keep, options.only)
+        self.positions = cost.positions(model.graph, model.shapes)
+        self.ledger = Ledger(options.output, options.settings(), options.resume)
+        self.sample = next(iter(data["val"].in_batches(model.session.batch or 1))).feeds
+        self.floats: dict[str, list[str]] = {"int8": []}
+        self.redundant: dict[int, str] = {}
+
+    def run(self) -> Found:
+        """The search; nothing but its ledger is written."""
+        with self.timed("baseline"):
+            self.budget = Budget(self.scores(self.model.session, "val"), self.options.max_drop)
+        needs_moments = self.options.compensate or self.options.saliency == "obs"
+        moments = self._moments() if needs_moments else None
+        self.ranking = self._ranking(moments)
+        scores = self.ranking.units
+        if self.options.compensate and moments is not None:
+            self.redundant = redundant_units(self.model.graph, self.channels, moments, scores)
+        order = removal_order(redundant_first(scores, self.redundant), self.channels, self.options.min_width)
+        self.step = step_size(self.options.step, len(self.channels.prunable))
+        given: dict[str, Any] = {
+            "original": self.model.graph,
+            "channels": self.channels,
+            "moments": moments if self.options.compensate else None,
+            "data": self.data["calib"],
+            "target": self.target,
+            "method": self.options.calibration,
+            "in_order": self.options.refit == "in-order",
+            "multiple": self.options.width_multiple,
+            "threads": self.options.threads,
+            "progress": self.progress,
+        }
+        self.candidates = Candidates(order=order, cache=self.ledger.cache, **given)
+        removed = SEARCHES[self.options.search](len(order), self.step, self._admits_next)
+        chosen = None if self.options.precision == "fp32" else self._quantized(removed)
+        recovered = None
+        if self.options.recover:
+            folder = self.ledger.cache / "recovery"
+            folder.mkdir(exist_ok=True)
+            order = self.candidates.order  # ranked anew, perhaps
+            self.recovered = RecoveredCandidates(order=order, cache=folder, recovery=self.options.recovery, **given)
+            first = ("fp32", removed) if self.options.precision == "fp32" else chosen or (self.options.precision, 0)
+            recovered = self._recovered(*first)
+        return Found(removed, chosen, recovered)
+
+    def _recovered(self, precision: str, removed: int) -> tuple[str, int] | None:
+        """The last admissible recovered candidate from ``removed`` units on; None if there is none."""
+        precision, full, limit = precision + RECOVERED, "fp32" + RECOVERED, len(self.candidates.order)
+
+        def admits(count: int) -> bool:  # what is lost in FP32 is not trained again
+            return self.admits(full, removed + count) and self.admits(precision, removed + count)
+
+        step = max(self.step, -(-(limit - removed) // RECOVERY_STEPS))
+        more = SEARCHES[self.options.search](limit - removed, step, admits)
+        return (precision, removed + more) if admits(more) else None
+
+    def _admits_next(self, count: int) -> bool:
+        """The verdict on a candidate of the search, its last units ranked anew where that is due."""
+        before = (count - 1) // self.step
+        if self.options.refresh and before and before % self.options.refresh == 0:
+            self._refresh(before * self.step)
+        return self.admits("fp32", count)
+
+    def _refresh(self, removed: int) -> None:
+        """Rank the units that are left on the candidate without the first ``removed``."""
+        first = self.candidates.order[:removed]
+        rest = self.channels.without(self.candidates.plan(removed))
+        scores = self._ranking(None, self.candidates.pruned(removed), rest, f"-{removed}").units.copy()
+        scores[first] = np.arange(removed) - removed  # all others are 0 or more
+        order = removal_order(scores, self.channels, self.options.min_width)
+        self.candidates = replace(self.candidates, order=order)
+
+    def _quantized(self, removed: int) -> tuple[str, int] | None:
+        """The fastest admissible quantized candidate, as its precision and its units removed; None if there is none.
+
+        Where the candidate with ``removed`` units is outside the budget, there are two ways back into it: fewer units
+        removed, or more nodes in float, those first whose INT8 arithmetic harms the outputs most.
+        """
+        precision = self.options.precision
+        if precision == "mixed":
+            self.floats["mixed"] = self.ledger.once("mixed", lambda: self._faster_in_float(removed))
+        if self.admits(precision, removed):
+            return precision, removed
+        fewer = bisect(max(removed - self.step, 0), self.step, lambda count: self.admits(precision, count))
+        choices = [(precision, fewer)]
+        if precision == "mixed":
+            choices.append((self._spared(removed), removed))
+        choices = [choice for choice in choices if self.admits(*choice)]
+        if len(choices) < 2:
+            return choices[0] if choices else None
+        return choices[self.ledger.once("faster", lambda: self._faster(choices))]
+
+    def _faster_in_float(self, removed: int) -> list[str]:
+        if stand_in(self.target):
+            return []
+        nodes = self.candidates.quantizable(removed)
+        with self.timed("mixed precision"):
+            floats = faster_in_float(
+                nodes, partial(self._open, removed), self.sample, partial(self.progress, "mixed precision")
+            )
+        log.info("%d of %d quantizable nodes stay in float, since that is faster", len(floats), len(nodes))
+        return floats
+
+    def _spared(self, removed: int) -> str:
+        """The precision that keeps as few harmful nodes in float as the budget allows."""
+        floats = self.floats["mixed"]
+        errors = self.ledger.once("output_errors", lambda: self._output_errors(removed))
+        harmless = sorted(errors, key=lambda node: errors[node])
+        names = [f"mixed+{len(harmless) - count}" for count in range(len(harmless) + 1)]
+        self.floats |= {name: [*floats, *harmless[count:]] for count, name in enumerate(names)}
+        return names[bisect(len(harmless), 1, lambda count: self.admits(names[count], removed))]
+
+    def _output_errors(self, removed: int) -> dict[str, float]:
+        floats = self.floats["mixed"]
+        nodes = [node for node in self.candidates.quantizable(removed) if node not in floats]
+        data = self.data["calib"]
+        few = [batch.feeds for batch in islice(data, max(1, SENSITIVITY_SAMPLES // data.batch_size))]
+        with self.timed("sensitivity to INT8"):
+            report = partial(self.progress, "sensitivity to INT8")
+            return output_errors(nodes, partial(self._open, removed), few, floats, report)
+
+    def _faster(self, choices: Sequence[tuple[str, int]]) -> int:
+        """Index of the fastest candidate."""
+        sessions = {str(i): self._session(*choice) for i, choice in enumerate(choices)}
+        latencies = measure(sessions, self.sample)
+        return int(min(latencies, key=lambda i: latencies[i].median_ms))
+
+    def graph(self, precision: str, removed: int) -> gs.Graph:
+        """A candidate; not to be changed."""
+        candidates = self.recovered if precision.endswith(RECOVERED) else self.candidates
+        precision = precision.removesuffix(RECOVERED)
+        if precision == "fp32":
+            return candidates.pruned(removed)
+        if precision == "fp16":
+            return in_float16(candidates.pruned(removed)).graph
+        return candidates.quantized(removed, self.floats[precision])
+
+    def _session(self, precision: str, removed: int) -> Runner:
+        return self.load(model_io.to_proto(self.graph(precision, removed)))
+
+    def _open(self, removed: int, floats: Collection[str]) -> Runner:
+        return self.load(model_io.to_proto(self.candidates.quantized(removed, floats)))
+
+    def load(self, model: onnx.ModelProto | Path) -> Runner:
+        """A session of the target's runtime."""
+        return open_runner(model, self.target, threads=self.options.threads)
+
+    def admits(self, precision: str, removed: int) -> bool:
+        """The verdict on a candidate, from the ledger if it was paid for already."""
+        trial = self.ledger.trials.get((precision, removed))
+        if trial is None:
+            trial = self._trial(precision, removed)
+            self.ledger.add(trial)
+            log.info("%s, %4.1f %% of the units removed: %s", precision, 100 * trial.sparsity, trial.why)
+        return trial.accepted
+
+    def _trial(self, precision: str, removed: int) -> Trial:
+        start = time.perf_counter()
+        scores = self.scores(self._session(precision, removed), "val", self.budget.required)
+        accepted = self.budget.admits(scores)
+        drop = 100 * (self.budget.baseline.metric - scores.metric)
+        size = self.size(removed)
+        return Trial(
+            precision=precision,
+            removed=removed,
+            sparsity=self.sparsity(removed),
+            metric=scores.metric,
+            complete=scores.complete,
+            macs=size["macs"],
+            params=size["params"],
+            accepted=accepted,
+            why=f"drop {'' if scores.complete else 'at least '}{drop:.2f} of {100 * self.budget.max_drop:g} points",
+            seconds=round(time.perf_counter() - start, 3),
+        )
+
+    def size(self, removed: int) -> dict[str, int]:
+        """MACs and parameters of a candidate, the same in every precision."""
+        graph = self.candidates.pruned(removed)
+        return {"macs": cost.macs(graph, self.positions), "params": cost.params(graph)}
+
+    def sparsity(self, removed: int) -> float:
+        """Units that leave, as a share of the prunable ones."""
+        return len(self.candidates.plan(removed)) / max(len(self.channels.prunable), 1)
+
+    def scores(self, session: Runner, part: str, required: float = 0.0) -> Scores:
+        """Scores on ``part`` of the data; stops where ``required`` is out of reach."""
+        total = len(self.data[part])
+        return evaluate(
+            session, self.data[part], self.metric, required, lambda done, _: self.progress("evaluation", done, total)
+        )
+
+    def _ranking(
+        self,
+        moments: Mapping[str, Moments] | None,
+        graph: gs.Graph | None = None,
+        channels: ChannelMap | None = None,
+        suffix: str = "",
+    ) -> Ranking:
+        """Of the original, or of a candidate with the units that it has left."""
+        graph, channels = graph or self.model.graph, channels or self.channels
+        file = self.ledger.cache / f"scores{suffix}.npz"
+        if file.is_file():
+            return Ranking.load(file)
+        with self.timed(f"saliency{suffix}"):
+            ranking = rank(
+                graph,
+                channels,
+                self.options.saliency,
+                self.data["calib"],
+                engine=self.options.engine,
+                loss=self.options.loss,
+                draws=self.options.draws,
+                seed=self.options.seed,
+                threads=self.options.threads,
+                progress=self.progress,
+                checkpoint=self.ledger.cache / "saliency.npz",
+                moments=moments,
+                min_width=self.options.min_width,
+                gains=self._gains(),
+            )
+        ranking.save(file)
+        return Ranking.load(file)
+
+    def _gains(self) -> FloatArray | None:
+        """What the removal of each unit saves of what the objective counts."""
+        if self.options.objective == "sparsity":
+            return None
+        graph, threads = self.model.graph, self.options.threads
+        if self.options.objective == "macs":
+            costs = cost.node_macs(graph, self.positions)
+        else:
+            proto = model_io.to_proto(graph)
+            costs = self.ledger.once("node_seconds", lambda: node_seconds(proto, self.sample, threads=threads))
+        return cost.unit_costs(graph, self.channels, costs)
+
+    def _moments(self) -> dict[str, Moments]:
+        file = self.ledger.cache / MOMENTS
+        if not file.is_file():
+            data = self.data["calib"]
+            with self.timed("moments"):
+                moments = input_moments(
+                    model_io.to_proto(self.model.graph),
+                    None,
+                    data,
+                    threads=self.options.threads,
+                    progress=lambda done, total: self.progress("input moments", done, total),
+                )
+            save_moments(moments, file)
+        return load_moments(file)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Adds the time inside to the ledger's ``stage``."""
+        start = time.perf_counter()
+        yield
+        self.ledger.add_seconds(stage, round(time.perf_counter() - start, 3))
