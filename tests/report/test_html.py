@@ -185,6 +185,14 @@ def test_rows_that_are_not_known_yet_are_shown(folder: Path, report: dict[str, A
     assert heads.count("After recovery") == 2
 
 
+def test_a_model_with_nothing_to_remove_has_a_page(folder: Path, report: dict[str, Any]) -> None:
+    histogram = report["saliency_histogram"] | {"kept": [0] * 24, "removed": [0] * 24}
+    nothing = {"layers": [], "trials": [], "frozen": [], "saliency_histogram": histogram}
+    shown = Page(render({**report, **nothing}, folder))
+    assert len(shown.all("svg")) == 5
+    assert not shown.all("circle")
+
+
 def test_names_from_the_model_are_text(folder: Path, report: dict[str, Any]) -> None:
     evil = '</svg><script>alert("x")</script>&amp;'
     layer = {**report["layers"][0], "weight": evil, "removed": report["layers"][0]["channels"]}

@@ -152,13 +152,8 @@ def _frozen(report: Data) -> list[Html]:
     ]
     if floats:
         listed = tag("details", tag("summary", "Nodes"), tag("p", ", ".join(floats), class_="names"))
-        found += [
-            tag(
-                "p",
-                f"{len(floats)} nodes could be quantized and stay in float, since that is faster or does less harm.",
-            ),
-            listed,
-        ]
+        text = f"{len(floats)} nodes could be quantized and stay in float, since that is faster or does less harm."
+        found += [tag("p", text), listed]
     return found
 
 
@@ -190,10 +185,5 @@ def _origin(report: Data) -> list[Html]:
     values = [
         (str(name), ", ".join(map(str, value)) if isinstance(value, list) else str(value)) for name, value in rows
     ]
-    return [
-        tag(
-            "details",
-            tag("summary", "Machine and settings"),
-            table("Machine and settings", ("name", "value"), values, "words"),
-        )
-    ]
+    listed = table("Machine and settings", ("name", "value"), values, "words")
+    return [tag("details", tag("summary", "Machine and settings"), listed)]

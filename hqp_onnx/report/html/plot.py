@@ -67,8 +67,13 @@ def bar(x1: float, y1: float, x2: float, y2: float, kind: str, says: str) -> svg
         width=round(abs(x2 - x1), 2),
         height=round(abs(y2 - y1), 2),
         class_=[kind],
-        elements=[svg.Title(text=escape(says))],
+        elements=tooltip(says),
     )
+
+
+def tooltip(says: str) -> list[svg.Element]:
+    """What a mark says when pointed at, or to a screen reader."""
+    return [svg.Title(text=escape(says))]
 
 
 def y_axis(scale: Scale, title: str) -> list[svg.Element]:

@@ -20,6 +20,7 @@ from hqp_onnx.report.html.plot import (
     picture,
     text,
     ticks,
+    tooltip,
     x_axis,
     y_axis,
 )
@@ -77,12 +78,11 @@ def _phases(found: Sequence[Data], x: Scale, bottom: float) -> list[svg.Element]
 
 
 def _mark(accepted: bool, x: float, y: float, size: float, says: str) -> svg.Element:
-    title: list[svg.Element] = [svg.Title(text=says)]
     if accepted:
-        return svg.Circle(cx=x, cy=y, r=size, class_=["accepted"], elements=title)
+        return svg.Circle(cx=x, cy=y, r=size, class_=["accepted"], elements=tooltip(says))
     left, right, top, bottom = (round(value, 2) for value in (x - size, x + size, y - size, y + size))
     ends = [svg.MoveTo(left, top), svg.LineTo(right, bottom), svg.MoveTo(left, bottom), svg.LineTo(right, top)]
-    return svg.Path(d=list(ends), class_=["rejected"], elements=title)
+    return svg.Path(d=list(ends), class_=["rejected"], elements=tooltip(says))
 
 
 def _trial_row(number: int, trial: Data) -> list[str]:

@@ -73,11 +73,9 @@ def layers(found: Sequence[Data]) -> Figure:
     places = [value for value in ticks(0, len(found)) if value == round(value)]
     drawn += x_axis(x, bottom, places, "layer, from input to output")
     drawn += legend([("removed", "removed"), ("rest", "frozen")])
-    most = max(found, key=theta_of)
-    caption = (
-        f"θ of {len(found)} layers; the most pruned is {most['weight']} ({theta_of(most):.0f} %). "
-        f"{sum(layer['removed'] == 0 for layer in found)} keep all their channels."
-    )
+    most = max(found, key=theta_of, default=None)
+    caption = f"θ of {len(found)} layers, of which {sum(layer['removed'] == 0 for layer in found)} keep all channels."
+    caption += f" The most pruned is {most['weight']} ({theta_of(most):.0f} %)." if most else ""
     rows = [
         [
             layer["weight"],
