@@ -181,7 +181,7 @@ def test_piped_progress_is_lines_with_rate_and_time(monkeypatch: pytest.MonkeyPa
         for _ in range(2):
             clock.now += 2.0
             display("evaluation", 50, 50)
-    lines = stream.getvalue().splitlines()
+    lines = [line for line in stream.getvalue().splitlines() if line]
     assert lines == [
         "calibration: 31 of 100, 1/s, 69 s left",
         "calibration: 62 of 100, 1/s, 38 s left",
