@@ -36,7 +36,7 @@ from hqp_onnx.recovery.trainer import Lesson, Trainer
 
 __all__ = ["Recovered", "check_recoverable", "recover"]
 
-JUDGES = 256  # samples that variances are taken from
+JUDGES = 256  # training samples that variances are taken from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +107,9 @@ def _trainer(
 ) -> tuple[Trainer, tuple[str, ...]]:
     sample = data.rows(0, 1).feeds
     student, origin = Net.of(to_proto(exposed.graph), sample, trained=True), Net.of(to_proto(original), sample)
-    trained, part = trained_constants(exposed.graph), student.part(settings.batch)
+    trained = trained_constants(exposed.graph)
     train, held = split(len(data), settings, student.batch or 1)
+    part = student.part(min(settings.batch, len(train)))
     some = train[: max(min(JUDGES, len(train)) // part, 1) * part]
     goals = find_goals(student, origin, trained, data, some, kept, settings)
     built = objective(

@@ -112,6 +112,13 @@ def test_the_start_is_kept_where_training_harms(teacher, data, pruned):
     assert content(found.graph) == content(graph)
 
 
+def test_fewer_samples_than_a_batch_are_one_batch(teacher, data, pruned):
+    graph, kept = pruned
+    found = recover(graph, teacher.graph, data.first(9), Recovery(4, batch=16), kept=kept)
+    assert len(found.losses) == 5
+    assert found.losses[4] < found.losses[0]
+
+
 def test_no_epochs_is_no_change(teacher, data, pruned):
     found = recover(pruned[0], teacher.graph, data, Recovery(0))
     assert not found.modified
