@@ -33,6 +33,7 @@ class Candidates:
         channels: its units.
         order: units, first to leave first.
         moments: of the inputs of its weights, for compensation; None to leave weights as they are.
+        ridges: of the refit, by weight (``least_squares.held_out_ridges``).
         data: calibration data.
         target: what INT8 is laid out for.
         method: calibration method.
@@ -47,6 +48,7 @@ class Candidates:
     channels: ChannelMap
     order: IntArray
     moments: Mapping[str, Moments] | None
+    ridges: Mapping[str, float]
     data: Dataset
     target: Target
     method: str
@@ -73,7 +75,7 @@ class Candidates:
         plan = self.plan(removed)
         graph = prune_channels(self.original, self.channels, plan).graph
         if self.moments is not None and removed:
-            graph = compensate(self.original, graph, self.channels, plan, self.moments).graph
+            graph = compensate(self.original, graph, self.channels, plan, self.moments, self.ridges).graph
             if self.in_order:
                 made = refit_in_order(self.original, graph, self.channels, plan, self.data, threads=self.threads)
                 graph = made.graph

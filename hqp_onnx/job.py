@@ -22,14 +22,16 @@ import onnx_graphsurgeon as gs
 
 from hqp_onnx import cost, model_io
 from hqp_onnx.candidates import Candidates
-from hqp_onnx.channel_map import ChannelMap
+from hqp_onnx.channel_map import ChannelMap, IntArray, PruningPlan
 from hqp_onnx.constraint import Budget
 from hqp_onnx.dataset import Dataset
 from hqp_onnx.latency import measure
+from hqp_onnx.least_squares import held_out_ridges
 from hqp_onnx.ledger import Ledger, Trial
 from hqp_onnx.metrics import FloatArray, Metric, Scores, evaluate
 from hqp_onnx.mixed_precision import faster_in_float, output_errors
-from hqp_onnx.moments import Moments, input_moments, load_moments, save_moments
+from hqp_onnx.moment_halves import halved_moments, joined
+from hqp_onnx.moments import Moments, load_moments, save_moments
 from hqp_onnx.options import Options
 from hqp_onnx.recovered_candidates import RecoveredCandidates
 from hqp_onnx.redundancy import redundant_units
@@ -41,7 +43,8 @@ from hqp_onnx.targets import target
 
 log = logging.getLogger(__name__)
 
-MOMENTS = "moments.npz"
+MOMENTS = "moments-0.npz", "moments-1.npz"
+Halves = tuple[Mapping[str, Moments], Mapping[str, Moments]]
 SENSITIVITY_SAMPLES = 100
 RECOVERED = "+recovery"  # of a precision: the candidate is trained before it is judged
 RECOVERY_STEPS = 8  # of what the search may add by recovery: a trial is a training
@@ -82,7 +85,8 @@ class Job:
         with self.timed("baseline"):
             self.budget = Budget(self.scores(self.model.session, "val"), self.options.max_drop)
         needs_moments = self.options.compensate or self.options.saliency == "obs"
-        moments = self._moments() if needs_moments else None
+        halves = self._moments() if needs_moments else None
+        moments = None if halves is None else joined(*halves)
         self.ranking = self._ranking(moments)
         scores = self.ranking.units
         if self.options.compensate and moments is not None:
@@ -93,6 +97,7 @@ class Job:
             "original": self.model.graph,
             "channels": self.channels,
             "moments": moments if self.options.compensate else None,
+            "ridges": self._ridges(order, halves) if self.options.compensate and halves is not None else {},
             "data": self.data["calib"],
             "target": self.target,
             "method": self.options.calibration,
@@ -304,20 +309,24 @@ class Job:
             costs = self.ledger.once("node_seconds", lambda: node_seconds(proto, self.sample, threads=threads))
         return cost.unit_costs(graph, self.channels, costs)
 
-    def _moments(self) -> dict[str, Moments]:
-        file = self.ledger.cache / MOMENTS
-        if not file.is_file():
-            data = self.data["calib"]
+    def _moments(self) -> Halves:
+        files = [self.ledger.cache / name for name in MOMENTS]
+        if not all(file.is_file() for file in files):
             with self.timed("moments"):
-                moments = input_moments(
+                halves = halved_moments(
                     model_io.to_proto(self.model.graph),
-                    None,
-                    data,
+                    self.data["calib"],
                     threads=self.options.threads,
-                    progress=lambda done, total: self.progress("input moments", done, total),
+                    progress=partial(self.progress, "input moments"),
                 )
-            save_moments(moments, file)
-        return load_moments(file)
+            for moments, file in zip(halves, files, strict=True):
+                save_moments(moments, file)
+        return load_moments(files[0]), load_moments(files[1])
+
+    def _ridges(self, order: IntArray, halves: Halves) -> dict[str, float]:
+        """Those that do best where half of the units that can leave have left."""
+        plan = PruningPlan(order[: len(order) // 2])
+        return self.ledger.once("ridges", lambda: held_out_ridges(self.model.graph, self.channels, plan, halves))
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

@@ -83,6 +83,8 @@ class Options:
                 f"--refresh {self.refresh}: expected a number of steps, 0 or more, with --search linear (bisect needs "
                 "one order)"
             )
+        if self.saliency == "obs" and self.engine != "native":
+            raise UsageError(f"--gradients {self.engine}: --saliency obs needs native")
         if self.draws < 1:
             raise UsageError(f"--draws {self.draws}: expected at least 1")
         if self.augment and not self.recovery.epochs:

@@ -65,7 +65,7 @@ def write_outcome(job: Job, found: Found) -> Report:
     if job.options.build:
         report = _with_engine(job, report, precision, count, {**models, "hqp": models[last]})
         write_report(report, output)
-    for large in (*cache.glob("*.onnx"), cache / MOMENTS):  # and soon made again
+    for large in (*cache.glob("*.onnx"), *(cache / name for name in MOMENTS)):  # and soon made again
         large.unlink(missing_ok=True)
     return report
 

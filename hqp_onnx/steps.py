@@ -21,9 +21,11 @@ from hqp_onnx.dataset import Dataset, batch_size
 from hqp_onnx.errors import ModelError, UsageError
 from hqp_onnx.gradients.loss import LossName
 from hqp_onnx.latency import Latency, measure
+from hqp_onnx.least_squares import held_out_ridges
 from hqp_onnx.ledger import write_text
 from hqp_onnx.metrics import FloatArray, Metric, Scores, classes, evaluate, load_metric, predictions
 from hqp_onnx.mixed_precision import faster_in_float
+from hqp_onnx.moment_halves import halved_moments, joined
 from hqp_onnx.moments import Moments, input_moments
 from hqp_onnx.options import Pruning
 from hqp_onnx.passes.base import PassResult
@@ -298,8 +300,9 @@ def prune_model(model: Model, options: Pruning, data: Dataset | None = None, pro
     channels = model.channels().restricted(options.keep, options.only)
     moments = None
     if data is not None and (options.compensate or options.saliency == "obs"):
-        proto = model_io.to_proto(model.graph)
-        moments = input_moments(proto, None, data, progress=lambda n, total: progress("input moments", n, total))
+        report = partial(progress, "input moments")
+        halves = halved_moments(model_io.to_proto(model.graph), data, progress=report)
+        moments = joined(*halves)
     ranking = rank(
         model.graph,
         channels,
@@ -318,7 +321,8 @@ def prune_model(model: Model, options: Pruning, data: Dataset | None = None, pro
     plan = PruningPlan(aligned(order[:wanted], channels, options.multiple_of))
     graph = prune_channels(model.graph, channels, plan).graph
     if options.compensate and moments is not None:
-        graph = compensate(model.graph, graph, channels, plan, moments).graph
+        ridges = held_out_ridges(model.graph, channels, plan, halves)
+        graph = compensate(model.graph, graph, channels, plan, moments, ridges).graph
     return Pruned(graph, channels, plan, wanted)
 
 

@@ -24,11 +24,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.channel_map import ChannelMap, IntArray, ParamAxis
+from hqp_onnx.least_squares import RIDGE
 from hqp_onnx.metrics import FloatArray
 from hqp_onnx.moments import Contraction, Matrix, Moments, contractions, takes_bias
 from hqp_onnx.search import Floors
 
-RIDGE = 1e-3  # of the mean diagonal of S, as in the refit
 _SPARSE = 0.75  # readers are made smaller once that share of their channels is left
 
 

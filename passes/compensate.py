@@ -17,20 +17,18 @@ Pruning (He et al. 2017, arXiv:1707.06168).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from hqp_onnx.channel_map import BoolArray, ChannelMap, ParamAxis, PruningPlan
+from hqp_onnx.channel_map import ChannelMap, ParamAxis, PruningPlan
 from hqp_onnx.errors import ModelError
-from hqp_onnx.moments import Contraction, Matrix, Moments, contractions, takes_bias
+from hqp_onnx.least_squares import RIDGE, fit_weight, removal_mask
+from hqp_onnx.moments import Moments, contractions, takes_bias
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.runtime import Array
 
 __all__ = ["compensate"]
-
-RIDGE = 1e-3
 
 
 def compensate(
@@ -39,7 +37,7 @@ def compensate(
     channels: ChannelMap,
     plan: PruningPlan,
     moments: Mapping[str, Moments],
-    ridge: float = RIDGE,
+    ridge: float | Mapping[str, float] = RIDGE,
 ) -> PassResult:
     """A copy of ``pruned`` whose weights make up for the input channels that they lost.
 
@@ -49,7 +47,7 @@ def compensate(
         channels: units of ``original``.
         plan: the units that were removed.
         moments: of the inputs of ``original``'s weights, by weight name; others are left as they are.
-        ridge: lambda, in units of the mean diagonal of S_KK.
+        ridge: lambda, in units of the mean diagonal of S_KK; or one by weight (``held_out_ridges``), RIDGE for others.
 
     Returns:
         The graph; one note per weight that lost inputs: the share of its squared output error that remains.
@@ -63,64 +61,22 @@ def compensate(
     notes: list[str] = []
     modified = False
     for name, use in contractions(original).items():
-        removed = _mask(channels, gone, ParamAxis(name, use.axis), before[name])
+        removed = removal_mask(channels, gone, ParamAxis(name, use.axis), before[name])
         if not removed.any():
             continue
         if name not in moments:
             notes.append(f"{name}: not compensated: no moments of its input")
             continue
-        kept_outputs = ~_mask(channels, gone, ParamAxis(name, 1 - use.axis), before[name])
+        kept_outputs = ~removal_mask(channels, gone, ParamAxis(name, 1 - use.axis), before[name])
         if name not in after:
             raise ModelError(f"weight '{name}' is not in the pruned graph: prune the graph that the units are of")
         weight = np.moveaxis(before[name].values, use.axis, 1)[kept_outputs].astype(np.float64)
-        fit = _fit(weight, removed, moments[name], use, ridge, takes_bias(after[name]))
+        strength = ridge.get(name, RIDGE) if isinstance(ridge, Mapping) else ridge
+        fit = fit_weight(weight, removed, moments[name], use, strength, takes_bias(after[name]))
         replace_weight(after[name], np.moveaxis(fit.weight, 1, use.axis), fit.bias)
         notes.append(f"{name}: {removed.sum()} of {len(removed)} inputs removed, {fit.remains:.1%} of the error stays")
         modified = True
     return PassResult(graph, modified, tuple(notes))
-
-
-def _mask(channels: ChannelMap, gone: BoolArray, key: ParamAxis, weight: gs.Constant) -> BoolArray:
-    """Which indices of a parameter axis leave."""
-    labels = channels.members.get(key)
-    return np.zeros(weight.shape[key.axis], bool) if labels is None else gone[labels]
-
-
-@dataclass(frozen=True, slots=True)
-class _Fit:
-    weight: Matrix  # [outputs, kept channels, taps ...]
-    bias: Matrix | None  # [outputs], to add
-    remains: float  # squared output error, as a share of that of the plain cut
-
-
-def _fit(weight: Matrix, removed: BoolArray, moments: Moments, use: Contraction, ridge: float, biased: bool) -> _Fit:
-    outputs, inputs, *taps = weight.shape
-    per_channel = int(np.prod(taps))
-    if len(moments.mean) == weight[0].size:
-        rows, leaves = weight.reshape(outputs, -1), np.repeat(removed, per_channel)
-        new, bias, remains = _least_squares(rows, leaves, moments, ridge, biased)
-        return _Fit(new.reshape(outputs, -1, *taps), bias, remains)
-    if len(moments.mean) != inputs:
-        raise ModelError(f"{use.weight}: moments of {len(moments.mean)} features for a weight of {inputs} channels")
-    rows = np.moveaxis(weight, 1, -1).reshape(-1, inputs)
-    new, _, remains = _least_squares(rows, removed, moments, ridge, False)
-    return _Fit(np.moveaxis(new.reshape(outputs, *taps, -1), -1, 1), None, remains)
-
-
-def _least_squares(
-    weight: Matrix, removed: BoolArray, moments: Moments, ridge: float, biased: bool
-) -> tuple[Matrix, Matrix | None, float]:
-    """New rows over the kept features, the bias to add, and the share of squared error that remains."""
-    lost, stays, mean = weight[:, removed], weight[:, ~removed], moments.mean * biased
-    kept_kept = moments.gram[np.ix_(~removed, ~removed)] - np.outer(mean[~removed], mean[~removed])
-    kept_lost = moments.gram[np.ix_(~removed, removed)] - np.outer(mean[~removed], mean[removed])
-    target = kept_lost @ lost.T
-    strength = ridge * np.trace(kept_kept) / len(kept_kept) or 1.0
-    change = np.linalg.solve(kept_kept + strength * np.eye(len(kept_kept)), target)
-    error = np.sum((lost @ moments.gram[np.ix_(removed, removed)]) * lost)
-    gain = np.sum((lost @ mean[removed]) ** 2) + np.sum(change * target) + strength * np.sum(change**2)
-    bias = lost @ mean[removed] - change.T @ mean[~removed] if biased else None
-    return stays + change.T, bias, float(max(error - gain, 0) / error) if error > 0 else 0.0
 
 
 def replace_weight(weight: gs.Constant, values: Array, bias: Array | None) -> None:

@@ -21,10 +21,11 @@ import onnx_graphsurgeon as gs
 
 from hqp_onnx.channel_map import BoolArray, ChannelMap, ParamAxis, PruningPlan
 from hqp_onnx.dataset import Batch
+from hqp_onnx.least_squares import RIDGE
 from hqp_onnx.model_io import to_proto
 from hqp_onnx.moments import Contraction, Features, Matrix, Moments, contractions, feature_moments, takes_bias
 from hqp_onnx.passes.base import PassResult
-from hqp_onnx.passes.compensate import RIDGE, replace_weight
+from hqp_onnx.passes.compensate import replace_weight
 
 __all__ = ["refit_in_order"]
 

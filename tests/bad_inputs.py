@@ -142,6 +142,14 @@ def bad_inputs(folder: Path) -> Iterator[tuple[str, list[str], str]]:
     yield "a step of zero", optimize(GOOD, good, good, "--step", "0"), "--step"
     yield "a width above one", optimize(GOOD, good, good, "--min-width", "2"), "--min-width"
     yield "an unknown saliency", optimize(GOOD, good, good, "--saliency", "magic"), "magic"
+    yield "a refreshed ranking of bisect", optimize(GOOD, good, good, "--refresh", "5"), "--search linear"
+    yield "a negative refresh", optimize(GOOD, good, good, "--search", "linear", "--refresh", "-1"), "--refresh -1"
+    yield "a refit of nothing", optimize(GOOD, good, good, "--refit", "in-order", "--no-compensate"), "--no-compensate"
+    yield (
+        "obs without its engine",
+        optimize(GOOD, good, good, "--saliency", "obs", "--gradients", "ort-training"),
+        "obs",
+    )
     yield "an unknown target", optimize(GOOD, good, good, "--target", "abacus"), "abacus"
     yield "an engine for onnxruntime", optimize(GOOD, good, good, "--build"), "Use --target tensorrt"
     yield "an unknown metric", optimize(GOOD, good, good, "--metric", "f1"), "f1"

@@ -26,6 +26,7 @@ def candidates(cache: Path, stages: list[str], compensated: bool = False, in_ord
         channels=channels,
         order=channels.prunable,
         moments=input_moments(to_proto(model.graph), None, data) if compensated else None,
+        ridges={},
         data=data,
         target=target("onnxruntime"),
         method="entropy",

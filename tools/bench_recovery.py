@@ -33,9 +33,10 @@ import onnx_graphsurgeon as gs
 from hqp_onnx import cost, moments
 from hqp_onnx.channel_map import PruningPlan
 from hqp_onnx.dataset import Dataset
+from hqp_onnx.least_squares import held_out_ridges
 from hqp_onnx.metrics import evaluate, load_metric
 from hqp_onnx.model_io import to_proto
-from hqp_onnx.moments import input_moments
+from hqp_onnx.moment_halves import halved_moments, joined
 from hqp_onnx.options import Options
 from hqp_onnx.passes.compensate import compensate
 from hqp_onnx.passes.prune_channels import prune_channels
@@ -77,9 +78,20 @@ class Case:
         self._orders: dict[str, np.ndarray] = {}
 
     @cached_property
+    def halves(self):
+        """Moments of the inputs of the weights, of two halves of the samples."""
+        return halved_moments(to_proto(self.model.graph), self.calib)
+
+    @cached_property
     def moments(self):
-        """Of the inputs of the weights."""
-        return input_moments(to_proto(self.model.graph), None, self.calib)
+        """Of all samples."""
+        return joined(*self.halves)
+
+    def ridges(self, saliency: str) -> dict[str, float]:
+        """Those that do best where half of the units have left."""
+        order = self.order(saliency)
+        plan = PruningPlan(order[: len(order) // 2])
+        return held_out_ridges(self.model.graph, self.channels, plan, self.halves)
 
     def order(self, saliency: str) -> np.ndarray:
         """Units, first to leave first."""
@@ -103,10 +115,11 @@ def plain(saliency: str) -> Callable[[Case, float], gs.Graph]:
     return lambda case, theta: case.cut(saliency, theta)[0]
 
 
-def refitted(saliency: str, **settings: float) -> Callable[[Case, float], gs.Graph]:
+def refitted(saliency: str, ridge: float | None = None) -> Callable[[Case, float], gs.Graph]:
     def make(case: Case, theta: float) -> gs.Graph:
         graph, plan = case.cut(saliency, theta)
-        return compensate(case.model.graph, graph, case.channels, plan, case.moments, **settings).graph
+        strength = case.ridges(saliency) if ridge is None else ridge
+        return compensate(case.model.graph, graph, case.channels, plan, case.moments, strength).graph
 
     return make
 
@@ -231,7 +244,8 @@ def budgets(case: Case, folder: Path, max_drop: float) -> None:
 
 def ablations(case: Case, other: Callable[[int], Case], thetas: Sequence[float], counts: Sequence[int]) -> None:
     head("ablation (obs), accuracy % (MACs removed %) at theta", [f"{theta:.0%}" for theta in thetas])
-    variants = {f"lambda {ridge:g}": (case, refitted("obs", ridge=ridge)) for ridge in (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)}
+    variants = {f"lambda {ridge:g}": (case, refitted("obs", ridge)) for ridge in (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)}
+    variants["lambda held out"] = (case, refitted("obs"))
     variants["one mixing of channels for all taps"] = (mixing(case), refitted("obs"))
     variants["refit in order"] = (case, in_order)
     variants |= {f"{count} images": (other(count), refitted("obs")) for count in counts}
@@ -246,7 +260,8 @@ def mixing(case: Case) -> Case:
     uses = moments.contractions(case.model.graph).values()
     moments.LARGEST = max(features.channels for use in uses for features in use.features)
     try:
-        other.moments = input_moments(to_proto(case.model.graph), None, case.calib)
+        other.halves = halved_moments(to_proto(case.model.graph), case.calib)
+        other.moments = joined(*other.halves)
     finally:
         moments.LARGEST = largest
     return other
@@ -270,7 +285,7 @@ def peak(paths: Sequence[Path], folder: Path, limit: int | None, samples: int, r
 def costs(case: Case, *arguments: object) -> None:
     """Time of what is paid once, of a trial, and peak memory."""
     start = time.perf_counter()
-    input_moments(to_proto(case.model.graph), None, case.calib)
+    halved_moments(to_proto(case.model.graph), case.calib)
     once = time.perf_counter() - start
     start = time.perf_counter()
     accuracy(case.model.graph, case.test)
