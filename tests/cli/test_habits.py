@@ -26,7 +26,7 @@ from hqp_onnx.cli import cli, config, output
 from hqp_onnx.doctor import examine, instructions
 
 NO_RESULT = {"completion"}
-LONG = {"optimize", "score", "prune", "quantize", "build", "evaluate", "benchmark", "compare"}
+LONG = {"optimize", "score", "prune", "quantize", "build", "evaluate", "benchmark", "compare", "recover"}
 
 
 @pytest.fixture

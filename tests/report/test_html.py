@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from importlib.resources import files
@@ -18,6 +19,7 @@ from polygraphy_host import host_environment, sh
 from small_model import small_data, small_model
 from test_cli import hqp
 
+from hqp_onnx.errors import DataError
 from hqp_onnx.options import Options
 from hqp_onnx.pipeline import optimize
 from hqp_onnx.report.html import render
@@ -183,6 +185,21 @@ def test_rows_that_are_not_known_yet_are_shown(folder: Path, report: dict[str, A
     assert {"After recovery", "Engine, on the GPU"} <= set(names)
     heads = [e["text"] for e in shown.all("th", scope="row")]
     assert heads.count("After recovery") == 2
+
+
+def test_a_recovered_model_is_what_ships(folder: Path, report: dict[str, Any]) -> None:
+    (folder / "recovered").mkdir(exist_ok=True)
+    shutil.copy(folder / "int8.onnx", folder / "recovered")
+    trial = report["trials"][-1]
+    trials = [*report["trials"], trial | {"precision": "int8+recovery"}, trial | {"precision": "int8+2+recovery"}]
+    row = report["hqp"] | {"speedup": 77.0, "latency_ms": 1e-3}
+    shown = Page(render({**report, "recovered": row, "trials": trials}, folder))
+    assert shown.all("dd")[0]["text"] == "77.00×"
+    assert "HQP + recovery: 0.001 ms" in shown.all("rect", **{"class": "main"})[0]["text"]
+    assert sum(str(folder / "recovered" / "int8.onnx") in e["text"] for e in shown.all("pre")) == 4
+    shutil.rmtree(folder / "recovered")
+    with pytest.raises(DataError, match="has none of int8.onnx"):
+        render({**report, "recovered": row}, folder)
 
 
 def test_a_model_with_nothing_to_remove_has_a_page(folder: Path, report: dict[str, Any]) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from hqp_onnx.engine.trtexec import shape_text
+from hqp_onnx.errors import DataError
 
 Data = Mapping[str, Any]
+NAMES = ("int8.onnx", "fp16.onnx", "pruned.onnx")  # the first of them ships
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,24 @@ def recipes(report: Data, folder: Path) -> list[Recipe]:
     Args:
         report: the JSON values of ``report.json``.
         folder: as commands should name it.
+
+    Raises:
+        DataError: the model that ships is not there.
     """
     inputs: Sequence[Data] = report["inputs"]
-    model = folder / next(name for name in ("int8.onnx", "fp16.onnx", "pruned.onnx") if (folder / name).is_file())
+    model = _shipped(report, folder)
     found = [_onnxruntime(model, inputs), _openvino(model, inputs), *_tensorrt(report, folder, model, inputs)]
-    found += [_polygraphy(model, inputs), _compare(Path(report["model"]), folder, model)]
+    found += [_polygraphy(model, inputs), _compare(Path(report["model"]), model)]
+    return found
+
+
+def _shipped(report: Data, folder: Path) -> Path:
+    place = folder / "recovered" if "recovered" in report else folder
+    found = next((place / name for name in NAMES if (place / name).is_file()), None)
+    if found is None:
+        raise DataError(
+            f"{place}: has none of {', '.join(NAMES)}: expected what `hqp optimize` wrote beside its report"
+        )
     return found
 
 
@@ -72,12 +87,12 @@ def _tensorrt(report: Data, folder: Path, model: Path, inputs: Sequence[Data]) -
         return [
             Recipe("TensorRT: the engine", "sh", "\n".join(lines), "It runs on the GPU and TensorRT that built it.")
         ]
-    source, flag, remark = model, "--int8", "TensorRT 11 takes no precision flag: leave --int8 out."
-    if model.name != "int8.onnx":
-        source, flag, remark = folder / "pruned.onnx", "--fp16", "TensorRT 11 takes no precision flag: use fp16.onnx."
-    elif report["settings"]["target"] != "tensorrt":
-        source, flag, laid_out = folder / "pruned.onnx", "--fp16", report["settings"]["target"]
-        remark = f"int8.onnx is laid out for {laid_out}: --target tensorrt gives one for TensorRT."
+    source, flag, laid_out = model, "--int8", report["settings"]["target"]
+    remark = "TensorRT 11 takes no precision flag: leave it out."
+    if model.name != "int8.onnx" or laid_out != "tensorrt":
+        source, flag = (model if model.name == "pruned.onnx" else folder / "pruned.onnx"), "--fp16"
+    if source != model:
+        remark += f" {model.name} is laid out for {laid_out}: --target tensorrt gives one for TensorRT."
     words = ["trtexec", f"--onnx={source}", flag, *given, f"--saveEngine={engine}"]
     return [Recipe("TensorRT", "sh", _line(words), remark + " For a Jetson: hqp build --for VERSION.")]
 
@@ -89,8 +104,9 @@ def _polygraphy(model: Path, inputs: Sequence[Data]) -> Recipe:
     return Recipe("Polygraphy", "sh", code, remark)
 
 
-def _compare(original: Path, folder: Path, model: Path) -> Recipe:
-    chain = [str(path) for path in dict.fromkeys((original, folder / "pruned.onnx", model))]
+def _compare(original: Path, model: Path) -> Recipe:
+    pruned = model.with_name("pruned.onnx")
+    chain = [str(path) for path in dict.fromkeys((original, pruned if pruned.is_file() else model, model))]
     return Recipe(
         "hqp compare", "sh", _line(["hqp", "compare", *chain, "--data"]) + " DATA", "Layer by layer, on your data."
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hqp_onnx import __version__
 from hqp_onnx.report.html.commands import Recipe, recipes
-from hqp_onnx.report.html.figures import Data, Figure, title_of
+from hqp_onnx.report.html.figures import Data, Figure, shipped_row, title_of
 from hqp_onnx.report.html.markup import Html, join, table, tag
 from hqp_onnx.report.html.model_charts import budget, latency
 from hqp_onnx.report.html.trial_chart import trials
@@ -73,8 +73,7 @@ def _section(identifier: str, title: str, *content: Html) -> Html:
 
 
 def _summary(report: Data, rows: Mapping[str, Data], name: str) -> Html:
-    last = "engine" if rows.get("engine", {}).get("admitted") else "hqp"
-    row, shipped = rows[last], Path(report["shipped"]).name
+    row, shipped = rows[shipped_row(rows)], Path(report["shipped"]).name
     speed = f"{row['speedup']:.2f}×" if "speedup" in row else f"{row['latency_ms']:.3f} ms"
     metric, before = report["settings"]["metric"], rows["baseline"]["metric"]
     facts = {

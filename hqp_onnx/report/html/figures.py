@@ -26,3 +26,10 @@ class Figure:
 def title_of(name: str) -> str:
     """A row's name in words."""
     return TITLES.get(name, name.replace("_", " ").capitalize())
+
+
+def shipped_row(rows: Mapping[str, Data]) -> str:
+    """The row of the model that ships: an engine inside the budget, what was recovered, or the result without."""
+    if rows.get("engine", {}).get("admitted"):
+        return "engine"
+    return "recovered" if "recovered" in rows else "hqp"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import svg
 
-from hqp_onnx.report.html.figures import Data, Figure, title_of
+from hqp_onnx.report.html.figures import Data, Figure, shipped_row, title_of
 from hqp_onnx.report.html.markup import table
 from hqp_onnx.report.html.plot import WIDTH, Scale, bar, line, picture, text, ticks, x_axis
 
@@ -21,7 +21,8 @@ def latency(rows: Mapping[str, Data], runtime: str) -> Figure:
     scale = Scale(0, min(furthest, _LONGEST * max(row["latency_ms"] for row in rows.values())), 0, WIDTH - 2)
     drawn: list[svg.Element] = []
     for position, (name, row) in enumerate(rows.items()):
-        drawn += _latency_bar(_STEP * position, name, row, spans[name], scale)
+        kind = "main" if name == shipped_row(rows) else "other"
+        drawn += _latency_bar(_STEP * position, title_of(name), kind, row, spans[name], scale)
     fastest = min(rows, key=lambda name: rows[name]["latency_ms"])
     says = f"Bars of {len(rows)} models; the shortest is {title_of(fastest)} with {rows[fastest]['latency_ms']:.3f} ms."
     caption = f"Median of one run, on {runtime}, in turn. Thin lines reach from the 10th to the 90th percentile"
@@ -42,16 +43,18 @@ def _span(row: Data) -> tuple[float, float]:
     return row["latency_ms"], row.get("latency_p99_ms", row["latency_ms"])
 
 
-def _latency_bar(y: float, name: str, row: Data, span: tuple[float, float], scale: Scale) -> list[svg.Element]:
+def _latency_bar(
+    y: float, name: str, kind: str, row: Data, span: tuple[float, float], scale: Scale
+) -> list[svg.Element]:
     median, (low, high) = row["latency_ms"], span
     what = f"{row['speedup']:.2f}×" if "speedup" in row else f"batch {row['batch']}, GPU"
-    says = f"{title_of(name)}: {median:.3f} ms, {low:.3f} to {high:.3f}"
+    says = f"{name}: {median:.3f} ms, {low:.3f} to {high:.3f}"
     end, middle = scale(high), y + 25
     tips = [(end, -4), (end, 4)] if high <= scale.high else [(end - 5, -4), (end - 5, 4)]
     return [
-        text(0, y + 13, title_of(name), kind="name"),
+        text(0, y + 13, name, kind="name"),
         text(WIDTH, y + 13, f"{median:.3f} ms · {what}", "end", "value"),
-        bar(0, y + 19, scale(median), y + 31, "main" if name == "hqp" else "other", says),
+        bar(0, y + 19, scale(median), y + 31, kind, says),
         line(scale(low), middle, end, middle, "spread"),
         line(scale(low), middle - 4, scale(low), middle + 4, "spread"),
         *(line(end, middle, x, middle + rise, "spread") for x, rise in tips),

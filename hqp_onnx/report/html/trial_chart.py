@@ -66,7 +66,7 @@ def _phases(found: Sequence[Data], x: Scale, bottom: float) -> list[svg.Element]
     """Where the search went on with another precision: a thin line, and its name where there is room."""
     drawn: list[svg.Element] = []
     start = 0
-    for name, group in groupby(trial["precision"].partition("+")[0] for trial in found):
+    for name, group in groupby(map(_phase, found)):
         count = len(list(group))
         left, right = x(start + 0.5), x(start + count + 0.5)
         if start:
@@ -75,6 +75,12 @@ def _phases(found: Sequence[Data], x: Scale, bottom: float) -> list[svg.Element]
             drawn.append(text((left + right) / 2, TOP + 6, name, "middle"))
         start += count
     return drawn
+
+
+def _phase(trial: Data) -> str:
+    """Its precision, whatever the number of nodes in float, and whether it was recovered."""
+    kind, *more = trial["precision"].split("+")
+    return "+".join((kind, *(word for word in more if not word.isdigit())))
 
 
 def _mark(accepted: bool, x: float, y: float, size: float, says: str) -> svg.Element:
