@@ -91,7 +91,7 @@ def _tensorrt(report: Data, folder: Path, model: Path, inputs: Sequence[Data]) -
     remark = "TensorRT 11 takes no precision flag: leave it out."
     if model.name != "int8.onnx" or laid_out != "tensorrt":
         source, flag = (model if model.name == "pruned.onnx" else folder / "pruned.onnx"), "--fp16"
-    if source != model:
+    if source != model and model.name == "int8.onnx":
         remark += f" {model.name} is laid out for {laid_out}: --target tensorrt gives one for TensorRT."
     words = ["trtexec", f"--onnx={source}", flag, *given, f"--saveEngine={engine}"]
     return [Recipe("TensorRT", "sh", _line(words), remark + " For a Jetson: hqp build --for VERSION.")]
