@@ -10,7 +10,7 @@ both ways; the lambda of least error is taken, weight by weight. No data are rea
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,7 +81,29 @@ class Fit:
 
     weight: Matrix  # [outputs, kept channels, taps ...]
     bias: Matrix | None  # [outputs], to add
-    remains: float  # squared output error, as a share of that of the plain cut
+    error: float  # squared output error of the plain cut
+    left: float  # of this one
+
+    @property
+    def remains(self) -> float:
+        """The share of the plain cut's squared error that is left."""
+        return max(self.left, 0) / self.error if self.error > 0 else 0.0
+
+
+def fit_blocks(
+    weight: Matrix, removed: BoolArray, blocks: Sequence[Moments], use: Contraction, ridge: float, biased: bool
+) -> Fit:
+    """``fit_weight`` for each block of input channels, as if no channel were correlated with those of other blocks."""
+    ends = np.cumsum([len(moments.mean) for moments in blocks])[:-1]
+    parts = zip(np.split(weight, ends, 1), np.split(removed, ends), blocks, strict=True)
+    fits = [fit_weight(rows, gone, moments, use, ridge, biased) for rows, gone, moments in parts]
+    biases = [fit.bias for fit in fits if fit.bias is not None]
+    return Fit(
+        np.concatenate([fit.weight for fit in fits], 1),
+        np.sum(biases, 0) if biases else None,
+        sum(fit.error for fit in fits),
+        sum(fit.left for fit in fits),
+    )
 
 
 def fit_weight(
@@ -92,26 +114,26 @@ def fit_weight(
     per_channel = int(np.prod(taps))
     if len(moments.mean) == weight[0].size:
         rows, leaves = weight.reshape(outputs, -1), np.repeat(removed, per_channel)
-        new, bias, remains = _least_squares(rows, leaves, moments, ridge, biased)
-        return Fit(new.reshape(outputs, -1, *taps), bias, remains)
+        new, bias, *errors = _least_squares(rows, leaves, moments, ridge, biased)
+        return Fit(new.reshape(outputs, -1, *taps), bias, *errors)
     if len(moments.mean) != inputs:
         raise ModelError(f"{use.weight}: moments of {len(moments.mean)} features for a weight of {inputs} channels")
     rows = np.moveaxis(weight, 1, -1).reshape(-1, inputs)
-    new, _, remains = _least_squares(rows, removed, moments, ridge, False)
-    return Fit(np.moveaxis(new.reshape(outputs, *taps, -1), -1, 1), None, remains)
+    new, _, *errors = _least_squares(rows, removed, moments, ridge, False)
+    return Fit(np.moveaxis(new.reshape(outputs, *taps, -1), -1, 1), None, *errors)
 
 
 def _least_squares(
     weight: Matrix, removed: BoolArray, moments: Moments, ridge: float, biased: bool
-) -> tuple[Matrix, Matrix | None, float]:
-    """New rows over the kept features, the bias to add, and the share of squared error that remains."""
+) -> tuple[Matrix, Matrix | None, float, float]:
+    """New rows over the kept features, the bias to add, and the squared error of the plain cut and of these."""
     lost, stays, mean = weight[:, removed], weight[:, ~removed], moments.mean * biased
     kept_kept = moments.gram[np.ix_(~removed, ~removed)] - np.outer(mean[~removed], mean[~removed])
     kept_lost = moments.gram[np.ix_(~removed, removed)] - np.outer(mean[~removed], mean[removed])
     target = kept_lost @ lost.T
-    strength = ridge * np.trace(kept_kept) / len(kept_kept) or 1.0
+    strength = ridge * np.trace(kept_kept) / max(len(kept_kept), 1) or 1.0
     change = np.linalg.solve(kept_kept + strength * np.eye(len(kept_kept)), target)
     error = np.sum((lost @ moments.gram[np.ix_(removed, removed)]) * lost)
     gain = np.sum((lost @ mean[removed]) ** 2) + np.sum(change * target) + strength * np.sum(change**2)
     bias = lost @ mean[removed] - change.T @ mean[~removed] if biased else None
-    return stays + change.T, bias, float(max(error - gain, 0) / error) if error > 0 else 0.0
+    return stays + change.T, bias, float(error), float(error - gain)

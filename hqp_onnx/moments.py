@@ -6,7 +6,8 @@ A weight multiplies feature vectors x_p, one per sample and position p; over cal
 
 The features of a Gemm or MatMul are its C input channels; those of a Conv are its patches, C channels times T taps
 (zero where a tap meets padding), in the weight's own order. Where that is more than ``LARGEST``, and for a
-ConvTranspose, they are the C channels of the input, at every position.
+ConvTranspose, they are the C channels of the input, at every position. Where C itself is more than that, correlations
+are measured within blocks of ``BLOCK`` channels only, and each block has moments of its own (``block_names``).
 
 The products are computed inside the model, by nodes appended to it (patches by a depthwise Conv with one-hot
 kernels), so that activations are never copied out or kept. Sums over a batch are float32, over batches float64.
@@ -18,7 +19,7 @@ import logging
 import math
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from hqp_onnx.gradients.prepare import reads
 from hqp_onnx.runtime import Array, Session
 
 LARGEST = 4096  # features: a larger matrix is not worth its memory and its solve
+BLOCK = 1024  # channels of a part of a wider input
 WORKSPACE = 1 << 26  # bytes of patches in one run; larger batches are run in parts
 _WINDOW = ("kernel_shape", "strides", "pads", "dilations", "auto_pad")
 
@@ -62,11 +64,13 @@ class Features:
 
     Attributes:
         tensor: the activation.
-        channels: of the activation, along axis 1 of ``rank``, or along the last axis where ``rank`` is 0.
+        channels: of the activation, from ``start`` on, along axis 1 of ``rank``, or the last where ``rank`` is 0.
         rank: see there.
         window: attributes of the Conv that cuts patches; empty if the features are the channels.
         beside: a tensor of the same positions whose channels are features too, after those of ``tensor``; "" if none.
         beside_channels: its channels.
+        start: the first channel that is a feature.
+        part: whether other channels of ``tensor`` are left out.
     """
 
     tensor: str
@@ -75,6 +79,8 @@ class Features:
     window: tuple[tuple[str, Any], ...] = ()
     beside: str = ""
     beside_channels: int = 0
+    start: int = 0
+    part: bool = False
 
     @property
     def size(self) -> int:
@@ -166,7 +172,8 @@ def input_moments(
     """Moments by weight name, in one pass over ``data``; weights that read the same features share one object.
 
     A weight used by several nodes gets the moments of all their inputs together. Weights that do not mix
-    channels (see ``contractions``) or read more than ``LARGEST`` channels are left out, with a line in the log.
+    channels (see ``contractions``) are left out, with a line in the log; one that reads more than ``LARGEST`` channels
+    has the moments of each block of them instead, under ``block_names``.
     In a model of fixed batch size, a short batch is completed by its own samples in turn.
 
     Args:
@@ -202,11 +209,27 @@ def _measurable(graph: gs.Graph, weights: Sequence[str] | None) -> list[Contract
     for name in known if weights is None else weights:
         if name not in known:
             _logger.info("%s: no moments: not a weight that mixes channels", name)
-        elif (channels := known[name].features[0].channels) > LARGEST:
-            _logger.info("%s: no moments: %d input channels are more than %d", name, channels, LARGEST)
+        elif known[name].features[0].channels > LARGEST:
+            chosen += _blocks(known[name])
         else:
             chosen.append(known[name])
     return chosen
+
+
+def block_names(weight: str, channels: int) -> list[str]:
+    """What the moments of a wide weight's input are called, block by block."""
+    return [f"{weight}[{start}:{min(start + BLOCK, channels)}]" for start in range(0, channels, BLOCK)]
+
+
+def _blocks(use: Contraction) -> list[Contraction]:
+    """``use`` as one contraction per block."""
+    channels, parts = use.features[0].channels, []
+    for number, name in enumerate(block_names(use.weight, channels)):
+        start = number * BLOCK
+        size = min(BLOCK, channels - start)
+        features = tuple(replace(each, start=start, channels=size, part=True) for each in use.features)
+        parts.append(Contraction(name, use.axis, features))
+    return parts
 
 
 def _instrumented(model: onnx.ModelProto, features: Sequence[Features]) -> onnx.ModelProto:
@@ -217,6 +240,11 @@ def _instrumented(model: onnx.ModelProto, features: Sequence[Features]) -> onnx.
     for n, x in enumerate(features):
         nodes, rows = [], x.rank == 0  # a matrix [positions, features], else [features, positions]
         source, flat = x.tensor, _name("flat" if x.beside else "own", n)
+        if x.part:
+            ends = [("start", x.start), ("stop", x.start + x.channels), ("along", -1 if rows else 1)]
+            constants += [_constant(part, n, [value]) for part, value in ends]
+            nodes.append(make_node("Slice", [source, *(_name(part, n) for part, _ in ends)], [_name("block", n)]))
+            source = _name("block", n)
         if x.window:
             constants.append(_one_hot(x, n))
             nodes.append(make_node("Conv", [source, _name("taps", n)], [_name("patches", n)], group=x.channels))

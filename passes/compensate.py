@@ -23,8 +23,8 @@ import onnx_graphsurgeon as gs
 
 from hqp_onnx.channel_map import ChannelMap, ParamAxis, PruningPlan
 from hqp_onnx.errors import ModelError
-from hqp_onnx.least_squares import RIDGE, fit_weight, removal_mask
-from hqp_onnx.moments import Moments, contractions, takes_bias
+from hqp_onnx.least_squares import RIDGE, fit_blocks, fit_weight, removal_mask
+from hqp_onnx.moments import Moments, block_names, contractions, takes_bias
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.runtime import Array
 
@@ -64,7 +64,8 @@ def compensate(
         removed = removal_mask(channels, gone, ParamAxis(name, use.axis), before[name])
         if not removed.any():
             continue
-        if name not in moments:
+        blocks = [part for part in block_names(name, len(removed)) if part in moments]
+        if name not in moments and not blocks:
             notes.append(f"{name}: not compensated: no moments of its input")
             continue
         kept_outputs = ~removal_mask(channels, gone, ParamAxis(name, 1 - use.axis), before[name])
@@ -72,7 +73,11 @@ def compensate(
             raise ModelError(f"weight '{name}' is not in the pruned graph: prune the graph that the units are of")
         weight = np.moveaxis(before[name].values, use.axis, 1)[kept_outputs].astype(np.float64)
         strength = ridge.get(name, RIDGE) if isinstance(ridge, Mapping) else ridge
-        fit = fit_weight(weight, removed, moments[name], use, strength, takes_bias(after[name]))
+        biased = takes_bias(after[name])
+        if name in moments:
+            fit = fit_weight(weight, removed, moments[name], use, strength, biased)
+        else:
+            fit = fit_blocks(weight, removed, [moments[part] for part in blocks], use, strength, biased)
         replace_weight(after[name], np.moveaxis(fit.weight, 1, use.axis), fit.bias)
         notes.append(f"{name}: {removed.sum()} of {len(removed)} inputs removed, {fit.remains:.1%} of the error stays")
         modified = True

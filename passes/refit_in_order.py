@@ -23,7 +23,7 @@ from hqp_onnx.channel_map import BoolArray, ChannelMap, ParamAxis, PruningPlan
 from hqp_onnx.dataset import Batch
 from hqp_onnx.least_squares import RIDGE
 from hqp_onnx.model_io import to_proto
-from hqp_onnx.moments import Contraction, Features, Matrix, Moments, contractions, feature_moments, takes_bias
+from hqp_onnx.moments import LARGEST, Contraction, Features, Matrix, Moments, contractions, feature_moments, takes_bias
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.compensate import replace_weight
 
@@ -45,7 +45,7 @@ def refit_in_order(
     """A copy of ``pruned`` whose weights reproduce the original's outputs from what they read.
 
     A weight is left as it is where it reads what the original's does; where several nodes use it; where its node has
-    no room for a bias, unless it is a MatMul; and where its features are not patches but channels (``moments``).
+    no room for a bias, unless it is a MatMul; and where its features are more than ``moments.LARGEST``.
 
     Args:
         original: the canonical graph before pruning.
@@ -100,8 +100,14 @@ def _changed(tensor: gs.Tensor, before: gs.Tensor | None) -> bool:
 
 
 def _refittable(use: Contraction, weight: gs.Constant) -> bool:
-    patches = use.features[0].channels * use.features[0].taps * weight.shape[1 - use.axis] == weight.values.size
-    return len(weight.outputs) == 1 and patches and (takes_bias(weight) or weight.outputs[0].op == "MatMul")
+    size = use.features[0].size
+    patches = size * weight.shape[1 - use.axis] == weight.values.size
+    return (
+        len(weight.outputs) == 1
+        and patches
+        and size <= LARGEST
+        and (takes_bias(weight) or weight.outputs[0].op == "MatMul")
+    )
 
 
 def _beside(use: Contraction, weight: gs.Constant, source: gs.Constant) -> Features:

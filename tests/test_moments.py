@@ -148,14 +148,17 @@ def test_other_uses_are_left_out_and_said(body, weights, caplog):
     assert "w: no moments" in caplog.text
 
 
-def test_too_many_features_fall_back_to_channels_then_to_nothing(monkeypatch, caplog):
+def test_too_many_features_fall_back_to_channels_then_to_blocks(monkeypatch):
     proto = model("float[N,3,6,5] x", "y = Conv<pads = [1, 1, 1, 1]>(x, w)", w=normal(4, 3, 3, 3))
+    channels = IMAGES.transpose(0, 2, 3, 1).reshape(-1, 3)
     monkeypatch.setattr(moments, "LARGEST", 26)
-    expect(input_moments(proto, None, [Batch({"x": IMAGES})])["w"], IMAGES.transpose(0, 2, 3, 1).reshape(-1, 3))
+    expect(input_moments(proto, None, [Batch({"x": IMAGES})])["w"], channels)
     monkeypatch.setattr(moments, "LARGEST", 2)
-    with caplog.at_level(logging.INFO):
-        assert input_moments(proto, None, [Batch({"x": IMAGES})]) == {}
-    assert "w: no moments: 3 input channels are more than 2" in caplog.text
+    monkeypatch.setattr(moments, "BLOCK", 2)
+    found = input_moments(proto, None, [Batch({"x": IMAGES})])
+    assert list(found) == moments.block_names("w", 3) == ["w[0:2]", "w[2:3]"]
+    expect(found["w[0:2]"], channels[:, :2])
+    expect(found["w[2:3]"], channels[:, 2:])
 
 
 def test_batches_and_workspace_do_not_matter(monkeypatch):

@@ -258,6 +258,33 @@ def test_wide_convs_fit_one_mixing_of_channels(monkeypatch):
     assert len(result.graph.tensors()["w2"].outputs[0].inputs) == 2
 
 
+@pytest.mark.parametrize(
+    "body", ["a = Gemm(x, w1)  h = Relu(a)  y = Gemm(h, w2, b2)", "h = MatMul(x, w1)  y = MatMul(h, w2)"]
+)
+def test_inputs_wider_than_a_block_are_fitted_block_by_block(monkeypatch, body):
+    monkeypatch.setattr(moments, "LARGEST", 5)
+    monkeypatch.setattr(moments, "BLOCK", 4)
+    x = RNG.normal(0.3, 1, (50, 3)).astype(np.float32)
+    w1, w2 = normal(3, 6), normal(6, 5)
+    graph = graph_of(body, "float[N,3] x", w1=w1, w2=w2, **({"b2": normal(5)} if "b2" in body else {}))
+    channels = channels_of(("w1", 1), ("w2", 0))
+    found = measured(graph, x)
+    assert found.keys() == {"w1", "w2[0:4]", "w2[4:6]"}
+    result = compensate(graph, cut(graph, channels), channels, PLAN, found, EXACT)
+    h = run(graph, ["h"], x)["h"]
+    shift, rows_of = 0, []
+    for block in (np.arange(4), np.arange(4, 6)):
+        kept = np.setdiff1d(block, GONE)
+        weight, bias = least_squares(h[:, kept], h[:, block] @ w2[block], "b2" in body)
+        rows_of.append(weight.T)
+        shift = shift + (bias if bias is not None else 0)
+    node = result.graph.tensors()["w2"].outputs[0]
+    np.testing.assert_allclose(node.inputs[1].values, np.concatenate(rows_of), atol=1e-3)
+    if "b2" in body:
+        np.testing.assert_allclose(node.inputs[2].values - graph.tensors()["b2"].values, shift, atol=1e-3)
+    assert len(result.notes) == 1 and "2 of 6 inputs removed" in result.notes[0]
+
+
 def test_dead_channels_change_nothing():
     graph = graph_of(
         "a = Conv(x, w1, b1)  h = Relu(a)  y = Conv(h, w2)",
