@@ -84,20 +84,13 @@ class Job:
         """The search; nothing but its ledger is written."""
         with self.timed("baseline"):
             self.budget = Budget(self.scores(self.model.session, "val"), self.options.max_drop)
-        needs_moments = self.options.compensate or self.options.saliency == "obs"
-        halves = self._moments() if needs_moments else None
-        moments = None if halves is None else joined(*halves)
-        self.ranking = self._ranking(moments)
-        scores = self.ranking.units
-        if self.options.compensate and moments is not None:
-            self.redundant = redundant_units(self.model.graph, self.channels, moments, scores)
-        order = removal_order(redundant_first(scores, self.redundant), self.channels, self.options.min_width)
+        order, moments, ridges = self._order()
         self.step = step_size(self.options.step, len(self.channels.prunable))
         given: dict[str, Any] = {
             "original": self.model.graph,
             "channels": self.channels,
-            "moments": moments if self.options.compensate else None,
-            "ridges": self._ridges(order, halves) if self.options.compensate and halves is not None else {},
+            "moments": moments,
+            "ridges": ridges,
             "data": self.data["calib"],
             "target": self.target,
             "method": self.options.calibration,
@@ -118,6 +111,21 @@ class Job:
             first = ("fp32", removed) if self.options.precision == "fp32" else chosen or (self.options.precision, 0)
             recovered = self._recovered(*first)
         return Found(removed, chosen, recovered)
+
+    def _order(self) -> tuple[IntArray, dict[str, Moments] | None, dict[str, float]]:
+        """Units, first to leave first; moments and ridges, if there is to be a refit."""
+        min_width, compensate = self.options.min_width, self.options.compensate
+        halves = self._moments() if compensate or self.options.saliency == "obs" else None
+        moments = None if halves is None else joined(*halves)
+        self.ranking = self._ranking(moments)
+        scores = self.ranking.units
+        if halves is None or moments is None or not compensate:
+            return removal_order(scores, self.channels, min_width), None, {}
+        self.redundant = redundant_units(self.model.graph, self.channels, moments, scores)
+        order = removal_order(redundant_first(scores, self.redundant), self.channels, min_width)
+        half = PruningPlan(order[: len(order) // 2])  # ridges are to do best there
+        ridges = self.ledger.once("ridges", lambda: held_out_ridges(self.model.graph, self.channels, half, halves))
+        return order, moments, ridges
 
     def _recovered(self, precision: str, removed: int) -> tuple[str, int] | None:
         """The last admissible recovered candidate from ``removed`` units on; None if there is none."""
@@ -322,11 +330,6 @@ class Job:
             for moments, file in zip(halves, files, strict=True):
                 save_moments(moments, file)
         return load_moments(files[0]), load_moments(files[1])
-
-    def _ridges(self, order: IntArray, halves: Halves) -> dict[str, float]:
-        """Those that do best where half of the units that can leave have left."""
-        plan = PruningPlan(order[: len(order) // 2])
-        return self.ledger.once("ridges", lambda: held_out_ridges(self.model.graph, self.channels, plan, halves))
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
