@@ -33,7 +33,7 @@ class Recipe:
     """Which passes keep accuracy, without training; each costs one more pass over the data."""
 
     equalize: bool = True
-    correct_bias: bool = False
+    correct_bias: bool = True
     round_weights: bool = True
 
 

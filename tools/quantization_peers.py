@@ -55,8 +55,8 @@ def ours(method: str = "entropy", precision: str = "int8", **recipe: bool) -> Qu
     return run
 
 
-def quantize_static(method: str, bins: int = 128, *, chunks: bool = True) -> Quantizer:
-    """``bins`` levels of 2048 for Entropy; in ``chunks`` of data, or it keeps the activations of all."""
+def quantize_static(method: str, *, chunks: bool = True) -> Quantizer:
+    """2048 bins for Entropy; in ``chunks`` of data, or it keeps the activations of all."""
 
     def run(target: str, model: Path, calib: Path, out: Path) -> None:
         from onnxruntime import quantization as q
@@ -71,7 +71,7 @@ def quantize_static(method: str, bins: int = 128, *, chunks: bool = True) -> Qua
                 return next(self.batches, None)
 
         def create(*given, extra_options, **named):  # quantize_static itself takes no number of bins: 128 by 128
-            made = plain(*given, extra_options={**extra_options, "num_bins": 2048, "num_quantized_bins": bins}, **named)
+            made = plain(*given, extra_options={**extra_options, "num_bins": 2048, "num_quantized_bins": 128}, **named)
             collect = made.collect_data
 
             def in_chunks(reader: Reader) -> None:
@@ -165,7 +165,7 @@ def neural_compressor(target: str, model: Path, calib: Path, out: Path) -> None:
     quantize(preprocessed(model, out), str(out), chosen)
 
 
-PLAIN = {"equalize": False, "round_weights": False}
+PLAIN = {"equalize": False, "correct_bias": False, "round_weights": False}
 QUANTIZERS: dict[str, Quantizer] = {
     "fp32": inference,
     "ours mixed": ours(precision="mixed"),
@@ -177,7 +177,6 @@ QUANTIZERS: dict[str, Quantizer] = {
     "ours minmax plain": ours("minmax", **PLAIN),
     "quantize_static MinMax": quantize_static("MinMax"),
     "quantize_static Entropy": quantize_static("Entropy"),
-    "quantize_static Entropy 256": quantize_static("Entropy", 256),
     "quantize_static Entropy whole": quantize_static("Entropy", chunks=False),
     "NNCF": nncf(controlled=False),
     "NNCF accuracy control": nncf(controlled=True),

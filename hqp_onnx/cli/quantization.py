@@ -45,7 +45,7 @@ from hqp_onnx.report import engines
 )
 @click.option("--tensorrt-version", default=TENSORRT_VERSION, show_default=True, help="Named in TensorRT's cache.")
 @click.option("--equalize/--no-equalize", default=True, show_default=True, help="Even out channels beforehand.")
-@click.option("--correct-bias/--no-correct-bias", default=False, show_default=True, help="Keep channel means.")
+@click.option("--correct-bias/--no-correct-bias", default=True, show_default=True, help="Keep channel means.")
 @click.option(
     "--round-weights/--no-round-weights", default=True, show_default=True, help="Round for the least output error."
 )
