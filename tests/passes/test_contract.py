@@ -34,6 +34,7 @@ from hqp_onnx.targets import target
 
 NAMES = [module.name for module in pkgutil.iter_modules(hqp_onnx.passes.__path__) if module.name != "base"]
 IMAGES = small_data()["input"]
+SOURCE = ArraySource("images", {"input": IMAGES})
 BATCHES = [Batch({"input": IMAGES})]
 
 
@@ -55,6 +56,13 @@ def arguments(name: str, graph: gs.Graph, channels: ChannelMap, plan: PruningPla
     if name == "compensate":
         pruned = prune_channels(graph, channels, plan).graph
         return pruned, channels, plan, input_moments(to_proto(graph), None, BATCHES)
+    if name == "refit_in_order":
+        return (
+            prune_channels(graph, channels, plan).graph,
+            channels,
+            plan,
+            Dataset(SOURCE, Session(small_model()).inputs),
+        )
     if name == "quantize":
         return BATCHES, target("tensorrt"), "minmax"
     if name == "insert_qdq":
@@ -75,8 +83,7 @@ def arguments(name: str, graph: gs.Graph, channels: ChannelMap, plan: PruningPla
     if name == "recover":
         teacher = graph.copy()
         teacher.tensors()["w2"].values = 1.05 * teacher.tensors()["w2"].values
-        data = Dataset(ArraySource("images", {"input": IMAGES}), Session(small_model()).inputs)
-        return teacher, data, Recovery(2, batch=4)
+        return teacher, Dataset(SOURCE, Session(small_model()).inputs), Recovery(2, batch=4)
     return ()
 
 
