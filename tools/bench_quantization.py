@@ -50,6 +50,7 @@ PEERS = (
     "neural-compressor",
 )
 TOOL = Path(__file__).with_name("quantization_peers.py")
+SECONDS = 30.0  # of timing
 Run = Callable[[Array], Array]
 
 
@@ -168,7 +169,10 @@ def loaded(target: str, path: Path, threads: int, x: Array) -> Run | str:
 
 def speedups(runs: Mapping[str, Run], x: Array, rounds: int) -> dict[str, float]:
     times: dict[str, list[float]] = {name: [] for name in runs}
+    end = time.perf_counter() + SECONDS
     for turn in range(rounds + 3):
+        if turn > 30 and time.perf_counter() > end:
+            break
         for name, run in runs.items():
             start = time.perf_counter()
             run(x)
@@ -247,7 +251,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="these quantizers, by their names in quantization_peers.py")
     parser.add_argument("--calib-samples", type=int, default=500)
     parser.add_argument("--test-samples", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=2000, help="of timing, at most; 30 s of them")
     parser.add_argument("--threads", type=int, default=0, help="0 takes the choice of each runtime")
     parser.add_argument("--brief", action="store_true", help="no accuracy")
     parser.add_argument("--memory", action="store_true", help="peak memory alone")
