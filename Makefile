@@ -20,7 +20,7 @@ types: .venv/installed
 	$(BIN)/mypy
 
 unit: .venv/installed
-	$(BIN)/pytest --numprocesses auto
+	$(BIN)/pytest --numprocesses auto --dist loadfile
 
 # Export about 200 architectures with PyTorch and prune them all: an environment of its own, 2 GB of packages
 # (torch first and the others without their dependencies, so that none replaces it), about an hour on 2 cores.
