@@ -27,6 +27,9 @@ _PARTS = ("mean", "power", "top")
 Float64 = NDArray[np.float64]
 
 
+_INPUTS = 1 << 22  # bytes of inputs in one run; larger batches are run in parts
+
+
 @dataclass(frozen=True, eq=False)
 class ChannelStats:
     """``mean``, ``power`` and ``top`` of C channels: float64 [C] each."""
@@ -57,9 +60,12 @@ def channel_stats(
     session = Session(_instrumented(model, tensors), _results(len(tensors)), threads=threads)
     totals = [_Total() for _ in tensors]
     for batch in data:
-        values = iter(session.run(batch.feeds).values())
-        for total, (mean, power, top) in zip(totals, zip(values, values, values, strict=True), strict=True):
-            total.add(mean, power, top)
+        bytes_each = sum(x.nbytes for x in batch.feeds.values()) / max(1, len(batch))
+        rows = session.batch or max(1, int(_INPUTS // max(1, bytes_each)))
+        for start in range(0, len(batch), rows):
+            values = iter(session.run({key: x[start : start + rows] for key, x in batch.feeds.items()}).values())
+            for total, (mean, power, top) in zip(totals, zip(values, values, values, strict=True), strict=True):
+                total.add(mean, power, top)
     if not totals[0].rows:
         raise DataError("no calibration data: channel statistics need at least one batch")
     return {name: total.stats() for name, total in zip(tensors, totals, strict=True)}
