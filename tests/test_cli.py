@@ -9,25 +9,15 @@ import numpy as np
 import onnx
 import pytest
 from bad_inputs import bad_inputs
+from command import hqp
 from conftest import MODELS
 from oracle import worst_error
 
-from hqp_onnx import cli
 from hqp_onnx.model_io import to_proto
 from hqp_onnx.steps import open_model
 
 CALIB = str(MODELS / "fashion_mnist_calib.npz")
 MODEL = MODELS / "resnet18.onnx"
-
-
-def hqp(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """Exit code of a command."""
-    monkeypatch.setattr("sys.argv", ["hqp", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    code = ended.value.code
-    assert isinstance(code, int)
-    return code
 
 
 def test_bad_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

@@ -10,21 +10,11 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from command import hqp
 
-from hqp_onnx import cli
 from hqp_onnx.compare import Comparison, compare
 from hqp_onnx.latency import Latency
 from hqp_onnx.report.compare_tables import layers_table, models_table, short_names, step_line
-
-
-def hqp(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """Exit code of a command."""
-    monkeypatch.setattr("sys.argv", ["hqp", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    code = ended.value.code
-    assert isinstance(code, int)
-    return code
 
 
 def logits(model: str, data: str) -> tuple[np.ndarray, np.ndarray]:
