@@ -7,9 +7,9 @@ import pytest
 from hqp_onnx import cli
 
 
-def hqp(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+def hqp(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     """Exit code of a command."""
-    monkeypatch.setattr("sys.argv", ["hqp", *arguments])
+    monkeypatch.setattr("sys.argv", ["hqp", *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     code = ended.value.code

@@ -8,23 +8,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from command import hqp
 from PIL import Image
 from polygraphy import mod
 from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
 from polygraphy.comparator import Comparator
 from small_model import small_data, small_model
 
-from hqp_onnx import cli
 from hqp_onnx.sources import open_source
-
-
-def hqp(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    """Exit code of a command."""
-    monkeypatch.setattr("sys.argv", ["hqp", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
 
 
 @pytest.fixture
