@@ -38,7 +38,7 @@ from hqp_onnx.redundancy import redundant_units
 from hqp_onnx.runners import open_runner, stand_in
 from hqp_onnx.runtime import Runner, node_seconds
 from hqp_onnx.search import SEARCHES, bisect, redundant_first, removal_order, step_size
-from hqp_onnx.steps import Model, Progress, Ranking, in_float16, rank
+from hqp_onnx.steps import Model, Progress, Ranking, filter_saliencies, in_float16, rank_units
 from hqp_onnx.targets import target
 
 log = logging.getLogger(__name__)
@@ -129,14 +129,15 @@ class Job:
 
     def _recovered(self, precision: str, removed: int) -> tuple[str, int] | None:
         """The last admissible recovered candidate from ``removed`` units on; None if there is none."""
-        precision, full, limit = precision + RECOVERED, "fp32" + RECOVERED, len(self.candidates.order)
-
-        def admits(count: int) -> bool:  # what is lost in FP32 is not trained again
-            return self.admits(full, removed + count) and self.admits(precision, removed + count)
-
+        kinds, limit = ("fp32" + RECOVERED, precision + RECOVERED), len(self.candidates.order)
         step = max(self.step, -(-(limit - removed) // RECOVERY_STEPS))
-        more = SEARCHES[self.options.search](limit - removed, step, admits)
-        return (precision, removed + more) if admits(more) else None
+        most = removed + SEARCHES[self.options.search](
+            limit - removed, step, lambda count: self.admits(kinds[0], removed + count)
+        )
+        for count in range(most, removed - 1, -step):  # trained again, as it ships: nothing that failed in FP32
+            if all(self.admits(kind, count) for kind in kinds):
+                return kinds[1], count
+        return None
 
     def _admits_next(self, count: int) -> bool:
         """The verdict on a candidate of the search, its last units ranked anew where that is due."""
@@ -286,9 +287,8 @@ class Job:
         if file.is_file():
             return Ranking.load(file)
         with self.timed(f"saliency{suffix}"):
-            ranking = rank(
+            filters = filter_saliencies(
                 graph,
-                channels,
                 self.options.saliency,
                 self.data["calib"],
                 engine=self.options.engine,
@@ -298,6 +298,16 @@ class Job:
                 threads=self.options.threads,
                 progress=self.progress,
                 checkpoint=self.ledger.cache / "saliency.npz",
+            )
+        with self.timed(f"ranking{suffix}"):
+            ranking = rank_units(
+                graph,
+                channels,
+                self.options.saliency,
+                filters,
+                self.data["calib"],
+                threads=self.options.threads,
+                progress=self.progress,
                 moments=moments,
                 min_width=self.options.min_width,
                 gains=self._gains(),

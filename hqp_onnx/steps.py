@@ -181,33 +181,80 @@ def rank(
     min_width: float = 0.0,
     gains: FloatArray | None = None,
 ) -> Ranking:
-    """Saliency of every filter and unit; see ``saliency.filter_scores``, and ``surgeon.removal_costs`` for obs.
+    """Saliency of every filter and unit; moments that ``obs`` needs are measured if they are not given.
 
-    ``loss`` is a name or a loss model's file, ``moments`` are those of the inputs of the weights (None to measure them
-    if they are needed), and ``min_width`` is the share of every tensor's units that will stay, both for obs.
-    With ``gains`` [units], units are ranked by saliency per gain.
+    See ``filter_saliencies`` and ``rank_units`` for the arguments.
     """
-    proto = model_io.to_proto(graph)
-    filters = filter_scores(
+    filters = filter_saliencies(
+        graph,
         saliency,
-        proto,
         data,
         seed=seed,
         threads=threads,
-        progress=lambda done, total: progress(f"{saliency} saliency", done, total),
+        progress=progress,
+        checkpoint=checkpoint,
+        engine=engine,
+        loss=loss,
+        draws=draws,
+    )
+    given: dict[str, Any] = {"moments": moments, "min_width": min_width, "gains": gains}
+    return rank_units(graph, channels, saliency, filters, data, threads=threads, progress=progress, **given)
+
+
+def filter_saliencies(
+    graph: gs.Graph,
+    saliency: str,
+    data: Dataset | None,
+    *,
+    seed: int = 0,
+    threads: int = 0,
+    progress: Progress = silent,
+    checkpoint: Path | None = None,
+    engine: str = "native",
+    loss: str | None = None,
+    draws: int = 1,
+) -> dict[str, FloatArray]:
+    """``saliency.filter_scores`` of a graph; ``loss`` is a name or a loss model's file."""
+    return filter_scores(
+        saliency,
+        model_io.to_proto(graph),
+        data,
+        seed=seed,
+        threads=threads,
+        progress=partial(progress, f"{saliency} saliency"),
         checkpoint=checkpoint,
         engine=engine,
         loss=open_loss(loss),
         draws=draws,
     )
+
+
+def rank_units(
+    graph: gs.Graph,
+    channels: ChannelMap,
+    saliency: str,
+    filters: Mapping[str, FloatArray],
+    data: Dataset | None,
+    *,
+    threads: int = 0,
+    progress: Progress = silent,
+    moments: Mapping[str, Moments] | None = None,
+    min_width: float = 0.0,
+    gains: FloatArray | None = None,
+) -> Ranking:
+    """Units by the sum of their filters' saliency, or for ``obs`` by ``surgeon.removal_costs``.
+
+    ``moments`` are those of the inputs of the weights (None to measure them if they are needed), and ``min_width`` is
+    the share of every tensor's units that will stay, both for obs. With ``gains`` [units], units are ranked by saliency
+    per gain.
+    """
+    proto = model_io.to_proto(graph)
     if saliency != "obs":
         units = unit_scores(filters, channels, filter_weights(proto))
         return Ranking(filters, units if gains is None else units / gains)
-    assert data is not None  # filter_scores has asked for it
     if moments is None:
-        moments = input_moments(
-            proto, None, data, threads=threads, progress=lambda done, total: progress("input moments", done, total)
-        )
+        assert data is not None  # filter_scores has asked for it
+        moments = input_moments(proto, None, data, threads=threads, progress=partial(progress, "input moments"))
     return Ranking(filters, removal_costs(graph, channels, moments, filters, min_width=min_width, gains=gains))
 
 

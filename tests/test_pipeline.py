@@ -151,14 +151,14 @@ def test_a_refreshed_ranking_is_that_of_the_candidate(
 ) -> None:
     """Every second step; what left stays out, and what is left is ranked on the model that it is left in."""
     ranked: list[tuple[int, int]] = []
-    rank = job.rank
+    rank_units = job.rank_units
 
     def counted(graph: Any, channels: Any, *given: Any, **named: Any) -> Any:
         widths = [graph.tensors()[name].shape[0] for name in ("w1", "w2")]  # w3 shares its units with w1
         ranked.append((len(channels.prunable), sum(widths)))
-        return rank(graph, channels, *given, **named)
+        return rank_units(graph, channels, *given, **named)
 
-    monkeypatch.setattr(job, "rank", counted)
+    monkeypatch.setattr(job, "rank_units", counted)
     found = optimize(replace(small, saliency=saliency, refresh=2))
     assert len(found.trials) == 9 and all(trial.accepted for trial in found.trials)
     assert ranked == [(width, width) for width in (40, 32, 24, 16, 8)]  # 10 % of 40 units a step
