@@ -16,7 +16,7 @@ from hqp_onnx.model_io import to_graph
 from hqp_onnx.moments import input_moments
 from hqp_onnx.passes.correct_bias import correct_bias
 from hqp_onnx.passes.insert_qdq import insert_qdq, weight_scales
-from hqp_onnx.passes.quantize import Recipe, quantize
+from hqp_onnx.passes.quantize import Recipe, prepare, quantize
 from hqp_onnx.passes.round_weights import round_weights, roundable, rounded
 from hqp_onnx.placement import quantized_tensors
 from hqp_onnx.targets import target
@@ -138,3 +138,9 @@ def test_the_recipe_brings_logits_nearer_to_the_float_model(name: str, tmp_path:
         return float(np.square(run(gs.export_onnx(model), {"x": unseen})[0] - want).mean())
 
     assert off(Recipe()) < 0.9 * off(Recipe(False, False, False))
+
+
+def test_biases_are_corrected_unless_that_is_turned_off() -> None:
+    graph, data = block(), [Batch({"x": images()})]
+    notes = [prepare(graph, data, target("tensorrt"), recipe=recipe).notes for recipe in (None, Recipe(True, False))]
+    assert [any("biases corrected" in note for note in found) for found in notes] == [True, False]
