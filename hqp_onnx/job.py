@@ -30,7 +30,7 @@ from hqp_onnx.least_squares import held_out_ridges
 from hqp_onnx.ledger import Ledger, Trial
 from hqp_onnx.metrics import FloatArray, Metric, Scores, evaluate
 from hqp_onnx.mixed_precision import faster_in_float, output_errors
-from hqp_onnx.moment_halves import halved_moments, joined
+from hqp_onnx.moment_halves import Halves, halved_moments, joined
 from hqp_onnx.moments import Moments, load_moments, save_moments
 from hqp_onnx.options import Options
 from hqp_onnx.recovered_candidates import RecoveredCandidates
@@ -44,7 +44,6 @@ from hqp_onnx.targets import target
 log = logging.getLogger(__name__)
 
 MOMENTS = "moments-0.npz", "moments-1.npz"
-Halves = tuple[Mapping[str, Moments], Mapping[str, Moments]]
 SENSITIVITY_SAMPLES = 100
 RECOVERED = "+recovery"  # of a precision: the candidate is trained before it is judged
 RECOVERY_STEPS = 8  # of what the search may add by recovery: a trial is a training
@@ -117,7 +116,7 @@ class Job:
         min_width, compensate = self.options.min_width, self.options.compensate
         halves = self._moments() if compensate or self.options.saliency == "obs" else None
         moments = None if halves is None else joined(*halves)
-        self.ranking = self._ranking(moments)
+        self.ranking = self._ranking(halves)
         scores = self.ranking.units
         if halves is None or moments is None or not compensate:
             return removal_order(scores, self.channels, min_width), None, {}
@@ -276,7 +275,7 @@ class Job:
 
     def _ranking(
         self,
-        moments: Mapping[str, Moments] | None,
+        halves: Halves | None,
         graph: gs.Graph | None = None,
         channels: ChannelMap | None = None,
         suffix: str = "",
@@ -308,7 +307,7 @@ class Job:
                 self.data["calib"],
                 threads=self.options.threads,
                 progress=self.progress,
-                moments=moments,
+                halves=halves,
                 min_width=self.options.min_width,
                 gains=self._gains(),
             )

@@ -21,7 +21,7 @@ from hqp_onnx.errors import ModelError
 from hqp_onnx.moments import Contraction, Matrix, Moments, contractions, takes_bias
 
 RIDGE = 1e-3
-GRID = (1e-4, 1e-3, 1e-2, 1e-1)
+GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
 def held_out_ridges(

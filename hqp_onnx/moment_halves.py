@@ -10,6 +10,8 @@ from hqp_onnx.dataset import Dataset
 from hqp_onnx.errors import DataError
 from hqp_onnx.moments import Moments, Progress, input_moments
 
+Halves = tuple[Mapping[str, Moments], Mapping[str, Moments]]
+
 
 def _halves(data: Dataset) -> tuple[list[range], ...]:
     """Ranges of samples: every other batch of ``data``, and those between; of a single batch, its halves."""
@@ -20,7 +22,7 @@ def _halves(data: Dataset) -> tuple[list[range], ...]:
 
 def halved_moments(
     model: onnx.ModelProto, data: Dataset, *, progress: Progress | None = None, threads: int = 0
-) -> tuple[dict[str, Moments], dict[str, Moments]]:
+) -> Halves:
     """Moments of the inputs of all weights over two sets of samples; see ``input_moments``.
 
     Raises:

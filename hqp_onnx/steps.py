@@ -25,8 +25,8 @@ from hqp_onnx.least_squares import held_out_ridges
 from hqp_onnx.ledger import write_text
 from hqp_onnx.metrics import FloatArray, Metric, Scores, classes, evaluate, load_metric, predictions
 from hqp_onnx.mixed_precision import faster_in_float
-from hqp_onnx.moment_halves import halved_moments, joined
-from hqp_onnx.moments import Moments, input_moments
+from hqp_onnx.moment_halves import Halves, halved_moments, joined
+from hqp_onnx.moments import input_moments
 from hqp_onnx.options import Pruning
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.canonicalize import canonicalize_with_shapes
@@ -177,7 +177,7 @@ def rank(
     engine: str = "native",
     loss: str | None = None,
     draws: int = 1,
-    moments: Mapping[str, Moments] | None = None,
+    halves: Halves | None = None,
     min_width: float = 0.0,
     gains: FloatArray | None = None,
 ) -> Ranking:
@@ -197,7 +197,7 @@ def rank(
         loss=loss,
         draws=draws,
     )
-    given: dict[str, Any] = {"moments": moments, "min_width": min_width, "gains": gains}
+    given: dict[str, Any] = {"halves": halves, "min_width": min_width, "gains": gains}
     return rank_units(graph, channels, saliency, filters, data, threads=threads, progress=progress, **given)
 
 
@@ -238,13 +238,13 @@ def rank_units(
     *,
     threads: int = 0,
     progress: Progress = silent,
-    moments: Mapping[str, Moments] | None = None,
+    halves: Halves | None = None,
     min_width: float = 0.0,
     gains: FloatArray | None = None,
 ) -> Ranking:
     """Units by the sum of their filters' saliency, or for ``obs`` by ``surgeon.removal_costs``.
 
-    ``moments`` are those of the inputs of the weights (None to measure them if they are needed), and ``min_width`` is
+    ``halves`` are moments of the inputs of the weights (None to measure them if they are needed), and ``min_width`` is
     the share of every tensor's units that will stay, both for obs. With ``gains`` [units], units are ranked by saliency
     per gain.
     """
@@ -252,10 +252,12 @@ def rank_units(
     if saliency != "obs":
         units = unit_scores(filters, channels, filter_weights(proto))
         return Ranking(filters, units if gains is None else units / gains)
-    if moments is None:
+    if halves is None:
         assert data is not None  # filter_scores has asked for it
-        moments = input_moments(proto, None, data, threads=threads, progress=partial(progress, "input moments"))
-    return Ranking(filters, removal_costs(graph, channels, moments, filters, min_width=min_width, gains=gains))
+        halves = halved_moments(proto, data, threads=threads, progress=partial(progress, "input moments"))
+    ridges = held_out_ridges(graph, channels, PruningPlan(channels.prunable[::2]), halves)
+    settings: dict[str, Any] = {"ridges": ridges, "min_width": min_width, "gains": gains}
+    return Ranking(filters, removal_costs(graph, channels, joined(*halves), filters, **settings))
 
 
 def open_loss(loss: str | None) -> LossName | onnx.ModelProto | None:
@@ -345,11 +347,10 @@ def prune_model(model: Model, options: Pruning, data: Dataset | None = None, pro
     if options.compensate and data is None:
         raise UsageError("--compensate needs calibration data: add --data DATA")
     channels = model.channels().restricted(options.keep, options.only)
-    moments = None
+    halves = None
     if data is not None and (options.compensate or options.saliency == "obs"):
         report = partial(progress, "input moments")
         halves = halved_moments(model_io.to_proto(model.graph), data, progress=report)
-        moments = joined(*halves)
     ranking = rank(
         model.graph,
         channels,
@@ -357,17 +358,18 @@ def prune_model(model: Model, options: Pruning, data: Dataset | None = None, pro
         data,
         seed=options.seed,
         progress=progress,
-        moments=moments,
+        halves=halves,
         min_width=options.min_width,
     )
     scores = ranking.units
+    moments = None if halves is None else joined(*halves)
     if options.compensate and moments is not None:
         scores = redundant_first(scores, redundant_units(model.graph, channels, moments, scores))
     order = removal_order(scores, channels, options.min_width)
     wanted = round(options.sparsity * len(channels.prunable))
     plan = PruningPlan(aligned(order[:wanted], channels, options.multiple_of))
     graph = prune_channels(model.graph, channels, plan).graph
-    if options.compensate and moments is not None:
+    if options.compensate and halves is not None and moments is not None:
         ridges = held_out_ridges(model.graph, channels, plan, halves)
         graph = compensate(model.graph, graph, channels, plan, moments, ridges).graph
     return Pruned(graph, channels, plan, wanted)

@@ -38,6 +38,7 @@ def removal_costs(
     moments: Mapping[str, Moments],
     sensitivities: Mapping[str, FloatArray],
     *,
+    ridges: Mapping[str, float] | None = None,
     min_width: float = 0.0,
     gains: FloatArray | None = None,
 ) -> FloatArray:
@@ -48,13 +49,15 @@ def removal_costs(
         channels: its units.
         moments: of the inputs of its weights; a reader without moments is not counted.
         sensitivities: weight -> G, float64 [outputs].
+        ridges: weight -> lambda of its refit (``least_squares.held_out_ridges``); others take ``RIDGE``. Too small a
+            lambda makes what few samples cannot tell apart look redundant.
         min_width: see ``Floors``: units that must stay are passed over.
         gains: of a unit's removal, float64 [units], above 0; the least cost per gain leaves first. None for 1.
 
     Returns:
         float64 [units], distinct where finite; +inf for units that stay, and where no reader is known.
     """
-    readers = _readers(graph, channels, moments, sensitivities)
+    readers = _readers(graph, channels, moments, sensitivities, ridges or {})
     costs = _Costs(readers, channels.units)
     rate = np.ones(channels.units) if gains is None else gains
     waiting = np.zeros(channels.units, bool)
@@ -72,7 +75,11 @@ def removal_costs(
 
 
 def _readers(
-    graph: gs.Graph, channels: ChannelMap, moments: Mapping[str, Moments], sensitivities: Mapping[str, FloatArray]
+    graph: gs.Graph,
+    channels: ChannelMap,
+    moments: Mapping[str, Moments],
+    sensitivities: Mapping[str, FloatArray],
+    ridges: Mapping[str, float],
 ) -> list[_Reader]:
     """The weights that read units; those that read the same features, refitted in the same way, are one reader."""
     tensors = graph.tensors()
@@ -87,7 +94,8 @@ def _readers(
         labels = channels.members[ParamAxis(uses[0].weight, uses[0].axis)]
         rows = [_rows(tensors[use.weight].values, use, moments[use.weight], channels, sensitivities) for use in uses]
         weight, outputs, sensitivity = (np.concatenate(parts) for parts in zip(*rows, strict=True))
-        inverse = _inverse(moments[uses[0].weight], biased)
+        ridge = max(ridges.get(use.weight, RIDGE) for use in uses)
+        inverse = _inverse(moments[uses[0].weight], biased, ridge)
         found.append(_Reader(labels, outputs, weight, sensitivity, inverse, len(inverse) // len(labels)))
     return found
 
@@ -115,9 +123,9 @@ def _rows(
     return rows, np.repeat(units, times), np.repeat(sensitivities[use.weight], times)
 
 
-def _inverse(moments: Moments, biased: bool) -> Matrix:
+def _inverse(moments: Moments, biased: bool, ridge: float) -> Matrix:
     second = moments.gram - np.outer(moments.mean, moments.mean) * biased
-    strength = RIDGE * np.trace(second) / len(second) or 1.0
+    strength = ridge * np.trace(second) / len(second) or 1.0
     inverse: Matrix = np.linalg.inv(second + strength * np.eye(len(second)))
     return inverse
 

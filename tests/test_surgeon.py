@@ -9,10 +9,12 @@ import pytest
 from small_model import small_data, small_model
 
 from hqp_onnx import surgeon
-from hqp_onnx.channel_map import ChannelMap, ParamAxis
+from hqp_onnx.channel_map import ChannelMap, ParamAxis, PruningPlan
 from hqp_onnx.dataset import Batch
 from hqp_onnx.errors import UsageError
+from hqp_onnx.least_squares import held_out_ridges
 from hqp_onnx.model_io import to_graph
+from hqp_onnx.moment_halves import halved_moments, joined
 from hqp_onnx.moments import input_moments
 from hqp_onnx.options import Pruning
 from hqp_onnx.runtime import Session
@@ -144,8 +146,9 @@ def test_rank_measures_what_it_needs_and_refuses_what_it_cannot():
     data = open_data(model, small_data())
     channels, proto = model.channels(), small_model()
     ranking = rank(model.graph, channels, "obs", data)
-    moments = input_moments(proto, None, data)
-    again = removal_costs(model.graph, channels, moments, filter_scores("obs", proto, data))
+    halves = halved_moments(proto, data)
+    ridges = held_out_ridges(model.graph, channels, PruningPlan(channels.prunable[::2]), halves)
+    again = removal_costs(model.graph, channels, joined(*halves), filter_scores("obs", proto, data), ridges=ridges)
     np.testing.assert_allclose(ranking.units, again, rtol=1e-4)
     pruned = prune_model(model, Pruning(0.3, "obs", compensate=True), data)
     assert pruned.units == round(0.3 * pruned.prunable)
@@ -153,3 +156,29 @@ def test_rank_measures_what_it_needs_and_refuses_what_it_cannot():
         filter_scores("obs", proto, data, engine="ort-training")
     with pytest.raises(UsageError, match="--saliency obs needs data"):
         filter_scores("obs", proto)
+
+
+def test_a_held_out_ridge_keeps_few_samples_from_looking_redundant():
+    """20 samples cannot tell 40 features apart: an all but free fit removes those that matter as well as any."""
+    rng = np.random.default_rng(0)
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N,40] x) => (float[N,8] y) { f = MatMul(x, a) h = Relu(f) '
+        "y = MatMul(h, b) }"
+    )
+    b = rng.normal(size=(40, 8)) * np.geomspace(0.05, 1, 40)[:, None]
+    arrays = {"a": np.eye(40), "b": b}
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(v.astype(np.float32), k) for k, v in arrays.items())
+    model = open_model(proto)
+    channels = model.channels()
+    few = [[Batch({"x": rng.normal(size=(10, 40)).astype(np.float32)})] for _ in range(2)]
+    halves = tuple(input_moments(proto, None, part) for part in few)
+    ridges = held_out_ridges(model.graph, channels, PruningPlan(channels.prunable[::2]), halves)
+    assert ridges["b"] > surgeon.RIDGE
+    sensitivities = {"a": np.ones(40), "b": np.ones(8)}
+    regrets = []
+    for chosen in ({}, ridges):
+        costs = removal_costs(model.graph, channels, joined(*halves), sensitivities, ridges=chosen)
+        gone = removal_order(costs, channels, 0.0)[:20]
+        features = np.isin(channels.members[ParamAxis("b", 0)], gone)
+        regrets.append(float(np.square(b[features]).sum()))  # features are independent: this is what they are worth
+    assert regrets[1] < 0.6 * regrets[0]

@@ -96,7 +96,7 @@ class Case:
     def order(self, saliency: str) -> np.ndarray:
         """Units, first to leave first."""
         if saliency not in self._orders:
-            options = {"moments": self.moments, "min_width": MIN_WIDTH} if saliency == "obs" else {}
+            options = {"halves": self.halves, "min_width": MIN_WIDTH} if saliency == "obs" else {}
             scores = rank(self.model.graph, self.channels, saliency, self.calib, **options).units
             self._orders[saliency] = removal_order(scores, self.channels, MIN_WIDTH)
         return self._orders[saliency]
