@@ -36,8 +36,9 @@ from hqp_onnx.passes.convert_fp16 import convert_fp16
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.quantize import quantize
 from hqp_onnx.passes.restore_float_weights import restore_float_weights
+from hqp_onnx.progress import Progress, silent
 from hqp_onnx.sources import open_dataset
-from hqp_onnx.steps import Progress, open_session, silent
+from hqp_onnx.steps import open_session
 from hqp_onnx.targets import target
 from hqp_onnx.tensor_types import float_activations
 

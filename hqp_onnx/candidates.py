@@ -19,8 +19,8 @@ from hqp_onnx.passes.prune_channels import prune_channels
 from hqp_onnx.passes.quantize import Prepared, prepare, quantize_prepared
 from hqp_onnx.passes.refit_in_order import refit_in_order
 from hqp_onnx.placement import quantizable
+from hqp_onnx.progress import Progress
 from hqp_onnx.search import aligned
-from hqp_onnx.steps import Progress
 from hqp_onnx.targets import Target
 
 

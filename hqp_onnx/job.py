@@ -33,12 +33,14 @@ from hqp_onnx.mixed_precision import faster_in_float, output_errors
 from hqp_onnx.moment_halves import Halves, halved_moments, joined
 from hqp_onnx.moments import Moments, load_moments, save_moments
 from hqp_onnx.options import Options
+from hqp_onnx.progress import Progress
+from hqp_onnx.ranking import Ranking, filter_saliencies, rank_units
 from hqp_onnx.recovered_candidates import RecoveredCandidates
 from hqp_onnx.redundancy import redundant_units
 from hqp_onnx.runners import open_runner, stand_in
 from hqp_onnx.runtime import Runner, node_seconds
 from hqp_onnx.search import SEARCHES, bisect, redundant_first, removal_order, step_size
-from hqp_onnx.steps import Model, Progress, Ranking, filter_saliencies, in_float16, rank_units
+from hqp_onnx.steps import Model, in_float16
 from hqp_onnx.targets import target
 
 log = logging.getLogger(__name__)

@@ -20,10 +20,10 @@ from hqp_onnx.constraint import Budget
 from hqp_onnx.engine import BuildOptions, measure
 from hqp_onnx.metrics import Scores
 from hqp_onnx.options import Options
+from hqp_onnx.progress import Progress
 from hqp_onnx.report.results import EngineRow, Report
 from hqp_onnx.report.rows import Measured, engine_row
 from hqp_onnx.runtime import Array, Runner
-from hqp_onnx.steps import Progress
 
 ENGINE = "model.engine"
 FILES = (ENGINE, f"{ENGINE}.json")

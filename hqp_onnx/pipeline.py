@@ -15,8 +15,10 @@ from hqp_onnx.metrics import load_metric
 from hqp_onnx.options import Options
 from hqp_onnx.outcome import write_outcome
 from hqp_onnx.passes.recover import check_recoverable
+from hqp_onnx.progress import Progress, silent
+from hqp_onnx.ranking import open_loss
 from hqp_onnx.report.results import Report
-from hqp_onnx.steps import Progress, open_data, open_loss, open_model, silent
+from hqp_onnx.steps import open_data, open_model
 
 
 def optimize(options: Options, progress: Progress = silent) -> Report:

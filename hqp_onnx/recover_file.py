@@ -13,10 +13,11 @@ from hqp_onnx.dataset import Dataset
 from hqp_onnx.errors import ModelError
 from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.passes.recover import Recovered, recover
+from hqp_onnx.progress import Progress, silent
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.recovery.points import kept_positions
 from hqp_onnx.shapes import probe
-from hqp_onnx.steps import IN_MEMORY, Model, Progress, open_data, open_model, silent
+from hqp_onnx.steps import IN_MEMORY, Model, open_data, open_model
 
 
 def recover_model(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,13 +19,12 @@ from hqp_onnx.channel_map import ChannelMap, ParamAxis, PruningPlan, ledger_json
 from hqp_onnx.channels import analyze
 from hqp_onnx.dataset import Dataset, batch_size
 from hqp_onnx.errors import ModelError, UsageError
-from hqp_onnx.gradients.loss import LossName
 from hqp_onnx.latency import Latency, measure
 from hqp_onnx.least_squares import held_out_ridges
 from hqp_onnx.ledger import write_text
-from hqp_onnx.metrics import FloatArray, Metric, Scores, classes, evaluate, load_metric, predictions
+from hqp_onnx.metrics import Metric, Scores, classes, evaluate, load_metric, predictions
 from hqp_onnx.mixed_precision import faster_in_float
-from hqp_onnx.moment_halves import Halves, halved_moments, joined
+from hqp_onnx.moment_halves import halved_moments, joined
 from hqp_onnx.moments import input_moments
 from hqp_onnx.options import Pruning
 from hqp_onnx.passes.base import PassResult
@@ -37,25 +36,19 @@ from hqp_onnx.passes.prune_channels import prune_channels
 from hqp_onnx.passes.quantize import Quantized, Recipe, prepare, quantize, quantize_prepared
 from hqp_onnx.passes.quantize_int4 import quantize_int4
 from hqp_onnx.placement import quantizable
+from hqp_onnx.progress import Progress, silent
+from hqp_onnx.ranking import Ranking, rank
 from hqp_onnx.redundancy import redundant_units
 from hqp_onnx.runners import open_runner, remarks, stand_in
 from hqp_onnx.runtime import Runner
-from hqp_onnx.saliency import LOSSES, filter_scores, filter_weights, unit_scores
+from hqp_onnx.saliency import filter_scores
 from hqp_onnx.search import aligned, redundant_first, removal_order
 from hqp_onnx.shapes import Shapes, example_feeds
 from hqp_onnx.sources import Data, open_dataset
-from hqp_onnx.surgeon import removal_costs
 from hqp_onnx.targets import Target, target
 
 IN_MEMORY = Path("<model>")
 """What errors call a model that is no file."""
-
-Progress = Callable[[str, int, int], None]
-"""Called with a stage's name, what is done and the total."""
-
-
-def silent(stage: str, done: int, total: int) -> None:
-    """Report progress to nobody."""
 
 
 @dataclass(frozen=True)
@@ -138,141 +131,6 @@ def _group(channels: ChannelMap, axes: Sequence[ParamAxis]) -> dict[str, Any]:
     frozen = {str(unit): channels.frozen[unit] for unit in units if unit in channels.frozen}
     members = [{"tensor": axis.tensor, "axis": axis.axis} for axis in axes]
     return {"units": len(units), "prunable": len(units) - len(frozen), "members": members, "frozen": frozen}
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """Saliency by filter (weight tensor -> float64 [filters]) and by unit."""
-
-    filters: Mapping[str, FloatArray]
-    units: FloatArray
-
-    def save(self, path: Path) -> None:
-        """``filter/<weight tensor>`` and ``unit``, whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        arrays = {f"filter/{name}": values for name, values in self.filters.items()}
-        with temporary.open("wb") as stream:
-            np.savez(stream, unit=self.units, **arrays)  # type: ignore[arg-type]
-        temporary.replace(path)
-
-    @classmethod
-    def load(cls, path: Path) -> Ranking:
-        """What ``save`` wrote."""
-        with np.load(path) as arrays:
-            filters = {name.removeprefix("filter/"): arrays[name] for name in arrays.files if name != "unit"}
-            return cls(filters, arrays["unit"])
-
-
-def rank(
-    graph: gs.Graph,
-    channels: ChannelMap,
-    saliency: str,
-    data: Dataset | None,
-    *,
-    seed: int = 0,
-    threads: int = 0,
-    progress: Progress = silent,
-    checkpoint: Path | None = None,
-    engine: str = "native",
-    loss: str | None = None,
-    draws: int = 1,
-    halves: Halves | None = None,
-    min_width: float = 0.0,
-    gains: FloatArray | None = None,
-) -> Ranking:
-    """Saliency of every filter and unit; moments that ``obs`` needs are measured if they are not given.
-
-    See ``filter_saliencies`` and ``rank_units`` for the arguments.
-    """
-    filters = filter_saliencies(
-        graph,
-        saliency,
-        data,
-        seed=seed,
-        threads=threads,
-        progress=progress,
-        checkpoint=checkpoint,
-        engine=engine,
-        loss=loss,
-        draws=draws,
-    )
-    given: dict[str, Any] = {"halves": halves, "min_width": min_width, "gains": gains}
-    return rank_units(graph, channels, saliency, filters, data, threads=threads, progress=progress, **given)
-
-
-def filter_saliencies(
-    graph: gs.Graph,
-    saliency: str,
-    data: Dataset | None,
-    *,
-    seed: int = 0,
-    threads: int = 0,
-    progress: Progress = silent,
-    checkpoint: Path | None = None,
-    engine: str = "native",
-    loss: str | None = None,
-    draws: int = 1,
-) -> dict[str, FloatArray]:
-    """``saliency.filter_scores`` of a graph; ``loss`` is a name or a loss model's file."""
-    return filter_scores(
-        saliency,
-        model_io.to_proto(graph),
-        data,
-        seed=seed,
-        threads=threads,
-        progress=partial(progress, f"{saliency} saliency"),
-        checkpoint=checkpoint,
-        engine=engine,
-        loss=open_loss(loss),
-        draws=draws,
-    )
-
-
-def rank_units(
-    graph: gs.Graph,
-    channels: ChannelMap,
-    saliency: str,
-    filters: Mapping[str, FloatArray],
-    data: Dataset | None,
-    *,
-    threads: int = 0,
-    progress: Progress = silent,
-    halves: Halves | None = None,
-    min_width: float = 0.0,
-    gains: FloatArray | None = None,
-) -> Ranking:
-    """Units by the sum of their filters' saliency, or for ``obs`` by ``surgeon.removal_costs``.
-
-    ``halves`` are moments of the inputs of the weights (None to measure them if they are needed), and ``min_width`` is
-    the share of every tensor's units that will stay, both for obs. With ``gains`` [units], units are ranked by saliency
-    per gain.
-    """
-    proto = model_io.to_proto(graph)
-    if saliency != "obs":
-        units = unit_scores(filters, channels, filter_weights(proto))
-        return Ranking(filters, units if gains is None else units / gains)
-    if halves is None:
-        assert data is not None  # filter_scores has asked for it
-        halves = halved_moments(proto, data, threads=threads, progress=partial(progress, "input moments"))
-    ridges = held_out_ridges(graph, channels, PruningPlan(channels.prunable[::2]), halves)
-    settings: dict[str, Any] = {"ridges": ridges, "min_width": min_width, "gains": gains}
-    return Ranking(filters, removal_costs(graph, channels, joined(*halves), filters, **settings))
-
-
-def open_loss(loss: str | None) -> LossName | onnx.ModelProto | None:
-    """One of ``saliency.LOSSES``, or the loss model in a file.
-
-    Raises:
-        UsageError: neither.
-        ModelError: the file is no model.
-    """
-    if loss is None:
-        return None
-    name = next((known for known in LOSSES if known == loss), None)
-    if name is None and not loss.endswith(".onnx"):
-        raise UsageError(f"--loss {loss}: expected one of {', '.join(LOSSES)}, or a loss model, FILE.onnx")
-    return name or model_io.load(Path(loss))
 
 
 def score(

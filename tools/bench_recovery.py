@@ -42,9 +42,10 @@ from hqp_onnx.passes.compensate import compensate
 from hqp_onnx.passes.prune_channels import prune_channels
 from hqp_onnx.passes.refit_in_order import refit_in_order
 from hqp_onnx.pipeline import optimize
+from hqp_onnx.ranking import rank
 from hqp_onnx.runtime import Session
 from hqp_onnx.search import removal_order
-from hqp_onnx.steps import open_data, open_model, rank
+from hqp_onnx.steps import open_data, open_model
 
 ROOT = Path(__file__).parents[1] / "models"
 BUNDLED = [

@@ -34,6 +34,7 @@ from hqp_onnx.dataset import Batch
 from hqp_onnx.model_io import stored_bytes
 from hqp_onnx.options import Options, Pruning
 from hqp_onnx.pipeline import optimize
+from hqp_onnx.progress import silent
 from hqp_onnx.report.results import Report
 from hqp_onnx.runtime import Runner
 
@@ -87,7 +88,6 @@ def half(case: Case, target: str, folder: Path) -> dict[str, float | tuple[float
     path = folder / "p50_only.onnx"
     pruned = steps.prune(case.model, path, Pruning(0.5, "l2"))
     times = [latency.median_ms for latency in steps.benchmark([case.model, path], 1, target_name=target).values()]
-    silent = steps.silent
     scores = [steps.evaluate_file(file, str(case.test), "top1", None, silent) for file in (case.model, path)]
     interval = paired_drop(scores[0].values, scores[1].values)
     return {

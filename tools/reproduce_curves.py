@@ -17,6 +17,7 @@ from hqp_onnx.moments import contractions, input_moments
 from hqp_onnx.passes.compensate import compensate
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.prune_channels import prune_channels
+from hqp_onnx.ranking import rank
 from hqp_onnx.runtime import Session
 from hqp_onnx.search import removal_order
 from hqp_onnx.targets import target
@@ -58,7 +59,7 @@ class Curves:
 
     def order(self, saliency: str) -> np.ndarray:
         """Units, first to leave first."""
-        ranking = steps.rank(self.model.graph, self.channels, saliency, self.calib, seed=self.seed)
+        ranking = rank(self.model.graph, self.channels, saliency, self.calib, seed=self.seed)
         return removal_order(ranking.units, self.channels, MIN_WIDTH)
 
     def pruned(self, order: np.ndarray, theta: float, compensated: bool) -> gs.Graph:

@@ -1,0 +1,12 @@
+"""How long work tells what it has done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Progress = Callable[[str, int, int], None]
+"""Called with a stage's name, what is done and the total."""
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Report progress to nobody."""
