@@ -43,8 +43,8 @@ def give_json(value: Any, file: Path | None) -> bool:
 class Display:
     """Progress with rate and remaining time: bars on a terminal, lines when piped, nothing if quiet.
 
-    A piped stage says where it is every ``BEAT_S`` seconds, and how long it took; ``evaluation`` has no last line,
-    since a verdict follows it.
+    A piped stage says where it is every ``BEAT_S`` seconds, and how long it took, with the work in front of it;
+    ``evaluation`` has no last line, since a verdict follows it. Rates count from a stage's first report on.
     """
 
     def __init__(self, quiet: bool, console: Console | None = None) -> None:
@@ -54,6 +54,7 @@ class Display:
         self._task = self._bars.add_task("", total=None, visible=False)
         self._console, self._plain = console, not quiet and not console.is_terminal
         self._stage, self._done = "", 0
+        self._first = 0, 0.0
         self._began = self._said = self._last = time.perf_counter()
         logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s", force=True)
         logging.getLogger().handlers = [_ConsoleHandler(console)]
@@ -63,13 +64,15 @@ class Display:
         if stage != self._stage or done <= self._done:
             self._bars.reset(self._task, description=stage, visible=True)
             self._began = self._said = self._last
+            self._first = done, time.perf_counter()
         self._stage, self._done = stage, done
         self._bars.update(self._task, completed=done, total=total)
         now = self._last = time.perf_counter()
-        rate = done / max(now - self._began, 1e-9)
+        count, start = self._first if done > self._first[0] else (0, self._began)
+        rate = (done - count) / max(now - start, 1e-9)
         if done >= total:
             self._say(f"{stage}: {total} in {now - self._began:.1f} s, {rate:.3g}/s", stage != "evaluation")
-        elif now - self._said > BEAT_S:
+        elif now - self._said > BEAT_S and done > self._first[0]:
             self._said = now
             self._say(f"{stage}: {done} of {total}, {rate:.3g}/s, {(total - done) / rate:.0f} s left")
 

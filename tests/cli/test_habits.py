@@ -181,12 +181,18 @@ def test_piped_progress_is_lines_with_rate_and_time(monkeypatch: pytest.MonkeyPa
         for _ in range(2):
             clock.now += 2.0
             display("evaluation", 50, 50)
+        clock.now += 40.0  # work in front of a stage is no part of its rate
+        for done in (10, 20, 30):
+            clock.now += 20.0
+            display("recovery", done, 30)
     lines = [line for line in stream.getvalue().splitlines() if line]
     assert lines == [
         "calibration: 31 of 100, 1/s, 69 s left",
         "calibration: 62 of 100, 1/s, 38 s left",
         "calibration: 93 of 100, 1/s, 7 s left",
         "calibration: 100 in 100.0 s, 1/s",
+        "recovery: 20 of 30, 0.5/s, 20 s left",
+        "recovery: 30 in 100.0 s, 0.5/s",
     ]
 
 
