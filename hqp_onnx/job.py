@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 MOMENTS = "moments-0.npz", "moments-1.npz"
 SENSITIVITY_SAMPLES = 100
 RECOVERED = "+recovery"  # of a precision: the candidate is trained before it is judged
-RECOVERY_STEPS = 8  # of what the search may add by recovery: a trial is a training
+MORE = tuple(2 ** (power / 2) for power in range(-10, 1))  # of what is left, shares to add by recovery: 1/32 ... 1
 
 
 @dataclass(frozen=True)
@@ -130,12 +130,10 @@ class Job:
 
     def _recovered(self, precision: str, removed: int) -> tuple[str, int] | None:
         """The last admissible recovered candidate from ``removed`` units on; None if there is none."""
-        kinds, limit = ("fp32" + RECOVERED, precision + RECOVERED), len(self.candidates.order)
-        step = max(self.step, -(-(limit - removed) // RECOVERY_STEPS))
-        most = removed + SEARCHES[self.options.search](
-            limit - removed, step, lambda count: self.admits(kinds[0], removed + count)
-        )
-        for count in range(most, removed - 1, -step):  # trained again, as it ships: nothing that failed in FP32
+        kinds, rest = ("fp32" + RECOVERED, precision + RECOVERED), len(self.candidates.order) - removed
+        counts = sorted({removed, *(removed + max(round(share * rest), min(self.step, rest)) for share in MORE)})
+        most = SEARCHES[self.options.search](len(counts) - 1, 1, lambda i: self.admits(kinds[0], counts[i]))
+        for count in counts[most::-1]:  # trained again, as it ships: nothing that failed in FP32
             if all(self.admits(kind, count) for kind in kinds):
                 return kinds[1], count
         return None
