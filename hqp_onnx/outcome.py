@@ -179,12 +179,14 @@ def _measured(job: Job, path: Path, session: Runner, removed: int) -> Measured:
 def _cost(job: Job) -> CostModel:
     samples = {name: len(data) for name, data in job.data.items()}
     trials = job.ledger.trials.values()
+    trained = [trial.seconds for trial in trials if trial.precision.endswith(RECOVERED)]
     grad = job.ledger.seconds.get("saliency") if job.options.saliency in GRADIENT_KINDS else None
     return CostModel(
         c_grad=None if grad is None else grad / samples["calib"],
         c_inf=job.ledger.seconds["baseline"] / samples["val"],
-        t_prune=sum(not trial.precision.endswith(RECOVERED) for trial in trials),
-        c_recover=sum(trial.seconds for trial in trials if trial.precision.endswith(RECOVERED)),
+        t_prune=len(trials) - len(trained),
+        c_recover=sum(trained),
+        t_recover=len(trained),
         d_calib=samples["calib"],
         d_val=samples["val"],
     )

@@ -98,6 +98,7 @@ def test_the_cost_of_its_trials_is_reported(report: dict[str, Any]) -> None:
     trained = [trial for trial in report["trials"] if trial["precision"].endswith(RECOVERED)]
     cost = report["cost_model"]
     assert cost["c_recover"] == pytest.approx(sum(trial["seconds"] for trial in trained))
+    assert cost["t_recover"] == len(trained) > 0
     assert cost["t_prune"] == len(report["trials"]) - len(trained)
     assert cost["recovery_ratio"] == pytest.approx(cost["c_recover"] / cost["c_qat"])
 

@@ -132,7 +132,7 @@ class Details:
 
 @dataclass(frozen=True)
 class CostModel:
-    """Seconds; ``None`` where the saliency takes no gradients. ``c_recover``: all trials with training, measured."""
+    """Seconds; ``None`` where the saliency takes no gradients. ``c_recover``: of ``t_recover`` trials with training."""
 
     c_grad: float | None
     c_inf: float
@@ -140,6 +140,7 @@ class CostModel:
     d_calib: int
     d_val: int
     c_recover: float = 0.0
+    t_recover: int = 0
 
     @property
     def c_hqp(self) -> float:

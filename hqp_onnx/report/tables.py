@@ -50,8 +50,10 @@ def cost_lines(cost: CostModel) -> list[str]:
         lines[0] += f", {cost.d_calib} gradients at {1e3 * cost.c_grad:.2f} ms"
         lines.append(f"C_QAT = {cost.c_qat:.0f} s (estimate): {cost.c_qat / cost.c_hqp:.0f} times as much")
     if cost.c_recover:
-        share = "" if cost.c_qat is None else f", 1/{cost.c_qat / cost.c_recover:.0f} of C_QAT"
-        lines.append(f"C_recover = {cost.c_recover:.0f} s: trials with training{share}")
+        lines.append(f"C_recover = {cost.c_recover:.0f} s: {cost.t_recover} trials with training")
+        if cost.c_qat is not None:
+            all_of_it = cost.c_qat / cost.c_recover
+            lines[-1] += f", 1/{all_of_it:.0f} of C_QAT, 1/{all_of_it * cost.t_recover:.0f} each"
     return lines
 
 
