@@ -77,6 +77,7 @@ class Case:
         self.channels = self.model.channels()
         self.counts = cost.positions(self.model.graph, self.model.shapes)
         self._orders: dict[str, np.ndarray] = {}
+        self._ridges: dict[str, dict[str, float]] = {}
 
     @cached_property
     def halves(self):
@@ -90,9 +91,11 @@ class Case:
 
     def ridges(self, saliency: str) -> dict[str, float]:
         """Those that do best where half of the units have left."""
-        order = self.order(saliency)
-        plan = PruningPlan(order[: len(order) // 2])
-        return held_out_ridges(self.model.graph, self.channels, plan, self.halves)
+        if saliency not in self._ridges:
+            order = self.order(saliency)
+            plan = PruningPlan(order[: len(order) // 2])
+            self._ridges[saliency] = held_out_ridges(self.model.graph, self.channels, plan, self.halves)
+        return self._ridges[saliency]
 
     def order(self, saliency: str) -> np.ndarray:
         """Units, first to leave first."""
@@ -258,6 +261,7 @@ def ablations(case: Case, other: Callable[[int], Case], thetas: Sequence[float],
 def mixing(case: Case) -> Case:
     """The case with moments of channels where there are more patches than any layer has channels."""
     other, largest = copy.copy(case), moments.LARGEST
+    other._ridges = {}
     uses = moments.contractions(case.model.graph).values()
     moments.LARGEST = max(features.channels for use in uses for features in use.features)
     try:
