@@ -8,7 +8,7 @@ or ("global") of all. "MACs" is the share of multiply-accumulates removed. The t
 itself ships: the largest theta inside the budget on VAL after INT8, and its drop on TEST. PYTHON has the peers:
 
     python -m venv build/pruners && build/pruners/bin/pip install torch==2.13.0 torch-pruning==1.6.1 onnxsim==0.8.1 \
-        onnx onnxruntime
+        onnx onnxruntime pillow
 
 Time per trial is that of one candidate; peak memory that of a process that does nothing else.
 """

@@ -3,7 +3,7 @@
     PYTHON tools/recovery_peers.py METHOD MODEL.onnx CALIB.npz OUT/ SHARE ...
 
 PYTHON is any interpreter that has the method's library. METHOD is a key of ``METHODS``. Torch-Pruning works on the
-network of models/architectures.py of MODEL's name, with the weights read back from MODEL; where batch normalization is
+network of models/train.py of MODEL's name, with the weights read back from MODEL; where batch normalization is
 folded there, it is put back with the statistics of the calibration data, which changes nothing, so that it can be
 re-estimated after pruning ("BN"). SHARE is the share of channels: of each group, or, with "global", of all. The last
 line of stdout is JSON: for each file, its variant and share, or the error.
@@ -47,13 +47,24 @@ def onnxsim_pruned(wanda: bool) -> Callable[[Path, Path, float], Made]:
     return run
 
 
+def network(name: str, shape: tuple[int, ...]):
+    """The network ``name`` of models/train.py for images of this shape, untrained."""
+    from architectures import Normalized
+    from train import DATA, RECIPES
+
+    for data, recipes in RECIPES.items():
+        images = DATA[data].IMAGES
+        if name in recipes and shape == (images.channels, images.side, images.side):
+            return Normalized(recipes[name][0](images), images)
+    raise ValueError(f"models/train.py has no {name} for images of {shape}")
+
+
 def read_back(model: onnx.ModelProto, name: str, x: np.ndarray):
     """The torch network ``name`` with the weights of ``model``, layer by layer in the order of execution."""
     import torch
-    from architectures import NETWORKS
     from torch import nn
 
-    net, order = NETWORKS[name]().eval(), []
+    net, order = network(name, x.shape[1:]).eval(), []
     kinds = (nn.Conv2d, nn.BatchNorm2d, nn.Linear)
     hooks = [m.register_forward_hook(lambda m, *_: order.append(m)) for m in net.modules() if isinstance(m, kinds)]
     with torch.no_grad():
@@ -179,7 +190,7 @@ def require_same(net, model: Path, x: np.ndarray) -> None:
     with torch.no_grad():
         worst = np.abs(net(torch.from_numpy(x)).numpy() - want).max()
     if worst > 1e-3 * np.abs(want).max():
-        raise ValueError(f"{model.stem} of models/architectures.py is another network than {model.name}")
+        raise ValueError(f"{model.stem} of models/train.py is another network than {model.name}")
 
 
 def exported(net, x: np.ndarray) -> onnx.ModelProto:
