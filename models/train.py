@@ -3,10 +3,10 @@
     python models/train.py resnet18|mobilenet_v3_small                   on Fashion-MNIST: the bundled files
     python models/train.py NETWORK --data cifar10 --source PATH          on CIFAR-10: build/cifar10/ (models/cifar10.py)
 
-PyTorch 2.13, float32, seeded; the recorded figures are of one CPU thread. SGD with Nesterov momentum, one-cycle
-learning rate, random flips and shifts; each epoch ends in a checkpoint (NETWORK.pt), from which the next start goes on.
-Writes NETWORK.onnx, and its entry in models/MANIFEST.json (accuracy, settings, sha256). ResNets keep their
-BatchNormalization nodes; in MobileNetV3 they are folded into the convolutions.
+PyTorch 2.13, float32, seeded; the recorded figures are of one CPU thread. SGD with Nesterov momentum (AdamW for the
+transformer), one-cycle learning rate, random flips and shifts; each epoch ends in a checkpoint (NETWORK.pt), from which
+the next start goes on. Writes NETWORK.onnx, and its entry in models/MANIFEST.json (accuracy, settings, sha256). ResNets
+keep their BatchNormalization nodes; in MobileNetV3 they are folded into the convolutions.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ DATA = {"fashion_mnist": fashion_mnist, "cifar10": cifar10}
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of one network: epochs, peak learning rate, largest shift in pixels, form of the export."""
+    """Settings of one network: epochs, peak learning rate, largest shift in pixels, form of the export, optimizer."""
 
     epochs: int
     peak_rate: float
     shift: int
     keep_batch_norm: bool
+    optimizer: type[torch.optim.Optimizer] = torch.optim.SGD
 
 
 RECIPES: dict[str, dict[str, tuple[Network, Recipe]]] = {
@@ -51,7 +52,7 @@ RECIPES: dict[str, dict[str, tuple[Network, Recipe]]] = {
         "resnet56": (resnet56, Recipe(60, 0.1, 4, True)),
         "mobilenet_v3_small": (mobilenet_v3_small, Recipe(16, 0.2, 3, False)),
         "mobilenet_v3_large": (mobilenet_v3_large, Recipe(60, 0.2, 4, False)),
-        "vit": (vit, Recipe(40, 0.05, 4, False)),
+        "vit": (vit, Recipe(12, 1e-3, 3, False, torch.optim.AdamW)),
     },
 }
 
@@ -83,7 +84,8 @@ def train(model: nn.Module, pixels: Tensor, labels: Tensor, recipe: Recipe, chec
     decay = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim == 1]
     groups = [{"params": decay, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.SGD(groups, lr=recipe.peak_rate, momentum=0.9, nesterov=True)
+    settings = {"momentum": 0.9, "nesterov": True} if recipe.optimizer is torch.optim.SGD else {}
+    optimizer = recipe.optimizer(groups, lr=recipe.peak_rate, **settings)
     steps = len(labels) // BATCH
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.peak_rate, epochs=recipe.epochs, steps_per_epoch=steps
@@ -174,7 +176,13 @@ def main() -> None:
         {
             "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
             "accuracy": reached,
-            "recipe": {**asdict(recipe), "batch": BATCH, "weight_decay": WEIGHT_DECAY, "seed": SEED},
+            "recipe": {
+                **asdict(recipe),
+                "optimizer": recipe.optimizer.__name__,
+                "batch": BATCH,
+                "weight_decay": WEIGHT_DECAY,
+                "seed": SEED,
+            },
             "training_seconds": round(seconds),
             "device": options.device,
             "torch": torch.__version__,
