@@ -40,9 +40,12 @@ from hqp_onnx.moment_halves import halved_moments, joined
 from hqp_onnx.options import Options
 from hqp_onnx.passes.compensate import compensate
 from hqp_onnx.passes.prune_channels import prune_channels
+from hqp_onnx.passes.recover import recover
 from hqp_onnx.passes.refit_in_order import refit_in_order
 from hqp_onnx.pipeline import optimize
 from hqp_onnx.ranking import rank
+from hqp_onnx.recovery import Recovery
+from hqp_onnx.recovery.points import kept_positions
 from hqp_onnx.runtime import Session
 from hqp_onnx.search import removal_order
 from hqp_onnx.steps import open_data, open_model
@@ -135,13 +138,9 @@ def in_order(case: Case, theta: float) -> gs.Graph:
 
 
 def recovered(epochs: int) -> Callable[[Case, float], gs.Graph]:
-    """Trained without labels, where this installation has it."""
+    """Trained without labels."""
 
     def make(case: Case, theta: float) -> gs.Graph:
-        from hqp_onnx.passes.recover import recover
-        from hqp_onnx.recovery import Recovery
-        from hqp_onnx.recovery.points import kept_positions
-
         kept = kept_positions(case.channels, case.channels.removed(case.cut("obs", theta)[1]))
         start = refitted("obs")(case, theta)
         return recover(start, case.model.graph, case.calib, Recovery(epochs), kept=kept).graph
