@@ -160,6 +160,12 @@ BUDGETS = {
     "fisher, refit": {},
     "obs, refit": {"saliency": "obs"},
     "obs, refit, 2 epochs": {"saliency": "obs", "recover": 2},
+    "obs, refit in order, 6 epochs of flips and crops": {
+        "saliency": "obs",
+        "refit": "in-order",
+        "recover": 6,
+        "augment": ("flip", "crop"),
+    },
 }
 
 
@@ -226,9 +232,9 @@ def peer_point(case: Case, entry: dict) -> Point | str:
     return Point(accuracy(Path(entry["file"]), case.test), 1 - macs / cost.macs(case.model.graph, case.counts))
 
 
-def budgets(case: Case, folder: Path, max_drop: float) -> None:
+def budgets(case: Case, folder: Path, max_drop: float, names: Sequence[str]) -> None:
     head(f"largest theta inside {100 * max_drop:g} points after INT8", ["theta %", "MACs removed %", "drop on TEST"])
-    for name, chosen in BUDGETS.items():
+    for name in names:
         options = Options(
             case.path,
             str(case.calib_file),
@@ -237,7 +243,7 @@ def budgets(case: Case, folder: Path, max_drop: float) -> None:
             test=str(case.test_file),
             max_drop=max_drop,
             precision="int8",
-            **chosen,
+            **BUDGETS[name],
         )
         rows = optimize(options).rows
         shipped, base = rows.get("recovered", rows["hqp"]), rows["baseline"]
@@ -314,6 +320,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=PEERS, choices=PEERS)
     parser.add_argument("--peers", help="Python of the environment above")
     parser.add_argument("--skip", nargs="*", default=[], choices=["curves", "budgets"])
+    parser.add_argument("--budgets", nargs="+", default=list(BUDGETS), choices=BUDGETS, metavar="ROW")
     parser.add_argument("--recover", type=int, default=0, metavar="EPOCHS", help="a row with label-free training")
     parser.add_argument("--ablate", action="store_true")
     parser.add_argument("--cost", action="store_true")
@@ -333,7 +340,7 @@ def main() -> None:
             if args.peers:
                 peers(cases[0], args.methods, args.thetas, args.peers, folder)
             if "budgets" not in args.skip:
-                budgets(cases[0], folder, args.max_drop)
+                budgets(cases[0], folder, args.max_drop, args.budgets)
             if args.ablate:
                 larger = args.thetas[-3:]
                 ablations(cases[0], partial(Case, paths, folder, args.test_samples, seed=0), larger, args.counts)
