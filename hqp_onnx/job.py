@@ -131,12 +131,20 @@ class Job:
     def _recovered(self, precision: str, removed: int) -> tuple[str, int] | None:
         """The last admissible recovered candidate from ``removed`` units on; None if there is none."""
         kinds, rest = ("fp32" + RECOVERED, precision + RECOVERED), len(self.candidates.order) - removed
-        counts = sorted({removed, *(removed + max(round(share * rest), min(self.step, rest)) for share in MORE)})
+        more = {removed, *(removed + max(round(share * rest), min(self.step, rest)) for share in MORE)}
+        counts = self._distinct(sorted(more))
         most = SEARCHES[self.options.search](len(counts) - 1, 1, lambda i: self.admits(kinds[0], counts[i]))
         for count in counts[most::-1]:  # trained again, as it ships: nothing that failed in FP32
             if all(self.admits(kind, count) for kind in kinds):
                 return kinds[1], count
         return None
+
+    def _distinct(self, counts: Sequence[int]) -> list[int]:
+        """The first count of each set of units: alignment makes many the same."""
+        plans: dict[bytes, int] = {}
+        for count in counts:
+            plans.setdefault(self.candidates.plan(count).removed.tobytes(), count)
+        return list(plans.values())
 
     def _admits_next(self, count: int) -> bool:
         """The verdict on a candidate of the search, its last units ranked anew where that is due."""

@@ -103,6 +103,14 @@ def test_the_cost_of_its_trials_is_reported(report: dict[str, Any]) -> None:
     assert cost["recovery_ratio"] == pytest.approx(cost["c_recover"] / cost["c_qat"])
 
 
+def test_widths_are_trained_once(options: Options) -> None:
+    coarse = replace(options, multiple_of=4, recover=1, step=0.01, output=options.output.with_name("coarse"))
+    trials = optimize(coarse).trials
+    for precision in ("fp32", "int8"):
+        trained = [trial.macs for trial in trials if trial.precision == precision + RECOVERED]
+        assert len(set(trained)) == len(trained) > 0
+
+
 def test_a_killed_job_resumes_to_the_same_models(
     options: Options, report: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
