@@ -160,8 +160,9 @@ BUDGETS = {
     "fisher, refit": {},
     "obs, refit": {"saliency": "obs"},
     "obs, refit, 2 epochs": {"saliency": "obs", "recover": 2},
-    "obs, refit in order, 6 epochs of flips and crops": {
+    "obs, any width, refit in order, 6 epochs of flips and crops": {
         "saliency": "obs",
+        "multiple_of": 1,
         "refit": "in-order",
         "recover": 6,
         "augment": ("flip", "crop"),

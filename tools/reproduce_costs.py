@@ -32,8 +32,8 @@ def costs(report: Report, calib: Path) -> list[str]:
     seconds, samples = qat_epoch(Path(report.model), calib)
     qat = seconds / samples * QAT_SAMPLES * QAT_EPOCHS
     rows = [
-        ("|D_calib| C_grad", cost.d_calib * cost.c_grad, report.seconds["saliency"]),
-        (f"T_prune |D_val| C_inf, T_prune = {cost.t_prune}", cost.t_prune * cost.d_val * cost.c_inf, spent),
+        (r"\|D_calib\| C_grad", cost.d_calib * cost.c_grad, report.seconds["saliency"]),
+        (rf"T_prune \|D_val\| C_inf, T_prune = {cost.t_prune}", cost.t_prune * cost.d_val * cost.c_inf, spent),
         ("C_HQP, their sum", cost.c_hqp, report.seconds["saliency"] + spent),
         (f"C_QAT: {QAT_EPOCHS} epochs of {QAT_SAMPLES} samples", cost.c_qat, qat),
     ]
