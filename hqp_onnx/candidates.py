@@ -13,6 +13,7 @@ from hqp_onnx.channel_map import ChannelMap, IntArray, PruningPlan
 from hqp_onnx.dataset import Dataset
 from hqp_onnx.ledger import write_text
 from hqp_onnx.moments import Moments
+from hqp_onnx.passes.absorb_scales import absorb_scales
 from hqp_onnx.passes.compensate import compensate
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.prune_channels import prune_channels
@@ -79,7 +80,7 @@ class Candidates:
             if self.in_order:
                 made = refit_in_order(self.original, graph, self.channels, plan, self.data, threads=self.threads)
                 graph = made.graph
-        return graph
+        return absorb_scales(graph).graph if self.channels.ended(plan) else graph
 
     def quantizable(self, removed: int) -> list[str]:
         """Nodes, by their first outputs, that ``quantized`` can leave in float; the same for any ``removed``."""

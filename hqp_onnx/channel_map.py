@@ -53,12 +53,15 @@ class ChannelMap:
         frozen: units that must stay, with the reason.
         tensors: unit numbers that broadcast against each activation tensor's shape (size 1 on an axis along which
             they do not vary); tensors without units are absent.
+        branches: sets of units that a plan may remove completely (``branches.find_branches``), each int64, sorted; of
+            all other lines of units, it must leave some.
     """
 
     units: int
     members: Mapping[ParamAxis, IntArray]
     frozen: Mapping[int, str]
     tensors: Mapping[str, IntArray]
+    branches: tuple[IntArray, ...] = ()
 
     def __post_init__(self) -> None:
         for key, labels in self.members.items():
@@ -69,10 +72,18 @@ class ChannelMap:
 
     @cached_property
     def lines(self) -> list[IntArray]:
-        """Distinct lines of units, -1 left out, of which every plan must leave some: parameter axes and tensors."""
+        """Distinct lines of units, -1 left out: parameter axes and tensors."""
         found = [labels.ravel() for labels in [*self.members.values(), *self.tensors.values()]]
         kept = {line.tobytes(): line for line in (labels[labels >= 0] for labels in found) if line.size}
         return list(kept.values())
+
+    @cached_property
+    def branch_of(self) -> IntArray:
+        """The branch of each unit, int64 [units]; -1 for none."""
+        numbers = np.full(self.units, -1)
+        for number, units in enumerate(self.branches):
+            numbers[units] = number
+        return numbers
 
     @cached_property
     def prunable(self) -> IntArray:
@@ -81,12 +92,13 @@ class ChannelMap:
         free[list(self.frozen)] = False
         return np.flatnonzero(free)
 
-    def restricted(self, keep: Sequence[str] = (), only: Sequence[str] = ()) -> ChannelMap:
+    def restricted(self, keep: Sequence[str] = (), only: Sequence[str] = (), branches: bool = True) -> ChannelMap:
         """The same units, more of them frozen: those of tensors that match ``keep``, and all but those of ``only``.
 
         Args:
             keep: shell patterns on names of parameters and activations.
             only: likewise; empty selects all.
+            branches: whether branches may leave as a whole.
 
         Raises:
             UsageError: a pattern that matches no tensor with units.
@@ -98,7 +110,8 @@ class ChannelMap:
             chosen = {unit for pattern in only for unit in self._matching(pattern)}
             rest = set(range(self.units)) - chosen - frozen.keys()
             frozen.update(dict.fromkeys(sorted(rest), f"not in --only {' '.join(only)}"))
-        return replace(self, frozen=frozen)
+        whole = tuple(units for units in self.branches if branches and frozen.keys().isdisjoint(units.tolist()))
+        return replace(self, frozen=frozen, branches=whole)
 
     def _matching(self, pattern: str) -> list[int]:
         named = [*((key.tensor, labels) for key, labels in self.members.items()), *self.tensors.items()]
@@ -113,7 +126,8 @@ class ChannelMap:
         gone = self.removed(plan)
         members = {key: labels[~gone[labels]] for key, labels in self.members.items()}
         frozen = {**dict.fromkeys(plan.removed.tolist(), "removed"), **self.frozen}
-        return ChannelMap(self.units, members, frozen, {})
+        rest = (units[~gone[units]] for units in self.branches)
+        return ChannelMap(self.units, members, frozen, {}, tuple(units for units in rest if units.size))
 
     def groups(self) -> list[list[ParamAxis]]:
         """Parameter axes by shared units, each list and the whole in order of the tensors' names."""
@@ -132,6 +146,11 @@ class ChannelMap:
         mask = np.zeros(self.units + 1, bool)
         mask[plan.removed] = True
         return mask
+
+    def ended(self, plan: PruningPlan) -> bool:
+        """Whether a plan removes a branch completely."""
+        gone = self.removed(plan)
+        return any(bool(gone[units].all()) for units in self.branches)
 
     def removed_slices(self, plan: PruningPlan) -> dict[str, dict[int, IntArray]]:
         """The ledger of a plan: initializer -> axis -> removed indices of the original tensor (none empty)."""

@@ -12,10 +12,12 @@ Operators without a rule freeze what they touch: nothing is assumed.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from hqp_onnx.branches import find_branches
 from hqp_onnx.channel_map import ChannelMap, IntArray, ParamAxis
 from hqp_onnx.channel_rules import RULES, pass_counts
 from hqp_onnx.channel_rules.lines import compress, varied
@@ -30,7 +32,8 @@ def analyze(graph: gs.Graph, shapes: Shapes | None = None) -> ChannelMap:
         graph: canonical (``passes.canonicalize``), nodes in topological order.
         shapes: its shapes, if known already.
     """
-    walk = Walk(shapes or probe(graph), frozenset(graph.tensors()))
+    shapes = shapes or probe(graph)
+    walk = Walk(shapes, frozenset(graph.tensors()))
     for node in graph.nodes:
         _visit(walk, node)
         walk.keep_unclaimed(node.inputs, f"{node.op} '{node.name}' reads it whole")
@@ -38,7 +41,8 @@ def analyze(graph: gs.Graph, shapes: Shapes | None = None) -> ChannelMap:
         for labels in [walk.labels(tensor), *walk.counts(tensor)]:
             walk.freeze(labels, f"graph output '{tensor.name}'")
     walk.keep_unclaimed(graph.outputs, "it is a graph output")
-    return walk.resolve()
+    channels = walk.resolve()
+    return replace(channels, branches=find_branches(graph, channels, shapes))
 
 
 def _visit(walk: Walk, node: gs.Node) -> None:

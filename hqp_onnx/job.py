@@ -74,7 +74,7 @@ class Job:
     ) -> None:
         self.options, self.model, self.data, self.metric, self.progress = options, model, data, metric, progress
         self.target = target(options.target)
-        self.channels = model.channels().restricted(options.keep, options.only)
+        self.channels = model.channels().restricted(options.keep, options.only, options.branches)
         self.positions = cost.positions(model.graph, model.shapes)
         self.ledger = Ledger(options.output, options.settings(), options.resume)
         self.sample = next(iter(data["val"].in_batches(model.session.batch or 1))).feeds

@@ -42,7 +42,7 @@ def held_out_ridges(
     for name, use in contractions(graph).items():
         weight = graph.tensors()[name]
         removed = removal_mask(channels, gone, ParamAxis(name, use.axis), weight)
-        if not removed.any() or name not in halves[0]:
+        if not removed.any() or removed.all() or name not in halves[0]:
             continue
         values = np.moveaxis(weight.values, use.axis, 1).astype(np.float64)
         errors = {}
@@ -73,6 +73,13 @@ def removal_mask(channels: ChannelMap, gone: BoolArray, key: ParamAxis, weight: 
     """Which indices of a parameter axis leave."""
     labels = channels.members.get(key)
     return np.zeros(weight.shape[key.axis], bool) if labels is None else gone[labels]
+
+
+def mean_product(weight: Matrix, moments: Moments) -> Matrix:
+    """E[W x] of a weight [outputs, channels, taps ...]; where x is channels, not patches, as if nothing were padded."""
+    if len(moments.mean) == weight[0].size:
+        return np.asarray(weight.reshape(len(weight), -1) @ moments.mean, np.float64)
+    return np.asarray(weight.reshape(*weight.shape[:2], -1).sum(2) @ moments.mean, np.float64)
 
 
 @dataclass(frozen=True, slots=True)

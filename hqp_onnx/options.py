@@ -51,6 +51,7 @@ class Options:
     calibration: str = "entropy"
     metric: str = "top1"
     min_width: float = 0.1
+    branches: bool = True
     multiple_of: int | None = None
     keep: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
@@ -132,6 +133,7 @@ class Pruning:
         saliency: how units are ranked, one of ``saliency.SALIENCIES``.
         compensate: refit the weights that read removed channels; needs calibration data.
         min_width: share of the units of every tensor that stays; one always does.
+        branches: whether the last units of a branch may leave, together (``branches``).
         multiple_of: widths stay multiples of it, see ``search.aligned``.
         keep: patterns of tensors whose units stay, see ``ChannelMap.restricted``.
         only: patterns of tensors whose units may leave; empty for all.
@@ -142,6 +144,7 @@ class Pruning:
     saliency: str = "l2"
     compensate: bool = False
     min_width: float = 0.0
+    branches: bool = False
     multiple_of: int = 1
     keep: tuple[str, ...] = ()
     only: tuple[str, ...] = ()

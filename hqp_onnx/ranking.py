@@ -22,6 +22,7 @@ from hqp_onnx.metrics import FloatArray
 from hqp_onnx.moment_halves import Halves, halved_moments, joined
 from hqp_onnx.progress import Progress, silent
 from hqp_onnx.saliency import LOSSES, filter_scores, filter_weights, unit_scores
+from hqp_onnx.search import with_branches
 from hqp_onnx.surgeon import removal_costs
 
 
@@ -129,14 +130,14 @@ def rank_units(
 ) -> Ranking:
     """Units by the sum of their filters' saliency, or for ``obs`` by ``surgeon.removal_costs``.
 
-    ``halves`` are moments of the inputs of the weights (None to measure them if they are needed), and ``min_width`` is
-    the share of every tensor's units that will stay, both for obs. With ``gains`` [units], units are ranked by saliency
-    per gain.
+    ``halves`` are moments of the inputs of the weights (None to measure them if obs needs them); ``min_width`` is the
+    share of every tensor's units that stays, or leaves as one where a branch ends. With ``gains`` [units], units are
+    ranked by saliency per gain.
     """
     proto = model_io.to_proto(graph)
     if saliency != "obs":
         units = unit_scores(filters, channels, filter_weights(proto))
-        return Ranking(filters, units if gains is None else units / gains)
+        return Ranking(filters, with_branches(units, channels, min_width, gains))
     if halves is None:
         assert data is not None  # filter_scores has asked for it
         halves = halved_moments(proto, data, threads=threads, progress=partial(progress, "input moments"))

@@ -22,14 +22,39 @@ Verdict = Callable[[int], bool]
 def removal_order(scores: FloatArray, channels: ChannelMap, min_width: float) -> IntArray:
     """Prunable units, ascending by score, without those that a tensor needs to keep ``min_width`` of its units.
 
+    Units of a branch can all leave, the last of them together: they have one score (``with_branches``).
+
     Args:
         scores: one per unit, float64 [units].
         channels: the units.
         min_width: share of the units of every parameter axis and tensor that stays, 0..1; one always stays.
     """
-    floors = Floors(channels, min_width)
+    floors = Floors(channels, min_width, branches=False)
     ascending = channels.prunable[np.argsort(scores[channels.prunable], kind="stable")]
     return np.asarray([unit for unit in ascending.tolist() if floors.take(unit)], np.int64)
+
+
+def with_branches(
+    scores: FloatArray, channels: ChannelMap, min_width: float, gains: FloatArray | None = None
+) -> FloatArray:
+    """``scores`` per gain, the last units of each branch as one: all others of it leave before them, by ``min_width``.
+
+    Args:
+        scores: float64 [units], of each unit alone.
+        channels: the units.
+        min_width: see ``removal_order``.
+        gains: float64 [units], above 0; None for 1.
+    """
+    changed = scores.copy() if gains is None else scores / gains
+    for units in channels.branches:
+        last = units[np.argsort(scores[units], kind="stable")][-least_width(min_width, len(units)) :]
+        changed[last] = scores[last].sum() / (1 if gains is None else gains[last].sum())
+    return changed
+
+
+def least_width(min_width: float, units: int) -> int:
+    """How many of so many units a tensor keeps."""
+    return max(1, int(np.ceil(min_width * units)))
 
 
 def redundant_first(scores: FloatArray, units: Collection[int]) -> FloatArray:
@@ -45,21 +70,24 @@ class Floors:
     Args:
         channels: the units.
         min_width: share of the units of every line that stays, 0..1; one always stays.
+        branches: whether lines of branches must keep theirs, too.
 
     Raises:
         UsageError: no share.
     """
 
-    def __init__(self, channels: ChannelMap, min_width: float) -> None:
+    def __init__(self, channels: ChannelMap, min_width: float, branches: bool = True) -> None:
         if not 0 <= min_width <= 1:
             raise UsageError(f"--min-width {min_width}: expected a share in 0..1")
         self._lines: list[list[int]] = [[] for _ in range(channels.units)]
         self._spare: list[int] = []
         for line in channels.lines:
             units = np.unique(line)
+            if not branches and channels.branch_of[units[0]] >= 0:
+                continue
             for unit in units.tolist():
                 self._lines[unit].append(len(self._spare))
-            self._spare.append(len(units) - max(1, int(np.ceil(min_width * len(units)))))
+            self._spare.append(len(units) - least_width(min_width, len(units)))
 
     def take(self, unit: int) -> bool:
         """Whether the unit can leave; if so, it has."""

@@ -27,6 +27,7 @@ from hqp_onnx.mixed_precision import faster_in_float
 from hqp_onnx.moment_halves import halved_moments, joined
 from hqp_onnx.moments import input_moments
 from hqp_onnx.options import Pruning
+from hqp_onnx.passes.absorb_scales import absorb_scales
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.canonicalize import canonicalize_with_shapes
 from hqp_onnx.passes.compensate import compensate
@@ -204,7 +205,7 @@ def prune_model(model: Model, options: Pruning, data: Dataset | None = None, pro
     """
     if options.compensate and data is None:
         raise UsageError("--compensate needs calibration data: add --data DATA")
-    channels = model.channels().restricted(options.keep, options.only)
+    channels = model.channels().restricted(options.keep, options.only, options.branches)
     halves = None
     if data is not None and (options.compensate or options.saliency == "obs"):
         report = partial(progress, "input moments")
@@ -230,6 +231,8 @@ def prune_model(model: Model, options: Pruning, data: Dataset | None = None, pro
     if options.compensate and halves is not None and moments is not None:
         ridges = held_out_ridges(model.graph, channels, plan, halves)
         graph = compensate(model.graph, graph, channels, plan, moments, ridges).graph
+    if channels.ended(plan):
+        graph = absorb_scales(graph).graph
     return Pruned(graph, channels, plan, wanted)
 
 

@@ -12,11 +12,13 @@ one, least cost first, and after each
     W <- W - W_R (P_RR)^-1 P_R,   P <- P - P_R^T (P_RR)^-1 P_R,   G_o <- 0 where o belongs to the unit:
 
 a channel that took over the work of another is worth more from then on (of twins, only the first is free), and errors
-in what nobody computes any longer are free.
+in what nobody computes any longer are free. The last units of a branch leave together: with R all features that its
+readers have left, what remains of their outputs is the mean.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -51,7 +53,7 @@ def removal_costs(
         sensitivities: weight -> G, float64 [outputs].
         ridges: weight -> lambda of its refit (``least_squares.held_out_ridges``); others take ``RIDGE``. Too small a
             lambda makes what few samples cannot tell apart look redundant.
-        min_width: see ``Floors``: units that must stay are passed over.
+        min_width: see ``Floors``: units that must stay are passed over; those of a branch leave as one.
         gains: of a unit's removal, float64 [units], above 0; the least cost per gain leaves first. None for 1.
 
     Returns:
@@ -62,15 +64,25 @@ def removal_costs(
     rate = np.ones(channels.units) if gains is None else gains
     waiting = np.zeros(channels.units, bool)
     waiting[channels.prunable] = costs.known[channels.prunable]
-    floors = Floors(channels, min_width)
+    floors, ends = Floors(channels, min_width), _Ends(costs, rate)
     result, total = np.full(channels.units, np.inf), 0.0
-    for _ in range(int(waiting.sum())):
+    while waiting.any() or ends.left:
         unit = int(np.argmin(np.where(waiting, costs.units / rate, np.inf)))
-        waiting[unit] = False
-        if floors.take(unit):
-            total = max(total + float(costs.units[unit]), float(np.nextafter(total, np.inf)))
-            result[unit] = total
-            costs.remove(unit)
+        least = costs.units[unit] / rate[unit] if waiting[unit] else np.inf
+        leaving = ends.pop(least)
+        if not leaving:
+            waiting[unit] = False
+            branch = channels.branch_of[unit]
+            if floors.take(unit):
+                leaving = [unit]
+            elif branch >= 0:  # it is at its least width
+                rest = [one for one in channels.branches[branch].tolist() if waiting[one] or one == unit]
+                waiting[rest] = False
+                ends.add(rest)
+        for one in leaving:
+            total = max(total + float(costs.units[one]), float(np.nextafter(total, np.inf)))
+            result[one] = total
+            ends.touch(costs.remove(one))
     return result
 
 
@@ -156,13 +168,20 @@ class _Reader:
     def costs(self) -> FloatArray:
         """Of each channel that is left, [channels]; 0 of the others."""
         count = len(self.units)
+        found = np.zeros(count)
+        if not self._stays.any():
+            return found
         own = self.inverse.reshape(count, self.taps, count, self.taps)[np.arange(count), :, np.arange(count), :]
         scaled = self.weight * np.sqrt(self.sensitivity / 2)[:, None]
         rows = scaled.reshape(-1, count, self.taps)[:, self._stays].transpose(1, 0, 2)
-        found = np.zeros(count)
-        if self._stays.any():
-            found[self._stays] = np.einsum("crt,crt->c", rows @ np.linalg.inv(own[self._stays]), rows)
+        found[self._stays] = np.einsum("crt,crt->c", rows @ np.linalg.inv(own[self._stays]), rows)
         return found
+
+    def cost_of(self, units: list[int]) -> float:
+        """Of the channels of ``units`` that are left, as one."""
+        features = np.flatnonzero(np.repeat(np.isin(self.units, units) & self._stays, self.taps))
+        rows = self.weight[:, features] * np.sqrt(self.sensitivity / 2)[:, None]
+        return float(np.sum(np.linalg.solve(self.inverse[np.ix_(features, features)], rows.T) * rows.T))
 
     def remove(self, unit: int) -> None:
         """The unit's channels and outputs."""
@@ -187,6 +206,44 @@ class _Reader:
         self._stays = self._stays[self._stays]
 
 
+@dataclass
+class _End:
+    """A branch at its least width: the units that would leave as one, and their cost per gain, NaN if not known."""
+
+    units: list[int]
+    readers: set[int]
+    gain: float
+    price: float = math.nan
+
+
+class _Ends:
+    """Branches at their least width."""
+
+    def __init__(self, costs: _Costs, rate: FloatArray) -> None:
+        self._costs, self._rate = costs, rate
+        self.left: list[_End] = []
+
+    def add(self, units: list[int]) -> None:
+        self.left.append(_End(units, self._costs.readers(units), float(self._rate[units].sum())))
+
+    def touch(self, readers: list[int]) -> None:
+        """These readers are no longer what they were."""
+        for end in self.left:
+            if not end.readers.isdisjoint(readers):
+                end.price = math.nan
+
+    def pop(self, limit: float) -> list[int]:
+        """The units of the cheapest branch, if they cost no more than ``limit`` per gain; else none."""
+        for end in self.left:
+            if math.isnan(end.price):
+                end.price = self._costs.together(end.readers, end.units) / end.gain
+        best = min(self.left, key=lambda end: end.price, default=None)
+        if best is None or best.price > limit:
+            return []
+        self.left.remove(best)
+        return best.units
+
+
 class _Costs:
     """The cost of each unit, ``units``, kept up to date; ``known`` marks those that somebody reads."""
 
@@ -203,13 +260,24 @@ class _Costs:
             self._shares.append(self._share(reader))
             np.add.at(self.units, *self._shares[-1])
 
-    def remove(self, unit: int) -> None:
+    def remove(self, unit: int) -> list[int]:
+        """The readers that this changes, by number."""
         for number in self._touching[unit]:
             labels, before = self._shares[number]
             np.subtract.at(self.units, labels, before)
             self._readers[number].remove(unit)
             self._shares[number] = self._share(self._readers[number])
             np.add.at(self.units, *self._shares[number])
+        return self._touching[unit]
+
+    def readers(self, units: list[int]) -> set[int]:
+        """Those that read any of ``units``, by number."""
+        near = {number for unit in units for number in self._touching[unit]}
+        return {number for number in near if np.isin(self._readers[number].units, units).any()}
+
+    def together(self, numbers: set[int], units: list[int]) -> float:
+        """The cost of ``units`` when they leave as one."""
+        return sum(self._readers[number].cost_of(units) for number in numbers)
 
     @staticmethod
     def _share(reader: _Reader) -> tuple[IntArray, FloatArray]:

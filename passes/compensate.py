@@ -8,7 +8,8 @@ the features that stay, R those that leave, and S the second moments over the ca
 minimises E|W x - W' x_K|^2 + lambda |W' - W_K|^2: the layer's squared output error, held near the plain cut. Where
 the node can take a bias, S is the covariance and b' = b + W E[x] - W' E[x_K], which is the minimum over biases too.
 Where the features of a Conv or ConvTranspose are channels, not patches, one mixing of channels is fitted for all of
-its taps, without a bias (padding is zero in every channel, and an estimate from zeros should be zero).
+its taps, without a bias (padding is zero in every channel, and an estimate from zeros should be zero). Where no feature
+stays, a constant has taken the node's place (``prune_channels``), and W E[x] is added to it.
 
 Least squares on the consumer is the reconstruction step of ThiNet (Luo et al. 2017, arXiv:1707.06342) and of Channel
 Pruning (He et al. 2017, arXiv:1707.06168).
@@ -23,9 +24,10 @@ import onnx_graphsurgeon as gs
 
 from hqp_onnx.channel_map import ChannelMap, ParamAxis, PruningPlan
 from hqp_onnx.errors import ModelError
-from hqp_onnx.least_squares import RIDGE, fit_blocks, fit_weight, removal_mask
+from hqp_onnx.least_squares import RIDGE, fit_blocks, fit_weight, mean_product, removal_mask
 from hqp_onnx.moments import Moments, block_names, contractions, takes_bias
 from hqp_onnx.passes.base import PassResult
+from hqp_onnx.passes.prune_channels import constant_name
 from hqp_onnx.runtime import Array
 
 __all__ = ["compensate"]
@@ -56,7 +58,7 @@ def compensate(
         ModelError: moments, plan and graphs do not belong together.
     """
     graph = pruned.copy()
-    gone = channels.removed(plan)
+    gone, ended = channels.removed(plan), channels.ended(plan)  # nodes inside a branch that ended are gone
     before, after = original.tensors(), graph.tensors()
     notes: list[str] = []
     modified = False
@@ -69,6 +71,17 @@ def compensate(
             notes.append(f"{name}: not compensated: no moments of its input")
             continue
         kept_outputs = ~removal_mask(channels, gone, ParamAxis(name, 1 - use.axis), before[name])
+        if removed.all():
+            constant = after.get(constant_name(before[name].outputs[0]))
+            if constant is not None and name in moments:
+                weight = np.moveaxis(before[name].values, use.axis, 1)[kept_outputs]
+                mean = mean_product(weight, moments[name])
+                constant.values = (constant.values + mean.reshape(constant.shape)).astype(constant.dtype)
+                notes.append(f"{name}: all of {len(removed)} inputs removed, its mean stays")
+                modified = True
+            continue
+        if name not in after and ended:
+            continue
         if name not in after:
             raise ModelError(f"weight '{name}' is not in the pruned graph: prune the graph that the units are of")
         weight = np.moveaxis(before[name].values, use.axis, 1)[kept_outputs].astype(np.float64)

@@ -1,6 +1,8 @@
 """Remove channels for good: one ``numpy.take`` per (initializer, axis), then restated shape constants.
 
-For every plan the result computes what the original computes with the removed slices set to zero.
+For every plan the result computes what the original computes with the removed slices set to zero. What reads nothing
+but channels that left computes its bias: a constant takes its place, and the branch that it ended is gone
+(``branches``).
 """
 
 from __future__ import annotations
@@ -8,9 +10,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from hqp_onnx.channel_map import ChannelMap, PruningPlan
+from hqp_onnx.channel_map import BoolArray, ChannelMap, ParamAxis, PruningPlan
 from hqp_onnx.channel_rules import REWRITES, Survivors
 from hqp_onnx.errors import UsageError
+from hqp_onnx.moments import contractions
 from hqp_onnx.passes.base import PassResult
 
 __all__ = ["prune_channels"]
@@ -25,13 +28,15 @@ def prune_channels(graph: gs.Graph, channels: ChannelMap, plan: PruningPlan) -> 
         plan: units to remove.
 
     Raises:
-        UsageError: the plan removes a frozen unit, or every channel of a tensor.
+        UsageError: the plan removes a frozen unit, or every channel of a tensor that is no branch's.
     """
     _check(channels, plan)
     pruned = graph.copy()
     if not len(plan):
         return PassResult(pruned, False)
-    survivors = Survivors(channels, channels.removed(plan))
+    gone = channels.removed(plan)
+    _end_branches(pruned, channels, gone)
+    survivors = Survivors(channels, gone)
     for node in pruned.nodes:
         if node.op in REWRITES and node.domain in (None, "", "ai.onnx"):
             REWRITES[node.op](survivors, node)
@@ -43,16 +48,44 @@ def prune_channels(graph: gs.Graph, channels: ChannelMap, plan: PruningPlan) -> 
         pruned.toposort()
     tensors = pruned.tensors()
     for name, axes in channels.removed_slices(plan).items():
+        if name not in tensors:  # its branch is gone
+            continue
         values = tensors[name].values
-        for axis, gone in axes.items():
-            values = np.delete(values, gone, axis)
+        for axis, slices in axes.items():
+            values = np.delete(values, slices, axis)
         tensors[name].values = np.ascontiguousarray(values)
     return PassResult(pruned, True)
+
+
+def constant_name(reader: gs.Node) -> str:
+    """Name of the constant [1, C, 1, ...] that takes the place of what a Conv, Gemm or MatMul computed."""
+    return f"{reader.outputs[0].name}.constant"
+
+
+def _end_branches(graph: gs.Graph, channels: ChannelMap, gone: BoolArray) -> None:
+    """Put constants in place of nodes that read nothing but units that leave."""
+    ended, tensors = False, graph.tensors()
+    for name, use in contractions(graph).items():
+        labels = channels.members.get(ParamAxis(name, use.axis))
+        if labels is None or not gone[labels].all():
+            continue
+        weight = tensors[name]
+        reader, axis = weight.outputs[0], 1 - use.axis
+        values = reader.inputs[2].values.reshape(-1) if len(reader.inputs) > 2 else np.zeros(weight.shape[axis])
+        outputs = channels.members.get(ParamAxis(name, axis))
+        values = values if outputs is None else values[~gone[outputs]]
+        shape = (1, -1, *[1] * (len(weight.shape) - 2))
+        constant = gs.Constant(constant_name(reader), values.reshape(shape).astype(weight.dtype))
+        for node in list(reader.outputs[0].outputs):
+            node.inputs = [constant if t is reader.outputs[0] else t for t in node.inputs]
+        ended = True
+    if ended:
+        graph.cleanup()
 
 
 def _check(channels: ChannelMap, plan: PruningPlan) -> None:
     if frozen := [unit for unit in plan.removed.tolist() if unit in channels.frozen]:
         raise UsageError(f"unit {frozen[0]} cannot be removed: {channels.frozen[frozen[0]]}")
     removed = channels.removed(plan)
-    if any(removed[line].all() for line in channels.lines):
+    if any(removed[line].all() for line in channels.lines if channels.branch_of[line[0]] < 0):
         raise UsageError("the plan removes every channel of a tensor: leave at least one of each axis")

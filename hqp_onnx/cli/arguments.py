@@ -54,6 +54,18 @@ augment_option = click.option(
     metavar="flip,crop",
     help="Vary the images that are trained on; only where a mirrored or moved image is as good.",
 )
+
+
+def branches_option(default: bool) -> Callable[[F], F]:
+    """Whether whole branches may leave."""
+    return click.option(
+        "--branches/--no-branches",
+        default=default,
+        show_default=True,
+        help="Gates and residual branches may leave as a whole: a constant takes their place.",
+    )
+
+
 saliency_choice = click.Choice(SALIENCIES)
 gradient_options = _options(
     click.option(

@@ -13,6 +13,7 @@ from hqp_onnx.cli.arguments import (
     FILE,
     MULTIPLE_HELP,
     augment_option,
+    branches_option,
     calibration_option,
     gradient_options,
     json_option,
@@ -78,6 +79,7 @@ from hqp_onnx.search import SEARCHES
 @click.option(
     "--min-width", type=float, default=0.1, show_default=True, help="Share of every tensor's units that stays."
 )
+@branches_option(True)
 @click.option("--multiple-of", type=int, help=f"{MULTIPLE_HELP} Default: what the target's kernels take.")
 @selection_options
 @preprocess_option

@@ -1,0 +1,54 @@
+"""A factor per channel becomes part of the weights that read the product: W (s x) = (W s) x.
+
+Padding is zero with and without the factor, so this is exact for convolutions of any kind. Nodes over constants alone
+are evaluated first: a gate that became a constant (``prune_channels``) is such a factor.
+"""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+from hqp_onnx.moments import Contraction, contractions
+from hqp_onnx.passes.base import PassResult
+
+__all__ = ["absorb_scales"]
+
+
+def absorb_scales(graph: gs.Graph) -> PassResult:
+    """A copy of ``graph`` (canonical) without products by constants that only Conv, Gemm or MatMul read."""
+    made = graph.copy()
+    before = len(made.nodes)
+    made.fold_constants(fold_shapes=False).cleanup()
+    modified, notes = len(made.nodes) != before, []
+    uses, exposed = contractions(made), {id(tensor) for tensor in made.outputs}
+    for node in made.nodes:
+        scale = next((t for t in node.inputs if isinstance(t, gs.Constant)), None)
+        if node.op != "Mul" or scale is None or id(node.outputs[0]) in exposed or not node.outputs[0].outputs:
+            continue
+        data = node.inputs[1 - node.inputs.index(scale)]
+        readers = [(reader, _use(reader, node.outputs[0], scale, uses)) for reader in node.outputs[0].outputs]
+        if not all(use for _, use in readers):
+            continue
+        for reader, use in readers:
+            assert use is not None
+            weight = reader.inputs[1]
+            factors = scale.values.reshape([-1 if axis == use.axis else 1 for axis in range(weight.values.ndim)])
+            weight.values = (weight.values * factors).astype(weight.dtype)
+            reader.inputs[0] = data
+        notes.append(f"{node.name}: absorbed by {', '.join(reader.name for reader, _ in readers)}")
+    made.cleanup()
+    return PassResult(made, modified or bool(notes), tuple(notes))
+
+
+def _use(reader: gs.Node, product: gs.Tensor, scale: gs.Constant, uses: dict[str, Contraction]) -> Contraction | None:
+    """How a reader multiplies the product, if its weight can take the factor of each channel."""
+    if len(reader.inputs) < 2 or reader.inputs[0] is not product or reader.inputs[1].name not in uses:
+        return None
+    weight = reader.inputs[1]
+    use, rank = uses[weight.name], len(weight.shape)
+    if len(scale.shape) > rank or len(weight.outputs) != 1:
+        return None
+    channels = [1] * rank
+    channels[1 if "Conv" in reader.op else -1] = weight.shape[use.axis]
+    own = [1] * (rank - len(scale.shape)) + list(scale.shape)
+    return use if own in (channels, [1] * rank) else None
