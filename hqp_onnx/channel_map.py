@@ -147,10 +147,10 @@ class ChannelMap:
         mask[plan.removed] = True
         return mask
 
-    def ended(self, plan: PruningPlan) -> bool:
-        """Whether a plan removes a branch completely."""
+    def ended(self, plan: PruningPlan) -> int:
+        """How many branches a plan removes completely."""
         gone = self.removed(plan)
-        return any(bool(gone[units].all()) for units in self.branches)
+        return sum(bool(gone[units].all()) for units in self.branches)
 
     def removed_slices(self, plan: PruningPlan) -> dict[str, dict[int, IntArray]]:
         """The ledger of a plan: initializer -> axis -> removed indices of the original tensor (none empty)."""

@@ -121,9 +121,10 @@ class Job:
         self.ranking = self._ranking(halves)
         scores = self.ranking.units
         if halves is None or moments is None or not compensate:
-            return removal_order(scores, self.channels, min_width), None, {}
+            return removal_order(scores, self.channels, min_width, branches=True), None, {}
         self.redundant = redundant_units(self.model.graph, self.channels, moments, scores)
-        order = removal_order(redundant_first(scores, self.redundant), self.channels, min_width)
+        scores = redundant_first(scores, self.redundant)
+        order = removal_order(scores, self.channels, min_width, branches=True)
         half = PruningPlan(order[: len(order) // 2])  # ridges are to do best there
         ridges = self.ledger.once("ridges", lambda: held_out_ridges(self.model.graph, self.channels, half, halves))
         return order, moments, ridges
@@ -159,7 +160,7 @@ class Job:
         rest = self.channels.without(self.candidates.plan(removed))
         scores = self._ranking(None, self.candidates.pruned(removed), rest, f"-{removed}").units.copy()
         scores[first] = np.arange(removed) - removed  # all others are 0 or more
-        order = removal_order(scores, self.channels, self.options.min_width)
+        order = removal_order(scores, self.channels, self.options.min_width, branches=True)
         self.candidates = replace(self.candidates, order=order)
 
     def _quantized(self, removed: int) -> tuple[str, int] | None:

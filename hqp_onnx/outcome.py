@@ -58,7 +58,7 @@ def write_outcome(job: Job, found: Found) -> Report:
         seconds=job.ledger.seconds,
         units={"all": job.channels.units, "prunable": len(job.channels.prunable), "removed": len(plan)},
         machine=machine(job.options.threads, runtime_name(job.target)),
-        notes=_notes(job, rows, last, str(shipped.relative_to(output))),
+        notes=_notes(job, rows, last, str(shipped.relative_to(output)), plan),
         details=describe(job.model, job.channels, plan, job.ranking.units, job.sample),
     )
     write_report(report, output)
@@ -154,7 +154,7 @@ def _require_repeated(job: Job, file: Path, model: Measured) -> None:
         raise BudgetError(f"{file}: {model.val.metric:.4f} on {job.options.val} does not repeat its trial")
 
 
-def _notes(job: Job, rows: Mapping[str, Row], last: str, shipped: str) -> tuple[str, ...]:
+def _notes(job: Job, rows: Mapping[str, Row], last: str, shipped: str, plan: PruningPlan) -> tuple[str, ...]:
     """What a reader of the table should not miss."""
     notes = [f"{TITLES[name]} is slower than the input on this machine" for name in rows if rows[name].speedup < 1]
     if rows["pruned"].speedup > (1 + NOISE) * rows[last].speedup:
@@ -165,6 +165,8 @@ def _notes(job: Job, rows: Mapping[str, Row], last: str, shipped: str) -> tuple[
         kinds = Counter(job.redundant.values())
         listed = ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS if kinds[kind])
         notes.append(f"{len(job.redundant)} units were to leave first, at no loss: {listed}")
+    if ended := job.channels.ended(plan):
+        notes.append(f"{ended} of {len(job.channels.branches)} gates and residual branches left as a whole")
     return (*notes, *stand_in(job.target), *remarks(job.target, job.options.precision))
 
 

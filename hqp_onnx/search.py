@@ -19,17 +19,17 @@ Verdict = Callable[[int], bool]
 """Whether the candidate without the first n units of the order is inside the budget."""
 
 
-def removal_order(scores: FloatArray, channels: ChannelMap, min_width: float) -> IntArray:
+def removal_order(scores: FloatArray, channels: ChannelMap, min_width: float, *, branches: bool = False) -> IntArray:
     """Prunable units, ascending by score, without those that a tensor needs to keep ``min_width`` of its units.
-
-    Units of a branch can all leave, the last of them together: they have one score (``with_branches``).
 
     Args:
         scores: one per unit, float64 [units].
         channels: the units.
         min_width: share of the units of every parameter axis and tensor that stays, 0..1; one always stays.
+        branches: whether all units of a branch may leave; ``scores`` are then to be those of a ``Ranking``, by which
+            the last of them leave together.
     """
-    floors = Floors(channels, min_width, branches=False)
+    floors = Floors(channels, min_width, branches=not branches)
     ascending = channels.prunable[np.argsort(scores[channels.prunable], kind="stable")]
     return np.asarray([unit for unit in ascending.tolist() if floors.take(unit)], np.int64)
 

@@ -131,7 +131,9 @@ def _group(channels: ChannelMap, axes: Sequence[ParamAxis]) -> dict[str, Any]:
     units = units[units >= 0].tolist()
     frozen = {str(unit): channels.frozen[unit] for unit in units if unit in channels.frozen}
     members = [{"tensor": axis.tensor, "axis": axis.axis} for axis in axes]
-    return {"units": len(units), "prunable": len(units) - len(frozen), "members": members, "frozen": frozen}
+    counts = {"units": len(units), "prunable": len(units) - len(frozen)}
+    branch = bool(units) and bool(channels.branch_of[units[0]] >= 0)
+    return {**counts, "branch": branch, "members": members, "frozen": frozen}
 
 
 def score(
@@ -224,7 +226,7 @@ def prune_model(model: Model, options: Pruning, data: Dataset | None = None, pro
     moments = None if halves is None else joined(*halves)
     if options.compensate and moments is not None:
         scores = redundant_first(scores, redundant_units(model.graph, channels, moments, scores))
-    order = removal_order(scores, channels, options.min_width)
+    order = removal_order(scores, channels, options.min_width, branches=True)
     wanted = round(options.sparsity * len(channels.prunable))
     plan = PruningPlan(aligned(order[:wanted], channels, options.multiple_of))
     graph = prune_channels(model.graph, channels, plan).graph

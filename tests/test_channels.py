@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from oracle import worst_error
 
-from hqp_onnx.channel_map import PruningPlan
+from hqp_onnx.channel_map import ChannelMap, PruningPlan
 from hqp_onnx.channels import analyze
 from hqp_onnx.errors import UsageError
 from hqp_onnx.model_io import to_graph, to_proto
+from hqp_onnx.passes.absorb_scales import absorb_scales
 from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.passes.prune_channels import prune_channels
 
@@ -153,6 +154,19 @@ def gate(m: Machine) -> None:
     pooled = m.emit("GlobalAveragePool", [name])
     logits = m.emit("Conv", [pooled, m.weight(c, c, 1, 1), m.weight(c)])
     m.push(m.emit("Mul", [m.emit("HardSigmoid", [logits]), name]), (c, h, w))
+
+
+def branch(m: Machine) -> None:
+    """A gate of two layers, or a residual branch of channels of its own, perhaps with an operator behind it."""
+    name, (c, h, w) = m.any()
+    inner, kernel = m.pick(2, 3, 5), m.pick(1, 3)
+    start = m.emit("GlobalAveragePool", [name]) if m.pick(True, False) else name
+    t = m.emit(m.pick(*ACTIVATIONS), [m.emit("Conv", [start, m.weight(inner, c, 1, 1), m.weight(inner)])])
+    inputs = [t, m.weight(c, inner, kernel, kernel)] + ([m.weight(c)] if m.pick(True, False) else [])
+    t = m.emit("Conv", inputs, pads=[kernel // 2] * 4)
+    if m.pick(True, False):
+        t = m.emit(m.pick(*ACTIVATIONS), [t])
+    m.push(m.emit(m.pick("Add", "Mul", "Max", "Sub"), m.pick([t, name], [name, t])), (c, h, w))
 
 
 def concat(m: Machine) -> None:
@@ -336,7 +350,7 @@ def output(m: Machine) -> None:
 
 STEPS = (
     *6 * (conv,),
-    *2 * (activation, batch_norm, scale, meet, residual, concat, in_groups),
+    *2 * (activation, batch_norm, scale, meet, residual, branch, concat, in_groups),
     *(
         conv_transpose,
         instance_norm,
@@ -405,24 +419,31 @@ def check(model: onnx.ModelProto) -> int:
     feeds = {"x": rng.uniform(-1, 1, (3, 3, 4, 4)).astype(np.float32)}
     removed = 0
     for share in (0.3, 0.6):
-        plan = PruningPlan(channels.prunable[rng.random(len(channels.prunable)) < share])
+        plan = random_plan(channels, rng, share)
         try:
             pruned = prune_channels(graph, channels, plan).graph
         except UsageError:
             continue  # would empty a tensor
         once = to_proto(pruned)
-        assert worst_error(original, once, channels.removed_slices(plan), feeds) <= 1e-4
+        for same in (once, to_proto(absorb_scales(pruned).graph)):
+            assert worst_error(original, same, channels.removed_slices(plan), feeds) <= 1e-4
         removed += len(plan)
         if len(plan):
             again(once, rng, feeds)
     return removed
 
 
+def random_plan(channels: ChannelMap, rng: np.random.Generator, share: float) -> PruningPlan:
+    """A share of all units, and some branches as a whole."""
+    ended = [units for units in channels.branches if rng.random() < share]
+    return PruningPlan(np.concatenate([channels.prunable[rng.random(len(channels.prunable)) < share], *ended]))
+
+
 def again(once: onnx.ModelProto, rng: np.random.Generator, feeds: dict[str, np.ndarray]) -> None:
     """A pruned model is a model like any other."""
     graph = canonicalize(to_graph(once)).graph
     channels = analyze(graph)
-    plan = PruningPlan(channels.prunable[rng.random(len(channels.prunable)) < 0.3])
+    plan = random_plan(channels, rng, 0.3)
     try:
         twice = prune_channels(graph, channels, plan).graph
     except UsageError:

@@ -59,6 +59,15 @@ def test_the_written_model_is_inside_the_budget(options: Options, report: dict[s
     assert report["hqp"]["val_drop"] == pytest.approx(drop)
 
 
+def test_gates_that_hardly_vary_leave(options: Options, report: dict[str, Any]) -> None:
+    gates = [
+        sum(node.op_type == "HardSigmoid" for node in onnx.load(file).graph.node)
+        for file in (options.model, options.output / "pruned.onnx")
+    ]
+    assert gates[1] < gates[0]
+    assert any("gates and residual branches left as a whole" in note for note in report["notes"])
+
+
 def test_rows_are_what_a_plain_evaluation_gives(options: Options, report: dict[str, Any]) -> None:
     assert options.test is not None
     for row, file in (

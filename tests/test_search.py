@@ -7,7 +7,16 @@ import pytest
 
 from hqp_onnx.channel_map import ChannelMap, ParamAxis, PruningPlan
 from hqp_onnx.errors import UsageError
-from hqp_onnx.search import aligned, bisect, candidates, linear, redundant_first, removal_order, step_size
+from hqp_onnx.search import (
+    aligned,
+    bisect,
+    candidates,
+    linear,
+    redundant_first,
+    removal_order,
+    step_size,
+    with_branches,
+)
 
 
 def one_axis(units: int, frozen: dict[int, str] | None = None) -> ChannelMap:
@@ -47,6 +56,17 @@ def test_no_unit_to_remove() -> None:
 def test_order_is_ascending_without_frozen_units() -> None:
     scores = np.array([3.0, 1.0, 2.0, 0.0])
     assert removal_order(scores, one_axis(4, {3: "why"}), 0.0).tolist() == [1, 2, 0]
+
+
+def test_the_last_units_of_a_branch_leave_together_for_their_sum() -> None:
+    members = {ParamAxis("a", 0): np.arange(10), ParamAxis("b", 0): np.arange(10, 20)}
+    channels = ChannelMap(20, members, {}, {}, (np.arange(10),))
+    scores = with_branches(np.arange(20.0), channels, 0.25)
+    assert scores.tolist() == [*range(7), 24, 24, 24, *range(10, 20)]  # 7 + 8 + 9
+    assert removal_order(scores, channels, 0.25, branches=True).tolist() == [*range(7), *range(10, 17), 7, 8, 9]
+    gains = np.where(np.arange(20) < 10, 2.0, 1.0)
+    per_gain = with_branches(np.arange(20.0), channels, 0.25, gains)
+    np.testing.assert_allclose(per_gain, [*np.arange(7) / 2, 4, 4, 4, *range(10, 20)])  # 24 / 6
 
 
 def test_order_keeps_the_floor_of_every_line() -> None:

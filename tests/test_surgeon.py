@@ -136,6 +136,23 @@ def test_floors_frozen_units_and_gains():
     assert set(removal_order(plain, channels, 0.0)[:4]) - set(FIRST)
 
 
+def test_a_branch_leaves_as_one_for_what_its_mean_does_not_explain(monkeypatch):
+    """Behind the last unit, the reader's output is its mean: the loss grows by the variance of what it was."""
+    monkeypatch.setattr(surgeon, "RIDGE", 1e-9)
+    model, _, channels = case()
+    branch = ChannelMap(11, channels.members, dict.fromkeys(SECOND, "kept"), {}, (np.arange(5),))
+    costs = removal_costs(to_graph(model), branch, measured(model), SENSITIVITIES, min_width=0.5)
+    last = np.argsort(costs[:5])[2:]  # three of five are the least width
+    assert (
+        np.isfinite(costs[:5]).all() and removal_order(costs, branch, 0.5, branches=True)[2:].tolist() == last.tolist()
+    )
+    seen = Session(model, ["b"]).run({"x": X})["b"]
+    variance = seen.transpose(1, 0, 2, 3).reshape(6, -1).astype(np.float64).var(1)
+    assert costs[:5].max() == pytest.approx(0.5 * SENSITIVITIES["w2"] @ variance, rel=2e-4)
+    two = removal_costs(to_graph(model), branch, measured(model), SENSITIVITIES, min_width=0.5, gains=np.full(11, 2.0))
+    np.testing.assert_allclose(two[:5], costs[:5])
+
+
 def test_units_that_no_measured_weight_reads_leave_last():
     model, _, channels = case()
     costs = removal_costs(to_graph(model), channels, {"w3": measured(model)["w3"]}, SENSITIVITIES)

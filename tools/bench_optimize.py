@@ -1,8 +1,9 @@
 """The paper's tables on the bundled models: python tools/bench_optimize.py [--max-drop 0.015] [-o FOLDER].
 
-For each model: the default search (bisection, with compensation), Algorithm 1 to the letter (linear, without
-compensation or alignment), and what goes beyond the paper: units ranked by what the loss suffers after the refit,
-and two epochs of recovery. One run; within a row group latencies are measured in turn.
+For each model: the default search (bisection, with compensation), the same where no gate or residual branch leaves as a
+whole, Algorithm 1 to the letter (linear, without compensation or alignment), and what goes beyond the paper: units
+ranked by what the loss suffers after the refit, and two epochs of recovery. One run; within a row group latencies are
+measured in turn.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from hqp_onnx.report.tables import cost_lines
 ROOT = Path(__file__).parents[1] / "models"
 VARIANTS = {
     "default": {},
-    "algorithm-1": {"search": "linear", "compensate": False, "multiple_of": 1},
+    "no-branches": {"branches": False},
+    "algorithm-1": {"search": "linear", "compensate": False, "multiple_of": 1, "branches": False},
     "obs-recovery": {"saliency": "obs", "recover": 2},
 }
 COLUMNS = "latency ms | speedup | size MB | smaller | test top-1 % | drop (95 % interval) | θ % | MACs M | params M"

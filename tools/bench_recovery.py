@@ -77,7 +77,7 @@ class Case:
         self.calib = open_data(self.model, str(self.calib_file))
         self.test = open_data(self.model, str(self.test_file))
         self.test = self.test if limit is None else self.test.first(limit)
-        self.channels = self.model.channels()
+        self.channels = self.model.channels().restricted(branches=False)
         self.counts = cost.positions(self.model.graph, self.model.shapes)
         self._orders: dict[str, np.ndarray] = {}
         self._ridges: dict[str, dict[str, float]] = {}
@@ -156,16 +156,20 @@ ROWS: dict[str, Callable[[Case, float], gs.Graph]] = {
     "obs, refit": refitted("obs"),
 }
 BUDGETS = {
-    "fisher": {"compensate": False},
-    "fisher, refit": {},
-    "obs, refit": {"saliency": "obs"},
-    "obs, refit, 2 epochs": {"saliency": "obs", "recover": 2},
+    "fisher": {"compensate": False, "branches": False},
+    "fisher, refit": {"branches": False},
+    "fisher, refit, branches": {},
+    "obs, refit": {"saliency": "obs", "branches": False},
+    "obs, refit, branches": {"saliency": "obs"},
+    "obs, refit, 2 epochs": {"saliency": "obs", "recover": 2, "branches": False},
+    "obs, refit, branches, 2 epochs": {"saliency": "obs", "recover": 2},
     "obs, any width, refit in order, 6 epochs of flips and crops": {
         "saliency": "obs",
         "multiple_of": 1,
         "refit": "in-order",
         "recover": 6,
         "augment": ("flip", "crop"),
+        "branches": False,
     },
 }
 

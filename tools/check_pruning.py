@@ -37,7 +37,7 @@ def main() -> None:
         rng = np.random.default_rng(0)
         start, worst = time.perf_counter(), 0.0
         for _ in range(options.plans):
-            order = removal_order(rng.random(channels.units), channels, min_width=0.0)
+            order = removal_order(rng.random(channels.units), channels, 0.0, branches=True)
             plan = PruningPlan(order[: round(rng.uniform(0.05, 0.7) * len(channels.prunable))])
             pruned = prune_channels(graph, channels, plan).graph
             error = worst_error(original, to_proto(pruned), channels.removed_slices(plan), {"input": images})

@@ -46,7 +46,7 @@ class Curves:
     def __init__(self, case: Case, seed: int) -> None:
         self.case, self.seed = case, seed
         self.model = steps.open_model(case.model)
-        self.channels = self.model.channels()
+        self.channels = self.model.channels().restricted(branches=False)
         self.metric = load_metric("top1")
         self.calib = steps.open_data(self.model, str(case.calib))
         self.test = steps.open_data(self.model, str(case.test), metric=self.metric)

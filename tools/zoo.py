@@ -180,7 +180,7 @@ def make_scores(graph: gs.Graph, channels: ChannelMap, kind: str, seed: int = 0)
 
 def make_plan(channels: ChannelMap, scores: np.ndarray, share: float) -> PruningPlan:
     """The least ``share`` of the prunable units, at least one."""
-    order = removal_order(scores, channels, 0.0)
+    order = removal_order(scores, channels, 0.0, branches=True)
     return PruningPlan(order[: max(1, round(share * len(channels.prunable)))])
 
 
@@ -194,7 +194,7 @@ def again(graph: gs.Graph, channels: ChannelMap, feeds: Feeds, oracle: Oracle, n
         note(stage="open again")
         reopened = open_model(path, threads=1)
         second, units = reopened.graph, reopened.channels()
-        note(stage="prune again", lost=len(still_prunable(channels, plan)) - len(units.prunable))
+        note(stage="prune again", lost=len(still_prunable(channels, plan, first)) - len(units.prunable))
         more = make_plan(units, make_scores(second, units, "random", seed=1), 0.3)
         twice = to_proto(prune_channels(second, units, more).graph)
         Oracle(path, to_proto(second), oracle.seen).compare(twice, units.removed_slices(more), feeds, note)
@@ -203,9 +203,11 @@ def again(graph: gs.Graph, channels: ChannelMap, feeds: Feeds, oracle: Oracle, n
     note(stage="done", status="right")
 
 
-def still_prunable(channels: ChannelMap, plan: PruningPlan) -> set[int]:
-    """Prunable units that the plan leaves, less those that are now the only one of a tensor and so must stay."""
-    left = set(range(channels.units)) - set(plan.removed.tolist())
+def still_prunable(channels: ChannelMap, plan: PruningPlan, pruned: gs.Graph) -> set[int]:
+    """Prunable units left in ``pruned``, less those that are now the only one of a tensor and so must stay."""
+    names = pruned.tensors()  # parameters inside a branch that left are gone
+    there = np.concatenate([line for key, line in channels.members.items() if key.tensor in names])
+    left = set(there.tolist()) - set(plan.removed.tolist()) - {-1}
     last = [units for line in channels.lines if len(units := left.intersection(line.tolist())) == 1]
     return left.intersection(channels.prunable.tolist()).difference(*last)
 

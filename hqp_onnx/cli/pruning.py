@@ -12,6 +12,7 @@ from hqp_onnx.cli.arguments import (
     DATA,
     FILE,
     MULTIPLE_HELP,
+    branches_option,
     gradient_options,
     json_option,
     model_argument,
@@ -29,7 +30,10 @@ from hqp_onnx.report import tables
 @model_argument
 @json_option
 def inspect(model: Path, json_file: Path | None) -> None:
-    """Show the units of MODEL, which cannot be pruned, and why."""
+    """Show the units of MODEL, which cannot be pruned, and why.
+
+    Gates and residual branches, marked with (all), may leave as a whole; of other groups, some units stay.
+    """
     found = steps.inspect(model)
     if not give_json(found, json_file):
         out.print(tables.inspect_table(found))
@@ -71,6 +75,7 @@ def score(
 @click.option(
     "--min-width", type=float, default=0.0, show_default=True, help="Share of every tensor's units that stays."
 )
+@branches_option(False)
 @click.option("--multiple-of", type=int, default=1, show_default=True, help=MULTIPLE_HELP)
 @selection_options
 @click.option("--seed", type=int, default=0, show_default=True)

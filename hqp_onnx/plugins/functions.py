@@ -33,7 +33,8 @@ def prune(
             by input name (first axis = samples) and optional ``labels``, or an iterable of feed dictionaries or pairs
             (feeds, labels).
         preprocess: JSON file for image folders.
-        options: the other fields of ``Pruning``: saliency, compensate, min_width, multiple_of, keep, only, seed.
+        options: the other fields of ``Pruning``: saliency, compensate, min_width, branches, multiple_of, keep, only,
+            seed.
 
     Raises:
         ModelError: the model is invalid, quantized already, or cannot run.

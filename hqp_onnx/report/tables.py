@@ -72,7 +72,7 @@ def latency_table(results: Mapping[str, Latency], sizes: Mapping[str, int], runt
 
 
 def inspect_table(found: Mapping[str, Any]) -> Table:
-    """Groups of parameter axes that share units, and what is frozen."""
+    """Groups of parameter axes that share units, and what is frozen; "(all)" marks branches, which may leave whole."""
     title = (
         f"{found['units']} units, {found['prunable']} prunable; of {found['params'] / 1e6:.2f} M parameters and "
         f"{found['macs'] / 1e6:.2f} M MACs per sample, {found['prunable_params'] / max(found['params'], 1):.1%} and "
@@ -85,5 +85,6 @@ def inspect_table(found: Mapping[str, Any]) -> Table:
         members = ", ".join(f"{member['tensor']}: {member['axis']}" for member in group["members"])
         reasons = Counter(group["frozen"].values())
         why = "; ".join(f"{reason} ({count})" for reason, count in reasons.items())
-        table.add_row(str(group["units"]), str(group["prunable"]), members, why)
+        prunable = f"{group['prunable']}{' (all)' * group['branch']}"
+        table.add_row(str(group["units"]), prunable, members, why)
     return table

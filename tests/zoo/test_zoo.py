@@ -94,7 +94,7 @@ def test_pruned_is_masked(name: str) -> None:
     canonical = to_proto(graph)
     written = {tensor.name for tensor in original.graph.initializer}
     for seed, share in enumerate((0.1, 0.4, 1.0)):
-        order = removal_order(np.random.default_rng(seed).random(channels.units), channels, 0.0)
+        order = removal_order(np.random.default_rng(seed).random(channels.units), channels, 0.0, branches=True)
         plan = PruningPlan(order[: max(1, round(share * len(channels.prunable)))])
         pruned = to_proto(prune_channels(graph, channels, plan).graph)
         onnx.checker.check_model(pruned)
@@ -109,7 +109,7 @@ def test_pruned_can_be_pruned_again(name: str) -> None:
     graph = canonicalize(to_graph(load(name))).graph
     for seed in range(2):
         channels = analyze(graph)
-        order = removal_order(np.random.default_rng(seed).random(channels.units), channels, 0.0)
+        order = removal_order(np.random.default_rng(seed).random(channels.units), channels, 0.0, branches=True)
         plan = PruningPlan(order[: max(1, len(channels.prunable) // 4)])
         before, feeds = to_proto(graph), feeds_of(to_proto(graph), 2, 64)
         pruned = to_proto(prune_channels(graph, channels, plan).graph)
