@@ -51,6 +51,7 @@ class HqpArgs(BaseArgs):  # type: ignore[misc]  # Polygraphy is untyped
         add("--hqp-saliency", choices=SALIENCIES, default="l2", help="How units are ranked (default: l2)")
         add("--hqp-compensate", action="store_true", help="Refit the weights that read removed channels")
         add("--hqp-min-width", type=float, default=0.0, help="Share of every tensor's units that stays")
+        add("--hqp-branches", action="store_true", help="Gates and residual branches may leave as a whole")
         add("--hqp-multiple-of", type=int, default=1, help="Widths stay multiples of this")
         add("--hqp-keep", nargs="+", default=[], help="Patterns of tensors whose channels stay")
         add("--hqp-only", nargs="+", default=[], help="Patterns of tensors whose channels may leave")
