@@ -13,6 +13,7 @@ from hqp_onnx.channel_map import PruningPlan
 from hqp_onnx.errors import BudgetError
 from hqp_onnx.job import MOMENTS, RECOVERED, Found, Job
 from hqp_onnx.ledger import LEDGER, PRUNED_LEDGER, write_text
+from hqp_onnx.pruning import removal_ledger
 from hqp_onnx.redundancy import KINDS
 from hqp_onnx.report.details import describe
 from hqp_onnx.report.machine import machine
@@ -22,7 +23,6 @@ from hqp_onnx.report.writing import write_report
 from hqp_onnx.runners import remarks, runtime_name, stand_in
 from hqp_onnx.runtime import Runner
 from hqp_onnx.saliency import GRADIENT_KINDS
-from hqp_onnx.steps import removal_ledger
 
 FILES = ("pruned.onnx", "int8.onnx", "fp16.onnx", LEDGER)
 OPTIONAL = (PRUNED_LEDGER, "int8.onnx", "fp16.onnx", *parity.FILES, *(f"recovered/{name}" for name in FILES))

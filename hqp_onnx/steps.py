@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,35 +14,26 @@ import onnx_graphsurgeon as gs
 
 from hqp_onnx import cost, model_io
 from hqp_onnx.calibration_export import TENSORRT_VERSION, tensorrt_number, write_calibration
-from hqp_onnx.channel_map import ChannelMap, ParamAxis, PruningPlan, ledger_json
+from hqp_onnx.channel_map import ChannelMap, ParamAxis
 from hqp_onnx.channels import analyze
 from hqp_onnx.dataset import Dataset, batch_size
 from hqp_onnx.errors import ModelError, UsageError
 from hqp_onnx.latency import Latency, measure
-from hqp_onnx.least_squares import held_out_ridges
-from hqp_onnx.ledger import write_text
 from hqp_onnx.metrics import Metric, Scores, classes, evaluate, load_metric, predictions
 from hqp_onnx.mixed_precision import faster_in_float
-from hqp_onnx.moment_halves import halved_moments, joined
 from hqp_onnx.moments import input_moments
-from hqp_onnx.options import Pruning
-from hqp_onnx.passes.absorb_scales import absorb_scales
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.canonicalize import canonicalize_with_shapes
-from hqp_onnx.passes.compensate import compensate
 from hqp_onnx.passes.convert_fp16 import convert_fp16
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
-from hqp_onnx.passes.prune_channels import prune_channels
 from hqp_onnx.passes.quantize import Quantized, Recipe, prepare, quantize, quantize_prepared
 from hqp_onnx.passes.quantize_int4 import quantize_int4
 from hqp_onnx.placement import quantizable
 from hqp_onnx.progress import Progress, silent
 from hqp_onnx.ranking import Ranking, rank
-from hqp_onnx.redundancy import redundant_units
 from hqp_onnx.runners import open_runner, remarks, stand_in
 from hqp_onnx.runtime import Runner
 from hqp_onnx.saliency import filter_scores
-from hqp_onnx.search import aligned, redundant_first, removal_order
 from hqp_onnx.shapes import Shapes, example_feeds
 from hqp_onnx.sources import Data, open_dataset
 from hqp_onnx.targets import Target, target
@@ -165,113 +155,6 @@ def score(
     )
     ranking.save(output)
     return ranking
-
-
-@dataclass(frozen=True)
-class Pruned:
-    """A pruned graph, the units of the original, and those that left of the number ``wanted``."""
-
-    graph: gs.Graph
-    channels: ChannelMap
-    plan: PruningPlan
-    wanted: int
-
-    @property
-    def units(self) -> int:
-        """How many units left."""
-        return len(self.plan)
-
-    @property
-    def prunable(self) -> int:
-        """How many units could have left."""
-        return len(self.channels.prunable)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Why fewer units left than were wanted."""
-        short = f"{self.wanted} units were asked for: widths that must stay allow no more"
-        return () if self.units == self.wanted else (short,)
-
-
-def prune_model(model: Model, options: Pruning, data: Dataset | None = None, progress: Progress = silent) -> Pruned:
-    """Remove a share of a model's units.
-
-    Args:
-        model: not changed.
-        options: how many units leave, and which.
-        data: calibration data, for gradient saliencies and compensation.
-        progress: called as the work goes on.
-
-    Raises:
-        UsageError: a saliency or compensation without its data, patterns that match no tensor.
-    """
-    if options.compensate and data is None:
-        raise UsageError("--compensate needs calibration data: add --data DATA")
-    channels = model.channels().restricted(options.keep, options.only, options.branches)
-    halves = None
-    if data is not None and (options.compensate or options.saliency == "obs"):
-        report = partial(progress, "input moments")
-        halves = halved_moments(model_io.to_proto(model.graph), data, progress=report)
-    ranking = rank(
-        model.graph,
-        channels,
-        options.saliency,
-        data,
-        seed=options.seed,
-        progress=progress,
-        halves=halves,
-        min_width=options.min_width,
-    )
-    scores = ranking.units
-    moments = None if halves is None else joined(*halves)
-    if options.compensate and moments is not None:
-        scores = redundant_first(scores, redundant_units(model.graph, channels, moments, scores))
-    order = removal_order(scores, channels, options.min_width, branches=True)
-    wanted = round(options.sparsity * len(channels.prunable))
-    plan = PruningPlan(aligned(order[:wanted], channels, options.multiple_of))
-    graph = prune_channels(model.graph, channels, plan).graph
-    if options.compensate and halves is not None and moments is not None:
-        ridges = held_out_ridges(model.graph, channels, plan, halves)
-        graph = compensate(model.graph, graph, channels, plan, moments, ridges).graph
-    if channels.ended(plan):
-        graph = absorb_scales(graph).graph
-    return Pruned(graph, channels, plan, wanted)
-
-
-def prune(
-    path: Path,
-    output: Path,
-    options: Pruning,
-    *,
-    data: str | None = None,
-    preprocess: Path | None = None,
-    ledger: Path | None = None,
-    progress: Progress = silent,
-) -> Pruned:
-    """Write a pruned model, and the ledger of what was removed; see ``prune_model``.
-
-    Args:
-        path: the model.
-        output: the pruned model.
-        options: how many units leave, and which.
-        data: calibration data, for gradient saliencies and compensation.
-        preprocess: for image folders.
-        ledger: JSON file: {"model_sha256", "removed": {tensor: {axis: indices in the original}}}.
-        progress: called as the work goes on.
-    """
-    model = open_model(path)
-    dataset = None if data is None else open_data(model, data, preprocess)
-    pruned = prune_model(model, options, dataset, progress)
-    model_io.save(pruned.graph, output)
-    if ledger is not None:
-        write_text(ledger, removal_ledger(path, pruned.channels, pruned.plan))
-    return pruned
-
-
-def removal_ledger(path: Path, channels: ChannelMap, plan: PruningPlan) -> str:
-    """The ledger JSON of a plan on the model in ``path``."""
-    removed = ledger_json(channels.removed_slices(plan))
-    return json.dumps({"model_sha256": model_io.sha256(path), "removed": removed})
 
 
 def quantize_file(

@@ -22,10 +22,10 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from hqp_onnx.channel_map import ChannelMap, ParamAxis, PruningPlan
+from hqp_onnx.channel_map import BoolArray, ChannelMap, ParamAxis, PruningPlan
 from hqp_onnx.errors import ModelError
 from hqp_onnx.least_squares import RIDGE, fit_blocks, fit_weight, mean_product, removal_mask
-from hqp_onnx.moments import Moments, block_names, contractions, takes_bias
+from hqp_onnx.moments import Contraction, Moments, block_names, contractions, takes_bias
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.prune_channels import constant_name
 from hqp_onnx.runtime import Array
@@ -71,16 +71,10 @@ def compensate(
             notes.append(f"{name}: not compensated: no moments of its input")
             continue
         kept_outputs = ~removal_mask(channels, gone, ParamAxis(name, 1 - use.axis), before[name])
-        if removed.all():
-            constant = after.get(constant_name(before[name].outputs[0]))
-            if constant is not None and name in moments:
-                weight = np.moveaxis(before[name].values, use.axis, 1)[kept_outputs]
-                mean = mean_product(weight, moments[name])
-                constant.values = (constant.values + mean.reshape(constant.shape)).astype(constant.dtype)
+        if removed.all() or (ended and name not in after):
+            if _hold_mean(before[name], use, kept_outputs, after, moments.get(name)):
                 notes.append(f"{name}: all of {len(removed)} inputs removed, its mean stays")
                 modified = True
-            continue
-        if name not in after and ended:
             continue
         if name not in after:
             raise ModelError(f"weight '{name}' is not in the pruned graph: prune the graph that the units are of")
@@ -95,6 +89,18 @@ def compensate(
         notes.append(f"{name}: {removed.sum()} of {len(removed)} inputs removed, {fit.remains:.1%} of the error stays")
         modified = True
     return PassResult(graph, modified, tuple(notes))
+
+
+def _hold_mean(
+    weight: gs.Constant, use: Contraction, kept: BoolArray, after: Mapping[str, gs.Tensor], found: Moments | None
+) -> bool:
+    """Add the mean of what the reader of ``weight`` computed to the constant in its place; whether there is one."""
+    constant = after.get(constant_name(weight.outputs[0]))
+    if constant is None or found is None:
+        return False
+    mean = mean_product(np.moveaxis(weight.values, use.axis, 1)[kept], found)
+    constant.values = (constant.values + mean.reshape(constant.shape)).astype(constant.dtype)
+    return True
 
 
 def replace_weight(weight: gs.Constant, values: Array, bias: Array | None) -> None:

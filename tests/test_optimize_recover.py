@@ -20,11 +20,12 @@ from hqp_onnx.model_io import to_proto
 from hqp_onnx.options import Options, Pruning
 from hqp_onnx.passes.recover import recover
 from hqp_onnx.pipeline import optimize
+from hqp_onnx.pruning import prune_model
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.recovery.points import kept_positions
 from hqp_onnx.recovery.trainer import Trainer
 from hqp_onnx.runtime import Session
-from hqp_onnx.steps import open_data, open_model, prune_model
+from hqp_onnx.steps import open_data, open_model
 
 
 class Killed(BaseException):

@@ -17,11 +17,12 @@ from hqp_onnx.model_io import to_graph
 from hqp_onnx.moment_halves import halved_moments, joined
 from hqp_onnx.moments import input_moments
 from hqp_onnx.options import Pruning
+from hqp_onnx.pruning import prune_model
 from hqp_onnx.ranking import rank
 from hqp_onnx.runtime import Session
 from hqp_onnx.saliency import filter_scores
 from hqp_onnx.search import removal_order
-from hqp_onnx.steps import open_data, open_model, prune_model
+from hqp_onnx.steps import open_data, open_model
 from hqp_onnx.surgeon import removal_costs
 
 RNG = np.random.default_rng(5)

@@ -38,8 +38,8 @@ from hqp_onnx.model_io import load, save, to_graph
 from hqp_onnx.options import Pruning
 from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
+from hqp_onnx.pruning import prune
 from hqp_onnx.runtime import Array, Session
-from hqp_onnx.steps import prune
 
 OURS = ("ours mixed", "ours")
 PEERS = (

@@ -28,7 +28,7 @@ import numpy as np
 from reproduce_costs import costs
 from reproduce_curves import THETAS, Case, Curves, curves, draw, ranges
 
-from hqp_onnx import cost, steps
+from hqp_onnx import cost, pruning, steps
 from hqp_onnx.constraint import paired_drop
 from hqp_onnx.dataset import Batch
 from hqp_onnx.model_io import stored_bytes
@@ -86,7 +86,7 @@ def joules(session: Runner, sample: Batch) -> float | None:
 def half(case: Case, target: str, folder: Path) -> dict[str, float | tuple[float, ...]]:
     """The values of P50-only, beside the original in one run."""
     path = folder / "p50_only.onnx"
-    pruned = steps.prune(case.model, path, Pruning(0.5, "l2"))
+    pruned = pruning.prune(case.model, path, Pruning(0.5, "l2"))
     times = [latency.median_ms for latency in steps.benchmark([case.model, path], 1, target_name=target).values()]
     scores = [steps.evaluate_file(file, str(case.test), "top1", None, silent) for file in (case.model, path)]
     interval = paired_drop(scores[0].values, scores[1].values)

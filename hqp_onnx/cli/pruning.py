@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from hqp_onnx import steps
+from hqp_onnx import pruning, steps
 from hqp_onnx.cli.arguments import (
     DATA,
     FILE,
@@ -97,7 +97,9 @@ def prune(
     """Remove a share of MODEL's units, whatever it costs."""
     with Display(quiet) as display:
         options = Pruning(**chosen)
-        pruned = steps.prune(model, output, options, data=data, preprocess=preprocess, ledger=ledger, progress=display)
+        pruned = pruning.prune(
+            model, output, options, data=data, preprocess=preprocess, ledger=ledger, progress=display
+        )
     found = {"output": str(output), "removed": pruned.units, "prunable": pruned.prunable, "notes": list(pruned.notes)}
     if not give_json(found, json_file):
         click.echo(f"{output}: {pruned.units} of {pruned.prunable} prunable units removed")

@@ -10,6 +10,7 @@ import onnx
 from hqp_onnx import steps
 from hqp_onnx.model_io import to_proto
 from hqp_onnx.options import Pruning
+from hqp_onnx.pruning import prune_model
 from hqp_onnx.recover_file import recover_model
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.sources import Data
@@ -44,7 +45,7 @@ def prune(
     chosen = Pruning(sparsity, **options)
     opened = steps.open_model(model)
     dataset = None if data is None else steps.open_data(opened, data, _path(preprocess))
-    return to_proto(steps.prune_model(opened, chosen, dataset).graph)
+    return to_proto(prune_model(opened, chosen, dataset).graph)
 
 
 def quantize(

@@ -15,6 +15,7 @@ from onnx import numpy_helper
 from hqp_onnx import steps
 from hqp_onnx.options import Pruning
 from hqp_onnx.progress import silent
+from hqp_onnx.pruning import prune
 
 TEXT = """<ir_version: 8, opset_import: ["" : 17]> g (float[n,3,8,8] x) => (float[n,5] y) {
     c1 = Conv<pads=[1,1,1,1]>(x, w1, b1)
@@ -44,7 +45,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     data = str(folder / "data.npz")
     np.savez(data, x=images, labels=rng.integers(0, 5, 60))
     ledger = folder / "ledger.json"
-    steps.prune(paths["original"], paths["pruned"], Pruning(0.3, compensate=True), data=data, ledger=ledger)
+    prune(paths["original"], paths["pruned"], Pruning(0.3, compensate=True), data=data, ledger=ledger)
     steps.quantize_file(paths["pruned"], paths["int8"], data, "tensorrt", "minmax", None, silent)
     assert json.loads(ledger.read_text())["removed"]
     return {**{name: str(path) for name, path in paths.items()}, "data": data}

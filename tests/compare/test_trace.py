@@ -14,13 +14,13 @@ import pytest
 from onnx import numpy_helper
 from oracle import masked
 
-from hqp_onnx import steps
 from hqp_onnx.compare.contenders import open_contenders
 from hqp_onnx.compare.lineage import find_lineage
 from hqp_onnx.compare.trace import Trace, trace
 from hqp_onnx.dataset import ArraySource, Dataset
 from hqp_onnx.errors import ModelError
 from hqp_onnx.options import Pruning
+from hqp_onnx.pruning import prune
 from hqp_onnx.sources import open_dataset
 
 LINEAR = '<ir_version: 8, opset_import: ["" : 17]> g (float[{n},6] x) => (float[{n},4] y) {{ {body} }}'
@@ -140,7 +140,7 @@ def test_nothing_shared_is_an_error(tmp_path: Path) -> None:
 def test_pruned_channels_are_mapped_to_those_of_the_original(chain: dict[str, str], tmp_path: Path) -> None:
     """The original whose removed slices are zero computes what the plain cut computes, tensor by tensor."""
     plain, ledger = tmp_path / "plain.onnx", tmp_path / "l.json"
-    steps.prune(Path(chain["original"]), plain, Pruning(0.3), ledger=ledger)
+    prune(Path(chain["original"]), plain, Pruning(0.3), ledger=ledger)
     removed = json.loads(ledger.read_text())["removed"]
     slices = {name: {int(axis): np.array(gone) for axis, gone in axes.items()} for name, axes in removed.items()}
     zeroed = tmp_path / "zeroed.onnx"

@@ -21,7 +21,7 @@ from small_model import small_data, small_model
 
 from hqp_onnx.options import Pruning
 from hqp_onnx.plugins.polygraphy_loaders import PruneOnnx, QuantizeOnnx
-from hqp_onnx.steps import prune
+from hqp_onnx.pruning import prune
 
 IMAGES = small_data()["input"]
 

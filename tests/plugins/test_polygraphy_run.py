@@ -16,7 +16,7 @@ from small_model import small_data, small_model
 
 from hqp_onnx.options import Pruning
 from hqp_onnx.plugins.data_loader import write_script
-from hqp_onnx.steps import prune
+from hqp_onnx.pruning import prune
 
 RUN = "polygraphy run m.onnx --onnxrt"
 
