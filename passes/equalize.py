@@ -63,7 +63,14 @@ class _Group:
         self.consumers += other.consumers
 
 
-def equalize(graph: gs.Graph, data: Iterable[Batch], *, threads: int = 0) -> PassResult:
+@dataclass(frozen=True)
+class Equalized(PassResult):
+    """``scaled`` are the tensors that hold other values than before."""
+
+    scaled: frozenset[str] = frozenset()
+
+
+def equalize(graph: gs.Graph, data: Iterable[Batch], *, threads: int = 0) -> Equalized:
     """A copy of ``graph`` that computes the same, with weights rescaled; notes name each group that was.
 
     Args:
@@ -79,15 +86,16 @@ def equalize(graph: gs.Graph, data: Iterable[Batch], *, threads: int = 0) -> Pas
     groups = [group for group in _Groups(graph).found() if group.producers and group.consumers]
     measured = {name: 0 for group in groups for name in _read(group)}
     stats = channel_stats(to_proto(graph), measured, data, threads=threads)
-    notes = []
+    notes, scaled = [], set[str]()
     for group in groups:
         base = _base(group, stats)
         noise = {power: _noise(group, stats, base**power) for power in _POWERS}
         best = min(noise, key=noise.__getitem__)
         if noise[best] < _GAIN * noise[0]:
             _apply(group, base**best)
+            scaled.update(group.tensors)
             notes.append(f"{group.tensors[0]}: equalized, {noise[best] / noise[0]:.0%} of its noise power is left")
-    return PassResult(graph, bool(notes), tuple(notes))
+    return Equalized(graph, bool(notes), tuple(notes), frozenset(scaled))
 
 
 class _Groups:

@@ -41,11 +41,13 @@ class Recipe:
 class Prepared(PassResult):
     """A float graph for ``quantize_prepared``, not to be changed.
 
-    ``calibration`` holds its ranges, ``scales`` those of its weights that lie on their INT8 grid already.
+    ``calibration`` holds its ranges, ``scales`` those of its weights that lie on their INT8 grid already, ``scaled``
+    the names of tensors that are not what they were (``equalize``).
     """
 
     calibration: Calibration
     scales: WeightScales
+    scaled: frozenset[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +100,10 @@ def prepare(
         DataError, UsageError: see ``calibration.calibrate``.
     """
     chosen = recipe or Recipe()
-    done = [fold_batchnorm(graph)]
+    done, scaled = [fold_batchnorm(graph)], frozenset[str]()
     if chosen.equalize:
-        done.append(equalize(done[-1].graph, data, threads=threads))
+        equalized = equalize(done[-1].graph, data, threads=threads)
+        done, scaled = [*done, equalized], equalized.scaled
     even = done[-1].graph
     calibration = known or calibrate(
         to_proto(even), quantized_tensors(even, target), data, method=method, threads=threads, progress=progress
@@ -117,6 +120,7 @@ def prepare(
         tuple(note for result in done for note in result.notes),
         calibration=calibration,
         scales={key: scale for key, scale in scales.items() if key[0] in moments},
+        scaled=scaled,
     )
 
 
@@ -136,4 +140,7 @@ def quantize_prepared(prepared: Prepared, target: Target, floats: Collection[str
     if target.folds_constants:
         done.append(compress_weights(done[-1].graph, prepared.scales))
     notes = tuple(note for result in done for note in result.notes)
+    for tensor in done[-1].graph.tensors().values():
+        if tensor.name in prepared.scaled:  # what is not the float model's has another name, for whoever compares
+            tensor.name += ".equalized"
     return Quantized(done[-1].graph, any(result.modified for result in done), notes, calibration=prepared.calibration)
