@@ -90,11 +90,17 @@ def test_the_ledger_explains_the_pruned_model(options: Options, report: dict[str
     removed = json.loads(ledger.read_text())["removed"]
     assert own.is_file() == (report["pruned"]["sparsity"] != report["hqp"]["sparsity"])
     pruned = {t.name: tuple(t.dims) for t in onnx.load(options.output / "pruned.onnx").graph.initializer}
-    for tensor in onnx.load(options.model).graph.initializer:
+    original = onnx.load(options.model).graph
+    expected = {}
+    for tensor in original.initializer:
         shape = list(tensor.dims)
         for axis, indices in removed.get(tensor.name, {}).items():
             shape[int(axis)] -= len(indices)
-        assert pruned[tensor.name] == tuple(shape)
+        expected[tensor.name] = tuple(shape)
+    empty = [node for node in original.node if any(0 in expected.get(name, ()) for name in node.input)]
+    ended = {name for node in empty for name in node.input}  # parameters of a branch's ends
+    assert expected.keys() - ended == expected.keys() & pruned.keys()
+    assert all(pruned[name] == shape for name, shape in expected.items() if name in pruned)
 
 
 def test_killed_anywhere_it_resumes_to_the_same_bytes(
@@ -168,9 +174,20 @@ def test_a_refreshed_ranking_is_that_of_the_candidate(
         return rank_units(graph, channels, *given, **named)
 
     monkeypatch.setattr(job, "rank_units", counted)
-    found = optimize(replace(small, saliency=saliency, refresh=2))
+    found = optimize(replace(small, saliency=saliency, refresh=2, branches=False))
     assert len(found.trials) == 9 and all(trial.accepted for trial in found.trials)
     assert ranked == [(width, width) for width in (40, 32, 24, 16, 8)]  # 10 % of 40 units a step
+
+
+@pytest.mark.parametrize("saliency", ["l2", "obs"])
+def test_the_end_of_a_branch_is_refreshed_as_one(small: Options, saliency: str) -> None:
+    """Of 16 units, 14 leave by the minimum width; all 24 of the branch do."""
+    found = optimize(replace(small, saliency=saliency, refresh=2))
+    removed = json.loads((small.output / "ledger.json").read_text())["removed"]
+    assert [len(removed[name]["0"]) for name in ("w1", "w2")] == [14, 24]
+    assert found.trials[-1].removed == 14 + 24 and all(trial.accepted for trial in found.trials)
+    names = {tensor.name for tensor in onnx.load(small.output / "pruned.onnx").graph.initializer}
+    assert "w1" in names and names.isdisjoint(["w2", "w3"])
 
 
 @pytest.mark.parametrize("objective", ["macs", "latency"])
@@ -219,7 +236,7 @@ def mixed(options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """Half of the nodes are faster in float, says the clock; asked twice, it would say something else."""
     answers = [slice(0, None, 2)]
     monkeypatch.setattr(job, "faster_in_float", lambda nodes, *_: list(nodes[answers.pop()]))
-    return replace(options, output=tmp_path, precision="mixed", step=0.2, resume=True)
+    return replace(options, output=tmp_path, precision="mixed", step=0.2, branches=False, resume=True)
 
 
 def integer_kernels(path: Path) -> int:
