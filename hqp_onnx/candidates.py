@@ -83,7 +83,7 @@ class Candidates:
         return absorb_scales(graph).graph if self.channels.ended(plan) else graph
 
     def quantizable(self, removed: int) -> list[str]:
-        """Nodes, by their first outputs, that ``quantized`` can leave in float; the same for any ``removed``."""
+        """Nodes, by their first outputs, that ``quantized`` can leave in float; all but those of branches that left."""
         return quantizable(fold_batchnorm(self.pruned(removed)).graph, self.target)
 
     def quantized(self, removed: int, floats: Collection[str] = ()) -> gs.Graph:
