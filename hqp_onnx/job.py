@@ -84,7 +84,8 @@ class Job:
     def run(self) -> Found:
         """The search; nothing but its ledger is written."""
         with self.timed("baseline"):
-            self.budget = Budget(self.scores(self.model.session, "val"), self.options.max_drop)
+            baseline = self.scores(self.model.session, "val")
+            self.budget = Budget(baseline, self.options.max_drop, self.options.confidence)
         order, moments, ridges = self._order()
         self.step = step_size(self.options.step, len(self.channels.prunable))
         given: dict[str, Any] = {
@@ -251,7 +252,6 @@ class Job:
         start = time.perf_counter()
         scores = self.scores(self._session(precision, removed), "val", self.budget.required)
         accepted = self.budget.admits(scores)
-        drop = 100 * (self.budget.baseline.metric - scores.metric)
         size = self.size(removed)
         return Trial(
             precision=precision,
@@ -262,7 +262,7 @@ class Job:
             macs=size["macs"],
             params=size["params"],
             accepted=accepted,
-            why=f"drop {'' if scores.complete else 'at least '}{drop:.2f} of {100 * self.budget.max_drop:g} points",
+            why=self.budget.words(scores),
             seconds=round(time.perf_counter() - start, 3),
         )
 

@@ -36,6 +36,7 @@ class Options:
     output: Path
     test: str | None = None
     max_drop: float = 0.015
+    confidence: float = 0.5
     step: float = 0.01
     search: str = "bisect"
     saliency: str = "fisher"
@@ -90,7 +91,7 @@ class Options:
             raise UsageError(f"--draws {self.draws}: expected at least 1")
         if self.augment and not self.recovery.epochs:
             raise UsageError("--augment is for --recover: add it, or leave both out")
-        Budget(Scores(np.ones(1), 1), self.max_drop)
+        Budget(Scores(np.ones(1), 1), self.max_drop, self.confidence)
         step_size(self.step, 1)
         _check_widths(self.min_width, self.width_multiple)
         if self.output.exists() and not self.output.is_dir():

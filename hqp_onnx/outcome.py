@@ -13,6 +13,7 @@ from hqp_onnx.channel_map import PruningPlan
 from hqp_onnx.errors import BudgetError
 from hqp_onnx.job import MOMENTS, RECOVERED, Found, Job
 from hqp_onnx.ledger import LEDGER, PRUNED_LEDGER, write_text
+from hqp_onnx.metrics import Scores
 from hqp_onnx.pruning import removal_ledger
 from hqp_onnx.redundancy import KINDS
 from hqp_onnx.report.details import describe
@@ -52,7 +53,7 @@ def write_outcome(job: Job, found: Found) -> Report:
         shipped=str(shipped),
         settings=job.options.settings(),
         trials=tuple(job.ledger.trials.values()),
-        spent=_spent(job, precision, count, rows[last].val_drop),
+        spent=_spent(job, precision, count, models[last].val),
         floats=tuple(job.floats.get(precision.removesuffix(RECOVERED), ())),
         cost=_cost(job),
         seconds=job.ledger.seconds,
@@ -140,12 +141,12 @@ def _with_engine(job: Job, report: Report, precision: str, removed: int, models:
         )
 
 
-def _spent(job: Job, precision: str, removed: int, drop: float) -> dict[str, float]:
-    """What pruning and the change of precision took of the budget, on D_val."""
+def _spent(job: Job, precision: str, removed: int, scores: Scores) -> dict[str, float]:
+    """Where the budget went, on D_val."""
     pruning, full = 0.0, "fp32" + precision[len(precision.removesuffix(RECOVERED)) :]
     if removed and job.admits(full, removed):
         pruning = job.budget.baseline.metric - job.ledger.trials[full, removed].metric
-    return {"pruning": pruning, "precision": drop - pruning, "left": job.budget.max_drop - drop}
+    return job.budget.spent(pruning, scores)
 
 
 def _require_repeated(job: Job, file: Path, model: Measured) -> None:

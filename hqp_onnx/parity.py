@@ -82,8 +82,7 @@ def add_engine(
         return replace(report, engine=row, met=False, notes=(*notes, outside))
     for name in FILES:
         path.with_name(name).replace(options.output / name)
-    pruning = report.spent["pruning"]
-    spent = {"pruning": pruning, "precision": row.val_drop - pruning, "left": budget.max_drop - row.val_drop}
+    spent = budget.spent(report.spent["pruning"], val)
     return replace(report, engine=row, shipped=str(options.output / ENGINE), spent=spent, notes=notes)
 
 

@@ -138,6 +138,7 @@ def bad_inputs(folder: Path) -> Iterator[tuple[str, list[str], str]]:
     yield "a data script that fails", optimize(calib=str(script)), "disk on fire"
     yield "a data script without the function", optimize(calib=f"{script}:other"), "other"
 
+    yield "a confidence in percent", optimize(GOOD, good, good, "--confidence", "95"), "--confidence"
     yield "a budget above one", optimize(GOOD, good, good, "--max-drop", "15"), "--max-drop"
     yield "a step of zero", optimize(GOOD, good, good, "--step", "0"), "--step"
     yield "a width above one", optimize(GOOD, good, good, "--min-width", "2"), "--min-width"

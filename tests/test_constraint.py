@@ -30,6 +30,40 @@ def test_budget_refuses_points_for_fractions() -> None:
         Budget(hits(1, 1), 1.5)
 
 
+@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
+def test_a_confidence_asks_for_the_upper_bound_of_a_paired_bootstrap(confidence: float) -> None:
+    rng = np.random.default_rng(1)
+    base = (rng.random(2000) < 0.92).astype(float)
+    other = np.where(rng.random(2000) < 0.97, base, 0.0)
+    rows = rng.integers(0, 2000, (4000, 2000))
+    bound = float(np.percentile((base - other)[rows].mean(1), 100 * confidence))
+    for max_drop, admitted in ((bound - 1e-3, False), (bound + 1e-3, True)):  # bootstrap noise of 4000 draws
+        assert Budget(Scores(base, 2000), max_drop, confidence).admits(Scores(other, 2000)) is admitted
+        assert Budget(Scores(base, 2000), max_drop).admits(Scores(other, 2000))  # the drop itself is inside
+
+
+def test_a_confidence_changes_nothing_where_candidates_answer_alike() -> None:
+    budget = Budget(hits(90, 100), 0.0, 0.99)
+    assert budget.admits(hits(90, 100))
+    assert budget.margin(hits(90, 100)) == 0
+
+
+def test_the_budget_is_spent_on_pruning_precision_and_uncertainty() -> None:
+    budget, final = Budget(hits(4600, 5000), 0.015, 0.95), hits(4550, 5000)
+    spent = budget.spent(0.008, final)
+    assert list(spent) == ["pruning", "precision", "uncertainty", "left"]
+    assert sum(spent.values()) == pytest.approx(0.015)
+    assert spent["precision"] == pytest.approx(0.01 - 0.008)
+    assert spent["uncertainty"] == pytest.approx(1.6449 * np.sqrt(0.01 * 0.99 / 4999), rel=1e-4)
+    assert "uncertainty" not in Budget(hits(4600, 5000), 0.015).spent(0.008, final)
+
+
+@pytest.mark.parametrize("confidence", [0.4, 1.0, 95])
+def test_budget_refuses_confidences(confidence: float) -> None:
+    with pytest.raises(UsageError, match="--confidence"):
+        Budget(hits(1, 1), 0.015, confidence)
+
+
 def test_interval_agrees_with_a_paired_bootstrap() -> None:
     rng = np.random.default_rng(0)
     base = (rng.random(2000) < 0.92).astype(float)

@@ -59,6 +59,23 @@ def test_the_written_model_is_inside_the_budget(options: Options, report: dict[s
     assert report["hqp"]["val_drop"] == pytest.approx(drop)
 
 
+def test_a_confidence_keeps_the_upper_bound_of_the_drop_inside(options: Options, tmp_path: Path) -> None:
+    sure = replace(options, output=tmp_path, precision="fp32", confidence=0.99)
+    found = optimize(sure)
+    with np.load(options.val) as arrays:
+        pixels, labels = arrays["input"].astype(np.float32), arrays["labels"]
+    right = [
+        ort.InferenceSession(str(model)).run(None, {"input": pixels})[0].argmax(1) == labels
+        for model in (options.model, tmp_path / "pruned.onnx")
+    ]
+    lost = right[0].astype(float) - right[1]
+    assert lost.mean() + 2.326 * lost.std(ddof=1) / np.sqrt(len(lost)) <= options.max_drop
+    assert found.spent["uncertainty"] == pytest.approx(2.326 * lost.std(ddof=1) / np.sqrt(len(lost)), rel=1e-3)
+    rejected = [trial for trial in found.trials if not trial.accepted and trial.complete]
+    assert all("at 99 %" in trial.why for trial in rejected)
+    assert any(found.rows["baseline"].val_metric - trial.metric <= options.max_drop for trial in rejected)
+
+
 def test_gates_that_hardly_vary_leave(options: Options, report: dict[str, Any]) -> None:
     gates = [
         sum(node.op_type == "HardSigmoid" for node in onnx.load(file).graph.node)

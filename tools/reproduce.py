@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import platform
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -35,6 +36,7 @@ from hqp_onnx.model_io import stored_bytes
 from hqp_onnx.options import Options, Pruning
 from hqp_onnx.pipeline import optimize
 from hqp_onnx.progress import silent
+from hqp_onnx.report.machine import processor
 from hqp_onnx.report.results import Report
 from hqp_onnx.runtime import Runner
 
@@ -223,6 +225,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, default=Path("build/reproduce"))
     options = parser.parse_args()
+    print(f"{processor()}, {platform.platform(terse=True)}, seed {options.seed}")
     for case in cases():
         if options.models and case.name not in options.models:
             continue
@@ -231,7 +234,7 @@ def main() -> None:
         for section in options.only:
             print(f"\n### {section}\n")
             print("\n".join(SECTIONS[section](case, options.output, options.seed)), flush=True)
-        print(f"\nseed {options.seed}, {time.perf_counter() - start:.0f} s", flush=True)
+        print(f"\n{time.perf_counter() - start:.0f} s", flush=True)
 
 
 def drawn_curves(case: Case, output: Path, seed: int) -> list[str]:

@@ -42,6 +42,13 @@ from hqp_onnx.search import SEARCHES
 )
 @click.option("--test", type=DATA, metavar="DATA", help="Test data: only the report uses it.")
 @click.option("--max-drop", type=float, default=0.015, show_default=True, help="Budget, as a fraction of the metric.")
+@click.option(
+    "--confidence",
+    type=float,
+    default=0.5,
+    show_default=True,
+    help="That the budget holds on data like VAL: 0.95 asks it of the drop's upper bound, 0.5 of the drop itself.",
+)
 @click.option("--step", type=float, default=0.01, show_default=True, help="Share of the units removed per step.")
 @click.option(
     "--search", type=click.Choice(list(SEARCHES)), default="bisect", show_default=True, help="Algorithm 1 is linear."

@@ -166,9 +166,8 @@ class Report:
     """Everything that one ``optimize`` found.
 
     ``rows`` are in the paper's order; the shipped model is ``recovered`` where there is one, else ``hqp``. ``spent``
-    says what pruning and the change of precision took of the budget on D_val, and what is left. ``floats`` are first
-    outputs of nodes of the shipped model that could be quantized and stay in float. ``engine`` is None unless one was
-    built.
+    is ``constraint.Budget.spent``. ``floats`` are first outputs of nodes of the shipped model that could be quantized
+    and stay in float. ``engine`` is None unless one was built.
     """
 
     model: str

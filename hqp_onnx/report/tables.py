@@ -37,9 +37,10 @@ def report_table(report: Report) -> Table:
 def budget_line(report: Report) -> str:
     """What took how much of the budget."""
     points = {name: f"{100 * drop:.2f}" for name, drop in report.spent.items()}
+    sure = f"{points['uncertainty']} are uncertainty, " if "uncertainty" in points else ""
     return (
         f"Of the budget of {100 * report.settings['max_drop']:g} points on D_val, pruning took {points['pruning']} and "
-        f"precision {points['precision']}; {points['left']} are left"
+        f"precision {points['precision']}; {sure}{points['left']} are left"
     )
 
 

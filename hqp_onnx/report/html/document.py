@@ -58,7 +58,7 @@ def _sections(report: Data, folder: Path, name: str) -> Iterator[Html]:
     figures = [
         latency(rows, report["machine"]["runtime"]),
         budget(report["budget_spent"], report["settings"]["max_drop"], report["settings"]["precision"]),
-        trials(report["trials"], rows["baseline"]["val_metric"], report["settings"]["max_drop"]),
+        trials(report["trials"], rows["baseline"]["val_metric"], report["settings"]["max_drop"], _confidence(report)),
         saliency(report["saliency_histogram"], report["settings"]["saliency"]),
         layers(report["layers"]),
     ]
@@ -66,6 +66,11 @@ def _sections(report: Data, folder: Path, name: str) -> Iterator[Html]:
     yield _section("frozen", "Channels that stay, and why", *_frozen(report))
     yield _section("run", "How to run it", *map(_recipe, recipes(report, folder)))
     yield _section("origin", "How it was made", *_origin(report))
+
+
+def _confidence(report: Data) -> float:
+    """Of the budget; reports of versions without it had the drop itself inside the budget."""
+    return float(report["settings"].get("confidence", 0.5))
 
 
 def _section(identifier: str, title: str, *content: Html) -> Html:
@@ -84,7 +89,10 @@ def _summary(report: Data, rows: Mapping[str, Data], name: str) -> Html:
     }
     interval = f"95 % interval {100 * row['drop_low']:.2f} to {100 * row['drop_high']:.2f}"
     drop = f"{100 * row['drop']:.2f} points ({interval})"
-    limit = f"the budget of {100 * report['settings']['max_drop']:g} points on the validation data"
+    sure = _confidence(report)
+    limit = f"the budget of {100 * report['settings']['max_drop']:g} points on the validation data" + (
+        f", at a confidence of {100 * sure:g} %" if sure > 0.5 else ""
+    )
     verdict = (
         f"It is inside {limit}."
         if report["budget_met"]

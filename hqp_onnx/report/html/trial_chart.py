@@ -28,7 +28,7 @@ from hqp_onnx.report.html.plot import (
 _CLIPPED = 4.0  # budgets below the line; trials further down are drawn at the edge
 
 
-def trials(found: Sequence[Data], baseline: float, max_drop: float) -> Figure:
+def trials(found: Sequence[Data], baseline: float, max_drop: float, confidence: float) -> Figure:
     """The metric of every candidate in the order of the search, and the line that it had to reach."""
     required, bottom = 100 * (baseline - max_drop), 212.0
     values = [100 * trial["metric"] for trial in found]
@@ -50,6 +50,7 @@ def trials(found: Sequence[Data], baseline: float, max_drop: float) -> Figure:
         f"dashed line at {required:.2f} % is the baseline less {100 * max_drop:g} points. An evaluation stops once the "
         "verdict is certain: a × is then an upper bound"
         + ("; marks at the lower edge are below it." if min(values, default=low) < low else ".")
+        + (f" A × above the line is not inside at a confidence of {100 * confidence:g} %." * (confidence > 0.5))
     )
     rows = [_trial_row(number, trial) for number, trial in enumerate(found, 1)]
     numbers = table("Trials", ("trial", "precision", "θ %", "metric %", "verdict"), rows)
