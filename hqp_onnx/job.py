@@ -175,8 +175,9 @@ class Job:
             self.floats["mixed"] = self.ledger.once("mixed", lambda: self._faster_in_float(removed))
         if self.admits(precision, removed):
             return precision, removed
-        fewer = bisect(max(removed - self.step, 0), self.step, lambda count: self.admits(precision, count))
-        choices = [(precision, fewer)]
+        counts = self._distinct([*range(0, removed, self.step), removed])[:-1] or [0]
+        fewer = bisect(len(counts) - 1, 1, lambda i: self.admits(precision, counts[i]))
+        choices = [(precision, counts[fewer])]
         if precision == "mixed":
             choices.append((self._spared(removed), removed))
         choices = [choice for choice in choices if self.admits(*choice)]

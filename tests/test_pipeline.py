@@ -207,6 +207,20 @@ def test_the_end_of_a_branch_is_refreshed_as_one(small: Options, saliency: str) 
     assert "w1" in names and names.isdisjoint(["w2", "w3"])
 
 
+def test_what_alignment_makes_the_same_is_quantized_once(small: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All INT8 candidates are refused: of 40 steps, those on the way back that differ are tried."""
+    judged = job.Job._trial
+
+    def refused(self: job.Job, precision: str, removed: int) -> Any:
+        return replace(judged(self, precision, removed), accepted=precision == "fp32")
+
+    monkeypatch.setattr(job.Job, "_trial", refused)
+    found = optimize(replace(small, saliency="l2", precision="int8", step=0.025, multiple_of=8))
+    tried = [trial.sparsity for trial in found.trials if trial.precision == "int8"]
+    assert len(tried) == len(set(tried)) > 1
+    assert min(tried) == 0 and not found.met
+
+
 @pytest.mark.parametrize("objective", ["macs", "latency"])
 def test_an_objective_changes_what_leaves(small: Options, objective: str) -> None:
     plain, chosen = (
