@@ -57,7 +57,7 @@ RECIPES: dict[str, dict[str, tuple[Network, Recipe]]] = {
         "resnet56": (resnet56, Recipe(12, 0.1, 3, True, bfloat16=True)),
         "mobilenet_v3_small": (mobilenet_v3_small, Recipe(16, 0.2, 3, False)),
         "mobilenet_v3_large": (mobilenet_v3_large, Recipe(8, 0.2, 3, False)),
-        "vit": (vit, Recipe(10, 1e-3, 3, False, torch.optim.AdamW, bfloat16=True)),
+        "vit": (vit, Recipe(8, 1e-3, 3, False, torch.optim.AdamW, bfloat16=True)),
     },
 }
 
