@@ -45,6 +45,7 @@ from hqp_onnx.runtime import Runner
 ROOT = Path(__file__).parents[1]
 RAPL = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
 ENERGY_SECONDS = 1.0
+LINEAR = ("Gemm", "MatMul")
 COLUMNS = ("latency ms", "speedup", "smaller", "θ", "drop (95 % interval)", "energy")
 ROWS = {"baseline": "FP32", "q8_only": "Q8-only", "P50-only": "P50-only", "hqp": "HQP"}
 PAPER = {
@@ -178,10 +179,10 @@ def layers(case: Case, report: Report) -> list[str]:
     model = steps.open_model(case.model)
     positions = cost.positions(model.graph, model.shapes)
     for node in model.graph.nodes:
-        if node.op not in ("Conv", "Gemm") or not hasattr(node.inputs[1], "values"):
+        if node.op not in ("Conv", *LINEAR) or not hasattr(node.inputs[1], "values"):
             continue
         weight = node.inputs[1]
-        axis = int(node.op == "Gemm" and not node.attrs.get("transB", 0))
+        axis = int(node.op in LINEAR and not node.attrs.get("transB", 0))
         width = weight.shape[axis]
         inputs = weight.shape[1 - axis] * node.attrs.get("group", 1)
         gone = len(removed.get(weight.name, {}).get(str(axis), []))
@@ -209,7 +210,7 @@ def yes(part: str, means: Mapping[str, np.ndarray], shares: np.ndarray) -> str:
 
 def kind(node, outputs: int, inputs: int, positions: int) -> str:
     """What a layer is in its block; a convolution of one position is part of a gate."""
-    if node.op == "Gemm":
+    if node.op in LINEAR:
         return "linear"
     if positions == 1:
         return "gate"
