@@ -19,7 +19,7 @@ import onnx.parser
 
 from hqp_onnx import __version__, engine
 from hqp_onnx.engine.device import Device, current_device
-from hqp_onnx.engine.energy import open_meter
+from hqp_onnx.engine.energy import open_meter, package_joules
 from hqp_onnx.errors import HqpError, MissingRuntimeError, ModelError
 from hqp_onnx.gradients.ort_install import find
 from hqp_onnx.report.machine import processor
@@ -41,7 +41,6 @@ INTEGER = {
 }
 TARGETS = ("onnxruntime", "openvino", "cuda", "tensorrt")
 TRTEXEC = (Path("/usr/src/tensorrt/bin/trtexec"),)
-RAPL = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
 _MODEL = '<ir_version: 8, opset_import: ["" : 13]> g (float[1, 2] x) => (float[1, 2] y) { y = Relu(x) }'
 
 
@@ -155,11 +154,9 @@ def _answer(ask: Callable[[], str]) -> str:
 def _energy() -> tuple[str, ...]:
     with open_meter() as meter:
         found = ["GPU power (NVML or tegrastats)"] if meter is not None else []
-    try:
-        RAPL.read_text()
-    except OSError:
-        return tuple(found)
-    return (*found, "processor energy (RAPL)")
+    if package_joules() is not None:
+        found.append("processor energy (RAPL)")
+    return tuple(found)
 
 
 def _state(name: str) -> TargetState:

@@ -1,7 +1,7 @@
-"""The paper's tables and statements on the bundled models, and on those of build/cifar10 where they were trained.
+"""The paper's tables and statements on the bundled models, and on those that models/ has built into build/.
 
     pip install -e '.[figures]'
-    python tools/reproduce.py [--only tables layers curves ranges costs] [--targets onnxruntime openvino]
+    python tools/reproduce.py [--only tables layers curves ranges costs] [--targets onnxruntime openvino cuda]
                               [-o build/reproduce]
 
 tables    MobileNetV3 (Table I) and ResNet-18 (Table II): FP32, Q8-only, P50-only, HQP on each target that is here, and
@@ -11,40 +11,42 @@ curves    accuracy against θ: Fisher, Taylor, magnitude, BN-γ, random, with an
 ranges    the dynamic range of the weights before and after pruning
 costs     C_HQP and C_QAT of the paper's model, predicted and measured
 
-P50-only is half of the units by L2 norm, with no budget and no compensation. Energy is RAPL's or, without its counter,
-the paper's E = P L with one P for all, so that its ratio is that of latency. All figures are of data that the search
-never saw; searches that were paid for are resumed.
+P50-only is half of the units by L2 norm, with no budget and no compensation. Energy is RAPL's, the GPU's or, without
+a counter, the paper's E = P L with one P for all, so that its ratio is that of latency. All figures are of data that
+the search never saw, but for EfficientNet-Lite0, which has too few images; searches that were paid for are resumed.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 from reproduce_costs import costs
 from reproduce_curves import THETAS, Case, Curves, curves, draw, ranges
 
-from hqp_onnx import cost, pruning, steps
+from hqp_onnx import cost, model_io, pruning, steps
 from hqp_onnx.constraint import paired_drop
-from hqp_onnx.dataset import Batch
-from hqp_onnx.model_io import stored_bytes
+from hqp_onnx.doctor import examine
+from hqp_onnx.engine.energy import joules_per_run
 from hqp_onnx.options import Options, Pruning
 from hqp_onnx.pipeline import optimize
 from hqp_onnx.progress import silent
 from hqp_onnx.report.machine import processor
 from hqp_onnx.report.results import Report
-from hqp_onnx.runtime import Runner
+from hqp_onnx.targets import target
 
 ROOT = Path(__file__).parents[1]
-RAPL = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
-ENERGY_SECONDS = 1.0
+FOLDERS = {  # of models: the name of their data, and its calibration, validation and test part
+    "models": ("fashion_mnist", "fashion_mnist_calib", "fashion_mnist_val", "fashion_mnist_test"),
+    "build/cifar10": ("cifar10", "cifar10_calib", "cifar10_val", "cifar10_test"),
+    "build/efficientnet_lite0": ("imagenet", "calib_0", "val_0", "val_0"),
+}
 LINEAR = ("Gemm", "MatMul")
 COLUMNS = ("latency ms", "speedup", "smaller", "θ", "drop (95 % interval)", "energy")
 ROWS = {"baseline": "FP32", "q8_only": "Q8-only", "P50-only": "P50-only", "hqp": "HQP"}
@@ -56,60 +58,49 @@ TABLE = {"MobileNetV3": "Table I", "ResNet-18": "Table II"}
 
 
 def cases() -> list[Case]:
-    """Bundled models, and trained ones that are not bundled."""
+    """Every model that is here."""
     found = []
-    for folder, data in ((ROOT / "models", "fashion_mnist"), (ROOT / "build" / "cifar10", "cifar10")):
-        parts = [folder / f"{data}_{part}.npz" for part in ("calib", "val", "test")]
-        for model in sorted(folder.glob("*.onnx")):
+    for folder, (data, *parts) in FOLDERS.items():
+        files = [ROOT / folder / f"{part}.npz" for part in parts]
+        for model in sorted((ROOT / folder).glob("*.onnx")):
             paper = next((name for name in PAPER if model.stem.startswith(name.lower().replace("-", "")[:9])), "")
-            found.append(Case(f"{model.stem}-{data}", paper, model, *parts))
+            found.append(Case(f"{model.stem}-{data}", paper, model, *files))
     return found
 
 
 def targets() -> list[str]:
-    """What can measure latency here."""
-    return ["onnxruntime", *(["openvino"] if importlib.util.find_spec("openvino") else [])]
+    """What can measure latency here; no engine of TensorRT has a row beside the others."""
+    return [state.name for state in examine().targets if state.ready and state.name != "tensorrt"]
 
 
 @cache
-def optimized(case: Case, target: str, output: Path) -> Report:
+def optimized(case: Case, on: str, output: Path, seed: int) -> Report:
     """The main job with its defaults, resumed if part of it was paid for."""
-    data = (str(case.calib), str(case.val), output / case.name / target)
-    return optimize(Options(case.model, *data, test=str(case.test), target=target, resume=True))
+    data = {"calib": str(case.calib), "val": str(case.val), "test": None if case.test == case.val else str(case.test)}
+    return optimize(Options(case.model, **data, output=output / case.name / on, target=on, seed=seed, resume=True))
 
 
-def joules(session: Runner, sample: Batch) -> float | None:
-    """Energy of one run by RAPL; None without its counter."""
-    if not RAPL.exists():
-        return None
-    runs, stop, first = 0, time.perf_counter() + ENERGY_SECONDS, int(RAPL.read_text())
-    while time.perf_counter() < stop:
-        session.run(sample.feeds)
-        runs += 1
-    return (int(RAPL.read_text()) - first) / 1e6 / runs
-
-
-def half(case: Case, target: str, folder: Path) -> dict[str, float | tuple[float, ...]]:
+def half(case: Case, on: str, folder: Path) -> dict[str, float | tuple[float, ...]]:
     """The values of P50-only, beside the original in one run."""
     path = folder / "p50_only.onnx"
     pruned = pruning.prune(case.model, path, Pruning(0.5, "l2"))
-    times = [latency.median_ms for latency in steps.benchmark([case.model, path], 1, target_name=target).values()]
+    times = [latency.median_ms for latency in steps.benchmark([case.model, path], 1, target_name=on).values()]
     scores = [steps.evaluate_file(file, str(case.test), "top1", None, silent) for file in (case.model, path)]
     interval = paired_drop(scores[0].values, scores[1].values)
     return {
         "latency ms": times[1],
         "speedup": times[0] / times[1],
-        "smaller": 1 - stored_bytes(path) / stored_bytes(case.model),
+        "smaller": 1 - model_io.stored_bytes(path) / model_io.stored_bytes(case.model),
         "θ": pruned.units / pruned.prunable,
         "drop": (interval.drop, interval.low, interval.high),
     }
 
 
-def tables(case: Case, chosen: Sequence[str], output: Path) -> list[str]:
+def tables(case: Case, chosen: Sequence[str], output: Path, seed: int) -> list[str]:
     """The paper's table on each of the targets chosen."""
     lines: list[str] = []
-    for target in chosen:
-        report = optimized(case, target, output)
+    for on in chosen:
+        report = optimized(case, on, output, seed)
         values = {
             title: {
                 "latency ms": row.latency_ms,
@@ -121,12 +112,15 @@ def tables(case: Case, chosen: Sequence[str], output: Path) -> list[str]:
             for name, title in ROWS.items()
             if (row := report.rows.get(name)) is not None
         }
-        values["P50-only"] = half(case, target, output / case.name / target)
-        energy = energies(case, report, target)
-        lines += [f"{report.machine['runtime']}, {report.samples} test samples, shipped {Path(report.shipped).name}:"]
+        values["P50-only"] = half(case, on, output / case.name / on)
+        spent = joules(case, report, on)
+        part = "validation" if case.test == case.val else "test"
+        shipped = Path(report.shipped).name
+        lines += [f"{report.machine['runtime']}, {report.samples} {part} samples, shipped {shipped}:"]
         lines += ["", f"| | {' | '.join(COLUMNS)} |", f"|---|{'--:|' * len(COLUMNS)}"]
         for title in ROWS.values():
-            lines.append(f"| {title} | {' | '.join(cells(values[title]))} | {energy[title](values[title])} |")
+            energy = f"{1e3 * spent[title]:.3f} mJ" if spent else f"{1 / values[title]['speedup']:.2f} of FP32's (P L)"
+            lines.append(f"| {title} | {' | '.join(cells(values[title]))} | {energy} |")
             lines += beside_the_paper(title, values[title], PAPER.get(case.paper, {}))
         lines += [f"- {note}" for note in report.notes] + [""]
     return lines
@@ -157,19 +151,27 @@ def beside_the_paper(title: str, row: Mapping, paper: Mapping[str, Mapping[str, 
     return [f"| the paper | | {' | '.join(theirs)} | |", f"| ours / the paper's | | {' | '.join(ratios)} | |"]
 
 
-def energies(case: Case, report: Report, target: str) -> dict[str, Callable[[Mapping], str]]:
-    """By title: a row's energy from its values; measured where there is a counter."""
+def joules(case: Case, report: Report, on: str) -> dict[str, float]:
+    """Measured energy of one run by the title of its row; empty without a counter."""
     sample = next(iter(steps.open_data(steps.open_model(case.model), str(case.test)).in_batches(1)))
+    found: dict[str, float] = {}
+    for title, path in files(case, report, on):
+        session = steps.open_session(path, on)
+        spent = joules_per_run(partial(session.run, sample.feeds), on == "cuda")
+        if spent is None:
+            return {}
+        found[title] = spent
+    return found
+
+
+def files(case: Case, report: Report, on: str) -> Iterator[tuple[str, Path]]:
+    """The model of each row; Q8-only, which no search keeps, is made again."""
     folder = Path(report.shipped).parent
-    files = {"FP32": case.model, "P50-only": folder / "p50_only.onnx", "HQP": Path(report.shipped)}
-
-    def measured(title: str) -> Callable[[Mapping], str]:
-        value = joules(steps.open_session(files[title], target), sample) if title in files else None
-        if value is not None:
-            return lambda row: f"{1e3 * value:.3f} mJ"
-        return lambda row: f"{1 / row['speedup']:.2f} of FP32's (P L)"
-
-    return {title: measured(title) for title in ROWS.values()}
+    yield from (("FP32", case.model), ("P50-only", folder / "p50_only.onnx"), ("HQP", Path(report.shipped)))
+    model, path = steps.open_model(case.model), folder / "q8_only.onnx"
+    quantized = steps.quantize_model(model, steps.open_data(model, str(case.calib)), target(on), "entropy")
+    model_io.save(quantized.graph, path)
+    yield "Q8-only", path
 
 
 def layers(case: Case, report: Report) -> list[str]:
@@ -251,11 +253,11 @@ def drawn_curves(case: Case, options: argparse.Namespace) -> list[str]:
 
 
 SECTIONS: dict[str, Callable[[Case, argparse.Namespace], list[str]]] = {
-    "tables": lambda case, options: tables(case, options.targets, options.output),
-    "layers": lambda case, options: layers(case, optimized(case, "onnxruntime", options.output)),
+    "tables": lambda case, options: tables(case, options.targets, options.output, options.seed),
+    "layers": lambda case, options: layers(case, optimized(case, "onnxruntime", options.output, options.seed)),
     "curves": drawn_curves,
     "ranges": lambda case, options: ranges(Curves(case, options.seed), THETAS[4]),
-    "costs": lambda case, options: costs(optimized(case, "onnxruntime", options.output), case.calib),
+    "costs": lambda case, options: costs(optimized(case, "onnxruntime", options.output, options.seed), case.calib),
 }
 
 

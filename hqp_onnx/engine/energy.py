@@ -4,6 +4,7 @@
 
 Discrete GPUs: NVML (package nvidia-ml-py), power of the board. Jetson: tegrastats, power of the module: its input rail
 where it has one, else the sum of its rails (AGX Orin; VDDQ rails are fed from VIN_SYS_5V0, and would count twice).
+Processors (Intel, AMD): RAPL, a counter of the energy of the package, which Linux shows to root only.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ Meter = Callable[[], float]
 """Watts, now."""
 
 PERIOD_S = 0.02
+RAPL = Path("/sys/class/powercap/intel-rapl:0")
 _INPUT_RAILS = ("VDD_IN", "POM_5V_IN", "VIN")  # Xavier NX and Orin Nano/NX; Nano; Thor
 _RAIL = re.compile(r"([A-Z][A-Z0-9_]*) (\d+)(?:mW)?/\d+(?:mW)?(?=\s|$)")
 
@@ -139,3 +142,39 @@ class Sampler:
     def watts(self) -> float:
         """Mean power."""
         return self.joules / (self._samples[-1][0] - self._samples[0][0])
+
+
+def package_joules() -> float | None:
+    """What the processor's energy counter (RAPL) reads now; None where there is none that can be read."""
+    try:
+        return int((RAPL / "energy_uj").read_text()) / 1e6
+    except OSError:
+        return None
+
+
+def joules_per_run(run: Callable[[], object], on_gpu: bool, seconds: float = 1.0) -> float | None:
+    """Energy of one of the runs that fill so many seconds: of the GPU's board or module, or of the processor's package.
+
+    None where there is no counter that can be read.
+    """
+    if on_gpu:
+        with open_meter() as meter:
+            if meter is None:
+                return None
+            with Sampler(meter) as sampler:
+                runs = _repeat(run, seconds)
+        return sampler.joules / runs
+    if (before := package_joules()) is None:
+        return None
+    runs = _repeat(run, seconds)
+    wraps_at = int((RAPL / "max_energy_range_uj").read_text()) / 1e6
+    return ((package_joules() or 0.0) - before) % wraps_at / runs
+
+
+def _repeat(run: Callable[[], object], seconds: float) -> int:
+    """How often it ran."""
+    runs, stop = 0, time.perf_counter() + seconds
+    while time.perf_counter() < stop:
+        run()
+        runs += 1
+    return runs

@@ -8,7 +8,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from hqp_onnx.engine.energy import Sampler, module_watts, open_meter
+from hqp_onnx.engine import energy
+from hqp_onnx.engine.energy import Sampler, joules_per_run, module_watts, open_meter
 from hqp_onnx.engine.timing import EngineLatency
 
 LINES = {
@@ -114,3 +115,34 @@ def test_tegrastats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with Sampler(meter) as sampler:
             time.sleep(0.05)
     assert np.isclose(sampler.watts, 4.025)
+
+
+def test_energy_of_a_run_by_a_counter_that_wraps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run adds 7 J to a counter of microjoules that starts again at 50 J, as a processor's does."""
+    counter, spent = tmp_path / "energy_uj", 44_000_000
+    (tmp_path / "max_energy_range_uj").write_text("50000000\n")
+    monkeypatch.setattr(energy, "RAPL", tmp_path)
+    assert joules_per_run(lambda: None, on_gpu=False) is None
+
+    def run() -> None:
+        nonlocal spent
+        spent += 7_000_000
+        counter.write_text(f"{spent % 50_000_000}\n")
+        time.sleep(0.02)
+
+    counter.write_text(f"{spent}\n")
+    assert joules_per_run(run, on_gpu=False, seconds=0.05) == pytest.approx(7)
+
+
+def test_energy_of_a_run_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setitem(sys.modules, "pynvml", Nvml(71_500))
+    runs, start = [0.0], time.perf_counter()
+
+    def run() -> None:
+        time.sleep(0.01)
+        runs.append(time.perf_counter() - start)
+
+    assert joules_per_run(run, on_gpu=True, seconds=0.1) == pytest.approx(71.5 * runs[-1] / (len(runs) - 1), rel=0.1)
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert joules_per_run(lambda: None, on_gpu=True) is None
