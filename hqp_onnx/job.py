@@ -234,11 +234,11 @@ class Job:
         return self.load(model_io.to_proto(self.graph(precision, removed)))
 
     def _open(self, removed: int, floats: Collection[str]) -> Runner:
-        return self.load(model_io.to_proto(self.candidates.quantized(removed, floats)))
+        return self.load(model_io.to_proto(self.candidates.quantized(removed, floats)), spin=False)
 
-    def load(self, model: onnx.ModelProto | Path) -> Runner:
+    def load(self, model: onnx.ModelProto | Path, spin: bool = True) -> Runner:
         """A session of the target's runtime."""
-        return open_runner(model, self.target, threads=self.options.threads)
+        return open_runner(model, self.target, threads=self.options.threads, spin=spin)
 
     def admits(self, precision: str, removed: int) -> bool:
         """The verdict on a candidate, from the ledger if it was paid for already."""

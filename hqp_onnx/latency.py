@@ -1,4 +1,10 @@
-"""Latency of several models side by side: warmed up, then run in turn, so that noise meets all alike."""
+"""Latency of several models side by side: in turn, so that noise meets all alike, and each as if it were alone.
+
+A turn is many runs of one model. Every session has threads of its own, and onnxruntime's go on spinning after a run
+(for 40 ms on x86), on the cores that the next session needs: with one run a turn, four models on two cores take twice
+as long as each alone, large ones more than small ones. A turn therefore begins when the process is at rest, and its
+first runs, which find cold caches and sleeping threads, do not count.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +16,12 @@ import numpy as np
 
 from hqp_onnx.runtime import Array, Runner
 
-WARM_UP = 5
+WARM_UP_SECONDS, TURN_SECONDS = 0.02, 0.1
+_TURN_RUNS = 200
+_FEWEST_ROUNDS, _MOST_ROUNDS = 5, 20
+_FEWEST_RUNS = 3  # of a turn
+_LOOK_SECONDS = 0.005  # at process time, which stands still at rest
+_PATIENCE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -27,28 +38,46 @@ def measure(
     sessions: Mapping[str, Runner],
     feeds: Mapping[str, Array],
     seconds: float = 4.0,
-    runs: int = 400,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Latency]:
-    """Latency of every session on the same feeds; rounds end after ``runs`` or ``seconds``, 20 at least.
+    """Latency of every session on the same feeds, in runs back to back.
 
-    ``progress`` is called with the rounds done and the most that there can be.
+    Rounds of turns end after ``seconds`` (5 at least, 20 at most). ``progress`` is called with the rounds done and the
+    most that there can be.
     """
-    for session in sessions.values():
-        for _ in range(WARM_UP):
-            session.run(feeds)
     times: dict[str, list[float]] = {name: [] for name in sessions}
     end = time.perf_counter() + seconds
-    for done in range(runs):
+    for done in range(1, _MOST_ROUNDS + 1):
         for name, session in sessions.items():
-            start = time.perf_counter()
-            session.run(feeds)
-            times[name].append(1e3 * (time.perf_counter() - start))
+            _rest()
+            _runs(session, feeds, WARM_UP_SECONDS, 1)
+            times[name] += _runs(session, feeds, TURN_SECONDS, _FEWEST_RUNS)
         if progress:
-            progress(done + 1, runs)
-        if done >= 20 and time.perf_counter() > end:
+            progress(done, _MOST_ROUNDS)
+        if done >= _FEWEST_ROUNDS and time.perf_counter() > end:
             break
     return {name: _summary(np.asarray(values)) for name, values in times.items()}
+
+
+def _rest() -> None:
+    """Wait until no thread of this process computes; not for ever, since a process may have other work of its own."""
+    end = time.perf_counter() + _PATIENCE_SECONDS
+    while time.perf_counter() < end:
+        before = time.process_time()
+        time.sleep(_LOOK_SECONDS)
+        if time.process_time() - before < _LOOK_SECONDS / 4:
+            return
+
+
+def _runs(session: Runner, feeds: Mapping[str, Array], seconds: float, fewest: int) -> list[float]:
+    """Milliseconds of each run of so many seconds."""
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < fewest or (len(times) < _TURN_RUNS and time.perf_counter() < end):
+        start = time.perf_counter()
+        session.run(feeds)
+        times.append(1e3 * (time.perf_counter() - start))
+    return times
 
 
 def _summary(values: Array) -> Latency:

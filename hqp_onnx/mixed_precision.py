@@ -4,6 +4,7 @@ Speed. An integer kernel saves arithmetic and pays for quantizing and dequantizi
 together. Starting from the faster of all-INT8 and all-float, blocks of consecutive nodes (halves, quarters, ... single
 nodes) are switched one by one; a switch stays if the model with it is faster beyond the noise, twice. The two models
 run in turn; a chunk of turns is one measurement, and the noise is three standard errors of the chunks' mean gain.
+What runs first in a turn does not count: caches are cold, and threads of the other model may still be awake.
 
 Accuracy. The error of a node is what quantizing it alone does to the model's outputs: ||y_v - y||^2 / ||y||^2 on
 calibration samples.
@@ -21,12 +22,13 @@ import numpy as np
 from hqp_onnx.runtime import Array, Runner
 
 Open = Callable[[Collection[str]], Runner]
-"""Opens the model in which the named nodes stay in float."""
+"""Opens the model in which the named nodes stay in float; its threads sleep while another model runs."""
 
 SECONDS, RUNS = 30.0, 2000  # of one search: at least so long, and the time of so many runs of the model
 _SHARE = 0.01  # of that time, for one comparison
-_CHUNK_SECONDS = 0.005  # consecutive runs are not independent, so a chunk of turns counts as one measurement
-_CHUNKS = 6
+_SETTLE_SECONDS = 0.0015  # of a turn, before what counts
+_TURN_SECONDS = 0.00125  # what counts
+_CHUNKS = 6  # consecutive runs are not independent, so a chunk of turns counts as one measurement
 _CERTAIN = 3.0  # standard errors
 _WORTHWHILE = 0.003  # of the latency
 
@@ -48,9 +50,11 @@ class Difference:
 def compare(first: Runner, second: Runner, feeds: Mapping[str, Array], seconds: float) -> Difference:
     """Runs in turn, each as often before as after the other, until the sign is certain or ``seconds`` are over."""
     end = time.perf_counter() + seconds
+    slower = max(_settle(second, feeds), _settle(first, feeds))
+    runs = max(1, math.ceil(_TURN_SECONDS / max(slower, 1e-6)))
     chunks: list[tuple[float, float]] = []
     while True:
-        chunks.append(_chunk(first, second, feeds))
+        chunks.append(_chunk(first, second, feeds, runs))
         if len(chunks) < _CHUNKS:
             continue
         gains, medians = zip(*chunks, strict=True)
@@ -60,15 +64,23 @@ def compare(first: Runner, second: Runner, feeds: Mapping[str, Array], seconds: 
             return found
 
 
-def _chunk(first: Runner, second: Runner, feeds: Mapping[str, Array]) -> tuple[float, float]:
-    """Median gain, and median of the first, over turns of two runs of each."""
-    warm = max(_seconds(first, feeds), _seconds(second, feeds))
-    before, after = [], []
-    for _ in range(max(1, math.ceil(_CHUNK_SECONDS / max(4 * warm, 1e-6)))):
-        before.append(_seconds(first, feeds))
-        after += [_seconds(second, feeds), _seconds(second, feeds)]
-        before.append(_seconds(first, feeds))
+def _chunk(first: Runner, second: Runner, feeds: Mapping[str, Array], runs: int) -> tuple[float, float]:
+    """Median gain, and median of the first: so many runs of it, twice as many of the second, as many of the first."""
+    before = [_seconds(first, feeds) for _ in range(runs)]
+    _settle(second, feeds)
+    after = [_seconds(second, feeds) for _ in range(2 * runs)]
+    _settle(first, feeds)
+    before += [_seconds(first, feeds) for _ in range(runs)]
     return float(np.median(np.subtract(before, after))), float(np.median(before))
+
+
+def _settle(session: Runner, feeds: Mapping[str, Array]) -> float:
+    """Runs that do not count; seconds of the last."""
+    end = time.perf_counter() + _SETTLE_SECONDS
+    while True:
+        last = _seconds(session, feeds)
+        if time.perf_counter() > end:
+            return last
 
 
 def _seconds(session: Runner, feeds: Mapping[str, Array]) -> float:

@@ -13,12 +13,16 @@ from hqp_onnx.targets import Target
 
 
 def open_runner(
-    model: onnx.ModelProto | bytes | Path, target: Target, outputs: Sequence[str] | None = None, threads: int = 0
+    model: onnx.ModelProto | bytes | Path,
+    target: Target,
+    outputs: Sequence[str] | None = None,
+    threads: int = 0,
+    spin: bool = True,
 ) -> Runner:
     """``model`` loaded in the runtime of ``target``; arguments and errors as for ``runtime.Session``."""
     if target.runtime == "openvino":
-        return OpenVinoSession(model, outputs, threads=threads)
-    return Session(model, outputs, target.runtime, threads)
+        return OpenVinoSession(model, outputs, threads=threads)  # its threads spin for 1 ms only
+    return Session(model, outputs, target.runtime, threads, spin=spin)
 
 
 def runtime_name(target: Target) -> str:

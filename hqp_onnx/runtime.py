@@ -110,6 +110,8 @@ class Session:
         threads: intra-op threads; 0 takes onnxruntime's choice.
         optimize: apply onnxruntime's graph optimizations.
         integer_kernels: compute what stands between Q/DQ pairs in integers.
+        spin: threads wait for the next run awake, for a while, which is faster if it comes soon, and slows other
+            sessions down; else they sleep between runs.
 
     Raises:
         ModelError: onnxruntime cannot load or prepare the model.
@@ -124,6 +126,7 @@ class Session:
         threads: int = 0,
         optimize: bool = True,
         integer_kernels: bool = True,
+        spin: bool = True,
     ) -> None:
         ort = onnxruntime()
         require_provider(provider)
@@ -132,6 +135,8 @@ class Session:
         options.intra_op_num_threads = threads
         if not integer_kernels:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
+        if not spin:
+            options.add_session_config_entry("session.force_spinning_stop", "1")
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         providers = list(dict.fromkeys((provider, CPU)))

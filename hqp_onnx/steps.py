@@ -245,7 +245,7 @@ def mixed_model(
     )
 
     def opened(floats: Collection[str]) -> Runner:
-        return open_runner(model_io.to_proto(quantize_prepared(prepared, goal, floats).graph), goal)
+        return open_runner(model_io.to_proto(quantize_prepared(prepared, goal, floats).graph), goal, spin=False)
 
     nodes = [] if stand_in(goal) else quantizable(prepared.graph, goal)
     floats = faster_in_float(nodes, opened, sample, partial(progress, "mixed precision"))

@@ -95,6 +95,27 @@ def test_a_difference_has_its_size_and_its_noise(clock: Clock) -> None:
     assert found.noise < found.gain
 
 
+def test_threads_that_stay_awake_do_not_meet(clock: Clock) -> None:
+    """The first model's threads spin for 1.2 ms, and halve the speed of the second, which is the faster one."""
+    first, second = Model(clock, 1e-4, 0.0, 0), Model(clock, 0.8e-4, 0.0, 1)
+    asleep = 0.0
+
+    def spin(_: Any) -> dict[str, Any]:
+        nonlocal asleep
+        clock.now += first.seconds
+        asleep = clock.now + 1.2e-3
+        return {}
+
+    def slowed(_: Any) -> dict[str, Any]:
+        clock.now += second.seconds * (2 if clock.now < asleep else 1)
+        return {}
+
+    first.run, second.run = spin, slowed  # type: ignore[method-assign]
+    found = compare(first, second, {}, 1.0)
+    assert found.gain == pytest.approx(0.2e-4)
+    assert found.gain > found.noise
+
+
 def test_errors_are_those_of_one_quantized_node() -> None:
     """Outputs [3, 4] of norm 5; quantizing node i alone adds i to each of the two."""
 
