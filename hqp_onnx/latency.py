@@ -1,9 +1,9 @@
 """Latency of several models side by side: in turn, so that noise meets all alike, and each as if it were alone.
 
-A turn is many runs of one model. Every session has threads of its own, and onnxruntime's go on spinning after a run
-(for 40 ms on x86), on the cores that the next session needs: with one run a turn, four models on two cores take twice
-as long as each alone, large ones more than small ones. A turn therefore begins when the process is at rest, and its
-first runs, which find cold caches and sleeping threads, do not count.
+A turn is many runs of one model. Every session has threads of its own, which spin after a run, onnxruntime's for 40 ms
+by default, on the cores that the next session needs: with one run a turn, four models on two cores take twice as long
+as each alone, large ones more than small ones. A turn therefore begins when the process is at rest, and its first runs,
+which find cold caches and sleeping threads, do not count. It is short beside the slow seconds of shared machines.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ import numpy as np
 
 from hqp_onnx.runtime import Array, Runner
 
-WARM_UP_SECONDS, TURN_SECONDS = 0.02, 0.1
-_TURN_RUNS = 200
-_FEWEST_ROUNDS, _MOST_ROUNDS = 5, 20
-_FEWEST_RUNS = 3  # of a turn
-_LOOK_SECONDS = 0.005  # at process time, which stands still at rest
+WARM_UP_SECONDS, TURN_SECONDS = 0.005, 0.02
+_FEWEST_RUNS, _MOST_RUNS = 3, 50  # of a turn
+_FEWEST_ROUNDS, _MOST_ROUNDS = 5, 40
+_LOOK_SECONDS = 0.001  # at process time, which stands still at rest
 _PATIENCE_SECONDS = 0.5
 
 
@@ -42,7 +41,7 @@ def measure(
 ) -> dict[str, Latency]:
     """Latency of every session on the same feeds, in runs back to back.
 
-    Rounds of turns end after ``seconds`` (5 at least, 20 at most). ``progress`` is called with the rounds done and the
+    Rounds of turns end after ``seconds`` (5 at least, 40 at most). ``progress`` is called with the rounds done and the
     most that there can be.
     """
     times: dict[str, list[float]] = {name: [] for name in sessions}
@@ -73,7 +72,7 @@ def _runs(session: Runner, feeds: Mapping[str, Array], seconds: float, fewest: i
     """Milliseconds of each run of so many seconds."""
     times: list[float] = []
     end = time.perf_counter() + seconds
-    while len(times) < fewest or (len(times) < _TURN_RUNS and time.perf_counter() < end):
+    while len(times) < fewest or (len(times) < _MOST_RUNS and time.perf_counter() < end):
         start = time.perf_counter()
         session.run(feeds)
         times.append(1e3 * (time.perf_counter() - start))

@@ -40,6 +40,7 @@ _NUMPY_OF = {
 }
 _SOURCE = re.compile(r"\S+\.(cc|h):\d+ .*?\) ")
 _KERNEL = "_kernel_time"
+_SPIN_MICROSECONDS = "1000"
 _BYTES_LIMIT = 2_000_000_000  # protobuf serialises less than 2 GiB
 
 
@@ -110,8 +111,8 @@ class Session:
         threads: intra-op threads; 0 takes onnxruntime's choice.
         optimize: apply onnxruntime's graph optimizations.
         integer_kernels: compute what stands between Q/DQ pairs in integers.
-        spin: threads wait for the next run awake, for a while, which is faster if it comes soon, and slows other
-            sessions down; else they sleep between runs.
+        spin: threads wait for the next run awake for 1 ms (by onnxruntime's default, and in versions that know no
+            other, for some 40 ms), which is faster if it comes soon, but slows other sessions; else they sleep at once.
 
     Raises:
         ModelError: onnxruntime cannot load or prepare the model.
@@ -135,6 +136,7 @@ class Session:
         options.intra_op_num_threads = threads
         if not integer_kernels:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
+        options.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_MICROSECONDS)
         if not spin:
             options.add_session_config_entry("session.force_spinning_stop", "1")
         if not optimize:

@@ -10,7 +10,7 @@ absent says so in its row. Models stay in --cache, and are taken from there by a
 drop       of top-1 against the float model, in points, with its 95 % interval (from paired differences)
 ours - it  top-1 of "ours mixed" less that of the row, paired likewise: a tie where the interval holds 0
 KL, SQNR   of the logits against the float model's: mean divergence, and signal to noise in dB
-speed      float time / its time: median over rounds, in each of which every model runs once, in turn
+speed      float time / its time, medians of ``hqp_onnx.latency``
 
 --outlier N multiplies one filter of the first Conv that only another Conv reads (through Relu) by N, and divides what
 reads it by N: the same function, and the paper's stress of calibration. --prune SHARE lets ``hqp prune`` (Fisher,
@@ -22,18 +22,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 
 from hqp_onnx.constraint import paired_drop
+from hqp_onnx.latency import measure
 from hqp_onnx.model_io import load, save, to_graph
 from hqp_onnx.options import Pruning
 from hqp_onnx.passes.canonicalize import canonicalize
@@ -50,7 +50,6 @@ PEERS = (
     "neural-compressor",
 )
 TOOL = Path(__file__).with_name("quantization_peers.py")
-SECONDS = 30.0  # of timing
 Run = Callable[[Array], Array]
 
 
@@ -167,18 +166,9 @@ def loaded(target: str, path: Path, threads: int, x: Array) -> Run | str:
     return run
 
 
-def speedups(runs: Mapping[str, Run], x: Array, rounds: int) -> dict[str, float]:
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    end = time.perf_counter() + SECONDS
-    for turn in range(rounds + 3):
-        if turn > 30 and time.perf_counter() > end:
-            break
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run(x)
-            if turn >= 3:  # the first turns warm up
-                times[name].append(time.perf_counter() - start)
-    return {n: statistics.median(a / b for a, b in zip(times["fp32"], t, strict=True)) for n, t in times.items()}
+def speedups(runs: Mapping[str, Run], x: Array) -> dict[str, float]:
+    found = measure({name: SimpleNamespace(run=run) for name, run in runs.items()}, x)
+    return {name: found["fp32"].median_ms / latency.median_ms for name, latency in found.items()}
 
 
 def logits(run: Run, test: Array) -> Array:
@@ -217,7 +207,7 @@ def bench(case: Case, target: str, interpreters: Mapping[str, str], settings: ar
     print(f"\n{case.name} on {target}, {len(case.test)} test samples\n")
     print("| | speed | MiB | s |" + ("" if settings.brief else " drop | ours - it | KL | SQNR |"))
     print("|---" * (4 if settings.brief else 8) + "|")
-    speed = speedups(runs, x, settings.rounds)
+    speed = speedups(runs, x)
     answers = {} if settings.brief else {name: logits(run, case.test) for name, run in runs.items()}
     best = answers.get(OURS[0], next((z for name, z in answers.items() if name.startswith("ours")), None))
     for name, run in opened.items():
@@ -251,7 +241,6 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="these quantizers, by their names in quantization_peers.py")
     parser.add_argument("--calib-samples", type=int, default=500)
     parser.add_argument("--test-samples", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=2000, help="of timing, at most; 30 s of them")
     parser.add_argument("--threads", type=int, default=0, help="0 takes the choice of each runtime")
     parser.add_argument("--brief", action="store_true", help="no accuracy")
     parser.add_argument("--memory", action="store_true", help="peak memory alone")
