@@ -218,7 +218,7 @@ class Job:
         """Index of the fastest candidate."""
         sessions = {str(i): self._session(*choice) for i, choice in enumerate(choices)}
         latencies = measure(sessions, self.sample)
-        return int(min(latencies, key=lambda i: latencies[i].median_ms))
+        return int(max(latencies, key=lambda i: latencies[i].speedup))
 
     def graph(self, precision: str, removed: int) -> gs.Graph:
         """A candidate; not to be changed."""

@@ -3,13 +3,14 @@
 A turn is many runs of one model. Every session has threads of its own, which spin after a run, onnxruntime's for 40 ms
 by default, on the cores that the next session needs: with one run a turn, four models on two cores take twice as long
 as each alone, large ones more than small ones. A turn therefore begins when the process is at rest, and its first runs,
-which find cold caches and sleeping threads, do not count. It is short beside the slow seconds of shared machines.
+which find cold caches and sleeping threads, do not count. Turns are short beside the slow seconds of shared machines,
+and speedups are medians of the ratios within a round, which such a second meets as a whole.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,12 +26,16 @@ _PATIENCE_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds per run of one batch: median, 10th and 90th percentile, number of runs."""
+    """Milliseconds per run of one batch: median, 10th and 90th percentile; number of runs.
+
+    ``speedup`` is the time of the first session that was measured beside it over its own.
+    """
 
     median_ms: float
     p10_ms: float
     p90_ms: float
     runs: int
+    speedup: float
 
 
 def measure(
@@ -44,18 +49,19 @@ def measure(
     Rounds of turns end after ``seconds`` (5 at least, 40 at most). ``progress`` is called with the rounds done and the
     most that there can be.
     """
-    times: dict[str, list[float]] = {name: [] for name in sessions}
+    turns: dict[str, list[list[float]]] = {name: [] for name in sessions}
     end = time.perf_counter() + seconds
     for done in range(1, _MOST_ROUNDS + 1):
         for name, session in sessions.items():
             _rest()
             _runs(session, feeds, WARM_UP_SECONDS, 1)
-            times[name] += _runs(session, feeds, TURN_SECONDS, _FEWEST_RUNS)
+            turns[name].append(_runs(session, feeds, TURN_SECONDS, _FEWEST_RUNS))
         if progress:
             progress(done, _MOST_ROUNDS)
         if done >= _FEWEST_ROUNDS and time.perf_counter() > end:
             break
-    return {name: _summary(np.asarray(values)) for name, values in times.items()}
+    first = next(iter(turns.values()), [])
+    return {name: _summary(times, first) for name, times in turns.items()}
 
 
 def _rest() -> None:
@@ -79,6 +85,8 @@ def _runs(session: Runner, feeds: Mapping[str, Array], seconds: float, fewest: i
     return times
 
 
-def _summary(values: Array) -> Latency:
-    low, median, high = (float(np.percentile(values, q)) for q in (10, 50, 90))
-    return Latency(median, low, high, len(values))
+def _summary(turns: Sequence[Sequence[float]], first: Sequence[Sequence[float]]) -> Latency:
+    times = np.concatenate(turns)
+    low, median, high = (float(np.percentile(times, q)) for q in (10, 50, 90))
+    ratios = [np.median(other) / np.median(turn) for other, turn in zip(first, turns, strict=True)]
+    return Latency(median, low, high, len(times), float(np.median(ratios)))

@@ -67,6 +67,19 @@ def test_every_model_is_as_fast_as_alone(machine: Machine) -> None:
         assert result.runs < models[name].runs
 
 
+def test_slow_seconds_cancel(machine: Machine) -> None:
+    """Half of the rounds find the machine twice as slow: medians may be of either half, the speedup is not."""
+    a, b = Model(machine, 4e-3), Model(machine, 1e-3)
+
+    def slow(done: int, _: int) -> None:
+        factor = 2 if done % 20 < 10 else 1
+        a.seconds, b.seconds = 4e-3 * factor, 1e-3 * factor
+
+    found = measure({"a": a, "b": b}, {}, 1e9, slow)
+    assert (found["a"].speedup, found["b"].speedup) == (1.0, pytest.approx(4.0))
+    assert found["b"].p90_ms == pytest.approx(2 * found["b"].p10_ms)
+
+
 def test_rounds_end_in_their_time(machine: Machine) -> None:
     """Five rounds at least, of 3 runs that count and one that does not; no more once time is over."""
     rounds: list[int] = []

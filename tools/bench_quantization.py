@@ -10,7 +10,7 @@ absent says so in its row. Models stay in --cache, and are taken from there by a
 drop       of top-1 against the float model, in points, with its 95 % interval (from paired differences)
 ours - it  top-1 of "ours mixed" less that of the row, paired likewise: a tie where the interval holds 0
 KL, SQNR   of the logits against the float model's: mean divergence, and signal to noise in dB
-speed      float time / its time, medians of ``hqp_onnx.latency``
+speed      float time / its time, by ``hqp_onnx.latency``
 
 --outlier N multiplies one filter of the first Conv that only another Conv reads (through Relu) by N, and divides what
 reads it by N: the same function, and the paper's stress of calibration. --prune SHARE lets ``hqp prune`` (Fisher,
@@ -167,8 +167,8 @@ def loaded(target: str, path: Path, threads: int, x: Array) -> Run | str:
 
 
 def speedups(runs: Mapping[str, Run], x: Array) -> dict[str, float]:
-    found = measure({name: SimpleNamespace(run=run) for name, run in runs.items()}, x)
-    return {name: found["fp32"].median_ms / latency.median_ms for name, latency in found.items()}
+    found = measure({name: SimpleNamespace(run=run) for name, run in runs.items()}, x)  # float first
+    return {name: latency.speedup for name, latency in found.items()}
 
 
 def logits(run: Run, test: Array) -> Array:

@@ -84,12 +84,12 @@ def half(case: Case, on: str, folder: Path) -> dict[str, float | tuple[float, ..
     """The values of P50-only, beside the original in one run."""
     path = folder / "p50_only.onnx"
     pruned = pruning.prune(case.model, path, Pruning(0.5, "l2"))
-    times = [latency.median_ms for latency in steps.benchmark([case.model, path], 1, target_name=on).values()]
+    latency = steps.benchmark([case.model, path], 1, target_name=on)[str(path)]
     scores = [steps.evaluate_file(file, str(case.test), "top1", None, silent) for file in (case.model, path)]
     interval = paired_drop(scores[0].values, scores[1].values)
     return {
-        "latency ms": times[1],
-        "speedup": times[0] / times[1],
+        "latency ms": latency.median_ms,
+        "speedup": latency.speedup,
         "smaller": 1 - model_io.stored_bytes(path) / model_io.stored_bytes(case.model),
         "θ": pruned.units / pruned.prunable,
         "drop": (interval.drop, interval.low, interval.high),

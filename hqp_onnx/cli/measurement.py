@@ -78,8 +78,7 @@ def benchmark(
     batch = 1 if batch is None else batch
     with Display(quiet) as display:
         results = steps.benchmark(models, batch, threads, target, display)
-    first = next(iter(results.values())).median_ms
-    rows = [{"model": name, "speedup": first / latency.median_ms, **vars(latency)} for name, latency in results.items()]
+    rows = [{"model": name, **vars(latency)} for name, latency in results.items()]
     if not give_json({"target": target, "runtime": runtime, "batch": batch, "models": rows}, json_file):
         out.print(tables.latency_table(results, {str(path): stored_bytes(path) for path in models}, runtime))
 

@@ -72,26 +72,27 @@ class Comparison:
 
     def json(self) -> dict[str, Any]:
         """Stable JSON values; null stands for what is infinite or unknown."""
-        first = self.models[0].latency.median_ms
         return {
             "data": self.data,
             "samples": self.samples,
             "metric": self.metric,
             "batch": self.batch,
             "tolerance": self.tolerance,
-            "models": [_model_json(model, first) for model in self.models],
+            "models": [_model_json(model) for model in self.models],
             "steps": [_step_json(step) for step in self.steps],
         }
 
 
-def _model_json(model: Compared, first_ms: float) -> dict[str, Any]:
+def _model_json(model: Compared) -> dict[str, Any]:
+    latency = asdict(model.latency)
+    speedup = latency.pop("speedup")
     return {
         "model": model.name,
         "runtime": model.runtime,
         "bytes": model.bytes,
         "accuracy": model.accuracy,
-        "latency": asdict(model.latency),
-        "speedup": first_ms / model.latency.median_ms,
+        "latency": latency,
+        "speedup": speedup,
         "outputs": {
             name: {**deviation.json(), "agreement": model.agreement.get(name)}
             for name, deviation in model.outputs.items()

@@ -21,11 +21,10 @@ def models_table(found: Comparison) -> Table:
     titles = ("error", "max abs", "mean abs", "cosine", "PSNR dB", "agree %", "ms", "speedup", "MB")
     for column in (f"{found.metric or 'metric'} %", *titles):
         table.add_column(column, justify="right")
-    first, labels = found.models[0], short_names([model.name for model in found.models])
+    labels = short_names([model.name for model in found.models])
     for model in found.models:
-        speed = f"{first.latency.median_ms / model.latency.median_ms:.2f}x"
         accuracy = "" if model.accuracy is None else f"{100 * model.accuracy:.2f}"
-        cost = (f"{model.latency.median_ms:.3f}", speed, f"{model.bytes / 1e6:.2f}")
+        cost = (f"{model.latency.median_ms:.3f}", f"{model.latency.speedup:.2f}x", f"{model.bytes / 1e6:.2f}")
         for index, figures in enumerate(_output_rows(model)):
             table.add_row(
                 *((labels[model.name], model.runtime, accuracy) if index == 0 else ("", "", "")), *figures, *cost

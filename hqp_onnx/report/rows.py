@@ -30,15 +30,14 @@ class Measured:
 def make_rows(models: Mapping[str, Measured], feeds: Mapping[str, Array]) -> dict[str, Row]:
     """One row per model; the first is the baseline. ``feeds`` is one sample, for latency."""
     latencies = measure({name: model.session for name, model in models.items()}, feeds)
-    first = next(iter(models))
-    base, base_ms = models[first], latencies[first].median_ms
+    base = next(iter(models.values()))
     return {
         name: Row(
             **_judged(base, model),
             latency_ms=latencies[name].median_ms,
             latency_p10_ms=latencies[name].p10_ms,
             latency_p90_ms=latencies[name].p90_ms,
-            speedup=base_ms / latencies[name].median_ms,
+            speedup=latencies[name].speedup,
         )
         for name, model in models.items()
     }

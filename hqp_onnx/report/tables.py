@@ -64,11 +64,10 @@ def latency_table(results: Mapping[str, Latency], sizes: Mapping[str, int], runt
     table.add_column("model")
     for column in ("median ms", "p10", "p90", "speedup", "size MB"):
         table.add_column(column, justify="right")
-    first = next(iter(results.values())).median_ms
     for name, latency in results.items():
         values = (latency.median_ms, latency.p10_ms, latency.p90_ms)
-        speed = f"{first / latency.median_ms:.2f}x"
-        table.add_row(name, *(f"{value:.3f}" for value in values), speed, f"{sizes[name] / 1e6:.2f}")
+        cells = (*(f"{value:.3f}" for value in values), f"{latency.speedup:.2f}x", f"{sizes[name] / 1e6:.2f}")
+        table.add_row(name, *cells)
     return table
 
 

@@ -64,7 +64,7 @@ def test_the_command_names_the_damaged_layer(
     wrong, output = damaged(chain["pruned"], "w2"), tmp_path / "c.json"
     ledger = str(Path(chain["pruned"]).parent / "ledger.json")
     arguments = ["compare", chain["original"], wrong, "--data", chain["data"], "--ledger", ledger, "--quiet"]
-    fixed = Latency(1.0, 1.0, 1.0, 1)
+    fixed = Latency(1.0, 1.0, 1.0, 1, 1.0)
     monkeypatch.setattr("hqp_onnx.compare.comparison.measure", lambda sessions, *_: dict.fromkeys(sessions, fixed))
     assert hqp(monkeypatch, *arguments, "--json", str(output)) == 0
     shown = capsys.readouterr().out
