@@ -1,10 +1,10 @@
 """Latency of several models side by side: in turn, so that noise meets all alike, and each as if it were alone.
 
 A turn is many runs of one model. Every session has threads of its own, which spin after a run, onnxruntime's for 40 ms
-by default, on the cores that the next session needs: with one run a turn, four models on two cores take twice as long
-as each alone, large ones more than small ones. A turn therefore begins when the process is at rest, and its first runs,
-which find cold caches and sleeping threads, do not count. Turns are short beside the slow seconds of shared machines,
-and speedups are medians of the ratios within a round, which such a second meets as a whole.
+by default, on the cores that the next session needs: with one run a turn, a model may take three times as long as alone
+(tools/check_latency.py). A turn therefore begins when the process is at rest, and its first runs, which find cold
+caches and sleeping threads, do not count. Turns are short beside the slow seconds of shared machines, and speedups are
+medians of the ratios within a round, which such a second meets as a whole.
 """
 
 from __future__ import annotations

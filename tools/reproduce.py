@@ -61,10 +61,10 @@ def cases() -> list[Case]:
     """Every model that is here."""
     found = []
     for folder, (data, *parts) in FOLDERS.items():
-        files = [ROOT / folder / f"{part}.npz" for part in parts]
+        data_files = [ROOT / folder / f"{part}.npz" for part in parts]
         for model in sorted((ROOT / folder).glob("*.onnx")):
             paper = next((name for name in PAPER if model.stem.startswith(name.lower().replace("-", "")[:9])), "")
-            found.append(Case(f"{model.stem}-{data}", paper, model, *files))
+            found.append(Case(f"{model.stem}-{data}", paper, model, *data_files))
     return found
 
 
