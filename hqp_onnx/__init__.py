@@ -1,8 +1,8 @@
 """hqp_onnx: structural pruning and INT8 quantization of exported ONNX models inside one accuracy budget.
 
 The main job is ``optimize(Options(...))``; ``prune``, ``quantize`` and ``recover`` change a ModelProto. Single passes
-are in ``hqp_onnx.passes``, what they need to know in ``hqp_onnx.channels``, ``hqp_onnx.saliency`` and
-``hqp_onnx.calibration``, adapters for other tools in ``hqp_onnx.plugins``.
+are in ``hqp_onnx.passes``, what they need to know in ``hqp_onnx.channels.walk``, ``hqp_onnx.ranking.saliency`` and
+``hqp_onnx.statistics.calibration``, adapters for other tools in ``hqp_onnx.plugins``.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hqp_onnx.channels import analyze
+    from hqp_onnx.channels.walk import analyze
     from hqp_onnx.errors import HqpError
-    from hqp_onnx.options import Options
-    from hqp_onnx.pipeline import optimize
+    from hqp_onnx.job.options import Options
+    from hqp_onnx.model import open_data, open_model
     from hqp_onnx.plugins.functions import prune, quantize, recover
-    from hqp_onnx.steps import open_data, open_model
+    from hqp_onnx.steps.optimize import optimize
 
 __version__ = "0.1.0"
 __all__ = [
@@ -34,11 +34,11 @@ __all__ = [
 
 _HOMES = {
     "HqpError": "errors",
-    "Options": "options",
-    "analyze": "channels",
-    "open_data": "steps",
-    "open_model": "steps",
-    "optimize": "pipeline",
+    "Options": "job.options",
+    "analyze": "channels.walk",
+    "open_data": "model",
+    "open_model": "model",
+    "optimize": "steps.optimize",
     "prune": "plugins.functions",
     "quantize": "plugins.functions",
     "recover": "plugins.functions",

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from hqp_onnx.moments import Contraction, contractions
 from hqp_onnx.passes.base import PassResult
+from hqp_onnx.statistics.moments import Contraction, contractions
 
 __all__ = ["absorb_scales"]
 

@@ -19,13 +19,13 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from hqp_onnx.model_io import name_nodes
+from hqp_onnx.arrays import Array
+from hqp_onnx.graphs.model_io import name_nodes
+from hqp_onnx.graphs.shapes import Shapes, probe
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.fold_pads import fold_pads
 from hqp_onnx.passes.pool_spatial_means import pool_spatial_means
 from hqp_onnx.passes.raise_opset import raise_opset
-from hqp_onnx.runtime import Array
-from hqp_onnx.shapes import Shapes, probe
 
 __all__ = ["canonicalize", "canonicalize_with_shapes"]
 

@@ -22,13 +22,13 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from hqp_onnx.channel_map import BoolArray, ChannelMap, ParamAxis, PruningPlan
+from hqp_onnx.arrays import Array, BoolArray
+from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis, PruningPlan
 from hqp_onnx.errors import ModelError
-from hqp_onnx.least_squares import RIDGE, fit_blocks, fit_weight, mean_product, removal_mask
-from hqp_onnx.moments import Contraction, Moments, block_names, contractions, takes_bias
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.prune_channels import constant_name
-from hqp_onnx.runtime import Array
+from hqp_onnx.ranking.least_squares import RIDGE, fit_blocks, fit_weight, mean_product, removal_mask
+from hqp_onnx.statistics.moments import Contraction, Moments, block_names, contractions, takes_bias
 
 __all__ = ["compensate"]
 

@@ -17,10 +17,10 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.errors import ModelError, one_line
-from hqp_onnx.model_io import is_quantized, to_graph, to_proto
+from hqp_onnx.graphs.model_io import is_quantized, to_graph, to_proto
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.raise_opset import raise_opset
-from hqp_onnx.runtime import float16_converter
+from hqp_onnx.runtimes.session import float16_converter
 
 __all__ = ["convert_fp16"]
 

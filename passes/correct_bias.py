@@ -16,11 +16,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from hqp_onnx.channel_stats import channel_stats
-from hqp_onnx.dataset import Batch
-from hqp_onnx.model_io import to_proto
+from hqp_onnx.data.dataset import Batch
+from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.insert_qdq import WeightScales, along, nearest
+from hqp_onnx.statistics.channel_stats import channel_stats
 
 __all__ = ["correct_bias"]
 

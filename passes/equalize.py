@@ -24,14 +24,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
-from hqp_onnx.channel_stats import ChannelStats, channel_stats
-from hqp_onnx.dataset import Batch
-from hqp_onnx.model_io import to_proto
+from hqp_onnx.arrays import FloatArray
+from hqp_onnx.data.dataset import Batch
+from hqp_onnx.graphs.model_io import to_proto
+from hqp_onnx.graphs.tensor_types import tensor_types
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.insert_qdq import along
-from hqp_onnx.tensor_types import tensor_types
+from hqp_onnx.statistics.channel_stats import ChannelStats, channel_stats
 
 __all__ = ["equalize"]
 
@@ -42,8 +42,6 @@ _LEAST = 2.0**-8  # a channel that is smaller than this share of the largest is 
 _POOLING = frozenset(["MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean"])
 _MOVING = frozenset(["Flatten", "Reshape", "Squeeze"])
 _HOMOGENEOUS = _POOLING | _MOVING | frozenset(["Relu", "LeakyRelu", "Identity", "Pad"])
-
-Float64 = NDArray[np.float64]
 
 
 @dataclass
@@ -190,14 +188,14 @@ def _read(group: _Group) -> list[str]:
     return [node.inputs[0].name for node in group.consumers]
 
 
-def _base(group: _Group, stats: Mapping[str, ChannelStats]) -> Float64:
+def _base(group: _Group, stats: Mapping[str, ChannelStats]) -> FloatArray:
     """a_i over the largest, the most that any tensor of the group has; 1 where a channel is never used."""
     tops = [stats[name].top / max(stats[name].top.max(), _TINY) for name in _read(group)]
     top = np.max(tops, axis=0)
     return np.where(top > 0, np.maximum(top, _LEAST), 1.0)
 
 
-def _noise(group: _Group, stats: Mapping[str, ChannelStats], scale: Float64) -> float:
+def _noise(group: _Group, stats: Mapping[str, ChannelStats], scale: FloatArray) -> float:
     """Sum over consumers of the output noise, as a share of the output, that INT8 inputs and weights make."""
     total = 0.0
     for node in group.consumers:
@@ -212,16 +210,16 @@ def _noise(group: _Group, stats: Mapping[str, ChannelStats], scale: Float64) -> 
     return total
 
 
-def _by_input(node: gs.Node) -> Float64:
+def _by_input(node: gs.Node) -> FloatArray:
     """The weight as [inputs, outputs, taps]; a depthwise one as [channels, 1, taps]."""
-    weight: Float64 = node.inputs[1].values.astype(np.float64)
+    weight: FloatArray = node.inputs[1].values.astype(np.float64)
     if node.op == "Gemm":
         return (weight.T if node.attrs.get("transB", 0) else weight)[:, :, None]
     weight = weight.reshape(*weight.shape[:2], -1)
     return weight if _is_depthwise(node) else weight.transpose(1, 0, 2)
 
 
-def _apply(group: _Group, scale: Float64) -> None:
+def _apply(group: _Group, scale: FloatArray) -> None:
     for node in group.producers:
         _rescale(node.inputs[1], _output_axis(node), 1 / scale)
         if len(node.inputs) > 2 and not node.inputs[2].is_empty():
@@ -234,5 +232,5 @@ def _output_axis(node: gs.Node) -> int:
     return int(node.op == "Gemm" and not node.attrs.get("transB", 0))
 
 
-def _rescale(tensor: gs.Constant, axis: int, factors: Float64) -> None:
+def _rescale(tensor: gs.Constant, axis: int, factors: FloatArray) -> None:
     tensor.values = (tensor.values * along(factors, axis, len(tensor.shape))).astype(tensor.values.dtype)

@@ -15,14 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
+from hqp_onnx.arrays import Array, Float32Array
 from hqp_onnx.passes.base import PassResult
-from hqp_onnx.runtime import Array
 
 __all__ = ["Exposed", "Master", "expose_masters", "store_masters"]
-
-Float32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,18 +27,18 @@ class Master:
     """The float tensor of the constant ``stored``: W = scale (q - zero), low <= q <= high, all of W's rank."""
 
     stored: str
-    scale: Float32
+    scale: Float32Array
     zero: Array
     low: int
     high: int
 
     @property
-    def bounds(self) -> tuple[Float32, Float32]:
+    def bounds(self) -> tuple[Float32Array, Float32Array]:
         """Smallest and largest W."""
         low, high = (self.scale * (end - self.zero.astype(np.int64)) for end in (self.low, self.high))
         return low.astype(np.float32), high.astype(np.float32)
 
-    def floats(self, integers: Array) -> Float32:
+    def floats(self, integers: Array) -> Float32Array:
         """W of ``integers``."""
         return (self.scale * (integers.astype(np.int64) - self.zero)).astype(np.float32)
 
@@ -112,7 +109,7 @@ class _Exposing:
         self.masters: dict[str, Master] = {}
         self._floats: dict[str, gs.Constant] = {}
 
-    def expose(self, node: gs.Node, stored: gs.Constant, scale: Float32, zero: Array, axis: int) -> None:
+    def expose(self, node: gs.Node, stored: gs.Constant, scale: Float32Array, zero: Array, axis: int) -> None:
         """Let the output of ``node``, which restores ``stored``, come from a float constant."""
         output, name = node.outputs[0], f"{stored.name}/master"
         node.outputs.clear()
@@ -133,7 +130,7 @@ class _Exposing:
         ]
 
 
-def _master(stored: gs.Constant, scale: Float32, zero: Array, axis: int) -> Master:
+def _master(stored: gs.Constant, scale: Float32Array, zero: Array, axis: int) -> Master:
     rank, info = stored.values.ndim, np.iinfo(stored.dtype)
     shape = [-1 if scale.size > 1 and k == axis % rank else 1 for k in range(rank)]
     zero, low, high = np.broadcast_to(zero, scale.shape).reshape(shape), info.min, info.max

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
+from hqp_onnx.arrays import FloatArray
 from hqp_onnx.passes.base import PassResult
 
 __all__ = ["fold_batchnorm"]
-
-Float64 = NDArray[np.float64]
 
 
 def fold_batchnorm(graph: gs.Graph) -> PassResult:
@@ -74,12 +72,12 @@ def _fold(bn: gs.Node) -> None:
     node.outputs = [output]
 
 
-def _scale_conv(node: gs.Node, weight: Float64, scale: Float64) -> Float64:
+def _scale_conv(node: gs.Node, weight: FloatArray, scale: FloatArray) -> FloatArray:
     """Weight [out, in/group, ...]."""
     return weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
 
 
-def _scale_conv_transpose(node: gs.Node, weight: Float64, scale: Float64) -> Float64:
+def _scale_conv_transpose(node: gs.Node, weight: FloatArray, scale: FloatArray) -> FloatArray:
     """Weight [in, out/group, ...]: rows of one group make that group's outputs."""
     groups = node.attrs.get("group", 1)
     grouped = weight.reshape(groups, -1, *weight.shape[1:])
@@ -87,7 +85,7 @@ def _scale_conv_transpose(node: gs.Node, weight: Float64, scale: Float64) -> Flo
     return np.reshape(grouped * factors, weight.shape)
 
 
-def _scale_gemm(node: gs.Node, weight: Float64, scale: Float64) -> Float64:
+def _scale_gemm(node: gs.Node, weight: FloatArray, scale: FloatArray) -> FloatArray:
     """Weight [in, out], or [out, in] where transB is set."""
     return weight * (scale[:, None] if node.attrs.get("transB", 0) else scale)
 

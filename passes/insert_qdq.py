@@ -18,20 +18,20 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from hqp_onnx.calibration import Calibration, Range
+from hqp_onnx.arrays import FloatArray
 from hqp_onnx.errors import ModelError
-from hqp_onnx.model_io import is_quantized
+from hqp_onnx.graphs.model_io import is_quantized
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.raise_opset import raise_opset
-from hqp_onnx.placement import Placement, place, weight_axis
-from hqp_onnx.targets import Target
+from hqp_onnx.quantization.placement import Placement, place, weight_axis
+from hqp_onnx.runtimes.targets import Target
+from hqp_onnx.statistics.calibration import Calibration, Range
 
 __all__ = ["WeightScales", "along", "insert_qdq", "nearest", "weight_scales"]
 
 _INT32_ROOM = 2.0**30
 _TINY = float(np.finfo(np.float32).tiny)
 
-Float64 = NDArray[np.float64]
 WeightScales = Mapping[tuple[str, int], NDArray[np.float32]]
 """(weight, axis of its output channels) -> scale of each."""
 
@@ -93,9 +93,9 @@ def along(values: NDArray[Any], axis: int, rank: int) -> NDArray[Any]:
     return values.reshape([-1 if i == axis else 1 for i in range(rank)])
 
 
-def nearest(values: NDArray[Any], steps: NDArray[Any], limit: int) -> Float64:
+def nearest(values: NDArray[Any], steps: NDArray[Any], limit: int) -> FloatArray:
     """Integers in [-limit, limit] whose products with ``steps`` (that broadcast) are nearest to ``values``."""
-    found: Float64 = np.clip(np.rint(values.astype(np.float64) / steps), -limit, limit)
+    found: FloatArray = np.clip(np.rint(values.astype(np.float64) / steps), -limit, limit)
     return found
 
 
@@ -193,7 +193,7 @@ def _scales(nodes: list[gs.Node], axis: int, formats: Mapping[str, _Format], tar
     return np.where(scale > _TINY, scale, 1.0).astype(np.float32)
 
 
-def _least_scale(node: gs.Node, channels: int, formats: Mapping[str, _Format]) -> Float64:
+def _least_scale(node: gs.Node, channels: int, formats: Mapping[str, _Format]) -> FloatArray:
     """Weight scales at which the bias fits its int32, and the bias's scale is a normal float32."""
     return np.maximum(np.abs(_bias(node, channels)) / _INT32_ROOM, _TINY) / _input_scale(node, formats)
 
@@ -223,7 +223,7 @@ def _has_bias(node: gs.Node) -> bool:
     return len(node.inputs) > 2 and not node.inputs[2].is_empty()
 
 
-def _bias(node: gs.Node, channels: int) -> Float64:
+def _bias(node: gs.Node, channels: int) -> FloatArray:
     """Bias per output channel, zeros where there is none."""
     if not _has_bias(node):
         return np.zeros(channels)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from hqp_onnx.channel_map import BoolArray, ChannelMap, ParamAxis, PruningPlan
-from hqp_onnx.channel_rules import REWRITES, Survivors
+from hqp_onnx.arrays import BoolArray
+from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis, PruningPlan
+from hqp_onnx.channels.rules import REWRITES, Survivors
 from hqp_onnx.errors import UsageError
-from hqp_onnx.moments import contractions
 from hqp_onnx.passes.base import PassResult
+from hqp_onnx.statistics.moments import contractions
 
 __all__ = ["prune_channels"]
 

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from hqp_onnx.calibration import Calibration, Progress, calibrate
-from hqp_onnx.dataset import Batch
-from hqp_onnx.model_io import to_proto
-from hqp_onnx.moments import input_moments
+from hqp_onnx.data.dataset import Batch
+from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.compress_weights import compress_weights
 from hqp_onnx.passes.correct_bias import correct_bias
@@ -22,8 +20,11 @@ from hqp_onnx.passes.equalize import equalize
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.insert_qdq import WeightScales, insert_qdq, weight_scales
 from hqp_onnx.passes.round_weights import round_weights, roundable
-from hqp_onnx.placement import quantized_tensors
-from hqp_onnx.targets import Target
+from hqp_onnx.progress import StageProgress
+from hqp_onnx.quantization.placement import quantized_tensors
+from hqp_onnx.runtimes.targets import Target
+from hqp_onnx.statistics.calibration import Calibration, calibrate
+from hqp_onnx.statistics.moments import input_moments
 
 __all__ = ["Prepared", "Quantized", "Recipe", "prepare", "quantize", "quantize_prepared"]
 
@@ -64,7 +65,7 @@ def quantize(
     method: str = "entropy",
     *,
     threads: int = 0,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
     recipe: Recipe | None = None,
 ) -> Quantized:
     """``graph`` in INT8 for ``target``; arguments and errors as for ``prepare``."""
@@ -79,7 +80,7 @@ def prepare(
     method: str = "entropy",
     *,
     threads: int = 0,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
     known: Calibration | None = None,
     recipe: Recipe | None = None,
 ) -> Prepared:
@@ -91,7 +92,7 @@ def prepare(
         target: see ``targets.target``.
         method: calibration method, see ``calibration.calibrate``.
         threads: as for ``Session``.
-        progress: called after each batch of the calibration with the number of samples seen.
+        progress: called after each batch of the calibration, see ``calibrate``.
         known: ranges found before by the same call, in place of a calibration.
         recipe: what is done for accuracy; None takes the defaults of ``Recipe``.
 

@@ -18,15 +18,15 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
+from hqp_onnx.arrays import FloatArray
 from hqp_onnx.errors import UsageError
-from hqp_onnx.moments import Moments
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.insert_qdq import nearest
 from hqp_onnx.passes.raise_opset import raise_opset
 from hqp_onnx.passes.round_weights import rounded
+from hqp_onnx.statistics.moments import Moments
 
 __all__ = ["quantize_int4"]
 
@@ -34,20 +34,18 @@ BLOCK = 32
 OPSET = 21  # of blocked DequantizeLinear and INT4
 _LIMIT = 7
 
-Float64 = NDArray[np.float64]
-
 
 @dataclass(frozen=True, eq=False)
 class _Blocks:
     """A weight [K, N] as integers, and scales [blocks of K, N]."""
 
-    integers: Float64
-    scales: Float64
+    integers: FloatArray
+    scales: FloatArray
     cost: float  # of the loss, per parameter
 
 
 def quantize_int4(
-    graph: gs.Graph, sensitivity: Mapping[str, Float64], share: float, moments: Mapping[str, Moments] | None = None
+    graph: gs.Graph, sensitivity: Mapping[str, FloatArray], share: float, moments: Mapping[str, Moments] | None = None
 ) -> PassResult:
     """``graph`` with the least sensitive Gemm and MatMul weights in INT4, at opset 21 or newer.
 
@@ -92,13 +90,13 @@ def _takes_int4(node: gs.Node) -> bool:
     return bool(plain and constant and fuses and len(weight.outputs) == 1)
 
 
-def _matrix(node: gs.Node) -> Float64:
+def _matrix(node: gs.Node) -> FloatArray:
     """The weight as [K, N]."""
-    values: Float64 = node.inputs[1].values.astype(np.float64)
+    values: FloatArray = node.inputs[1].values.astype(np.float64)
     return values.T if node.attrs.get("transB", 0) else values
 
 
-def _blocks(weight: Float64, sensitivity: Float64, moments: Moments | None) -> _Blocks:
+def _blocks(weight: FloatArray, sensitivity: FloatArray, moments: Moments | None) -> _Blocks:
     inputs = len(weight)
     starts = np.arange(0, inputs, BLOCK)
     tops = np.maximum.reduceat(np.abs(weight), starts, axis=0)

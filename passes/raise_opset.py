@@ -6,7 +6,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.errors import ModelError, one_line
-from hqp_onnx.model_io import to_graph, to_proto
+from hqp_onnx.graphs.model_io import to_graph, to_proto
 from hqp_onnx.passes.base import PassResult
 
 __all__ = ["raise_opset"]

@@ -11,25 +11,26 @@ A held-out share of the samples judges: the weights of the best epoch are taken,
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from hqp_onnx.dataset import Dataset
+from hqp_onnx.arrays import IntArray
+from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.errors import GradientError
 from hqp_onnx.gradients.tape import INSTEAD
-from hqp_onnx.model_io import to_proto
+from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.expose_masters import Exposed, expose_masters, store_masters
+from hqp_onnx.progress import StageProgress
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.recovery.goals import find_goals
 from hqp_onnx.recovery.net import Net
 from hqp_onnx.recovery.objective import objective
 from hqp_onnx.recovery.points import Kept
-from hqp_onnx.recovery.samples import Feeds, Ints, split
+from hqp_onnx.recovery.samples import Feeds, split
 from hqp_onnx.recovery.teacher import Teacher
 from hqp_onnx.recovery.trained import trained_constants
 from hqp_onnx.recovery.trainer import Lesson, Trainer
@@ -55,7 +56,7 @@ def recover(
     kept: Kept | None = None,
     threads: int = 0,
     checkpoint: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: StageProgress | None = None,
 ) -> Recovered:
     """A copy of ``student`` that answers more like ``teacher`` on held-out samples, or is as it was.
 
@@ -126,7 +127,7 @@ def _trainer(
     teacher = Teacher(origin.model, goals.points, threads, len(data))
     inputs = {point.name: built.targets[point.mine] for point in goals.points}
 
-    def teach(feeds: Feeds, rows: Ints | None) -> Feeds:
+    def teach(feeds: Feeds, rows: IntArray | None) -> Feeds:
         return {inputs[name]: x for name, x in teacher(feeds, rows).items()}
 
     lesson = Lesson(built, weights, bounds, teach)

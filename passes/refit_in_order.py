@@ -19,13 +19,22 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from hqp_onnx.channel_map import BoolArray, ChannelMap, ParamAxis, PruningPlan
-from hqp_onnx.dataset import Batch
-from hqp_onnx.least_squares import RIDGE
-from hqp_onnx.model_io import to_proto
-from hqp_onnx.moments import LARGEST, Contraction, Features, Matrix, Moments, contractions, feature_moments, takes_bias
+from hqp_onnx.arrays import BoolArray, FloatArray
+from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis, PruningPlan
+from hqp_onnx.data.dataset import Batch
+from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.compensate import replace_weight
+from hqp_onnx.ranking.least_squares import RIDGE
+from hqp_onnx.statistics.moments import (
+    LARGEST,
+    Contraction,
+    Features,
+    Moments,
+    contractions,
+    feature_moments,
+    takes_bias,
+)
 
 __all__ = ["refit_in_order"]
 
@@ -138,8 +147,8 @@ def _refit(weight: gs.Constant, use: Contraction, found: Moments, stays: BoolArr
     replace_weight(weight, np.moveaxis(new.reshape(now.shape), 1, use.axis), bias)
 
 
-def _bias(node: gs.Node) -> Matrix | float:
+def _bias(node: gs.Node) -> FloatArray | float:
     if len(node.inputs) < 3:
         return 0.0
-    values: Matrix = node.inputs[2].values.reshape(-1).astype(np.float64)
+    values: FloatArray = node.inputs[2].values.reshape(-1).astype(np.float64)
     return values

@@ -19,19 +19,17 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
-from hqp_onnx.moments import LARGEST, Contraction, Moments, contractions, takes_bias
+from hqp_onnx.arrays import FloatArray
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.compensate import replace_weight
 from hqp_onnx.passes.insert_qdq import WeightScales, nearest
+from hqp_onnx.statistics.moments import LARGEST, Contraction, Moments, contractions, takes_bias
 
 __all__ = ["round_weights", "roundable", "rounded"]
 
 RIDGE = 0.01  # of the mean variance
 _BLOCK = 64  # features between two updates of all the rest
-
-Float64 = NDArray[np.float64]
 
 
 def roundable(graph: gs.Graph, scales: WeightScales) -> list[str]:
@@ -69,7 +67,7 @@ def round_weights(
     return PassResult(graph, bool(notes), tuple(notes))
 
 
-def _round(weight: gs.Constant, use: Contraction, moments: Moments, scale: Float64, limit: int, ridge: float) -> str:
+def _round(weight: gs.Constant, use: Contraction, moments: Moments, scale: FloatArray, limit: int, ridge: float) -> str:
     values = np.moveaxis(weight.values.astype(np.float64), use.axis, 1)
     rows = values.reshape(len(values), -1)
     biased = takes_bias(weight)
@@ -84,7 +82,7 @@ def _round(weight: gs.Constant, use: Contraction, moments: Moments, scale: Float
     return f"{use.weight}: {after / before if before else 1:.0%} of the output error of plain rounding"
 
 
-def rounded(rows: Float64, grid: Float64, covariance: Float64, limit: int, ridge: float = RIDGE) -> Float64:
+def rounded(rows: FloatArray, grid: FloatArray, covariance: FloatArray, limit: int, ridge: float = RIDGE) -> FloatArray:
     """Integers of ``rows`` on their grid.
 
     Args:

@@ -17,8 +17,8 @@ import numpy as np
 import onnx
 
 from hqp_onnx.gradients import PerSample, filter_weights
-from hqp_onnx.gradients.ort_training import TrainingPerSample, find
-from hqp_onnx.runtime import Session
+from hqp_onnx.gradients.training.engine import TrainingPerSample, find
+from hqp_onnx.runtimes.session import Session
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 

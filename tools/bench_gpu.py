@@ -28,17 +28,17 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from hqp_onnx import engine, steps
-from hqp_onnx.build import build_file
+from hqp_onnx import engine
 from hqp_onnx.engine.energy import Sampler, open_meter
 from hqp_onnx.engine.options import BuildOptions
 from hqp_onnx.errors import HqpError
-from hqp_onnx.model_io import load, save, to_graph
-from hqp_onnx.options import Pruning
+from hqp_onnx.graphs.model_io import load, save, to_graph
 from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.passes.convert_fp16 import convert_fp16
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
-from hqp_onnx.pruning import prune
+from hqp_onnx.steps.build import build_file
+from hqp_onnx.steps.evaluate import open_session
+from hqp_onnx.steps.prune import Pruning, prune
 
 ROOT = Path(__file__).parents[1]
 BUNDLED = [ROOT / "models" / f"{name}.onnx" for name in ("mobilenet_v3_small", "resnet18")]
@@ -84,7 +84,7 @@ class Variants:
 
 
 def variants(model: Path, folder: Path) -> Variants:
-    session = steps.open_session(model)
+    session = open_session(model)
     (spec,) = session.inputs
     shape = [64, *(n or 224 for n in spec.shape[1:])]
     values = np.random.default_rng(0).uniform(0, 1, shape).astype(spec.dtype)
@@ -138,7 +138,7 @@ def summary(run: Callable[[], None], batch: int) -> engine.EngineLatency:
 
 
 def time_engine(model: Path, data: Path, precision: str, batch: int, folder: Path) -> engine.EngineLatency:
-    spec = steps.open_session(model).inputs[0]
+    spec = open_session(model).inputs[0]
     sizes = "x".join(str(n) for n in [batch, *(n or 224 for n in spec.shape[1:])])
     path = folder / f"{model.stem}-{precision}-{batch}.engine"
     shapes = (f"{spec.name}:{sizes}",)

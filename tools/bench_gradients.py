@@ -37,9 +37,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from hqp_onnx.data.sources import open_dataset
 from hqp_onnx.gradients import PerSample, filter_weights
-from hqp_onnx.runtime import Session, onnxruntime
-from hqp_onnx.sources import open_dataset
+from hqp_onnx.runtimes.session import Session, onnxruntime
 
 ROOT = Path(__file__).parents[1]
 BUNDLED = [ROOT / "models" / f"{name}.onnx" for name in ("resnet18", "mobilenet_v3_small")]

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from hqp_onnx.model_io import save, to_graph
+from hqp_onnx.graphs.model_io import save, to_graph
 from hqp_onnx.passes.canonicalize import canonicalize
 
 ROOT = Path(__file__).parents[1]

@@ -13,10 +13,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from hqp_onnx.options import Options
-from hqp_onnx.pipeline import optimize
-from hqp_onnx.report.results import TITLES, Report
-from hqp_onnx.report.tables import cost_lines
+from hqp_onnx.cli.tables import cost_lines
+from hqp_onnx.job.options import Options
+from hqp_onnx.job.results import TITLES, Report
+from hqp_onnx.steps.optimize import optimize
 
 ROOT = Path(__file__).parents[1] / "models"
 VARIANTS = {

@@ -10,7 +10,7 @@ absent says so in its row. Models stay in --cache, and are taken from there by a
 drop       of top-1 against the float model, in points, with its 95 % interval (from paired differences)
 ours - it  top-1 of "ours mixed" less that of the row, paired likewise: a tie where the interval holds 0
 KL, SQNR   of the logits against the float model's: mean divergence, and signal to noise in dB
-speed      float time / its time, by ``hqp_onnx.latency``
+speed      float time / its time, by ``hqp_onnx.evaluation.latency``
 
 --outlier N multiplies one filter of the first Conv that only another Conv reads (through Relu) by N, and divides what
 reads it by N: the same function, and the paper's stress of calibration. --prune SHARE lets ``hqp prune`` (Fisher,
@@ -32,14 +32,14 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 
-from hqp_onnx.constraint import paired_drop
-from hqp_onnx.latency import measure
-from hqp_onnx.model_io import load, save, to_graph
-from hqp_onnx.options import Pruning
+from hqp_onnx.arrays import Array
+from hqp_onnx.evaluation.budget import paired_drop
+from hqp_onnx.evaluation.latency import measure
+from hqp_onnx.graphs.model_io import load, save, to_graph
 from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
-from hqp_onnx.pruning import prune
-from hqp_onnx.runtime import Array, Session
+from hqp_onnx.runtimes.session import Session
+from hqp_onnx.steps.prune import Pruning, prune
 
 OURS = ("ours mixed", "ours")
 PEERS = (

@@ -30,25 +30,26 @@ from pathlib import Path
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from hqp_onnx import cost, moments
-from hqp_onnx.channel_map import PruningPlan
-from hqp_onnx.dataset import Dataset
-from hqp_onnx.least_squares import held_out_ridges
-from hqp_onnx.metrics import evaluate, load_metric
-from hqp_onnx.model_io import to_proto
-from hqp_onnx.moment_halves import halved_moments, joined
-from hqp_onnx.options import Options
+from hqp_onnx.channels import cost
+from hqp_onnx.channels.channel_map import PruningPlan
+from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.evaluation.metrics import evaluate, load_metric
+from hqp_onnx.graphs.model_io import to_proto
+from hqp_onnx.job.options import Options
+from hqp_onnx.model import open_data, open_model
 from hqp_onnx.passes.compensate import compensate
 from hqp_onnx.passes.prune_channels import prune_channels
 from hqp_onnx.passes.recover import recover
 from hqp_onnx.passes.refit_in_order import refit_in_order
-from hqp_onnx.pipeline import optimize
-from hqp_onnx.ranking import rank
+from hqp_onnx.ranking.least_squares import held_out_ridges
+from hqp_onnx.ranking.order import removal_order
+from hqp_onnx.ranking.rank import rank
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.recovery.points import kept_positions
-from hqp_onnx.runtime import Session
-from hqp_onnx.search import removal_order
-from hqp_onnx.steps import open_data, open_model
+from hqp_onnx.runtimes.session import Session
+from hqp_onnx.statistics import moments
+from hqp_onnx.statistics.moment_halves import halved_moments, joined
+from hqp_onnx.steps.optimize import optimize
 
 ROOT = Path(__file__).parents[1] / "models"
 BUNDLED = [

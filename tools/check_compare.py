@@ -19,11 +19,11 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from hqp_onnx.compare.contenders import Contender, open_contenders
-from hqp_onnx.compare.lineage import Lineage, find_lineage
-from hqp_onnx.compare.trace import trace
-from hqp_onnx.dataset import Dataset
-from hqp_onnx.sources import open_dataset
+from hqp_onnx.comparison.contenders import Contender, open_contenders
+from hqp_onnx.comparison.lineage import Lineage, find_lineage
+from hqp_onnx.comparison.trace import trace
+from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.data.sources import open_dataset
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 Damage = Callable[[np.ndarray], np.ndarray]  # filters first

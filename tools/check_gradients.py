@@ -26,7 +26,7 @@ from torch import nn
 
 from hqp_onnx.errors import HqpError
 from hqp_onnx.gradients import PerSample
-from hqp_onnx.gradients.ort_training import TrainingPerSample
+from hqp_onnx.gradients.training.engine import TrainingPerSample
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "tests" / folder) for folder in ("", "gradients")]
 from test_whole_models import Ocr, UNet, ViT, exported, network, torch_norms  # noqa: E402

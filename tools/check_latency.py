@@ -5,7 +5,7 @@
 alone         median of runs back to back in a process that has loaded nothing else
 one run       median where all models are loaded, and run once each in turn, as onnxruntime's default threads have it
 a turn
-benchmark     what `hqp_onnx.latency` gives
+benchmark     what `hqp_onnx.evaluation.latency` gives
 
 In brackets: the first model's time over the model's. Above the table: how long onnxruntime's threads go on computing
 after a run of the first model, by default and as our sessions have them.
@@ -23,8 +23,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from hqp_onnx import steps
-from hqp_onnx.report.machine import processor
+from hqp_onnx.runtimes.machine import processor
+from hqp_onnx.steps.benchmark import benchmark
+from hqp_onnx.steps.evaluate import open_session
 
 SLEEP = 0.3
 WARM_UP = 20
@@ -81,7 +82,7 @@ def main() -> None:
         print(in_turn([runner(chosen.models[0])], chosen.seconds)[0])
         return
     runs = [runner(model) for model in chosen.models]
-    ours = steps.open_session(chosen.models[0])
+    ours = open_session(chosen.models[0])
     feeds = {spec.name: np.zeros([n or 1 for n in spec.shape], spec.dtype) for spec in ours.inputs}
     print(f"{processor()}, onnxruntime {ort.__version__}")
     spins = (spun(runs[0]), spun(lambda: ours.run(feeds)))
@@ -91,7 +92,7 @@ def main() -> None:
         "one run a turn": in_turn(runs, chosen.seconds),
     }
     runs.clear()
-    columns["benchmark"] = [found.median_ms for found in steps.benchmark(chosen.models, 1).values()]
+    columns["benchmark"] = [found.median_ms for found in benchmark(chosen.models, 1).values()]
     print(f"| ms | {' | '.join(columns)} |\n|---|{'--:|' * len(columns)}")
     for index, model in enumerate(chosen.models):
         cells = [f"{values[index]:.3f} ({values[0] / values[index]:.2f}x)" for values in columns.values()]

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from hqp_onnx.channel_map import PruningPlan
-from hqp_onnx.model_io import to_proto
+from hqp_onnx.channels.channel_map import PruningPlan
+from hqp_onnx.graphs.model_io import to_proto
+from hqp_onnx.model import open_model
 from hqp_onnx.passes.prune_channels import prune_channels
-from hqp_onnx.search import removal_order
-from hqp_onnx.steps import open_model
+from hqp_onnx.ranking.order import removal_order
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from onnx import defs
 
-from hqp_onnx.gradients.lower import LOWERED
 from hqp_onnx.gradients.reverse import RULES
+from hqp_onnx.passes.lowering.expand_functions import LOWERED
 
 CONSTANT = ("Bernoulli", "BitCast", "EyeLike", "RandomNormalLike", "RandomUniformLike")
 COLUMNS = 6

@@ -49,7 +49,7 @@ def inference(target: str, model: Path, calib: Path, out: Path) -> None:
 def ours(method: str = "entropy", precision: str = "int8", **recipe: bool) -> Quantizer:
     def run(target: str, model: Path, calib: Path, out: Path) -> None:
         from hqp_onnx.progress import silent
-        from hqp_onnx.steps import quantize_file
+        from hqp_onnx.steps.quantize import quantize_file
 
         quantize_file(model, out, str(calib), target, method, None, silent, precision=precision, **recipe)
 

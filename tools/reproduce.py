@@ -30,16 +30,23 @@ import numpy as np
 from reproduce_costs import costs
 from reproduce_curves import THETAS, Case, Curves, curves, draw, ranges
 
-from hqp_onnx import cost, model_io, pruning, steps
-from hqp_onnx.constraint import paired_drop
-from hqp_onnx.doctor import examine
+from hqp_onnx.channels import cost
 from hqp_onnx.engine.energy import joules_per_run
-from hqp_onnx.options import Options, Pruning
-from hqp_onnx.pipeline import optimize
+from hqp_onnx.evaluation.budget import paired_drop
+from hqp_onnx.graphs import model_io
+from hqp_onnx.job.options import Options
+from hqp_onnx.job.results import Report
+from hqp_onnx.model import open_data, open_model
 from hqp_onnx.progress import silent
-from hqp_onnx.report.machine import processor
-from hqp_onnx.report.results import Report
-from hqp_onnx.targets import target
+from hqp_onnx.runtimes.machine import processor
+from hqp_onnx.runtimes.targets import target
+from hqp_onnx.steps import prune as pruning
+from hqp_onnx.steps.benchmark import benchmark
+from hqp_onnx.steps.doctor import examine
+from hqp_onnx.steps.evaluate import evaluate_file, open_session
+from hqp_onnx.steps.optimize import optimize
+from hqp_onnx.steps.prune import Pruning
+from hqp_onnx.steps.quantize import quantize_model
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {  # of models: the name of their data, and its calibration, validation and test part
@@ -84,8 +91,8 @@ def half(case: Case, on: str, folder: Path) -> dict[str, float | tuple[float, ..
     """The values of P50-only, beside the original in one run."""
     path = folder / "p50_only.onnx"
     pruned = pruning.prune(case.model, path, Pruning(0.5, "l2"))
-    latency = steps.benchmark([case.model, path], 1, target_name=on)[str(path)]
-    scores = [steps.evaluate_file(file, str(case.test), "top1", None, silent) for file in (case.model, path)]
+    latency = benchmark([case.model, path], 1, target_name=on)[str(path)]
+    scores = [evaluate_file(file, str(case.test), "top1", None, silent) for file in (case.model, path)]
     interval = paired_drop(scores[0].values, scores[1].values)
     return {
         "latency ms": latency.median_ms,
@@ -153,10 +160,10 @@ def beside_the_paper(title: str, row: Mapping, paper: Mapping[str, Mapping[str, 
 
 def joules(case: Case, report: Report, on: str) -> dict[str, float]:
     """Measured energy of one run by the title of its row; empty without a counter."""
-    sample = next(iter(steps.open_data(steps.open_model(case.model), str(case.test)).in_batches(1)))
+    sample = next(iter(open_data(open_model(case.model), str(case.test)).in_batches(1)))
     found: dict[str, float] = {}
     for title, path in files(case, report, on):
-        session = steps.open_session(path, on)
+        session = open_session(path, on)
         spent = joules_per_run(partial(session.run, sample.feeds), on == "cuda")
         if spent is None:
             return {}
@@ -168,8 +175,8 @@ def files(case: Case, report: Report, on: str) -> Iterator[tuple[str, Path]]:
     """The model of each row; Q8-only, which no search keeps, is made again."""
     folder = Path(report.shipped).parent
     yield from (("FP32", case.model), ("P50-only", folder / "p50_only.onnx"), ("HQP", Path(report.shipped)))
-    model, path = steps.open_model(case.model), folder / "q8_only.onnx"
-    quantized = steps.quantize_model(model, steps.open_data(model, str(case.calib)), target(on), "entropy")
+    model, path = open_model(case.model), folder / "q8_only.onnx"
+    quantized = quantize_model(model, open_data(model, str(case.calib)), target(on), "entropy")
     model_io.save(quantized.graph, path)
     yield "Q8-only", path
 
@@ -178,7 +185,7 @@ def layers(case: Case, report: Report) -> list[str]:
     """Shares that left by layer, and the paper's statements on them."""
     removed = json.loads((Path(report.shipped).parent / "ledger.json").read_text())["removed"]
     found = []
-    model = steps.open_model(case.model)
+    model = open_model(case.model)
     positions = cost.positions(model.graph, model.shapes)
     for node in model.graph.nodes:
         if node.op not in ("Conv", *LINEAR) or not hasattr(node.inputs[1], "values"):

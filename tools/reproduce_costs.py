@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from hqp_onnx import steps
+from hqp_onnx.job.results import QAT_EPOCHS, QAT_SAMPLES, Report
+from hqp_onnx.model import open_data, open_model
 from hqp_onnx.passes.recover import recover
 from hqp_onnx.recovery import Recovery
-from hqp_onnx.report.results import QAT_EPOCHS, QAT_SAMPLES, Report
-from hqp_onnx.targets import target
+from hqp_onnx.runtimes.targets import target
+from hqp_onnx.steps.quantize import quantize_model
 
 
 def qat_epoch(model: Path, calib: Path) -> tuple[float, int]:
@@ -17,9 +18,9 @@ def qat_epoch(model: Path, calib: Path) -> tuple[float, int]:
 
     It learns from the original's outputs, not from labels, which costs the same; its fixed costs are in it.
     """
-    opened = steps.open_model(model)
-    data = steps.open_data(opened, str(calib))
-    student = steps.quantize_model(opened, data, target("onnxruntime"), "minmax").graph
+    opened = open_model(model)
+    data = open_data(opened, str(calib))
+    student = quantize_model(opened, data, target("onnxruntime"), "minmax").graph
     start = time.perf_counter()
     recover(student, opened.graph, data, Recovery(epochs=1, features=0))
     return time.perf_counter() - start, len(data)

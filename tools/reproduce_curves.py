@@ -10,17 +10,19 @@ from pathlib import Path
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from hqp_onnx import model_io, steps
-from hqp_onnx.channel_map import PruningPlan
-from hqp_onnx.metrics import evaluate, load_metric
-from hqp_onnx.moments import contractions, input_moments
+from hqp_onnx.channels.channel_map import PruningPlan
+from hqp_onnx.evaluation.metrics import evaluate, load_metric
+from hqp_onnx.graphs import model_io
+from hqp_onnx.model import open_data, open_model
 from hqp_onnx.passes.compensate import compensate
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.prune_channels import prune_channels
-from hqp_onnx.ranking import rank
-from hqp_onnx.runtime import Session
-from hqp_onnx.search import removal_order
-from hqp_onnx.targets import target
+from hqp_onnx.ranking.order import removal_order
+from hqp_onnx.ranking.rank import rank
+from hqp_onnx.runtimes.session import Session
+from hqp_onnx.runtimes.targets import target
+from hqp_onnx.statistics.moments import contractions, input_moments
+from hqp_onnx.steps.quantize import quantize_model
 
 SALIENCIES = ("fisher", "taylor", "l2", "bn-gamma", "random")
 NAMES = {"fisher": "Fisher (S)", "taylor": "Taylor", "l2": "magnitude", "bn-gamma": "BN-γ", "random": "random"}
@@ -45,11 +47,11 @@ class Curves:
 
     def __init__(self, case: Case, seed: int) -> None:
         self.case, self.seed = case, seed
-        self.model = steps.open_model(case.model)
+        self.model = open_model(case.model)
         self.channels = self.model.channels().restricted(branches=False)
         self.metric = load_metric("top1")
-        self.calib = steps.open_data(self.model, str(case.calib))
-        self.test = steps.open_data(self.model, str(case.test), metric=self.metric)
+        self.calib = open_data(self.model, str(case.calib))
+        self.test = open_data(self.model, str(case.test), metric=self.metric)
         self.has_batch_norm = any(node.op == "BatchNormalization" for node in self.model.graph.nodes)
 
     @cached_property
@@ -74,8 +76,8 @@ class Curves:
 
     def int8_accuracy(self, graph: gs.Graph) -> float:
         """The same of the graph in INT8."""
-        model = steps.open_model(model_io.to_proto(graph))
-        return self.accuracy(steps.quantize_model(model, self.calib, target("onnxruntime"), "entropy").graph)
+        model = open_model(model_io.to_proto(graph))
+        return self.accuracy(quantize_model(model, self.calib, target("onnxruntime"), "entropy").graph)
 
     def rows(self) -> Iterator[tuple[str, list[float]]]:
         """A title and the accuracy at each θ."""

@@ -41,13 +41,13 @@ from zoo_export import export
 from zoo_oracle import TOLERANCE, Feeds, Oracle, UnclearError, WrongResultError, difference, run, usable_feeds
 from zoo_report import describe, print_row, print_summary
 
-from hqp_onnx.channel_map import ChannelMap, PruningPlan
+from hqp_onnx.channels.channel_map import ChannelMap, PruningPlan
 from hqp_onnx.errors import HqpError
-from hqp_onnx.model_io import save, to_proto
+from hqp_onnx.graphs.model_io import save, to_proto
+from hqp_onnx.model import open_model
 from hqp_onnx.passes.prune_channels import prune_channels
-from hqp_onnx.saliency import filter_scores, filter_weights, unit_scores
-from hqp_onnx.search import removal_order
-from hqp_onnx.steps import open_model
+from hqp_onnx.ranking.order import removal_order
+from hqp_onnx.ranking.saliency import filter_scores, filter_weights, unit_scores
 
 SHARES = (0.1, 0.3, 0.6)
 TIMEOUT = 900  # seconds for one model

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from hqp_onnx.channel_map import ChannelMap, ParamAxis
+from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis
 
 PRODUCTS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1, "MatMul": -1}
 COLUMNS = (

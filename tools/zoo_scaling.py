@@ -19,11 +19,11 @@ import onnx
 import onnxruntime as ort
 from onnx import helper, numpy_helper
 
-from hqp_onnx.channel_map import PruningPlan
-from hqp_onnx.model_io import to_proto
+from hqp_onnx.channels.channel_map import PruningPlan
+from hqp_onnx.graphs.model_io import to_proto
+from hqp_onnx.model import open_model
 from hqp_onnx.passes.prune_channels import prune_channels
-from hqp_onnx.search import removal_order
-from hqp_onnx.steps import open_model
+from hqp_onnx.ranking.order import removal_order
 
 CHAINS = (250, 500, 1000, 2000, 4000)
 REPEATS = 3

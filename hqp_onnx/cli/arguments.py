@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
-from hqp_onnx.calibration import METHODS
-from hqp_onnx.saliency import ENGINES, LOSSES, SALIENCIES
+from hqp_onnx.ranking.saliency import ENGINES, LOSSES, SALIENCIES
+from hqp_onnx.statistics.calibration import METHODS
 
 F = TypeVar("F", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)

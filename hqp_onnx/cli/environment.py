@@ -8,13 +8,13 @@ from typing import Any
 import click
 from click.shell_completion import get_completion_class
 
+from hqp_onnx.cli import doctor_tables
 from hqp_onnx.cli.arguments import DATA, FILE, json_option, preprocess_option
 from hqp_onnx.cli.output import give_json, out
-from hqp_onnx.doctor import examine
 from hqp_onnx.errors import UsageError
-from hqp_onnx.gradients import ort_training
+from hqp_onnx.gradients.training import engine as ort_training
 from hqp_onnx.plugins.data_loader import write_script
-from hqp_onnx.report import doctor_tables
+from hqp_onnx.steps.doctor import examine
 
 SHELLS = ("bash", "zsh", "fish")
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 
-from hqp_onnx import engine, steps
+from hqp_onnx import engine
+from hqp_onnx.cli import compare_tables, tables
+from hqp_onnx.cli import engine_lines as engines
 from hqp_onnx.cli.arguments import (
     DATA,
     FILE,
@@ -19,12 +21,13 @@ from hqp_onnx.cli.arguments import (
     target_option,
 )
 from hqp_onnx.cli.output import Display, give_json, out
-from hqp_onnx.compare import compare as compare_models
+from hqp_onnx.comparison import compare as compare_models
 from hqp_onnx.errors import UsageError
-from hqp_onnx.model_io import stored_bytes
-from hqp_onnx.report import compare_tables, engines, tables
-from hqp_onnx.runners import runtime_name
-from hqp_onnx.targets import target as goal
+from hqp_onnx.graphs.model_io import stored_bytes
+from hqp_onnx.runtimes.runners import runtime_name
+from hqp_onnx.runtimes.targets import target as goal
+from hqp_onnx.steps.benchmark import benchmark as benchmark_models
+from hqp_onnx.steps.evaluate import evaluate_file
 
 
 @click.command()
@@ -48,7 +51,7 @@ def evaluate(
 ) -> None:
     """Measure the metric of MODEL on DATA."""
     with Display(quiet) as display:
-        scores = steps.evaluate_file(model, data, metric, preprocess, display, reference, target)
+        scores = evaluate_file(model, data, metric, preprocess, display, reference, target)
     runtime = runtime_name(goal(target))
     found = {"model": str(model), "metric": metric, "value": scores.metric, "samples": scores.samples}
     if not give_json({**found, "target": target, "runtime": runtime}, json_file):
@@ -77,7 +80,7 @@ def benchmark(
     runtime = runtime_name(goal(target))
     batch = 1 if batch is None else batch
     with Display(quiet) as display:
-        results = steps.benchmark(models, batch, threads, target, display)
+        results = benchmark_models(models, batch, threads, target, display)
     rows = [{"model": name, **vars(latency)} for name, latency in results.items()]
     if not give_json({"target": target, "runtime": runtime, "batch": batch, "models": rows}, json_file):
         out.print(tables.latency_table(results, {str(path): stored_bytes(path) for path in models}, runtime))

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from hqp_onnx import pipeline
+from hqp_onnx.cli import tables
 from hqp_onnx.cli.arguments import (
     DATA,
     FILE,
@@ -26,10 +26,10 @@ from hqp_onnx.cli.arguments import (
     target_option,
 )
 from hqp_onnx.cli.output import Display, give_json, out
-from hqp_onnx.options import OBJECTIVES, PRECISIONS, REFITS, Options
-from hqp_onnx.report import tables
+from hqp_onnx.job.options import OBJECTIVES, PRECISIONS, REFITS, Options
+from hqp_onnx.job.search import SEARCHES
 from hqp_onnx.report.writing import HTML
-from hqp_onnx.search import SEARCHES
+from hqp_onnx.steps import optimize as pipeline
 
 
 @click.command()

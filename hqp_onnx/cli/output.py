@@ -22,8 +22,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from hqp_onnx.ledger import write_text
-from hqp_onnx.model_io import json_text
+from hqp_onnx.files import json_text, write_text
 
 BEAT_S = 30.0
 out = Console(width=None if sys.stdout.isatty() else 140, markup=False)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from hqp_onnx import pruning, steps
+from hqp_onnx.cli import tables
 from hqp_onnx.cli.arguments import (
     DATA,
     FILE,
@@ -22,8 +22,10 @@ from hqp_onnx.cli.arguments import (
     selection_options,
 )
 from hqp_onnx.cli.output import Display, give_json, out
-from hqp_onnx.options import Pruning
-from hqp_onnx.report import tables
+from hqp_onnx.steps import prune as pruning
+from hqp_onnx.steps.inspect import inspect as inspect_model
+from hqp_onnx.steps.prune import Pruning
+from hqp_onnx.steps.score import score as score_model
 
 
 @click.command()
@@ -34,7 +36,7 @@ def inspect(model: Path, json_file: Path | None) -> None:
 
     Gates and residual branches, marked with (all), may leave as a whole; of other groups, some units stay.
     """
-    found = steps.inspect(model)
+    found = inspect_model(model)
     if not give_json(found, json_file):
         out.print(tables.inspect_table(found))
 
@@ -60,7 +62,7 @@ def score(
 ) -> None:
     """Write the saliency of every filter and unit of MODEL."""
     with Display(quiet) as display:
-        ranking = steps.score(model, data, output, saliency, preprocess, display, **chosen)
+        ranking = score_model(model, data, output, saliency, preprocess, display, **chosen)
     filters = {name: len(values) for name, values in ranking.filters.items()}
     if not give_json({"output": str(output), "filters": filters, "units": len(ranking.units)}, json_file):
         click.echo(f"{output}: {len(filters)} weights, {len(ranking.units)} units")

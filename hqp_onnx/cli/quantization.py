@@ -7,9 +7,8 @@ from typing import Any
 
 import click
 
-from hqp_onnx import engine, steps
-from hqp_onnx.build import build_file
-from hqp_onnx.calibration_export import TENSORRT_VERSION
+from hqp_onnx import engine
+from hqp_onnx.cli import engine_lines as engines
 from hqp_onnx.cli.arguments import (
     DATA,
     FILE,
@@ -21,8 +20,10 @@ from hqp_onnx.cli.arguments import (
     target_option,
 )
 from hqp_onnx.cli.output import Display, give_json
-from hqp_onnx.model_io import stored_bytes
-from hqp_onnx.report import engines
+from hqp_onnx.graphs.model_io import stored_bytes
+from hqp_onnx.quantization.calibration_export import TENSORRT_VERSION
+from hqp_onnx.steps.build import build_file
+from hqp_onnx.steps.quantize import quantize_file
 
 
 @click.command()
@@ -72,7 +73,7 @@ def quantize(
 ) -> None:
     """Quantize MODEL to INT8, store weights in INT4, or convert to float16."""
     with Display(quiet) as display:
-        notes = steps.quantize_file(model, output, data, target, calibration, preprocess, display, **chosen)
+        notes = quantize_file(model, output, data, target, calibration, preprocess, display, **chosen)
     size, before = stored_bytes(output), stored_bytes(model)
     found = {"output": str(output), "bytes": size, "original_bytes": before, "notes": list(notes)}
     if not give_json(found, json_file):

@@ -9,9 +9,9 @@ import click
 
 from hqp_onnx.cli.arguments import DATA, FILE, augment_option, json_option, preprocess_option, quiet_option
 from hqp_onnx.cli.output import Display, give_json
-from hqp_onnx.recover_file import recover_file
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.recovery.settings import LOSSES
+from hqp_onnx.steps.recover import recover_file
 
 
 @click.command()

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from hqp_onnx.dataset import Batch, Dataset
+from hqp_onnx.arrays import Array
+from hqp_onnx.data.dataset import Batch, Dataset
 from hqp_onnx.engine.capability import tensorrt
 from hqp_onnx.engine.log import tensorrt_errors
 from hqp_onnx.engine.profiles import Profile
 from hqp_onnx.errors import DataError
-from hqp_onnx.runtime import Array
 
 _CLASSES = {"entropy": "IInt8EntropyCalibrator2", "minmax": "IInt8MinMaxCalibrator"}
 

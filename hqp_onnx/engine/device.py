@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from hqp_onnx.arrays import Array
 from hqp_onnx.errors import MissingRuntimeError, UsageError
-from hqp_onnx.runtime import Array
 
 _MAJOR, _MINOR = 75, 76  # cudaDevAttrComputeCapabilityMajor, ...Minor
 _TO_DEVICE, _TO_HOST = 1, 2  # cudaMemcpyKind

@@ -6,14 +6,18 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from polygraphy.logger import G_LOGGER
+
 from hqp_onnx.errors import ModelError, one_line
+
+SILENT = G_LOGGER.CRITICAL + 1
+"""A verbosity: errors are raised, and need no second print."""
 
 
 @contextmanager
 def tensorrt_errors(what: str) -> Iterator[None]:
     """Failures as ``ModelError``: ``what``, and the first error that was logged; logs go nowhere else."""
     from polygraphy.exception import PolygraphyException
-    from polygraphy.logger import G_LOGGER
 
     logger, errors = logging.getLogger("Polygraphy"), _Errors()
     before = G_LOGGER.use_python_logging_system, G_LOGGER.colors, G_LOGGER.letter, logger.propagate

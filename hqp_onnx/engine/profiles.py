@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hqp_onnx.errors import UsageError
-from hqp_onnx.runtime import TensorSpec
+from hqp_onnx.runtimes.session import TensorSpec
 
 Shape = tuple[int, ...]
 

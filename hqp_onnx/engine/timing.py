@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from hqp_onnx.arrays import Array
 from hqp_onnx.engine.builder import load
 from hqp_onnx.engine.capability import tensorrt
 from hqp_onnx.engine.device import Cuda, open_cuda
 from hqp_onnx.engine.energy import Sampler, open_meter
 from hqp_onnx.errors import ModelError, UsageError
-from hqp_onnx.runtime import Array
 
 WARM_UP = 20
 PROFILED = 20

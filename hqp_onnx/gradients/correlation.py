@@ -12,8 +12,8 @@ from itertools import count
 
 import numpy as np
 
+from hqp_onnx.arrays import Array
 from hqp_onnx.gradients.window import Window
-from hqp_onnx.runtime import Array
 
 
 def correlation_tables(w: Window) -> tuple[Array, Array, Array]:

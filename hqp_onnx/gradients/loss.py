@@ -19,10 +19,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from hqp_onnx.arrays import Array
 from hqp_onnx.errors import DataError, GradientError
 from hqp_onnx.gradients.prepare import attribute
 from hqp_onnx.gradients.tape import Tape
-from hqp_onnx.runtime import Array
 
 LossName = Literal["cross-entropy", "sampled", "expected", "gauss-newton"]
 LOSSES: tuple[LossName, ...] = ("cross-entropy", "sampled", "expected", "gauss-newton")

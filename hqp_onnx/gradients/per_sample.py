@@ -8,16 +8,17 @@ from typing import Literal
 import numpy as np
 import onnx
 
+from hqp_onnx.arrays import Array
 from hqp_onnx.errors import DataError, GradientError
 from hqp_onnx.gradients.loss import Loss, LossName, append_loss, append_user_loss
 from hqp_onnx.gradients.norms import inner_products, output_norms, squared_norms
-from hqp_onnx.gradients.pads import absorb_pads
 from hqp_onnx.gradients.prepare import Use, prepare, reads, weight_uses
 from hqp_onnx.gradients.reverse import backward
 from hqp_onnx.gradients.tape import Tape, refuse
 from hqp_onnx.gradients.trace import fixed_batch, reachable, rolled, trace
 from hqp_onnx.gradients.user_loss import merged
-from hqp_onnx.runtime import Array, Session
+from hqp_onnx.passes.lowering.absorb_pads import absorb_pads
+from hqp_onnx.runtimes.session import Session
 
 Kind = Literal["fisher", "taylor", "output"]
 LARGEST_BATCH = 64

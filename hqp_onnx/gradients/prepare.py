@@ -12,7 +12,7 @@ import onnx
 from onnx import inliner, version_converter
 
 from hqp_onnx.errors import GradientError, one_line
-from hqp_onnx.gradients.lower import lower
+from hqp_onnx.passes.lowering.expand_functions import lower
 
 OLDEST_OPSET = 17  # the appended nodes are written in this opset; their form is the same in all later ones
 

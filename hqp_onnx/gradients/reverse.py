@@ -6,20 +6,9 @@ from collections.abc import Container, Iterable, Mapping
 
 import onnx
 
-from hqp_onnx.gradients import (  # noqa: F401  each fills RULES
-    rules_elementwise,
-    rules_function,
-    rules_index,
-    rules_linear,
-    rules_movement,
-    rules_normalization,
-    rules_pool,
-    rules_quantize,
-    rules_reduction,
-    rules_resize,
-)
 from hqp_onnx.gradients.prepare import reads
-from hqp_onnx.gradients.tape import RULES, Grads, Tape, refuse
+from hqp_onnx.gradients.rules import RULES
+from hqp_onnx.gradients.tape import Grads, Tape, refuse
 from hqp_onnx.gradients.trace import reachable
 
 __all__ = ["RULES", "backward"]

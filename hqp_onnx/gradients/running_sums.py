@@ -17,9 +17,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from hqp_onnx.dataset import Batch
+from hqp_onnx.arrays import Array
+from hqp_onnx.data.dataset import Batch
 from hqp_onnx.errors import DataError
-from hqp_onnx.runtime import Array
 
 SECONDS = 3.0  # between two writes
 

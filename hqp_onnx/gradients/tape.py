@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from hqp_onnx.arrays import Array
 from hqp_onnx.errors import GradientError
 from hqp_onnx.gradients.prepare import attribute
 from hqp_onnx.gradients.trace import Dims, Trace
-from hqp_onnx.runtime import Array
 
 Grads = Sequence[str | None]
 Rule = Callable[["Tape", onnx.NodeProto, Grads, int], str | None]

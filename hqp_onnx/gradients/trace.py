@@ -13,9 +13,10 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from hqp_onnx.arrays import Array
 from hqp_onnx.errors import GradientError
 from hqp_onnx.gradients.prepare import reads
-from hqp_onnx.runtime import Array, Session
+from hqp_onnx.runtimes.session import Session
 
 Dims = tuple[int | None, ...]
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import onnx
 
+from hqp_onnx.arrays import Array
 from hqp_onnx.gradients.prepare import attribute
 from hqp_onnx.gradients.tape import Tape, number, numbers, refuse
-from hqp_onnx.runtime import Array
 
 
 @dataclass(frozen=True)

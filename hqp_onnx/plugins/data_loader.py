@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from hqp_onnx.dataset import Dataset
+from hqp_onnx.arrays import Array
+from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.data.sources import open_dataset
 from hqp_onnx.errors import DataError, UsageError
-from hqp_onnx.ledger import write_text
-from hqp_onnx.runtime import Array, TensorSpec
-from hqp_onnx.sources import open_dataset
-from hqp_onnx.steps import open_session
+from hqp_onnx.files import write_text
+from hqp_onnx.runtimes.session import TensorSpec
+from hqp_onnx.steps.evaluate import open_session
 
 _SCRIPT = '''"""A data-loader script for Polygraphy, written by `hqp data-loader`. Needs hqp_onnx."""
 

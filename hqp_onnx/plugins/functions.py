@@ -7,14 +7,14 @@ from typing import Any
 
 import onnx
 
-from hqp_onnx import steps
-from hqp_onnx.model_io import to_proto
-from hqp_onnx.options import Pruning
-from hqp_onnx.pruning import prune_model
-from hqp_onnx.recover_file import recover_model
+from hqp_onnx.data.sources import Data
+from hqp_onnx.graphs.model_io import to_proto
+from hqp_onnx.model import open_data, open_model
 from hqp_onnx.recovery import Recovery
-from hqp_onnx.sources import Data
-from hqp_onnx.targets import target as target_named
+from hqp_onnx.runtimes.targets import target as target_named
+from hqp_onnx.steps.prune import Pruning, prune_model
+from hqp_onnx.steps.quantize import quantize_model
+from hqp_onnx.steps.recover import recover_model
 
 
 def prune(
@@ -43,8 +43,8 @@ def prune(
         UsageError: an option out of range, or one that needs data.
     """
     chosen = Pruning(sparsity, **options)
-    opened = steps.open_model(model)
-    dataset = None if data is None else steps.open_data(opened, data, _path(preprocess))
+    opened = open_model(model)
+    dataset = None if data is None else open_data(opened, data, _path(preprocess))
     return to_proto(prune_model(opened, chosen, dataset).graph)
 
 
@@ -70,9 +70,9 @@ def quantize(
         UsageError: an unknown target or method.
     """
     goal = target_named(target)
-    opened = steps.open_model(model)
-    dataset = steps.open_data(opened, data, _path(preprocess))
-    return to_proto(steps.quantize_model(opened, dataset, goal, calibration).graph)
+    opened = open_model(model)
+    dataset = open_data(opened, data, _path(preprocess))
+    return to_proto(quantize_model(opened, dataset, goal, calibration).graph)
 
 
 def recover(
@@ -99,8 +99,8 @@ def recover(
         GradientError: an operator has no gradient rule.
         UsageError: an option out of range.
     """
-    opened = steps.open_model(teacher)
-    dataset = steps.open_data(opened, data, _path(preprocess))
+    opened = open_model(teacher)
+    dataset = open_data(opened, data, _path(preprocess))
     return to_proto(recover_model(student, opened, dataset, Recovery(epochs, **options)).graph)
 
 

@@ -17,11 +17,11 @@ from polygraphy import util
 from polygraphy.backend.base import BaseLoader
 from polygraphy.logger import G_LOGGER
 
+from hqp_onnx.data.sources import Data
 from hqp_onnx.errors import HqpError
-from hqp_onnx.options import Pruning
 from hqp_onnx.plugins.functions import prune, quantize
-from hqp_onnx.sources import Data
-from hqp_onnx.targets import target as target_named
+from hqp_onnx.runtimes.targets import target as target_named
+from hqp_onnx.steps.prune import Pruning
 
 Loadable: TypeAlias = onnx.ModelProto | Callable[[], onnx.ModelProto]
 Feeds: TypeAlias = Data | Callable[[], Data]

@@ -23,11 +23,11 @@ from polygraphy.tools.args import util as args_util
 from polygraphy.tools.args.base import BaseArgs, BaseRunnerArgs
 from polygraphy.tools.script import Script, make_invocable
 
-from hqp_onnx.calibration import METHODS
-from hqp_onnx.options import Pruning
 from hqp_onnx.plugins.polygraphy_loaders import polygraphy_errors
-from hqp_onnx.saliency import SALIENCIES
-from hqp_onnx.targets import target
+from hqp_onnx.ranking.saliency import SALIENCIES
+from hqp_onnx.runtimes.targets import target
+from hqp_onnx.statistics.calibration import METHODS
+from hqp_onnx.steps.prune import Pruning
 
 _LOADERS = "hqp_onnx.plugins.polygraphy_loaders"
 

@@ -9,9 +9,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Float32 = NDArray[np.float32]
+from hqp_onnx.arrays import Float32Array
 
 FIRST, SECOND, EPSILON = 0.9, 0.999, 1e-8
 WARM_UP = 0.1  # share of the steps
@@ -21,8 +20,8 @@ WARM_UP = 0.1  # share of the steps
 class Adam:
     """Moments of ``step`` steps, float32 [weights]; updated in place."""
 
-    m: Float32
-    v: Float32
+    m: Float32Array
+    v: Float32Array
     step: int = 0
 
     @classmethod
@@ -30,7 +29,7 @@ class Adam:
         """Before the first step."""
         return cls(np.zeros(size, np.float32), np.zeros(size, np.float32))
 
-    def update(self, weights: Float32, gradient: Float32, rate: Float32 | float) -> None:
+    def update(self, weights: Float32Array, gradient: Float32Array, rate: Float32Array | float) -> None:
         """Take one step on ``weights``, in place; ``rate`` may differ from weight to weight."""
         self.step += 1
         self.m *= FIRST

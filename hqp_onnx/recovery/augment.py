@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from hqp_onnx.dataset import Dataset
+from hqp_onnx.arrays import Array
+from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.data.images import ImageSource
 from hqp_onnx.errors import UsageError
-from hqp_onnx.images import ImageSource
-from hqp_onnx.runtime import Array
 
 SHARE = 8  # images move by up to 1 / SHARE of their size
 

@@ -17,10 +17,10 @@ import onnx
 from onnx import numpy_helper
 from onnx.helper import make_node
 
+from hqp_onnx.arrays import Array
 from hqp_onnx.gradients.tape import Tape
 from hqp_onnx.gradients.trace import Trace
 from hqp_onnx.gradients.window import Window, window
-from hqp_onnx.runtime import Array
 
 LARGEST = 64  # pixels of the input
 

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hqp_onnx.dataset import Dataset
+from hqp_onnx.arrays import IntArray
+from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.errors import GradientError
 from hqp_onnx.gradients.loss import is_classifier, logits_of
 from hqp_onnx.gradients.trace import reachable
 from hqp_onnx.recovery.net import Net
 from hqp_onnx.recovery.points import Kept, Point, choose, cuts
-from hqp_onnx.recovery.samples import Ints, gather
+from hqp_onnx.recovery.samples import gather
 from hqp_onnx.recovery.settings import Recovery
 from hqp_onnx.recovery.teacher import Teacher
-from hqp_onnx.runtime import Session
+from hqp_onnx.runtimes.session import Session
 
 UNLIKE = 1.0  # squared difference, of the original's variance, from which a feature says nothing
 
@@ -39,7 +40,7 @@ class Goals:
 
 
 def find_goals(
-    student: Net, teacher: Net, trained: Sequence[str], data: Dataset, rows: Ints, kept: Kept, settings: Recovery
+    student: Net, teacher: Net, trained: Sequence[str], data: Dataset, rows: IntArray, kept: Kept, settings: Recovery
 ) -> Goals:
     """Choose them, from the samples ``rows``, a multiple of a fixed batch.
 
@@ -95,7 +96,9 @@ class _Measured:
         return (self.variance or 1.0) * self.size
 
 
-def _measure(student: Net, teacher: Net, points: Sequence[Point], data: Dataset, rows: Ints) -> dict[Point, _Measured]:
+def _measure(
+    student: Net, teacher: Net, points: Sequence[Point], data: Dataset, rows: IntArray
+) -> dict[Point, _Measured]:
     if not points:
         return {}
     original = Teacher(teacher.model, points)

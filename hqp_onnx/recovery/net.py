@@ -8,12 +8,12 @@ from math import prod
 
 import onnx
 
-from hqp_onnx.gradients.pads import absorb_pads
+from hqp_onnx.arrays import Array
 from hqp_onnx.gradients.prepare import prepare
 from hqp_onnx.gradients.tape import Tape
 from hqp_onnx.gradients.trace import Trace, fixed_batch, trace
+from hqp_onnx.passes.lowering.absorb_pads import absorb_pads
 from hqp_onnx.recovery.depthwise import depthwise_as_products
-from hqp_onnx.runtime import Array
 
 MEMORY = 1 << 29  # bytes of one run forward and back
 BYTES = 16  # of it, per value of the forward run

@@ -19,7 +19,7 @@ from hqp_onnx.gradients.loss import classes
 from hqp_onnx.gradients.reverse import backward
 from hqp_onnx.gradients.tape import Tape
 from hqp_onnx.gradients.trace import Trace, reachable
-from hqp_onnx.runtime import with_outputs
+from hqp_onnx.runtimes.session import with_outputs
 
 
 @dataclass(frozen=True)

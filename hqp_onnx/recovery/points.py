@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from hqp_onnx.channel_map import BoolArray, ChannelMap, IntArray
+from hqp_onnx.arrays import Array, BoolArray, IntArray
+from hqp_onnx.channels.channel_map import ChannelMap
 from hqp_onnx.gradients.prepare import reads
 from hqp_onnx.gradients.trace import Dims, Trace
-from hqp_onnx.runtime import Array
 
 Kept = Mapping[str, Mapping[int, IntArray]]
 """Activation of the original -> axis -> positions that the changed model still has; all of the rest."""

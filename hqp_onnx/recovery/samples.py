@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hqp_onnx.dataset import Dataset
+from hqp_onnx.arrays import Array, IntArray
+from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.errors import DataError
 from hqp_onnx.recovery.settings import Recovery
-from hqp_onnx.runtime import Array
 
 Feeds = Mapping[str, Array]
-Ints = NDArray[np.int64]
 
 
-def split(count: int, settings: Recovery, multiple: int) -> tuple[Ints, Ints]:
+def split(count: int, settings: Recovery, multiple: int) -> tuple[IntArray, IntArray]:
     """Sample numbers to train on and to judge by; the latter a multiple of ``multiple``.
 
     Raises:
@@ -29,7 +27,7 @@ def split(count: int, settings: Recovery, multiple: int) -> tuple[Ints, Ints]:
     return np.sort(order[held:]), np.sort(order[:held])
 
 
-def gather(data: Dataset, rows: Ints) -> dict[str, Array]:
+def gather(data: Dataset, rows: IntArray) -> dict[str, Array]:
     """Feeds of any samples, in their order."""
     parts = [data.rows(row, row + 1).feeds for row in rows.tolist()]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
+from hqp_onnx.arrays import Array, IntArray
 from hqp_onnx.recovery.points import Point
-from hqp_onnx.recovery.samples import Feeds, Ints
-from hqp_onnx.runtime import Array, Session
+from hqp_onnx.recovery.samples import Feeds
+from hqp_onnx.runtimes.session import Session
 
 CACHE = 1 << 28
 
@@ -38,7 +39,7 @@ class Teacher:
         found = self._session.run(feeds)
         return {point.name: point.cut(found[point.name]) for point in self.points}
 
-    def __call__(self, feeds: Feeds, rows: Ints | None) -> dict[str, Array]:
+    def __call__(self, feeds: Feeds, rows: IntArray | None) -> dict[str, Array]:
         """Answers for ``feeds``, which are the samples ``rows`` unless that is None."""
         if rows is None or not self._samples:
             return self.answers(feeds)

@@ -19,16 +19,17 @@ from pathlib import Path
 
 import numpy as np
 
-from hqp_onnx.dataset import Dataset
+from hqp_onnx.arrays import Array, Float32Array, IntArray
+from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.errors import DataError
-from hqp_onnx.recovery.adam import Adam, Float32, cosine
+from hqp_onnx.progress import StageProgress
+from hqp_onnx.recovery.adam import Adam, cosine
 from hqp_onnx.recovery.augment import augmented, spatial_axes
 from hqp_onnx.recovery.objective import Objective
-from hqp_onnx.recovery.samples import Feeds, Ints, gather
+from hqp_onnx.recovery.samples import Feeds, gather
 from hqp_onnx.recovery.settings import Recovery
-from hqp_onnx.runtime import Array, Session
+from hqp_onnx.runtimes.session import Session
 
-Progress = Callable[[int, int], None]
 ROUNDING = 1e-8  # a loss from which there is nothing to learn
 SMALLEST = 0.01  # size of a weight tensor, for the learning rate
 
@@ -37,9 +38,9 @@ SMALLEST = 0.01  # size of a weight tensor, for the learning rate
 class _State:
     """What a checkpoint holds. ``losses``: held out, before training and after each epoch."""
 
-    weights: Float32
+    weights: Float32Array
     adam: Adam
-    best: Float32
+    best: Float32Array
     losses: list[float]
 
 
@@ -57,7 +58,7 @@ class Lesson:
     objective: Objective
     weights: Mapping[str, Array]
     bounds: Mapping[str, tuple[Array, Array]]
-    teach: Callable[[Feeds, Ints | None], Feeds]
+    teach: Callable[[Feeds, IntArray | None], Feeds]
 
 
 class Trainer:
@@ -73,7 +74,13 @@ class Trainer:
     """
 
     def __init__(
-        self, lesson: Lesson, data: Dataset, rows: tuple[Ints, Ints], settings: Recovery, part: int, threads: int
+        self,
+        lesson: Lesson,
+        data: Dataset,
+        rows: tuple[IntArray, IntArray],
+        settings: Recovery,
+        part: int,
+        threads: int,
     ) -> None:
         self.teach, self.data, self.settings, self.part = lesson.teach, data, settings, part
         self.train, self.held = rows
@@ -91,7 +98,7 @@ class Trainer:
         self.steps = len(self.train) // self.batch
         self._model = model
 
-    def run(self, checkpoint: Path | None, progress: Progress) -> tuple[dict[str, Array], list[float]]:
+    def run(self, checkpoint: Path | None, progress: StageProgress) -> tuple[dict[str, Array], list[float]]:
         """The best weights and the held-out losses; the first is that of the start, which counts as well."""
         key = "" if checkpoint is None else self._key()
         state = self._load(checkpoint, key)
@@ -110,7 +117,7 @@ class Trainer:
         """Until the last epoch; not with a loss that is mere rounding, nor behind one that is not finite."""
         return len(losses) <= self.settings.epochs and losses[0] > ROUNDING and math.isfinite(losses[-1])
 
-    def held_loss(self, weights: Float32) -> float:
+    def held_loss(self, weights: Float32Array) -> float:
         """Mean loss of the held-out samples."""
         total, fed = 0.0, self._arrays(weights)
         for start in range(0, len(self.held), self.part):
@@ -119,7 +126,7 @@ class Trainer:
             total += float(next(iter(self.judge.run({**feeds, **fed, **self.teach(feeds, rows)}).values())))
         return total / len(self.held)
 
-    def _epoch(self, state: _State, epoch: int, progress: Progress) -> None:
+    def _epoch(self, state: _State, epoch: int, progress: StageProgress) -> None:
         rng = np.random.default_rng((self.settings.seed, 2, epoch))
         order = rng.permutation(self.train)
         for step in range(self.steps):
@@ -131,11 +138,11 @@ class Trainer:
             done = epoch * self.steps + step + 1
             progress(done * self.batch, self.settings.epochs * self.steps * self.batch)
 
-    def gradient(self, weights: Float32, batch: Ints, rng: np.random.Generator) -> Float32:
+    def gradient(self, weights: Float32Array, batch: IntArray, rng: np.random.Generator) -> Float32Array:
         """Mean over the samples ``batch``, flat."""
         total, fed = np.zeros_like(weights), self._arrays(weights)
         for start in range(0, len(batch), self.part):
-            rows: Ints | None = batch[start : start + self.part]
+            rows: IntArray | None = batch[start : start + self.part]
             feeds: Feeds = gather(self.data, batch[start : start + self.part])
             if self.axes is not None:
                 feeds, rows = augmented(feeds, self.settings.augment, self.axes, rng), None
@@ -144,7 +151,7 @@ class Trainer:
         total /= len(batch)
         return total
 
-    def _arrays(self, flat: Float32) -> dict[str, Array]:
+    def _arrays(self, flat: Float32Array) -> dict[str, Array]:
         """Views by name."""
         pieces = zip(self.names, self.shapes, self.ends[:-1], self.ends[1:], strict=True)
         return {name: flat[a:b].reshape(shape) for name, shape, a, b in pieces}
@@ -189,7 +196,7 @@ def peak_rate(rate: float, loss: float) -> float:
     return rate * min(1.0, math.sqrt(max(loss, 0.0)))
 
 
-def _flat(arrays: Iterable[Array]) -> Float32:
+def _flat(arrays: Iterable[Array]) -> Float32Array:
     return np.concatenate([x.ravel() for x in arrays]).astype(np.float32)
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from hqp_onnx.errors import DataError
-from hqp_onnx.ledger import write_text
-from hqp_onnx.model_io import json_text
-from hqp_onnx.report.results import Report
+from hqp_onnx.files import json_text, write_text
+from hqp_onnx.job.results import Report
 
 JSON, HTML = "report.json", "report.html"
 _NEEDED = ("model", "baseline", "hqp", "trials", "settings", "layers", "saliency_histogram", "frozen", "inputs")
@@ -35,7 +34,7 @@ def rewrite_html(folder: Path) -> Path:
 
 
 def _write_page(report: Mapping[str, Any], folder: Path) -> None:
-    from hqp_onnx.report.html import render  # svg.py takes 0.1 s to import, which every start of `hqp` would pay
+    from hqp_onnx.report.html import render
 
     write_text(folder / HTML, render(report, folder))
 

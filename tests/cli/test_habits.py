@@ -18,12 +18,12 @@ import click
 import numpy as np
 import onnxruntime
 import pytest
+from command import hqp
 from rich.console import Console
 from small_model import small_data, small_model
-from test_cli import hqp
 
 from hqp_onnx.cli import cli, config, output
-from hqp_onnx.doctor import examine, instructions
+from hqp_onnx.steps.doctor import examine, instructions
 
 NO_RESULT = {"completion"}
 LONG = {"optimize", "score", "prune", "quantize", "build", "evaluate", "benchmark", "compare", "recover"}

@@ -18,8 +18,7 @@ import onnx.parser
 import tensorrt as trt
 from fakes import NATIVE_CACHE, install
 
-from hqp_onnx.build import build_file
-from hqp_onnx.dataset import ArraySource, Dataset
+from hqp_onnx.data.dataset import ArraySource, Dataset
 from hqp_onnx.engine import calibrator as calibrators
 from hqp_onnx.engine.capability import Capability, detect
 from hqp_onnx.engine.device import open_cuda
@@ -27,7 +26,8 @@ from hqp_onnx.engine.options import BuildOptions
 from hqp_onnx.engine.profiles import Profile
 from hqp_onnx.engine.timing import EngineSession, measure
 from hqp_onnx.errors import HqpError
-from hqp_onnx.runtime import TensorSpec
+from hqp_onnx.runtimes.session import TensorSpec
+from hqp_onnx.steps.build import build_file
 
 MODEL = """<ir_version: 8, opset_import: ["" : 17]> g (float[N, 3, 4, 4] x) => (float[N, 2, 4, 4] y) {
  h = Conv(x, w, b) y = Relu(h) }"""

@@ -13,12 +13,12 @@ import pytest
 from conftest import MODELS
 
 from hqp_onnx import cli
-from hqp_onnx.build import build_file
 from hqp_onnx.engine.options import BuildOptions
 from hqp_onnx.errors import ModelError, UsageError
 from hqp_onnx.progress import silent
-from hqp_onnx.runtime import Session
-from hqp_onnx.steps import quantize_file
+from hqp_onnx.runtimes.session import Session
+from hqp_onnx.steps.build import build_file
+from hqp_onnx.steps.quantize import quantize_file
 
 MODEL = MODELS / "mobilenet_v3_small.onnx"
 

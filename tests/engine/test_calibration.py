@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hqp_onnx.calibration import Calibration, Range
-from hqp_onnx.dataset import ArraySource, Dataset
+from hqp_onnx.data.dataset import ArraySource, Dataset
 from hqp_onnx.engine.cache import CalibrationCache, read_cache, version_number
 from hqp_onnx.engine.calibrator import CalibrationBatches
 from hqp_onnx.engine.profiles import Profile
 from hqp_onnx.errors import DataError
-from hqp_onnx.runtime import TensorSpec
+from hqp_onnx.runtimes.session import TensorSpec
+from hqp_onnx.statistics.calibration import Calibration, Range
 
 NATIVE = "TRT-8502-EntropyCalibration2\ndata: 3c008912\n(Unnamed Layer* 4) [Shuffle]_output: 3d895e44\na: b: 3f800000\n"
 

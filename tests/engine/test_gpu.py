@@ -10,18 +10,18 @@ import onnx
 import pytest
 from conftest import MODELS
 
-from hqp_onnx.build import build_file
 from hqp_onnx.engine import Capability, Device, measure
 from hqp_onnx.engine.device import open_cuda
 from hqp_onnx.engine.energy import Sampler, open_meter
 from hqp_onnx.engine.options import BuildOptions
 from hqp_onnx.engine.timing import EngineSession
 from hqp_onnx.errors import UsageError
-from hqp_onnx.model_io import to_graph, to_proto
-from hqp_onnx.options import Options
+from hqp_onnx.graphs.model_io import to_graph, to_proto
+from hqp_onnx.job.options import Options
 from hqp_onnx.passes.convert_fp16 import convert_fp16
-from hqp_onnx.pipeline import optimize
-from hqp_onnx.runtime import Session, onnxruntime
+from hqp_onnx.runtimes.session import Session, onnxruntime
+from hqp_onnx.steps.build import build_file
+from hqp_onnx.steps.optimize import optimize
 
 pytestmark = pytest.mark.gpu
 BATCH = 64

@@ -5,7 +5,7 @@ import pytest
 
 from hqp_onnx.engine.profiles import Profile, batch_of, profiles
 from hqp_onnx.errors import UsageError
-from hqp_onnx.runtime import TensorSpec
+from hqp_onnx.runtimes.session import TensorSpec
 
 FLOAT = np.dtype(np.float32)
 IMAGE = TensorSpec("image:0", FLOAT, (None, 3, None, None))

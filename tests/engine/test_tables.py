@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from hqp_onnx.cli.engine_lines import build_lines, engine_rows, engine_table
 from hqp_onnx.engine import EngineLatency
-from hqp_onnx.report.engines import build_lines, engine_rows, engine_table
 
 FAST = EngineLatency(8, 100, 2.0, 3.0, {"conv": 1.5}, 10.0, 0.0025)
 SLOW = EngineLatency(1, 50, 1.0, 1.0)

@@ -6,11 +6,11 @@ import onnx.parser
 import pytest
 from gradients.test_per_sample import array, build, samples
 
-from hqp_onnx.dataset import Batch
+from hqp_onnx.data.dataset import Batch
 from hqp_onnx.errors import DataError, GradientError, UsageError
 from hqp_onnx.gradients import PerSample, filter_weights
 from hqp_onnx.gradients.loss import Draw
-from hqp_onnx.saliency import fisher
+from hqp_onnx.ranking.saliency import fisher
 
 torch = pytest.importorskip("torch")
 from gradients.onnx_in_torch import TorchModel, filter_norms, sample_gradients  # noqa: E402  needs torch

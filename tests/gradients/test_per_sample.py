@@ -13,7 +13,7 @@ from small_net import array, build
 
 from hqp_onnx.errors import DataError, GradientError
 from hqp_onnx.gradients import PerSample, filter_weights
-from hqp_onnx.runtime import Session
+from hqp_onnx.runtimes.session import Session
 
 torch = pytest.importorskip("torch")
 from gradients.onnx_in_torch import TorchModel, filter_norms, sample_gradients  # noqa: E402  needs torch

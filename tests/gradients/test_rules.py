@@ -13,12 +13,12 @@ from onnx.reference import ReferenceEvaluator
 from oracle import runs
 
 from hqp_onnx.errors import GradientError
-from hqp_onnx.gradients.lower import LOWERED
 from hqp_onnx.gradients.prepare import prepare
 from hqp_onnx.gradients.reverse import RULES, backward
 from hqp_onnx.gradients.tape import Tape
 from hqp_onnx.gradients.trace import Trace, shape_only
-from hqp_onnx.runtime import Session
+from hqp_onnx.passes.lowering.expand_functions import LOWERED
+from hqp_onnx.runtimes.session import Session
 
 STEP = 1e-6
 # float32 gradients of values near 1; central differences in float64 are good to about 1e-9

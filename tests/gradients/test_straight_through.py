@@ -11,7 +11,7 @@ from hqp_onnx.gradients.prepare import prepare
 from hqp_onnx.gradients.reverse import backward
 from hqp_onnx.gradients.tape import Tape
 from hqp_onnx.gradients.trace import trace
-from hqp_onnx.runtime import Session
+from hqp_onnx.runtimes.session import Session
 
 torch = pytest.importorskip("torch")
 

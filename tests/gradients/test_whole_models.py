@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from hqp_onnx.errors import GradientError
 from hqp_onnx.gradients import PerSample, filter_weights
-from hqp_onnx.gradients.ort_training import TrainingPerSample, find
+from hqp_onnx.gradients.training.engine import TrainingPerSample, find
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402  needs torch

@@ -8,7 +8,7 @@ import onnx.parser
 import pytest
 from oracle import worst_error
 
-from hqp_onnx.model_io import to_graph, to_proto
+from hqp_onnx.graphs.model_io import to_graph, to_proto
 from hqp_onnx.passes.absorb_scales import absorb_scales
 
 RNG = np.random.default_rng(0)

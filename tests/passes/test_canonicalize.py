@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 import pytest
 from oracle import run
 
-from hqp_onnx.model_io import to_graph, to_proto
+from hqp_onnx.graphs.model_io import to_graph, to_proto
 from hqp_onnx.passes.canonicalize import canonicalize, canonicalize_with_shapes
 
 RNG = np.random.default_rng(0)

@@ -11,18 +11,18 @@ import onnx_graphsurgeon as gs
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
-from hqp_onnx import moments
-from hqp_onnx.channel_map import ChannelMap, ParamAxis, PruningPlan
-from hqp_onnx.channels import analyze
-from hqp_onnx.dataset import Batch
+from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis, PruningPlan
+from hqp_onnx.channels.walk import analyze
+from hqp_onnx.data.dataset import Batch
+from hqp_onnx.data.sources import open_dataset
 from hqp_onnx.errors import ModelError
-from hqp_onnx.model_io import to_graph
-from hqp_onnx.moments import input_moments
+from hqp_onnx.graphs.model_io import to_graph
 from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.passes.compensate import compensate
 from hqp_onnx.passes.prune_channels import prune_channels
-from hqp_onnx.runtime import Session
-from hqp_onnx.sources import open_dataset
+from hqp_onnx.runtimes.session import Session
+from hqp_onnx.statistics import moments
+from hqp_onnx.statistics.moments import input_moments
 
 MODELS = Path(__file__).parents[2] / "models"
 RNG = np.random.default_rng(2)

@@ -11,7 +11,7 @@ import pytest
 from onnx import numpy_helper
 from oracle import run
 
-from hqp_onnx.model_io import to_graph, to_proto
+from hqp_onnx.graphs.model_io import to_graph, to_proto
 from hqp_onnx.passes.compress_weights import compress_weights
 
 RNG = np.random.default_rng(0)

@@ -16,23 +16,27 @@ from oracle import run
 from small_model import small_data, small_model
 
 import hqp_onnx.passes
-from hqp_onnx.calibration import Calibration, calibrate
-from hqp_onnx.channel_map import ChannelMap, PruningPlan
-from hqp_onnx.channels import analyze
-from hqp_onnx.dataset import ArraySource, Batch, Dataset
-from hqp_onnx.model_io import to_proto
-from hqp_onnx.moments import input_moments
+from hqp_onnx.channels.channel_map import ChannelMap, PruningPlan
+from hqp_onnx.channels.walk import analyze
+from hqp_onnx.data.dataset import ArraySource, Batch, Dataset
+from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.passes.insert_qdq import weight_scales
 from hqp_onnx.passes.prune_channels import prune_channels
 from hqp_onnx.passes.round_weights import roundable
-from hqp_onnx.placement import quantized_tensors
+from hqp_onnx.quantization.placement import quantized_tensors
 from hqp_onnx.recovery import Recovery
-from hqp_onnx.runtime import Session
-from hqp_onnx.targets import target
+from hqp_onnx.runtimes.session import Session
+from hqp_onnx.runtimes.targets import target
+from hqp_onnx.statistics.calibration import Calibration, calibrate
+from hqp_onnx.statistics.moments import input_moments
 
-NAMES = [module.name for module in pkgutil.iter_modules(hqp_onnx.passes.__path__) if module.name != "base"]
+NAMES = [
+    module.name
+    for module in pkgutil.iter_modules(hqp_onnx.passes.__path__)
+    if module.name != "base" and not module.ispkg
+]
 IMAGES = small_data()["input"]
 SOURCE = ArraySource("images", {"input": IMAGES})
 BATCHES = [Batch({"input": IMAGES})]

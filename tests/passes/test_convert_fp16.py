@@ -13,14 +13,14 @@ from conftest import MODELS
 from onnx.reference import ReferenceEvaluator
 from oracle import require_runtime, run
 
-from hqp_onnx.calibration import Calibration, Range
 from hqp_onnx.errors import MissingRuntimeError, ModelError
-from hqp_onnx.model_io import load, to_graph, to_proto
+from hqp_onnx.graphs.model_io import load, to_graph, to_proto
 from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.passes.convert_fp16 import convert_fp16
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.insert_qdq import insert_qdq
-from hqp_onnx.targets import target
+from hqp_onnx.runtimes.targets import target
+from hqp_onnx.statistics.calibration import Calibration, Range
 
 ZOO = Path(__file__).parents[1] / "zoo"
 HEADER = '<ir_version: 8, opset_import: ["" : 17]>'

@@ -7,11 +7,11 @@ import pytest
 from onnx import numpy_helper
 from oracle import run
 
-from hqp_onnx.dataset import Batch
-from hqp_onnx.model_io import to_graph
+from hqp_onnx.data.dataset import Batch
+from hqp_onnx.graphs.model_io import to_graph
 from hqp_onnx.passes.equalize import equalize
 from hqp_onnx.passes.quantize import Recipe, quantize
-from hqp_onnx.targets import target
+from hqp_onnx.runtimes.targets import target
 
 RNG = np.random.default_rng(0)
 UNEVEN = np.float32([60, 1, 1, 0.5, 1, 2])

@@ -5,12 +5,12 @@ import pytest
 from onnx import numpy_helper
 from small_model import small_data, small_model
 
-from hqp_onnx.model_io import to_proto
+from hqp_onnx.graphs.model_io import to_proto
+from hqp_onnx.model import open_data, open_model
 from hqp_onnx.passes.expose_masters import expose_masters, store_masters
 from hqp_onnx.passes.quantize import prepare, quantize_prepared
-from hqp_onnx.runtime import Session
-from hqp_onnx.steps import open_data, open_model
-from hqp_onnx.targets import target
+from hqp_onnx.runtimes.session import Session
+from hqp_onnx.runtimes.targets import target
 
 X = small_data(8)["input"]
 

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from oracle import run
 
-from hqp_onnx.model_io import to_graph, to_proto
+from hqp_onnx.graphs.model_io import to_graph, to_proto
 from hqp_onnx.passes.fold_pads import fold_pads
 
 RNG = np.random.default_rng(0)

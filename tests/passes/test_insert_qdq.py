@@ -10,16 +10,16 @@ import onnx_graphsurgeon as gs
 import pytest
 from onnx import numpy_helper
 
-from hqp_onnx.calibration import Calibration, Range, calibrate
-from hqp_onnx.dataset import Batch
+from hqp_onnx.data.dataset import Batch
 from hqp_onnx.errors import ModelError
-from hqp_onnx.model_io import load, to_graph
+from hqp_onnx.graphs.model_io import load, to_graph
 from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.insert_qdq import insert_qdq
 from hqp_onnx.passes.quantize import quantize
-from hqp_onnx.placement import place, quantized_tensors
-from hqp_onnx.targets import Target, target
+from hqp_onnx.quantization.placement import place, quantized_tensors
+from hqp_onnx.runtimes.targets import Target, target
+from hqp_onnx.statistics.calibration import Calibration, Range, calibrate
 
 ROOT = Path(__file__).parents[2]
 ORT, TRT = target("onnxruntime", reduced_range=False), target("tensorrt")

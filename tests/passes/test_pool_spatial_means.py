@@ -7,7 +7,7 @@ import onnx
 import pytest
 from oracle import run
 
-from hqp_onnx.model_io import to_graph, to_proto
+from hqp_onnx.graphs.model_io import to_graph, to_proto
 from hqp_onnx.passes.pool_spatial_means import pool_spatial_means
 
 X = np.random.default_rng(0).standard_normal((2, 3, 4, 5)).astype(np.float32)

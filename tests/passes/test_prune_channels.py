@@ -9,10 +9,10 @@ import onnx
 import pytest
 from oracle import worst_error
 
-from hqp_onnx.channel_map import PruningPlan
-from hqp_onnx.channels import analyze
+from hqp_onnx.channels.channel_map import PruningPlan
+from hqp_onnx.channels.walk import analyze
 from hqp_onnx.errors import UsageError
-from hqp_onnx.model_io import to_graph, to_proto
+from hqp_onnx.graphs.model_io import to_graph, to_proto
 from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.passes.prune_channels import prune_channels
 

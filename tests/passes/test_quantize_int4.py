@@ -10,11 +10,11 @@ import pytest
 from onnx import numpy_helper
 from oracle import run, runs
 
-from hqp_onnx.dataset import Batch
+from hqp_onnx.data.dataset import Batch
 from hqp_onnx.errors import UsageError
-from hqp_onnx.model_io import to_graph
-from hqp_onnx.moments import input_moments
+from hqp_onnx.graphs.model_io import to_graph
 from hqp_onnx.passes.quantize_int4 import quantize_int4
+from hqp_onnx.statistics.moments import input_moments
 
 RNG = np.random.default_rng(0)
 SHAPES = {"w1": (64, 80), "w2": (40, 80), "w3": (40, 8)}

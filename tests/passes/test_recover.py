@@ -8,18 +8,18 @@ import pytest
 from onnx import numpy_helper
 from small_model import small_data, small_model
 
-from hqp_onnx.channel_map import PruningPlan
+from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.errors import DataError, GradientError, UsageError
-from hqp_onnx.model_io import to_proto
+from hqp_onnx.graphs.model_io import to_proto
+from hqp_onnx.model import open_data, open_model
 from hqp_onnx.passes.prune_channels import prune_channels
 from hqp_onnx.passes.quantize import quantize
 from hqp_onnx.passes.recover import check_recoverable, recover
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.recovery.points import kept_positions
 from hqp_onnx.recovery.trainer import Trainer
-from hqp_onnx.runtime import Session
-from hqp_onnx.steps import open_data, open_model
-from hqp_onnx.targets import target
+from hqp_onnx.runtimes.session import Session
+from hqp_onnx.runtimes.targets import target
 
 SETTINGS = Recovery(epochs=3, batch=8)
 

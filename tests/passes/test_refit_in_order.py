@@ -8,16 +8,16 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 from small_model import small_data, small_model
 
-from hqp_onnx.channel_map import PruningPlan
-from hqp_onnx.dataset import Batch
+from hqp_onnx.channels.channel_map import PruningPlan
+from hqp_onnx.data.dataset import Batch
 from hqp_onnx.errors import DataError
-from hqp_onnx.model_io import to_proto
-from hqp_onnx.moments import input_moments
+from hqp_onnx.graphs.model_io import to_proto
+from hqp_onnx.model import open_model
 from hqp_onnx.passes.compensate import compensate
 from hqp_onnx.passes.prune_channels import prune_channels
 from hqp_onnx.passes.refit_in_order import refit_in_order
-from hqp_onnx.runtime import Session
-from hqp_onnx.steps import open_model
+from hqp_onnx.runtimes.session import Session
+from hqp_onnx.statistics.moments import input_moments
 
 X = small_data(120)["input"]
 DATA = [Batch({"input": X[:70]}), Batch({"input": X[70:]})]

@@ -6,13 +6,13 @@ import numpy as np
 import onnx
 from conftest import MODELS
 
-from hqp_onnx.dataset import Batch
-from hqp_onnx.model_io import to_graph, to_proto
+from hqp_onnx.data.dataset import Batch
+from hqp_onnx.graphs.model_io import to_graph, to_proto
 from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.passes.quantize import quantize
 from hqp_onnx.passes.restore_float_weights import restore_float_weights
-from hqp_onnx.runtime import Session
-from hqp_onnx.targets import target
+from hqp_onnx.runtimes.session import Session
+from hqp_onnx.runtimes.targets import target
 
 
 def test_the_same_integers_behind_float_weights(bundled: Path) -> None:

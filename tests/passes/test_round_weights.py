@@ -10,16 +10,16 @@ import pytest
 from onnx import numpy_helper
 from oracle import run
 
-from hqp_onnx.calibration import calibrate
-from hqp_onnx.dataset import Batch
-from hqp_onnx.model_io import to_graph
-from hqp_onnx.moments import input_moments
+from hqp_onnx.data.dataset import Batch
+from hqp_onnx.graphs.model_io import to_graph
 from hqp_onnx.passes.correct_bias import correct_bias
 from hqp_onnx.passes.insert_qdq import insert_qdq, weight_scales
 from hqp_onnx.passes.quantize import Recipe, prepare, quantize
 from hqp_onnx.passes.round_weights import round_weights, roundable, rounded
-from hqp_onnx.placement import quantized_tensors
-from hqp_onnx.targets import target
+from hqp_onnx.quantization.placement import quantized_tensors
+from hqp_onnx.runtimes.targets import target
+from hqp_onnx.statistics.calibration import calibrate
+from hqp_onnx.statistics.moments import input_moments
 
 RNG = np.random.default_rng(0)
 ONE = np.ones((1, 1))

@@ -15,7 +15,7 @@ from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
 from polygraphy.comparator import Comparator
 from small_model import small_data, small_model
 
-from hqp_onnx.sources import open_source
+from hqp_onnx.data.sources import open_source
 
 
 @pytest.fixture

@@ -14,8 +14,7 @@ from small_model import small_data, small_model
 
 import hqp_onnx
 from hqp_onnx.errors import DataError, HqpError, ModelError, UsageError
-from hqp_onnx.options import Pruning
-from hqp_onnx.pruning import prune
+from hqp_onnx.steps.prune import Pruning, prune
 
 DATA = small_data()
 

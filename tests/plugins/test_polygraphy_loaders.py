@@ -19,9 +19,8 @@ from polygraphy.comparator import Comparator
 from polygraphy.exception import PolygraphyException
 from small_model import small_data, small_model
 
-from hqp_onnx.options import Pruning
 from hqp_onnx.plugins.polygraphy_loaders import PruneOnnx, QuantizeOnnx
-from hqp_onnx.pruning import prune
+from hqp_onnx.steps.prune import Pruning, prune
 
 IMAGES = small_data()["input"]
 

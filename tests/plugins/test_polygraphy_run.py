@@ -14,9 +14,8 @@ from polygraphy.comparator import RunResults
 from polygraphy_host import host_environment, sh
 from small_model import small_data, small_model
 
-from hqp_onnx.options import Pruning
 from hqp_onnx.plugins.data_loader import write_script
-from hqp_onnx.pruning import prune
+from hqp_onnx.steps.prune import Pruning, prune
 
 RUN = "polygraphy run m.onnx --onnxrt"
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hqp_onnx.dataset import ArraySource, Dataset
+from hqp_onnx.data.dataset import ArraySource, Dataset
+from hqp_onnx.data.images import Preprocess, open_folder
 from hqp_onnx.errors import UsageError
-from hqp_onnx.images import Preprocess, open_folder
 from hqp_onnx.recovery.augment import augmented, spatial_axes
-from hqp_onnx.runtime import TensorSpec
+from hqp_onnx.runtimes.session import TensorSpec
 
 NCHW = np.random.default_rng(0).standard_normal((40, 2, 16, 8)).astype(np.float32)
 

@@ -8,7 +8,7 @@ from onnx import numpy_helper
 
 from hqp_onnx.gradients.trace import trace
 from hqp_onnx.recovery.depthwise import depthwise_as_products
-from hqp_onnx.runtime import Session
+from hqp_onnx.runtimes.session import Session
 
 RNG = np.random.default_rng(0)
 

@@ -8,12 +8,12 @@ from onnx import numpy_helper
 from small_model import small_model
 
 from hqp_onnx.errors import GradientError
-from hqp_onnx.model_io import to_graph, to_proto
+from hqp_onnx.graphs.model_io import to_graph, to_proto
 from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.recovery.net import Net
 from hqp_onnx.recovery.objective import objective
 from hqp_onnx.recovery.trained import trained_constants
-from hqp_onnx.runtime import Session
+from hqp_onnx.runtimes.session import Session
 
 torch = pytest.importorskip("torch")
 from gradients.onnx_in_torch import TorchModel  # noqa: E402  needs torch

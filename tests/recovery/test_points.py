@@ -5,13 +5,13 @@ import onnx.parser
 from onnx import numpy_helper
 from small_model import small_data, small_model
 
-from hqp_onnx.channel_map import PruningPlan
-from hqp_onnx.model_io import to_proto
+from hqp_onnx.channels.channel_map import PruningPlan
+from hqp_onnx.graphs.model_io import to_proto
+from hqp_onnx.model import open_model
 from hqp_onnx.passes.prune_channels import prune_channels
 from hqp_onnx.recovery.net import Net
 from hqp_onnx.recovery.points import choose, cuts, kept_positions
-from hqp_onnx.runtime import Session
-from hqp_onnx.steps import open_model
+from hqp_onnx.runtimes.session import Session
 
 X = small_data(3)["input"]
 

@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from command import hqp
 from polygraphy_host import host_environment, sh
 from small_model import small_data, small_model
-from test_cli import hqp
 
 from hqp_onnx.errors import DataError
-from hqp_onnx.options import Options
-from hqp_onnx.pipeline import optimize
+from hqp_onnx.job.options import Options
 from hqp_onnx.report.html import render
 from hqp_onnx.report.html.plot import Scale, ticks
+from hqp_onnx.steps.optimize import optimize
 
 VOID = {"meta", "br"}
 

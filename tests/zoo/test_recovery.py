@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from zoo.test_zoo import PRUNABLE, feeds_of, load
 
-from hqp_onnx.channel_map import PruningPlan
-from hqp_onnx.model_io import to_proto
+from hqp_onnx.channels.channel_map import PruningPlan
+from hqp_onnx.graphs.model_io import to_proto
+from hqp_onnx.model import open_data, open_model
 from hqp_onnx.passes.prune_channels import prune_channels
 from hqp_onnx.passes.recover import recover
+from hqp_onnx.ranking.order import removal_order
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.recovery.points import kept_positions
-from hqp_onnx.runtime import Session
-from hqp_onnx.search import removal_order
-from hqp_onnx.steps import open_data, open_model
+from hqp_onnx.runtimes.session import Session
 
 
 @pytest.mark.parametrize("name", PRUNABLE)

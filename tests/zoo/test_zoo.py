@@ -11,12 +11,12 @@ import pytest
 from onnx import helper, numpy_helper
 from oracle import worst_error
 
-from hqp_onnx.channel_map import PruningPlan
-from hqp_onnx.channels import analyze
-from hqp_onnx.model_io import to_graph, to_proto
+from hqp_onnx.channels.channel_map import PruningPlan
+from hqp_onnx.channels.walk import analyze
+from hqp_onnx.graphs.model_io import to_graph, to_proto
 from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.passes.prune_channels import prune_channels
-from hqp_onnx.search import removal_order
+from hqp_onnx.ranking.order import removal_order
 
 # file -> prunable units at least; all that is frozen beside them is a trunk under LayerNormalization, an input, a head
 PRUNABLE = {

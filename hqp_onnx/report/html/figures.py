@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hqp_onnx.job.results import TITLES
 from hqp_onnx.report.html.markup import Html
-from hqp_onnx.report.results import TITLES
 
 Data = Mapping[str, Any]
 

@@ -6,19 +6,7 @@ from collections.abc import Sequence
 
 from hqp_onnx.report.html.figures import Data, Figure
 from hqp_onnx.report.html.markup import table
-from hqp_onnx.report.html.plot import (
-    LEFT,
-    RIGHT,
-    TOP,
-    WIDTH,
-    Scale,
-    bar,
-    legend,
-    picture,
-    ticks,
-    x_axis,
-    y_axis,
-)
+from hqp_onnx.report.html.plot import LEFT, RIGHT, TOP, WIDTH, Scale, bar, legend, picture, ticks, x_axis, y_axis
 
 
 def saliency(found: Data, kind: str) -> Figure:

@@ -1,0 +1,1 @@
+"""Units of channels that can only be removed together, and what they cost."""

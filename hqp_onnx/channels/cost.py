@@ -1,0 +1,105 @@
+"""What a model costs: parameters, multiply-accumulates per sample.
+
+A weight is used once per output position (Conv), input position (ConvTranspose) or row (Gemm, MatMul), and
+these counts do not change when channels leave; so MACs = sum over nodes of weight size times positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from hqp_onnx.arrays import FloatArray
+from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis
+from hqp_onnx.graphs.shapes import Shapes
+
+_LEAST = 1e-9  # of all costs: a unit that costs nothing has some gain, so that it can be ranked
+
+
+def positions(graph: gs.Graph, shapes: Shapes) -> dict[str, int]:
+    """How often each node's weight is used per sample, by node name; data x data products count whole."""
+    counts = {}
+    for node in graph.nodes:
+        if node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+            continue
+        tensor = node.outputs[0] if node.op != "ConvTranspose" else node.inputs[0]
+        size = shapes.sizes.get(tensor.name, ())
+        if node.op in ("Conv", "ConvTranspose"):
+            counts[node.name] = prod(size[2:])
+            continue
+        rows = prod(size[:-1]) // (size[0] if size else 1)
+        inner = not any(isinstance(t, gs.Constant) for t in node.inputs[:2])
+        left = shapes.sizes.get(node.inputs[0].name, (1,))
+        counts[node.name] = rows * (left[-1] * size[-1] if inner and size else 1)
+    return counts
+
+
+def macs(graph: gs.Graph, counts: Mapping[str, int]) -> int:
+    """Multiply-accumulates per sample, given ``positions`` of the graph or of the one that it was pruned from."""
+    total = 0
+    for node in graph.nodes:
+        weight = next((t for t in node.inputs[:2] if isinstance(t, gs.Constant)), None)
+        if node.name in counts:
+            total += counts[node.name] * (prod(weight.shape) if weight is not None else 1)
+    return total
+
+
+def prunable(graph: gs.Graph, channels: ChannelMap, counts: Mapping[str, int]) -> tuple[int, int]:
+    """Parameters, and MACs per sample, in slices that some prunable unit owns; ``counts`` as for ``macs``."""
+    free = np.zeros(channels.units + 1, bool)  # the last entry is for label -1
+    free[channels.prunable] = True
+    touched = {}
+    for tensor in graph.tensors().values():
+        if isinstance(tensor, gs.Constant) and np.issubdtype(tensor.dtype, np.floating):
+            stays = list(tensor.shape)
+            for axis in range(len(stays)):
+                labels = channels.members.get(ParamAxis(tensor.name, axis))
+                stays[axis] -= 0 if labels is None else int(free[labels].sum())
+            touched[tensor.name] = prod(tensor.shape) - prod(stays)
+    products = 0
+    for node in graph.nodes:
+        weight = next((t for t in node.inputs[:2] if isinstance(t, gs.Constant)), None)
+        products += counts.get(node.name, 0) * (touched.get(weight.name, 0) if weight is not None else 0)
+    return sum(touched.values()), products
+
+
+def unit_costs(graph: gs.Graph, channels: ChannelMap, costs: Mapping[str, float]) -> FloatArray:
+    """What goes with each unit: of each node, the share of its weight, or else of its output, that the unit owns.
+
+    Args:
+        graph: canonical.
+        channels: its units.
+        costs: node name -> any measure, such as MACs or seconds.
+
+    Returns:
+        float64 [units], above 0, in the unit of ``costs``.
+    """
+    found = np.zeros(channels.units + 1)  # the last entry is for label -1
+    for node in graph.nodes:
+        weight = next((t for t in node.inputs[:2] if isinstance(t, gs.Constant) and len(t.shape) > 1), None)
+        if weight is not None:
+            axes = (channels.members.get(ParamAxis(weight.name, axis)) for axis in range(len(weight.shape)))
+            shares = [labels for labels in axes if labels is not None]
+        else:
+            shares = [channels.tensors[t.name].ravel() for t in node.outputs[:1] if t.name in channels.tensors]
+        for labels in shares:
+            np.add.at(found, labels, costs.get(node.name, 0.0) / len(labels))
+    costs_of: FloatArray = np.maximum(found[:-1], _LEAST * found.sum() + np.finfo(np.float64).tiny)
+    return costs_of
+
+
+def node_macs(graph: gs.Graph, counts: Mapping[str, int]) -> dict[str, float]:
+    """Multiply-accumulates per sample of each node with a weight."""
+    weights = {n.name: next((t for t in n.inputs[:2] if isinstance(t, gs.Constant)), None) for n in graph.nodes}
+    return {
+        name: float(counts[name] * prod(w.shape)) for name, w in weights.items() if w is not None and name in counts
+    }
+
+
+def params(graph: gs.Graph) -> int:
+    """Floating-point values in initializers."""
+    constants = [t for t in graph.tensors().values() if isinstance(t, gs.Constant)]
+    return sum(prod(t.shape) for t in constants if np.issubdtype(t.dtype, np.floating))

@@ -1,0 +1,40 @@
+"""What was removed from a model, as a file: ``ledger.json`` beside the pruned model.
+
+{"model_sha256": digest of the original, "removed": {tensor: {axis: [indices in the original]}}}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hqp_onnx.channels.channel_map import ChannelMap, PruningPlan
+from hqp_onnx.errors import DataError
+from hqp_onnx.files import sha256
+
+LEDGER = "ledger.json"
+"""What was removed from the model that ships."""
+PRUNED_LEDGER = "pruned.ledger.json"
+"""What was removed from pruned.onnx, where that is something else."""
+
+
+def removals_json(model: Path, channels: ChannelMap, plan: PruningPlan) -> str:
+    """The text of the ledger of ``plan`` on the original in the file ``model``."""
+    slices = channels.removed_slices(plan)
+    removed = {name: {str(axis): gone.tolist() for axis, gone in axes.items()} for name, axes in slices.items()}
+    return json.dumps({"model_sha256": sha256(model), "removed": removed})
+
+
+def read_removals(path: Path) -> tuple[str, Mapping[str, Any]]:
+    """Digest of the original, and what was removed.
+
+    Raises:
+        DataError: not such a file.
+    """
+    try:
+        content = json.loads(path.read_text())
+        return str(content["model_sha256"]), dict(content["removed"])
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise DataError(f"{path}: not a ledger: expected JSON with 'model_sha256' and 'removed'") from e

@@ -1,0 +1,35 @@
+"""Rules by operator, one short file per family."""
+
+from hqp_onnx.channels.rules import (
+    contraction,
+    convolution,
+    elementwise,
+    gathering,
+    measuring,
+    movement,
+    normalization,
+    recurrent,
+    reduction,
+    resampling,
+    reshaping,
+)
+from hqp_onnx.channels.rules.measuring import pass_counts
+from hqp_onnx.channels.rules.registry import REWRITES, RULES, Survivors
+
+__all__ = [
+    "REWRITES",
+    "RULES",
+    "Survivors",
+    "contraction",
+    "convolution",
+    "elementwise",
+    "gathering",
+    "measuring",
+    "movement",
+    "normalization",
+    "pass_counts",
+    "recurrent",
+    "reduction",
+    "resampling",
+    "reshaping",
+]

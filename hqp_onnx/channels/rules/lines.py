@@ -1,0 +1,84 @@
+"""Labels as lines: along one axis of a tensor, or collapsed across some of its axes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from hqp_onnx.arrays import IntArray
+
+if TYPE_CHECKING:
+    from hqp_onnx.channels.walk import Walk
+
+
+def varied(labels: IntArray) -> list[int]:
+    """Axes along which labels vary."""
+    return [axis for axis, size in enumerate(labels.shape) if size > 1]
+
+
+def compress(labels: IntArray) -> IntArray:
+    """``labels`` with size 1 on every axis along which they do not vary."""
+    for axis, size in enumerate(labels.shape):
+        if size > 1 and (labels == labels.take([0], axis)).all():
+            labels = labels.take([0], axis)
+    return labels
+
+
+def along(labels: IntArray, axis: int, rank: int) -> IntArray:
+    """A line of labels laid along one axis of a tensor of ``rank``."""
+    return labels.reshape([-1 if i == axis % rank else 1 for i in range(rank)])
+
+
+def aligned(labels: IntArray, rank: int) -> IntArray:
+    """``labels`` with leading axes of size 1, as broadcasting aligns them."""
+    return labels.reshape((1,) * (rank - labels.ndim) + labels.shape)
+
+
+def collapse(walk: Walk, labels: IntArray, axes: Collection[int], reason: str) -> IntArray:
+    """Tie labels along ``axes``, which become of size 1: whole lines leave together."""
+    for axis in axes:
+        if labels.shape[axis] > 1:
+            first = labels.take([0], axis)
+            walk.tie(labels, first, reason)
+            labels = first
+    return labels
+
+
+def across(walk: Walk, labels: IntArray, axes: Collection[int], reason: str) -> IntArray:
+    """Labels of what is computed across ``axes``: size 1 there.
+
+    Where labels vary along other axes too (heads), whole lines leave together. Else they must stay.
+    """
+    if set(varied(labels)) - set(axes):
+        return collapse(walk, labels, axes, reason)
+    if set(varied(labels)) & set(axes):
+        walk.freeze(labels, reason)
+        return np.full((1,) * labels.ndim, -1)
+    return labels
+
+
+def axis_labels(walk: Walk, node: gs.Node, tensor: gs.Tensor, axis: int) -> IntArray:
+    """Labels along one axis, [size]; labels that vary along others are tied along these."""
+    labels = walk.labels(tensor)
+    others = set(range(labels.ndim)) - {axis % labels.ndim}
+    labels = collapse(walk, labels, others, f"{node.op} '{node.name}' reads channels that stay beside them")
+    return np.broadcast_to(labels.ravel(), (walk.sizes(tensor)[axis],))
+
+
+def constant_input(node: gs.Node, index: int) -> IntArray | None:
+    """Values of an optional constant input; None if it is absent."""
+    if len(node.inputs) <= index or not node.inputs[index].name:
+        return None
+    return np.asarray(node.inputs[index].values)
+
+
+def computed(walk: Walk, node: gs.Node, first: int = 1) -> bool:
+    """Refuse a node whose shape inputs are computed in the graph, unless no labels pass."""
+    if all(isinstance(t, gs.Constant) for t in node.inputs[first:] if t.name):
+        return False
+    if (walk.labels(node.inputs[0]) >= 0).any():
+        walk.refuse(node, f"{node.op} '{node.name}' computes its shape in the graph")
+    return True

@@ -1,0 +1,236 @@
+"""The whole comparison: outputs, answers, accuracy, latency, and where each model parts from the one before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hqp_onnx.arrays import Array, FloatArray
+from hqp_onnx.comparison.contenders import Contender, open_contenders
+from hqp_onnx.comparison.deviation import Deviation, finite
+from hqp_onnx.comparison.lineage import find_lineage
+from hqp_onnx.comparison.runner import Agreement, Collector, SessionRunner, run_batches
+from hqp_onnx.comparison.trace import Trace, trace
+from hqp_onnx.data.dataset import Batch, Dataset
+from hqp_onnx.data.sources import open_dataset
+from hqp_onnx.errors import ModelError, UsageError
+from hqp_onnx.evaluation.latency import Latency, measure
+from hqp_onnx.evaluation.metrics import Metric, classes, load_metric
+from hqp_onnx.graphs.model_io import stored_bytes
+from hqp_onnx.progress import Progress, silent
+
+BATCH = 100
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One model beside the reference.
+
+    Attributes:
+        name, runtime, bytes: the model.
+        accuracy: mean of the metric; None without labels.
+        latency: of one batch.
+        outputs: output -> deviation from the reference.
+        agreement: output -> share of samples with the reference's top-1 answer; absent where there are no classes.
+    """
+
+    name: str
+    runtime: str
+    bytes: int
+    accuracy: float | None
+    latency: Latency
+    outputs: Mapping[str, Deviation]
+    agreement: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where ``model`` parts from ``reference``; ``trace`` is None if that cannot be told, and ``why`` says why."""
+
+    reference: str
+    model: str
+    trace: Trace | None
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What ``compare`` found; the first model is the reference."""
+
+    data: str
+    samples: int
+    metric: str
+    batch: int
+    tolerance: float
+    models: tuple[Compared, ...]
+    steps: tuple[Step, ...]
+
+    def json(self) -> dict[str, Any]:
+        """Stable JSON values; null stands for what is infinite or unknown."""
+        return {
+            "data": self.data,
+            "samples": self.samples,
+            "metric": self.metric,
+            "batch": self.batch,
+            "tolerance": self.tolerance,
+            "models": [_model_json(model) for model in self.models],
+            "steps": [_step_json(step) for step in self.steps],
+        }
+
+
+def _model_json(model: Compared) -> dict[str, Any]:
+    latency = asdict(model.latency)
+    speedup = latency.pop("speedup")
+    return {
+        "model": model.name,
+        "runtime": model.runtime,
+        "bytes": model.bytes,
+        "accuracy": model.accuracy,
+        "latency": latency,
+        "speedup": speedup,
+        "outputs": {
+            name: {**deviation.json(), "agreement": model.agreement.get(name)}
+            for name, deviation in model.outputs.items()
+        },
+    }
+
+
+def _step_json(step: Step) -> dict[str, Any]:
+    found = {"reference": step.reference, "model": step.model}
+    if step.trace is None:
+        return {**found, "not_traced": step.why}
+    first = step.trace.first
+    shares = ("error", "own", "allowed")
+    tensors = [
+        {**asdict(t), **{name: finite(getattr(t, name)) for name in shares}, "divergent": t.divergent}
+        for t in step.trace.tensors
+    ]
+    unmatched = list(step.trace.unmatched)
+    return {
+        **found,
+        "samples": step.trace.samples,
+        "first_divergent": None if first is None else first.tensor,
+        "tensors": tensors,
+        "unmatched": unmatched,
+    }
+
+
+def compare(
+    models: Sequence[str],
+    data: str,
+    *,
+    preprocess: Path | None = None,
+    metric: str | None = None,
+    ledgers: Sequence[Path] = (),
+    tolerance: float = 0.1,
+    samples: int = 64,
+    threads: int = 0,
+    seconds: float = 4.0,
+    progress: Progress = silent,
+) -> Comparison:
+    """Compare models with the first, and each with the one before it layer by layer.
+
+    Args:
+        models: FILE or FILE@TARGET, see ``contenders``; as a chain: original, pruned, INT8, engine.
+        data: see ``sources.open_source``.
+        preprocess: for image folders.
+        metric: ``top1``, ``top5`` or FILE.py:function; None takes top1 if data have labels and the output classes.
+        ledgers: of pruned models; a ledger.json beside a model is found by itself.
+        tolerance: own error that any layer may have, as a share of its signal; see ``trace``.
+        samples: to trace layers with.
+        threads: of the runtimes; 0 takes their choice.
+        seconds: of latency measurement.
+        progress: called as the work goes on.
+
+    Raises:
+        ModelError, DataError, UsageError, MissingRuntimeError: the models, data or options do not fit together.
+    """
+    if tolerance <= 0 or samples < 1:
+        raise UsageError(f"--tolerance {tolerance} must be above 0, and --samples {samples} at least 1")
+    if metric == "agreement":
+        raise UsageError("--metric agreement: agreement with the first model is always given; name another or none")
+    contenders = open_contenders(models, threads)
+    batch = _batch(contenders)
+    dataset = open_dataset(data, contenders[0].session.inputs, preprocess=preprocess, batch_size=batch or BATCH)
+    lineage = find_lineage([c.path for c in contenders if c.opener is not None], ledgers)
+    chosen = _metric(metric, contenders[0], dataset)
+    found, scores = _outputs(contenders, dataset, chosen, progress)
+    rows = dataset.rows(0, min(batch or 1, len(dataset)))
+    latency = measure({c.name: c.session for c in contenders}, rows.feeds, seconds)
+    compared = [
+        Compared(
+            name=c.name,
+            runtime=c.runtime,
+            bytes=stored_bytes(c.path) if c.opener else c.path.stat().st_size,
+            accuracy=scores.get(c.name),
+            latency=latency[c.name],
+            outputs=found.deviations.get(c.name, {}),
+            agreement=_shares(found.agreement.get(c.name, {})),
+        )
+        for c in contenders
+    ]
+    steps: list[Step] = []
+    for first, second in pairwise(contenders):
+        progress(f"layers of {second.name}", len(steps), len(contenders) - 1)
+        steps.append(_step(first, second, lambda a, b: trace(a, b, dataset, lineage, samples, tolerance)))
+    name = chosen.name if chosen else ""
+    return Comparison(data, len(dataset), name, batch or 1, tolerance, tuple(compared), tuple(steps))
+
+
+def _batch(contenders: Sequence[Contender]) -> int | None:
+    """The smallest fixed batch size; None if no model has one."""
+    return min((c.session.batch for c in contenders if c.session.batch is not None), default=None)
+
+
+def _metric(name: str | None, reference: Contender, data: Dataset) -> Metric | None:
+    """The metric asked for, or top1 where it makes sense."""
+    output = reference.session.outputs[0]
+    if name is None and not (data.labeled and len(output.shape) == 2):
+        return None
+    metric = load_metric(name or "top1")
+    if metric.labels == "data":
+        data.check_labels(classes(reference.session.outputs))
+    return metric
+
+
+def _outputs(
+    contenders: Sequence[Contender], data: Dataset, metric: Metric | None, progress: Progress
+) -> tuple[Collector, dict[str, float]]:
+    """Deviations and agreement of all models, and their mean scores."""
+    collector, seen = Collector(), 0
+    scores: dict[str, list[float]] = {}
+    for batch, outputs in run_batches([SessionRunner(c.session, c.name) for c in contenders], data, collector):
+        seen += len(batch)
+        progress("comparison", seen, len(data))
+        if metric is not None:
+            for name, values in outputs.items():
+                scores.setdefault(name, []).extend(_scores(metric, values, batch))
+    if empty := [name for name, sums in collector.deviations.items() if not sums]:
+        raise ModelError(f"{empty[0]} has no output of the same name as one of {contenders[0].name}")
+    return collector, {name: float(np.mean(values)) for name, values in scores.items()}
+
+
+def _scores(metric: Metric, values: Mapping[str, Array], batch: Batch) -> FloatArray:
+    """Scores of one batch, in 0..1."""
+    scores = np.asarray(metric.function(values, batch.labels), np.float64)
+    if scores.shape != (len(batch),) or not ((scores >= 0) & (scores <= 1)).all():
+        raise UsageError(f"metric '{metric.name}' must return one score in 0..1 per sample of the batch")
+    return scores
+
+
+def _shares(agreement: Mapping[str, Agreement]) -> dict[str, float]:
+    return {name: count.share for name, count in agreement.items() if count.share is not None}
+
+
+def _step(first: Contender, second: Contender, run: Callable[[Contender, Contender], Trace]) -> Step:
+    if first.opener is None:
+        return Step(first.name, second.name, None, f"the inside of {first.name} cannot be run on other inputs")
+    try:
+        return Step(first.name, second.name, run(first, second))
+    except ModelError as e:
+        return Step(first.name, second.name, None, str(e))

@@ -1,0 +1,112 @@
+"""The models of a comparison: each a file in a runtime, written FILE or FILE@TARGET.
+
+TARGET is a target's name (``targets.target``), of which only the runtime matters here; onnxruntime on the CPU if there
+is none. A file that ends in .engine, .plan or .trt runs on TensorRT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import onnx
+
+from hqp_onnx.engine.session import SUFFIXES, EngineSession
+from hqp_onnx.errors import ModelError, UsageError
+from hqp_onnx.graphs.model_io import require_file
+from hqp_onnx.runtimes.runners import open_runner, runtime_name
+from hqp_onnx.runtimes.session import Runner
+from hqp_onnx.runtimes.targets import target
+
+Opener = Callable[[onnx.ModelProto | Path, Sequence[str] | None], Runner]
+"""Loads a ModelProto or path; fetches the named tensors, or the graph's own outputs."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model to compare.
+
+    Attributes:
+        name: as the user wrote it.
+        path: the file.
+        runtime: what runs it.
+        session: loaded.
+        opener: loads further models on the same runtime; None for an engine.
+    """
+
+    name: str
+    path: Path
+    runtime: str
+    session: Runner
+    opener: Opener | None
+
+    @cached_property
+    def proto(self) -> onnx.ModelProto:
+        """The model; of .onnx files only."""
+        return onnx.load(self.path)
+
+    @property
+    def tensors(self) -> list[str]:
+        """Tensors that can be read, in topological order: what nodes compute, or the outputs of an engine."""
+        if self.opener is None:
+            return [spec.name for spec in self.session.outputs]
+        return [name for node in self.proto.graph.node for name in node.output if name]
+
+    def reading(self, names: Sequence[str]) -> Runner:
+        """A session that gives the named tensors, at least."""
+        return self.session if self.opener is None else self.opener(self.proto, names)
+
+
+def open_contenders(texts: Sequence[str], threads: int = 0) -> list[Contender]:
+    """The models that the user named.
+
+    Raises:
+        ModelError: a file that is missing, or that its runtime cannot load, or whose inputs are not the first's.
+        UsageError: fewer than two models, one twice, or an unknown target.
+        MissingRuntimeError: a runtime that is not installed.
+    """
+    if len(texts) < 2:
+        raise UsageError("compare needs two models or more: the reference first")
+    if twice := [text for text in texts if list(texts).count(text) > 1]:
+        raise UsageError(f"{twice[0]} is given twice: add another runtime (FILE@TARGET) to one of them")
+    contenders = [_open(text, threads) for text in texts]
+    for other in contenders[1:]:
+        _check_inputs(contenders[0], other)
+    return contenders
+
+
+def _open(text: str, threads: int) -> Contender:
+    file, _, name = text.rpartition("@") if "@" in text and not Path(text).exists() else (text, "", "")
+    path = Path(file)
+    require_file(path)
+    if path.suffix in SUFFIXES:
+        if name:
+            raise UsageError(f"{text}: an engine runs on TensorRT only: leave out @{name}")
+        return Contender(text, path, "TensorRT", EngineSession(path), None)
+    goal = target(name or "onnxruntime")
+
+    def opener(model: onnx.ModelProto | Path, outputs: Sequence[str] | None) -> Runner:
+        return open_runner(model, goal, outputs, threads)
+
+    runtime = runtime_name(goal)
+    try:
+        return Contender(text, path, runtime, opener(path, None), opener)
+    except ModelError as e:
+        raise ModelError(f"{path}: {e}") from e
+
+
+def _check_inputs(first: Contender, other: Contender) -> None:
+    """Raise ``ModelError`` unless both take the same feeds."""
+    expected = {spec.name: spec for spec in first.session.inputs}
+    for spec in other.session.inputs:
+        like = expected.get(spec.name)
+        sizes = zip(spec.shape[1:], like.shape[1:], strict=False) if like else ()
+        if like is None or like.dtype != spec.dtype or len(like.shape) != len(spec.shape) or any(map(_differ, sizes)):
+            wanted = ", ".join(f"'{name}' {like}" for name, like in expected.items())
+            raise ModelError(f"{other.name}: takes '{spec.name}' {spec}, but {first.name} takes {wanted}")
+
+
+def _differ(sizes: tuple[int | None, int | None]) -> bool:
+    return None not in sizes and sizes[0] != sizes[1]

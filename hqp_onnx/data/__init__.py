@@ -1,0 +1,1 @@
+"""Samples as checked batches: arrays, images, scripts."""

@@ -1,0 +1,174 @@
+"""Readers of data: a .npz file, a folder of images (``images``), a data-loader script, arrays or feeds in memory."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+import traceback
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from hqp_onnx.arrays import Array
+from hqp_onnx.data.dataset import ArraySource, Dataset, Source
+from hqp_onnx.data.images import Preprocess, open_folder, read_preprocess
+from hqp_onnx.errors import DataError, UsageError, one_line
+from hqp_onnx.runtimes.session import TensorSpec
+
+Data: TypeAlias = str | Path | Mapping[str, Any] | Iterable[Any]
+"""What ``open_source`` takes; arrays by name, as a .npz file has them; or what a data-loader script yields."""
+
+
+def open_source(path: str, preprocess: Path | None = None, input_name: str = "input") -> Source:
+    """The rows of ``path``: ``file.npz``, a folder of images, or ``file.py[:function]``.
+
+    Args:
+        path: the data. Arrays of a .npz are named as the model's inputs, plus optional ``labels``. A folder has
+            one sub-folder per class, numbered in sorted order, or images and no labels. A script's function
+            (``load_data`` unless named) yields feed dictionaries, or pairs (feeds, labels), as for Polygraphy.
+        preprocess: JSON file of ``Preprocess`` fields, for images only.
+        input_name: the input that images feed.
+
+    Raises:
+        DataError: the data cannot be read or contradict themselves.
+        UsageError: ``preprocess`` is invalid, or is given for anything but a folder of images.
+    """
+    script, _, function = path.rpartition(":") if ".py:" in path else (path, "", "")
+    file = Path(script)
+    if file.is_dir():
+        return open_folder(file, Preprocess() if preprocess is None else read_preprocess(preprocess), input_name)
+    if preprocess is not None:
+        raise UsageError(f"--preprocess is for a folder of images, not for {path}: preprocess its arrays beforehand")
+    if not file.is_file():
+        raise DataError(f"{path}: no such file or folder; expected .npz, a folder of images, or script.py[:function]")
+    if file.suffix == ".py":
+        return _open_script(file, function or "load_data")
+    return _open_npz(file)
+
+
+def open_dataset(
+    data: Data,
+    specs: Sequence[TensorSpec],
+    *,
+    preprocess: Path | None = None,
+    batch_size: int = 100,
+    limit: int | None = None,
+) -> Dataset:
+    """The rows of ``data`` (see ``open_source``) as the inputs ``specs`` of a model.
+
+    Raises:
+        DataError: see ``open_source`` and ``Dataset``; also a folder of images for a model of several inputs.
+        UsageError: see ``open_source`` and ``Dataset``.
+    """
+    if not isinstance(data, (str, Path)):
+        if preprocess is not None:
+            raise UsageError("--preprocess is for a folder of images, not for data in memory")
+        return Dataset(_in_memory(data), specs, batch_size, limit)
+    path = str(data)
+    if Path(path).is_dir() and len(specs) != 1:
+        raise DataError(f"{path}: images feed one input, but the model has {len(specs)}: use a .npz file or a script")
+    source = open_source(path, preprocess, specs[0].name if specs else "input")
+    return Dataset(source, specs, batch_size, limit)
+
+
+def _in_memory(data: Mapping[str, Any] | Iterable[Any]) -> ArraySource:
+    if not isinstance(data, Mapping):
+        return _collected(data, "the data")
+    return _named({key: _array(values, f"the data, '{key}'") for key, values in data.items()}, "the data")
+
+
+def _open_npz(file: Path) -> ArraySource:
+    try:
+        with file.open("rb") as stream:
+            archive = np.load(stream, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError(f"{file}: holds one bare array; expected .npz with arrays named as the model's inputs")
+            arrays = {key: archive[key] for key in archive.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as e:
+        reason = "it holds Python objects" if "allow_pickle" in str(e) and zipfile.is_zipfile(file) else str(e)
+        raise DataError(f"{file}: not a readable .npz file of numeric arrays: {one_line(reason)}") from e
+    return _named(arrays, str(file))
+
+
+def _named(arrays: dict[str, Array], name: str) -> ArraySource:
+    labels = arrays.pop("labels", None)
+    return ArraySource(name, arrays, labels)
+
+
+@contextmanager
+def _script_errors(file: Path) -> Iterator[None]:
+    """Whatever a user's script raises, as one line; its folder is importable meanwhile."""
+    sys.path.insert(0, str(file.parent.resolve()))
+    try:
+        yield
+    except (Exception, SystemExit) as e:
+        lines = [frame.lineno for frame in traceback.extract_tb(e.__traceback__) if frame.filename == str(file)]
+        line = e.lineno if isinstance(e, SyntaxError) and e.filename == str(file) else lines[-1] if lines else None
+        raise DataError(f"{file}, line {line or '?'}: {type(e).__name__}: {one_line(e)}") from e
+    finally:
+        sys.path.remove(str(file.parent.resolve()))
+
+
+def _open_script(file: Path, function: str) -> ArraySource:
+    with _script_errors(file):
+        load = runpy.run_path(str(file)).get(function)
+    if not callable(load):
+        raise DataError(f"{file}: no function '{function}'; expected one that yields feed dictionaries")
+    return _collected(_items(file, load), f"{file}:{function}()")
+
+
+def _collected(items: Iterable[Any], name: str) -> ArraySource:
+    """What ``items`` yields, as one source called ``name``."""
+    pieces = [_piece(item, f"{name}, item {n}") for n, item in enumerate(items)]
+    if not pieces:
+        raise DataError(f"{name} yields nothing; expected feed dictionaries")
+    return _concatenated(pieces, name)
+
+
+def _items(file: Path, load: Callable[[], Any]) -> Iterator[Any]:
+    with _script_errors(file):
+        iterator = iter(load())
+    while True:
+        with _script_errors(file):
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+        yield item
+
+
+def _piece(item: Any, where: str) -> ArraySource:
+    """One yielded item, checked on its own."""
+    feeds, labels = item if isinstance(item, tuple) and len(item) == 2 else (item, None)
+    if not isinstance(feeds, Mapping) or not all(isinstance(key, str) for key in feeds):
+        raise DataError(f"{where} is {type(feeds).__name__}, expected a dictionary of arrays by input name")
+    arrays = {key: _array(value, f"{where}, '{key}'") for key, value in feeds.items()}
+    return ArraySource(where, arrays, None if labels is None else _array(labels, f"{where}, labels"))
+
+
+def _array(value: Any, where: str) -> Array:
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise DataError(f"{where}: not an array: {one_line(e)}") from e
+
+
+def _concatenated(pieces: Sequence[ArraySource], name: str) -> ArraySource:
+    first = pieces[0]
+    for piece in pieces:
+        if piece.arrays.keys() != first.arrays.keys() or (piece.labels is None) != (first.labels is None):
+            raise DataError(f"{piece.name} has other arrays than the first item, or labels where that has none")
+        for key, values in piece.arrays.items():
+            if values.shape[1:] != first.arrays[key].shape[1:] or values.dtype != first.arrays[key].dtype:
+                raise DataError(
+                    f"{piece.name}: '{key}' is {values.dtype}{list(values.shape)}, expected "
+                    f"{first.arrays[key].dtype}{list(first.arrays[key].shape)} except for the first axis"
+                )
+    arrays = {key: np.concatenate([piece.arrays[key] for piece in pieces]) for key in first.arrays}
+    labels = [piece.labels for piece in pieces if piece.labels is not None]
+    return ArraySource(name, arrays, np.concatenate(labels) if labels else None)

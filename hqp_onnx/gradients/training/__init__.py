@@ -1,0 +1,1 @@
+"""The onnxruntime-training engine, in a process of its own."""

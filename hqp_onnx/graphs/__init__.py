@@ -1,0 +1,1 @@
+"""Read a model: files, shapes, tensor types, and where each weight holds its channels."""

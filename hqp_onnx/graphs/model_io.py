@@ -1,0 +1,156 @@
+"""Read, check and write models. A file that is not what it should be is one clear ``ModelError``."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import onnx_graphsurgeon as gs
+from google.protobuf.message import DecodeError
+
+from hqp_onnx.errors import ModelError
+from hqp_onnx.runtimes.session import weight_bytes
+
+OLDEST_OPSET = 11
+_QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
+_EXTERNAL_FROM = 1_900_000_000  # bytes of weights; protobuf ends at 2 GiB
+
+
+def load(path: Path, quantized: bool = False) -> onnx.ModelProto:
+    """The checked float model (or, with ``quantized``, a quantized one too) in ``path``, external data included.
+
+    Raises:
+        ModelError: no such file, not ONNX, corrupt, missing external data, an opset outside
+            11 .. the newest of the installed onnx, no nodes, or already quantized unless ``quantized``.
+    """
+    model = _parse(path)
+    check(model, path, quantized)
+    return model
+
+
+def check(model: onnx.ModelProto, path: Path, quantized: bool = False) -> None:
+    """Raise ``ModelError`` unless ``model``, called ``path``, is whole, valid, of a known opset, and float as asked."""
+    if not model.HasField("graph") or not model.opset_import:
+        raise ModelError(f"{path}: not an ONNX model. Expected a file written by an ONNX exporter")
+    if not model.graph.node:
+        raise ModelError(f"{path}: the graph has no nodes: nothing to optimize")
+    if tensor := next((t for t in model.graph.initializer if onnx.external_data_helper.uses_external_data(t)), None):
+        raise ModelError(f"{path}: external data of '{tensor.name}' are not loaded. Load the model with its data")
+    _check_opset(path, model)
+    if not quantized and (node := next((n for n in nodes(model.graph) if is_quantized(n.op_type)), None)):
+        raise ModelError(
+            f"{path}: already quantized (node '{node.name or node.output[0]}' is {node.op_type}). Give the float model"
+        )
+    _check(path, model)
+
+
+def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Every node of a graph and of the graphs inside its nodes."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in [attribute.g, *attribute.graphs]:
+                yield from nodes(inner)
+
+
+def save(model: onnx.ModelProto | gs.Graph, path: Path) -> None:
+    """Write ``path`` whole or not at all; from 1.9 GB of weights on, these go to ``NAME.data`` beside it."""
+    proto = to_proto(model)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    if weight_bytes(proto) < _EXTERNAL_FROM:
+        temporary.write_bytes(proto.SerializeToString(deterministic=True))
+    else:
+        data = path.with_name(f"{path.name}.data")
+        data.unlink(missing_ok=True)
+        onnx.save_model(proto, temporary, save_as_external_data=True, location=data.name)
+    temporary.replace(path)
+
+
+def to_proto(model: onnx.ModelProto | gs.Graph) -> onnx.ModelProto:
+    """``model`` as a ModelProto."""
+    if isinstance(model, onnx.ModelProto):
+        return model
+    proto: onnx.ModelProto = gs.export_onnx(model, do_type_check=False)
+    return proto
+
+
+def to_graph(model: onnx.ModelProto) -> gs.Graph:
+    """``model`` as an onnx-graphsurgeon graph with unique node names.
+
+    A graph input that is an initializer too is a constant from here on: exporters before IR version 4 list every
+    weight as an input, and a caller who fed another value would feed one that no channel analysis can know.
+    """
+    graph = gs.import_onnx(model)
+    name_nodes(graph)
+    return graph
+
+
+def name_nodes(graph: gs.Graph) -> None:
+    """Give every node of ``graph`` a name of its own."""
+    taken: set[str] = set()
+    for index, node in enumerate(graph.nodes):
+        if not node.name or node.name in taken:
+            node.name = f"{node.op}_{index}"
+        taken.add(node.name)
+
+
+def stored_bytes(path: Path) -> int:
+    """Size of a model on disk, external data included."""
+    tensors = onnx.load(path, load_external_data=False).graph.initializer
+    outside: set[str] = {entry.value for t in tensors for entry in t.external_data if entry.key == "location"}
+    return path.stat().st_size + sum((path.parent / name).stat().st_size for name in outside)
+
+
+def require_file(path: Path) -> None:
+    """Raise ``ModelError`` unless ``path`` is a file with content."""
+    if not path.is_file():
+        raise ModelError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}. Expected an .onnx model")
+    if path.stat().st_size == 0:
+        raise ModelError(f"{path}: the file is empty. Expected an .onnx model")
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    require_file(path)
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (DecodeError, ValueError, UnicodeDecodeError) as e:
+        raise ModelError(f"{path}: not an ONNX model, or truncated (protobuf cannot parse it). Export it again") from e
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except (onnx.checker.ValidationError, OSError, ValueError) as e:
+        raise ModelError(
+            f"{path}: external data cannot be read ({_one_line(e)}). Keep the data files beside the model"
+        ) from e
+    return model
+
+
+def _check_opset(path: Path, model: onnx.ModelProto) -> None:
+    newest = onnx.defs.onnx_opset_version()
+    version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), None)
+    if version is None:
+        raise ModelError(f"{path}: the model imports no standard ONNX opset. Expected opset {OLDEST_OPSET} to {newest}")
+    if not OLDEST_OPSET <= version <= newest:
+        advice = "Export it again with opset 17" if version < OLDEST_OPSET else "Install a newer onnx and onnxruntime"
+        raise ModelError(f"{path}: opset {version} is not supported: expected {OLDEST_OPSET} to {newest}. {advice}")
+
+
+def _check(path: Path, model: onnx.ModelProto) -> None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            onnx.checker.check_model(str(path) if weight_bytes(model) >= _EXTERNAL_FROM and path.is_file() else model)
+    except (onnx.checker.ValidationError, ValueError) as e:
+        raise ModelError(f"{path}: not a valid ONNX model: {_one_line(e)}") from e
+
+
+def is_quantized(op: str) -> bool:
+    """Whether an operator is one of a quantized model."""
+    return op in _QUANTIZED or op.startswith("QLinear")
+
+
+def _one_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines)[:300] or type(error).__name__

@@ -1,0 +1,1 @@
+"""One optimization: options, candidates, verdicts, search, and its outcome."""

@@ -1,0 +1,125 @@
+"""What the main job is asked for, checked, and the digests that identify its inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from hqp_onnx import __version__
+from hqp_onnx.errors import UsageError
+from hqp_onnx.evaluation.budget import Budget
+from hqp_onnx.evaluation.metrics import Scores
+from hqp_onnx.files import fingerprint
+from hqp_onnx.job.search import SEARCHES, step_size
+from hqp_onnx.ranking.order import check_widths
+from hqp_onnx.ranking.saliency import ENGINES, SALIENCIES
+from hqp_onnx.recovery import Recovery
+from hqp_onnx.runtimes.targets import target
+from hqp_onnx.statistics.calibration import METHODS
+
+PRECISIONS = ("mixed", "int8", "fp16", "fp32")
+REFITS = ("once", "in-order")
+OBJECTIVES = ("sparsity", "macs", "latency")
+_NOT_RESULTS = ("model", "calib", "val", "output", "test", "threads", "resume", "preprocess", "build")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``hqp optimize`` is asked for; the command's help describes each field."""
+
+    model: Path
+    calib: str
+    val: str
+    output: Path
+    test: str | None = None
+    max_drop: float = 0.015
+    confidence: float = 0.5
+    step: float = 0.01
+    search: str = "bisect"
+    saliency: str = "fisher"
+    engine: str = "native"
+    loss: str | None = None
+    draws: int = 1
+    compensate: bool = True
+    refit: str = "once"
+    objective: str = "sparsity"
+    refresh: int = 0
+    precision: str = "mixed"
+    target: str = "onnxruntime"
+    calibration: str = "entropy"
+    metric: str = "top1"
+    min_width: float = 0.1
+    branches: bool = True
+    multiple_of: int | None = None
+    keep: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    preprocess: Path | None = None
+    threads: int = 0
+    seed: int = 0
+    resume: bool = False
+    build: bool = False
+    recover: int = 0
+    augment: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for option, value, known in (
+            ("--search", self.search, tuple(SEARCHES)),
+            ("--saliency", self.saliency, SALIENCIES),
+            ("--gradients", self.engine, tuple(ENGINES)),
+            ("--refit", self.refit, REFITS),
+            ("--objective", self.objective, OBJECTIVES),
+            ("--precision", self.precision, PRECISIONS),
+            ("--calibration", self.calibration, METHODS),
+        ):
+            if value not in known:
+                raise UsageError(f"{option} {value}: expected one of {', '.join(known)}")
+        if self.build and self.target != "tensorrt":
+            raise UsageError(f"--build: engines are TensorRT's, and --target is {self.target}. Use --target tensorrt")
+        if self.refit != "once" and not self.compensate:
+            raise UsageError(f"--refit {self.refit}: --no-compensate leaves weights as they are. Leave one out")
+        if self.refresh < 0 or (self.refresh and self.search != "linear"):
+            raise UsageError(
+                f"--refresh {self.refresh}: expected a number of steps, 0 or more, with --search linear (bisect needs "
+                "one order)"
+            )
+        if self.saliency == "obs" and self.engine != "native":
+            raise UsageError(f"--gradients {self.engine}: --saliency obs needs native")
+        if self.draws < 1:
+            raise UsageError(f"--draws {self.draws}: expected at least 1")
+        if self.augment and not self.recovery.epochs:
+            raise UsageError("--augment is for --recover: add it, or leave both out")
+        Budget(Scores(np.ones(1), 1), self.max_drop, self.confidence)
+        step_size(self.step, 1)
+        check_widths(self.min_width, self.width_multiple)
+        if self.output.exists() and not self.output.is_dir():
+            raise UsageError(f"{self.output}: is a file. Expected the folder to write")
+
+    @property
+    def width_multiple(self) -> int:
+        """What widths stay multiples of: ``multiple_of``, or what the target's kernels work on at a time."""
+        return target(self.target).channel_multiple if self.multiple_of is None else self.multiple_of
+
+    @property
+    def recovery(self) -> Recovery:
+        """How recovered candidates are trained."""
+        loss: Literal["mse"] | None = "mse" if self.loss == "gauss-newton" else None
+        return Recovery(self.recover, loss=loss, augment=self.augment, seed=self.seed)
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the result, as JSON values: options, and digests of the model and the data."""
+        chosen = {k: v for k, v in vars(self).items() if k not in _NOT_RESULTS}
+        chosen |= {
+            "multiple_of": self.width_multiple,
+            "keep": list(self.keep),
+            "only": list(self.only),
+            "augment": list(self.augment),
+        }  # as JSON gives them back
+        files: dict[str, Path | str | None] = {"model": self.model, "calib": self.calib, "val": self.val}
+        files |= {"preprocess": self.preprocess, "metric_file": self.metric if ".py:" in self.metric else None}
+        files |= {"loss_file": self.loss if (self.loss or "").endswith(".onnx") else None}
+        digests = {name: fingerprint(path) for name, path in files.items() if path is not None}
+        reduced = target(self.target).reduced_range
+        return {"hqp_onnx": __version__, **chosen, **digests, "reduced_range": reduced}

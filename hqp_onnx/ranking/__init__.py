@@ -1,0 +1,1 @@
+"""Which units are removed first: saliencies, costs after the refit, redundancy, order."""

@@ -1,0 +1,123 @@
+"""The order in which units are removed, the widths that must stay, and the widths that stay aligned."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+
+from hqp_onnx.arrays import FloatArray, IntArray
+from hqp_onnx.channels.channel_map import ChannelMap
+from hqp_onnx.errors import UsageError
+
+
+def removal_order(scores: FloatArray, channels: ChannelMap, min_width: float, *, branches: bool = False) -> IntArray:
+    """Prunable units, ascending by score, without those that a tensor needs to keep ``min_width`` of its units.
+
+    Args:
+        scores: one per unit, float64 [units].
+        channels: the units.
+        min_width: share of the units of every parameter axis and tensor that stays, 0..1; one always stays.
+        branches: whether all units of a branch may leave; ``scores`` are then to be those of a ``Ranking``, by which
+            the last of them leave together.
+    """
+    floors = Floors(channels, min_width, branches=not branches)
+    ascending = channels.prunable[np.argsort(scores[channels.prunable], kind="stable")]
+    return np.asarray([unit for unit in ascending.tolist() if floors.take(unit)], np.int64)
+
+
+def with_branches(
+    scores: FloatArray, channels: ChannelMap, min_width: float, gains: FloatArray | None = None
+) -> FloatArray:
+    """``scores`` per gain, the last units of each branch as one: all others of it leave before them, by ``min_width``.
+
+    Args:
+        scores: float64 [units], of each unit alone.
+        channels: the units.
+        min_width: see ``removal_order``.
+        gains: float64 [units], above 0; None for 1.
+    """
+    changed = scores.copy() if gains is None else scores / gains
+    for units in channels.branches:
+        last = units[np.argsort(scores[units], kind="stable")][-least_width(min_width, len(units)) :]
+        changed[last] = scores[last].sum() / (1 if gains is None else gains[last].sum())
+    return changed
+
+
+def least_width(min_width: float, units: int) -> int:
+    """How many of so many units a tensor keeps."""
+    return max(1, int(np.ceil(min_width * units)))
+
+
+def redundant_first(scores: FloatArray, units: Collection[int]) -> FloatArray:
+    """``scores`` by which ``units`` leave before all others."""
+    changed = scores.copy()
+    changed[list(units)] = -np.inf
+    return changed
+
+
+class Floors:
+    """What every parameter axis and tensor can still lose.
+
+    Args:
+        channels: the units.
+        min_width: share of the units of every line that stays, 0..1; one always stays.
+        branches: whether lines of branches must keep theirs, too.
+
+    Raises:
+        UsageError: no share.
+    """
+
+    def __init__(self, channels: ChannelMap, min_width: float, branches: bool = True) -> None:
+        if not 0 <= min_width <= 1:
+            raise UsageError(f"--min-width {min_width}: expected a share in 0..1")
+        self._lines: list[list[int]] = [[] for _ in range(channels.units)]
+        self._spare: list[int] = []
+        for line in channels.lines:
+            units = np.unique(line)
+            if not branches and channels.branch_of[units[0]] >= 0:
+                continue
+            for unit in units.tolist():
+                self._lines[unit].append(len(self._spare))
+            self._spare.append(len(units) - least_width(min_width, len(units)))
+
+    def take(self, unit: int) -> bool:
+        """Whether the unit can leave; if so, it has."""
+        can = all(self._spare[line] > 0 for line in self._lines[unit])
+        for line in self._lines[unit] if can else ():
+            self._spare[line] -= 1
+        return can
+
+
+def aligned(removed: IntArray, channels: ChannelMap, multiple: int) -> IntArray:
+    """``removed`` without the units that come back so that widths are multiples of ``multiple``.
+
+    For each parameter axis of at least that width, the units that were to leave last come back until the width that
+    stays is a multiple, or all of it stays.
+
+    Args:
+        removed: units in the order in which they leave.
+        channels: the units.
+        multiple: 1 or more; integer kernels work on 8, 16 or 32 channels at a time.
+    """
+    if multiple < 1:
+        raise UsageError(f"--multiple-of {multiple}: expected 1 or more")
+    rank = np.full(channels.units + 1, -1)  # the last entry is for label -1, which never leaves
+    rank[removed] = np.arange(len(removed))
+    lines = [labels for labels in channels.members.values() if len(labels) >= multiple]
+    changed = multiple > 1
+    while changed:
+        changed = False
+        for line in lines:
+            leaving = rank[line]
+            while (leaving >= 0).any() and (leaving < 0).sum() % multiple:
+                rank[line[np.argmax(leaving)]] = -1
+                leaving = rank[line]
+                changed = True
+    return removed[rank[removed] >= 0]
+
+
+def check_widths(min_width: float, multiple_of: int) -> None:
+    """Raise ``UsageError`` for widths that no search takes."""
+    nothing = ChannelMap(0, {}, {}, {})
+    aligned(removal_order(np.zeros(0), nothing, min_width), nothing, multiple_of)

@@ -1,0 +1,131 @@
+"""Named extensions of one kind: our own, those of installed packages, and functions in a user's file.
+
+    registry.get("fisher")           registered here, by a decorator beside its kin
+    registry.get("magnitude")        named by an entry point of an installed package, in the registry's group
+    registry.get("mine.py:rank")     the name `rank` of a file, imported from there
+
+Entry points are listed without being imported; one is imported when it is asked for. This module is the only one that
+runs code that a name points to.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
+
+from hqp_onnx.errors import HqpError, UsageError
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Extensions by name.
+
+    Args:
+        noun: what one is called in errors, as "metric".
+        group: of entry points, as "hqp_onnx.metrics".
+        check: what an extension of a package or a file must satisfy.
+        files: whether a name may be ``FILE.py:name``.
+    """
+
+    def __init__(self, noun: str, group: str, check: Callable[[Any], bool] = callable, files: bool = True) -> None:
+        self.noun, self.group = noun, group
+        self._check, self._files = check, files
+        self._own: dict[str, T] = {}
+        self._loaded: dict[str, T] = {}
+
+    def register(self, *names: str) -> Callable[[T], T]:
+        """A decorator that registers what it decorates; a name that is taken raises ``ValueError``."""
+
+        def decorate(extension: T) -> T:
+            for name in names:
+                if name in self._own:
+                    raise ValueError(f"a second {self.noun} '{name}'")
+                self._own[name] = extension
+            return extension
+
+        return decorate
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of our own, in order of registration, then of installed packages."""
+        return (*self._own, *(name for name in self._installed if name not in self._own))
+
+    def find(self, name: str) -> T | None:
+        """The extension of that name, or None; our own come first.
+
+        Raises:
+            UsageError: an installed extension cannot be imported, or is not of this kind.
+        """
+        if name in self._own:
+            return self._own[name]
+        if name not in self._loaded and name in self._installed:
+            self._loaded[name] = self._load(self._installed[name])
+        return self._loaded.get(name)
+
+    def get(self, name: str) -> T:
+        """The extension of that name, or the object that ``FILE.py:name`` names.
+
+        Raises:
+            UsageError: neither, or the file cannot be imported.
+        """
+        found = self.find(name)
+        if found is not None:
+            return found
+        if self._files and is_file_name(name):
+            return self._checked(load_from_file(name), name)
+        others = ", or FILE.py:name" if self._files else ""
+        raise UsageError(f"unknown {self.noun} '{name}': expected one of {', '.join(self.names)}{others}")
+
+    @cached_property
+    def _installed(self) -> dict[str, EntryPoint]:
+        return {point.name: point for point in entry_points(group=self.group)}
+
+    def _load(self, point: EntryPoint) -> T:
+        package = point.dist.name if point.dist is not None else "an installed package"
+        try:
+            found = point.load()
+        except HqpError:
+            raise
+        except Exception as e:  # a package may raise anything
+            reason = f"{type(e).__name__}: {e}"
+            raise UsageError(f"{self.noun} '{point.name}' of {package} cannot be imported: {reason}") from e
+        return self._checked(found, f"{point.name}' of '{package}")
+
+    def _checked(self, found: Any, name: str) -> T:
+        if not self._check(found):
+            raise UsageError(f"'{name}' is no {self.noun}: it is a {type(found).__name__}")
+        return cast(T, found)
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a name is of the form ``FILE.py:name``."""
+    file, _, attribute = name.rpartition(":")
+    return file.endswith(".py") and bool(attribute)
+
+
+def load_from_file(name: str) -> Any:
+    """The object that ``FILE.py:name`` names.
+
+    Raises:
+        UsageError: no such file or name, or the file cannot be imported.
+    """
+    path, _, attribute = name.rpartition(":")
+    file = Path(path)
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if not file.is_file() or spec is None or spec.loader is None:
+        raise UsageError(f"{file}: no such file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except HqpError:
+        raise
+    except Exception as e:  # a user's file may raise anything
+        raise UsageError(f"{file}: cannot be imported: {type(e).__name__}: {e}") from e
+    if not hasattr(module, attribute):
+        raise UsageError(f"{file}: no function '{attribute}'")
+    return getattr(module, attribute)

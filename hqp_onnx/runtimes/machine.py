@@ -1,0 +1,42 @@
+"""What measurements were made on."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+from hqp_onnx.runtimes.session import onnxruntime
+
+
+def machine(threads: int, runtime: str) -> dict[str, str]:
+    """What the measurements were made on."""
+    return {
+        "system": platform.platform(terse=True),
+        "processor": processor(),
+        "runtime": runtime,
+        "threads": str(threads or "the runtime's choice"),
+        "onnxruntime": onnxruntime().__version__,
+        "python": platform.python_version(),
+    }
+
+
+def processor() -> str:
+    """The processor and its cores, in words."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]}, {len(names)} cores" if names else platform.processor()
+
+
+CPUINFO = Path("/proc/cpuinfo")
+
+
+def saturates(machine: str | None = None, cpuinfo: Path = CPUINFO) -> bool:
+    """Whether u8*s8 kernels may saturate: an x86 processor not known (from ``cpuinfo``) to have VNNI."""
+    if (machine or platform.machine()).lower() not in {"x86_64", "amd64", "i686", "i386"}:
+        return False
+    try:
+        flags = cpuinfo.read_text(errors="replace").split()
+    except OSError:
+        return True
+    return not any(flag in {"avx512_vnni", "avx_vnni"} for flag in flags)

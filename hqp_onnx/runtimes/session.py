@@ -1,0 +1,233 @@
+"""One inference session over onnxruntime: model in, numpy in, numpy out.
+
+The only module that imports onnxruntime. A session built with ``outputs`` fetches those tensors, whether or
+not they are outputs of the graph. ``Runner`` is what other modules may ask of a session of any runtime.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import onnx
+
+from hqp_onnx.arrays import Array
+from hqp_onnx.errors import MissingRuntimeError, ModelError, one_line
+
+CPU = "CPUExecutionProvider"
+EXTRAS = {"CUDAExecutionProvider": "onnxruntime-gpu", "TensorrtExecutionProvider": "onnxruntime-gpu"}
+_NUMPY_OF = {
+    "float": np.float32,
+    "double": np.float64,
+    "float16": np.float16,
+    "int64": np.int64,
+    "int32": np.int32,
+    "int16": np.int16,
+    "int8": np.int8,
+    "uint8": np.uint8,
+    "uint16": np.uint16,
+    "uint32": np.uint32,
+    "uint64": np.uint64,
+    "bool": np.bool_,
+}
+_SOURCE = re.compile(r"\S+\.(cc|h):\d+ .*?\) ")
+_SPIN_MICROSECONDS = "1000"
+_BYTES_LIMIT = 2_000_000_000  # protobuf serialises less than 2 GiB
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Name, numpy dtype and shape of a model input or output; ``None`` marks a dynamic dimension."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | None, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype.name}[{', '.join('?' if n is None else str(n) for n in self.shape)}]"
+
+
+class Runner(Protocol):
+    """A loaded model, in whatever runtime."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The model's inputs."""
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What ``run`` gives, in this order."""
+
+    @property
+    def batch(self) -> int | None:
+        """The fixed batch size, or None where the first dimension is dynamic."""
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name; ``ModelError`` where the runtime fails."""
+
+
+def onnxruntime() -> Any:
+    """The onnxruntime module; ``MissingRuntimeError`` names the extra where it is not installed."""
+    try:
+        import onnxruntime as ort
+    except ImportError as e:
+        raise MissingRuntimeError("onnxruntime is not installed: pip install 'hqp-onnx[onnxruntime]'") from e
+    return ort
+
+
+def float16_converter() -> Any:
+    """The converter that comes with onnxruntime, ``convert_float_to_float16``: a ModelProto in, a ModelProto out."""
+    onnxruntime()
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    return convert_float_to_float16
+
+
+def require_provider(provider: str) -> None:
+    """``MissingRuntimeError`` says what the installed onnxruntime has, unless it has ``provider``."""
+    has = onnxruntime().get_available_providers()
+    if provider not in has:
+        extra = EXTRAS.get(provider)
+        advice = f"pip install 'hqp-onnx[{extra}]' in place of onnxruntime" if extra else "install a build that has it"
+        raise MissingRuntimeError(f"onnxruntime has no {provider} here, only {', '.join(has)}: {advice}")
+
+
+class Session:
+    """A loaded model.
+
+    Args:
+        model: a ModelProto, serialised bytes, or a path (external data are found beside it).
+        outputs: tensors to fetch; the graph's own outputs if None.
+        provider: onnxruntime's execution provider; what it does not take runs on the CPU's.
+        threads: intra-op threads; 0 takes onnxruntime's choice.
+        optimize: apply onnxruntime's graph optimizations.
+        integer_kernels: compute what stands between Q/DQ pairs in integers.
+        spin: threads wait for the next run awake for 1 ms (by onnxruntime's default, and in versions that know no
+            other, for some 40 ms), which is faster if it comes soon, but slows other sessions; else they sleep at once.
+
+    Raises:
+        ModelError: onnxruntime cannot load or prepare the model.
+        MissingRuntimeError: onnxruntime, or its provider, is not installed or does not start.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto | bytes | Path,
+        outputs: Sequence[str] | None = None,
+        provider: str = CPU,
+        threads: int = 0,
+        optimize: bool = True,
+        integer_kernels: bool = True,
+        spin: bool = True,
+    ) -> None:
+        ort = onnxruntime()
+        require_provider(provider)
+        options = ort.SessionOptions()
+        options.log_severity_level = 4  # errors are raised, and need no second print
+        options.intra_op_num_threads = threads
+        if not integer_kernels:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
+        options.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_MICROSECONDS)
+        if not spin:
+            options.add_session_config_entry("session.force_spinning_stop", "1")
+        if not optimize:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        providers = list(dict.fromkeys((provider, CPU)))
+        try:
+            with tempfile.TemporaryDirectory() as spill:
+                source = loadable(model, outputs, Path(spill))
+                self._session = ort.InferenceSession(source, options, providers=providers, enable_fallback=0)
+        except Exception as e:  # onnxruntime's own exception types are many and undocumented
+            place = "" if provider == CPU else f" on {provider}"
+            raise ModelError(f"onnxruntime cannot load the model{place}: {failure(e)}") from e
+        if provider not in self._session.get_providers():
+            raise MissingRuntimeError(
+                f"onnxruntime's {provider} does not start: a driver or library is missing, onnxruntime's log names it"
+            )
+        self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
+        self.outputs = tuple(_spec(value) for value in self._session.get_outputs())
+        self._names = list(outputs) if outputs is not None else [spec.name for spec in self.outputs]
+
+    @property
+    def batch(self) -> int | None:
+        """The fixed batch size, or None where the first dimension is dynamic."""
+        return fixed_batch(self.inputs)
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name. A batch shorter than a fixed batch size is padded, and its outputs cut to length."""
+        return run_padded(self._infer, feeds, self.batch)
+
+    def _infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        try:
+            results = self._session.run(self._names, dict(feeds))
+        except Exception as e:
+            raise ModelError(f"onnxruntime cannot run the model: {failure(e)}") from e
+        return dict(zip(self._names, results, strict=True))
+
+
+def fixed_batch(inputs: Sequence[TensorSpec]) -> int | None:
+    """The first size of all inputs, or None where it is dynamic or differs."""
+    sizes = {spec.shape[0] for spec in inputs if spec.shape}
+    return next(iter(sizes)) if len(sizes) == 1 else None
+
+
+def run_padded(
+    infer: Callable[[Mapping[str, Array]], dict[str, Array]], feeds: Mapping[str, Array], fixed: int | None
+) -> dict[str, Array]:
+    """``infer(feeds)``; a batch shorter than ``fixed`` is padded, and its outputs cut to length."""
+    count = _rows(feeds)
+    short = 0 if fixed is None else max(fixed - count, 0)
+    if not short:
+        return infer(feeds)
+    values = infer({name: np.concatenate([x, np.repeat(x[-1:], short, 0)]) for name, x in feeds.items()})
+    return {k: v[:count] if np.ndim(v) and len(v) == fixed else v for k, v in values.items()}
+
+
+def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """A copy of ``model`` whose outputs are the named tensors, in that order, of unstated type."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.output[:]
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    return copy
+
+
+def loadable(model: onnx.ModelProto | bytes | Path, outputs: Sequence[str] | None, spill: Path) -> bytes | str:
+    """Bytes or a path that a runtime loads; a model of 2 GiB or more is written to the folder ``spill``."""
+    if isinstance(model, (bytes, Path)):
+        if outputs is None:
+            return model if isinstance(model, bytes) else str(model)
+        model = onnx.load(model) if isinstance(model, Path) else onnx.ModelProto.FromString(model)
+    if outputs is not None:
+        model = with_outputs(model, outputs)
+    if weight_bytes(model) < _BYTES_LIMIT:
+        serialized: bytes = model.SerializeToString()
+        return serialized
+    path = spill / "model.onnx"
+    onnx.save_model(model, path, save_as_external_data=True, location="model.data")
+    return str(path)
+
+
+def weight_bytes(model: onnx.ModelProto) -> int:
+    """Bytes of the initializers, as stored in memory."""
+    return sum(len(t.raw_data) or 8 * len(t.float_data) + 8 * len(t.int64_data) for t in model.graph.initializer)
+
+
+def failure(error: Exception) -> str:
+    """The first line of onnxruntime's message, without the place in its own source."""
+    return one_line(_SOURCE.sub("", str(error)))
+
+
+def _spec(value: Any) -> TensorSpec:
+    kind = value.type.removeprefix("tensor(").removesuffix(")")
+    shape = tuple(n if isinstance(n, int) and n >= 0 else None for n in value.shape)
+    return TensorSpec(value.name, np.dtype(_NUMPY_OF.get(kind, np.object_)), shape)
+
+
+def _rows(feeds: Mapping[str, Array]) -> int:
+    return next((len(x) for x in feeds.values() if np.ndim(x)), 0)

@@ -1,0 +1,178 @@
+"""What each runtime runs well in INT8: number formats, and which tensors carry a quantize/dequantize (Q/DQ) pair.
+
+A target is a layout and the runtime that models are measured on (``runners`` opens them): ``onnxruntime``, ``openvino``
+and ``tensorrt``, or ``onnxruntime:PROVIDER`` for any execution provider, ``cuda`` for onnxruntime's CUDA provider.
+
+Activations are ``real = scale * (q - zero)``; weights are symmetric int8, one scale per output channel:
+
+    uint8, asymmetric   scale = (hi - lo) / 255,  zero = round(-lo / scale)     range [lo, hi], 0 inside
+    int8, symmetric     scale = t / 127,          zero = 0                      range [-t, t]
+
+onnxruntime (x86, Arm). u8 activations by s8 weights is the pairing that its integer kernels are written for. A Conv
+becomes QLinearConv only if its input, weight, int32 bias and output all carry pairs; Relu and Clip vanish into the
+output's pair. A Gemm or MatMul needs no output pair. Elementwise float operators (HardSwish, HardSigmoid, gates)
+have no integer kernel that pays, and stay in float.
+
+TensorRT. Symmetric int8 with zero zero-points, pairs on the inputs of Conv, ConvTranspose, Gemm, MatMul and on both
+inputs of a residual Add, nothing between a Conv and its activation, float bias (NVIDIA, "Explicit Quantization").
+Weights are int8 initializers behind a DequantizeLinear: documented for TensorRT 10 and 11; parsers of TensorRT 8
+refuse int8 initializers.
+
+OpenVINO (x86, Arm). u8 activations by s8 weights again, but an activation of any kind is computed inside the
+convolution before it, so that nothing may stand between the two: pairs on the inputs of Conv, ConvTranspose, Gemm and
+MatMul, float bias. A residual Add becomes part of a convolution if both its inputs carry pairs; behind anything else
+nothing is gained, and low-precision passes (2026.4) throw on some (attention masks, sums of embeddings). Symmetric
+int8 is slower, and wrong on some Concats.
+
+Execution providers of onnxruntime take the layout of the library behind them, or else onnxruntime's own.
+
+Saturation. Without VNNI, x86 kernels add two u8*s8 products in int16: 2 * 255 * 127 overflows, 2 * 255 * 64 = 32640
+does not. ``reduced_range`` therefore limits weights to [-64, 64] (7 bits).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx
+
+from hqp_onnx.errors import UsageError
+from hqp_onnx.runtimes.machine import saturates
+from hqp_onnx.runtimes.session import CPU
+
+
+@dataclass(frozen=True)
+class Target:
+    """How to quantize for one runtime.
+
+    Attributes:
+        name: as given to ``target``.
+        symmetric: activations are int8 with zero-point 0; else uint8 with a zero-point.
+        int32_bias: biases are int32 of scale (input scale * weight scale); else they stay float.
+        weighted: operator -> the axis of its weight that holds output channels (see ``weight_axis``); these
+            operators get pairs on their inputs and an int8 weight.
+        residual: operators of two activations of equal shape, which get pairs on both inputs.
+        residual_behind: quantized operators, one of which must give such an input; empty for any input.
+        outputs: operators whose output gets a pair, behind an ``absorbed`` activation that is its only consumer.
+        absorbed: activations that vanish into the pair that follows them.
+        follows: operators computed in INT8, with an output pair, where all their inputs carry pairs.
+        same_range: operators that move values without changing them: their output shares the input's range.
+        channel_multiple: channel counts that are multiples of it waste no lane of the integer kernels.
+        folds_constants: nodes over constants alone are computed when a model is loaded, so that weights of float
+            operators can be stored as int8 behind Cast and Mul.
+        min_opset: lowest opset whose operators express the model; lower ones are converted up.
+        max_opset: highest opset that the runtime is known to read.
+        runtime: what models run on: ``openvino``, or an execution provider of onnxruntime.
+        reduced_range: weights in [-64, 64].
+    """
+
+    name: str
+    symmetric: bool
+    int32_bias: bool
+    weighted: Mapping[str, int]
+    residual: frozenset[str]
+    residual_behind: frozenset[str]
+    outputs: frozenset[str]
+    absorbed: frozenset[str]
+    follows: frozenset[str]
+    same_range: frozenset[str]
+    channel_multiple: int
+    folds_constants: bool
+    min_opset: int
+    max_opset: int
+    runtime: str = CPU
+    reduced_range: bool = False
+
+    @property
+    def activation_type(self) -> np.dtype[Any]:
+        """Numpy type of quantized activations."""
+        return np.dtype(np.int8 if self.symmetric else np.uint8)
+
+    @property
+    def weight_limit(self) -> int:
+        """Largest magnitude of a quantized weight."""
+        return 64 if self.reduced_range else 127
+
+
+_MOVES = frozenset({"MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Identity"})
+_ONNXRUNTIME = Target(
+    name="onnxruntime",
+    symmetric=False,
+    int32_bias=True,
+    weighted={"Conv": 0, "Gemm": 1, "MatMul": -1},
+    residual=frozenset(),
+    residual_behind=frozenset(),
+    outputs=frozenset({"Conv"}),
+    absorbed=frozenset({"Relu", "Clip"}),
+    follows=frozenset({"Add", "Concat", "GlobalAveragePool", "AveragePool"}),
+    same_range=_MOVES,
+    channel_multiple=16,
+    folds_constants=True,
+    min_opset=13,
+    max_opset=onnx.defs.onnx_opset_version(),
+)
+_TENSORRT = Target(
+    name="tensorrt",
+    symmetric=True,
+    int32_bias=False,
+    weighted={"Conv": 0, "ConvTranspose": 1, "Gemm": 1, "MatMul": -1},
+    residual=frozenset({"Add"}),
+    residual_behind=frozenset(),
+    outputs=frozenset(),
+    absorbed=frozenset(),
+    follows=frozenset(),
+    same_range=frozenset(),
+    channel_multiple=32,
+    folds_constants=False,
+    min_opset=13,
+    max_opset=20,
+)
+_OPENVINO = replace(
+    _TENSORRT,
+    name="openvino",
+    symmetric=False,
+    residual_behind=frozenset({"Conv"}),
+    same_range=_MOVES,
+    channel_multiple=16,
+    folds_constants=True,
+    max_opset=onnx.defs.onnx_opset_version(),
+    runtime="openvino",
+)
+_TARGETS = {found.name: found for found in (_ONNXRUNTIME, _OPENVINO, _TENSORRT)}
+_PROVIDER_LAYOUTS = {
+    "CUDAExecutionProvider": _TENSORRT,
+    "TensorrtExecutionProvider": _TENSORRT,
+    "NvTensorRTRTXExecutionProvider": _TENSORRT,
+    "MIGraphXExecutionProvider": _TENSORRT,
+    "OpenVINOExecutionProvider": _OPENVINO,
+}
+_ALIASES = {"cuda": "onnxruntime:CUDAExecutionProvider"}
+
+
+def target(name: str, reduced_range: bool | None = None) -> Target:
+    """The target called ``name``.
+
+    Args:
+        name: ``onnxruntime``, ``openvino``, ``tensorrt``, ``cuda`` or ``onnxruntime:PROVIDER``.
+        reduced_range: weights in [-64, 64]; None takes what the processor of this machine needs (see ``saturates``),
+            which matters to u8 activations only. Say so explicitly where the model will run elsewhere.
+
+    Raises:
+        UsageError: an unknown name.
+    """
+    found = _named(name)
+    needed = not found.symmetric and saturates()
+    return replace(found, reduced_range=needed if reduced_range is None else reduced_range)
+
+
+def _named(name: str) -> Target:
+    runtime, _, provider = _ALIASES.get(name, name).partition(":")
+    if runtime == "onnxruntime" and provider.endswith("ExecutionProvider"):
+        return replace(_PROVIDER_LAYOUTS.get(provider, _ONNXRUNTIME), name=name, runtime=provider)
+    if name not in _TARGETS:
+        known = ", ".join(sorted({*_TARGETS, *_ALIASES}))
+        raise UsageError(f"unknown target '{name}': expected one of {known}, or onnxruntime:NAMEExecutionProvider")
+    return _TARGETS[name]

@@ -1,0 +1,1 @@
+"""Sums over data: second moments, channel statistics, ranges."""

@@ -1,0 +1,121 @@
+"""Mean, power and largest magnitude of each channel of activations, streamed.
+
+    mean_c = E[x_c],   power_c = E[x_c^2],   top_c = max |x_c|        over samples and positions
+
+Nodes appended to the model reduce every tensor to one value per sample and channel, so that activations are never
+copied out or kept. Sums over positions are float32, over samples float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx.helper import make_node
+
+from hqp_onnx.arrays import Array, FloatArray
+from hqp_onnx.data.dataset import Batch
+from hqp_onnx.errors import DataError
+from hqp_onnx.runtimes.session import Session
+
+_AXES_ARE_INPUT = 18  # opset from which ReduceMean and ReduceMax take their axes as an input
+_PARTS = ("mean", "power", "top")
+
+
+_INPUTS = 1 << 22  # bytes of inputs in one run; larger batches are run in parts
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelStats:
+    """``mean``, ``power`` and ``top`` of C channels: float64 [C] each."""
+
+    mean: FloatArray
+    power: FloatArray
+    top: FloatArray
+
+
+def channel_stats(
+    model: onnx.ModelProto, tensors: Mapping[str, int], data: Iterable[Batch], *, threads: int = 0
+) -> dict[str, ChannelStats]:
+    """Statistics by tensor name, in one pass over ``data``.
+
+    Args:
+        model: canonical, opset 13 or newer.
+        tensors: activation, samples first -> the number of its channels where they are the last axis; 0 where they
+            are axis 1.
+        data: batches of the model's inputs.
+        threads: of onnxruntime; 0 takes its choice.
+
+    Raises:
+        DataError: no batch.
+        ModelError: onnxruntime cannot run the model.
+    """
+    if not tensors:
+        return {}
+    session = Session(_instrumented(model, tensors), _results(len(tensors)), threads=threads)
+    totals = [_Total() for _ in tensors]
+    for batch in data:
+        bytes_each = sum(x.nbytes for x in batch.feeds.values()) / max(1, len(batch))
+        rows = session.batch or max(1, int(_INPUTS // max(1, bytes_each)))
+        for start in range(0, len(batch), rows):
+            values = iter(session.run({key: x[start : start + rows] for key, x in batch.feeds.items()}).values())
+            for total, (mean, power, top) in zip(totals, zip(values, values, values, strict=True), strict=True):
+                total.add(mean, power, top)
+    if not totals[0].rows:
+        raise DataError("no calibration data: channel statistics need at least one batch")
+    return {name: total.stats() for name, total in zip(tensors, totals, strict=True)}
+
+
+class _Total:
+    """Sums over samples."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.mean = self.power = self.top = np.zeros(1)
+
+    def add(self, mean: Array, power: Array, top: Array) -> None:
+        """Results of one batch, [samples, channels] each."""
+        self.rows += len(mean)
+        self.mean = self.mean + mean.sum(0, dtype=np.float64)
+        self.power = self.power + power.sum(0, dtype=np.float64)
+        self.top = np.maximum(self.top, top.max(0))
+
+    def stats(self) -> ChannelStats:
+        return ChannelStats(self.mean / self.rows, self.power / self.rows, self.top)
+
+
+def _name(part: str, number: int) -> str:
+    return f"hqp.stats.{part}.{number}"
+
+
+def _results(count: int) -> list[str]:
+    return [_name(part, n) for n in range(count) for part in _PARTS]
+
+
+def _instrumented(model: onnx.ModelProto, tensors: Mapping[str, int]) -> onnx.ModelProto:
+    """``model`` plus nodes that give, for the n-th tensor, its mean, power and top as [samples, channels]."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    for n, (tensor, last) in enumerate(tensors.items()):
+        flat, axis = _name("flat", n), 1 if last else 2
+        shape = np.array([0, -1, last] if last else [0, 0, -1], np.int64)
+        axes: dict[str, Any] = {"axes": [axis]} if opset < _AXES_ARE_INPUT else {}
+        names = [] if axes else [_name("axes", n)]
+        copy.graph.initializer.append(onnx.numpy_helper.from_array(shape, _name("shape", n)))
+        if not axes:
+            copy.graph.initializer.append(onnx.numpy_helper.from_array(np.array([axis], np.int64), names[0]))
+        copy.graph.node.extend(
+            [
+                make_node("Reshape", [tensor, _name("shape", n)], [flat]),
+                make_node("Mul", [flat, flat], [_name("square", n)]),
+                make_node("Abs", [flat], [_name("abs", n)]),
+                make_node("ReduceMean", [flat, *names], [_name("mean", n)], keepdims=0, **axes),
+                make_node("ReduceMean", [_name("square", n), *names], [_name("power", n)], keepdims=0, **axes),
+                make_node("ReduceMax", [_name("abs", n), *names], [_name("top", n)], keepdims=0, **axes),
+            ]
+        )
+    return copy

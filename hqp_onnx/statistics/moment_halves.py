@@ -1,0 +1,59 @@
+"""Second moments of two halves of the calibration data: what one half teaches, the other can judge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx
+
+from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.errors import DataError
+from hqp_onnx.progress import StageProgress
+from hqp_onnx.statistics.moments import Moments, input_moments
+
+Halves = tuple[Mapping[str, Moments], Mapping[str, Moments]]
+
+
+def _halves(data: Dataset) -> tuple[list[range], ...]:
+    """Ranges of samples: every other batch of ``data``, and those between; of a single batch, its halves."""
+    size = max(1, min(data.batch_size, len(data) // 2))
+    ranges = [range(start, min(start + size, len(data))) for start in range(0, len(data), size)]
+    return ranges[::2], ranges[1::2]
+
+
+def halved_moments(
+    model: onnx.ModelProto, data: Dataset, *, progress: StageProgress | None = None, threads: int = 0
+) -> Halves:
+    """Moments of the inputs of all weights over two sets of samples; see ``input_moments``.
+
+    Raises:
+        DataError: fewer than two samples.
+    """
+    parts = _halves(data)
+    if not parts[1]:
+        raise DataError(f"{data.source.name}: 1 sample, compensation needs two or more")
+    found, before = [], 0
+    for part in parts:
+        batches = (data.rows(rows.start, rows.stop) for rows in part)
+        shifted = None if progress is None else _shifted(progress, before, len(data))
+        found.append(input_moments(model, None, batches, progress=shifted, threads=threads))
+        before += sum(map(len, part))
+    return found[0], found[1]
+
+
+def _shifted(progress: StageProgress, before: int, total: int) -> StageProgress:
+    return lambda done, _: progress(before + done, total)
+
+
+def joined(first: Mapping[str, Moments], second: Mapping[str, Moments]) -> dict[str, Moments]:
+    """Moments over the samples of both; what weights share, they share still."""
+    made: dict[int, Moments] = {}
+    for name, one in first.items():
+        other = second[name]
+        if id(one) not in made:
+            count = one.count + other.count
+            gram, mean = (
+                (a * one.count + b * other.count) / count for a, b in ((one.gram, other.gram), (one.mean, other.mean))
+            )
+            made[id(one)] = Moments(gram, mean, count)
+    return {name: made[id(one)] for name, one in first.items()}

@@ -1,0 +1,266 @@
+"""``hqp build``: an ONNX model to a TensorRT engine, here or for another machine.
+
+    model ─► checked, canonical ─► [Q/DQ by our ranges | float + cache] ─► [float weights] [float16] ─► engine
+
+``engine.plan`` decides which of these steps a TensorRT version and a device need; this module carries them out. For
+another machine (``elsewhere``) everything but the last step happens here, and that is written as a trtexec script.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.data.sources import open_dataset
+from hqp_onnx.engine import builder, trtexec
+from hqp_onnx.engine.cache import read_cache, version_number
+from hqp_onnx.engine.calibrator import CalibrationBatches, calibrator
+from hqp_onnx.engine.capability import Capability, detect
+from hqp_onnx.engine.options import BuildOptions
+from hqp_onnx.engine.plan import Plan, Request, choose
+from hqp_onnx.engine.profiles import Profile, batch_of, profiles
+from hqp_onnx.errors import ModelError, UsageError
+from hqp_onnx.files import json_text, sha256, write_text
+from hqp_onnx.graphs import model_io
+from hqp_onnx.graphs.tensor_types import float_activations
+from hqp_onnx.passes.canonicalize import canonicalize
+from hqp_onnx.passes.convert_fp16 import convert_fp16
+from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
+from hqp_onnx.passes.quantize import quantize
+from hqp_onnx.passes.restore_float_weights import restore_float_weights
+from hqp_onnx.progress import Progress, silent
+from hqp_onnx.runtimes.targets import target
+from hqp_onnx.statistics.calibration import calibrate
+from hqp_onnx.steps.evaluate import open_session
+
+_ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
+_ENGINE_STARTS = (b"ftrt", b"ptrt")
+log = logging.getLogger(__name__)
+_OPSET_8 = 17
+_BATCH = 8  # every activation of a calibration batch is held at once
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A checked model with its data, and what will be done; ``method`` is of the calibrator that TensorRT gets."""
+
+    options: BuildOptions
+    graph: gs.Graph
+    shapes: dict[str, Profile]
+    settings: builder.Settings
+    data: Dataset | None
+    able: Capability
+    plan: Plan
+    method: str
+    progress: Progress
+
+
+def build_file(options: BuildOptions, progress: Progress = silent) -> dict[str, Any]:
+    """Write the engine (or, for another machine, what trtexec needs there) and the report OUTPUT.json.
+
+    Returns:
+        The report: TensorRT version, device, plan, flags, profiles, notes, layers, as JSON values.
+
+    Raises:
+        ModelError: not an ONNX model that TensorRT can take, or TensorRT refuses it.
+        DataError: the data or the cache do not fit.
+        UsageError: an option that does not exist there, or contradicts another.
+        MissingRuntimeError: no TensorRT, or no GPU.
+    """
+    start = time.perf_counter()
+    job = _check(options, progress)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    graph = _prepare(job)
+    if options.elsewhere is None:
+        layers, size = _write_engine(job, graph)
+        report = _report(job, time.perf_counter() - start) | {"bytes": size, "layers": layers}
+    else:
+        _write_script(job, graph)
+        report = _report(job, time.perf_counter() - start)
+    write_text(_beside(options.output, ".json"), json_text(report))
+    return report
+
+
+def require_build(precision: str | None) -> None:
+    """Raise what ``build_file`` would on this machine for ``precision``, None being a model with Q/DQ."""
+    choose(Request(precision, quantized=precision is None), detect())
+
+
+def _check(options: BuildOptions, progress: Progress) -> _Job:
+    """Everything that can be wrong, before any work."""
+    graph, quantized = _read(options.model)
+    session = open_session(options.model)
+    shapes = profiles(options.shapes, session.inputs)
+    data = None
+    if options.data is not None:
+        batch = session.batch or _BATCH
+        data = open_dataset(options.data, session.inputs, preprocess=options.preprocess, batch_size=batch)
+    able = detect() if options.elsewhere is None else Capability.of_version(options.elsewhere)
+    plan = choose(options.request(quantized), able)
+    method = _calibrator_method(options, plan, able)
+    dynamic = {spec.name: shapes[spec.name] for spec in session.inputs if None in spec.shape}
+    return _Job(options, graph, shapes, _settings(options, dynamic), data, able, plan, method, progress)
+
+
+def _calibrator_method(options: BuildOptions, plan: Plan, able: Capability) -> str:
+    """Entropy or minmax: a cache names its own, our ranges pass as entropy."""
+    if plan.scales != "cache" or options.calibration_cache is None:
+        return options.calibration if plan.scales == "tensorrt" else "entropy"
+    found = read_cache(options.calibration_cache, able.version)
+    method = "entropy" if found is None else found.method
+    if method == "minmax" and (options.dla is not None or options.elsewhere is not None):
+        raise UsageError(f"{options.calibration_cache}: a DLA and trtexec read caches of the entropy calibrator only")
+    return method
+
+
+def _settings(options: BuildOptions, dynamic: dict[str, Profile]) -> builder.Settings:
+    if options.dla is not None and (name := next((n for n, p in dynamic.items() if not p.fixed), None)):
+        raise UsageError(f"--dla: a DLA takes fixed shapes, and '{name}' has a range. Give one shape with --shapes")
+    return builder.Settings(
+        dynamic,
+        options.timing_cache,
+        options.workspace,
+        options.dla,
+        options.version_compatible,
+        options.hardware_compatible,
+    )
+
+
+def _read(path: Path) -> tuple[gs.Graph, bool]:
+    """The model, ready for TensorRT, and whether it holds Q/DQ."""
+    model_io.require_file(path)
+    with path.open("rb") as stream:
+        start = stream.read(4)
+    if path.suffix in _ENGINE_SUFFIXES or start in _ENGINE_STARTS:
+        raise ModelError(f"{path}: is an engine already. Give the .onnx model that it was built from")
+    graph = model_io.to_graph(model_io.load(path, quantized=True))
+    if not any(model_io.is_quantized(node.op) for node in graph.nodes):
+        return fold_batchnorm(canonicalize(graph).graph).graph, False
+    for node in graph.nodes:
+        _check_symmetric(path, node)
+    return graph, True
+
+
+def _check_symmetric(path: Path, node: gs.Node) -> None:
+    if not model_io.is_quantized(node.op):
+        return
+    zero = node.inputs[2] if len(node.inputs) > 2 else None
+    symmetric = isinstance(zero, gs.Constant) and zero.values.dtype == np.int8 and not zero.values.any()
+    if node.op not in ("QuantizeLinear", "DequantizeLinear") or not symmetric:
+        raise ModelError(
+            f"{path}: node '{node.name}' ({node.op}) is not symmetric int8 Q/DQ, and TensorRT takes no other. Quantize "
+            "the float model with 'hqp quantize --target tensorrt', or give the float model"
+        )
+
+
+def _prepare(job: _Job) -> gs.Graph:
+    """The graph that TensorRT parses."""
+    graph, plan = job.graph, job.plan
+    if plan.path == "explicit" and plan.scales == "own" and job.data is not None:
+        report = partial(job.progress, "calibration")
+        graph = quantize(graph, job.data, target("tensorrt"), job.options.calibration, progress=report).graph
+    if plan.float_weights:
+        graph = restore_float_weights(graph).graph
+    return convert_fp16(graph).graph if plan.half else graph
+
+
+def _own_cache(job: _Job, data: Dataset) -> str:
+    """Our ranges of every float activation, as TensorRT's cache."""
+    names, method = float_activations(job.graph), job.options.calibration
+    report = partial(job.progress, "calibration")
+    found = calibrate(model_io.to_proto(job.graph), names, data, method=method, progress=report)
+    return found.tensorrt_cache(version_number(job.able.version))
+
+
+def _cache_file(job: _Job, unnamed: Path) -> Path | None:
+    """The calibration cache to read, or for TensorRT to write; our ranges go to ``unnamed`` if none was named."""
+    file = job.options.calibration_cache
+    if job.plan.path != "implicit":
+        return None
+    if job.plan.scales == "own" and job.data is not None:
+        file = file or unnamed
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, _own_cache(job, job.data))
+    return file
+
+
+def _write_engine(job: _Job, graph: gs.Graph) -> tuple[list[Any], int]:
+    """Build here: the layers, and the size of the engine."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / job.options.model.name
+        model_io.save(graph, model)
+        source = _calibrator(job, Path(folder)) if job.plan.path == "implicit" else None
+        log.info("TensorRT builds %s; it tries many kernels, which can take minutes", job.options.output.name)
+        engine = builder.build(model, job.plan, job.settings, source)
+    temporary = _beside(job.options.output, ".tmp")
+    temporary.write_bytes(engine.plan)
+    temporary.replace(job.options.output)
+    return engine.layers, len(engine.plan)
+
+
+def _calibrator(job: _Job, folder: Path) -> Any:
+    cache = _cache_file(job, folder / "calibration.cache")
+    batches = None
+    if job.plan.scales == "tensorrt" and job.data is not None:
+        batches = CalibrationBatches(job.data.in_batches(batch_of(job.shapes)), job.shapes)
+    return calibrator(batches, cache, job.method)
+
+
+def _write_script(job: _Job, graph: gs.Graph) -> None:
+    """Build elsewhere: model, cache and script beside OUTPUT."""
+    output = job.options.output
+    model, kept = _beside(output, ".onnx"), _beside(output, ".cache")
+    model_io.save(graph, model)
+    cache = _cache_file(job, kept)
+    if cache is not None and cache != kept:
+        write_text(kept, cache.read_text())
+    found = None if cache is None else kept
+    write_text(_beside(output, ".sh"), trtexec.command(model, output.name, job.plan, job.settings, job.able, found))
+
+
+def _report(job: _Job, seconds: float) -> dict[str, Any]:
+    options, plan, device = job.options, job.plan, job.able.device
+    notes = list(plan.notes)
+    if options.data is not None and plan.scales not in ("own", "tensorrt"):
+        notes.append("--data was not used")
+    if job.able.version < (10,) and job.graph.opset > _OPSET_8:
+        notes.append(
+            f"opset {job.graph.opset}: parsers of TensorRT 8 know {_OPSET_8}; export it anew if they refuse it"
+        )
+    return {
+        "model": str(options.model),
+        "model_sha256": sha256(options.model),
+        "engine": options.output.name,
+        "tensorrt": ".".join(map(str, job.able.version)),
+        "built": options.elsewhere is None,
+        "device": None if device is None else {"name": device.name, "compute_capability": device.capability},
+        "precision": plan.precision,
+        "path": plan.path,
+        "scales": plan.scales,
+        "strongly_typed": plan.strongly_typed,
+        "flags": list(plan.flags),
+        "float_weights": plan.float_weights,
+        "float16_model": plan.half,
+        "calibration": options.calibration if plan.scales in ("own", "tensorrt") else None,
+        "calibration_cache": None if options.calibration_cache is None else str(options.calibration_cache),
+        "shapes": {n: {"min": [*p.low], "opt": [*p.best], "max": [*p.high]} for n, p in job.shapes.items()},
+        "workspace_mib": options.workspace,
+        "dla": options.dla,
+        "version_compatible": options.version_compatible,
+        "hardware_compatible": options.hardware_compatible,
+        "seconds": round(seconds, 3),
+        "notes": notes,
+    }
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)

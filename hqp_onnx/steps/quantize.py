@@ -1,0 +1,126 @@
+"""``hqp quantize``: a model in INT8, mixed precision, float16, or with INT4 weights."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import partial
+from pathlib import Path
+
+import onnx_graphsurgeon as gs
+
+from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.errors import UsageError
+from hqp_onnx.graphs import model_io
+from hqp_onnx.model import Model, open_data, open_model
+from hqp_onnx.passes.base import PassResult
+from hqp_onnx.passes.convert_fp16 import convert_fp16
+from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
+from hqp_onnx.passes.quantize import Quantized, Recipe, prepare, quantize, quantize_prepared
+from hqp_onnx.passes.quantize_int4 import quantize_int4
+from hqp_onnx.progress import Progress, silent
+from hqp_onnx.quantization.calibration_export import TENSORRT_VERSION, tensorrt_number, write_calibration
+from hqp_onnx.quantization.float_nodes import faster_in_float
+from hqp_onnx.quantization.placement import quantizable
+from hqp_onnx.ranking.saliency import filter_scores
+from hqp_onnx.runtimes.runners import open_runner, remarks, stand_in
+from hqp_onnx.runtimes.session import Runner
+from hqp_onnx.runtimes.targets import Target, target
+from hqp_onnx.statistics.moments import input_moments
+
+
+def quantize_file(
+    path: Path,
+    output: Path,
+    data: str | None,
+    target_name: str,
+    method: str,
+    preprocess: Path | None,
+    progress: Progress,
+    *,
+    precision: str = "int8",
+    calibration_out: Path | None = None,
+    tensorrt_version: str = TENSORRT_VERSION,
+    int4_weights: float | None = None,
+    **recipe: bool,
+) -> tuple[str, ...]:
+    """Write a model in ``precision``: int8, mixed or fp16; or with INT4 weights; returns notes.
+
+    Args:
+        path: the float model.
+        output: the model to write.
+        data: calibration data, for int8, mixed and INT4 weights.
+        target_name: what the model is laid out for, see ``targets.target``.
+        method: calibration method.
+        preprocess: for image folders.
+        progress: called as calibration goes on.
+        precision: int8, mixed (INT8 where it is faster on the target, see ``mixed_precision``) or fp16.
+        calibration_out: folder for the ranges, in the formats of ``calibration_export``; they are to be those of the
+            model itself, so that it is not equalized.
+        tensorrt_version: named in TensorRT's cache.
+        int4_weights: share of the Gemm and MatMul weights to store in INT4, in place of INT8.
+        recipe: fields of ``passes.quantize.Recipe``.
+
+    Raises:
+        UsageError: int8 without data; fp16 or INT4 weights with ``calibration_out``, or with each other.
+    """
+    goal = target(target_name)
+    if calibration_out is not None and (precision == "fp16" or int4_weights is not None):
+        raise UsageError("--calibration-out needs INT8: float16 and INT4 weights take no calibration")
+    if precision == "fp16":
+        if int4_weights is not None:
+            raise UsageError("--int4-weights and --precision fp16 exclude each other: leave one out")
+        made = in_float16(open_model(path).graph)
+        model_io.save(made.graph, output)
+        return (*made.notes, *remarks(goal, precision))
+    if data is None:
+        raise UsageError(f"--precision {precision} needs calibration data: add --data DATA")
+    tensorrt_number(tensorrt_version)
+    model = open_model(path)
+    dataset = open_data(model, data, preprocess)
+    if int4_weights is not None:
+        packed = int4_model(model, dataset, int4_weights, progress)
+        model_io.save(packed.graph, output)
+        return packed.notes
+    if calibration_out is not None:
+        recipe |= {"equalize": False}
+    make = mixed_model if precision == "mixed" else quantize_model
+    quantized = make(model, dataset, goal, method, progress, Recipe(**recipe))
+    model_io.save(quantized.graph, output)
+    if calibration_out is not None:
+        write_calibration(quantized.calibration, calibration_out, tensorrt_version)
+    return remarks(goal, precision)
+
+
+def in_float16(graph: gs.Graph) -> PassResult:
+    """``graph`` (canonical, float32) in float16; see ``passes.convert_fp16``."""
+    return convert_fp16(fold_batchnorm(graph).graph)
+
+
+def quantize_model(
+    model: Model, data: Dataset, goal: Target, method: str, progress: Progress = silent, recipe: Recipe | None = None
+) -> Quantized:
+    """``model`` in INT8; see ``passes.quantize``."""
+    return quantize(model.graph, data, goal, method, progress=partial(progress, "calibration"), recipe=recipe)
+
+
+def mixed_model(
+    model: Model, data: Dataset, goal: Target, method: str, progress: Progress = silent, recipe: Recipe | None = None
+) -> Quantized:
+    """``model`` in INT8 where that is faster, timed on ``goal`` with one sample; everywhere if ``goal`` is not here."""
+    sample = next(iter(data.in_batches(model.session.batch or 1))).feeds
+    prepared = prepare(model.graph, data, goal, method, progress=partial(progress, "calibration"), recipe=recipe)
+
+    def opened(floats: Collection[str]) -> Runner:
+        return open_runner(model_io.to_proto(quantize_prepared(prepared, goal, floats).graph), goal, spin=False)
+
+    nodes = [] if stand_in(goal) else quantizable(prepared.graph, goal)
+    floats = faster_in_float(nodes, opened, sample, partial(progress, "mixed precision"))
+    return quantize_prepared(prepared, goal, floats)
+
+
+def int4_model(model: Model, data: Dataset, share: float, progress: Progress = silent) -> PassResult:
+    """``model`` with a share of its Gemm and MatMul weights in INT4, chosen by Fisher information."""
+    proto = model_io.to_proto(model.graph)
+    scores = filter_scores("fisher", proto, data, progress=partial(progress, "fisher saliency"))
+    moments = input_moments(proto, None, data, progress=partial(progress, "moments"))
+    return quantize_int4(model.graph, scores, share, moments)

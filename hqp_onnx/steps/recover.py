@@ -1,0 +1,113 @@
+"""Recovery of a model on its own: a file that any tool pruned or quantized, and the original that it was made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from hqp_onnx.comparison.lineage import Lineage, find_lineage
+from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.errors import ModelError
+from hqp_onnx.graphs import model_io
+from hqp_onnx.graphs.shapes import probe
+from hqp_onnx.model import IN_MEMORY, Model, open_data, open_model
+from hqp_onnx.passes.canonicalize import canonicalize
+from hqp_onnx.passes.recover import Recovered, recover
+from hqp_onnx.progress import Progress, silent
+from hqp_onnx.recovery import Recovery
+from hqp_onnx.recovery.points import kept_positions
+
+
+def recover_model(
+    student: onnx.ModelProto | Path,
+    teacher: Model,
+    data: Dataset,
+    settings: Recovery,
+    *,
+    lineage: Lineage | None = None,
+    checkpoint: Path | None = None,
+    progress: Progress = silent,
+) -> Recovered:
+    """``student`` trained towards ``teacher``; see ``passes.recover``.
+
+    Args:
+        student: pruned or quantized or both, a file or a model.
+        teacher: the original.
+        data: samples.
+        settings: of the training.
+        lineage: what was removed, for the comparison of features that lost channels.
+        checkpoint: written after every epoch.
+        progress: called as the work goes on.
+
+    Raises:
+        ModelError: the student is invalid, or has other inputs than the teacher.
+        DataError, GradientError, UsageError: see there.
+    """
+    path = student if isinstance(student, Path) else IN_MEMORY
+    graph = _student(model_io.load(path, quantized=True) if isinstance(student, Path) else _checked(student))
+    inputs, expected = ([x.name for x in some.inputs] for some in (graph, teacher.graph))
+    if inputs != expected:
+        raise ModelError(f"{path}: its inputs {inputs} are not those of {teacher.path}: give the model it was made of")
+    return recover(
+        graph,
+        teacher.graph,
+        data,
+        settings,
+        kept=None if lineage is None else kept_positions(lineage.channels, lineage.removal(probe(graph).sizes)),
+        checkpoint=checkpoint,
+        progress=lambda done, total: progress("recovery", done, total),
+    )
+
+
+def recover_file(
+    path: Path,
+    teacher: Path,
+    output: Path,
+    data: str,
+    settings: Recovery,
+    *,
+    ledger: Path | None = None,
+    checkpoint: Path | None = None,
+    preprocess: Path | None = None,
+    progress: Progress = silent,
+) -> tuple[str, ...]:
+    """Write a recovered model; returns notes.
+
+    Args:
+        path: the student, pruned or quantized or both.
+        teacher: the original.
+        output: the recovered student.
+        data: samples; labels are not read.
+        settings: of the training.
+        ledger: what was removed; a ledger.json beside the student is found by itself.
+        checkpoint: written after every epoch; the same call goes on from it.
+        preprocess: for image folders.
+        progress: called as the work goes on.
+    """
+    original = open_model(teacher)
+    dataset = open_data(original, data, preprocess)
+    model_io.require_file(path)
+    lineage = find_lineage([teacher, path], [] if ledger is None else [ledger])
+    recovered = recover_model(
+        path, original, dataset, settings, lineage=lineage, checkpoint=checkpoint, progress=progress
+    )
+    model_io.save(recovered.graph, output)
+    return recovered.notes
+
+
+def _checked(student: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy: onnx-graphsurgeon names tensors inside the model that it imports."""
+    model_io.check(student, IN_MEMORY, quantized=True)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(student)
+    return copy
+
+
+def _student(proto: onnx.ModelProto) -> gs.Graph:
+    """Canonical; of a quantized one only Constant nodes are folded, since folding more would undo its weights."""
+    graph = model_io.to_graph(proto)
+    if any(model_io.is_quantized(node.op) for node in graph.nodes):
+        return graph.fold_constants(should_exclude_node=lambda node: node.op != "Constant").cleanup().toposort()
+    return canonicalize(graph).graph

@@ -1,0 +1,1 @@
+"""Passes that write a model in simpler operators, for gradients and recovery."""

@@ -1,0 +1,292 @@
+"""Readers of .npz, image folders and data-loader scripts, against numpy and PIL alone; every refusal is one line."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hqp_onnx.data.sources import Preprocess, open_dataset, open_source, read_preprocess
+from hqp_onnx.errors import DataError, HqpError, UsageError
+from hqp_onnx.runtimes.session import TensorSpec
+
+RNG = np.random.default_rng(0)
+SPEC = TensorSpec("input", np.dtype(np.float32), (None, 3, 4, 4))
+
+
+def refused(call, *parts, error=DataError):
+    with pytest.raises(HqpError) as caught:
+        call()
+    message = str(caught.value)
+    assert type(caught.value) is error and "\n" not in message
+    for part in parts:
+        assert str(part) in message, message
+
+
+# --- .npz
+
+
+def test_npz_rows_are_the_stored_arrays(tmp_path):
+    values, labels = RNG.integers(0, 256, (5, 2), np.uint8), np.arange(5, dtype=np.uint8)
+    np.savez_compressed(tmp_path / "d.npz", a=values, b=values * 0.5, labels=labels)
+    source = open_source(str(tmp_path / "d.npz"))
+    assert source.count == 5
+    batch = source.rows(1, 4)
+    assert batch.feeds["a"].dtype == np.uint8
+    np.testing.assert_array_equal(batch.feeds["a"], values[1:4])
+    np.testing.assert_array_equal(batch.feeds["b"], values[1:4] * 0.5)
+    np.testing.assert_array_equal(batch.labels, [1, 2, 3])
+
+
+def test_open_dataset_passes_its_options_on(tmp_path):
+    np.savez(tmp_path / "d.npz", input=np.ones((5, 3, 4, 4)))
+    data = open_dataset(str(tmp_path / "d.npz"), [SPEC], batch_size=2, limit=3)
+    assert [len(batch) for batch in data] == [2, 1]
+
+
+def corrupt_cases(folder):
+    np.savez(folder / "ragged.npz", a=np.zeros(3), b=np.zeros(4))
+    yield "ragged.npz", ("array 'b'", "expected 3 samples")
+    np.savez(folder / "objects.npz", a=np.array([{}], object))
+    yield "objects.npz", ("it holds Python objects",)
+    np.savez(folder / "text.npz", a=np.array(["x"]))
+    yield "text.npz", ("array 'a' is <U1, expected numbers",)
+    np.savez(folder / "float_labels.npz", a=np.zeros(3), labels=np.zeros(3))
+    yield "float_labels.npz", ("expected integer class numbers",)
+    np.savez(folder / "one_hot.npz", a=np.zeros(3), labels=np.eye(3, dtype=int))
+    yield "one_hot.npz", ("one-hot",)
+    np.savez(folder / "short_labels.npz", a=np.zeros(3), labels=np.zeros(2, int))
+    yield "short_labels.npz", ("2 labels for 3 samples",)
+    np.savez(folder / "only_labels.npz", labels=np.zeros(2, int))
+    yield "only_labels.npz", ("no arrays",)
+    (folder / "noise.npz").write_bytes(b"not a zip file")
+    yield "noise.npz", ("not a readable .npz",)
+    (folder / "empty.npz").write_bytes(b"")
+    yield "empty.npz", ("not a readable .npz",)
+    np.savez_compressed(folder / "whole.npz", a=RNG.random(1000))
+    content = bytearray((folder / "whole.npz").read_bytes())
+    (folder / "cut.npz").write_bytes(content[:500])
+    yield "cut.npz", ("not a readable .npz",)
+    content[300:400] = bytes(100)
+    (folder / "damaged.npz").write_bytes(content)
+    yield "damaged.npz", ("not a readable .npz",)
+    np.save(folder / "bare.npy", np.zeros(3))
+    yield "bare.npy", ("one bare array", "expected .npz")
+    yield "missing.npz", ("no such file", "expected .npz")
+
+
+def test_bad_npz_files_are_refused_in_one_line(tmp_path):
+    for name, parts in corrupt_cases(tmp_path):
+        refused(lambda name=name: open_source(str(tmp_path / name)), tmp_path / name, *parts)
+
+
+def test_preprocess_is_for_images_only(tmp_path):
+    np.savez(tmp_path / "d.npz", a=np.zeros(3))
+    options = tmp_path / "p.json"
+    options.write_text("{}")
+    refused(lambda: open_source(str(tmp_path / "d.npz"), options), "--preprocess", "d.npz", error=UsageError)
+
+
+# --- images
+
+
+def save_image(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return pixels
+
+
+@pytest.fixture
+def classes(tmp_path):
+    """Two classes of 3 and 2 png images, 6 x 9 pixels, in order of their file names."""
+    folder = tmp_path / "images"
+    names = ["ants/1.png", "ants/2.PNG", "ants/deep/3.png", "bees/a.png", "bees/b.png"]
+    images = [save_image(folder / name, RNG.integers(0, 256, (6, 9, 3), np.uint8)) for name in names]
+    (folder / "bees" / "notes.txt").write_text("not an image")
+    (folder / ".hidden").mkdir()
+    return folder, images
+
+
+def test_sub_folders_are_classes_in_sorted_order(classes):
+    folder, images = classes
+    source = open_source(str(folder), input_name="pixels")
+    np.testing.assert_array_equal(source.labels, [0, 0, 0, 1, 1])
+    for _ in range(2):
+        batch = source.rows(1, 5)
+        expected = np.stack(images[1:]).transpose(0, 3, 1, 2) / 255
+        assert batch.feeds["pixels"].dtype == np.float32
+        np.testing.assert_allclose(batch.feeds["pixels"], expected, rtol=1e-6)
+        np.testing.assert_array_equal(batch.labels, [0, 0, 1, 1])
+
+
+def test_flat_folder_has_no_labels_and_feeds_the_only_input(tmp_path):
+    image = save_image(tmp_path / "x" / "1.png", RNG.integers(0, 256, (4, 4, 3), np.uint8))
+    data = open_dataset(str(tmp_path / "x"), [SPEC])
+    assert not data.labeled
+    np.testing.assert_allclose(next(iter(data)).feeds["input"][0], image.transpose(2, 0, 1) / 255, rtol=1e-6)
+    refused(lambda: open_dataset(str(tmp_path / "x"), [SPEC, SPEC]), tmp_path, "one input", "2")
+
+
+def test_resize_shorter_side_crop_centre_normalise(tmp_path):
+    smooth = np.add.outer(np.arange(20) * 5, np.arange(30) * 3).astype(np.uint8)
+    pixels = save_image(tmp_path / "x" / "1.png", np.stack([smooth, 255 - smooth, smooth // 2], -1))
+    mean, std = [0.4, 0.5, 0.6], [0.2, 0.3, 0.4]
+    got = Preprocess(size=10, crop=[8, 7], mean=mean, std=std)(Image.fromarray(pixels))
+    resized = np.asarray(Image.fromarray(pixels).resize((15, 10), Image.Resampling.BILINEAR))
+    expected = (resized[1:9, 4:11].transpose(2, 0, 1) / 255 - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1))
+    np.testing.assert_allclose(got, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"scale": 1}, lambda x: x.transpose(2, 0, 1)),
+        ({"scale": 1, "layout": "NHWC"}, lambda x: x),
+        ({"scale": 2, "color": "BGR"}, lambda x: 2.0 * x[:, :, ::-1].transpose(2, 0, 1)),
+        ({"scale": 1, "mean": [1, 2, 3]}, lambda x: (x - np.array([1.0, 2, 3])).transpose(2, 0, 1)),
+        ({"scale": 1, "size": [6, 4]}, lambda x: np.asarray(Image.fromarray(x).resize((4, 6), 2)).transpose(2, 0, 1)),
+        ({"scale": 1, "color": "L"}, lambda x: np.asarray(Image.fromarray(x).convert("L"))[None]),
+    ],
+)
+def test_layout_colour_scale(options, expected):
+    pixels = RNG.integers(0, 256, (6, 9, 3), np.uint8)
+    got, want = Preprocess(**options)(Image.fromarray(pixels)), expected(pixels)
+    assert got.dtype == (np.uint8 if want.dtype == np.uint8 else np.float32)
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_grey_and_transparent_images_become_rgb():
+    grey = RNG.integers(0, 256, (3, 3), np.uint8)
+    got = Preprocess(scale=1)(Image.fromarray(grey).convert("LA"))
+    np.testing.assert_array_equal(got, np.stack([grey] * 3))
+
+
+def test_preprocess_file_is_read(tmp_path):
+    values = {"size": 8, "crop": None, "mean": [1, 2, 3], "std": [1, 1, 2], "scale": 1, "layout": "NHWC"}
+    (tmp_path / "p.json").write_text(json.dumps(values))
+    assert read_preprocess(tmp_path / "p.json") == Preprocess(**values)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ('{"sise": 3}', ("unknown key 'sise'", "size, crop, mean")),
+        ("[1]", ("a JSON list", "expected an object")),
+        ("{", ("not a readable JSON",)),
+        ('{"size": 2.5}', ("'size' is 2.5", "[height, width]")),
+        ('{"size": true}', ("'size' is true",)),
+        ('{"size": 0}', ("'size' is 0", "above 0")),
+        ('{"size": "8"}', ("'size' is \"8\"",)),
+        ('{"crop": [3]}', ("'crop' is [3]",)),
+        ('{"crop": [3, -1]}', ("'crop' is [3, -1]",)),
+        ('{"mean": 0.5}', ("'mean' is 0.5", "a list of 3 numbers")),
+        ('{"mean": [1, 2]}', ("'mean' is [1, 2]", "a list of 3 numbers")),
+        ('{"color": "L", "mean": [1, 2, 3]}', ("a list of 1 numbers for color L",)),
+        ('{"std": [1, 0, 1]}', ("'std' is [1, 0, 1]", "above 0")),
+        ('{"std": [1, "a", 1]}', ("'std'", "numbers")),
+        ('{"scale": null}', ("'scale' is null", "a number")),
+        ('{"layout": "CHW"}', ("'layout'", "'NCHW' or 'NHWC'")),
+        ('{"color": ["RGB"]}', ("'color'", "'RGB', 'BGR' or 'L'")),
+    ],
+)
+def test_bad_preprocess_files_are_refused(tmp_path, text, parts):
+    (tmp_path / "p.json").write_text(text)
+    refused(lambda: read_preprocess(tmp_path / "p.json"), tmp_path / "p.json", *parts, error=UsageError)
+
+
+def test_missing_preprocess_file_is_refused(tmp_path):
+    refused(lambda: open_source(str(tmp_path), tmp_path / "no.json"), "no.json", "not a readable", error=UsageError)
+
+
+def test_bad_images_are_named(classes):
+    folder, _ = classes
+    (folder / "bees" / "b.png").write_bytes(b"no image")
+    refused(lambda: open_source(str(folder)).rows(3, 5), folder / "bees" / "b.png", "not a readable image")
+    whole = (folder / "ants" / "1.png").read_bytes()
+    (folder / "bees" / "b.png").write_bytes(whole[: len(whole) // 2])
+    refused(lambda: open_source(str(folder)).rows(3, 5), folder / "bees" / "b.png", "not a readable image")
+    save_image(folder / "bees" / "b.png", np.zeros((3, 3, 3), np.uint8))
+    refused(lambda: open_source(str(folder)).rows(3, 5), folder / "bees" / "b.png", "[3, 3, 3]", "[3, 6, 9]", "size")
+
+
+def test_image_smaller_than_the_crop_is_named(classes, tmp_path):
+    (tmp_path / "p.json").write_text('{"crop": 8}')
+    refused(lambda: open_source(str(classes[0]), tmp_path / "p.json").rows(0, 1), "1.png", "6x9", "crop of 8x8")
+
+
+def test_folders_without_a_clear_meaning_are_refused(tmp_path, classes):
+    (tmp_path / "empty" / "class").mkdir(parents=True)
+    refused(lambda: open_source(str(tmp_path / "empty")), tmp_path / "empty", "no images", ".png")
+    save_image(classes[0] / "loose.png", np.zeros((2, 2, 3), np.uint8))
+    refused(lambda: open_source(str(classes[0])), classes[0], "images beside sub-folders")
+
+
+# --- data-loader scripts
+
+
+def script(folder, body, name="loader.py"):
+    (folder / name).write_text("import numpy as np\n" + body)
+    return str(folder / name)
+
+
+def test_script_batches_of_any_size_are_joined(tmp_path):
+    path = script(tmp_path, "def load_data():\n    for n in (2, 1, 3):\n        yield {'x': np.full((n, 2), n)}\n")
+    source = open_source(path)
+    assert source.count == 6 and source.labels is None
+    np.testing.assert_array_equal(source.rows(0, 6).feeds["x"][:, 0], [2, 2, 1, 3, 3, 3])
+
+
+def test_script_labels_named_function_and_neighbour_modules(tmp_path):
+    (tmp_path / "hqp_test_neighbour.py").write_text("VALUE = 7\n")
+    body = (
+        "def mine():\n    from hqp_test_neighbour import VALUE\n"
+        "    return [({'x': np.full((2, 1), VALUE)}, [0, 1]), ({'x': np.zeros((1, 1), int)}, np.array([2]))]\n"
+    )
+    before = list(sys.path)
+    source = open_source(script(tmp_path, body) + ":mine")
+    assert sys.path == before
+    np.testing.assert_array_equal(source.labels, [0, 1, 2])
+    np.testing.assert_array_equal(source.rows(1, 3).feeds["x"], [[7], [0]])
+
+
+ITEM = "def load_data():\n    yield {'x': np.zeros((1, 2))}\n    yield "
+
+
+@pytest.mark.parametrize(
+    ("body", "parts"),
+    [
+        ("def load_data():\n    yield {}['gone']\n", ("line 3", "KeyError", "gone")),
+        ("def load_data():\n    return 1 / 0\n", ("line 3", "ZeroDivisionError")),
+        ("import hqp_no_such_module\n", ("line 2", "ModuleNotFoundError", "hqp_no_such_module")),
+        ("raise SystemExit('bye')\n", ("line 2", "SystemExit: bye")),
+        ("raise ValueError\n", ("line 2", "ValueError")),
+        ("def load_data(:\n", ("line 2", "SyntaxError")),
+        ("def load_data(path):\n    yield 1\n", ("TypeError", "path")),
+        ("def load_data():\n    return 3\n", ("TypeError", "not iterable")),
+        ("other = 1\n", ("no function 'load_data'",)),
+        ("load_data = 3\n", ("no function 'load_data'",)),
+        ("def load_data():\n    return []\n", ("load_data() yields nothing",)),
+        ("def load_data():\n    yield np.zeros(3)\n", ("item 0", "is ndarray", "dictionary")),
+        ("def load_data():\n    yield {1: np.zeros(3)}\n", ("item 0", "dictionary of arrays by input name")),
+        ("def load_data():\n    yield {'x': np.array([{}])}\n", ("item 0", "'x' is object")),
+        ("def load_data():\n    yield {'x': [[1, 2], [3]]}\n", ("item 0", "'x'", "not an array")),
+        ("def load_data():\n    yield {'x': 1.0}\n", ("item 0", "'x' has shape []")),
+        ("def load_data():\n    yield {'x': np.zeros(3)}, np.zeros(3)\n", ("item 0", "expected integer")),
+        ("def load_data():\n    yield {'x': np.zeros(3)}, [1, 2]\n", ("item 0", "2 labels for 3 samples")),
+        (ITEM + "{'y': np.zeros((1, 2))}\n", ("item 1", "other arrays than the first")),
+        (ITEM + "({'x': np.zeros((1, 2))}, [1])\n", ("item 1", "labels where that has none")),
+        (ITEM + "{'x': np.zeros((1, 3))}\n", ("item 1", "[1, 3]", "[1, 2]")),
+        (ITEM + "{'x': np.zeros((1, 2), 'f4')}\n", ("item 1", "float32", "float64")),
+    ],
+)
+def test_script_errors_are_one_line_with_path_and_line(tmp_path, body, parts):
+    path = script(tmp_path, body)
+    refused(lambda: open_source(path), path, *parts)
+
+
+def test_missing_script_and_missing_function(tmp_path):
+    refused(lambda: open_source(str(tmp_path / "no.py") + ":f"), "no.py:f", "no such file")
+    refused(lambda: open_source(script(tmp_path, "") + ":f"), "loader.py", "no function 'f'")

@@ -1,0 +1,76 @@
+"""The budget on counts, and the paired interval against a bootstrap."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hqp_onnx.errors import UsageError
+from hqp_onnx.evaluation.budget import Budget, paired_drop
+from hqp_onnx.evaluation.metrics import Scores
+
+
+def hits(count: int, samples: int) -> Scores:
+    return Scores((np.arange(samples) < count).astype(float), samples)
+
+
+@pytest.mark.parametrize(("lost", "admitted"), [(0, True), (74, True), (75, True), (76, False)])
+def test_budget_counts_exactly(lost: int, admitted: bool) -> None:
+    budget = Budget(hits(4600, 5000), 0.015)  # 75 samples of 5000
+    assert budget.admits(hits(4600 - lost, 5000)) is admitted
+
+
+def test_a_partial_evaluation_is_never_admitted() -> None:
+    budget = Budget(hits(90, 100), 0.5)
+    assert not budget.admits(Scores(np.ones(99), 100))
+
+
+def test_budget_refuses_points_for_fractions() -> None:
+    with pytest.raises(UsageError, match=r"0\.015"):
+        Budget(hits(1, 1), 1.5)
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
+def test_a_confidence_asks_for_the_upper_bound_of_a_paired_bootstrap(confidence: float) -> None:
+    rng = np.random.default_rng(1)
+    base = (rng.random(2000) < 0.92).astype(float)
+    other = np.where(rng.random(2000) < 0.97, base, 0.0)
+    rows = rng.integers(0, 2000, (4000, 2000))
+    bound = float(np.percentile((base - other)[rows].mean(1), 100 * confidence))
+    for max_drop, admitted in ((bound - 1e-3, False), (bound + 1e-3, True)):  # bootstrap noise of 4000 draws
+        assert Budget(Scores(base, 2000), max_drop, confidence).admits(Scores(other, 2000)) is admitted
+        assert Budget(Scores(base, 2000), max_drop).admits(Scores(other, 2000))  # the drop itself is inside
+
+
+def test_a_confidence_changes_nothing_where_candidates_answer_alike() -> None:
+    budget = Budget(hits(90, 100), 0.0, 0.99)
+    assert budget.admits(hits(90, 100))
+    assert budget.margin(hits(90, 100)) == 0
+
+
+def test_the_budget_is_spent_on_pruning_precision_and_uncertainty() -> None:
+    budget, final = Budget(hits(4600, 5000), 0.015, 0.95), hits(4550, 5000)
+    spent = budget.spent(0.008, final)
+    assert list(spent) == ["pruning", "precision", "uncertainty", "left"]
+    assert sum(spent.values()) == pytest.approx(0.015)
+    assert spent["precision"] == pytest.approx(0.01 - 0.008)
+    assert spent["uncertainty"] == pytest.approx(1.6449 * np.sqrt(0.01 * 0.99 / 4999), rel=1e-4)
+    assert "uncertainty" not in Budget(hits(4600, 5000), 0.015).spent(0.008, final)
+
+
+@pytest.mark.parametrize("confidence", [0.4, 1.0, 95])
+def test_budget_refuses_confidences(confidence: float) -> None:
+    with pytest.raises(UsageError, match="--confidence"):
+        Budget(hits(1, 1), 0.015, confidence)
+
+
+def test_interval_agrees_with_a_paired_bootstrap() -> None:
+    rng = np.random.default_rng(0)
+    base = (rng.random(2000) < 0.92).astype(float)
+    other = np.where(rng.random(2000) < 0.95, base, rng.random(2000) < 0.5)
+    interval = paired_drop(base, other)
+    rows = rng.integers(0, 2000, (4000, 2000))
+    low, high = np.percentile((base - other)[rows].mean(1), [2.5, 97.5])
+    assert interval.drop == pytest.approx((base - other).mean())
+    assert interval.low == pytest.approx(low, abs=5e-4)  # bootstrap noise of 4000 draws
+    assert interval.high == pytest.approx(high, abs=5e-4)

@@ -1,0 +1,77 @@
+"""Metrics against plain loops, and early verdicts against full evaluations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx.parser
+import pytest
+
+from hqp_onnx.data.dataset import ArraySource, Dataset
+from hqp_onnx.errors import ModelError, UsageError
+from hqp_onnx.evaluation.metrics import evaluate, load_metric, predictions
+from hqp_onnx.runtimes.session import Session
+
+IDENTITY = '<ir_version: 8, opset_import: ["" : 17]> g (float[n,7] x) => (float[n,7] y) { y = Relu(x) }'
+RNG = np.random.default_rng(0)
+LOGITS = RNG.random((53, 7)).astype(np.float32)
+LABELS = RNG.integers(0, 7, 53)
+
+
+def session(text: str = IDENTITY) -> Session:
+    return Session(onnx.parser.parse_model(text))
+
+
+def dataset(labels: np.ndarray | None = LABELS) -> Dataset:
+    return Dataset(ArraySource("test", {"x": LOGITS}, labels), session().inputs, batch_size=10)
+
+
+@pytest.mark.parametrize(("name", "count"), [("top1", 1), ("top5", 5)])
+def test_top_k_is_membership_in_the_k_largest(name: str, count: int) -> None:
+    expected = [label in np.argsort(-row)[:count] for row, label in zip(LOGITS, LABELS, strict=True)]
+    scores = evaluate(session(), dataset(), load_metric(name))
+    assert scores.values.tolist() == [float(hit) for hit in expected]
+    assert scores.metric == pytest.approx(np.mean(expected))
+
+
+def test_equal_logits_count_as_argmax_does() -> None:
+    flat = Dataset(ArraySource("flat", {"x": np.zeros((7, 7), np.float32)}, np.arange(7)), session().inputs)
+    assert evaluate(session(), flat, load_metric("top1")).values.tolist() == [1, 0, 0, 0, 0, 0, 0]
+
+
+def test_agreement_with_itself_is_one() -> None:
+    data = dataset(None)
+    labeled = data.labeled_with(predictions(session(), data))
+    assert evaluate(session(), labeled, load_metric("agreement")).metric == 1
+
+
+@pytest.mark.parametrize("required", [0, 5, 8, 20, 53])
+def test_an_early_rejection_is_the_verdict_of_the_whole(required: int) -> None:
+    full = evaluate(session(), dataset(), load_metric("top1"))
+    early = evaluate(session(), dataset(), load_metric("top1"), required)
+    assert (early.complete and early.values.sum() >= required) == (full.values.sum() >= required)
+    assert early.metric >= full.metric
+
+
+def test_user_function(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("def half(outputs, labels):\n    return [0.5] * len(outputs['y'])\n")
+    assert evaluate(session(), dataset(), load_metric(f"{file}:half")).metric == 0.5
+    with pytest.raises(UsageError, match="no function 'other'"):
+        load_metric(f"{file}:other")
+    file.write_text("def wrong(outputs, labels):\n    return [2]\n\ndef fails(outputs, labels):\n    return 1 / 0\n")
+    with pytest.raises(UsageError, match="one score in"):
+        evaluate(session(), dataset(), load_metric(f"{file}:wrong"))
+    with pytest.raises(UsageError, match="ZeroDivisionError"):
+        evaluate(session(), dataset(), load_metric(f"{file}:fails"))
+
+
+def test_an_output_that_is_no_row_of_logits() -> None:
+    graph = "g (float[n,7] x, int64[3] s) => (float[a,b,c] y) { y = Reshape(x, s) }"
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {graph}')
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1, 7, 7]), "s"))
+    del model.graph.input[1]
+    data = Dataset(ArraySource("test", {"x": LOGITS[:49]}, LABELS[:49]), Session(model).inputs, batch_size=49)
+    with pytest.raises(ModelError, match=r"--metric FILE\.py:function"):
+        evaluate(Session(model), data, load_metric("top1"))

@@ -1,0 +1,77 @@
+"""Reading and writing models, external data included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from conftest import BUNDLED, MODELS
+from oracle import run
+
+from hqp_onnx.errors import ModelError
+from hqp_onnx.graphs import model_io
+
+IMAGES = {"input": np.load(MODELS / "fashion_mnist_test.npz")["input"][:2].astype(np.float32)}
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_round_trip_computes_the_same(name: str, tmp_path: Path) -> None:
+    original = model_io.load(MODELS / f"{name}.onnx")
+    model_io.save(model_io.to_graph(original), tmp_path / "copy.onnx")
+    copy = model_io.load(tmp_path / "copy.onnx")
+    assert np.array_equal(run(original, IMAGES)[0], run(copy, IMAGES)[0])
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_external_data_are_read_and_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = onnx.load(MODELS / "resnet18.onnx")
+    want = run(model, IMAGES)[0]
+    external = tmp_path / "in" / "model.onnx"
+    external.parent.mkdir()
+    onnx.save_model(model, external, save_as_external_data=True, location="weights.bin")
+    loaded = model_io.load(external)
+    assert model_io.stored_bytes(external) > 6_000_000
+    monkeypatch.setattr(model_io, "_EXTERNAL_FROM", 1)
+    target = tmp_path / "out" / "copy.onnx"
+    model_io.save(loaded, target)
+    assert sorted(path.name for path in target.parent.iterdir()) == ["copy.onnx", "copy.onnx.data"]
+    assert target.stat().st_size < 100_000
+    assert np.array_equal(run(model_io.load(target), IMAGES)[0], want)
+    model_io.save(model_io.load(target), target)  # over itself
+    assert np.array_equal(run(model_io.load(target), IMAGES)[0], want)
+
+
+def test_any_cut_of_a_model_is_a_model_error(tmp_path: Path) -> None:
+    content = (MODELS / "resnet18.onnx").read_bytes()
+    path = tmp_path / "cut.onnx"
+    for cut in [1, 2, 10, 100, 1000, *range(10_000, len(content), 400_000), len(content) - 1]:
+        path.write_bytes(content[:cut])
+        with pytest.raises(ModelError, match=r"cut\.onnx"):
+            model_io.load(path)
+
+
+def test_random_bytes_are_a_model_error(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "noise.onnx"
+    for size in [1, 2, 3, 5, 8, 50, 500] * 10:
+        path.write_bytes(rng.bytes(size))
+        with pytest.raises(ModelError, match=r"noise\.onnx"):
+            model_io.load(path)
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.onnx"
+    model = onnx.load(MODELS / "resnet18.onnx")
+    model_io.save(model, path)
+    before = path.read_bytes()
+
+    def full(self: Path, content: bytes) -> int:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="disk full"):
+        model_io.save(model, path)
+    monkeypatch.undo()
+    assert path.read_bytes() == before

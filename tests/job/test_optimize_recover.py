@@ -1,0 +1,164 @@
+"""hqp optimize --recover and hqp recover on a small model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from conftest import MODELS
+from small_model import small_data, small_model
+
+from hqp_onnx.cli import cli
+from hqp_onnx.graphs.model_io import to_proto
+from hqp_onnx.job.job import RECOVERED
+from hqp_onnx.job.options import Options
+from hqp_onnx.model import open_data, open_model
+from hqp_onnx.passes.recover import recover
+from hqp_onnx.recovery import Recovery
+from hqp_onnx.recovery.points import kept_positions
+from hqp_onnx.recovery.trainer import Trainer
+from hqp_onnx.runtimes.session import Session
+from hqp_onnx.steps.optimize import optimize
+from hqp_onnx.steps.prune import Pruning, prune_model
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing handles it."""
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory: pytest.TempPathFactory) -> Options:
+    folder = tmp_path_factory.mktemp("job")
+    images = small_data(400)["input"]
+    onnx.save(balanced(small_model(), images), folder / "model.onnx")
+    np.savez(folder / "calib.npz", input=images[:240])
+    np.savez(folder / "val.npz", input=images[240:])
+    calib, val = str(folder / "calib.npz"), str(folder / "val.npz")
+    common: dict[str, Any] = {"metric": "agreement", "precision": "int8", "max_drop": 0.1, "step": 0.1, "threads": 1}
+    common |= {"compensate": False, "multiple_of": 1, "recover": 6}
+    return Options(folder / "model.onnx", calib, val, folder / "out", **common)
+
+
+@pytest.fixture(scope="module")
+def report(options: Options) -> dict[str, Any]:
+    optimize(options)
+    found: dict[str, Any] = json.loads((options.output / "report.json").read_text())
+    return found
+
+
+def balanced(model: onnx.ModelProto, images: np.ndarray) -> onnx.ModelProto:
+    """The last bias moved so that every class is answered."""
+    logits = Session(model).run({"input": images})["logits"]
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == "d4")
+    bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) - logits.mean(0), "d4"))
+    return model
+
+
+def agreement(options: Options, model: Path) -> float:
+    with np.load(options.val) as data:
+        feeds = {"input": data["input"]}
+    answers = [Session(path).run(feeds)["logits"].argmax(1) for path in (options.model, model)]
+    return float((answers[0] == answers[1]).mean())
+
+
+def test_recovery_buys_sparsity(options: Options, report: dict[str, Any]) -> None:
+    assert report["recovered"]["sparsity"] > report["hqp"]["sparsity"]
+    assert report["recovered"]["macs"] < report["hqp"]["macs"]
+    shipped = options.output / "recovered" / "int8.onnx"
+    assert report["shipped"] == str(shipped)
+    assert agreement(options, shipped) >= 1 - options.max_drop - 1e-9
+    assert report["recovered"]["val_metric"] == pytest.approx(agreement(options, shipped))
+
+
+def test_the_paper_s_model_is_that_of_a_run_without_recovery(options: Options, report: dict[str, Any]) -> None:
+    plain = replace(options, recover=0, output=options.output.with_name("plain"))
+    optimize(plain)
+    for name in ("int8.onnx", "pruned.onnx", "ledger.json"):
+        assert (plain.output / name).read_bytes() == (options.output / name).read_bytes()
+    assert not (plain.output / "recovered").exists()
+    assert "recovered" not in json.loads((plain.output / "report.json").read_text())
+    assert report["hqp"]["metric"] <= 1
+
+
+def test_the_ledger_beside_it_is_its_own(options: Options, report: dict[str, Any]) -> None:
+    own, papers = (
+        json.loads((options.output / n).read_text())["removed"] for n in ("recovered/ledger.json", "ledger.json")
+    )
+    counts = [sum(len(gone) for axes in removed.values() for gone in axes.values()) for removed in (own, papers)]
+    assert counts[0] > counts[1]
+    assert report["recovered"]["params"] < report["hqp"]["params"]
+
+
+def test_the_cost_of_its_trials_is_reported(report: dict[str, Any]) -> None:
+    trained = [trial for trial in report["trials"] if trial["precision"].endswith(RECOVERED)]
+    cost = report["cost_model"]
+    assert cost["c_recover"] == pytest.approx(sum(trial["seconds"] for trial in trained))
+    assert cost["t_recover"] == len(trained) > 0
+    assert cost["t_prune"] == len(report["trials"]) - len(trained)
+    assert cost["recovery_ratio"] == pytest.approx(cost["c_recover"] / cost["c_qat"])
+
+
+def test_widths_are_trained_once(options: Options) -> None:
+    coarse = replace(options, multiple_of=4, recover=1, step=0.01, output=options.output.with_name("coarse"))
+    trials = optimize(coarse).trials
+    for precision in ("fp32", "int8"):
+        trained = [trial.macs for trial in trials if trial.precision == precision + RECOVERED]
+        assert len(set(trained)) == len(trained) > 0
+
+
+def test_a_killed_job_resumes_to_the_same_models(
+    options: Options, report: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again, epochs = replace(options, output=options.output.with_name("again")), 0
+
+    def epoch(self: Trainer, *given: Any, run: Any = Trainer._epoch) -> None:
+        nonlocal epochs
+        if epochs == 8:
+            raise Killed
+        epochs += 1
+        run(self, *given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_epoch", epoch)
+        with pytest.raises(Killed):
+            optimize(again)
+    optimize(replace(again, resume=True))
+    for name in ("int8.onnx", "recovered/int8.onnx", "recovered/ledger.json"):
+        assert (again.output / name).read_bytes() == (options.output / name).read_bytes()
+    assert epochs == 8
+
+
+def test_recover_as_a_command(options: Options, report: dict[str, Any]) -> None:
+    """The paper's model trained a little more; the ledger beside it is found."""
+    target = options.output.with_name("more.onnx")
+    source = options.output / "int8.onnx"
+    given = ["recover", str(source), "--teacher", str(options.model), "--data", options.calib, "--quiet"]
+    ended = CliRunner().invoke(cli, [*given, "--epochs", "2", "-o", str(target)], catch_exceptions=False)
+    assert ended.exit_code == 0
+    assert "held-out loss" in ended.output
+    assert "features matched: n1" in ended.output
+    before, after = (onnx.load(path).graph for path in (source, target))
+    assert [node.op_type for node in before.node] == [node.op_type for node in after.node]
+    assert before.initializer != after.initializer
+    assert report["hqp"]["bytes"] == source.stat().st_size
+
+
+def test_a_bundled_model_recovers_what_compensation_cannot() -> None:
+    model = open_model(MODELS / "mobilenet_v3_small.onnx", threads=1)
+    calib, val = (open_data(model, MODELS / f"fashion_mnist_{part}.npz").first(400) for part in ("calib", "val"))
+    pruned = prune_model(model, Pruning(0.75, compensate=True, min_width=0.1, multiple_of=8), calib)
+    kept = kept_positions(pruned.channels, pruned.channels.removed(pruned.plan))
+    found = recover(pruned.graph, model.graph, calib, Recovery(2), kept=kept, threads=1)
+    answers = [
+        np.concatenate([next(iter(session.run(batch.feeds).values())).argmax(1) for batch in val])
+        for session in (Session(to_proto(graph)) for graph in (model.graph, pruned.graph, found.graph))
+    ]
+    compensated, recovered = ((answers[0] == other).mean() for other in answers[1:])
+    assert compensated < 0.8
+    assert recovered > compensated + 0.1

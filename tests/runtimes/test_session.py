@@ -1,0 +1,82 @@
+"""Sessions: any tensor as an output, fixed batches, missing runtimes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+
+from hqp_onnx.errors import MissingRuntimeError, ModelError
+from hqp_onnx.runtimes import session as runtime
+from hqp_onnx.runtimes.session import Session, TensorSpec
+from hqp_onnx.timing.node_seconds import node_seconds
+
+TEXT = '<ir_version: 8, opset_import: ["" : 17]> g (float[{n},3] x) => (float[{n},3] y, float s) {{ BODY }}'
+TEXT = TEXT.replace("BODY", "h = Neg(x)\n y = Relu(h)\n s = ReduceSum<keepdims=0>(x)")
+X = np.arange(6, dtype=np.float32).reshape(2, 3) - 3
+
+
+def model(batch: str = "n") -> onnx.ModelProto:
+    return onnx.parser.parse_model(TEXT.format(n=batch))
+
+
+def test_inputs_and_outputs() -> None:
+    session = Session(model())
+    assert session.inputs == (TensorSpec("x", np.dtype(np.float32), (None, 3)),)
+    assert session.batch is None
+    assert session.run({"x": X})["y"].tolist() == np.maximum(-X, 0).tolist()
+
+
+@pytest.mark.parametrize("source", ["proto", "bytes", "path"])
+def test_any_tensor_can_be_fetched_from_any_form(source: str, tmp_path: Path) -> None:
+    onnx.save(model(), tmp_path / "m.onnx")
+    forms = {"proto": model(), "bytes": model().SerializeToString(), "path": tmp_path / "m.onnx"}
+    assert Session(forms[source], outputs=["h"]).run({"x": X})["h"].tolist() == (-X).tolist()
+
+
+def test_a_short_batch_of_a_fixed_one_is_padded_and_cut() -> None:
+    session = Session(model("4"))
+    assert session.batch == 4
+    values = session.run({"x": X})
+    assert values["y"].tolist() == np.maximum(-X, 0).tolist()
+    assert values["s"].shape == ()
+
+
+def test_a_model_beyond_the_limit_of_protobuf_goes_through_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = "g (float[n,64] x) => (float[n,64] y) { y = Add(x, w) }"
+    big = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {graph}')
+    big.graph.initializer.append(onnx.numpy_helper.from_array(np.arange(64, dtype=np.float32), "w"))
+    monkeypatch.setattr(runtime, "_BYTES_LIMIT", 1)
+    assert Session(big).run({"x": np.zeros((1, 64), np.float32)})["y"].tolist() == [list(range(64))]
+
+
+def test_errors_of_onnxruntime_are_model_errors() -> None:
+    with pytest.raises(ModelError, match="onnxruntime cannot load the model"):
+        Session(b"nonsense")
+    unsorted = model()
+    unsorted.graph.node[1].input[0] = "nowhere"
+    with pytest.raises(ModelError, match=r"load the model: \[ONNXRuntimeError\] [^/]*'nowhere'[^/]*$"):
+        Session(unsorted)
+    with pytest.raises(ModelError, match="onnxruntime cannot run the model"):
+        Session(model()).run({"x": X[:, :2]})
+
+
+def test_without_onnxruntime_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingRuntimeError, match=r"pip install 'hqp-onnx\[onnxruntime\]'"):
+        Session(model())
+
+
+def test_nodes_are_timed_by_name() -> None:
+    timed = model()
+    for node in timed.graph.node:
+        node.name = f"the {node.op_type}"
+    times = node_seconds(timed, {"x": np.zeros((4096, 3), np.float32)}, runs=3)
+    assert set(times) == {"the Neg", "the Relu", "the ReduceSum"}
+    assert all(0 < seconds < 1 for seconds in times.values())
+    with pytest.raises(ModelError, match="onnxruntime cannot run the model"):
+        node_seconds(timed, {"x": np.zeros((4, 2), np.float32)})
