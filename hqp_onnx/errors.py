@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+
+_ARGUMENT = re.compile(r"\{([a-z_0-9]+)\}")
+
 
 class HqpError(Exception):
     """Base of every error that the command line reports as one line.
@@ -22,6 +27,23 @@ class DataError(HqpError):
 
 class UsageError(HqpError):
     """An option or argument has a value that makes no sense here."""
+
+
+class ArgumentError(UsageError):
+    """An argument has a value that makes no sense.
+
+    Args:
+        template: the message, with the names of arguments in braces: "{max_drop} 2: expected a share in 0..1". In
+            Python they are read as they are; the command line puts its options in their place (``text``).
+    """
+
+    def __init__(self, template: str) -> None:
+        self._template = template
+        super().__init__(self.text({}))
+
+    def text(self, options: Mapping[str, str]) -> str:
+        """The message, with ``options`` by argument in place of the arguments' names."""
+        return _ARGUMENT.sub(lambda match: options.get(match[1], match[1]), self._template)
 
 
 class MissingRuntimeError(HqpError):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from hqp_onnx import __version__
 from hqp_onnx.cli import config, environment, measurement, optimization, pruning, quantization, recovery, reporting
 from hqp_onnx.cli.arguments import FILE
-from hqp_onnx.errors import HqpError
+from hqp_onnx.errors import ArgumentError, HqpError, UsageError
 
 __all__ = ["cli", "main"]
 
@@ -35,7 +36,18 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class _Commands(click.Group):
+    """Commands whose errors speak of their options."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except ArgumentError as e:
+            command = self.commands[context.invoked_subcommand or ""]
+            raise UsageError(e.text(config.flags(command))) from e
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="hqp")
 @click.option(
     "--config", "config_file", type=FILE, metavar="FILE", help="Options by command. Default: hqp.toml, where it exists."

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from hqp_onnx.passes.cut import REFITS
 from hqp_onnx.ranking.saliency import ENGINES, LOSSES, SALIENCIES
 from hqp_onnx.statistics.calibration import METHODS
 
@@ -56,16 +57,22 @@ augment_option = click.option(
 )
 
 
-def branches_option(default: bool) -> Callable[[F], F]:
-    """Whether whole branches may leave."""
-    return click.option(
-        "--branches/--no-branches",
-        default=default,
-        show_default=True,
-        help="Gates and residual branches may leave as a whole: a constant takes their place.",
-    )
-
-
+branches_option = click.option(
+    "--branches/--no-branches",
+    default=True,
+    show_default=True,
+    help="Gates and residual branches may be removed as a whole: a constant takes their place.",
+)
+min_width_option = click.option(
+    "--min-width", type=float, default=0.1, show_default=True, help="Share of every tensor's units that stays."
+)
+refit_option = click.option(
+    "--refit",
+    type=click.Choice(REFITS),
+    default="once",
+    show_default=True,
+    help="in-order: once more, each weight from what it then reads; a pass over the data per layer and candidate.",
+)
 saliency_choice = click.Choice(SALIENCIES)
 gradient_options = _options(
     click.option(

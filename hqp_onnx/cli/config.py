@@ -55,6 +55,11 @@ def names(command: click.Command) -> dict[str, click.Parameter]:
     return {_key(parameter): parameter for parameter in command.params}
 
 
+def flags(command: click.Command) -> dict[str, str]:
+    """Every option of a command by the argument that it sets, as on the command line."""
+    return {str(p.name): f"--{_key(p)}" for p in command.params if isinstance(p, click.Option)}
+
+
 def _key(parameter: click.Parameter) -> str:
     long = [word[2:] for word in parameter.opts if word.startswith("--")]
     return long[0] if long else str(parameter.name)

@@ -18,15 +18,17 @@ from hqp_onnx.cli.arguments import (
     gradient_options,
     json_option,
     metric_option,
+    min_width_option,
     model_argument,
     preprocess_option,
     quiet_option,
+    refit_option,
     saliency_choice,
     selection_options,
     target_option,
 )
 from hqp_onnx.cli.output import Display, give_json, out
-from hqp_onnx.job.options import OBJECTIVES, PRECISIONS, REFITS, Options
+from hqp_onnx.job.options import OBJECTIVES, PRECISIONS, Options
 from hqp_onnx.job.search import SEARCHES
 from hqp_onnx.report.writing import HTML
 from hqp_onnx.steps import optimize as pipeline
@@ -51,20 +53,17 @@ from hqp_onnx.steps import optimize as pipeline
 )
 @click.option("--step", type=float, default=0.01, show_default=True, help="Share of the units removed per step.")
 @click.option(
-    "--search", type=click.Choice(list(SEARCHES)), default="bisect", show_default=True, help="Algorithm 1 is linear."
+    "--search",
+    default="bisect",
+    show_default=True,
+    help=f"{', '.join(SEARCHES.names)} or FILE.py:func. Algorithm 1 is linear.",
 )
 @click.option("--saliency", type=saliency_choice, default="fisher", show_default=True, help="How units are ranked.")
 @gradient_options
 @click.option(
     "--compensate/--no-compensate", default=True, show_default=True, help="Refit weights that read removed channels."
 )
-@click.option(
-    "--refit",
-    type=click.Choice(REFITS),
-    default="once",
-    show_default=True,
-    help="in-order: once more, each weight from what it then reads; a pass over CALIB per layer and candidate.",
-)
+@refit_option
 @click.option(
     "--objective",
     type=click.Choice(OBJECTIVES),
@@ -83,10 +82,8 @@ from hqp_onnx.steps import optimize as pipeline
 @target_option
 @calibration_option
 @metric_option
-@click.option(
-    "--min-width", type=float, default=0.1, show_default=True, help="Share of every tensor's units that stays."
-)
-@branches_option(True)
+@min_width_option
+@branches_option
 @click.option("--multiple-of", type=int, help=f"{MULTIPLE_HELP} Default: what the target's kernels take.")
 @selection_options
 @preprocess_option

@@ -15,9 +15,11 @@ from hqp_onnx.cli.arguments import (
     branches_option,
     gradient_options,
     json_option,
+    min_width_option,
     model_argument,
     preprocess_option,
     quiet_option,
+    refit_option,
     saliency_choice,
     selection_options,
 )
@@ -71,13 +73,14 @@ def score(
 @click.command()
 @model_argument
 @click.option("--sparsity", type=float, required=True, help="Share of the prunable units to remove.")
-@click.option("--saliency", type=saliency_choice, default="l2", show_default=True)
+@click.option("--saliency", type=saliency_choice, help="How units are ranked. Default: fisher with --data, else l2.")
 @click.option("--data", type=DATA, metavar="DATA", help="Calibration data, for fisher, taylor, obs and --compensate.")
-@click.option("--compensate/--no-compensate", default=False, show_default=True)
 @click.option(
-    "--min-width", type=float, default=0.0, show_default=True, help="Share of every tensor's units that stays."
+    "--compensate/--no-compensate", default=None, help="Refit weights that read removed channels. Default: with --data."
 )
-@branches_option(False)
+@refit_option
+@min_width_option
+@branches_option
 @click.option("--multiple-of", type=int, default=1, show_default=True, help=MULTIPLE_HELP)
 @selection_options
 @click.option("--seed", type=int, default=0, show_default=True)

@@ -14,11 +14,19 @@ from statistics import NormalDist
 import numpy as np
 
 from hqp_onnx.arrays import FloatArray
-from hqp_onnx.errors import UsageError
+from hqp_onnx.errors import ArgumentError
 from hqp_onnx.evaluation.metrics import Scores
 
 _ROUNDING = 1e-9  # of a sample: max_drop * samples is rarely exact in binary
 _Z95 = 1.959964
+
+
+def check_budget(max_drop: float, confidence: float) -> None:
+    """Raise ``ArgumentError`` for values that no budget takes."""
+    if not 0 <= max_drop <= 1:
+        raise ArgumentError(f"{{max_drop}} {max_drop}: expected a share in 0..1, such as 0.015 for 1.5 points")
+    if not 0.5 <= confidence < 1:
+        raise ArgumentError(f"{{confidence}} {confidence}: expected 0.5 or more and below 1, such as 0.95")
 
 
 @dataclass(frozen=True)
@@ -30,10 +38,7 @@ class Budget:
     confidence: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 <= self.max_drop <= 1:
-            raise UsageError(f"--max-drop {self.max_drop}: expected a fraction in 0..1, such as 0.015 for 1.5 points")
-        if not 0.5 <= self.confidence < 1:
-            raise UsageError(f"--confidence {self.confidence}: expected 0.5 or more and below 1, such as 0.95")
+        check_budget(self.max_drop, self.confidence)
 
     @property
     def required(self) -> float:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,9 +27,12 @@ class Trial:
     """One evaluated candidate.
 
     Attributes:
-        precision: ``fp32``, ``fp16``, ``int8`` or ``mixed``; ``mixed+n`` with n more nodes in float.
-        removed: units of the search's order that were to leave; fewer do where widths must stay aligned.
-        sparsity: units that left, as a share of the prunable units.
+        key: of the candidate (``Candidate.key``).
+        precision: ``fp32``, ``fp16`` or ``int8``.
+        floats: nodes of an int8 model that could be quantized and stay in float.
+        trained: whether it was trained before it was judged.
+        removed: units that it lost.
+        sparsity: these, as a share of the prunable units.
         metric: on D_val; an upper bound where ``complete`` is False (rejected before every sample was seen).
         complete: whether every sample was seen.
         macs, params: per sample; values in initializers.
@@ -36,7 +41,10 @@ class Trial:
         seconds: wall-clock time of the trial.
     """
 
+    key: str
     precision: str
+    floats: int
+    trained: bool
     removed: int
     sparsity: float
     metric: float
@@ -46,6 +54,12 @@ class Trial:
     accepted: bool
     why: str
     seconds: float
+
+    @property
+    def kind(self) -> str:
+        """The precision, and whether the model was trained, in words."""
+        mixed = f" ({self.floats} nodes in float)" if self.floats else ""
+        return f"{self.precision}{mixed}{', recovered' * self.trained}"
 
 
 class Ledger:
@@ -63,7 +77,7 @@ class Ledger:
     def __init__(self, folder: Path, settings: Mapping[str, Any], resume: bool) -> None:
         self.path = folder / "ledger.jsonl"
         self.cache = folder / ".cache"
-        self.trials: dict[tuple[str, int], Trial] = {}
+        self.trials: dict[str, Trial] = {}
         self.seconds: dict[str, float] = {}
         lines = self._read() if resume else []
         if lines:
@@ -74,19 +88,22 @@ class Ledger:
         for line in lines[1:]:
             if "trial" in line:
                 trial = Trial(**line["trial"])
-                self.trials[trial.precision, trial.removed] = trial
+                self.trials[trial.key] = trial
             self.seconds.update(line.get("seconds", {}))
         self._rewrite([{"settings": dict(settings)}, *lines[1:]])
 
     def add(self, trial: Trial) -> None:
         """Record a trial."""
-        self.trials[trial.precision, trial.removed] = trial
+        self.trials[trial.key] = trial
         self._append({"trial": asdict(trial)})
 
-    def add_seconds(self, stage: str, seconds: float) -> None:
-        """Record the time of a stage."""
-        self.seconds[stage] = seconds
-        self._append({"seconds": {stage: seconds}})
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Records the time inside as that of ``stage``."""
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = round(time.perf_counter() - start, 3)
+        self._append({"seconds": {stage: self.seconds[stage]}})
 
     def once(self, name: str, make: Callable[[], T]) -> T:
         """A JSON value that is made once, and then read from ``.cache``."""

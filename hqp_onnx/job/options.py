@@ -6,22 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from hqp_onnx import __version__
-from hqp_onnx.errors import UsageError
-from hqp_onnx.evaluation.budget import Budget
-from hqp_onnx.evaluation.metrics import Scores
+from hqp_onnx.errors import ArgumentError, UsageError
+from hqp_onnx.evaluation.budget import check_budget
 from hqp_onnx.files import fingerprint
-from hqp_onnx.job.search import SEARCHES, step_size
-from hqp_onnx.ranking.order import check_widths
+from hqp_onnx.job.search import SEARCHES
+from hqp_onnx.passes.cut import check_refit
+from hqp_onnx.ranking.order import check_min_width, check_multiple
 from hqp_onnx.ranking.saliency import ENGINES, SALIENCIES
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.runtimes.targets import target
 from hqp_onnx.statistics.calibration import METHODS
 
 PRECISIONS = ("mixed", "int8", "fp16", "fp32")
-REFITS = ("once", "in-order")
 OBJECTIVES = ("sparsity", "macs", "latency")
 _NOT_RESULTS = ("model", "calib", "val", "output", "test", "threads", "resume", "preprocess", "build")
 
@@ -65,35 +62,35 @@ class Options:
     augment: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for option, value, known in (
-            ("--search", self.search, tuple(SEARCHES)),
-            ("--saliency", self.saliency, SALIENCIES),
-            ("--gradients", self.engine, tuple(ENGINES)),
-            ("--refit", self.refit, REFITS),
-            ("--objective", self.objective, OBJECTIVES),
-            ("--precision", self.precision, PRECISIONS),
-            ("--calibration", self.calibration, METHODS),
+        for argument, value, known in (
+            ("saliency", self.saliency, SALIENCIES),
+            ("engine", self.engine, tuple(ENGINES)),
+            ("objective", self.objective, OBJECTIVES),
+            ("precision", self.precision, PRECISIONS),
+            ("calibration", self.calibration, METHODS),
         ):
             if value not in known:
-                raise UsageError(f"{option} {value}: expected one of {', '.join(known)}")
+                raise ArgumentError(f"{{{argument}}} {value}: expected one of {', '.join(known)}")
+        SEARCHES.get(self.search)
+        check_budget(self.max_drop, self.confidence)
+        check_refit(self.refit, self.compensate)
+        check_min_width(self.min_width)
+        check_multiple(self.width_multiple)
+        if not 0 < self.step <= 1:
+            raise ArgumentError(f"{{step}} {self.step}: expected a share in 0..1, such as 0.01 for one percent")
         if self.build and self.target != "tensorrt":
-            raise UsageError(f"--build: engines are TensorRT's, and --target is {self.target}. Use --target tensorrt")
-        if self.refit != "once" and not self.compensate:
-            raise UsageError(f"--refit {self.refit}: --no-compensate leaves weights as they are. Leave one out")
+            raise ArgumentError(f"{{build}}: engines are TensorRT's, and {{target}} is {self.target}, not tensorrt")
         if self.refresh < 0 or (self.refresh and self.search != "linear"):
-            raise UsageError(
-                f"--refresh {self.refresh}: expected a number of steps, 0 or more, with --search linear (bisect needs "
-                "one order)"
+            raise ArgumentError(
+                f"{{refresh}} {self.refresh}: expected a number of steps, 0 or more, with {{search}} linear (bisect "
+                "needs one order)"
             )
         if self.saliency == "obs" and self.engine != "native":
-            raise UsageError(f"--gradients {self.engine}: --saliency obs needs native")
+            raise ArgumentError(f"{{engine}} {self.engine}: {{saliency}} obs needs native")
         if self.draws < 1:
-            raise UsageError(f"--draws {self.draws}: expected at least 1")
+            raise ArgumentError(f"{{draws}} {self.draws}: expected at least 1")
         if self.augment and not self.recovery.epochs:
-            raise UsageError("--augment is for --recover: add it, or leave both out")
-        Budget(Scores(np.ones(1), 1), self.max_drop, self.confidence)
-        step_size(self.step, 1)
-        check_widths(self.min_width, self.width_multiple)
+            raise ArgumentError("{augment} is for {recover}: add it, or leave both out")
         if self.output.exists() and not self.output.is_dir():
             raise UsageError(f"{self.output}: is a file. Expected the folder to write")
 

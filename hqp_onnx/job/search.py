@@ -1,4 +1,4 @@
-"""How many units leave: Algorithm 1 of the paper, and a search in log steps under the same budget.
+"""How many units are removed: Algorithm 1 of the paper, and a search in log steps under the same budget.
 
 Both walk one fixed order, least sensitive first, in steps of delta units. ``linear`` is Algorithm 1 to the
 letter: remove the next delta, evaluate, stop at the first violation. ``bisect`` supposes that the metric falls
@@ -9,29 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from hqp_onnx.errors import UsageError
+from hqp_onnx.registry import Registry
 
 Verdict = Callable[[int], bool]
-"""Whether the candidate without the first n units of the order is inside the budget."""
+"""Whether the candidate of that count is inside the budget; the counts of one path mean ever more removed."""
+
+Search = Callable[[int, int, Verdict], int]
+"""(limit, step, admits) -> the count to ship: 0, or one up to ``limit`` that ``admits`` was asked for and admitted."""
+
+SEARCHES: Registry[Search] = Registry("search", "hqp_onnx.searches")
 
 
 def step_size(step: float, units: int) -> int:
-    """Units per step: the fraction ``step`` of all prunable units, at least one."""
-    if not 0 < step <= 1:
-        raise UsageError(f"--step {step}: expected a fraction in 0..1, such as 0.01 for one percent")
+    """Units per step: the share ``step`` of all prunable units, at least one."""
     return max(1, round(step * units))
 
 
-def linear(limit: int, step: int, admits: Verdict) -> int:
-    """Units removed by Algorithm 1: steps up to ``limit`` units, until the first violation."""
-    accepted = 0
-    for count in candidates(limit, step):
-        if not admits(count):
-            break
-        accepted = count
-    return accepted
-
-
+@SEARCHES.register("bisect")
 def bisect(limit: int, step: int, admits: Verdict) -> int:
     """Units removed by bisection over the same candidates; 0 units are taken to be admissible."""
     counts = [0, *candidates(limit, step)]
@@ -45,11 +39,19 @@ def bisect(limit: int, step: int, admits: Verdict) -> int:
     return counts[low]
 
 
+@SEARCHES.register("linear")
+def linear(limit: int, step: int, admits: Verdict) -> int:
+    """Units removed by Algorithm 1: steps up to ``limit`` units, until the first violation."""
+    accepted = 0
+    for count in candidates(limit, step):
+        if not admits(count):
+            break
+        accepted = count
+    return accepted
+
+
 def candidates(limit: int, step: int) -> Iterator[int]:
     """delta, 2 delta, ... and ``limit`` itself."""
     yield from range(step, limit, step)
     if limit > 0:
         yield limit
-
-
-SEARCHES: dict[str, Callable[[int, int, Verdict], int]] = {"bisect": bisect, "linear": linear}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 
 import numpy as np
 
 from hqp_onnx.arrays import FloatArray, IntArray
 from hqp_onnx.channels.channel_map import ChannelMap
-from hqp_onnx.errors import UsageError
+from hqp_onnx.errors import ArgumentError
 
 
 def removal_order(scores: FloatArray, channels: ChannelMap, min_width: float, *, branches: bool = False) -> IntArray:
@@ -49,10 +49,16 @@ def least_width(min_width: float, units: int) -> int:
     return max(1, int(np.ceil(min_width * units)))
 
 
-def redundant_first(scores: FloatArray, units: Collection[int]) -> FloatArray:
-    """``scores`` by which ``units`` leave before all others."""
-    changed = scores.copy()
-    changed[list(units)] = -np.inf
+def first_removed(scores: FloatArray, units: Sequence[int] | IntArray) -> FloatArray:
+    """``scores`` by which ``units`` are removed before all others, in this order.
+
+    Args:
+        scores: float64 [units].
+        units: distinct.
+    """
+    lowest = scores[np.isfinite(scores)].min(initial=0)
+    changed = np.where(scores == -np.inf, lowest, scores)
+    changed[np.asarray(units, np.int64)] = lowest - np.arange(len(units), 0, -1)
     return changed
 
 
@@ -65,12 +71,11 @@ class Floors:
         branches: whether lines of branches must keep theirs, too.
 
     Raises:
-        UsageError: no share.
+        ArgumentError: no share.
     """
 
     def __init__(self, channels: ChannelMap, min_width: float, branches: bool = True) -> None:
-        if not 0 <= min_width <= 1:
-            raise UsageError(f"--min-width {min_width}: expected a share in 0..1")
+        check_min_width(min_width)
         self._lines: list[list[int]] = [[] for _ in range(channels.units)]
         self._spare: list[int] = []
         for line in channels.lines:
@@ -100,8 +105,7 @@ def aligned(removed: IntArray, channels: ChannelMap, multiple: int) -> IntArray:
         channels: the units.
         multiple: 1 or more; integer kernels work on 8, 16 or 32 channels at a time.
     """
-    if multiple < 1:
-        raise UsageError(f"--multiple-of {multiple}: expected 1 or more")
+    check_multiple(multiple)
     rank = np.full(channels.units + 1, -1)  # the last entry is for label -1, which never leaves
     rank[removed] = np.arange(len(removed))
     lines = [labels for labels in channels.members.values() if len(labels) >= multiple]
@@ -117,7 +121,13 @@ def aligned(removed: IntArray, channels: ChannelMap, multiple: int) -> IntArray:
     return removed[rank[removed] >= 0]
 
 
-def check_widths(min_width: float, multiple_of: int) -> None:
-    """Raise ``UsageError`` for widths that no search takes."""
-    nothing = ChannelMap(0, {}, {}, {})
-    aligned(removal_order(np.zeros(0), nothing, min_width), nothing, multiple_of)
+def check_min_width(min_width: float) -> None:
+    """Raise ``ArgumentError`` unless it is a share."""
+    if not 0 <= min_width <= 1:
+        raise ArgumentError(f"{{min_width}} {min_width}: expected a share in 0..1")
+
+
+def check_multiple(multiple_of: int) -> None:
+    """Raise ``ArgumentError`` unless widths can be multiples of it."""
+    if multiple_of < 1:
+        raise ArgumentError(f"{{multiple_of}} {multiple_of}: expected 1 or more")

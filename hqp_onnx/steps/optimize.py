@@ -1,24 +1,23 @@
-"""The main job: the fastest pruned and quantized model whose metric stays inside the budget, and a report on it.
+"""``hqp optimize``: the fastest pruned and quantized model whose metric stays inside the budget, and a report on it.
 
-    search (``job``) -> the written files evaluated -> report (``outcome``) [-> engine (``parity``)]
+    Setup ─► search (``job.run``) ─► files written and evaluated (``job.outcome``) ─► report [─► engine]
 
-Every verdict is a line of the ledger, and every larger intermediate result a file beside it, so that an
-interrupted run resumes to the same model.
+Every verdict is a line of the ledger, and every larger intermediate result a file beside it, so an interrupted run
+resumes to the same model.
 """
 
 from __future__ import annotations
 
 from hqp_onnx.errors import BudgetError
-from hqp_onnx.evaluation.metrics import load_metric
-from hqp_onnx.job.job import Job
+from hqp_onnx.job.ledger import Ledger
 from hqp_onnx.job.options import Options
 from hqp_onnx.job.outcome import write_outcome
 from hqp_onnx.job.results import Report
-from hqp_onnx.model import open_data, open_model
-from hqp_onnx.passes.recover import check_recoverable
+from hqp_onnx.job.run import run
+from hqp_onnx.job.setup import open_setup
 from hqp_onnx.progress import Progress, silent
-from hqp_onnx.ranking.rank import open_loss
-from hqp_onnx.steps import ship_engine as parity
+from hqp_onnx.report.writing import write_report
+from hqp_onnx.steps.ship_engine import add_engine, remove_engine, require_engine
 
 
 def optimize(options: Options, progress: Progress = silent) -> Report:
@@ -27,25 +26,23 @@ def optimize(options: Options, progress: Progress = silent) -> Report:
     All input is checked before OUT is touched. Where no quantized model is inside the budget though one was asked for,
     ``report.met`` is False and the best admissible model is pruned.onnx. ``options.recover`` adds a folder
     recovered/ with a model that was trained, and ships if it is inside the budget, and its ledger.json.
-    ``options.build`` adds model.engine, see ``parity``.
+    ``options.build`` adds model.engine, see ``ship_engine``.
 
     Raises:
         HqpError: bad input.
     """
     if options.build:
-        parity.require_engine(options)
-    metric = load_metric(options.metric)
-    open_loss(options.loss)
-    model = open_model(options.model, options.threads, options.target)
-    named = {"calib": options.calib, "val": options.val, "test": options.test}
-    data = {name: open_data(model, path, options.preprocess, metric) for name, path in named.items() if path}
-    for name, part in data.items():
-        for done, _ in enumerate(part, 1):
-            progress(f"checking {name}", min(done * part.batch_size, len(part)), len(part))
-    if options.recover:
-        check_recoverable(model.graph, data["calib"], options.recovery)
-    job = Job(options, model, data, metric, progress)
-    return write_outcome(job, job.run())
+        require_engine(options)
+    setup = open_setup(options, progress)
+    ledger = Ledger(options.output, options.settings(), options.resume)
+    found = run(setup, ledger)
+    remove_engine(options.output)
+    report, models = write_outcome(setup, ledger, found)
+    write_report(report, options.output)
+    if options.build:
+        report = add_engine(setup, ledger, found, report, models)  # which holds good without it
+        write_report(report, options.output)
+    return report
 
 
 def budget_error(report: Report) -> BudgetError:

@@ -1,4 +1,4 @@
-"""A share of a model's units removed, of a file or in memory."""
+"""``hqp prune``: a share of a model's units removed, of a file or in memory."""
 
 from __future__ import annotations
 
@@ -11,43 +11,46 @@ import onnx_graphsurgeon as gs
 from hqp_onnx.channels.channel_map import ChannelMap, PruningPlan
 from hqp_onnx.channels.removals import removals_json
 from hqp_onnx.data.dataset import Dataset
-from hqp_onnx.errors import UsageError
+from hqp_onnx.errors import ArgumentError
 from hqp_onnx.files import write_text
 from hqp_onnx.graphs import model_io
+from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.model import Model, open_data, open_model
-from hqp_onnx.passes.absorb_scales import absorb_scales
-from hqp_onnx.passes.compensate import compensate
-from hqp_onnx.passes.prune_channels import prune_channels
+from hqp_onnx.passes.cut import Refit, check_refit, cut
 from hqp_onnx.progress import Progress, silent
-from hqp_onnx.ranking.least_squares import held_out_ridges
-from hqp_onnx.ranking.order import aligned, check_widths, redundant_first, removal_order
+from hqp_onnx.ranking.order import aligned, check_min_width, check_multiple
 from hqp_onnx.ranking.rank import rank
-from hqp_onnx.ranking.redundancy import redundant_units
+from hqp_onnx.ranking.removal import order_units, ridges_of
 from hqp_onnx.ranking.saliency import SALIENCIES
 from hqp_onnx.statistics.moment_halves import halved_moments, joined
 
 
 @dataclass(frozen=True)
 class Pruning:
-    """How a given share of a model's units is chosen and removed.
+    """How a given share of a model's units is chosen and removed; but for widths, as by ``optimize``.
 
     Attributes:
         sparsity: share of the prunable units to remove, 0 to below 1.
-        saliency: how units are ranked, one of ``saliency.SALIENCIES``.
-        compensate: refit the weights that read removed channels; needs calibration data.
+        saliency: how units are ranked; None takes fisher where there are data, else l2.
+        compensate: refit the weights that read removed channels, which needs data; None does where there are data.
+        refit: ``once``, or ``in-order``: once more, each weight from what it then reads.
         min_width: share of the units of every tensor that stays; one always does.
-        branches: whether the last units of a branch may leave, together (``branches``).
-        multiple_of: widths stay multiples of it, see ``search.aligned``.
+        branches: whether the last units of a branch may be removed, together (``branches``).
+        multiple_of: widths stay multiples of it, see ``ranking.order.aligned``.
         keep: patterns of tensors whose units stay, see ``ChannelMap.restricted``.
-        only: patterns of tensors whose units may leave; empty for all.
+        only: patterns of tensors whose units may be removed; empty for all.
         seed: of the random saliency.
+
+    Raises:
+        ArgumentError: a value that makes no sense.
     """
 
     sparsity: float
-    saliency: str = "l2"
-    compensate: bool = False
-    min_width: float = 0.0
-    branches: bool = False
+    saliency: str | None = None
+    compensate: bool | None = None
+    refit: str = "once"
+    min_width: float = 0.1
+    branches: bool = True
     multiple_of: int = 1
     keep: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
@@ -55,17 +58,19 @@ class Pruning:
 
     def __post_init__(self) -> None:
         if not 0 <= self.sparsity < 1:
-            raise UsageError(
-                f"--sparsity {self.sparsity}: expected a share of the prunable units, 0 or more and below 1"
+            raise ArgumentError(
+                f"{{sparsity}} {self.sparsity}: expected a share of the prunable units, 0 or more and below 1"
             )
-        if self.saliency not in SALIENCIES:
-            raise UsageError(f"--saliency {self.saliency}: expected one of {', '.join(SALIENCIES)}")
-        check_widths(self.min_width, self.multiple_of)
+        if self.saliency is not None and self.saliency not in SALIENCIES:
+            raise ArgumentError(f"{{saliency}} {self.saliency}: expected one of {', '.join(SALIENCIES)}")
+        check_refit(self.refit, self.compensate)
+        check_min_width(self.min_width)
+        check_multiple(self.multiple_of)
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """A pruned graph, the units of the original, and those that left of the number ``wanted``."""
+    """A pruned graph, the units of the original, and those that were removed of the number ``wanted``."""
 
     graph: gs.Graph
     channels: ChannelMap
@@ -74,17 +79,17 @@ class Pruned:
 
     @property
     def units(self) -> int:
-        """How many units left."""
+        """How many units were removed."""
         return len(self.plan)
 
     @property
     def prunable(self) -> int:
-        """How many units could have left."""
+        """How many units could have been removed."""
         return len(self.channels.prunable)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Why fewer units left than were wanted."""
+        """Why fewer units were removed than were wanted."""
         short = f"{self.wanted} units were asked for: widths that must stay allow no more"
         return () if self.units == self.wanted else (short,)
 
@@ -99,39 +104,35 @@ def prune_model(model: Model, options: Pruning, data: Dataset | None = None, pro
         progress: called as the work goes on.
 
     Raises:
-        UsageError: a saliency or compensation without its data, patterns that match no tensor.
+        UsageError: a saliency or a refit without its data, patterns that match no tensor.
     """
     if options.compensate and data is None:
-        raise UsageError("--compensate needs calibration data: add --data DATA")
+        raise ArgumentError("{compensate} needs calibration data: add {data}")
+    saliency = options.saliency or ("l2" if data is None else "fisher")
     channels = model.channels().restricted(options.keep, options.only, options.branches)
+    refitted = options.compensate is not False
     halves = None
-    if data is not None and (options.compensate or options.saliency == "obs"):
-        report = partial(progress, "input moments")
-        halves = halved_moments(model_io.to_proto(model.graph), data, progress=report)
+    if data is not None and (refitted or saliency == "obs"):
+        halves = halved_moments(to_proto(model.graph), data, progress=partial(progress, "input moments"))
     ranking = rank(
         model.graph,
         channels,
-        options.saliency,
+        saliency,
         data,
         seed=options.seed,
         progress=progress,
         halves=halves,
         min_width=options.min_width,
     )
-    scores = ranking.units
-    moments = None if halves is None else joined(*halves)
-    if options.compensate and moments is not None:
-        scores = redundant_first(scores, redundant_units(model.graph, channels, moments, scores))
-    order = removal_order(scores, channels, options.min_width, branches=True)
+    moments = joined(*halves) if halves is not None and refitted else None
+    order, _ = order_units(model.graph, channels, ranking.units, options.min_width, moments)
     wanted = round(options.sparsity * len(channels.prunable))
     plan = PruningPlan(aligned(order[:wanted], channels, options.multiple_of))
-    graph = prune_channels(model.graph, channels, plan).graph
-    if options.compensate and halves is not None and moments is not None:
-        ridges = held_out_ridges(model.graph, channels, plan, halves)
-        graph = compensate(model.graph, graph, channels, plan, moments, ridges).graph
-    if channels.ended(plan):
-        graph = absorb_scales(graph).graph
-    return Pruned(graph, channels, plan, wanted)
+    refit = None
+    if halves is not None and moments is not None:
+        again = data if options.refit == "in-order" else None
+        refit = Refit(moments, ridges_of(model.graph, channels, order, halves), again)
+    return Pruned(cut(model.graph, channels, plan, refit).graph, channels, plan, wanted)
 
 
 def prune(

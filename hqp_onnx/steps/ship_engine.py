@@ -9,25 +9,27 @@ engine. The engine is judged by its own outputs, as every candidate is. Outside 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hqp_onnx.arrays import Array
-from hqp_onnx.comparison import EngineSession
 from hqp_onnx.engine import BuildOptions, measure
-from hqp_onnx.evaluation.budget import Budget
-from hqp_onnx.evaluation.metrics import Scores
+from hqp_onnx.engine.session import EngineSession
+from hqp_onnx.graphs import model_io
+from hqp_onnx.job.candidate import Precision
+from hqp_onnx.job.ledger import Ledger
 from hqp_onnx.job.options import Options
 from hqp_onnx.job.results import EngineRow, Report
 from hqp_onnx.job.rows import Measured, engine_row
-from hqp_onnx.progress import Progress
+from hqp_onnx.job.run import Found
+from hqp_onnx.job.setup import Setup
 from hqp_onnx.runtimes.session import Runner
 from hqp_onnx.steps.build import build_file, require_build
 
 ENGINE = "model.engine"
-FILES = (ENGINE, f"{ENGINE}.json")
+_FILES = (ENGINE, f"{ENGINE}.json")
 _FLOATS = ("fp16", "fp32")
 
 
@@ -41,50 +43,59 @@ def require_engine(options: Options) -> None:
     require_build(options.precision if options.precision in _FLOATS else None)
 
 
-def add_engine(
-    report: Report,
-    source: Path,
-    precision: str,
-    options: Options,
-    models: Mapping[str, Measured],
-    budget: Budget,
-    scores: Callable[[Runner, str], Scores],
-    feeds: Mapping[str, Array],
-    progress: Progress,
-) -> Report:
-    """``report`` with the engine of its shipped model, which ships in its place if it is inside ``budget``.
+def remove_engine(folder: Path) -> None:
+    """Remove what an earlier run left of it."""
+    for name in _FILES:
+        (folder / name).unlink(missing_ok=True)
+
+
+def add_engine(setup: Setup, ledger: Ledger, found: Found, report: Report, models: Mapping[str, Measured]) -> Report:
+    """``report`` with the engine of its shipped model, which ships in its place if it is inside the budget.
 
     Args:
+        setup: what the optimization was given.
+        ledger: of the optimization.
+        found: by its search.
         report: of the ONNX models.
-        source: what the engine is built from.
-        precision: of that model.
-        options: of the job.
-        models: as measured; ``baseline`` and ``hqp`` are asked for.
-        budget: to hold the engine to.
-        scores: scores of a session on ``val`` or ``test``.
-        feeds: a sample, for the sizes that the model leaves open.
-        progress: called as the build goes on.
+        models: of the rows, as measured.
 
     Raises:
         ModelError: TensorRT cannot build or run the engine.
     """
-    path = options.output / ".cache" / ENGINE
-    kind = precision if precision in _FLOATS else None
-    shapes = _shapes(models["hqp"].session, feeds)
-    built = build_file(BuildOptions(source, path, precision=kind, shapes=shapes), progress)
+    with ledger.timed("engine"):
+        report = _with_engine(setup, ledger, found, report, models)
+    return replace(report, seconds=dict(ledger.seconds))
+
+
+def _with_engine(setup: Setup, ledger: Ledger, found: Found, report: Report, models: Mapping[str, Measured]) -> Report:
+    path, budget = ledger.cache / ENGINE, found.judge.budget
+    shipped = models["recovered" if found.recovered else "hqp"]
+    built = build_file(_build_options(setup, ledger, found, report, shipped, path), setup.progress)
     session = EngineSession(path)
-    val = scores(session, "val")
-    final = val if options.test is None else scores(session, "test")
-    engine = replace(models["hqp"], session=session, scores=final, val=val, bytes=path.stat().st_size)
+    val = setup.scores(session, "val")
+    final = setup.scores(session, "test") if "test" in setup.data else val
+    engine = replace(shipped, session=session, scores=final, val=val, bytes=path.stat().st_size)
     row = engine_row(models["baseline"], engine, measure(path), budget.admits(val))
     notes = (*report.notes, *built["notes"], _where(built, row))
     if not row.admitted:
         outside = f"the engine is outside the budget, so that {report.shipped} ships; it stays in {path}"
         return replace(report, engine=row, met=False, notes=(*notes, outside))
-    for name in FILES:
-        path.with_name(name).replace(options.output / name)
+    for name in _FILES:
+        path.with_name(name).replace(setup.options.output / name)
     spent = budget.spent(report.spent["pruning"], val)
-    return replace(report, engine=row, shipped=str(options.output / ENGINE), spent=spent, notes=notes)
+    return replace(report, engine=row, shipped=str(setup.options.output / ENGINE), spent=spent, notes=notes)
+
+
+def _build_options(
+    setup: Setup, ledger: Ledger, found: Found, report: Report, shipped: Measured, path: Path
+) -> BuildOptions:
+    """An engine in float16 is built from float32."""
+    source, precision = Path(report.shipped), found.best.precision
+    if precision is Precision.FP16:
+        source = ledger.cache / "engine.onnx"
+        model_io.save(found.judge.models.graph(found.best.in_float32), source)
+    kind = precision.value if precision.value in _FLOATS else None
+    return BuildOptions(source, path, precision=kind, shapes=_shapes(shipped.session, setup.sample))
 
 
 def _shapes(session: Runner, feeds: Mapping[str, Array]) -> tuple[str, ...]:

@@ -16,7 +16,10 @@ from oracle import worst_error
 from small_model import small_data, small_model
 
 from hqp_onnx.errors import UsageError
-from hqp_onnx.job import job
+from hqp_onnx.job import evidence, precision
+from hqp_onnx.job.candidate import Candidate, Precision
+from hqp_onnx.job.judge import Judge
+from hqp_onnx.job.models import CandidateModels
 from hqp_onnx.job.options import Options
 from hqp_onnx.steps.optimize import budget_error, optimize
 
@@ -183,14 +186,14 @@ def test_a_refreshed_ranking_is_that_of_the_candidate(
 ) -> None:
     """Every second step; what left stays out, and what is left is ranked on the model that it is left in."""
     ranked: list[tuple[int, int]] = []
-    rank_units = job.rank_units
+    rank_units = evidence.rank_units
 
     def counted(graph: Any, channels: Any, *given: Any, **named: Any) -> Any:
         widths = [graph.tensors()[name].shape[0] for name in ("w1", "w2")]  # w3 shares its units with w1
         ranked.append((len(channels.prunable), sum(widths)))
         return rank_units(graph, channels, *given, **named)
 
-    monkeypatch.setattr(job, "rank_units", counted)
+    monkeypatch.setattr(evidence, "rank_units", counted)
     found = optimize(replace(small, saliency=saliency, refresh=2, branches=False))
     assert len(found.trials) == 9 and all(trial.accepted for trial in found.trials)
     assert ranked == [(width, width) for width in (40, 32, 24, 16, 8)]  # 10 % of 40 units a step
@@ -209,12 +212,12 @@ def test_the_end_of_a_branch_is_refreshed_as_one(small: Options, saliency: str) 
 
 def test_what_alignment_makes_the_same_is_quantized_once(small: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     """All INT8 candidates are refused: of 40 steps, those on the way back that differ are tried."""
-    judged = job.Job._trial
+    judged = Judge._judged
 
-    def refused(self: job.Job, precision: str, removed: int) -> Any:
-        return replace(judged(self, precision, removed), accepted=precision == "fp32")
+    def refused(self: Judge, candidate: Candidate) -> Any:
+        return replace(judged(self, candidate), accepted=candidate.precision is Precision.FP32)
 
-    monkeypatch.setattr(job.Job, "_trial", refused)
+    monkeypatch.setattr(Judge, "_judged", refused)
     found = optimize(replace(small, saliency="l2", precision="int8", step=0.025, multiple_of=8))
     tried = [trial.sparsity for trial in found.trials if trial.precision == "int8"]
     assert len(tried) == len(set(tried)) > 1
@@ -234,25 +237,25 @@ def test_an_objective_changes_what_leaves(small: Options, objective: str) -> Non
 
 
 def test_options_that_exclude_each_other(options: Options) -> None:
-    with pytest.raises(UsageError, match="--refit in-order: --no-compensate"):
+    with pytest.raises(UsageError, match="^refit in-order: without compensate"):
         replace(options, refit="in-order", compensate=False)
-    with pytest.raises(UsageError, match=r"--refresh 3: expected .* --search linear"):
+    with pytest.raises(UsageError, match=r"^refresh 3: expected .* search linear"):
         replace(options, refresh=3)
-    with pytest.raises(UsageError, match="--objective speed: expected one of sparsity, macs, latency"):
+    with pytest.raises(UsageError, match="^objective speed: expected one of sparsity, macs, latency"):
         replace(options, objective="speed")
 
 
 def test_a_budget_that_int8_cannot_meet(options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """INT8 that destroys the model: FP32 ships, and the error says so with exit code 3."""
-    insert = job.Candidates.quantized
+    insert = CandidateModels._in_int8
 
-    def ruined(self: job.Candidates, removed: int, floats: Any) -> Any:
-        broken = insert(self, removed, floats)
+    def ruined(self: CandidateModels, candidate: Candidate) -> Any:
+        broken = insert(self, candidate)
         last = next(node for node in reversed(broken.nodes) if node.op == "Gemm")
         last.attrs["alpha"] = -1.0
         return broken
 
-    monkeypatch.setattr(job.Candidates, "quantized", ruined)
+    monkeypatch.setattr(CandidateModels, "_in_int8", ruined)
     found = optimize(replace(options, output=tmp_path, step=0.2))
     assert not found.met
     assert not (tmp_path / "int8.onnx").exists()
@@ -266,7 +269,7 @@ def test_a_budget_that_int8_cannot_meet(options: Options, tmp_path: Path, monkey
 def mixed(options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Options:
     """Half of the nodes are faster in float, says the clock; asked twice, it would say something else."""
     answers = [slice(0, None, 2)]
-    monkeypatch.setattr(job, "faster_in_float", lambda nodes, *_: list(nodes[answers.pop()]))
+    monkeypatch.setattr(precision, "faster_in_float", lambda nodes, *_: list(nodes[answers.pop()]))
     return replace(options, output=tmp_path, precision="mixed", step=0.2, branches=False, resume=True)
 
 
@@ -293,18 +296,18 @@ def test_nodes_that_are_faster_in_float_stay_there(mixed: Options) -> None:
 
 def test_nodes_that_harm_the_outputs_are_spared(mixed: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     """One node ruins the model when it is quantized: it alone joins those in float, and pruning is not undone."""
-    insert, harmful = job.Candidates.quantized, []
+    insert, harmful = CandidateModels._in_int8, []
 
-    def ruined(self: job.Candidates, removed: int, floats: Any = ()) -> Any:
-        harmful[:] = self.quantizable(removed)[1:2]
-        graph = insert(self, removed, floats)
-        if harmful[0] not in floats and removed:
+    def ruined(self: CandidateModels, candidate: Candidate) -> Any:
+        harmful[:] = self.quantizable(candidate)[1:2]
+        graph = insert(self, candidate)
+        if harmful[0] not in candidate.floats and len(candidate.plan):
             last = next(node for node in reversed(graph.nodes) if node.op == "Gemm")
             last.attrs["alpha"] = -1.0
         return graph
 
-    monkeypatch.setattr(job.Candidates, "quantized", ruined)
-    monkeypatch.setattr(job.Job, "_faster", lambda self, choices: len(choices) - 1)
+    monkeypatch.setattr(CandidateModels, "_in_int8", ruined)
+    monkeypatch.setattr(precision, "_fastest", lambda setup, models, candidates: len(candidates) - 1)
     found = optimize(mixed)
     assert set(harmful) < set(found.floats)
     assert len(found.floats) == 27 + 1

@@ -16,7 +16,6 @@ from small_model import small_data, small_model
 
 from hqp_onnx.cli import cli
 from hqp_onnx.graphs.model_io import to_proto
-from hqp_onnx.job.job import RECOVERED
 from hqp_onnx.job.options import Options
 from hqp_onnx.model import open_data, open_model
 from hqp_onnx.passes.recover import recover
@@ -96,7 +95,7 @@ def test_the_ledger_beside_it_is_its_own(options: Options, report: dict[str, Any
 
 
 def test_the_cost_of_its_trials_is_reported(report: dict[str, Any]) -> None:
-    trained = [trial for trial in report["trials"] if trial["precision"].endswith(RECOVERED)]
+    trained = [trial for trial in report["trials"] if trial["trained"]]
     cost = report["cost_model"]
     assert cost["c_recover"] == pytest.approx(sum(trial["seconds"] for trial in trained))
     assert cost["t_recover"] == len(trained) > 0
@@ -108,7 +107,7 @@ def test_widths_are_trained_once(options: Options) -> None:
     coarse = replace(options, multiple_of=4, recover=1, step=0.01, output=options.output.with_name("coarse"))
     trials = optimize(coarse).trials
     for precision in ("fp32", "int8"):
-        trained = [trial.macs for trial in trials if trial.precision == precision + RECOVERED]
+        trained = [trial.macs for trial in trials if trial.precision == precision and trial.trained]
         assert len(set(trained)) == len(trained) > 0
 
 

@@ -1,0 +1,130 @@
+"""What the search stands on: the units in the order in which they are removed, and how their readers are refitted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import onnx_graphsurgeon as gs
+
+from hqp_onnx.arrays import FloatArray, IntArray
+from hqp_onnx.channels import cost
+from hqp_onnx.channels.channel_map import ChannelMap, PruningPlan
+from hqp_onnx.graphs.model_io import to_proto
+from hqp_onnx.job.ledger import Ledger
+from hqp_onnx.job.setup import Setup
+from hqp_onnx.passes.cut import Refit
+from hqp_onnx.ranking.order import first_removed, removal_order
+from hqp_onnx.ranking.rank import Ranking, filter_saliencies, rank_units
+from hqp_onnx.ranking.removal import order_units, ridges_of
+from hqp_onnx.statistics.moment_halves import Halves, halved_moments, joined
+from hqp_onnx.statistics.moments import load_moments, save_moments
+from hqp_onnx.timing.node_seconds import node_seconds
+
+MOMENTS = "moments-0.npz", "moments-1.npz"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Measured once, on the original.
+
+    Attributes:
+        ranking: of its units.
+        order: units, those first that are removed first.
+        redundant: units that can be removed at no loss, and why.
+        refit: of the weights that read them; None leaves weights as they are.
+    """
+
+    ranking: Ranking
+    order: IntArray
+    redundant: Mapping[int, str]
+    refit: Refit | None
+
+
+def gather(setup: Setup, ledger: Ledger) -> Evidence:
+    """Measure it, or read what the ledger's cache holds of it."""
+    options, graph, channels = setup.options, setup.model.graph, setup.channels
+    halves = _halves(setup, ledger) if options.compensate or options.saliency == "obs" else None
+    ranking = measure_ranking(setup, ledger, graph, channels, halves)
+    moments = joined(*halves) if halves is not None and options.compensate else None
+    order, redundant = order_units(graph, channels, ranking.units, options.min_width, moments)
+    if halves is None or moments is None:
+        return Evidence(ranking, order, redundant, None)
+    ridges = ledger.once("ridges", lambda: ridges_of(graph, channels, order, halves))
+    again = setup.data["calib"] if options.refit == "in-order" else None
+    return Evidence(ranking, order, redundant, Refit(moments, ridges, again, options.threads))
+
+
+def refreshed_order(
+    setup: Setup, ledger: Ledger, order: IntArray, removed: int, plan: PruningPlan, graph: gs.Graph
+) -> IntArray:
+    """The first ``removed`` units of ``order``, then the others as ranked anew on what ``plan`` left, ``graph``."""
+    scores = measure_ranking(setup, ledger, graph, setup.channels.without(plan), None, f"-{removed}").units
+    scores = first_removed(scores, order[:removed])
+    return removal_order(scores, setup.channels, setup.options.min_width, branches=True)
+
+
+def measure_ranking(
+    setup: Setup, ledger: Ledger, graph: gs.Graph, channels: ChannelMap, halves: Halves | None, suffix: str = ""
+) -> Ranking:
+    """Of a graph's units; ``suffix`` tells rankings of one job apart."""
+    file, options, data = ledger.cache / f"scores{suffix}.npz", setup.options, setup.data["calib"]
+    if file.is_file():
+        return Ranking.load(file)
+    with ledger.timed(f"saliency{suffix}"):
+        filters = filter_saliencies(
+            graph,
+            options.saliency,
+            data,
+            engine=options.engine,
+            loss=options.loss,
+            draws=options.draws,
+            seed=options.seed,
+            threads=options.threads,
+            progress=setup.progress,
+            checkpoint=ledger.cache / "saliency.npz",
+        )
+    with ledger.timed(f"ranking{suffix}"):
+        ranking = rank_units(
+            graph,
+            channels,
+            options.saliency,
+            filters,
+            data,
+            threads=options.threads,
+            progress=setup.progress,
+            halves=halves,
+            min_width=options.min_width,
+            gains=_gains(setup, ledger),
+        )
+    ranking.save(file)
+    return Ranking.load(file)
+
+
+def _gains(setup: Setup, ledger: Ledger) -> FloatArray | None:
+    """What the removal of each unit saves of what the objective counts, float64 [units]; None for units."""
+    graph, objective = setup.model.graph, setup.options.objective
+    if objective == "sparsity":
+        return None
+    if objective == "macs":
+        return cost.unit_costs(graph, setup.channels, cost.node_macs(graph, setup.positions))
+    seconds = ledger.once(
+        "node_seconds", lambda: node_seconds(to_proto(graph), setup.sample, threads=setup.options.threads)
+    )
+    return cost.unit_costs(graph, setup.channels, seconds)
+
+
+def _halves(setup: Setup, ledger: Ledger) -> Halves:
+    files = [ledger.cache / name for name in MOMENTS]
+    if not all(file.is_file() for file in files):
+        with ledger.timed("moments"):
+            halves = halved_moments(
+                to_proto(setup.model.graph),
+                setup.data["calib"],
+                threads=setup.options.threads,
+                progress=partial(setup.progress, "input moments"),
+            )
+        for moments, file in zip(halves, files, strict=True):
+            save_moments(moments, file)
+    return load_moments(files[0]), load_moments(files[1])

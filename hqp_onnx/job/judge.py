@@ -1,0 +1,72 @@
+"""Verdicts on candidates: each is made, evaluated on D_val and held to the budget, once."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from hqp_onnx.evaluation.budget import Budget
+from hqp_onnx.evaluation.metrics import Scores
+from hqp_onnx.job.candidate import Candidate
+from hqp_onnx.job.ledger import Ledger, Trial
+from hqp_onnx.job.models import CandidateModels
+from hqp_onnx.job.setup import Setup
+
+log = logging.getLogger(__name__)
+
+
+class Judge:
+    """Holds candidates to a budget.
+
+    Args:
+        setup: what the optimization was given.
+        ledger: where verdicts are recorded, and found again.
+        budget: what they are held to.
+        models: makes the candidates.
+    """
+
+    def __init__(self, setup: Setup, ledger: Ledger, budget: Budget, models: CandidateModels) -> None:
+        self.budget, self.models = budget, models
+        self._setup, self._ledger = setup, ledger
+
+    def admits(self, candidate: Candidate) -> bool:
+        """Whether a candidate is inside the budget."""
+        return self.trial(candidate).accepted
+
+    def trial(self, candidate: Candidate) -> Trial:
+        """The verdict, from the ledger if it was paid for already."""
+        trial = self._ledger.trials.get(candidate.key)
+        if trial is None:
+            trial = self._judged(candidate)
+            self._ledger.add(trial)
+            log.info("%s, %4.1f %% of the units removed: %s", trial.kind, 100 * trial.sparsity, trial.why)
+        return trial
+
+    def sparsity(self, candidate: Candidate) -> float:
+        """Units that are removed, as a share of the prunable ones."""
+        return len(candidate.plan) / max(len(self._setup.channels.prunable), 1)
+
+    def size(self, candidate: Candidate) -> dict[str, int]:
+        """MACs and parameters, the same in every precision."""
+        return self._setup.size(self.models.graph(candidate.in_float32))
+
+    def _judged(self, candidate: Candidate) -> Trial:
+        start = time.perf_counter()
+        scores = self._scores(candidate)
+        return Trial(
+            key=candidate.key,
+            precision=candidate.precision.value,
+            floats=len(candidate.floats),
+            trained=candidate.trained,
+            removed=len(candidate.plan),
+            sparsity=self.sparsity(candidate),
+            metric=scores.metric,
+            complete=scores.complete,
+            **self.size(candidate),
+            accepted=self.budget.admits(scores),
+            why=self.budget.words(scores),
+            seconds=round(time.perf_counter() - start, 3),
+        )
+
+    def _scores(self, candidate: Candidate) -> Scores:
+        return self._setup.scores(self.models.session(candidate), "val", self.budget.required)

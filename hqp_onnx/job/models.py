@@ -1,0 +1,113 @@
+"""The models of candidates: cut from the original, quantized, trained; the last of each kind is kept at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import onnx_graphsurgeon as gs
+
+from hqp_onnx.files import write_text
+from hqp_onnx.graphs.model_io import to_proto
+from hqp_onnx.job.candidate import Candidate, Precision, digest, plan_key
+from hqp_onnx.job.setup import Setup
+from hqp_onnx.passes.convert_fp16 import convert_fp16
+from hqp_onnx.passes.cut import Refit, cut
+from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
+from hqp_onnx.passes.quantize import Prepared, prepare, quantize_prepared
+from hqp_onnx.passes.recover import recover
+from hqp_onnx.quantization.placement import quantizable
+from hqp_onnx.recovery import Recovery
+from hqp_onnx.recovery.points import kept_positions
+from hqp_onnx.runtimes.session import Runner
+from hqp_onnx.statistics.calibration import Calibration
+
+T = TypeVar("T")
+
+
+class CandidateModels:
+    """Makes the model of any candidate.
+
+    Args:
+        setup: what the optimization was given.
+        refit: of weights that read removed channels; None leaves them as they are.
+        cache: folder for calibrations and checkpoints of trainings that were paid for.
+    """
+
+    def __init__(self, setup: Setup, refit: Refit | None, cache: Path) -> None:
+        self._setup, self._refit, self._cache = setup, refit, cache
+        self._cut, self._prepared, self._quantized = _Last[gs.Graph](), _Last[Prepared](), _Last[gs.Graph]()
+
+    def graph(self, candidate: Candidate) -> gs.Graph:
+        """Its graph; not to be changed."""
+        if candidate.precision is Precision.FP32:
+            return self._cut.get(candidate.key, lambda: self._pruned(candidate))
+        if candidate.precision is Precision.FP16:
+            return convert_fp16(fold_batchnorm(self.graph(candidate.in_float32)).graph).graph
+        return self._quantized.get(candidate.key, lambda: self._in_int8(candidate))
+
+    def session(self, candidate: Candidate, spin: bool = True) -> Runner:
+        """Its graph in the target's runtime; see ``runtimes.Session`` for ``spin``."""
+        return self._setup.load(to_proto(self.graph(candidate)), spin)
+
+    def quantizable(self, candidate: Candidate) -> list[str]:
+        """First outputs of the nodes that can be quantized, in graph order."""
+        return quantizable(fold_batchnorm(self.graph(candidate.in_float32)).graph, self._setup.target)
+
+    def _pruned(self, candidate: Candidate) -> gs.Graph:
+        graph = cut(self._setup.model.graph, self._setup.channels, candidate.plan, self._refit).graph
+        return self._trained(graph, candidate, "fp32", self._setup.options.recovery) if candidate.trained else graph
+
+    def _in_int8(self, candidate: Candidate) -> gs.Graph:
+        source = candidate.in_float32
+        prepared = self._prepared.get(source.key, lambda: self._prepare(source))
+        graph = quantize_prepared(prepared, self._setup.target, candidate.floats).graph
+        if not candidate.trained:
+            return graph
+        name = f"int8-{digest(sorted(candidate.floats))}"
+        return self._trained(graph, candidate, name, self._setup.options.recovery.quantized)
+
+    def _prepare(self, source: Candidate) -> Prepared:
+        """Ready for INT8, with the calibration of an earlier run if there is one."""
+        file = self._cache / f"calibration-{source.key}.json"
+        prepared = prepare(
+            self.graph(source),
+            self._setup.data["calib"],
+            self._setup.target,
+            self._setup.options.calibration,
+            threads=self._setup.options.threads,
+            progress=partial(self._setup.progress, "calibration"),
+            known=Calibration.from_json(file.read_text()) if file.is_file() else None,
+        )
+        if not file.is_file():
+            write_text(file, prepared.calibration.to_json())
+        return prepared
+
+    def _trained(self, graph: gs.Graph, candidate: Candidate, name: str, settings: Recovery) -> gs.Graph:
+        channels = self._setup.channels
+        return recover(
+            graph,
+            self._setup.model.graph,
+            self._setup.data["calib"],
+            settings,
+            kept=kept_positions(channels, channels.removed(candidate.plan)),
+            threads=self._setup.options.threads,
+            checkpoint=self._cache / f"recovery-{plan_key(candidate.plan)}-{name}.npz",
+            progress=partial(self._setup.progress, "recovery"),
+        ).graph
+
+
+class _Last(Generic[T]):
+    """The last value that was made, by its key."""
+
+    def __init__(self) -> None:
+        self._held: tuple[str, T] | None = None
+
+    def get(self, key: str, make: Callable[[], T]) -> T:
+        """The value of that key, made unless it is the last one."""
+        if self._held is None or self._held[0] != key:
+            self._held = None  # so that two are never held at once
+            self._held = key, make()
+        return self._held[1]

@@ -1,0 +1,104 @@
+"""The pruned candidate in the precision that was asked for, inside the budget.
+
+Where it is outside, there are two ways back: fewer units removed, or more nodes in float, those first whose INT8
+arithmetic harms the outputs most. The faster one is taken.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+
+from hqp_onnx.evaluation.latency import measure
+from hqp_onnx.job.candidate import Candidate, Precision
+from hqp_onnx.job.judge import Judge
+from hqp_onnx.job.ledger import Ledger
+from hqp_onnx.job.models import CandidateModels
+from hqp_onnx.job.path import Path
+from hqp_onnx.job.search import bisect
+from hqp_onnx.job.setup import Setup
+from hqp_onnx.quantization.float_nodes import faster_in_float, output_errors
+from hqp_onnx.runtimes.runners import stand_in
+from hqp_onnx.runtimes.session import Runner
+
+SENSITIVITY_SAMPLES = 100
+log = logging.getLogger(__name__)
+
+
+def as_asked(setup: Setup, ledger: Ledger, models: CandidateModels, pruned: Candidate) -> Candidate:
+    """``pruned`` in the precision that was asked for; in mixed precision, nodes that are faster in float stay there."""
+    precision = setup.options.precision
+    if precision != "mixed":
+        return replace(pruned, precision=Precision(precision))
+    floats = ledger.once("mixed", lambda: _faster_in_float(setup, ledger, models, pruned))
+    return replace(pruned, precision=Precision.INT8, floats=tuple(floats))
+
+
+def admissible(
+    setup: Setup, ledger: Ledger, judge: Judge, path: Path, removed: int, wanted: Candidate
+) -> tuple[Candidate, int] | None:
+    """The fastest admissible candidate like ``wanted``, and its count on the path; None if there is none.
+
+    Args:
+        setup: what the optimization was given.
+        ledger: where answers are recorded.
+        judge: of the candidates.
+        path: of plans.
+        removed: the count of ``wanted``.
+        wanted: see ``as_asked``.
+    """
+    if judge.admits(wanted):
+        return wanted, removed
+    fewer = path.up_to(removed)
+    back = fewer[bisect(len(fewer) - 1, 1, lambda i: judge.admits(replace(wanted, plan=path.plan(fewer[i]))))]
+    choices = [(replace(wanted, plan=path.plan(back)), back)]
+    if setup.options.precision == "mixed":
+        choices.append((_spared(setup, ledger, judge, wanted), removed))
+    choices = [choice for choice in choices if judge.admits(choice[0])]
+    if len(choices) < 2:
+        return choices[0] if choices else None
+    candidates = [candidate for candidate, _ in choices]
+    return choices[ledger.once("faster", lambda: _fastest(setup, judge.models, candidates))]
+
+
+def _faster_in_float(setup: Setup, ledger: Ledger, models: CandidateModels, pruned: Candidate) -> list[str]:
+    if stand_in(setup.target):
+        return []
+    nodes = models.quantizable(pruned)
+    report = partial(setup.progress, "mixed precision")
+    with ledger.timed("mixed precision"):
+        floats = faster_in_float(nodes, partial(_opened, models, pruned), setup.sample, report)
+    log.info("%d of %d quantizable nodes stay in float, since that is faster", len(floats), len(nodes))
+    return floats
+
+
+def _spared(setup: Setup, ledger: Ledger, judge: Judge, wanted: Candidate) -> Candidate:
+    """``wanted`` with as few harmful nodes in float as the budget allows."""
+    errors = ledger.once("output_errors", lambda: _output_errors(setup, ledger, judge.models, wanted))
+    harmless = sorted(errors, key=lambda node: errors[node])
+    choices = [replace(wanted, floats=(*wanted.floats, *harmless[count:])) for count in range(len(harmless) + 1)]
+    return choices[bisect(len(harmless), 1, lambda count: judge.admits(choices[count]))]
+
+
+def _output_errors(setup: Setup, ledger: Ledger, models: CandidateModels, wanted: Candidate) -> Mapping[str, float]:
+    nodes = [node for node in models.quantizable(wanted) if node not in wanted.floats]
+    data = setup.data["calib"]
+    few = [batch.feeds for batch in islice(data, max(1, SENSITIVITY_SAMPLES // data.batch_size))]
+    report = partial(setup.progress, "sensitivity to INT8")
+    with ledger.timed("sensitivity to INT8"):
+        return output_errors(nodes, partial(_opened, models, wanted), few, wanted.floats, report)
+
+
+def _opened(models: CandidateModels, candidate: Candidate, floats: Collection[str]) -> Runner:
+    """The candidate in INT8, less the nodes ``floats``; its threads sleep between runs."""
+    return models.session(replace(candidate, precision=Precision.INT8, floats=tuple(floats)), spin=False)
+
+
+def _fastest(setup: Setup, models: CandidateModels, candidates: Sequence[Candidate]) -> int:
+    """Index of the fastest candidate."""
+    sessions = {str(number): models.session(candidate) for number, candidate in enumerate(candidates)}
+    latencies = measure(sessions, setup.sample)
+    return int(max(latencies, key=lambda number: latencies[number].speedup))

@@ -1,0 +1,97 @@
+"""The search of one optimization.
+
+    baseline ─► evidence ─► pruned candidates in FP32 ─► INT8 of the last one where it pays ─► [recovered candidates]
+
+Each stage is a function over ``judge.admits``. INT8 takes less of either, units removed or nodes in INT8, where the
+budget demands it; recovery goes on beyond what is admissible without it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from hqp_onnx.evaluation.budget import Budget
+from hqp_onnx.job.candidate import Candidate
+from hqp_onnx.job.evidence import Evidence, gather, refreshed_order
+from hqp_onnx.job.judge import Judge
+from hqp_onnx.job.ledger import Ledger
+from hqp_onnx.job.models import CandidateModels
+from hqp_onnx.job.path import Path
+from hqp_onnx.job.precision import admissible, as_asked
+from hqp_onnx.job.search import SEARCHES, step_size
+from hqp_onnx.job.setup import Setup
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found.
+
+    Attributes:
+        judge: of its candidates.
+        evidence: that it stood on.
+        pruned: the FP32 candidate.
+        chosen: the one in the precision that was asked for; None where none is admissible, or FP32 was asked for.
+        recovered: the one that was trained; None where none is admissible, or none was asked for.
+    """
+
+    judge: Judge
+    evidence: Evidence
+    pruned: Candidate
+    chosen: Candidate | None
+    recovered: Candidate | None
+
+    @property
+    def best(self) -> Candidate:
+        """What ships."""
+        return self.recovered or self.chosen or self.pruned
+
+
+def run(setup: Setup, ledger: Ledger) -> Found:
+    """Search; nothing but the ledger and its cache is written."""
+    options = setup.options
+    with ledger.timed("baseline"):
+        baseline = setup.scores(setup.model.session, "val")
+    budget = Budget(baseline, options.max_drop, options.confidence)
+    evidence = gather(setup, ledger)
+    judge = Judge(setup, ledger, budget, CandidateModels(setup, evidence.refit, ledger.cache))
+    step = step_size(options.step, len(setup.channels.prunable))
+    path = Path(evidence.order, setup.channels, options.width_multiple, step)
+    path, removed = _pruned(setup, ledger, judge, path)
+    pruned, chosen, recovered = Candidate(path.plan(removed)), None, None
+    wanted, count = pruned, removed  # what recovery starts from
+    if options.precision != "fp32":
+        wanted = as_asked(setup, ledger, judge.models, pruned)
+        found = admissible(setup, ledger, judge, path, removed, wanted)
+        chosen, count = found or (None, 0)
+    if options.recover:
+        recovered = _recovered(setup, judge, path, count, chosen or wanted)
+    return Found(judge, evidence, pruned, chosen, recovered)
+
+
+def _pruned(setup: Setup, ledger: Ledger, judge: Judge, path: Path) -> tuple[Path, int]:
+    """The path, ranked anew on the way if that was asked for, and the last admissible count in FP32."""
+    refresh = setup.options.refresh * path.step
+
+    def admits(count: int) -> bool:
+        nonlocal path
+        before = (count - 1) // path.step * path.step
+        if refresh and before and before % refresh == 0:
+            plan = path.plan(before)
+            graph = judge.models.graph(Candidate(plan))
+            path = replace(path, order=refreshed_order(setup, ledger, path.order, before, plan, graph))
+        return judge.admits(Candidate(path.plan(count)))
+
+    removed = SEARCHES.get(setup.options.search)(len(path), path.step, admits)
+    return path, removed
+
+
+def _recovered(setup: Setup, judge: Judge, path: Path, count: int, like: Candidate) -> Candidate | None:
+    """The last admissible recovered candidate ``like`` another, from ``count`` units on; None if there is none."""
+    counts = path.beyond(count)
+    trained = [replace(like, plan=path.plan(more), trained=True) for more in counts]
+    search = SEARCHES.get(setup.options.search)
+    most = search(len(counts) - 1, 1, lambda number: judge.admits(trained[number].in_float32))
+    for candidate in trained[most::-1]:  # trained again, as it ships: nothing that failed in FP32
+        if judge.admits(candidate.in_float32) and judge.admits(candidate):
+            return candidate
+    return None

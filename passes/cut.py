@@ -1,0 +1,82 @@
+"""A plan carried out: units are removed, what read them is refitted, and constants that this leaves are absorbed.
+
+    prune_channels ─► [compensate ─► [refit_in_order]] ─► [absorb_scales, where a branch was removed as a whole]
+
+The same plan and the same ``Refit`` give the same model, whoever asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import onnx_graphsurgeon as gs
+
+from hqp_onnx.channels.channel_map import ChannelMap, PruningPlan
+from hqp_onnx.data.dataset import Batch
+from hqp_onnx.errors import ArgumentError
+from hqp_onnx.passes.absorb_scales import absorb_scales
+from hqp_onnx.passes.base import PassResult
+from hqp_onnx.passes.compensate import compensate
+from hqp_onnx.passes.prune_channels import prune_channels
+from hqp_onnx.passes.refit_in_order import refit_in_order
+from hqp_onnx.statistics.moments import Moments
+
+__all__ = ["REFITS", "Refit", "check_refit", "cut"]
+
+
+REFITS = ("once", "in-order")
+
+
+def check_refit(refit: str, compensate: bool | None) -> None:
+    """Raise ``ArgumentError`` for a kind of refit that does not exist, or is excluded."""
+    if refit not in REFITS:
+        raise ArgumentError(f"{{refit}} {refit}: expected one of {', '.join(REFITS)}")
+    if refit != "once" and compensate is False:
+        raise ArgumentError(f"{{refit}} {refit}: without {{compensate}}, weights stay as they are. Leave one out")
+
+
+@dataclass(frozen=True)
+class Refit:
+    """How weights that read removed channels are refitted.
+
+    Attributes:
+        moments: of the inputs of the original's weights, by weight.
+        ridges: lambda by weight (``least_squares.held_out_ridges``).
+        data: calibration batches for a second refit, in order (``refit_in_order``); None for one refit.
+        threads: of the second refit.
+    """
+
+    moments: Mapping[str, Moments]
+    ridges: Mapping[str, float]
+    data: Iterable[Batch] | None = None
+    threads: int = 0
+
+
+def cut(graph: gs.Graph, channels: ChannelMap, plan: PruningPlan, refit: Refit | None = None) -> PassResult:
+    """A copy of ``graph`` without the units of ``plan``.
+
+    Args:
+        graph: the canonical graph that ``channels`` was made of.
+        channels: its units.
+        plan: units to remove.
+        refit: None leaves all other weights as they are.
+
+    Returns:
+        The graph, with the notes of all that was done.
+
+    Raises:
+        UsageError: see ``prune_channels``.
+        DataError, ModelError: see ``compensate`` and ``refit_in_order``.
+    """
+    done = [prune_channels(graph, channels, plan)]
+    if refit is not None and len(plan):
+        done.append(compensate(graph, done[-1].graph, channels, plan, refit.moments, refit.ridges))
+        if refit.data is not None:
+            done.append(
+                refit_in_order(graph, done[-1].graph, channels, plan, refit.data, threads=refit.threads),
+            )
+    if channels.ended(plan):
+        done.append(absorb_scales(done[-1].graph))
+    notes = tuple(note for result in done for note in result.notes)
+    return PassResult(done[-1].graph, any(result.modified for result in done), notes)
