@@ -100,5 +100,6 @@ def test_nodes_in_float_keep_their_rounded_weights_to_the_bit(tmp_path: Path) ->
     assert len(names) == len(nodes) == 4
     assert not any(node.op_type == "DequantizeLinear" for node in floats.graph.node)
     for name in names:
-        for part in (f"{name}/int8", f"{name}/scale"):
-            np.testing.assert_array_equal(stored[1][part].ravel(), stored[0][part].ravel())
+        for mine, theirs in (("int8", "quantized"), ("scale", "scale")):
+            other = stored[0][f"{name}/axis0/{theirs}"]
+            np.testing.assert_array_equal(stored[1][f"{name}/{mine}"].ravel(), other.ravel())

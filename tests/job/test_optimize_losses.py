@@ -74,7 +74,7 @@ def test_the_ranking_is_that_of_the_chosen_loss(
 
 @pytest.mark.parametrize(
     ("chosen", "message"),
-    [({"draws": 0}, "--draws 0"), ({"engine": "jax"}, "--gradients jax")],
+    [({"draws": 0}, "draws 0"), ({"engine": "jax"}, "engine jax")],
 )
 def test_bad_options_are_refused(tmp_path: Path, chosen: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):

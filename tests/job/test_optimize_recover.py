@@ -151,7 +151,7 @@ def test_recover_as_a_command(options: Options, report: dict[str, Any]) -> None:
 def test_a_bundled_model_recovers_what_compensation_cannot() -> None:
     model = open_model(MODELS / "mobilenet_v3_small.onnx", threads=1)
     calib, val = (open_data(model, MODELS / f"fashion_mnist_{part}.npz").first(400) for part in ("calib", "val"))
-    pruned = prune_model(model, Pruning(0.75, compensate=True, min_width=0.1, multiple_of=8), calib)
+    pruned = prune_model(model, Pruning(0.75, "l2", branches=False, multiple_of=8), calib)
     kept = kept_positions(pruned.channels, pruned.channels.removed(pruned.plan))
     found = recover(pruned.graph, model.graph, calib, Recovery(2), kept=kept, threads=1)
     answers = [
