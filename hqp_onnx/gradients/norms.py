@@ -20,9 +20,11 @@ import numpy as np
 from hqp_onnx.errors import GradientError
 from hqp_onnx.gradients.depthwise import depthwise_gradient, picked
 from hqp_onnx.gradients.factors import Factors, factors, joined
-from hqp_onnx.gradients.prepare import Use
-from hqp_onnx.gradients.tape import Tape, number
-from hqp_onnx.gradients.window import Window, padded, read
+from hqp_onnx.gradients.filters import Use
+from hqp_onnx.gradients.tape import Tape
+from hqp_onnx.gradients.window import padded, read
+from hqp_onnx.graphs.nodes import number
+from hqp_onnx.graphs.windows import Window
 
 COPY = 8  # a copied or added element costs about as much as this many multiplications of a matrix product
 

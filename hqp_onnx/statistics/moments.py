@@ -31,7 +31,7 @@ from onnx.helper import make_node
 from hqp_onnx.arrays import Array, FloatArray
 from hqp_onnx.data.dataset import Batch, Dataset
 from hqp_onnx.errors import DataError
-from hqp_onnx.gradients.prepare import reads
+from hqp_onnx.graphs.nodes import reads
 from hqp_onnx.progress import StageProgress
 from hqp_onnx.runtimes.session import Session
 
