@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import onnx
 
 from hqp_onnx.errors import GradientError
-from hqp_onnx.graphs.weight_axes import weight_axes
+from hqp_onnx.graphs.nodes import operator
+from hqp_onnx.graphs.weight_axes import WEIGHTED, weight_axes
 from hqp_onnx.passes.lowering.inline_constants import inline_constants
 
 
@@ -38,8 +39,9 @@ def weight_uses(graph: onnx.GraphProto) -> list[Use]:
     ranks = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
     uses = []
     for node in graph.node:
-        name = node.input[1] if len(node.input) > 1 else ""
-        axes = weight_axes(node, ranks.get(name, 0))
-        if axes is not None and (node.op_type != "MatMul" or ranks[name] == 2):
-            uses.append(Use(node, name, axes.output))
+        if operator(node) not in WEIGHTED or node.input[1] not in ranks:
+            continue
+        name, rank = node.input[1], ranks[node.input[1]]
+        if operator(node) != "MatMul" or rank == 2:
+            uses.append(Use(node, name, weight_axes(node, rank).output))
     return uses

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from hqp_onnx.graphs.nodes import Node, attribute, operator
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
+"""Their activations have channels along axis 1, those of the others along the last."""
 _AXES = {"Conv": (0, 1), "ConvTranspose": (1, 0), "Gemm": (-1, -2), "MatMul": (-1, -2)}
 WEIGHTED = frozenset(_AXES)
 """Operators that multiply an activation by a weight."""
@@ -26,9 +27,7 @@ class WeightAxes:
     input: int
 
 
-def weight_axes(node: Node, rank: int) -> WeightAxes | None:
-    """The axes of a weight of ``rank`` axes that ``node`` reads as its input 1; None if it is no such weight."""
-    if operator(node) not in WEIGHTED or rank < 2:
-        return None
+def weight_axes(node: Node, rank: int) -> WeightAxes:
+    """The axes of the weight, of ``rank`` axes, of a node whose operator is one of ``WEIGHTED``."""
     output, contracted = (axis % rank for axis in _AXES[operator(node)])
     return WeightAxes(contracted, output) if attribute(node, "transB", 0) else WeightAxes(output, contracted)

@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 from hqp_onnx.arrays import IntArray
 from hqp_onnx.channels.rules.lines import along, axis_labels, varied
 from hqp_onnx.channels.rules.registry import rule
+from hqp_onnx.graphs.weight_axes import weight_axes
 
 if TYPE_CHECKING:
     from hqp_onnx.channels.walk import Walk
@@ -36,7 +37,7 @@ def _matmul(walk: Walk, node: gs.Node) -> None:
 @rule("Gemm")
 def _gemm(walk: Walk, node: gs.Node) -> None:
     left = "zx" if node.attrs.get("transA", 0) else "xz"
-    right = "yz" if node.attrs.get("transB", 0) else "zy"
+    right = "zy" if weight_axes(node, 2).output else "yz"
     result = node.outputs[0]
     _contract(walk, node, [(node.inputs[0], left), (node.inputs[1], right)], "xy")
     if len(node.inputs) < 3 or not node.inputs[2].name:

@@ -27,6 +27,7 @@ from hqp_onnx.gradients.tape import Tape, refuse
 from hqp_onnx.gradients.training.worker import IGNORED, LABELS, LOSS
 from hqp_onnx.graphs.model_io import to_graph, to_proto
 from hqp_onnx.graphs.nodes import number, opset
+from hqp_onnx.graphs.weight_axes import CONVOLUTIONS
 from hqp_onnx.passes.lowering.lower_for_training import lower_for_training
 from hqp_onnx.runtimes.session import with_outputs
 
@@ -136,7 +137,7 @@ def _add_gates(t: Tape, graph: onnx.GraphProto, uses: list[Use], rows: int) -> d
         if output not in t.traced.rows:
             raise refuse(node, f"gives '{output}', whose first axis does not hold one sample after the other")
         filters = t.traced.values[use.weight].shape[use.axis]
-        along = rank - 1 if node.op_type == "MatMul" else 1
+        along = 1 if node.op_type in CONVOLUTIONS else rank - 1
         sizes = [filters if axis == along else 1 for axis in range(1, rank)]
         gates.setdefault(use.weight, {})[gate] = shape = (rows * t.traced.rows[output], *sizes)
         graph.input.append(helper.make_tensor_value_info(gate, onnx.TensorProto.FLOAT, shape))
