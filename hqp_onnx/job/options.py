@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hqp_onnx import __version__
+from hqp_onnx.version import __version__
 from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.budget import Budget
 from hqp_onnx.evaluation.metrics import Scores

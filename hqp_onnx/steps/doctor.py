@@ -17,7 +17,8 @@ import numpy as np
 import onnx
 import onnx.parser
 
-from hqp_onnx import __version__, engine
+from hqp_onnx import engine
+from hqp_onnx.version import __version__
 from hqp_onnx.engine.device import Device, current_device
 from hqp_onnx.engine.energy import open_meter, package_joules
 from hqp_onnx.errors import HqpError, MissingRuntimeError, ModelError

@@ -14,12 +14,11 @@ from hqp_onnx.channels.rules import (
     reshaping,
 )
 from hqp_onnx.channels.rules.measuring import pass_counts
-from hqp_onnx.channels.rules.registry import REWRITES, RULES, Survivors
+from hqp_onnx.channels.rules.registry import REWRITES, RULES
 
 __all__ = [
     "REWRITES",
     "RULES",
-    "Survivors",
     "contraction",
     "convolution",
     "elementwise",

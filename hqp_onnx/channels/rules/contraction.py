@@ -8,18 +8,15 @@ labels vary along such an axis and others, whole heads leave. Labels along any o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import IntArray
-from hqp_onnx.channels.rules.lines import along, axis_labels, varied
+from hqp_onnx.channels.labels import along, varied
+from hqp_onnx.channels.rules.lines import axis_labels
 from hqp_onnx.channels.rules.registry import rule
+from hqp_onnx.channels.walk_state import Walk
 from hqp_onnx.graphs.weight_axes import weight_axes
-
-if TYPE_CHECKING:
-    from hqp_onnx.channels.walk import Walk
 
 Terms = list[tuple[gs.Tensor, str]]
 

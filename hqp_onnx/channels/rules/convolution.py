@@ -6,18 +6,16 @@ unit, so that groups stay equal.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import IntArray
-from hqp_onnx.channels.rules.lines import along, axis_labels
-from hqp_onnx.channels.rules.registry import Survivors, rewrite, rule
+from hqp_onnx.channels.labels import along
+from hqp_onnx.channels.rules.lines import axis_labels
+from hqp_onnx.channels.rules.registry import rewrite, rule
+from hqp_onnx.channels.survivors import Survivors
+from hqp_onnx.channels.walk_state import Walk
 from hqp_onnx.graphs.weight_axes import weight_axes
-
-if TYPE_CHECKING:
-    from hqp_onnx.channels.walk import Walk
 
 
 def _untouched(node: gs.Node) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 
-from hqp_onnx import __version__
+from hqp_onnx.version import __version__
 from hqp_onnx.report.html.commands import Recipe, recipes
 from hqp_onnx.report.html.figures import Data, Figure, shipped_row, title_of
 from hqp_onnx.report.html.markup import Html, join, table, tag
