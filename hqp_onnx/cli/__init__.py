@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from hqp_onnx.version import __version__
 from hqp_onnx.cli import config, environment, measurement, optimization, pruning, quantization, recovery, reporting
 from hqp_onnx.cli.arguments import FILE
 from hqp_onnx.errors import HqpError
+from hqp_onnx.version import __version__
 
 __all__ = ["cli", "main"]
 

@@ -34,6 +34,7 @@ from hqp_onnx.job.options import Options
 from hqp_onnx.job.recovered_candidates import RecoveredCandidates
 from hqp_onnx.job.search import SEARCHES, bisect, step_size
 from hqp_onnx.model import Model
+from hqp_onnx.passes.convert_fp16 import in_float16
 from hqp_onnx.progress import Progress
 from hqp_onnx.quantization.float_nodes import faster_in_float, output_errors
 from hqp_onnx.ranking.least_squares import held_out_ridges
@@ -45,7 +46,6 @@ from hqp_onnx.runtimes.session import Runner
 from hqp_onnx.runtimes.targets import target
 from hqp_onnx.statistics.moment_halves import Halves, halved_moments, joined
 from hqp_onnx.statistics.moments import Moments, load_moments, save_moments
-from hqp_onnx.steps.quantize import in_float16
 from hqp_onnx.timing.node_seconds import node_seconds
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hqp_onnx.version import __version__
 from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.budget import Budget
 from hqp_onnx.evaluation.metrics import Scores
@@ -19,6 +18,7 @@ from hqp_onnx.ranking.saliency import ENGINES, SALIENCIES
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.runtimes.targets import target
 from hqp_onnx.statistics.calibration import METHODS
+from hqp_onnx.version import __version__
 
 PRECISIONS = ("mixed", "int8", "fp16", "fp32")
 REFITS = ("once", "in-order")

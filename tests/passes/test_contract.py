@@ -1,4 +1,7 @@
-"""Every pass takes an onnx-graphsurgeon graph, leaves it as it is, and returns a PassResult with a graph that runs."""
+"""Every pass takes an onnx-graphsurgeon graph, leaves it as it is, and returns a PassResult with a graph that runs.
+
+The lowering passes have a contract of their own (``lowering/test_contract.py``).
+"""
 
 from __future__ import annotations
 
