@@ -1,6 +1,7 @@
 """Operators of other domains: rules of an installed package let units behind them be pruned and scored.
 
-com.microsoft's QuickGelu, x sigmoid(a x), and FusedConv stand for anyone's operators: onnxruntime runs them.
+com.microsoft's QuickGelu, x sigmoid(x), and FusedConv stand for anyone's operators: onnxruntime runs them. The rules
+of the former are those that docs/operators.md shows.
 """
 
 from __future__ import annotations
@@ -27,11 +28,10 @@ from hqp_onnx.graphs.model_io import to_graph, to_proto
 from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.passes.prune_channels import prune_channels
 
-PACKAGE = """
+ROOT = Path(__file__).parents[1]
+DOCUMENTED = (ROOT / "docs" / "operators.md").read_text().split("```python\n")[1].split("```")[0]
+PACKAGE = f"""{DOCUMENTED}
 from hqp_onnx.channels.rules.lines import axis_labels
-
-def passes(walk, node):
-    walk.set(node.outputs[0], walk.labels(node.inputs[0]), walk.residue(node.inputs[0]))
 
 def depthwise(walk, node):
     labels = axis_labels(walk, node, node.inputs[0], 1)
@@ -42,33 +42,26 @@ def groups(survivors, node):
     kept = survivors.mask(node.inputs[0], 1)
     if kept is not None:
         node.attrs["group"] = int(kept.sum())
-
-def quick_gelu(t, node, grads, i):
-    x = node.input[0]
-    s = t.op("Sigmoid", t.mul(x, t.scalar(1.5, x)))
-    slope = t.mul(t.mul(t.mul(x, t.scalar(1.5, x)), s), t.op("Sub", t.scalar(1, x), s))
-    return t.mul(grads[0], t.add(s, slope))
 """
 ENTRY_POINTS = """
 [hqp_onnx.channel_rules]
-com.microsoft::QuickGelu = rules_of_tests:passes
+com.microsoft::QuickGelu = rules_of_tests:channels
 com.microsoft::FusedConv = rules_of_tests:depthwise
 
 [hqp_onnx.channel_rewrites]
 com.microsoft::FusedConv = rules_of_tests:groups
 
 [hqp_onnx.gradient_rules]
-com.microsoft::QuickGelu = rules_of_tests:quick_gelu
+com.microsoft::QuickGelu = rules_of_tests:gradient
 """
-GELU = "a = com.microsoft.QuickGelu <alpha = 1.5> (c)"
-SAME_AS_GELU = "z = Mul (c, slope) s = Sigmoid (z) a = Mul (c, s)"
+GELU = "a = com.microsoft.QuickGelu <alpha = 1.0> (c)"
+SAME_AS_GELU = "s = Sigmoid (c) a = Mul (c, s)"
 DEPTHWISE = 'a = com.microsoft.FusedConv <group = 8, kernel_shape = [3, 3], activation = "Relu"> (c, each)'
 RNG = np.random.default_rng(0)
 CONSTANTS = {
     "w": RNG.standard_normal((8, 3, 3, 3)).astype(np.float32),
     "each": RNG.standard_normal((8, 1, 3, 3)).astype(np.float32),
     "v": RNG.standard_normal((5, 8, 1, 1)).astype(np.float32),
-    "slope": np.float32(1.5),
 }
 X = RNG.standard_normal((4, 3, 8, 8)).astype(np.float32)
 
