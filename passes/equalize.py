@@ -28,6 +28,7 @@ import onnx_graphsurgeon as gs
 from hqp_onnx.arrays import FloatArray
 from hqp_onnx.data.dataset import Batch
 from hqp_onnx.graphs.model_io import to_proto
+from hqp_onnx.graphs.nodes import operator
 from hqp_onnx.graphs.tensor_types import tensor_types
 from hqp_onnx.graphs.weight_axes import weight_axes
 from hqp_onnx.passes.base import PassResult
@@ -122,7 +123,7 @@ class _Groups:
 
     def visit(self, node: gs.Node) -> bool:
         """Note what ``node`` asks of its tensors; False if it allows no scaling."""
-        if node.domain not in (None, "", "ai.onnx") or len(node.outputs) != 1:
+        if operator(node) != node.op or len(node.outputs) != 1:  # of another domain
             return False
         source, made = node.inputs[0].name, node.outputs[0].name
         if _is_linear(node):

@@ -1,4 +1,4 @@
-"""Rules by operator, one short file per family."""
+"""One channel rule per operator, a file per family; those of other packages come by entry points (``registry``)."""
 
 from hqp_onnx.channels.rules import (
     contraction,
