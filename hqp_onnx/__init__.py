@@ -10,6 +10,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from hqp_onnx.version import __version__
+
 if TYPE_CHECKING:
     from hqp_onnx.channels.walk import analyze
     from hqp_onnx.errors import HqpError
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from hqp_onnx.plugins.functions import prune, quantize, recover
     from hqp_onnx.steps.optimize import optimize
 
-__version__ = "0.1.0"
 __all__ = [
     "HqpError",
     "Options",

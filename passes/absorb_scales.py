@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
+from hqp_onnx.graphs.weight_axes import CONVOLUTIONS
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.statistics.moments import Contraction, contractions
 
@@ -49,6 +50,6 @@ def _use(reader: gs.Node, product: gs.Tensor, scale: gs.Constant, uses: dict[str
     if len(scale.shape) > rank or len(weight.outputs) != 1:
         return None
     channels = [1] * rank
-    channels[1 if "Conv" in reader.op else -1] = weight.shape[use.axis]
+    channels[1 if reader.op in CONVOLUTIONS else -1] = weight.shape[use.axis]
     own = [1] * (rank - len(scale.shape)) + list(scale.shape)
     return use if own in (channels, [1] * rank) else None

@@ -16,13 +16,13 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from hqp_onnx.graphs.nodes import operator
+from hqp_onnx.graphs.weight_axes import WEIGHTED, weight_axes
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.insert_qdq import WeightScales, along, nearest
 
 __all__ = ["compress_weights"]
 
-_WEIGHTS = {"Conv": (1, 0), "ConvTranspose": (1, 1), "Gemm": (1, 1), "MatMul": (1, -1), "Gather": (0, 0)}
-"""Operator -> index of its weight among the inputs, axis of the weight that holds output channels."""
 _SMALLEST = 64  # values; below, two more nodes and a scale cost more than they save
 _LIMIT = 127
 
@@ -37,14 +37,12 @@ def compress_weights(graph: gs.Graph, scales: WeightScales | None = None) -> Pas
     graph, known = graph.copy(), scales or {}
     stored: dict[str, gs.Variable] = {}
     for node in list(graph.nodes):
-        index, axis = _WEIGHTS.get(node.op, (len(node.inputs), 0))
-        if index >= len(node.inputs) or not _worthwhile(node.inputs[index]):
+        index = 0 if operator(node) == "Gather" else 1  # of a look-up, each row has a scale
+        if operator(node) not in WEIGHTED | {"Gather"} or not _worthwhile(node.inputs[index]):
             continue
         weight = node.inputs[index]
-        if node.op == "Gemm" and node.attrs.get("transB", 0):
-            axis = 0
         if weight.name not in stored:
-            axis %= len(weight.shape)
+            axis = weight_axes(node, len(weight.shape)).output if index else 0
             stored[weight.name] = _store(graph, weight, axis, known.get((weight.name, axis)))
         node.inputs[index] = stored[weight.name]
     graph.cleanup().toposort()

@@ -19,10 +19,11 @@ import onnx_graphsurgeon as gs
 from hqp_onnx.errors import ModelError, one_line
 from hqp_onnx.graphs.model_io import is_quantized, to_graph, to_proto
 from hqp_onnx.passes.base import PassResult
+from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.raise_opset import raise_opset
 from hqp_onnx.runtimes.session import float16_converter
 
-__all__ = ["convert_fp16"]
+__all__ = ["convert_fp16", "in_float16"]
 
 _LARGEST = float(np.finfo(np.float16).max)
 _QDQ_OPSET = 19
@@ -54,6 +55,11 @@ def convert_fp16(graph: gs.Graph) -> PassResult:
     beyond = [t.name for t in floats if isinstance(t, gs.Constant) and _beyond(t.values)]
     cut = [name for name in beyond if name in found and found[name].dtype == np.float16]
     return PassResult(result, True, tuple(f"'{name}' has finite values beyond 65504, cut to it" for name in cut))
+
+
+def in_float16(graph: gs.Graph) -> PassResult:
+    """``graph`` (canonical, float32), BatchNormalization folded, in float16."""
+    return convert_fp16(fold_batchnorm(graph).graph)
 
 
 def _beyond(values: np.ndarray) -> bool:

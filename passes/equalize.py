@@ -28,7 +28,9 @@ import onnx_graphsurgeon as gs
 from hqp_onnx.arrays import FloatArray
 from hqp_onnx.data.dataset import Batch
 from hqp_onnx.graphs.model_io import to_proto
+from hqp_onnx.graphs.nodes import operator
 from hqp_onnx.graphs.tensor_types import tensor_types
+from hqp_onnx.graphs.weight_axes import weight_axes
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.insert_qdq import along
 from hqp_onnx.statistics.channel_stats import ChannelStats, channel_stats
@@ -121,7 +123,7 @@ class _Groups:
 
     def visit(self, node: gs.Node) -> bool:
         """Note what ``node`` asks of its tensors; False if it allows no scaling."""
-        if node.domain not in (None, "", "ai.onnx") or len(node.outputs) != 1:
+        if operator(node) != node.op or len(node.outputs) != 1:  # of another domain
             return False
         source, made = node.inputs[0].name, node.outputs[0].name
         if _is_linear(node):
@@ -168,7 +170,7 @@ def _is_linear(node: gs.Node) -> bool:
     if node.op == "Conv":
         return node.attrs.get("group", 1) == 1 or _is_depthwise(node)
     factors = [node.attrs.get("alpha", 1.0), node.attrs.get("beta", 1.0), node.attrs.get("transA", 0)]
-    outputs = shape[0 if node.attrs.get("transB", 0) else 1]
+    outputs = shape[_output_axis(node)]
     return factors == [1.0, 1.0, 0] and all(t.shape == [outputs] or t.shape == (outputs,) for t in parameters[1:])
 
 
@@ -203,7 +205,7 @@ def _noise(group: _Group, stats: Mapping[str, ChannelStats], scale: FloatArray) 
         energy = np.square(weight).sum((1, 2))
         step = (seen.top / scale).max() / 255
         noise = (np.minimum(step**2 / 12, seen.power / np.square(scale)) * np.square(scale) * energy).sum()
-        if node.op == "Gemm" or not _is_depthwise(node):
+        if not _is_depthwise(node):
             steps = (np.abs(weight) * scale[:, None, None]).max((0, 2)) / 127
             noise += np.square(steps).sum() / 12 * weight.shape[2] * (seen.power / np.square(scale)).sum()
         total += float(noise / max((energy * seen.power).sum(), _TINY))
@@ -213,10 +215,8 @@ def _noise(group: _Group, stats: Mapping[str, ChannelStats], scale: FloatArray) 
 def _by_input(node: gs.Node) -> FloatArray:
     """The weight as [inputs, outputs, taps]; a depthwise one as [channels, 1, taps]."""
     weight: FloatArray = node.inputs[1].values.astype(np.float64)
-    if node.op == "Gemm":
-        return (weight.T if node.attrs.get("transB", 0) else weight)[:, :, None]
     weight = weight.reshape(*weight.shape[:2], -1)
-    return weight if _is_depthwise(node) else weight.transpose(1, 0, 2)
+    return weight if _is_depthwise(node) else np.moveaxis(weight, _output_axis(node), 1)
 
 
 def _apply(group: _Group, scale: FloatArray) -> None:
@@ -225,11 +225,11 @@ def _apply(group: _Group, scale: FloatArray) -> None:
         if len(node.inputs) > 2 and not node.inputs[2].is_empty():
             _rescale(node.inputs[2], 0, 1 / scale)
     for node in group.consumers:
-        _rescale(node.inputs[1], 0 if node.op == "Conv" and _is_depthwise(node) else 1 - _output_axis(node), scale)
+        _rescale(node.inputs[1], 0 if _is_depthwise(node) else 1 - _output_axis(node), scale)
 
 
 def _output_axis(node: gs.Node) -> int:
-    return int(node.op == "Gemm" and not node.attrs.get("transB", 0))
+    return weight_axes(node, len(node.inputs[1].shape)).output
 
 
 def _rescale(tensor: gs.Constant, axis: int, factors: FloatArray) -> None:

@@ -12,9 +12,13 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import FloatArray
+from hqp_onnx.graphs.nodes import operator
+from hqp_onnx.graphs.weight_axes import WEIGHTED, weight_axes
 from hqp_onnx.passes.base import PassResult
 
 __all__ = ["fold_batchnorm"]
+
+_FOLDING = WEIGHTED - {"MatMul"}
 
 
 def fold_batchnorm(graph: gs.Graph) -> PassResult:
@@ -42,7 +46,7 @@ def _refusal(bn: gs.Node, exposed: set[str]) -> str:
     if not all(isinstance(tensor, gs.Constant) for tensor in bn.inputs[1:5]):
         return "its parameters are not constant"
     source = bn.inputs[0]
-    if not source.inputs or source.inputs[0].op not in _SCALE:
+    if not source.inputs or operator(source.inputs[0]) not in _FOLDING:
         return "no Conv, ConvTranspose or Gemm before it"
     if len(source.outputs) != 1 or source.name in exposed:
         return f"'{source.name}' has other uses"
@@ -60,7 +64,7 @@ def _fold(bn: gs.Node) -> None:
         node.inputs[2].values if len(node.inputs) > 2 and not node.inputs[2].is_empty() else np.zeros(1, weight.dtype)
     )
     bias64 = bias.astype(np.float64) * (node.attrs.pop("beta", 1.0) if node.op == "Gemm" else 1.0)
-    new_weight = _SCALE[node.op](node, weight.astype(np.float64), scale)
+    new_weight = _scaled(node, weight.astype(np.float64), scale)
     new_bias = scale * (bias64 - mean) + beta
     stem = output.name  # unique in the graph, so names derived from it are too
     node.inputs = [
@@ -72,22 +76,11 @@ def _fold(bn: gs.Node) -> None:
     node.outputs = [output]
 
 
-def _scale_conv(node: gs.Node, weight: FloatArray, scale: FloatArray) -> FloatArray:
-    """Weight [out, in/group, ...]."""
-    return weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
-
-
-def _scale_conv_transpose(node: gs.Node, weight: FloatArray, scale: FloatArray) -> FloatArray:
-    """Weight [in, out/group, ...]: rows of one group make that group's outputs."""
-    groups = node.attrs.get("group", 1)
+def _scaled(node: gs.Node, weight: FloatArray, scale: FloatArray) -> FloatArray:
+    """Each filter times its channel's factor; the filters of a ConvTranspose are those of its groups in turn."""
+    axis, groups = weight_axes(node, weight.ndim).output, 1
+    if node.op == "ConvTranspose":
+        groups = node.attrs.get("group", 1)
     grouped = weight.reshape(groups, -1, *weight.shape[1:])
-    factors = scale.reshape(groups, 1, -1, *[1] * (weight.ndim - 2))
+    factors = scale.reshape(groups, *[-1 if i == axis else 1 for i in range(weight.ndim)])
     return np.reshape(grouped * factors, weight.shape)
-
-
-def _scale_gemm(node: gs.Node, weight: FloatArray, scale: FloatArray) -> FloatArray:
-    """Weight [in, out], or [out, in] where transB is set."""
-    return weight * (scale[:, None] if node.attrs.get("transB", 0) else scale)
-
-
-_SCALE = {"Conv": _scale_conv, "ConvTranspose": _scale_conv_transpose, "Gemm": _scale_gemm}

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from hqp_onnx.arrays import FloatArray
 from hqp_onnx.errors import ModelError
 from hqp_onnx.graphs.model_io import is_quantized
+from hqp_onnx.graphs.weight_axes import weight_axes
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.raise_opset import raise_opset
-from hqp_onnx.quantization.placement import Placement, place, weight_axis
+from hqp_onnx.quantization.placement import Placement, place
 from hqp_onnx.runtimes.targets import Target
 from hqp_onnx.statistics.calibration import Calibration, Range
 
@@ -84,7 +85,7 @@ def weight_scales(graph: gs.Graph, calibration: Calibration, target: Target) -> 
     """The scales that ``insert_qdq`` gives the weights of ``graph``; arguments and errors as there."""
     placement = place(graph, target)
     formats = _formats(placement, calibration, target)
-    shared = _sharing(graph, placement, target)
+    shared = _sharing(graph, placement)
     return {key: _scales(nodes, key[1], formats, target) for key, nodes in shared.items()}
 
 
@@ -163,7 +164,7 @@ def _quantize_weights(
     scales: WeightScales,
 ) -> None:
     """One int8 initializer and DQ per weight and axis; its scales suit the biases of every node that shares it."""
-    for (name, axis), nodes in _sharing(graph, placement, target).items():
+    for (name, axis), nodes in _sharing(graph, placement).items():
         weight = nodes[0].inputs[1]
         scale = scales[name, axis] if (name, axis) in scales else _scales(nodes, axis, formats, target)
         stored = nearest(weight.values, along(scale, axis, weight.values.ndim), target.weight_limit).astype(np.int8)
@@ -174,12 +175,13 @@ def _quantize_weights(
                 _quantize_bias(graph, node, scale, formats)
 
 
-def _sharing(graph: gs.Graph, placement: Placement, target: Target) -> dict[tuple[str, int], list[gs.Node]]:
+def _sharing(graph: gs.Graph, placement: Placement) -> dict[tuple[str, int], list[gs.Node]]:
     """The nodes of each constant weight, by the axis of its output channels."""
     shared: dict[tuple[str, int], list[gs.Node]] = {}
     for node in graph.nodes:
         if node.outputs and node.outputs[0].name in placement.weighted and isinstance(node.inputs[1], gs.Constant):
-            shared.setdefault((node.inputs[1].name, weight_axis(node, target)), []).append(node)
+            weight = node.inputs[1]
+            shared.setdefault((weight.name, weight_axes(node, len(weight.shape)).output), []).append(node)
     return shared
 
 

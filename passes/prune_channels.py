@@ -12,8 +12,10 @@ import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import BoolArray
 from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis, PruningPlan
-from hqp_onnx.channels.rules import REWRITES, Survivors
+from hqp_onnx.channels.rules import REWRITES
+from hqp_onnx.channels.survivors import Survivors
 from hqp_onnx.errors import UsageError
+from hqp_onnx.graphs.nodes import operator
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.statistics.moments import contractions
 
@@ -39,8 +41,8 @@ def prune_channels(graph: gs.Graph, channels: ChannelMap, plan: PruningPlan) -> 
     _end_branches(pruned, channels, gone)
     survivors = Survivors(channels, gone)
     for node in pruned.nodes:
-        if node.op in REWRITES and node.domain in (None, "", "ai.onnx"):
-            REWRITES[node.op](survivors, node)
+        if rewrite := REWRITES.find(operator(node)):
+            rewrite(survivors, node)
         for tensor in node.outputs:
             if tensor not in pruned.outputs:
                 tensor.shape = None

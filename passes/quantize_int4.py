@@ -22,6 +22,8 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from hqp_onnx.arrays import FloatArray
 from hqp_onnx.errors import UsageError
+from hqp_onnx.graphs.nodes import operator
+from hqp_onnx.graphs.weight_axes import weight_axes
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.insert_qdq import nearest
 from hqp_onnx.passes.raise_opset import raise_opset
@@ -81,7 +83,7 @@ def quantize_int4(
 
 def _takes_int4(node: gs.Node) -> bool:
     """Whether ``node`` multiplies an activation by a constant float matrix that it alone reads, and no Relu follows."""
-    if node.op not in ("Gemm", "MatMul") or not isinstance(node.inputs[0], gs.Variable):
+    if operator(node) not in ("Gemm", "MatMul") or not isinstance(node.inputs[0], gs.Variable):
         return False
     weight = node.inputs[1]
     plain = [node.attrs.get("alpha", 1.0), node.attrs.get("beta", 1.0), node.attrs.get("transA", 0)] == [1.0, 1.0, 0]
@@ -93,7 +95,7 @@ def _takes_int4(node: gs.Node) -> bool:
 def _matrix(node: gs.Node) -> FloatArray:
     """The weight as [K, N]."""
     values: FloatArray = node.inputs[1].values.astype(np.float64)
-    return values.T if node.attrs.get("transB", 0) else values
+    return values if weight_axes(node, 2).output else values.T
 
 
 def _blocks(weight: FloatArray, sensitivity: FloatArray, moments: Moments | None) -> _Blocks:

@@ -36,8 +36,8 @@ def listed(names: list[str]) -> str:
 def table() -> str:
     """The whole document."""
     names = operators()
-    ruled, lowered = ([name for name in names if name in known] for known in (RULES, LOWERED))
-    refused = [name for name in names if name not in RULES and name not in LOWERED]
+    ruled, lowered = ([name for name in names if name in known] for known in (RULES.names, LOWERED))
+    refused = [name for name in names if name not in RULES.names and name not in LOWERED]
     both = len(ruled) + len(lowered)
     return f"""# Operators with gradients: opset {defs.onnx_opset_version()}
 

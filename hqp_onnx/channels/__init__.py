@@ -1,1 +1,1 @@
-"""Units of channels that can only be removed together, and what they cost."""
+"""Units of channels that can only be removed together: labels, the walk and its rules by operator; what units cost."""

@@ -21,6 +21,7 @@ import onnx_graphsurgeon as gs
 from hqp_onnx.arrays import IntArray
 from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis
 from hqp_onnx.channels.rules.elementwise import UNARY
+from hqp_onnx.graphs.nodes import operator
 from hqp_onnx.graphs.shapes import Shapes
 from hqp_onnx.statistics.moments import contractions, takes_bias
 
@@ -84,7 +85,7 @@ class _Branch:
         """Whether a node that reads the region can be a constant, or leaves as well."""
         if self.lost(node):
             return True
-        if node.op not in ("Conv", "Gemm", "MatMul") or node.inputs[0].name not in self.region:
+        if operator(node) not in ("Conv", "Gemm", "MatMul") or node.inputs[0].name not in self.region:
             return False
         weight, output = node.inputs[1], node.outputs[0]
         labels = self.search.channels.members.get(ParamAxis(weight.name, self.search.axes.get(weight.name, -1)))
@@ -111,7 +112,7 @@ class _Branch:
         """Whether one reader of a constant runs on, or leaves."""
         if id(node) in self.made or self.lost(node):
             return True
-        if id(node) not in self.search.index or node.op not in PASSING:
+        if id(node) not in self.search.index or operator(node) not in PASSING:
             return False
         others = [t for t in node.inputs if isinstance(t, gs.Variable) and not t.is_empty() and t is not constant]
         if not others:

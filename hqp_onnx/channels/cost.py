@@ -14,7 +14,9 @@ import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import FloatArray
 from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis
+from hqp_onnx.graphs.nodes import operator
 from hqp_onnx.graphs.shapes import Shapes
+from hqp_onnx.graphs.weight_axes import CONVOLUTIONS, WEIGHTED
 
 _LEAST = 1e-9  # of all costs: a unit that costs nothing has some gain, so that it can be ranked
 
@@ -23,11 +25,11 @@ def positions(graph: gs.Graph, shapes: Shapes) -> dict[str, int]:
     """How often each node's weight is used per sample, by node name; data x data products count whole."""
     counts = {}
     for node in graph.nodes:
-        if node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+        if operator(node) not in WEIGHTED:
             continue
         tensor = node.outputs[0] if node.op != "ConvTranspose" else node.inputs[0]
         size = shapes.sizes.get(tensor.name, ())
-        if node.op in ("Conv", "ConvTranspose"):
+        if node.op in CONVOLUTIONS:
             counts[node.name] = prod(size[2:])
             continue
         rows = prod(size[:-1]) // (size[0] if size else 1)

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from hqp_onnx import __version__
 from hqp_onnx.cli import config, environment, measurement, optimization, pruning, quantization, recovery, reporting
 from hqp_onnx.cli.arguments import FILE
 from hqp_onnx.errors import ArgumentError, HqpError, UsageError
+from hqp_onnx.version import __version__
 
 __all__ = ["cli", "main"]
 

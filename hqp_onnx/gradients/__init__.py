@@ -5,7 +5,7 @@ from the loss gives delta = dL/dy for the output y of every Conv, ConvTranspose,
 delta and the node's input into ||dL_i/dW_f||^2, per sample i and filter f, without the weight gradient itself.
 """
 
+from hqp_onnx.gradients.filters import filter_weights
 from hqp_onnx.gradients.per_sample import PerSample
-from hqp_onnx.gradients.prepare import filter_weights
 
 __all__ = ["PerSample", "filter_weights"]

@@ -13,7 +13,7 @@ from itertools import count
 import numpy as np
 
 from hqp_onnx.arrays import Array
-from hqp_onnx.gradients.window import Window
+from hqp_onnx.graphs.windows import Window
 
 
 def correlation_tables(w: Window) -> tuple[Array, Array, Array]:

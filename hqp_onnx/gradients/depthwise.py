@@ -18,7 +18,8 @@ from hqp_onnx.arrays import Array
 from hqp_onnx.gradients.correlation import correlation_rank, correlation_tables
 from hqp_onnx.gradients.factors import Factors
 from hqp_onnx.gradients.tape import Tape
-from hqp_onnx.gradients.window import Window, padded, read
+from hqp_onnx.gradients.window import padded, read
+from hqp_onnx.graphs.windows import Window
 
 # in multiplications of a large matrix product, measured on CPUs with AVX2
 PASS = 45  # a pixel of a tap, which is moved, multiplied and summed

@@ -15,9 +15,11 @@ from math import prod
 import numpy as np
 import onnx
 
-from hqp_onnx.gradients.prepare import Use
-from hqp_onnx.gradients.tape import Tape, number, refuse
-from hqp_onnx.gradients.window import Window, adjoint_window, window
+from hqp_onnx.gradients.filters import Use
+from hqp_onnx.gradients.tape import Tape, refuse
+from hqp_onnx.gradients.window import adjoint_window, window
+from hqp_onnx.graphs.nodes import number
+from hqp_onnx.graphs.windows import Window
 
 NARROW = 8  # channels
 

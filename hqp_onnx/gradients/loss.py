@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import DataError, GradientError
-from hqp_onnx.gradients.prepare import attribute
 from hqp_onnx.gradients.tape import Tape
+from hqp_onnx.graphs.nodes import attribute
 
 LossName = Literal["cross-entropy", "sampled", "expected", "gauss-newton"]
 LOSSES: tuple[LossName, ...] = ("cross-entropy", "sampled", "expected", "gauss-newton")
@@ -107,7 +107,7 @@ def append_loss(t: Tape, name: LossName | None, reached: Collection[str]) -> Los
 
 
 def append_user_loss(t: Tape, output: str, targets: str) -> Loss:
-    """The loss tensor ``output``, [N] or a sum over samples, that ``user_loss.merged`` put into the model.
+    """The loss tensor ``output``, [N] or a sum over samples, that ``join_loss`` put into the model.
 
     Raises:
         GradientError: it has another shape.

@@ -20,9 +20,12 @@ import numpy as np
 from hqp_onnx.errors import GradientError
 from hqp_onnx.gradients.depthwise import depthwise_gradient, picked
 from hqp_onnx.gradients.factors import Factors, factors, joined
-from hqp_onnx.gradients.prepare import Use
-from hqp_onnx.gradients.tape import Tape, number
-from hqp_onnx.gradients.window import Window, padded, read
+from hqp_onnx.gradients.filters import Use
+from hqp_onnx.gradients.tape import Tape
+from hqp_onnx.gradients.window import padded, read
+from hqp_onnx.graphs.nodes import number
+from hqp_onnx.graphs.weight_axes import CONVOLUTIONS
+from hqp_onnx.graphs.windows import Window
 
 COPY = 8  # a copied or added element costs about as much as this many multiplications of a matrix product
 
@@ -73,7 +76,7 @@ def output_norms(t: Tape, uses: Sequence[tuple[Use, str]]) -> str:
 
 def _output_norm(t: Tape, use: Use, grad: str) -> str:
     rank = len(t.dims(use.node.output[0]))
-    if "Conv" in use.node.op_type:
+    if use.node.op_type in CONVOLUTIONS:
         return t.reduce("ReduceSumSquare", grad, range(2, rank)) if rank > 2 else t.mul(grad, grad)
     f = factors(t, use, grad)
     return t.reduce("ReduceSumSquare", t.reshape(grad, -1, f.pixels, f.filters), [1])

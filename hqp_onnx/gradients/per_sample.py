@@ -10,14 +10,16 @@ import onnx
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import DataError, GradientError
+from hqp_onnx.gradients.filters import Use, weight_uses
 from hqp_onnx.gradients.loss import Loss, LossName, append_loss, append_user_loss
 from hqp_onnx.gradients.norms import inner_products, output_norms, squared_norms
-from hqp_onnx.gradients.prepare import Use, prepare, reads, weight_uses
 from hqp_onnx.gradients.reverse import backward
 from hqp_onnx.gradients.tape import Tape, refuse
 from hqp_onnx.gradients.trace import fixed_batch, reachable, rolled, trace
-from hqp_onnx.gradients.user_loss import merged
+from hqp_onnx.graphs.nodes import reads
 from hqp_onnx.passes.lowering.absorb_pads import absorb_pads
+from hqp_onnx.passes.lowering.join_loss import join_loss
+from hqp_onnx.passes.lowering.prepare_for_gradients import prepare_for_gradients
 from hqp_onnx.runtimes.session import Session
 
 Kind = Literal["fisher", "taylor", "output"]
@@ -33,7 +35,7 @@ class PerSample:
         sample: feeds of at least one sample.
         kind: "fisher", ||dL_i/dW_f||^2; "taylor", <W_f, dL_i/dW_f>^2; or "output", ||dL_i/dy_f||^2, y_f being what
             the filter computes.
-        loss: one of ``LOSSES``; a model of its own (see ``user_loss``); or None, one that needs no labels.
+        loss: one of ``LOSSES``; a model (see ``passes.lowering.join_loss``); or None, one that needs no labels.
         form: "direct" or "gram" instead of the cheaper of both (for tests).
         memory: bytes that a batch may need; it sets ``batch``. More is slower: batches then leave the caches.
         threads: of onnxruntime; 0 is its own choice.
@@ -59,13 +61,15 @@ class PerSample:
         memory: int = 1 << 26,
         threads: int = 0,
     ) -> None:
-        ready = prepare(model)
-        absorb_pads(ready.graph)
+        ready = absorb_pads(prepare_for_gradients(model))
         fixed = fixed_batch(ready)
         weights = {use.weight for use in weight_uses(ready.graph)}
         output = targets = ""
         if isinstance(loss, onnx.ModelProto):
-            ready, output, targets = merged(ready, loss)
+            count = len(ready.graph.input)
+            ready = join_loss(ready, loss)
+            output = ready.graph.output[-1].name
+            targets = next((value.name for value in ready.graph.input[count:]), "")
             sample = {**sample, targets: np.zeros(1, np.int64)} if targets else sample
         tape = Tape(ready, trace(ready, sample, fixed))
         uses = _weight_uses(tape, weights)

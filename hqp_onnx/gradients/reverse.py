@@ -6,10 +6,10 @@ from collections.abc import Container, Iterable, Mapping
 
 import onnx
 
-from hqp_onnx.gradients.prepare import reads
 from hqp_onnx.gradients.rules import RULES
-from hqp_onnx.gradients.tape import Grads, Tape, refuse
+from hqp_onnx.gradients.tape import Grads, Rule, Tape, refuse
 from hqp_onnx.gradients.trace import reachable
+from hqp_onnx.graphs.nodes import operator, reads
 
 __all__ = ["RULES", "backward"]
 
@@ -39,18 +39,20 @@ def backward(t: Tape, seeds: Mapping[str, str], wrt: Iterable[str]) -> dict[str,
         if not inputs or grads.keys().isdisjoint(node.output):
             continue
         outer = [grads.get(name) for name in node.output]
-        _check(node, outer)
+        rule = _rule(node, outer)
         for i in inputs:
-            if (grad := RULES[node.op_type](t, node, outer, i)) is not None:
+            if (grad := rule(t, node, outer, i)) is not None:
                 parts.setdefault(node.input[i], []).append(grad)
     return grads | {name: _sum(t, some) for name, some in parts.items()}
 
 
-def _check(node: onnx.NodeProto, outer: Grads) -> None:
-    if node.op_type not in RULES or node.domain not in ("", "ai.onnx"):
+def _rule(node: onnx.NodeProto, outer: Grads) -> Rule:
+    rule = RULES.find(operator(node))
+    if rule is None:
         raise refuse(node, "has no gradient rule")
-    if node.op_type != "Split" and any(outer[1:]):
+    if operator(node) != "Split" and any(outer[1:]):
         raise refuse(node, "has a gradient rule for its first output only")
+    return rule
 
 
 def _last(t: Tape, outputs: Container[str]) -> int:

@@ -11,38 +11,31 @@ from onnx import helper, numpy_helper
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import GradientError
-from hqp_onnx.gradients.prepare import attribute
 from hqp_onnx.gradients.trace import Dims, Trace
+from hqp_onnx.graphs.nodes import number, operator, opset, unused_prefix
+from hqp_onnx.registry import Registry
 
 Grads = Sequence[str | None]
 Rule = Callable[["Tape", onnx.NodeProto, Grads, int], str | None]
-RULES: dict[str, Rule] = {}
+"""A rule takes the tape, the node, the gradients of the node's outputs (None where it is zero) and the index i of an
+input. It appends nodes to the tape and returns the name of the gradient of that input, in the input's shape, or None if
+that is zero; what it cannot differentiate it refuses (``raise refuse(node, why)``)."""
+RULES: Registry[Rule] = Registry("gradient rule", "hqp_onnx.gradient_rules", files=False)
+"""By operator: ``Conv``, ``com.acme::Foo``; an installed package supplies a rule by an entry point of that name."""
+rule = RULES.register
 INSTEAD = "use --saliency l1, l2, bn-gamma or random, which need no gradient"
-
-
-def rule(*ops: str) -> Callable[[Rule], Rule]:
-    """Register f(tape, node, output gradients, i) -> name of the gradient of input i, None if it is zero."""
-
-    def register(function: Rule) -> Rule:
-        for op in ops:
-            if op in RULES:
-                raise ValueError(f"two gradient rules for {op}")
-            RULES[op] = function
-        return function
-
-    return register
 
 
 def refuse(node: onnx.NodeProto, why: str) -> GradientError:
     """The error for a node that cannot be differentiated."""
-    return GradientError(f"{node.op_type} node '{node.name or node.output[0]}' {why}; {INSTEAD}")
+    return GradientError(f"{operator(node)} node '{node.name or node.output[0]}' {why}; {INSTEAD}")
 
 
 class Tape:
     """A copy of ``model`` that grows. Tensor names are strings; new ones begin with ``prefix``, which is unused.
 
     Args:
-        model: as ``prepare`` returns it.
+        model: as ``passes.lowering.prepare_for_gradients`` returns it.
         traced: its trace.
     """
 
@@ -50,12 +43,10 @@ class Tape:
         self.model = onnx.ModelProto()
         self.model.CopyFrom(model)
         self.traced = traced
-        self.prefix = "hqp."
-        while any(name.startswith(self.prefix) for name in traced.dims):
-            self.prefix += "_"
+        self.prefix = unused_prefix("hqp.", traced.dims)
         self._constants: dict[tuple[Any, ...], str] = {}
         self._count = 0
-        self._opset = max(e.version for e in model.opset_import if e.domain in ("", "ai.onnx"))
+        self._opset = opset(model)
 
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Append a node with one output; returns its name."""
@@ -154,17 +145,3 @@ class Tape:
     def _name(self) -> str:
         self._count += 1
         return f"{self.prefix}{self._count}"
-
-
-def number(node: onnx.NodeProto, name: str, default: float) -> float:
-    """A float or int attribute."""
-    value = attribute(node, name, default)
-    assert isinstance(value, (int, float))
-    return value
-
-
-def numbers(node: onnx.NodeProto, name: str, default: Sequence[int]) -> list[int]:
-    """A list attribute."""
-    value = attribute(node, name, default)
-    assert isinstance(value, Sequence)
-    return [int(n) for n in value]

@@ -15,7 +15,7 @@ from onnx import numpy_helper
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import GradientError
-from hqp_onnx.gradients.prepare import reads
+from hqp_onnx.graphs.nodes import reads
 from hqp_onnx.runtimes.session import Session
 
 Dims = tuple[int | None, ...]

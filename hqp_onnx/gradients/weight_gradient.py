@@ -15,7 +15,8 @@ import onnx
 from hqp_onnx.gradients.depthwise import depthwise_gradient, picked
 from hqp_onnx.gradients.factors import NARROW, Factors
 from hqp_onnx.gradients.tape import Tape
-from hqp_onnx.gradients.window import Window, padded, read
+from hqp_onnx.gradients.window import padded, read
+from hqp_onnx.graphs.windows import Window
 
 
 def weight_gradient(t: Tape, n: onnx.NodeProto, delta: str, x: str, w: Window) -> str:

@@ -1,4 +1,4 @@
-"""Sliding windows: output pixel l of axis a reads the input pixels l s_a + t d_a - p_a, t = 0 .. k_a - 1.
+"""Sliding windows (``graphs.windows``) on a tape: what a tap reads, and the adjoint.
 
 The adjoint scatters: dx[l s + t d - p] += w[t] g[l]. With stride 1 that is a correlation of g with the flipped
 kernel; otherwise ConvTranspose, whose output_padding restores the pixels that no window reached.
@@ -7,73 +7,20 @@ kernel; otherwise ConvTranspose, whose output_padding restores the pixels that n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
 
 from hqp_onnx.arrays import Array
-from hqp_onnx.gradients.prepare import attribute
-from hqp_onnx.gradients.tape import Tape, number, numbers, refuse
-
-
-@dataclass(frozen=True)
-class Window:
-    """Sizes per spatial axis. ``end`` is the padding that the last window really needs, negative if none is read."""
-
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    dilation: tuple[int, ...]
-    begin: tuple[int, ...]
-    inner: tuple[int, ...]
-    outer: tuple[int, ...]
-    group: int = 1
-
-    @property
-    def extent(self) -> tuple[int, ...]:
-        """Pixels from the first to the last tap."""
-        return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilation, strict=True))
-
-    @property
-    def end(self) -> tuple[int, ...]:
-        """Padding after the last pixel."""
-        sizes = zip(self.outer, self.stride, self.extent, self.inner, self.begin, strict=True)
-        return tuple((out - 1) * s + reach - size - p for out, s, reach, size, p in sizes)
-
-    @property
-    def pointwise(self) -> bool:
-        """Whether every pixel is read by one window of its own."""
-        return all(k == 1 for k in self.kernel) and set(self.stride) == {1} and not any(self.begin + self.end)
-
-    def attributes(self) -> dict[str, Any]:
-        """Kernel, strides, dilations, group and dense padding as node attributes."""
-        return {
-            "kernel_shape": self.kernel,
-            "strides": self.stride,
-            "dilations": self.dilation,
-            "pads": [*self.begin, *(max(0, p) for p in self.end)],
-            "group": self.group,
-        }
+from hqp_onnx.gradients.tape import Tape, refuse
+from hqp_onnx.graphs.nodes import attribute
+from hqp_onnx.graphs.windows import Window, window_of
 
 
 def window(t: Tape, node: onnx.NodeProto, kernel: Sequence[int], inner: str, outer: str) -> Window:
-    """The window of a convolution or pooling node from traced tensor ``inner`` to ``outer`` [N, C, ...].
-
-    Padding at the end follows from the sizes, so that auto_pad and ceil_mode need no rules of their own.
-    """
+    """The window of a convolution or pooling node from traced tensor ``inner`` to ``outer`` [N, C, ...]."""
     axes = range(2, 2 + len(kernel))
-    sizes, outs = t.static(node, inner, axes), t.static(node, outer, axes)
-    ones = [1] * len(kernel)
-    stride, dilation = numbers(node, "strides", ones), numbers(node, "dilations", ones)
-    begin = numbers(node, "pads", [0] * 2 * len(kernel))[: len(kernel)]
-    mode = attribute(node, "auto_pad", "NOTSET")
-    if mode in ("SAME_UPPER", "SAME_LOWER"):
-        spans = [(o - 1) * s + (k - 1) * d + 1 for o, s, k, d in zip(outs, stride, kernel, dilation, strict=True)]
-        total = [max(0, span - size) for span, size in zip(spans, sizes, strict=True)]
-        begin = [(n + (mode == "SAME_LOWER")) // 2 for n in total]
-    group = int(number(node, "group", 1))
-    return Window(tuple(kernel), tuple(stride), tuple(dilation), tuple(begin), sizes, outs, group)
+    return window_of(node, kernel, t.static(node, inner, axes), t.static(node, outer, axes))
 
 
 def adjoint_window(t: Tape, n: onnx.NodeProto, kernel: Sequence[int]) -> Window:

@@ -1,1 +1,1 @@
-"""Read a model: files, shapes, tensor types, and where each weight holds its channels."""
+"""Read a model: files, what nodes say, shapes, tensor types, windows, and where each weight has its filters."""

@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
 
 from hqp_onnx.errors import ModelError
+from hqp_onnx.graphs.nodes import opset
 from hqp_onnx.runtimes.session import weight_bytes
 
 OLDEST_OPSET = 11
@@ -129,8 +130,8 @@ def _parse(path: Path) -> onnx.ModelProto:
 
 def _check_opset(path: Path, model: onnx.ModelProto) -> None:
     newest = onnx.defs.onnx_opset_version()
-    version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), None)
-    if version is None:
+    version = opset(model)
+    if not version:
         raise ModelError(f"{path}: the model imports no standard ONNX opset. Expected opset {OLDEST_OPSET} to {newest}")
     if not OLDEST_OPSET <= version <= newest:
         advice = "Export it again with opset 17" if version < OLDEST_OPSET else "Install a newer onnx and onnxruntime"

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hqp_onnx.arrays import Array, BoolArray
 from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis, PruningPlan
-from hqp_onnx.gradients.prepare import folded, weight_uses
+from hqp_onnx.gradients.filters import weight_uses
 from hqp_onnx.graphs import model_io
 from hqp_onnx.job.results import Details, Frozen, Layer, ModelInput, SaliencyHistogram
 from hqp_onnx.model import Model
@@ -44,7 +44,7 @@ def describe(
 
 
 def _layers(graph: gs.Graph, channels: ChannelMap, gone: BoolArray) -> tuple[Layer, ...]:
-    proto = folded(model_io.to_proto(graph))
+    proto = model_io.to_proto(graph).graph
     shapes = {tensor.name: tuple(tensor.dims) for tensor in proto.initializer}
     free = np.zeros(channels.units + 1, bool)
     free[channels.prunable] = True

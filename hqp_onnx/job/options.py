@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hqp_onnx import __version__
 from hqp_onnx.errors import ArgumentError, UsageError
 from hqp_onnx.evaluation.budget import check_budget
 from hqp_onnx.files import fingerprint
@@ -17,6 +16,7 @@ from hqp_onnx.ranking.saliency import ENGINES, SALIENCIES
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.runtimes.targets import target
 from hqp_onnx.statistics.calibration import METHODS
+from hqp_onnx.version import __version__
 
 PRECISIONS = ("mixed", "int8", "fp16", "fp32")
 OBJECTIVES = ("sparsity", "macs", "latency")

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
+from hqp_onnx.graphs.nodes import operator
 from hqp_onnx.graphs.tensor_types import FLOAT, tensor_types
+from hqp_onnx.graphs.weight_axes import weight_axes
 from hqp_onnx.runtimes.targets import Target
 
 
@@ -57,13 +59,6 @@ def place(graph: gs.Graph, target: Target, floats: Collection[str] = ()) -> Plac
     return Placement(placer.tensors, frozenset(placer.weighted), (*placer.refusals, *placer.summary()))
 
 
-def weight_axis(node: gs.Node, target: Target) -> int:
-    """Axis of the weight of ``node`` that holds output channels."""
-    if node.op == "Gemm" and node.attrs.get("transB", 0):
-        return 0
-    return target.weighted[node.op] % len(node.inputs[1].shape)
-
-
 class _Placer:
     """The growing placement."""
 
@@ -78,7 +73,7 @@ class _Placer:
     def place_weighted(self) -> None:
         """Pairs of weighted operators and of residual sums."""
         for node in self.graph.nodes:
-            if node.op in self.target.weighted:
+            if operator(node) in self.target.weighted:
                 if reason := self.refusal(node):
                     self.refusals.append(f"{node.op} '{node.name}' stays in float: {reason}")
                     continue
@@ -167,7 +162,8 @@ class _Placer:
         """Why the bias of ``node`` cannot become int32; empty if it can."""
         if len(node.inputs) < 3 or node.inputs[2].is_empty():
             return ""
-        bias, channels = node.inputs[2], node.inputs[1].shape[weight_axis(node, self.target)]
+        bias, shape = node.inputs[2], node.inputs[1].shape
+        channels = shape[weight_axes(node, len(shape)).output]
         if not isinstance(bias, gs.Constant) or node.attrs.get("beta", 1.0) != 1.0:
             return "its bias is not constant, or scaled"
         per_channel = bias.values.size == 1 or (bias.values.size == channels and bias.shape[-1] == channels)

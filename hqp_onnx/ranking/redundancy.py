@@ -19,6 +19,8 @@ import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import BoolArray, FloatArray
 from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis
+from hqp_onnx.graphs.nodes import operator
+from hqp_onnx.graphs.weight_axes import WEIGHTED, weight_axes
 from hqp_onnx.statistics.moments import Contraction, Moments, contractions, takes_bias
 
 TINY = 1e-6
@@ -58,14 +60,9 @@ def redundant_units(
 
 def _reads(weight: gs.Tensor, key: ParamAxis) -> bool:
     """Whether an axis of a parameter is what a Conv, Gemm or MatMul of several channels contracts."""
-    nodes = [node for node in weight.outputs if len(node.inputs) > 1 and node.inputs[1] is weight]
-    for node in nodes:
-        if node.op in ("Gemm", "MatMul") or node.attrs.get("group", 1) != 1:
-            transposed = node.op == "Gemm" and node.attrs.get("transB", 0)
-            axis = {"Conv": 1, "ConvTranspose": 0}.get(node.op, int(transposed))
-            if key.axis == axis and weight.shape[axis] > 1:
-                return True
-    return False
+    nodes = [node for node in weight.outputs if operator(node) in WEIGHTED and node.inputs[1] is weight]
+    axes = {weight_axes(node, len(weight.shape)).input for node in nodes}
+    return key.axis in axes and weight.shape[key.axis] > 1
 
 
 class _Reader:

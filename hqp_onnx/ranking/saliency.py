@@ -30,11 +30,12 @@ from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis
 from hqp_onnx.data.dataset import Batch
 from hqp_onnx.errors import DataError, ModelError, UsageError
 from hqp_onnx.gradients import PerSample, filter_weights
+from hqp_onnx.gradients.filters import weight_uses
 from hqp_onnx.gradients.loss import LOSSES, Draw, LossName
 from hqp_onnx.gradients.per_sample import Kind
-from hqp_onnx.gradients.prepare import folded, weight_uses
 from hqp_onnx.gradients.running_sums import RunningSums, run_key
 from hqp_onnx.gradients.training.engine import TrainingPerSample
+from hqp_onnx.passes.lowering.inline_constants import inline_constants
 from hqp_onnx.progress import StageProgress
 
 __all__ = [
@@ -167,7 +168,7 @@ def bn_gamma(model: onnx.ModelProto) -> Scores:
     Raises:
         ModelError: the model has no such BatchNormalization.
     """
-    graph = folded(model)
+    graph = inline_constants(model).graph
     values = _values(graph)
     gamma = {node.input[0]: node.input[1] for node in graph.node if node.op_type == "BatchNormalization"}
     scores = {
@@ -261,7 +262,7 @@ def _micro_batches(data: Iterable[Batch], size: int, skip: int) -> Iterator[tupl
 
 def _filters(model: onnx.ModelProto) -> Iterator[tuple[str, NDArray[np.float64]]]:
     """Each weight as float64 [filters, rest]."""
-    constants = _values(folded(model))
+    constants = _values(inline_constants(model).graph)
     for name, axis in filter_weights(model).items():
         weight = np.moveaxis(constants[name].astype(np.float64), axis, 0)
         yield name, weight.reshape(len(weight), -1)

@@ -9,11 +9,11 @@ from math import prod
 import onnx
 
 from hqp_onnx.arrays import Array
-from hqp_onnx.gradients.prepare import prepare
 from hqp_onnx.gradients.tape import Tape
 from hqp_onnx.gradients.trace import Trace, fixed_batch, trace
 from hqp_onnx.passes.lowering.absorb_pads import absorb_pads
-from hqp_onnx.recovery.depthwise import depthwise_as_products
+from hqp_onnx.passes.lowering.depthwise_as_products import depthwise_as_products
+from hqp_onnx.passes.lowering.prepare_for_gradients import prepare_for_gradients
 
 MEMORY = 1 << 29  # bytes of one run forward and back
 BYTES = 16  # of it, per value of the forward run
@@ -32,13 +32,12 @@ class Net:
         """Prepare and trace ``model`` on one sample at least; ``trained`` if its weights will change.
 
         Raises:
-            GradientError: see ``prepare`` and ``fixed_batch``.
+            GradientError: see ``prepare_for_gradients`` and ``fixed_batch``.
         """
-        ready = prepare(model)
-        absorb_pads(ready.graph)
+        ready = absorb_pads(prepare_for_gradients(model))
         fixed = fixed_batch(ready)
         traced = trace(ready, sample, fixed)
-        changed = depthwise_as_products(ready, traced) if trained else ready
+        changed = depthwise_as_products(ready, traced.dims, traced.types) if trained else ready
         return cls(changed, traced if changed is ready else trace(changed, sample, fixed), fixed)
 
     @property

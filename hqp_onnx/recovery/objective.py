@@ -65,7 +65,7 @@ def objective(
     """Build it.
 
     Args:
-        ready: the student, as ``gradients.prepare.prepare`` returns it.
+        ready: the student, as ``prepare_for_gradients`` returns it.
         traced: its trace.
         trained: initializers that become inputs.
         logits: what the divergence is of; None without.

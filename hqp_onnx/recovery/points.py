@@ -16,8 +16,8 @@ import onnx
 
 from hqp_onnx.arrays import Array, BoolArray, IntArray
 from hqp_onnx.channels.channel_map import ChannelMap
-from hqp_onnx.gradients.prepare import reads
 from hqp_onnx.gradients.trace import Dims, Trace
+from hqp_onnx.graphs.nodes import reads
 
 Kept = Mapping[str, Mapping[int, IntArray]]
 """Activation of the original -> axis -> positions that the changed model still has; all of the rest."""

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from hqp_onnx.graphs.nodes import operator
+
 PRODUCTS: Mapping[str, tuple[int, ...]] = {
     "Conv": (1, 2),
     "ConvTranspose": (1, 2),
@@ -40,12 +42,13 @@ def trained_constants(graph: gs.Graph) -> list[str]:
     constants: dict[str, gs.Constant] = {}
     for node in graph.nodes:
         inside = any(tensor.name in behind for tensor in node.inputs)
-        if inside or node.op in PRODUCTS:
+        op = operator(node)
+        if inside or op in PRODUCTS:
             behind.update(tensor.name for tensor in node.outputs)
-        slots = PRODUCTS.get(node.op) or OTHERS.get(node.op) or (BEHIND.get(node.op, ()) if inside else ())
+        slots = PRODUCTS.get(op) or OTHERS.get(op) or (BEHIND.get(op, ()) if inside else ())
         for i, tensor in enumerate(node.inputs):
             if isinstance(tensor, gs.Constant) and not tensor.is_empty():
-                reads.setdefault(tensor.name, []).append(i in slots and node.domain in (None, "", "ai.onnx"))
+                reads.setdefault(tensor.name, []).append(i in slots)
                 constants[tensor.name] = tensor
     exposed = {tensor.name for tensor in graph.outputs}
     return [

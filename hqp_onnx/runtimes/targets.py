@@ -32,7 +32,6 @@ does not. ``reduced_range`` therefore limits weights to [-64, 64] (7 bits).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,8 +51,7 @@ class Target:
         name: as given to ``target``.
         symmetric: activations are int8 with zero-point 0; else uint8 with a zero-point.
         int32_bias: biases are int32 of scale (input scale * weight scale); else they stay float.
-        weighted: operator -> the axis of its weight that holds output channels (see ``weight_axis``); these
-            operators get pairs on their inputs and an int8 weight.
+        weighted: operators that get pairs on their inputs and an int8 weight.
         residual: operators of two activations of equal shape, which get pairs on both inputs.
         residual_behind: quantized operators, one of which must give such an input; empty for any input.
         outputs: operators whose output gets a pair, behind an ``absorbed`` activation that is its only consumer.
@@ -72,7 +70,7 @@ class Target:
     name: str
     symmetric: bool
     int32_bias: bool
-    weighted: Mapping[str, int]
+    weighted: frozenset[str]
     residual: frozenset[str]
     residual_behind: frozenset[str]
     outputs: frozenset[str]
@@ -102,7 +100,7 @@ _ONNXRUNTIME = Target(
     name="onnxruntime",
     symmetric=False,
     int32_bias=True,
-    weighted={"Conv": 0, "Gemm": 1, "MatMul": -1},
+    weighted=frozenset({"Conv", "Gemm", "MatMul"}),
     residual=frozenset(),
     residual_behind=frozenset(),
     outputs=frozenset({"Conv"}),
@@ -118,7 +116,7 @@ _TENSORRT = Target(
     name="tensorrt",
     symmetric=True,
     int32_bias=False,
-    weighted={"Conv": 0, "ConvTranspose": 1, "Gemm": 1, "MatMul": -1},
+    weighted=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
     residual=frozenset({"Add"}),
     residual_behind=frozenset(),
     outputs=frozenset(),

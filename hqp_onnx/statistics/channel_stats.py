@@ -19,6 +19,7 @@ from onnx.helper import make_node
 from hqp_onnx.arrays import Array, FloatArray
 from hqp_onnx.data.dataset import Batch
 from hqp_onnx.errors import DataError
+from hqp_onnx.graphs.nodes import opset
 from hqp_onnx.runtimes.session import Session
 
 _AXES_ARE_INPUT = 18  # opset from which ReduceMean and ReduceMax take their axes as an input
@@ -99,11 +100,10 @@ def _instrumented(model: onnx.ModelProto, tensors: Mapping[str, int]) -> onnx.Mo
     """``model`` plus nodes that give, for the n-th tensor, its mean, power and top as [samples, channels]."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
     for n, (tensor, last) in enumerate(tensors.items()):
         flat, axis = _name("flat", n), 1 if last else 2
         shape = np.array([0, -1, last] if last else [0, 0, -1], np.int64)
-        axes: dict[str, Any] = {"axes": [axis]} if opset < _AXES_ARE_INPUT else {}
+        axes: dict[str, Any] = {"axes": [axis]} if opset(model) < _AXES_ARE_INPUT else {}
         names = [] if axes else [_name("axes", n)]
         copy.graph.initializer.append(onnx.numpy_helper.from_array(shape, _name("shape", n)))
         if not axes:

@@ -31,7 +31,8 @@ from onnx.helper import make_node
 from hqp_onnx.arrays import Array, FloatArray
 from hqp_onnx.data.dataset import Batch, Dataset
 from hqp_onnx.errors import DataError
-from hqp_onnx.gradients.prepare import reads
+from hqp_onnx.graphs.nodes import operator, reads
+from hqp_onnx.graphs.weight_axes import CONVOLUTIONS, WEIGHTED, weight_axes
 from hqp_onnx.progress import StageProgress
 from hqp_onnx.runtimes.session import Session
 
@@ -131,26 +132,25 @@ def takes_bias(weight: gs.Constant) -> bool:
 
 def _outputs(node: gs.Node) -> int:
     """Output channels of a Conv or Gemm."""
-    size: int = node.inputs[1].shape[int(node.op == "Gemm" and not node.attrs.get("transB", 0))]
-    return size
+    shape = node.inputs[1].shape
+    return int(shape[weight_axes(node, len(shape)).output])
 
 
 def _input_axis(node: gs.Node, weight: gs.Constant) -> int | None:
     """The axis of ``weight`` that ``node`` contracts with channels of an activation; None if it does not."""
     if [t is weight for t in node.inputs] != [False, True, False][: len(node.inputs)]:
         return None
-    if isinstance(node.inputs[0], gs.Constant) or node.domain not in (None, "", "ai.onnx"):
+    if isinstance(node.inputs[0], gs.Constant) or operator(node) not in WEIGHTED:
         return None
-    if node.op in ("Conv", "ConvTranspose") and node.attrs.get("group", 1) == 1:
-        return 1 if node.op == "Conv" else 0
-    if node.op == "Gemm" and not node.attrs.get("transA", 0):
-        return 1 if node.attrs.get("transB", 0) else 0
-    return 0 if node.op == "MatMul" and len(weight.shape) == 2 else None
+    if node.attrs.get("group", 1) != 1 or node.attrs.get("transA", 0):
+        return None
+    rank = len(weight.shape)
+    return weight_axes(node, rank).input if rank == 2 or node.op in CONVOLUTIONS else None
 
 
 def _features(node: gs.Node, channels: int) -> Features:
     tensor, weight = node.inputs[0].name, node.inputs[1]
-    rank = len(weight.shape) if "Conv" in node.op else 0
+    rank = len(weight.shape) if node.op in CONVOLUTIONS else 0
     kernel = tuple(weight.shape[2:])
     plain = math.prod(kernel) == 1 and max(node.attrs.get("strides", [1])) == 1 and not any(node.attrs.get("pads", []))
     if node.op != "Conv" or plain or channels * math.prod(kernel) > LARGEST:

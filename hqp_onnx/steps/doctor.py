@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import onnx.parser
 
-from hqp_onnx import __version__, engine
+from hqp_onnx import engine
 from hqp_onnx.engine.device import Device, current_device
 from hqp_onnx.engine.energy import open_meter, package_joules
 from hqp_onnx.errors import HqpError, MissingRuntimeError, ModelError
@@ -26,6 +26,7 @@ from hqp_onnx.runtimes.machine import CPUINFO, processor, saturates
 from hqp_onnx.runtimes.runners import open_runner, runtime_name
 from hqp_onnx.runtimes.session import onnxruntime
 from hqp_onnx.runtimes.targets import target
+from hqp_onnx.version import __version__
 
 PACKAGES = ("numpy", "onnx", "onnx-graphsurgeon", "polygraphy", "click", "rich", "pillow", "svg.py")
 ONNXRUNTIMES = tuple(f"onnxruntime{kind}" for kind in ("", "-gpu", "-openvino", "-training", "-training-cpu"))

@@ -6,15 +6,12 @@ from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
-import onnx_graphsurgeon as gs
-
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.errors import UsageError
 from hqp_onnx.graphs import model_io
 from hqp_onnx.model import Model, open_data, open_model
 from hqp_onnx.passes.base import PassResult
-from hqp_onnx.passes.convert_fp16 import convert_fp16
-from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
+from hqp_onnx.passes.convert_fp16 import in_float16
 from hqp_onnx.passes.quantize import Quantized, Recipe, prepare, quantize, quantize_prepared
 from hqp_onnx.passes.quantize_int4 import quantize_int4
 from hqp_onnx.progress import Progress, silent
@@ -89,11 +86,6 @@ def quantize_file(
     if calibration_out is not None:
         write_calibration(quantized.calibration, calibration_out, tensorrt_version)
     return remarks(goal, precision)
-
-
-def in_float16(graph: gs.Graph) -> PassResult:
-    """``graph`` (canonical, float32) in float16; see ``passes.convert_fp16``."""
-    return convert_fp16(fold_batchnorm(graph).graph)
 
 
 def quantize_model(

@@ -11,11 +11,18 @@ from collections.abc import Mapping
 import onnx
 from onnx import helper, numpy_helper
 
-from hqp_onnx.gradients.prepare import attribute, reads
+from hqp_onnx.graphs.nodes import attribute, reads
+
+__all__ = ["absorb_pads"]
 
 
-def absorb_pads(graph: onnx.GraphProto) -> None:
-    """Let every Conv whose input is padded with zeros pad it itself, in place; unread Pad nodes leave."""
+def absorb_pads(model: onnx.ModelProto) -> onnx.ModelProto:
+    """``model`` with every Conv whose input is padded with zeros padding it itself, and without unread Pad nodes."""
+    if all(node.op_type != "Pad" for node in model.graph.node):
+        return model
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    graph = copy.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     pads = {node.output[0]: node for node in graph.node if node.op_type == "Pad"}
     absorbed = set()
@@ -33,6 +40,7 @@ def absorb_pads(graph: onnx.GraphProto) -> None:
     read = {name for node in graph.node for name in reads(node)} | {value.name for value in graph.output}
     for name in absorbed - read:
         graph.node.remove(pads[name])
+    return copy if absorbed else model
 
 
 def _widths(pad: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> list[int] | None:

@@ -10,6 +10,9 @@ import onnx
 from onnx import defs, inliner, shape_inference
 
 from hqp_onnx.errors import GradientError, one_line
+from hqp_onnx.graphs.nodes import operator, opset
+
+__all__ = ["LOWERED", "expand_functions"]
 
 LOWERED = (
     "Attention",
@@ -26,21 +29,20 @@ LOWERED = (
 )
 
 
-def lower(model: onnx.ModelProto) -> onnx.ModelProto:
+def expand_functions(model: onnx.ModelProto) -> onnx.ModelProto:
     """``model`` with the nodes of LOWERED replaced by their bodies; the same object if there are none.
 
     Raises:
         GradientError: onnx has no body for a node, in the model's opset.
     """
-    nodes = [node for node in model.graph.node if node.op_type in LOWERED and node.domain in ("", "ai.onnx")]
+    nodes = [node for node in model.graph.node if operator(node) in LOWERED]
     if not nodes:
         return model
-    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     explicit = onnx.ModelProto()
     explicit.CopyFrom(model)
     for node in explicit.graph.node:
-        if node.op_type in LOWERED:
-            _state_defaults(node, opset)
+        if operator(node) in LOWERED:
+            _state_defaults(node, opset(model))
     for tensor in explicit.graph.initializer:  # the inliner asks for the type of every input of a node
         explicit.graph.value_info.add(name=tensor.name).type.tensor_type.elem_type = tensor.data_type
     try:
@@ -53,9 +55,9 @@ def lower(model: onnx.ModelProto) -> onnx.ModelProto:
         ) from e
 
 
-def _state_defaults(node: onnx.NodeProto, opset: int) -> None:
+def _state_defaults(node: onnx.NodeProto, version: int) -> None:
     """Write out default attributes: a body refers to them, and the inliner leaves the reference open."""
     stated = {attribute.name for attribute in node.attribute}
-    for name, attribute in defs.get_schema(node.op_type, opset).attributes.items():
+    for name, attribute in defs.get_schema(node.op_type, version).attributes.items():
         if name not in stated and attribute.default_value.name:
             node.attribute.append(attribute.default_value)

@@ -4,7 +4,7 @@ import pytest
 
 from hqp_onnx.gradients import depthwise
 from hqp_onnx.gradients.factors import Factors
-from hqp_onnx.gradients.window import Window
+from hqp_onnx.graphs.windows import Window
 
 pytest.importorskip("torch")
 from test_per_sample import assert_matches_torch, convolution, samples

@@ -13,11 +13,11 @@ from onnx.reference import ReferenceEvaluator
 from oracle import runs
 
 from hqp_onnx.errors import GradientError
-from hqp_onnx.gradients.prepare import prepare
 from hqp_onnx.gradients.reverse import RULES, backward
 from hqp_onnx.gradients.tape import Tape
 from hqp_onnx.gradients.trace import Trace, shape_only
 from hqp_onnx.passes.lowering.expand_functions import LOWERED
+from hqp_onnx.passes.lowering.prepare_for_gradients import prepare_for_gradients
 from hqp_onnx.runtimes.session import Session
 
 STEP = 1e-6
@@ -81,7 +81,7 @@ def known_trace(model, tensors):
 
 def reverse(model, feeds, cotangent):
     """The same by the rules, in float32, run by onnxruntime."""
-    ready = prepare(model)
+    ready = prepare_for_gradients(model)
     tape = Tape(ready, static_trace(ready, feeds))
     grads = backward(tape, {"y": tape.const(cotangent.astype(np.float32))}, list(feeds))
     found = [grads[name] for name in feeds if name in grads]
@@ -132,7 +132,7 @@ def test_adjoint_in_double(op, text, shapes, constants, opset):
     forward = ReferenceEvaluator(model, new_ops=OURS)
     ahead, behind = (forward.run(None, {k: x + h * v[k] for k, x in feeds.items()})[0] for h in (STEP, -STEP))
     g = rng.standard_normal(ahead.shape)
-    ready = prepare(model)
+    ready = prepare_for_gradients(model)
     names = [name for node in ready.graph.node for name in node.output if name]
     values = dict(zip(names, ReferenceEvaluator(ready, new_ops=OURS).run(names, feeds), strict=True))
     tape = Tape(ready, known_trace(ready, {**feeds, **values}))
@@ -164,7 +164,7 @@ def test_negative_pads():
 
 def test_every_rule_has_a_row():
     elsewhere = {"Split", "QuantizeLinear", "DequantizeLinear"}  # the latter two in test_straight_through
-    assert {case[0] for case in CASES} | elsewhere == RULES.keys() | set(LOWERED)
+    assert {case[0] for case in CASES} | elsewhere == set(RULES.names) | set(LOWERED)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ import pytest
 from onnx import numpy_helper
 
 from hqp_onnx.errors import GradientError
-from hqp_onnx.gradients.prepare import prepare
 from hqp_onnx.gradients.reverse import backward
 from hqp_onnx.gradients.tape import Tape
 from hqp_onnx.gradients.trace import trace
+from hqp_onnx.passes.lowering.prepare_for_gradients import prepare_for_gradients
 from hqp_onnx.runtimes.session import Session
 
 torch = pytest.importorskip("torch")
@@ -26,7 +26,7 @@ def gradient(attributes, scale, zero):
         f'<ir_version: 8, opset_import: ["" : 17]> net (float[n, 4, 5] x) => (float[n, 4, 5] y) {{ {text} }}'
     )
     model.graph.initializer.extend([numpy_helper.from_array(scale, "s"), numpy_helper.from_array(zero, "z")])
-    ready = prepare(model)
+    ready = prepare_for_gradients(model)
     tape = Tape(ready, trace(ready, {"x": X}, None))
     found = backward(tape, {"y": tape.const(G)}, ["x"])
     session = Session(tape.model, ["y", found["x"]], integer_kernels=False)
@@ -65,7 +65,7 @@ def test_a_scale_that_is_computed_is_refused():
     model = onnx.parser.parse_model(
         f'<ir_version: 8, opset_import: ["" : 17]> net (float[n, 4] x) => (float[n, 4] y) {{ {text} }}'
     )
-    ready = prepare(model)
+    ready = prepare_for_gradients(model)
     tape = Tape(ready, trace(ready, {"x": X[:, 0, :4]}, None))
     with pytest.raises(GradientError, match="DequantizeLinear node 'y' has no gradient rule for its scale"):
         backward(tape, {"y": tape.const(X[:, 0, :4])}, ["x"])

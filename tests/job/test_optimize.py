@@ -237,11 +237,11 @@ def test_an_objective_changes_what_leaves(small: Options, objective: str) -> Non
 
 
 def test_options_that_exclude_each_other(options: Options) -> None:
-    with pytest.raises(UsageError, match="^refit in-order: without compensate"):
+    with pytest.raises(UsageError, match=r"^refit in-order: without compensate"):
         replace(options, refit="in-order", compensate=False)
     with pytest.raises(UsageError, match=r"^refresh 3: expected .* search linear"):
         replace(options, refresh=3)
-    with pytest.raises(UsageError, match="^objective speed: expected one of sparsity, macs, latency"):
+    with pytest.raises(UsageError, match=r"^objective speed: expected one of sparsity, macs, latency"):
         replace(options, objective="speed")
 
 

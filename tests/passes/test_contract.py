@@ -1,4 +1,7 @@
-"""Every pass takes an onnx-graphsurgeon graph, leaves it as it is, and returns a PassResult with a graph that runs."""
+"""Every pass takes an onnx-graphsurgeon graph, leaves it as it is, and returns a PassResult with a graph that runs.
+
+The lowering passes have a contract of their own (``lowering/test_contract.py``).
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,7 @@ def calibrated(graph: gs.Graph) -> Calibration:
 
 def arguments(name: str, graph: gs.Graph, channels: ChannelMap, plan: PruningPlan) -> tuple[Any, ...]:
     """What a pass takes besides the graph."""
-    if name == "prune_channels":
+    if name in ("cut", "prune_channels"):
         return channels, plan
     if name == "compensate":
         pruned = prune_channels(graph, channels, plan).graph

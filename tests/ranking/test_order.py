@@ -42,7 +42,7 @@ def test_order_keeps_the_floor_of_every_line() -> None:
 def test_bad_values() -> None:
     with pytest.raises(ArgumentError, match=r"^min_width -0\.1: expected a share"):
         removal_order(np.zeros(1), one_axis(1), -0.1)
-    with pytest.raises(ArgumentError, match="^multiple_of 0: expected 1 or more"):
+    with pytest.raises(ArgumentError, match=r"^multiple_of 0: expected 1 or more"):
         aligned(np.arange(0), one_axis(1), 0)
 
 

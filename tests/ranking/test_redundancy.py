@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx.parser
+import onnx_graphsurgeon as gs
 import pytest
 
 from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis, PruningPlan
@@ -76,3 +77,14 @@ def test_a_constant_that_meets_padding_is_not_constant(op):
 def test_unmeasured_readers_keep_their_units():
     graph, channels = network()
     assert redundant_units(graph, channels, {}, np.zeros(8)) == {}
+
+
+def test_one_unmeasured_reader_among_others_keeps_its_units():
+    graph, channels = network()
+    weight, result = gs.Constant("w3", RNG.normal(size=(4, 8, 1, 1)).astype(np.float32)), gs.Variable("z", np.float32)
+    graph.nodes.append(gs.Node("Conv", "other", inputs=[graph.nodes[-1].inputs[0], weight], outputs=[result]))
+    graph.outputs.append(result)
+    channels = ChannelMap(8, {**channels.members, ParamAxis("w3", 1): np.arange(8)}, {}, {})
+    found, moments = found_in(graph, channels)
+    assert found
+    assert redundant_units(graph, channels, {"w2": moments["w2"]}, np.zeros(8)) == {}

@@ -1,4 +1,4 @@
-"""Rules by operator, one short file per family."""
+"""One channel rule per operator, a file per family; those of other packages come by entry points (``registry``)."""
 
 from hqp_onnx.channels.rules import (
     contraction,
@@ -14,12 +14,11 @@ from hqp_onnx.channels.rules import (
     reshaping,
 )
 from hqp_onnx.channels.rules.measuring import pass_counts
-from hqp_onnx.channels.rules.registry import REWRITES, RULES, Survivors
+from hqp_onnx.channels.rules.registry import REWRITES, RULES
 
 __all__ = [
     "REWRITES",
     "RULES",
-    "Survivors",
     "contraction",
     "convolution",
     "elementwise",

@@ -8,17 +8,15 @@ labels vary along such an axis and others, whole heads leave. Labels along any o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import IntArray
-from hqp_onnx.channels.rules.lines import along, axis_labels, varied
+from hqp_onnx.channels.labels import along, varied
+from hqp_onnx.channels.rules.lines import axis_labels
 from hqp_onnx.channels.rules.registry import rule
-
-if TYPE_CHECKING:
-    from hqp_onnx.channels.walk import Walk
+from hqp_onnx.channels.walk_state import Walk
+from hqp_onnx.graphs.weight_axes import weight_axes
 
 Terms = list[tuple[gs.Tensor, str]]
 
@@ -36,7 +34,7 @@ def _matmul(walk: Walk, node: gs.Node) -> None:
 @rule("Gemm")
 def _gemm(walk: Walk, node: gs.Node) -> None:
     left = "zx" if node.attrs.get("transA", 0) else "xz"
-    right = "yz" if node.attrs.get("transB", 0) else "zy"
+    right = "zy" if weight_axes(node, 2).output else "yz"
     result = node.outputs[0]
     _contract(walk, node, [(node.inputs[0], left), (node.inputs[1], right)], "xy")
     if len(node.inputs) < 3 or not node.inputs[2].name:

@@ -6,17 +6,16 @@ unit, so that groups stay equal.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import IntArray
-from hqp_onnx.channels.rules.lines import along, axis_labels
-from hqp_onnx.channels.rules.registry import Survivors, rewrite, rule
-
-if TYPE_CHECKING:
-    from hqp_onnx.channels.walk import Walk
+from hqp_onnx.channels.labels import along
+from hqp_onnx.channels.rules.lines import axis_labels
+from hqp_onnx.channels.rules.registry import rewrite, rule
+from hqp_onnx.channels.survivors import Survivors
+from hqp_onnx.channels.walk_state import Walk
+from hqp_onnx.graphs.weight_axes import weight_axes
 
 
 def _untouched(node: gs.Node) -> str:
@@ -31,11 +30,11 @@ def _conv(walk: Walk, node: gs.Node) -> None:
     groups = node.attrs.get("group", 1)
     inputs = axis_labels(walk, node, data, 1)
     result = node.outputs[0]
-    out_axis, in_axis = (0, 1) if node.op == "Conv" else (1, 0)
+    axes = weight_axes(node, len(weight.shape))
     channels, outputs = len(inputs), walk.sizes(result)[1]
     if groups == 1:
-        walk.tie(walk.param(weight, in_axis), inputs, _untouched(node))
-        labels = walk.param(weight, out_axis)
+        walk.tie(walk.param(weight, axes.input), inputs, _untouched(node))
+        labels = walk.param(weight, axes.output)
     elif groups == channels:
         labels = inputs.repeat(outputs // groups)
         if node.op == "Conv":

@@ -8,18 +8,15 @@ or to data without labels: what they must follow is decided at the end of the wa
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import IntArray
-from hqp_onnx.channels.rules.lines import aligned, along, varied
+from hqp_onnx.channels.labels import aligned, along, varied
 from hqp_onnx.channels.rules.registry import rule
 from hqp_onnx.channels.rules.residues import ZERO_TO_ZERO, apply
-
-if TYPE_CHECKING:
-    from hqp_onnx.channels.walk import Walk
+from hqp_onnx.channels.walk_state import Walk
 
 UNARY = (
     *ZERO_TO_ZERO,

@@ -6,17 +6,14 @@ same channels: pruning restates the entry. Any other reader of a count freezes t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import IntArray
 from hqp_onnx.channels.rules.lines import constant_input
 from hqp_onnx.channels.rules.registry import rule
-
-if TYPE_CHECKING:
-    from hqp_onnx.channels.walk import Walk
+from hqp_onnx.channels.walk_state import Walk
+from hqp_onnx.graphs.nodes import operator
 
 Counts = list[IntArray]  # for each entry of a vector, the labels that it counts, along the first axis
 SHAPE_INPUT = {"Reshape": 1, "Expand": 1, "Resize": 3}
@@ -44,7 +41,7 @@ def pass_counts(walk: Walk, node: gs.Node) -> None:
     counts = [walk.counts(tensor) for tensor in node.inputs]
     if not any(counts):
         return
-    index = SHAPE_INPUT.get(node.op)
+    index = SHAPE_INPUT.get(operator(node))
     if (carried := _carried(walk, node, counts)) is not None:
         walk.count(node.outputs[0], carried)
     elif index is not None and not any(counts[:index]) and len(counts[index]) == len(walk.sizes(node.outputs[0])):
@@ -57,20 +54,21 @@ def pass_counts(walk: Walk, node: gs.Node) -> None:
 
 def _carried(walk: Walk, node: gs.Node, counts: list[Counts]) -> Counts | None:
     """Counts of the result of an operator that moves entries of vectors; None for any other."""
-    if node.op in ("Squeeze", "Unsqueeze", "Cast", "Identity"):
+    op = operator(node)
+    if op in ("Squeeze", "Unsqueeze", "Cast", "Identity"):
         return None if any(counts[1:]) else counts[0]
-    if node.op == "Concat":
+    if op == "Concat":
         missing = [[NONE] * int(np.prod(walk.sizes(tensor))) for tensor in node.inputs]
         return [labels for own, none in zip(counts, missing, strict=True) for labels in own or none]
-    if node.op == "Where" and isinstance(node.inputs[0], gs.Constant):
+    if op == "Where" and isinstance(node.inputs[0], gs.Constant):
         size = walk.sizes(node.outputs[0])[0]
         yes, no = (own * (size // len(own)) if own else [NONE] * size for own in counts[1:])
         mask = np.broadcast_to(node.inputs[0].values, size)
         return [a if taken else b for taken, a, b in zip(mask, yes, no, strict=True)]
-    if node.op not in ("Gather", "Slice") or not all(isinstance(t, gs.Constant) for t in node.inputs[1:] if t.name):
+    if op not in ("Gather", "Slice") or not all(isinstance(t, gs.Constant) for t in node.inputs[1:] if t.name):
         return None
     numbers = np.arange(len(counts[0]))
-    if node.op == "Gather":
+    if op == "Gather":
         return [counts[0][i] for i in numbers.take(node.inputs[1].values).ravel()]
     steps = constant_input(node, 4)
     start, stop = int(node.inputs[1].values[0]), int(node.inputs[2].values[0])

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import IntArray
-from hqp_onnx.channels.rules.lines import along, computed, constant_input, varied
-from hqp_onnx.channels.rules.registry import Survivors, rewrite, rule
-
-if TYPE_CHECKING:
-    from hqp_onnx.channels.walk import Walk
+from hqp_onnx.channels.labels import along, varied
+from hqp_onnx.channels.rules.lines import computed, constant_input
+from hqp_onnx.channels.rules.registry import rewrite, rule
+from hqp_onnx.channels.survivors import Survivors
+from hqp_onnx.channels.walk_state import Walk
 
 
 def operand(walk: Walk, tensor: gs.Tensor, axis: int) -> IntArray:

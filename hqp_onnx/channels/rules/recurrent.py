@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.channels.rules.lines import axis_labels
 from hqp_onnx.channels.rules.registry import rule
-
-if TYPE_CHECKING:
-    from hqp_onnx.channels.walk import Walk
+from hqp_onnx.channels.walk_state import Walk
 
 
 @rule("LSTM", "GRU", "RNN")

@@ -6,17 +6,15 @@ padded with zeros where channels have left, so that a mean still divides by the 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from hqp_onnx.channels.rules.lines import across, along, axis_labels, varied
-from hqp_onnx.channels.rules.registry import Survivors, rewrite, rule
+from hqp_onnx.channels.labels import along, varied
+from hqp_onnx.channels.rules.lines import across, axis_labels
+from hqp_onnx.channels.rules.registry import rewrite, rule
 from hqp_onnx.channels.rules.residues import apply
-
-if TYPE_CHECKING:
-    from hqp_onnx.channels.walk import Walk
+from hqp_onnx.channels.survivors import Survivors
+from hqp_onnx.channels.walk_state import Walk
 
 SUMS = ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum")
 REDUCTIONS = (*SUMS, "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSumExp")

@@ -1,110 +1,34 @@
-"""One rule per operator: how labels flow through it, and what it must restate when channels have left."""
+"""One rule per operator: how labels flow through it, and what it must restate when channels have been removed.
+
+    @rule("Conv")                                    @rewrite("Conv")
+    def f(walk: Walk, node: gs.Node) -> None         def f(survivors: Survivors, node: gs.Node) -> None
+
+A rule is called once per node, in topological order, and only where the shapes of all the node's tensors are known. It
+reads the labels of the inputs (``walk.labels``) and of parameters (``walk.param``), ties and freezes, and sets those of
+the outputs (``walk.set``); an output that it does not set has no channels. What a rule does not understand it refuses
+(``walk.refuse``). It promises that without any units it did not freeze, the node computes what it computed with
+zeros in their parameters. ``rules.lines`` has what many rules share.
+
+A rewrite is called for every node of the pruned graph before parameters are cut. It changes attributes and constants
+that name a channel count or channels, which ``survivors`` knows; operators without one have none.
+
+Names are ``Op`` in the standard domain, ``domain::Op`` in others. An installed package supplies either by an entry
+point of that name in the group ``hqp_onnx.channel_rules`` or ``hqp_onnx.channel_rewrites``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
-from hqp_onnx.arrays import BoolArray, IntArray
-from hqp_onnx.channels.channel_map import ChannelMap
+from hqp_onnx.channels.survivors import Survivors
+from hqp_onnx.channels.walk_state import Walk
+from hqp_onnx.registry import Registry
 
-if TYPE_CHECKING:
-    from hqp_onnx.channels.walk import Walk
+Rule = Callable[[Walk, gs.Node], None]
+Rewrite = Callable[[Survivors, gs.Node], None]
 
-Rule = Callable[["Walk", gs.Node], None]
-Rewrite = Callable[["Survivors", gs.Node], None]
-F = TypeVar("F", Rule, Rewrite)
-
-RULES: dict[str, Rule] = {}
-REWRITES: dict[str, Rewrite] = {}
-
-
-def rule(*ops: str) -> Callable[[Rule], Rule]:
-    """Register how labels flow through ``ops``."""
-    return lambda function: _register(RULES, ops, function)
-
-
-def rewrite(*ops: str) -> Callable[[Rewrite], Rewrite]:
-    """Register how ``ops`` restate attributes and shape inputs that name a channel count."""
-    return lambda function: _register(REWRITES, ops, function)
-
-
-def _register(table: dict[str, F], ops: tuple[str, ...], function: F) -> F:
-    for op in ops:
-        if op in table:
-            raise ValueError(f"a second rule for {op}")
-        table[op] = function
-    return function
-
-
-class Survivors:
-    """Which positions of each activation remain under a plan; ``added`` are nodes that rewrites put in."""
-
-    def __init__(self, channels: ChannelMap, removed: BoolArray) -> None:
-        self._channels = channels
-        self._removed = removed
-        self.added: list[gs.Node] = []
-
-    def mask(self, tensor: gs.Tensor, axis: int) -> BoolArray | None:
-        """Positions kept along ``axis``, bool [size]; None if labels do not vary there."""
-        labels = self._channels.tensors.get(tensor.name)
-        if labels is None or labels.shape[axis] == 1:
-            return None
-        lines = np.moveaxis(labels, axis, 0).reshape(labels.shape[axis], -1)
-        kept: BoolArray = np.any(~self._removed[lines], axis=1)
-        return kept
-
-    def rank(self, tensor: gs.Tensor) -> int:
-        """Axes of a tensor with labels; 0 without."""
-        labels = self._channels.tensors.get(tensor.name)
-        return 0 if labels is None else labels.ndim
-
-    def counts(self, tensor: gs.Tensor) -> dict[int, int]:
-        """Positions kept along each axis that loses some."""
-        return {axis: int(kept.sum()) for axis, kept in self._cut(tensor).items()}
-
-    def losses(self, tensor: gs.Tensor) -> dict[int, int]:
-        """Positions removed along each axis that loses some."""
-        return {axis: int((~kept).sum()) for axis, kept in self._cut(tensor).items()}
-
-    def _cut(self, tensor: gs.Tensor) -> dict[int, BoolArray]:
-        masks = {axis: self.mask(tensor, axis) for axis in range(self.rank(tensor))}
-        return {axis: kept for axis, kept in masks.items() if kept is not None and not kept.all()}
-
-    def replace_input(self, node: gs.Node, index: int, values: IntArray) -> None:
-        """Give ``node`` its own constant with new values; other users of the old one keep it."""
-        old = node.inputs[index]
-        if not np.array_equal(old.values, values):
-            node.inputs[index] = gs.Constant(f"{old.name}_{node.name}_pruned", values.astype(old.values.dtype))
-
-    def restate(self, node: gs.Node, index: int, entries: Mapping[int, int], size: int) -> None:
-        """Set entries of a shape input of ``size`` entries; one computed in the graph passes a new Where node."""
-        if not entries:
-            return None
-        where = np.zeros(size, bool)
-        values = np.zeros(size, np.int64)
-        where[list(entries)], values[list(entries)] = True, list(entries.values())
-        target = node.inputs[index]
-        if isinstance(target, gs.Constant):
-            return self.replace_input(node, index, np.where(where, values, target.values))
-        self.insert(node, index, "Where", [where, values, target])
-        return None
-
-    def insert(self, node: gs.Node, index: int, op: str, operands: Sequence[gs.Tensor | IntArray | BoolArray]) -> None:
-        """Put a new node before an input of ``node``; arrays among its operands become constants."""
-        old = node.inputs[index]
-        stem = f"{old.name}_{node.name}_{index}_pruned"
-        inputs = [t if isinstance(t, gs.Tensor) else gs.Constant(f"{stem}_{i}", t) for i, t in enumerate(operands)]
-        node.inputs[index] = gs.Variable(stem, old.dtype)
-        self.added.append(gs.Node(op, f"{stem}_{op}", inputs=inputs, outputs=[node.inputs[index]]))
-
-    def cut(self, node: gs.Node, index: int, axis: int, size: int) -> None:
-        """Put a Slice behind an output of ``node`` that leaves the first ``size`` positions along ``axis``."""
-        old = node.outputs[index]
-        stem = f"{old.name}_{node.name}_pruned"
-        bounds = [gs.Constant(f"{stem}_{i}", np.array([n])) for i, n in enumerate((0, size, axis))]
-        node.outputs[index], old.shape = gs.Variable(stem, old.dtype), None
-        self.added.append(gs.Node("Slice", f"{stem}_Slice", inputs=[node.outputs[index], *bounds], outputs=[old]))
+RULES: Registry[Rule] = Registry("channel rule", "hqp_onnx.channel_rules", files=False)
+REWRITES: Registry[Rewrite] = Registry("channel rewrite", "hqp_onnx.channel_rewrites", files=False)
+rule, rewrite = RULES.register, REWRITES.register

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from hqp_onnx.channels.rules.lines import along, axis_labels, collapse, varied
-from hqp_onnx.channels.rules.registry import Survivors, rewrite, rule
-
-if TYPE_CHECKING:
-    from hqp_onnx.channels.walk import Walk
+from hqp_onnx.channels.labels import along, varied
+from hqp_onnx.channels.rules.lines import axis_labels, collapse
+from hqp_onnx.channels.rules.registry import rewrite, rule
+from hqp_onnx.channels.survivors import Survivors
+from hqp_onnx.channels.walk_state import Walk
 
 
 @rule("Resize")

@@ -1,4 +1,4 @@
-"""Gradient rules by operator, one module per family."""
+"""One gradient rule per operator, a file per family; those of other packages come by entry points (``tape.RULES``)."""
 
 from hqp_onnx.gradients.rules import (
     elementwise,

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import onnx
 
-from hqp_onnx.gradients.prepare import attribute
-from hqp_onnx.gradients.tape import Grads, Tape, number, rule
+from hqp_onnx.gradients.tape import Grads, Tape, rule
+from hqp_onnx.graphs.nodes import attribute, number
 
 Derivative = Callable[[Tape, onnx.NodeProto, str, str], str]
 

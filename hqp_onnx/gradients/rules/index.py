@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from hqp_onnx.gradients.prepare import attribute
 from hqp_onnx.gradients.rules.movement import put_back
-from hqp_onnx.gradients.tape import Grads, Tape, number, refuse, rule
+from hqp_onnx.gradients.tape import Grads, Tape, refuse, rule
+from hqp_onnx.graphs.nodes import attribute, number
 
 
 @rule("Gather")

@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 
 from hqp_onnx.arrays import Array
-from hqp_onnx.gradients.prepare import attribute
-from hqp_onnx.gradients.tape import Grads, Tape, number, refuse, rule
+from hqp_onnx.gradients.tape import Grads, Tape, refuse, rule
 from hqp_onnx.gradients.weight_gradient import weight_gradient
 from hqp_onnx.gradients.window import adjoint_window, scatter_back, window
+from hqp_onnx.graphs.nodes import attribute, number
 
 
 @rule("Conv")

@@ -14,8 +14,8 @@ import onnx
 from onnx import helper
 
 from hqp_onnx.arrays import Array
-from hqp_onnx.gradients.prepare import attribute
-from hqp_onnx.gradients.tape import Grads, Tape, number, numbers, refuse, rule
+from hqp_onnx.gradients.tape import Grads, Tape, refuse, rule
+from hqp_onnx.graphs.nodes import attribute, number, numbers
 
 _END = int(np.iinfo(np.int64).max)  # of a Slice that runs to the end
 

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from hqp_onnx.gradients.tape import Grads, Tape, number, rule
+from hqp_onnx.gradients.tape import Grads, Tape, rule
+from hqp_onnx.graphs.nodes import number
 
 
 @rule("LayerNormalization")

@@ -11,9 +11,10 @@ import numpy as np
 import onnx
 
 from hqp_onnx.arrays import Array
-from hqp_onnx.gradients.prepare import attribute
-from hqp_onnx.gradients.tape import Grads, Tape, number, numbers, refuse, rule
-from hqp_onnx.gradients.window import Window, scatter_back, window
+from hqp_onnx.gradients.tape import Grads, Tape, refuse, rule
+from hqp_onnx.gradients.window import scatter_back, window
+from hqp_onnx.graphs.nodes import attribute, number, numbers
+from hqp_onnx.graphs.windows import Window
 
 
 @rule("MaxPool")

@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from hqp_onnx.gradients.prepare import attribute
 from hqp_onnx.gradients.tape import Grads, Tape, refuse, rule
+from hqp_onnx.graphs.nodes import attribute
 
 
 @rule("DequantizeLinear")

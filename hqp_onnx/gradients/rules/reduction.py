@@ -12,7 +12,8 @@ from math import prod
 import numpy as np
 import onnx
 
-from hqp_onnx.gradients.tape import Grads, Tape, number, numbers, rule
+from hqp_onnx.gradients.tape import Grads, Tape, rule
+from hqp_onnx.graphs.nodes import number, numbers
 
 
 @rule("ReduceSum", "ReduceMean")

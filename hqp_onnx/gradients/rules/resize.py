@@ -14,8 +14,8 @@ import onnx
 from onnx import helper
 
 from hqp_onnx.arrays import Array
-from hqp_onnx.gradients.prepare import attribute
-from hqp_onnx.gradients.tape import Grads, Tape, numbers, refuse, rule
+from hqp_onnx.gradients.tape import Grads, Tape, refuse, rule
+from hqp_onnx.graphs.nodes import attribute, numbers
 from hqp_onnx.runtimes.session import Session
 
 _OPSET, _IR = 19, 9  # the newest form of the node that every supported onnxruntime knows

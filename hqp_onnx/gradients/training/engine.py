@@ -18,15 +18,16 @@ from numpy.typing import NDArray
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import DataError, GradientError, MissingRuntimeError
+from hqp_onnx.gradients.filters import weight_uses
 from hqp_onnx.gradients.loss import Loss, LossName, classes, logits_of
 from hqp_onnx.gradients.per_sample import Kind
-from hqp_onnx.gradients.prepare import prepare, weight_uses
 from hqp_onnx.gradients.tape import Tape
 from hqp_onnx.gradients.trace import fixed_batch, trace
 from hqp_onnx.gradients.training.install import find, install, install_directory
 from hqp_onnx.gradients.training.loss_model import loss_model
 from hqp_onnx.gradients.training.process import Worker
 from hqp_onnx.gradients.training.worker import IGNORED, LABELS, Message, part
+from hqp_onnx.passes.lowering.prepare_for_gradients import prepare_for_gradients
 from hqp_onnx.runtimes.session import Session
 
 __all__ = ["TrainingPerSample", "find", "install", "install_directory"]
@@ -80,7 +81,7 @@ class TrainingPerSample:
             raise GradientError(
                 f"the loss '{name}' needs --gradients native: ort-training has cross-entropy and sampled"
             )
-        ready = prepare(model)
+        ready = prepare_for_gradients(model)
         tape = Tape(ready, trace(ready, sample, fixed_batch(ready)))
         logits = logits_of(tape)
         self.loss, self._kind = Loss(loss, {}, LABELS, classes(tape, logits)), kind

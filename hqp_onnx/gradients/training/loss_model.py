@@ -20,13 +20,15 @@ from onnx import helper, numpy_helper, version_converter
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import GradientError, one_line
+from hqp_onnx.gradients.filters import Use, weight_uses
 from hqp_onnx.gradients.loss import classes
 from hqp_onnx.gradients.per_sample import Kind
-from hqp_onnx.gradients.prepare import Use, weight_uses
-from hqp_onnx.gradients.tape import Tape, number, refuse
+from hqp_onnx.gradients.tape import Tape, refuse
 from hqp_onnx.gradients.training.worker import IGNORED, LABELS, LOSS
 from hqp_onnx.graphs.model_io import to_graph, to_proto
-from hqp_onnx.passes.lowering.lower_for_gradients import lower_for_gradients
+from hqp_onnx.graphs.nodes import number, opset
+from hqp_onnx.graphs.weight_axes import CONVOLUTIONS
+from hqp_onnx.passes.lowering.lower_for_training import lower_for_training
 from hqp_onnx.runtimes.session import with_outputs
 
 NEWEST_OPSET, NEWEST_IR = 21, 10
@@ -73,14 +75,13 @@ def _forward(model: onnx.ModelProto, logits: str) -> onnx.ModelProto:
             kind = onnx.TensorProto.DataType.Name(tensor.data_type)
             raise GradientError(f"'{tensor.name}' is {kind}: onnxruntime-training needs FLOAT. Use --gradients native")
     typed = onnx.shape_inference.infer_shapes(with_outputs(model, [logits]))
-    lowered = to_proto(lower_for_gradients(to_graph(typed).cleanup()).graph)
-    opset = next(entry.version for entry in lowered.opset_import if entry.domain in ("", "ai.onnx"))
-    if opset > NEWEST_OPSET:
+    lowered = lower_for_training(to_proto(to_graph(typed).cleanup()))
+    if opset(lowered) > NEWEST_OPSET:
         try:
             lowered = version_converter.convert_version(lowered, NEWEST_OPSET)
         except (RuntimeError, ValueError) as e:
             raise GradientError(
-                f"onnxruntime-training reads opset {NEWEST_OPSET}, the model has {opset} and does not convert "
+                f"onnxruntime-training reads opset {NEWEST_OPSET}, the model has {opset(lowered)} and does not convert "
                 f"({one_line(e)}): use --gradients native"
             ) from e
     lowered.ir_version = min(lowered.ir_version, NEWEST_IR)
@@ -136,7 +137,7 @@ def _add_gates(t: Tape, graph: onnx.GraphProto, uses: list[Use], rows: int) -> d
         if output not in t.traced.rows:
             raise refuse(node, f"gives '{output}', whose first axis does not hold one sample after the other")
         filters = t.traced.values[use.weight].shape[use.axis]
-        along = rank - 1 if node.op_type == "MatMul" else 1
+        along = 1 if node.op_type in CONVOLUTIONS else rank - 1
         sizes = [filters if axis == along else 1 for axis in range(1, rank)]
         gates.setdefault(use.weight, {})[gate] = shape = (rows * t.traced.rows[output], *sizes)
         graph.input.append(helper.make_tensor_value_info(gate, onnx.TensorProto.FLOAT, shape))

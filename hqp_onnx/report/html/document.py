@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 
-from hqp_onnx import __version__
 from hqp_onnx.report.html.commands import Recipe, recipes
 from hqp_onnx.report.html.figures import Data, Figure, shipped_row, title_of
 from hqp_onnx.report.html.markup import Html, join, table, tag
 from hqp_onnx.report.html.model_charts import budget, latency
 from hqp_onnx.report.html.trial_chart import trials
 from hqp_onnx.report.html.unit_charts import layers, saliency
+from hqp_onnx.version import __version__
 
 _ROW = {"metric", "drop", "bytes", "latency_ms"}
 _SHOWN = 4  # tensors of frozen units

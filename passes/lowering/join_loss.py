@@ -10,25 +10,26 @@ import onnx
 from onnx import compose, version_converter
 
 from hqp_onnx.errors import GradientError, one_line
-from hqp_onnx.gradients.prepare import prepare
+from hqp_onnx.graphs.nodes import opset, unused_prefix
+from hqp_onnx.passes.lowering.prepare_for_gradients import prepare_for_gradients
+
+__all__ = ["join_loss"]
 
 LABELS = "labels"
 
 
-def merged(model: onnx.ModelProto, loss: onnx.ModelProto) -> tuple[onnx.ModelProto, str, str]:
-    """``model`` followed by ``loss``, the name of the loss, and that of its labels ("" if it reads none).
+def join_loss(model: onnx.ModelProto, loss: onnx.ModelProto) -> onnx.ModelProto:
+    """``model`` followed by ``loss``: its last output is the loss, its last input the labels if the loss reads them.
 
     Args:
-        model: as ``prepare`` returns it.
+        model: as ``prepare_for_gradients`` returns it.
         loss: any opset that converts to that of ``model``.
 
     Raises:
         GradientError: the loss does not fit the model.
     """
-    prefix = "hqp_loss."
-    while any(name.startswith(prefix) for node in model.graph.node for name in node.output):
-        prefix += "_"
-    back = compose.add_prefix(_converted(prepare(loss), _opset(model)), prefix).graph
+    prefix = unused_prefix("hqp_loss.", (name for node in model.graph.node for name in node.output))
+    back = compose.add_prefix(_converted(prepare_for_gradients(loss), opset(model)), prefix).graph
     named = {prefix + value.name: value.name for value in (*model.graph.input, *model.graph.output)}
     constants = {tensor.name for tensor in back.initializer}
     free = [value for value in back.input if value.name not in constants and value.name not in named]
@@ -51,19 +52,16 @@ def merged(model: onnx.ModelProto, loss: onnx.ModelProto) -> tuple[onnx.ModelPro
             value.name, onnx.TensorProto.INT64, [batch.dim_value or "hqp_batch"]
         )
         joined.graph.input.append(declared)
-    return joined, named.get(back.output[0].name, back.output[0].name), free[0].name if free else ""
+    joined.graph.output.add(name=named.get(back.output[0].name, back.output[0].name))
+    return joined
 
 
-def _opset(model: onnx.ModelProto) -> int:
-    return next(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-
-
-def _converted(loss: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    if _opset(loss) == opset:
+def _converted(loss: onnx.ModelProto, version: int) -> onnx.ModelProto:
+    if opset(loss) == version:
         return loss
     try:
-        return version_converter.convert_version(loss, opset)
+        return version_converter.convert_version(loss, version)
     except (RuntimeError, ValueError) as e:
         raise GradientError(
-            f"the loss model has opset {_opset(loss)} and does not convert to {opset}, the model's: {one_line(e)}"
+            f"the loss model has opset {opset(loss)} and does not convert to {version}, the model's: {one_line(e)}"
         ) from e

@@ -8,6 +8,7 @@ channel of every sample. The matrix costs more multiplications, but few calls; g
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import product
 from math import prod
 from typing import Any
@@ -18,47 +19,64 @@ from onnx import numpy_helper
 from onnx.helper import make_node
 
 from hqp_onnx.arrays import Array
-from hqp_onnx.gradients.tape import Tape
-from hqp_onnx.gradients.trace import Trace
-from hqp_onnx.gradients.window import Window, window
+from hqp_onnx.graphs.nodes import operator, unused_prefix
+from hqp_onnx.graphs.windows import Window, window_of
+
+__all__ = ["depthwise_as_products"]
+
+Dims = Mapping[str, tuple[int | None, ...]]
 
 LARGEST = 64  # pixels of the input
 
 
-def depthwise_as_products(model: onnx.ModelProto, traced: Trace) -> onnx.ModelProto:
-    """A copy of the traced ``model`` in this form; the same object if there is nothing to change."""
-    tape, found = Tape(model, traced), {}
+def depthwise_as_products(
+    model: onnx.ModelProto, dims: Dims, types: Mapping[str, np.dtype[np.generic]]
+) -> onnx.ModelProto:
+    """``model`` in this form.
+
+    Args:
+        model: float.
+        dims: shape of each tensor, with None for sizes that are not fixed.
+        types: numpy dtype of each tensor.
+    """
+    found = {}
     for node in model.graph.node:
-        if node.op_type == "Conv" and _depthwise(traced, node):
-            w = window(tape, node, [int(n or 0) for n in traced.dims[node.input[1]][2:]], node.input[0], node.output[0])
-            if prod(w.inner) <= LARGEST:
-                found[node.output[0]] = w
+        sizes = _sizes(dims, node) if operator(node) == "Conv" else None
+        if sizes is not None and prod(sizes[1]) <= LARGEST:
+            found[node.output[0]] = window_of(node, *sizes)
     if not found:
         return model
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    nodes = [new for node in model.graph.node for new in _written(copy.graph, node, found, traced, tape.prefix)]
+    prefix = unused_prefix("hqp.", dims)
+    nodes = [new for node in model.graph.node for new in _written(copy.graph, node, found, types, prefix)]
     del copy.graph.node[:]
     copy.graph.node.extend(nodes)
     return copy
 
 
-def _depthwise(traced: Trace, node: onnx.NodeProto) -> bool:
-    """Whether every channel has one kernel of several taps, over axes of known sizes."""
-    data, weight = traced.dims[node.input[0]], traced.dims[node.input[1]]
-    known = None not in data[2:] and None not in weight
-    return known and weight[1] == 1 and weight[0] == data[1] and set(weight[2:]) != {1}
+def _sizes(dims: Dims, node: onnx.NodeProto) -> tuple[tuple[int, ...], ...] | None:
+    """Kernel, input and output pixels, if every channel has one kernel of several taps, over axes of known sizes."""
+    data, weight, result = (dims[name] for name in (*node.input[:2], node.output[0]))
+    sizes = weight[2:], data[2:], result[2:]
+    if weight[1] != 1 or weight[0] != data[1] or set(weight[2:]) == {1} or any(None in some for some in sizes):
+        return None
+    return tuple(tuple(int(n or 0) for n in some) for some in sizes)
 
 
 def _written(
-    graph: onnx.GraphProto, node: onnx.NodeProto, found: dict[str, Window], traced: Trace, prefix: str
+    graph: onnx.GraphProto,
+    node: onnx.NodeProto,
+    found: dict[str, Window],
+    types: Mapping[str, np.dtype[np.generic]],
+    prefix: str,
 ) -> list[onnx.NodeProto]:
     """The nodes that take the place of ``node``; their constants go into ``graph``."""
     output = node.output[0]
     if output not in found:
         return [node]
     w, rank = found[output], len(found[output].inner)
-    channels, pixels, outer = int(traced.dims[node.input[1]][0] or 0), prod(w.inner), prod(w.outer)
+    channels, pixels, outer = w.group, prod(w.inner), prod(w.outer)
     stem = f"{prefix}depthwise.{output}."
 
     def constant(name: str, values: Array) -> str:
@@ -71,7 +89,7 @@ def _written(
 
     made: list[onnx.NodeProto] = []
     turn = [1, 0, *range(2, 2 + rank)]
-    table = selection(w).reshape(-1, pixels * outer).astype(traced.types[node.input[1]])
+    table = selection(w).reshape(-1, pixels * outer).astype(types[node.input[1]])
     flat = op("Reshape", "kernel", node.input[1], constant("taps", np.array([channels, -1])))
     matrix = op("MatMul", "spread", flat, constant("selection", table))
     matrix = op("Reshape", "matrix", matrix, constant("square", np.array([channels, pixels, outer])))

@@ -15,41 +15,42 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import GradientError
+from hqp_onnx.graphs.model_io import to_graph, to_proto
+from hqp_onnx.graphs.nodes import operator
 from hqp_onnx.graphs.shapes import Shapes, probe
-from hqp_onnx.passes.base import PassResult
 
-__all__ = ["LOWERED", "lower_for_gradients"]
+__all__ = ["LOWERED", "lower_for_training"]
 
 Operand: TypeAlias = gs.Tensor | Array | float | Sequence[int]
 Rule = Callable[["_Writer", gs.Node, gs.Tensor], gs.Variable]
 _RULES: dict[str, Rule] = {}
 
 
-def lower_for_gradients(graph: gs.Graph) -> PassResult:
-    """``graph`` as a copy without the operators in ``LOWERED``.
+def lower_for_training(model: onnx.ModelProto) -> onnx.ModelProto:
+    """``model`` without the operators in ``LOWERED``.
 
     Raises:
         GradientError: a node pads automatically, which onnxruntime-training differentiates wrongly, or a size that a
             rule needs depends on the batch or the input.
     """
-    graph = graph.copy()
-    before = list(graph.nodes)
+    copy = onnx.ModelProto()  # onnx-graphsurgeon names tensors inside the model that it imports
+    copy.CopyFrom(model)
+    graph, lowered = to_graph(copy), False
     writer = _Writer(graph)
-    lowered = set()
-    for node in before:
+    for node in list(graph.nodes):
         if node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", ""):
             raise GradientError(f"{node.op} node '{node.name}' has auto_pad: canonicalise the model, for explicit pads")
-        if node.op not in _RULES or node.attrs.get("training_mode", 0):
+        if operator(node) not in _RULES or node.attrs.get("training_mode", 0):
             continue
         writer.replace(node, _RULES[node.op](writer, node, node.inputs[0]))
-        lowered.add(node.op)
-    graph.cleanup().toposort()
-    return PassResult(graph, bool(lowered), tuple(f"{op} lowered" for op in sorted(lowered)))
+        lowered = True
+    return to_proto(graph.cleanup().toposort()) if lowered else model
 
 
 class _Writer:

@@ -7,7 +7,7 @@ import pytest
 from onnx import numpy_helper
 
 from hqp_onnx.gradients.trace import trace
-from hqp_onnx.recovery.depthwise import depthwise_as_products
+from hqp_onnx.passes.lowering.depthwise_as_products import depthwise_as_products
 from hqp_onnx.runtimes.session import Session
 
 RNG = np.random.default_rng(0)
@@ -36,7 +36,8 @@ def model(attributes, kernel, bias=True, channels=3):
 )
 def test_it_computes_the_same(attributes, kernel, bias):
     before, x = model(attributes, kernel, bias), RNG.standard_normal((4, 3, 7, 6)).astype(np.float32)
-    after = depthwise_as_products(before, trace(before, {"x": x[:1]}, None))
+    traced = trace(before, {"x": x[:1]}, None)
+    after = depthwise_as_products(before, traced.dims, traced.types)
     assert "Conv" not in {node.op_type for node in after.graph.node}
     want, found = (Session(each, ["y"]).run({"x": x})["y"] for each in (before, after))
     np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-5)
@@ -45,4 +46,5 @@ def test_it_computes_the_same(attributes, kernel, bias):
 def test_other_convolutions_stay():
     plain = model("pads = [0, 0, 0, 0]", (1, 1))
     x = RNG.standard_normal((1, 3, 7, 6)).astype(np.float32)
-    assert depthwise_as_products(plain, trace(plain, {"x": x}, None)) is plain
+    traced = trace(plain, {"x": x}, None)
+    assert depthwise_as_products(plain, traced.dims, traced.types) is plain

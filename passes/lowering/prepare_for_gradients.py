@@ -1,0 +1,41 @@
+"""The form of a model that gradients work on: no functions, no Constant nodes, opset 17 or later, known operators."""
+
+from __future__ import annotations
+
+import onnx
+from onnx import inliner, version_converter
+
+from hqp_onnx.errors import GradientError, one_line
+from hqp_onnx.graphs.nodes import opset
+from hqp_onnx.passes.lowering.expand_functions import expand_functions
+from hqp_onnx.passes.lowering.inline_constants import inline_constants
+
+__all__ = ["prepare_for_gradients"]
+
+OLDEST_OPSET = 17  # the nodes that gradients append are written in this opset; their form is the same in all later ones
+
+
+def prepare_for_gradients(model: onnx.ModelProto) -> onnx.ModelProto:
+    """``model`` in this form, without the types of its tensors.
+
+    Raises:
+        GradientError: the model does not convert to opset 17, or one of its operators does not expand.
+    """
+    changed = inliner.inline_local_functions(model) if model.functions else model
+    changed = inline_constants(expand_functions(_raised(changed)))
+    if changed.graph.value_info:
+        typed, changed = changed, onnx.ModelProto()
+        changed.CopyFrom(typed)
+        del changed.graph.value_info[:]
+    return changed
+
+
+def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
+    if opset(model) >= OLDEST_OPSET:
+        return model
+    try:
+        return version_converter.convert_version(model, OLDEST_OPSET)
+    except (RuntimeError, ValueError) as e:
+        raise GradientError(
+            f"gradients need opset {OLDEST_OPSET}, the model has {opset(model)} and does not convert: {one_line(e)}"
+        ) from e
