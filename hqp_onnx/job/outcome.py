@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from hqp_onnx.files import write_text
 from hqp_onnx.graphs import model_io
 from hqp_onnx.job.details import describe
 from hqp_onnx.job.job import MOMENTS, RECOVERED, Found, Job
-from hqp_onnx.job.results import TITLES, CostModel, Report, Row
+from hqp_onnx.job.results import TITLES, CostModel, Report, Row, Units
 from hqp_onnx.job.rows import Measured, make_rows
 from hqp_onnx.ranking.redundancy import KINDS
 from hqp_onnx.ranking.saliency import GRADIENT_KINDS
@@ -45,23 +46,24 @@ def write_outcome(job: Job, found: Found) -> Report:
     rows = make_rows(models, job.sample)
     last = "recovered" if found.recovered else "hqp"
     precision, count, shipped = made.get(last, made["pruned"])
+    details = describe(job.model, job.channels, plan, job.ranking.units, job.sample)
+    measured: dict[str, Any] = {**rows, **vars(details)}
     report = Report(
         model=str(job.options.model),
-        rows=rows,
+        **measured,
         data=job.options.test or f"{job.options.val} (the data that the search saw: no --test was given)",
         samples=models["baseline"].scores.samples,
-        met=found.chosen is not None or found.recovered is not None or job.options.precision == "fp32",
+        budget_met=found.chosen is not None or found.recovered is not None or job.options.precision == "fp32",
         shipped=str(shipped),
         settings=job.options.settings(),
         trials=tuple(job.ledger.trials.values()),
-        spent=_spent(job, precision, count, models[last].val),
+        budget_spent=_spent(job, precision, count, models[last].val),
         floats=tuple(job.floats.get(precision.removesuffix(RECOVERED), ())),
-        cost=_cost(job),
+        cost_model=_cost(job),
         seconds=job.ledger.seconds,
-        units={"all": job.channels.units, "prunable": len(job.channels.prunable), "removed": len(plan)},
+        units=Units(job.channels.units, len(job.channels.prunable), len(plan)),
         machine=machine(job.options.threads, runtime_name(job.target)),
         notes=_notes(job, rows, last, str(shipped.relative_to(output)), plan),
-        details=describe(job.model, job.channels, plan, job.ranking.units, job.sample),
     )
     write_report(report, output)
     if job.options.build:

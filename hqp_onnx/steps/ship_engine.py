@@ -80,11 +80,11 @@ def add_engine(
     notes = (*report.notes, *built["notes"], _where(built, row))
     if not row.admitted:
         outside = f"the engine is outside the budget, so that {report.shipped} ships; it stays in {path}"
-        return replace(report, engine=row, met=False, notes=(*notes, outside))
+        return replace(report, engine=row, budget_met=False, notes=(*notes, outside))
     for name in FILES:
         path.with_name(name).replace(options.output / name)
-    spent = budget.spent(report.spent["pruning"], val)
-    return replace(report, engine=row, shipped=str(options.output / ENGINE), spent=spent, notes=notes)
+    spent = budget.spent(report.budget_spent["pruning"], val)
+    return replace(report, engine=row, shipped=str(options.output / ENGINE), budget_spent=spent, notes=notes)
 
 
 def _shapes(session: Runner, feeds: Mapping[str, Array]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from hqp_onnx.cli.engine_lines import build_lines, engine_rows, engine_table
+from hqp_onnx.cli.tables.engines import build_lines, engine_rows, engine_table
 from hqp_onnx.engine import EngineLatency
 
 FAST = EngineLatency(8, 100, 2.0, 3.0, {"conv": 1.5}, 10.0, 0.0025)
