@@ -32,7 +32,7 @@ def read_report(folder: Path) -> Report:
         raise DataError(f"{path}: not JSON ({e}). {_AGAIN}") from e
     schema = values.get("schema_version", SCHEMA) if isinstance(values, dict) else SCHEMA
     if isinstance(schema, int) and schema != SCHEMA:
-        raise DataError(f"{path}: has schema {schema}, and this version reads {SCHEMA}. Use the version that wrote it")
+        raise DataError(f"{path}: has schema {schema}, this version reads {SCHEMA}. Use the version that wrote it")
     try:
         return msgspec.convert(values, Report)
     except (msgspec.ValidationError, OverflowError) as e:
