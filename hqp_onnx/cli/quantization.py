@@ -116,6 +116,6 @@ def build(quiet: bool, json_file: Path | None, **chosen: Any) -> None:
     """Build a TensorRT engine of MODEL (float, or INT8 with Q/DQ) for this GPU, or prepare it for another."""
     with Display(quiet) as display:
         report = build_file(engine.BuildOptions(**chosen), display)
-    if not give_json(report, json_file):
+    if not give_json(report.json(), json_file):
         for line in build_lines(report, chosen["output"]):
             click.echo(line)

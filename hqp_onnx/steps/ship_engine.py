@@ -12,11 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.comparison import EngineSession
-from hqp_onnx.engine import BuildOptions, measure
+from hqp_onnx.engine import BuildOptions, BuildReport, measure
 from hqp_onnx.evaluation.budget import Budget
 from hqp_onnx.evaluation.metrics import Scores
 from hqp_onnx.job.options import Options
@@ -77,7 +76,7 @@ def add_engine(
     final = val if options.test is None else scores(session, "test")
     engine = replace(models["hqp"], session=session, scores=final, val=val, bytes=path.stat().st_size)
     row = engine_row(models["baseline"], engine, measure(path), budget.admits(val))
-    notes = (*report.notes, *built["notes"], _where(built, row))
+    notes = (*report.notes, *built.notes, _where(built, row))
     if not row.admitted:
         outside = f"the engine is outside the budget, so that {report.shipped} ships; it stays in {path}"
         return replace(report, engine=row, budget_met=False, notes=(*notes, outside))
@@ -93,6 +92,6 @@ def _shapes(session: Runner, feeds: Mapping[str, Array]) -> tuple[str, ...]:
     return tuple(f"{name}:{'x'.join(map(str, feeds[name].shape))}" for name in dynamic)
 
 
-def _where(built: Mapping[str, Any], row: EngineRow) -> str:
-    device = built["device"]["name"]
-    return f"the engine's row is TensorRT {built['tensorrt']} on {device}, between CUDA events at batch {row.batch}"
+def _where(built: BuildReport, row: EngineRow) -> str:
+    device = "" if built.device is None else f" on {built.device.name}"
+    return f"the engine's row is TensorRT {built.tensorrt}{device}, between CUDA events at batch {row.batch}"

@@ -8,35 +8,33 @@ from typing import Any
 
 from rich.table import Table
 
-from hqp_onnx.engine import EngineLatency
+from hqp_onnx.engine import BuildReport, EngineLatency
 
 
-def build_lines(report: Mapping[str, Any], output: Path) -> list[str]:
+def build_lines(report: BuildReport, output: Path) -> list[str]:
     """What was built or prepared, how, and why so."""
-    how = [report["precision"].upper(), *(report[key] for key in ("path",) if report[key])]
-    how += [f"scales: {report['scales']}"] if report["scales"] else []
-    how += [f"{'strongly' if report['strongly_typed'] else 'weakly'} typed"]
-    where = f"TensorRT {report['tensorrt']}"
-    if not report["built"]:
-        return [f"{output}.sh: {', '.join(how)}; run it beside {output.name}.onnx under {where}", *report["notes"]]
-    device = report["device"]
-    gpu = f"{device['name']} ({device['compute_capability']})"
-    size = f"{report['bytes'] / 1e6:.2f} MB, {len(report['layers'])} layers"
-    return [f"{output}: {size}, {', '.join(how)}; {where} on {gpu}", *report["notes"]]
+    how = [report.precision.upper(), *([report.path] if report.path else [])]
+    how += [f"scales: {report.scales}"] if report.scales else []
+    how += [f"{'strongly' if report.strongly_typed else 'weakly'} typed"]
+    where = f"TensorRT {report.tensorrt}"
+    if report.device is None or report.bytes is None or report.layers is None:
+        return [f"{output}.sh: {', '.join(how)}; run it beside {output.name}.onnx under {where}", *report.notes]
+    gpu = f"{report.device.name} ({report.device.compute_capability})"
+    size = f"{report.bytes / 1e6:.2f} MB, {len(report.layers)} layers"
+    return [f"{output}: {size}, {', '.join(how)}; {where} on {gpu}", *report.notes]
 
 
 def engine_rows(results: Mapping[str, EngineLatency]) -> list[dict[str, Any]]:
     """One JSON object per engine; ratios to the first."""
-    first = next(iter(results.values())).throughput
     return [
         {
             "model": name,
-            "speedup": found.throughput / first,
+            "speedup": ratio,
             **vars(found),
             "throughput": found.throughput,
             "paper_joules": found.paper_joules,
         }
-        for name, found in results.items()
+        for (name, found), ratio in zip(results.items(), _ratios(results), strict=True)
     ]
 
 
@@ -46,16 +44,17 @@ def engine_table(results: Mapping[str, EngineLatency]) -> Table:
     table.add_column("engine")
     for column in ("batch", "median ms", "p99", "samples/s", "speedup", "W", "mJ/sample", "P L mJ"):
         table.add_column(column, justify="right")
-    for row in engine_rows(results):
-        energy = (row["watts"], _milli(row["joules"]), _milli(row["paper_joules"]))
-        times = (
-            f"{row['median_ms']:.3f}",
-            f"{row['p99_ms']:.3f}",
-            f"{row['throughput']:.0f}",
-            f"{row['speedup']:.2f}x",
-        )
-        table.add_row(row["model"], str(row["batch"]), *times, *("" if v is None else f"{v:.3g}" for v in energy))
+    for (name, found), ratio in zip(results.items(), _ratios(results), strict=True):
+        times = (f"{found.median_ms:.3f}", f"{found.p99_ms:.3f}", f"{found.throughput:.0f}", f"{ratio:.2f}x")
+        energy = (found.watts, _milli(found.joules), _milli(found.paper_joules))
+        table.add_row(name, str(found.batch), *times, *("" if v is None else f"{v:.3g}" for v in energy))
     return table
+
+
+def _ratios(results: Mapping[str, EngineLatency]) -> list[float]:
+    """Throughput as a multiple of the first engine's."""
+    throughputs = [found.throughput for found in results.values()]
+    return [value / throughputs[0] for value in throughputs]
 
 
 def _milli(value: float | None) -> float | None:
