@@ -35,7 +35,7 @@ def read_report(folder: Path) -> Report:
         raise DataError(f"{path}: has schema {schema}, this version reads {SCHEMA}. Use the version that wrote it")
     try:
         return msgspec.convert(values, Report)
-    except (msgspec.ValidationError, OverflowError) as e:
+    except msgspec.ValidationError as e:
         raise DataError(f"{path}: not what `hqp optimize` of this version writes: {e}. {_AGAIN}") from e
 
 

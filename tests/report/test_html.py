@@ -210,6 +210,7 @@ def test_names_from_the_model_are_text(folder: Path, report: Report, name: str, 
     inputs = (replace(report.inputs[0], name=name),)
     frozen, trials = (Frozen(name, 1, (name,)),), (replace(report.trials[0], why=name),)
     evil = replace(report, layers=(layer,), frozen=frozen, inputs=inputs, trials=trials, model=name, notes=(name,))
+    evil = replace(evil, settings={**report.settings, "metric": name, "saliency": name, "keep": [name]})
     evil = replace(evil, floats=(name,), data=name, seconds={name: 1.0}, machine=replace(report.machine, runtime=name))
     text = render(evil, folder)
     assert text.encode().decode() == text
@@ -220,7 +221,8 @@ def test_names_from_the_model_are_text(folder: Path, report: Report, name: str, 
     expected = shown_as or name
     for tag in ("th", "td", "p", "caption", "title", "desc", "figcaption"):
         assert any(expected in element["text"] for element in shown.all(tag)), tag
-    assert any(e.get("data-label") for e in shown.all("td"))
+    assert any(expected in element["data-label"] for element in shown.all("td"))
+    assert {*shown.elements[0], *shown.all("td")[0]} == {*plain.elements[0], *plain.all("td")[0]}  # no new attribute
 
 
 def test_the_commands_run(folder: Path, page: Page, tmp_path: Path) -> None:
