@@ -214,14 +214,17 @@ def bad_inputs(folder: Path) -> Iterator[tuple[str, list[str], str]]:
 
 def bad_reports(folder: Path) -> Iterator[tuple[str, list[str], str]]:
     """Folders that `hqp report` cannot show."""
-    for name, text in (("no_json", "{"), ("foreign", "{}"), ("a_list", "[]"), ("bare", None)):
+    newer = '{"schema_version": 99}'
+    written = (("no_json", "{"), ("foreign", "{}"), ("a_list", "[]"), ("newer", newer), ("bare", None))
+    for name, text in written:
         (folder / name).mkdir()
         if text is not None:
             (folder / name / "report.json").write_text(text)
     yield "a folder without a report", ["report", str(folder / "bare")], "report.json: no such file"
     yield "a report that is cut off", ["report", str(folder / "no_json")], "not JSON"
-    yield "a report of another kind", ["report", str(folder / "foreign")], "no 'model'"
-    yield "a report that is a list", ["report", str(folder / "a_list")], "no 'model'"
+    yield "a report of another kind", ["report", str(folder / "foreign")], "missing required field `model`"
+    yield "a report that is a list", ["report", str(folder / "a_list")], "Expected `object`, got `array`"
+    yield "a report of another version", ["report", str(folder / "newer")], "has schema 99, this version reads 1"
 
 
 def bad_configs(folder: Path) -> Iterator[tuple[str, list[str], str]]:

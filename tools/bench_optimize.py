@@ -13,9 +13,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from hqp_onnx.cli.tables import cost_lines
+from hqp_onnx.cli.tables.optimization import cost_lines
 from hqp_onnx.job.options import Options
-from hqp_onnx.job.results import TITLES, Report
+from hqp_onnx.job.results import Report
+from hqp_onnx.report.table import models_table
 from hqp_onnx.steps.optimize import optimize
 
 ROOT = Path(__file__).parents[1] / "models"
@@ -26,25 +27,13 @@ VARIANTS = {
     "algorithm-1": {"search": "linear", "compensate": False, "multiple_of": 1, "branches": False},
     "obs-recovery": {"saliency": "obs", "recover": 2},
 }
-COLUMNS = "latency ms | speedup | size MB | smaller | test top-1 % | drop (95 % interval) | θ % | MACs M | params M"
 
 
 def print_rows(report: Report) -> None:
-    print(f"| | {COLUMNS} |\n|---|{'---|' * len(COLUMNS.split('|'))}")
-    for name, row in report.rows.items():
-        drop = f"{100 * row.drop:+.2f} ({100 * row.drop_low:+.2f} to {100 * row.drop_high:+.2f})"
-        values = [
-            f"{row.latency_ms:.3f}",
-            f"{row.speedup:.2f}x",
-            f"{row.bytes / 1e6:.2f}",
-            f"{100 * row.size_reduction:.0f} %",
-            f"{100 * row.metric:.2f}",
-            drop,
-            f"{100 * row.sparsity:.1f}",
-            f"{row.macs / 1e6:.2f}",
-            f"{row.params / 1e6:.3f}",
-        ]
-        print(f"| {TITLES[name]} | {' | '.join(values)} |")
+    table = models_table(report)
+    print(f"| {' | '.join(table.head)} |\n|---|{'---|' * (len(table.head) - 1)}")
+    for row in table.rows:
+        print(f"| {' | '.join(row)} |")
 
 
 def main() -> None:
@@ -61,9 +50,9 @@ def main() -> None:
                 Options(model, calib, val, output, test=test, max_drop=options.max_drop, resume=True, **chosen)
             )
             budget = f"Δ = {100 * options.max_drop:g} points"
-            print(f"\n### {model.stem}, {variant} ({budget}, {report.machine['processor']})\n")
+            print(f"\n### {model.stem}, {variant} ({budget}, {report.machine.processor})\n")
             print_rows(report)
-            for line in (*cost_lines(report.cost), *report.notes):
+            for line in (*cost_lines(report.cost_model), *report.notes):
                 print(f"- {line}")
             print(f"- seconds: {', '.join(f'{k} {v:.1f}' for k, v in report.seconds.items())}", flush=True)
 

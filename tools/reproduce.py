@@ -123,7 +123,7 @@ def tables(case: Case, chosen: Sequence[str], output: Path, seed: int) -> list[s
         spent = joules(case, report, on)
         part = "validation" if case.test == case.val else "test"
         shipped = Path(report.shipped).name
-        lines += [f"{report.machine['runtime']}, {report.samples} {part} samples, shipped {shipped}:"]
+        lines += [f"{report.machine.runtime}, {report.samples} {part} samples, shipped {shipped}:"]
         lines += ["", f"| | {' | '.join(COLUMNS)} |", f"|---|{'--:|' * len(COLUMNS)}"]
         for title in ROWS.values():
             energy = f"{1e3 * spent[title]:.3f} mJ" if spent else f"{1 / values[title]['speedup']:.2f} of FP32's (P L)"

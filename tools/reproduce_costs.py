@@ -28,7 +28,7 @@ def qat_epoch(model: Path, calib: Path) -> tuple[float, int]:
 
 def costs(report: Report, calib: Path) -> list[str]:
     """A table of seconds."""
-    cost, spent = report.cost, sum(trial.seconds for trial in report.trials)
+    cost, spent = report.cost_model, sum(trial.seconds for trial in report.trials)
     assert cost.c_grad is not None and cost.c_qat is not None, "the search ranks by S"
     seconds, samples = qat_epoch(Path(report.model), calib)
     qat = seconds / samples * QAT_SAMPLES * QAT_EPOCHS

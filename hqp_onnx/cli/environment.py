@@ -8,9 +8,9 @@ from typing import Any
 import click
 from click.shell_completion import get_completion_class
 
-from hqp_onnx.cli import doctor_tables
 from hqp_onnx.cli.arguments import DATA, FILE, json_option, preprocess_option
 from hqp_onnx.cli.output import give_json, out
+from hqp_onnx.cli.tables import findings
 from hqp_onnx.errors import UsageError
 from hqp_onnx.gradients.training import engine as ort_training
 from hqp_onnx.plugins.data_loader import write_script
@@ -41,8 +41,8 @@ def doctor(json_file: Path | None) -> None:
     """Say what this machine can run: versions, processor, GPU, and what each target needs."""
     found = examine()
     if not give_json(found.json(), json_file):
-        out.print(doctor_tables.machine_table(found))
-        out.print(doctor_tables.targets_table(found))
+        out.print(findings.machine_table(found))
+        out.print(findings.targets_table(found))
 
 
 @click.command()

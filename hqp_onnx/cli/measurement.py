@@ -8,8 +8,6 @@ from typing import Any
 import click
 
 from hqp_onnx import engine
-from hqp_onnx.cli import compare_tables, tables
-from hqp_onnx.cli import engine_lines as engines
 from hqp_onnx.cli.arguments import (
     DATA,
     FILE,
@@ -21,6 +19,8 @@ from hqp_onnx.cli.arguments import (
     target_option,
 )
 from hqp_onnx.cli.output import Display, give_json, out
+from hqp_onnx.cli.tables import comparison, engines
+from hqp_onnx.cli.tables.latency import latency_table
 from hqp_onnx.comparison import compare as compare_models
 from hqp_onnx.errors import UsageError
 from hqp_onnx.graphs.model_io import stored_bytes
@@ -83,7 +83,7 @@ def benchmark(
         results = benchmark_models(models, batch, threads, target, display)
     rows = [{"model": name, **vars(latency)} for name, latency in results.items()]
     if not give_json({"target": target, "runtime": runtime, "batch": batch, "models": rows}, json_file):
-        out.print(tables.latency_table(results, {str(path): stored_bytes(path) for path in models}, runtime))
+        out.print(latency_table(results, {str(path): stored_bytes(path) for path in models}, runtime))
 
 
 @click.command()
@@ -108,8 +108,8 @@ def compare(models: tuple[str, ...], json_file: Path | None, quiet: bool, **chos
     with Display(quiet) as display:
         found = compare_models(models, progress=display, **chosen)
     if not give_json(found.json(), json_file):
-        out.print(compare_tables.models_table(found))
+        out.print(comparison.models_table(found))
         for step in found.steps:
-            click.echo(compare_tables.step_line(found, step))
+            click.echo(comparison.step_line(found, step))
             if step.trace is not None:
-                out.print(compare_tables.layers_table(step.trace))
+                out.print(comparison.layers_table(step.trace))

@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from hqp_onnx.cli import tables
 from hqp_onnx.cli.arguments import (
     DATA,
     FILE,
@@ -28,6 +27,7 @@ from hqp_onnx.cli.arguments import (
     target_option,
 )
 from hqp_onnx.cli.output import Display, give_json, out
+from hqp_onnx.cli.tables.optimization import budget_line, cost_lines, report_table
 from hqp_onnx.job.options import OBJECTIVES, PRECISIONS, Options
 from hqp_onnx.job.search import SEARCHES
 from hqp_onnx.report.writing import HTML
@@ -103,13 +103,13 @@ def optimize(quiet: bool, json_file: Path | None, **chosen: Any) -> None:
     with Display(quiet) as display:
         report = pipeline.optimize(Options(**chosen), display)
     if not give_json(report.json(), json_file):
-        out.print(tables.report_table(report))
+        out.print(report_table(report))
         for line in (
-            tables.budget_line(report),
-            *tables.cost_lines(report.cost),
+            budget_line(report),
+            *cost_lines(report.cost_model),
             *report.notes,
             f"Wrote {report.shipped}; {chosen['output'] / HTML} shows it",
         ):
             click.echo(line)
-    if not report.met:
+    if not report.budget_met:
         raise pipeline.budget_error(report)

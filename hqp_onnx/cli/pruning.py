@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from hqp_onnx.cli import tables
 from hqp_onnx.cli.arguments import (
     DATA,
     FILE,
@@ -24,6 +23,7 @@ from hqp_onnx.cli.arguments import (
     selection_options,
 )
 from hqp_onnx.cli.output import Display, give_json, out
+from hqp_onnx.cli.tables.units import inspect_table
 from hqp_onnx.steps import prune as pruning
 from hqp_onnx.steps.inspect import inspect as inspect_model
 from hqp_onnx.steps.prune import Pruning
@@ -40,7 +40,7 @@ def inspect(model: Path, json_file: Path | None) -> None:
     """
     found = inspect_model(model)
     if not give_json(found, json_file):
-        out.print(tables.inspect_table(found))
+        out.print(inspect_table(found))
 
 
 @click.command()

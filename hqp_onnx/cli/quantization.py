@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from hqp_onnx import engine
-from hqp_onnx.cli import engine_lines as engines
 from hqp_onnx.cli.arguments import (
     DATA,
     FILE,
@@ -20,6 +19,7 @@ from hqp_onnx.cli.arguments import (
     target_option,
 )
 from hqp_onnx.cli.output import Display, give_json
+from hqp_onnx.cli.tables.engines import build_lines
 from hqp_onnx.graphs.model_io import stored_bytes
 from hqp_onnx.quantization.calibration_export import TENSORRT_VERSION
 from hqp_onnx.steps.build import build_file
@@ -116,6 +116,6 @@ def build(quiet: bool, json_file: Path | None, **chosen: Any) -> None:
     """Build a TensorRT engine of MODEL (float, or INT8 with Q/DQ) for this GPU, or prepare it for another."""
     with Display(quiet) as display:
         report = build_file(engine.BuildOptions(**chosen), display)
-    if not give_json(report, json_file):
-        for line in engines.build_lines(report, chosen["output"]):
+    if not give_json(report.json(), json_file):
+        for line in build_lines(report, chosen["output"]):
             click.echo(line)

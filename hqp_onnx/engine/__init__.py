@@ -4,6 +4,7 @@ capability   what a TensorRT version and a device can do, by asking them
 plan         which of TensorRT's ways to INT8 and FP16 is taken, and why: a pure function of the capability
 profiles     --shapes: minimum, optimum and maximum of every dynamic input
 options      what `hqp build` is asked for
+build_report what it says of its result
 cache        TensorRT's calibration cache as text
 calibrator   Polygraphy's calibrator over checked batches
 builder      Polygraphy's loaders composed: ONNX file -> engine, layers
@@ -13,6 +14,7 @@ device, timing, energy   CUDA events, latency and layer times of an engine, joul
 
 from __future__ import annotations
 
+from hqp_onnx.engine.build_report import BuildReport, BuiltOn
 from hqp_onnx.engine.cache import ALGORITHMS
 from hqp_onnx.engine.capability import Capability, detect
 from hqp_onnx.engine.device import Device
@@ -26,6 +28,8 @@ __all__ = [
     "PRECISIONS",
     "SCALES",
     "BuildOptions",
+    "BuildReport",
+    "BuiltOn",
     "Capability",
     "Device",
     "EngineLatency",

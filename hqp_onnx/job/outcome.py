@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.channels.removals import LEDGER, PRUNED_LEDGER, removals_json
@@ -16,7 +17,7 @@ from hqp_onnx.job.candidate import ORIGINAL, Candidate, Precision, plan_key
 from hqp_onnx.job.details import describe
 from hqp_onnx.job.evidence import MOMENTS
 from hqp_onnx.job.ledger import Ledger
-from hqp_onnx.job.results import TITLES, CostModel, Report, Row
+from hqp_onnx.job.results import TITLES, CostModel, Report, Row, Units
 from hqp_onnx.job.rows import Measured, make_rows
 from hqp_onnx.job.run import Found
 from hqp_onnx.job.setup import Setup
@@ -44,29 +45,26 @@ def write_outcome(setup: Setup, ledger: Ledger, found: Found) -> tuple[Report, d
     models = _write_models(setup, found, written)
     _write_ledgers(setup, found, written, models)
     rows = make_rows(models, setup.sample)
+    plan, ranked = found.best.plan, found.evidence.ranking.units
+    measured: dict[str, Any] = {**rows, **vars(describe(setup.model, setup.channels, plan, ranked, setup.sample))}
     last = "recovered" if found.recovered else "hqp"
     _, shipped = written.get(last, written["pruned"])
     report = Report(
         model=str(options.model),
-        rows=rows,
+        **measured,
         data=options.test or f"{options.val} (the data that the search saw: no --test was given)",
         samples=models["baseline"].scores.samples,
-        met=found.best is not found.pruned or options.precision == "fp32",
+        budget_met=found.best is not found.pruned or options.precision == "fp32",
         shipped=str(shipped),
         settings=options.settings(),
         trials=tuple(ledger.trials.values()),
-        spent=_spent(found, models[last]),
+        budget_spent=_spent(found, models[last]),
         floats=found.best.floats,
-        cost=_cost(setup, ledger),
+        cost_model=_cost(setup, ledger),
         seconds=dict(ledger.seconds),
-        units={
-            "all": setup.channels.units,
-            "prunable": len(setup.channels.prunable),
-            "removed": len(found.best.plan),
-        },
+        units=Units(setup.channels.units, len(setup.channels.prunable), len(plan)),
         machine=machine(options.threads, runtime_name(setup.target)),
         notes=_notes(setup, found, rows, last, str(shipped.relative_to(options.output))),
-        details=describe(setup.model, setup.channels, found.best.plan, found.evidence.ranking.units, setup.sample),
     )
     for large in (*ledger.cache.glob("*.onnx"), *(ledger.cache / name for name in MOMENTS)):  # and soon made again
         large.unlink(missing_ok=True)

@@ -4,16 +4,22 @@
 
 with C_grad the measured seconds of one sample's gradients, C_inf of one sample's inference and T_prune the
 number of trials. C_QAT is an estimate: one training sample is charged like one sample of the Fisher pass.
+
+``report.json`` holds these values field by field, and is decoded into these types again (``report.reading``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from hqp_onnx.job.ledger import Trial
+import msgspec
 
+from hqp_onnx.job.ledger import Trial
+from hqp_onnx.runtimes.machine import Machine
+
+SCHEMA = 1  # of report.json; raised when a reader of the one before would go wrong
 TITLES = {
     "baseline": "Baseline FP32",
     "q8_only": "Q8-only",
@@ -24,6 +30,7 @@ TITLES = {
     "engine": "Engine, on the GPU",
 }
 QAT_EPOCHS, QAT_SAMPLES = 10, 50_000  # a short fine-tuning on a training set of CIFAR's size
+Setting = str | int | float | bool | list[str] | None
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,11 @@ class Row(Judged):
     latency_p90_ms: float
     speedup: float
 
+    @property
+    def spread(self) -> tuple[float, float]:
+        """Milliseconds from the 10th to the 90th percentile."""
+        return self.latency_p10_ms, self.latency_p90_ms
+
 
 @dataclass(frozen=True)
 class EngineRow(Judged):
@@ -69,6 +81,11 @@ class EngineRow(Judged):
     latency_ms: float
     latency_p99_ms: float
     batch: int
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """Milliseconds from the median to the 99th percentile."""
+        return self.latency_ms, self.latency_p99_ms
 
 
 @dataclass(frozen=True)
@@ -85,6 +102,15 @@ class Layer:
     prunable: int
     removed: int
 
+    def __post_init__(self) -> None:
+        if self.channels < 1:
+            raise ValueError(f"layer '{self.weight}' has {self.channels} channels")
+
+    @property
+    def theta(self) -> float:
+        """Percentage of the output channels that were removed."""
+        return 100 * self.removed / self.channels
+
 
 @dataclass(frozen=True)
 class SaliencyHistogram:
@@ -99,6 +125,10 @@ class SaliencyHistogram:
     removed: tuple[int, ...]
     not_positive: tuple[int, int]
     unknown: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        if not len(self.edges) - 1 == len(self.kept) == len(self.removed) >= 1:
+            raise ValueError("a histogram has one edge more than bins, and a bin at least")
 
 
 @dataclass(frozen=True)
@@ -152,63 +182,118 @@ class CostModel:
         """Estimated cost of one quantization-aware training."""
         return None if self.c_grad is None else QAT_EPOCHS * QAT_SAMPLES * self.c_grad
 
-    def json(self) -> dict[str, Any]:
-        """Fields and derived values."""
+    def derived(self) -> dict[str, Any]:
+        """What follows from the fields, as JSON values."""
         ratio = None if not self.c_qat else self.c_hqp / self.c_qat
         share = None if not self.c_qat else self.c_recover / self.c_qat
         estimate = {"epochs": QAT_EPOCHS, "train_samples": QAT_SAMPLES}
-        derived = {"c_hqp": self.c_hqp, "c_qat": self.c_qat, "ratio": ratio, "recovery_ratio": share}
-        return {**asdict(self), **derived, "qat_estimate": estimate}
+        sums = {"c_hqp": self.c_hqp, "c_qat": self.c_qat}
+        return {**sums, "ratio": ratio, "recovery_ratio": share, "qat_estimate": estimate}
 
 
 @dataclass(frozen=True)
+class Units:
+    """Counts of units: of the model, those that may be removed, those that were."""
+
+    all: int
+    prunable: int
+    removed: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """The settings that a report speaks of; ``job.options`` describes them."""
+
+    max_drop: float
+    precision: str
+    saliency: str
+    metric: str
+    target: str
+    confidence: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """Everything that one ``optimize`` found.
 
-    ``rows`` are in the paper's order; the shipped model is ``recovered`` where there is one, else ``hqp``. ``spent``
-    is ``constraint.Budget.spent``. ``floats`` are first outputs of nodes of the shipped model that could be quantized
-    and stay in float. ``engine`` is None unless one was built.
+    Attributes:
+        schema_version: of this type, as JSON.
+        model: its path.
+        baseline, q8_only, pruned, int8_everywhere, hqp, recovered: rows of the paper's table, in its order; the model
+            that ships is ``engine`` if that was admitted, else ``recovered`` where there is one, else ``hqp``.
+        engine: None unless one was built.
+        data, samples: what the rows were measured on.
+        budget_met: whether a model as asked for is inside the budget.
+        shipped: path of the model that ships.
+        settings: what decided the result, by option; digests of model and data.
+        budget_spent: see ``Budget.spent``.
+        floats: first outputs of nodes of the shipped model that could be quantized and stay in float.
+        cost_model, units, machine: see there.
+        seconds: by stage.
+        notes: what a reader of the table should not miss.
+        trials: every candidate, in the order of the search.
+        layers, saliency_histogram, frozen, inputs: see there.
     """
 
+    schema_version: int = SCHEMA
     model: str
-    rows: Mapping[str, Row]
+    baseline: Row
+    q8_only: Row | None = None
+    pruned: Row
+    int8_everywhere: Row | None = None
+    hqp: Row
+    recovered: Row | None = None
+    engine: EngineRow | None = None
     data: str
     samples: int
-    met: bool
+    budget_met: bool
     shipped: str
-    settings: Mapping[str, Any]
-    trials: tuple[Trial, ...]
-    spent: Mapping[str, float]
+    settings: Mapping[str, Setting]
+    budget_spent: Mapping[str, float]
     floats: tuple[str, ...]
-    cost: CostModel
+    cost_model: CostModel
     seconds: Mapping[str, float]
-    units: Mapping[str, Any]
-    machine: Mapping[str, str]
+    units: Units
+    machine: Machine
     notes: tuple[str, ...]
-    details: Details
-    engine: EngineRow | None = None
+    trials: tuple[Trial, ...]
+    layers: tuple[Layer, ...]
+    saliency_histogram: SaliencyHistogram
+    frozen: tuple[Frozen, ...]
+    inputs: tuple[ModelInput, ...]
 
-    def json(self) -> dict[str, Any]:
-        """JSON values; every row is a top-level key."""
-        rest = {
-            "model": self.model,
-            "data": self.data,
-            "samples": self.samples,
-            "budget_met": self.met,
-            "shipped": self.shipped,
-            "settings": dict(self.settings),
-            "budget_spent": dict(self.spent),
-            "floats": list(self.floats),
-            "cost_model": self.cost.json(),
-            "seconds": dict(self.seconds),
-            "units": dict(self.units),
-            "machine": dict(self.machine),
-            "notes": list(self.notes),
-            "trials": [asdict(trial) for trial in self.trials],
-        }
-        return {name: asdict(row) for name, row in self.all_rows.items()} | rest | asdict(self.details)
+    def __post_init__(self) -> None:
+        _ = self.request  # has what it needs
+
+    @property
+    def request(self) -> Request:
+        """What was asked for."""
+        return msgspec.convert(self.settings, Request)
+
+    @property
+    def rows(self) -> dict[str, Row]:
+        """The models that were measured beside each other, by name."""
+        return {name: row for name, row in vars(self).items() if isinstance(row, Row)}
 
     @property
     def all_rows(self) -> dict[str, Row | EngineRow]:
         """``rows``, and that of the engine where there is one."""
         return {**self.rows, **({} if self.engine is None else {"engine": self.engine})}
+
+    @property
+    def shipped_row(self) -> str:
+        """The name of the row of the model that ships."""
+        if self.engine is not None and self.engine.admitted:
+            return "engine"
+        return "hqp" if self.recovered is None else "recovered"
+
+    def json(self) -> dict[str, Any]:
+        """JSON values: the fields, without those that are None, and what follows from the cost model."""
+        values: dict[str, Any] = msgspec.to_builtins(self)
+        values["cost_model"] |= self.cost_model.derived()
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def title_of(row: str) -> str:
+    """A row's name in words."""
+    return TITLES.get(row, row.replace("_", " ").capitalize())

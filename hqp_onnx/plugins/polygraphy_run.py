@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import fields
 from typing import Any
 
@@ -23,12 +24,14 @@ from polygraphy.tools.args import util as args_util
 from polygraphy.tools.args.base import BaseArgs, BaseRunnerArgs
 from polygraphy.tools.script import Script, make_invocable
 
+from hqp_onnx.passes.cut import REFITS
 from hqp_onnx.plugins.polygraphy_loaders import polygraphy_errors
 from hqp_onnx.ranking.saliency import SALIENCIES
 from hqp_onnx.runtimes.targets import target
 from hqp_onnx.statistics.calibration import METHODS
 from hqp_onnx.steps.prune import Pruning
 
+_ON_OR_OFF = argparse.BooleanOptionalAction
 _LOADERS = "hqp_onnx.plugins.polygraphy_loaders"
 
 
@@ -48,13 +51,14 @@ class HqpArgs(BaseArgs):  # type: ignore[misc]  # Polygraphy is untyped
         """Add the options."""
         add = self.group.add_argument
         add("--hqp-sparsity", type=float, default=0.3, help="Share of the prunable units to remove (default: 0.3)")
-        add("--hqp-saliency", choices=SALIENCIES, default="l2", help="How units are ranked (default: l2)")
-        add("--hqp-compensate", action="store_true", help="Refit the weights that read removed channels")
-        add("--hqp-min-width", type=float, default=0.0, help="Share of every tensor's units that stays")
-        add("--hqp-branches", action="store_true", help="Gates and residual branches may leave as a whole")
+        add("--hqp-saliency", choices=SALIENCIES, help="How units are ranked (default: fisher with data, else l2)")
+        add("--hqp-compensate", action=_ON_OR_OFF, help="Refit weights that read removed channels (default: with data)")
+        add("--hqp-refit", choices=REFITS, default="once", help="in-order: once more, from what each weight then reads")
+        add("--hqp-min-width", type=float, default=0.1, help="Share of every tensor's units that stays (default: 0.1)")
+        add("--hqp-branches", action=_ON_OR_OFF, default=True, help="Whole gates and residual branches may be removed")
         add("--hqp-multiple-of", type=int, default=1, help="Widths stay multiples of this")
         add("--hqp-keep", nargs="+", default=[], help="Patterns of tensors whose channels stay")
-        add("--hqp-only", nargs="+", default=[], help="Patterns of tensors whose channels may leave")
+        add("--hqp-only", nargs="+", default=[], help="Patterns of tensors whose channels may be removed")
         add("--hqp-seed", type=int, default=0, help="Of the random saliency")
         add("--hqp-data", help="Calibration data: .npz, folder of images or script. Default: --data-loader-script")
         add("--hqp-preprocess", help="JSON file for folders of images")

@@ -1,1 +1,1 @@
-"""Frozen results, as JSON and as tables."""
+"""``report.json`` written and read, and what shows it: tables, and the page in ``report/html/``."""

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import dataclass
 from pathlib import Path
 
 from hqp_onnx.runtimes.session import onnxruntime
 
 
-def machine(threads: int, runtime: str) -> dict[str, str]:
-    """What the measurements were made on."""
-    return {
-        "system": platform.platform(terse=True),
-        "processor": processor(),
-        "runtime": runtime,
-        "threads": str(threads or "the runtime's choice"),
-        "onnxruntime": onnxruntime().__version__,
-        "python": platform.python_version(),
-    }
+@dataclass(frozen=True)
+class Machine:
+    """What measurements were made on, in words and versions; ``runtime`` ran the models on so many ``threads``."""
+
+    system: str
+    processor: str
+    runtime: str
+    threads: str
+    onnxruntime: str
+    python: str
+
+
+def machine(threads: int, runtime: str) -> Machine:
+    """What we run on; ``threads`` 0 leaves their number to the runtime."""
+    return Machine(
+        system=platform.platform(terse=True),
+        processor=processor(),
+        runtime=runtime,
+        threads=str(threads or "the runtime's choice"),
+        onnxruntime=onnxruntime().__version__,
+        python=platform.python_version(),
+    )
 
 
 def processor() -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import onnx_graphsurgeon as gs
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.data.sources import open_dataset
 from hqp_onnx.engine import builder, trtexec
+from hqp_onnx.engine.build_report import BuildReport, BuiltOn, ShapeRange
 from hqp_onnx.engine.cache import read_cache, version_number
 from hqp_onnx.engine.calibrator import CalibrationBatches, calibrator
 from hqp_onnx.engine.capability import Capability, detect
@@ -64,11 +65,8 @@ class _Job:
     progress: Progress
 
 
-def build_file(options: BuildOptions, progress: Progress = silent) -> dict[str, Any]:
+def build_file(options: BuildOptions, progress: Progress = silent) -> BuildReport:
     """Write the engine (or, for another machine, what trtexec needs there) and the report OUTPUT.json.
-
-    Returns:
-        The report: TensorRT version, device, plan, flags, profiles, notes, layers, as JSON values.
 
     Raises:
         ModelError: not an ONNX model that TensorRT can take, or TensorRT refuses it.
@@ -82,11 +80,11 @@ def build_file(options: BuildOptions, progress: Progress = silent) -> dict[str, 
     graph = _prepare(job)
     if options.elsewhere is None:
         layers, size = _write_engine(job, graph)
-        report = _report(job, time.perf_counter() - start) | {"bytes": size, "layers": layers}
+        report = replace(_report(job, time.perf_counter() - start), bytes=size, layers=layers)
     else:
         _write_script(job, graph)
         report = _report(job, time.perf_counter() - start)
-    write_text(_beside(options.output, ".json"), json_text(report))
+    write_text(_beside(options.output, ".json"), json_text(report.json()))
     return report
 
 
@@ -193,7 +191,7 @@ def _cache_file(job: _Job, unnamed: Path) -> Path | None:
     return file
 
 
-def _write_engine(job: _Job, graph: gs.Graph) -> tuple[list[Any], int]:
+def _write_engine(job: _Job, graph: gs.Graph) -> tuple[tuple[Any, ...], int]:
     """Build here: the layers, and the size of the engine."""
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / job.options.model.name
@@ -204,7 +202,7 @@ def _write_engine(job: _Job, graph: gs.Graph) -> tuple[list[Any], int]:
     temporary = _beside(job.options.output, ".tmp")
     temporary.write_bytes(engine.plan)
     temporary.replace(job.options.output)
-    return engine.layers, len(engine.plan)
+    return tuple(engine.layers), len(engine.plan)
 
 
 def _calibrator(job: _Job, folder: Path) -> Any:
@@ -227,7 +225,7 @@ def _write_script(job: _Job, graph: gs.Graph) -> None:
     write_text(_beside(output, ".sh"), trtexec.command(model, output.name, job.plan, job.settings, job.able, found))
 
 
-def _report(job: _Job, seconds: float) -> dict[str, Any]:
+def _report(job: _Job, seconds: float) -> BuildReport:
     options, plan, device = job.options, job.plan, job.able.device
     notes = list(plan.notes)
     if options.data is not None and plan.scales not in ("own", "tensorrt"):
@@ -236,30 +234,30 @@ def _report(job: _Job, seconds: float) -> dict[str, Any]:
         notes.append(
             f"opset {job.graph.opset}: parsers of TensorRT 8 know {_OPSET_8}; export it anew if they refuse it"
         )
-    return {
-        "model": str(options.model),
-        "model_sha256": sha256(options.model),
-        "engine": options.output.name,
-        "tensorrt": ".".join(map(str, job.able.version)),
-        "built": options.elsewhere is None,
-        "device": None if device is None else {"name": device.name, "compute_capability": device.capability},
-        "precision": plan.precision,
-        "path": plan.path,
-        "scales": plan.scales,
-        "strongly_typed": plan.strongly_typed,
-        "flags": list(plan.flags),
-        "float_weights": plan.float_weights,
-        "float16_model": plan.half,
-        "calibration": options.calibration if plan.scales in ("own", "tensorrt") else None,
-        "calibration_cache": None if options.calibration_cache is None else str(options.calibration_cache),
-        "shapes": {n: {"min": [*p.low], "opt": [*p.best], "max": [*p.high]} for n, p in job.shapes.items()},
-        "workspace_mib": options.workspace,
-        "dla": options.dla,
-        "version_compatible": options.version_compatible,
-        "hardware_compatible": options.hardware_compatible,
-        "seconds": round(seconds, 3),
-        "notes": notes,
-    }
+    return BuildReport(
+        model=str(options.model),
+        model_sha256=sha256(options.model),
+        engine=options.output.name,
+        tensorrt=".".join(map(str, job.able.version)),
+        built=options.elsewhere is None,
+        device=None if device is None else BuiltOn(device.name, device.capability),
+        precision=plan.precision,
+        path=plan.path,
+        scales=plan.scales,
+        strongly_typed=plan.strongly_typed,
+        flags=plan.flags,
+        float_weights=plan.float_weights,
+        float16_model=plan.half,
+        calibration=options.calibration if plan.scales in ("own", "tensorrt") else None,
+        calibration_cache=None if options.calibration_cache is None else str(options.calibration_cache),
+        shapes={name: ShapeRange(p.low, p.best, p.high) for name, p in job.shapes.items()},
+        workspace_mib=options.workspace,
+        dla=options.dla,
+        version_compatible=options.version_compatible,
+        hardware_compatible=options.hardware_compatible,
+        seconds=round(seconds, 3),
+        notes=tuple(notes),
+    )
 
 
 def _beside(path: Path, suffix: str) -> Path:

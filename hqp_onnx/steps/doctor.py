@@ -28,7 +28,7 @@ from hqp_onnx.runtimes.session import onnxruntime
 from hqp_onnx.runtimes.targets import target
 from hqp_onnx.version import __version__
 
-PACKAGES = ("numpy", "onnx", "onnx-graphsurgeon", "polygraphy", "click", "rich", "pillow", "svg.py")
+PACKAGES = ("numpy", "onnx", "onnx-graphsurgeon", "polygraphy", "click", "rich", "pillow", "svg.py", "msgspec")
 ONNXRUNTIMES = tuple(f"onnxruntime{kind}" for kind in ("", "-gpu", "-openvino", "-training", "-training-cpu"))
 OPTIONAL = ("openvino", "tensorrt", "nvidia-ml-py", "pycuda", "onnx-ir", "olive-ai")
 INTEGER = {

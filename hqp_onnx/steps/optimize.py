@@ -24,7 +24,7 @@ def optimize(options: Options, progress: Progress = silent) -> Report:
     """Run the main job and write OUT/: pruned.onnx, int8.onnx (or fp16.onnx), ledgers, report.json and report.html.
 
     All input is checked before OUT is touched. Where no quantized model is inside the budget though one was asked for,
-    ``report.met`` is False and the best admissible model is pruned.onnx. ``options.recover`` adds a folder
+    ``report.budget_met`` is False and the best admissible model is pruned.onnx. ``options.recover`` adds a folder
     recovered/ with a model that was trained, and ships if it is inside the budget, and its ledger.json.
     ``options.build`` adds model.engine, see ``ship_engine``.
 
@@ -47,13 +47,13 @@ def optimize(options: Options, progress: Progress = silent) -> Report:
 
 def budget_error(report: Report) -> BudgetError:
     """The error that says that ``report`` missed its budget."""
-    drop = 100 * report.settings["max_drop"]
+    drop = 100 * report.request.max_drop
     if report.engine is not None and not report.engine.admitted:
         return BudgetError(
             f"the engine of {report.model} loses {100 * report.engine.val_drop:.2f} points of a budget of {drop:g}: "
             f"the best admissible model is {report.shipped}. Allow a larger --max-drop, or see 'hqp compare'"
         )
-    kind = "FP16" if report.settings["precision"] == "fp16" else "INT8"
+    kind = "FP16" if report.request.precision == "fp16" else "INT8"
     return BudgetError(
         f"no {kind} model of {report.model} is inside the budget of {drop:g} points: the best admissible model, "
         f"{report.shipped}, is FP32. Allow a larger --max-drop, or try another --calibration"

@@ -12,10 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from hqp_onnx.arrays import Array
-from hqp_onnx.engine import BuildOptions, measure
+from hqp_onnx.engine import BuildOptions, BuildReport, measure
 from hqp_onnx.engine.session import EngineSession
 from hqp_onnx.graphs import model_io
 from hqp_onnx.job.candidate import Precision
@@ -76,14 +75,14 @@ def _with_engine(setup: Setup, ledger: Ledger, found: Found, report: Report, mod
     final = setup.scores(session, "test") if "test" in setup.data else val
     engine = replace(shipped, session=session, scores=final, val=val, bytes=path.stat().st_size)
     row = engine_row(models["baseline"], engine, measure(path), budget.admits(val))
-    notes = (*report.notes, *built["notes"], _where(built, row))
+    notes = (*report.notes, *built.notes, _where(built, row))
     if not row.admitted:
         outside = f"the engine is outside the budget, so that {report.shipped} ships; it stays in {path}"
-        return replace(report, engine=row, met=False, notes=(*notes, outside))
+        return replace(report, engine=row, budget_met=False, notes=(*notes, outside))
     for name in _FILES:
         path.with_name(name).replace(setup.options.output / name)
-    spent = budget.spent(report.spent["pruning"], val)
-    return replace(report, engine=row, shipped=str(setup.options.output / ENGINE), spent=spent, notes=notes)
+    spent = budget.spent(report.budget_spent["pruning"], val)
+    return replace(report, engine=row, shipped=str(setup.options.output / ENGINE), budget_spent=spent, notes=notes)
 
 
 def _build_options(
@@ -104,6 +103,6 @@ def _shapes(session: Runner, feeds: Mapping[str, Array]) -> tuple[str, ...]:
     return tuple(f"{name}:{'x'.join(map(str, feeds[name].shape))}" for name in dynamic)
 
 
-def _where(built: Mapping[str, Any], row: EngineRow) -> str:
-    device = built["device"]["name"]
-    return f"the engine's row is TensorRT {built['tensorrt']} on {device}, between CUDA events at batch {row.batch}"
+def _where(built: BuildReport, row: EngineRow) -> str:
+    device = "" if built.device is None else f" on {built.device.name}"
+    return f"the engine's row is TensorRT {built.tensorrt}{device}, between CUDA events at batch {row.batch}"

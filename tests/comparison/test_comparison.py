@@ -12,7 +12,7 @@ import onnxruntime as ort
 import pytest
 from command import hqp
 
-from hqp_onnx.cli.compare_tables import layers_table, models_table, short_names, step_line
+from hqp_onnx.cli.tables.comparison import layers_table, models_table, short_names, step_line
 from hqp_onnx.comparison import Comparison, compare
 from hqp_onnx.evaluation.latency import Latency
 

@@ -101,9 +101,8 @@ def built(folder: Path, name: str, log: list[Any], chosen: dict[str, Any]) -> di
         if key in options:
             options[option] = folder / options.pop(key)
     engine = folder / f"{name}.engine"
-    report = attempt(
-        lambda: build_file(BuildOptions(folder / "model.onnx", engine, shapes=options.pop("shapes", SHAPES), **options))
-    )
+    asked = {"shapes": SHAPES, **options}
+    report = attempt(lambda: build_file(BuildOptions(folder / "model.onnx", engine, **asked)).json())
     files = sorted(p.name for p in folder.iterdir() if p.name.startswith(name))
     return {"report": report, "log": list(log), "files": files}
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import struct
 import subprocess
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
 from conftest import MODELS
 
 from hqp_onnx import cli
-from hqp_onnx.engine.options import BuildOptions
+from hqp_onnx.engine import BuildOptions, BuildReport
 from hqp_onnx.errors import ModelError, UsageError
 from hqp_onnx.progress import silent
 from hqp_onnx.runtimes.session import Session
@@ -58,15 +58,15 @@ def test_a_script_for_jetson_nano(tmp_path: Path, data: str) -> None:
     assert not any(word.startswith(("--int8", "--calib", "--stronglyTyped")) for word in words)
     assert "--optShapes=input:1x1x28x28" in words
     assert sorted(p.name for p in output.parent.iterdir()) == ["m.engine.json", "m.engine.onnx", "m.engine.sh"]
-    assert json.loads(beside(output, ".json").read_text()) == report
-    assert (report["tensorrt"], report["built"], report["flags"]) == ("8.2.1", False, ["FP16"])
+    assert msgspec.json.decode(beside(output, ".json").read_bytes(), type=BuildReport) == report
+    assert (report.tensorrt, report.built, report.flags) == ("8.2.1", False, ("FP16",))
     np.testing.assert_allclose(logits(beside(output, ".onnx"), data), logits(MODEL, data), atol=1e-4)
 
 
 def test_our_ranges_become_a_cache_of_every_float_tensor(tmp_path: Path, data: str) -> None:
     output, named = tmp_path / "m.engine", tmp_path / "kept.cache"
     options = BuildOptions(MODEL, output, data, calibration="minmax", calibration_cache=named, elsewhere="8.5.2")
-    assert build_file(options)["scales"] == "own"
+    assert build_file(options).scales == "own"
     first, *lines = beside(output, ".cache").read_text().splitlines()
     assert first == "TRT-8502-EntropyCalibration2"  # trtexec reads no other
     assert named.read_text() == beside(output, ".cache").read_text()
@@ -80,7 +80,7 @@ def test_our_ranges_become_a_cache_of_every_float_tensor(tmp_path: Path, data: s
         assert scales[name] == pytest.approx(np.abs(x).max() / 127, rel=1e-5), name
     assert {"--int8", "--fp16", "--calib=m.engine.cache"} <= set(script(output))
     again = build_file(BuildOptions(MODEL, output, calibration_cache=named, elsewhere="8.5.2"))
-    assert again["scales"] == "cache" and beside(output, ".cache").read_text() == named.read_text()
+    assert again.scales == "cache" and beside(output, ".cache").read_text() == named.read_text()
     named.write_text(named.read_text().replace("EntropyCalibration2", "MinMaxCalibration"))
     with pytest.raises(UsageError, match="entropy calibrator only"):
         build_file(BuildOptions(MODEL, output, calibration_cache=named, elsewhere="8.5.2"))
@@ -125,8 +125,8 @@ def test_a_quantized_model_brings_its_scales(tmp_path: Path, data: str) -> None:
     int8 = tmp_path / "int8.onnx"
     quantize_file(MODEL, int8, data, "tensorrt", "entropy", None, silent)
     report = build_file(BuildOptions(int8, tmp_path / "m.engine", data, elsewhere="10.3.0"))
-    assert (report["precision"], report["path"], report["scales"]) == ("int8", "explicit", "model")
-    assert "--data was not used" in report["notes"]
+    assert (report.precision, report.path, report.scales) == ("int8", "explicit", "model")
+    assert "--data was not used" in report.notes
     np.testing.assert_allclose(logits(tmp_path / "m.engine.onnx", data), logits(int8, data), atol=1e-5)
     with pytest.raises(UsageError, match="INT8 already"):
         build_file(BuildOptions(int8, tmp_path / "m.engine", precision="fp16", elsewhere="10.3.0"))
@@ -138,7 +138,7 @@ def test_a_quantized_model_brings_its_scales(tmp_path: Path, data: str) -> None:
 def test_a_dla_gets_one_shape_and_our_scales(tmp_path: Path, data: str) -> None:
     output = tmp_path / "m.engine"
     report = build_file(BuildOptions(MODEL, output, data, dla=1, shapes=("input:8x1x28x28",), elsewhere="10.3.0"))
-    assert (report["path"], report["scales"]) == ("implicit", "own")
+    assert (report.path, report.scales) == ("implicit", "own")
     assert {"--useDLACore=1", "--allowGPUFallback", "--calib=m.engine.cache"} <= set(script(output))
     assert beside(output, ".cache").read_text().startswith("TRT-100300-EntropyCalibration2\n")
 

@@ -113,13 +113,13 @@ def test_engines_agree_with_onnxruntime(
         report = build_file(BuildOptions(bundled, path, calibration, shapes=SHAPES, **chosen))
     except UsageError as e:
         pytest.skip(str(e))
-    assert report["layers"] and report["bytes"] == path.stat().st_size
+    assert report.layers and report.bytes == path.stat().st_size
     found, expected = on_engine(path, images(data)), Session(bundled).run(images(data))["logits"]
     tolerance = {"fp32": 1e-3, "fp16": 0.02}.get(chosen["precision"], 0.3)
     assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
     assert (found.argmax(1) == expected.argmax(1)).mean() >= (0.9 if chosen["precision"] == "int8" else 0.98)
     if chosen["precision"] == "int8":
-        assert "int8" in str(report["layers"]).lower()  # TensorRT took the scales
+        assert "int8" in str(report.layers).lower()  # TensorRT took the scales
 
 
 def test_caches_are_written_and_read_again(tensorrt: Capability, data: Path, tmp_path: Path) -> None:
@@ -127,13 +127,13 @@ def test_caches_are_written_and_read_again(tensorrt: Capability, data: Path, tmp
     build_file(BuildOptions(model, tmp_path / "a.engine", precision="fp16", timing_cache=timing))
     assert timing.stat().st_size > 0
     again = build_file(BuildOptions(model, tmp_path / "b.engine", precision="fp16", timing_cache=timing))
-    assert again["bytes"] > 0
+    assert again.bytes
     if tensorrt.implicit:
         options = {"path": "implicit", "scales": "tensorrt", "calibration_cache": cache, "shapes": SHAPES}
         build_file(BuildOptions(model, tmp_path / "c.engine", str(data), **options))
         assert cache.read_text().startswith("TRT-")
         report = build_file(BuildOptions(model, tmp_path / "d.engine", path="implicit", calibration_cache=cache))
-        assert report["scales"] == "cache"
+        assert report.scales == "cache"
 
 
 def test_latency_layers_and_energy(tensorrt: Capability, tmp_path: Path) -> None:

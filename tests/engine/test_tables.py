@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
 
-from hqp_onnx.cli.engine_lines import build_lines, engine_rows, engine_table
-from hqp_onnx.engine import EngineLatency
+from hqp_onnx.cli.tables.engines import build_lines, engine_rows, engine_table
+from hqp_onnx.engine import BuildReport, BuiltOn, EngineLatency
 
 FAST = EngineLatency(8, 100, 2.0, 3.0, {"conv": 1.5}, 10.0, 0.0025)
 SLOW = EngineLatency(1, 50, 1.0, 1.0)
@@ -30,21 +30,36 @@ def test_the_table_leaves_blank_what_was_not_measured() -> None:
 
 
 def test_what_was_built_in_words() -> None:
-    report: dict[str, Any] = {
-        "precision": "int8",
-        "path": "implicit",
-        "scales": "own",
-        "strongly_typed": False,
-        "tensorrt": "8.6.2",
-        "built": True,
-        "device": {"name": "Orin", "compute_capability": "8.7"},
-        "bytes": 2_500_000,
-        "layers": [1, 2, 3],
-        "notes": ["a note"],
-    }
+    report = BuildReport(
+        model="m.onnx",
+        model_sha256="0",
+        engine="m.engine",
+        tensorrt="8.6.2",
+        built=True,
+        device=BuiltOn("Orin", "8.7"),
+        precision="int8",
+        path="implicit",
+        scales="own",
+        strongly_typed=False,
+        flags=("INT8",),
+        float_weights=False,
+        float16_model=False,
+        calibration="entropy",
+        calibration_cache=None,
+        shapes={},
+        workspace_mib=None,
+        dla=None,
+        version_compatible=False,
+        hardware_compatible=False,
+        seconds=1.0,
+        notes=("a note",),
+        bytes=2_500_000,
+        layers=(1, 2, 3),
+    )
     first, note = build_lines(report, Path("m.engine"))
     assert first == (
         "m.engine: 2.50 MB, 3 layers, INT8, implicit, scales: own, weakly typed; TensorRT 8.6.2 on Orin (8.7)"
     )
     assert note == "a note"
-    assert build_lines({**report, "built": False}, Path("m.engine"))[0].startswith("m.engine.sh: INT8, implicit")
+    elsewhere = replace(report, built=False, device=None, bytes=None, layers=None)
+    assert build_lines(elsewhere, Path("m.engine"))[0].startswith("m.engine.sh: INT8, implicit")

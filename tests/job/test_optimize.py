@@ -73,7 +73,7 @@ def test_a_confidence_keeps_the_upper_bound_of_the_drop_inside(options: Options,
     ]
     lost = right[0].astype(float) - right[1]
     assert lost.mean() + 2.326 * lost.std(ddof=1) / np.sqrt(len(lost)) <= options.max_drop
-    assert found.spent["uncertainty"] == pytest.approx(2.326 * lost.std(ddof=1) / np.sqrt(len(lost)), rel=1e-3)
+    assert found.budget_spent["uncertainty"] == pytest.approx(2.326 * lost.std(ddof=1) / np.sqrt(len(lost)), rel=1e-3)
     rejected = [trial for trial in found.trials if not trial.accepted and trial.complete]
     assert all("at 99 %" in trial.why for trial in rejected)
     assert any(found.rows["baseline"].val_metric - trial.metric <= options.max_drop for trial in rejected)
@@ -221,7 +221,7 @@ def test_what_alignment_makes_the_same_is_quantized_once(small: Options, monkeyp
     found = optimize(replace(small, saliency="l2", precision="int8", step=0.025, multiple_of=8))
     tried = [trial.sparsity for trial in found.trials if trial.precision == "int8"]
     assert len(tried) == len(set(tried)) > 1
-    assert min(tried) == 0 and not found.met
+    assert min(tried) == 0 and not found.budget_met
 
 
 @pytest.mark.parametrize("objective", ["macs", "latency"])
@@ -257,7 +257,7 @@ def test_a_budget_that_int8_cannot_meet(options: Options, tmp_path: Path, monkey
 
     monkeypatch.setattr(CandidateModels, "_in_int8", ruined)
     found = optimize(replace(options, output=tmp_path, step=0.2))
-    assert not found.met
+    assert not found.budget_met
     assert not (tmp_path / "int8.onnx").exists()
     assert (tmp_path / "pruned.onnx").exists()
     error = budget_error(found)
@@ -287,8 +287,8 @@ def test_nodes_that_are_faster_in_float_stay_there(mixed: Options) -> None:
     assert list(found.rows) == ["baseline", "q8_only", "pruned", "int8_everywhere", "hqp"]
     assert found.rows["hqp"].bytes < 1.1 * found.rows["int8_everywhere"].bytes  # their weights are stored as int8
     assert found.rows["hqp"].val_drop <= mixed.max_drop
-    assert sum(found.spent.values()) == pytest.approx(mixed.max_drop)
-    assert found.spent["pruning"] + found.spent["precision"] == pytest.approx(found.rows["hqp"].val_drop)
+    assert sum(found.budget_spent.values()) == pytest.approx(mixed.max_drop)
+    assert found.budget_spent["pruning"] + found.budget_spent["precision"] == pytest.approx(found.rows["hqp"].val_drop)
     files = [(mixed.output / name).read_bytes() for name in FILES]
     optimize(mixed)  # resumed: the clock is not asked again
     assert [(mixed.output / name).read_bytes() for name in FILES] == files

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-from dataclasses import replace
+import unicodedata
+from dataclasses import fields, replace
 from html.parser import HTMLParser
 from importlib.resources import files
 from itertools import pairwise
@@ -17,13 +17,12 @@ import onnx
 import pytest
 from command import hqp
 from polygraphy_host import host_environment, sh
-from small_model import small_data, small_model
 
 from hqp_onnx.errors import DataError
-from hqp_onnx.job.options import Options
+from hqp_onnx.job.results import EngineRow, Frozen, Judged, Report
 from hqp_onnx.report.html import render
 from hqp_onnx.report.html.plot import Scale, ticks
-from hqp_onnx.steps.optimize import optimize
+from hqp_onnx.report.reading import read_report
 
 VOID = {"meta", "br"}
 
@@ -60,24 +59,8 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """OUT/ of a small run."""
-    made = tmp_path_factory.mktemp("report")
-    (made / "model.onnx").write_bytes(small_model().SerializeToString())
-    data = small_data(300)
-    np.savez(made / "data.npz", input=40 * data["input"], labels=data["labels"])  # the classes that it tells apart
-    file = str(made / "data.npz")
-    wanted = Options(
-        made / "model.onnx", file, file, made / "out", metric="agreement", max_drop=0.008, precision="int8"
-    )
-    optimize(replace(wanted, multiple_of=1, step=0.05, saliency="l2"))
-    return made / "out"
-
-
-@pytest.fixture(scope="module")
-def report(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "report.json").read_text())
-    return found
+def report(folder: Path) -> Report:
+    return read_report(folder)
 
 
 @pytest.fixture(scope="module")
@@ -137,87 +120,108 @@ def contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def test_every_trial_is_a_mark(report: dict[str, Any], page: Page) -> None:
-    accepted = sum(trial["accepted"] for trial in report["trials"])
-    assert 0 < accepted < len(report["trials"])
+def test_every_trial_is_a_mark(report: Report, page: Page) -> None:
+    accepted = sum(trial.accepted for trial in report.trials)
+    assert 0 < accepted < len(report.trials)
     assert len(page.all("circle", **{"class": "accepted"})) == accepted
-    assert len(page.all("path", **{"class": "rejected"})) == len(report["trials"]) - accepted
-    limit = 100 * (report["baseline"]["val_metric"] - report["settings"]["max_drop"])
+    assert len(page.all("path", **{"class": "rejected"})) == len(report.trials) - accepted
+    limit = 100 * (report.baseline.val_metric - report.request.max_drop)
     marks = {float(e["cy"]): e["text"] for e in page.all("circle", **{"class": "accepted"})}
     line = next(float(e["y1"]) for e in page.all("line", **{"class": "limit"}) if e["y1"] == e["y2"])
     assert all((y <= line) == (float(re.search(r"removed, ([\d.]+) %", says)[1]) >= limit) for y, says in marks.items())
 
 
-def test_layers_are_the_widths_of_the_written_model(folder: Path, report: dict[str, Any], page: Page) -> None:
+def test_layers_are_the_widths_of_the_written_model(folder: Path, report: Report, page: Page) -> None:
     before, after = (
         {t.name: t.dims for t in onnx.load(path).graph.initializer}
         for path in (folder.parent / "model.onnx", folder / "pruned.onnx")
     )
-    known = [layer for layer in report["layers"] if layer["weight"] in after]
-    assert [layer["weight"] for layer in report["layers"]] == ["w1", "w2", "w3", "w4"]
+    known = [layer for layer in report.layers if layer.weight in after]
+    assert [layer.weight for layer in report.layers] == ["w1", "w2", "w3", "w4"]
     bars = [e for e in page.all("rect", **{"class": "removed"}) if " frozen" in e["text"]]
     assert [float(e["height"]) / 160 for e in bars] == pytest.approx(
-        [layer["removed"] / layer["channels"] for layer in report["layers"]], abs=1e-4
+        [layer.removed / layer.channels for layer in report.layers], abs=1e-4
     )
     for layer in known:
-        assert layer["shape"] == list(before[layer["weight"]])
-        assert layer["removed"] == before[layer["weight"]][0] - after[layer["weight"]][0]
-    assert sum(layer["removed"] for layer in known) > 0
-    assert report["layers"][-1]["prunable"] == 0
-    assert report["frozen"] == [{"reason": "graph output 'logits'", "units": 4, "tensors": ["d4", "w4"]}]
+        assert layer.shape == tuple(before[layer.weight])
+        assert layer.removed == before[layer.weight][0] - after[layer.weight][0]
+    assert sum(layer.removed for layer in known) > 0
+    assert report.layers[-1].prunable == 0
+    assert report.frozen == (Frozen("graph output 'logits'", 4, ("d4", "w4")),)
 
 
-def test_the_histogram_counts_every_prunable_unit(folder: Path, report: dict[str, Any]) -> None:
-    found = report["saliency_histogram"]
-    counted = [*found["kept"], *found["removed"], *found["not_positive"], *found["unknown"]]
-    assert sum(counted) == report["units"]["prunable"]
-    assert sum(found["removed"]) + found["not_positive"][1] + found["unknown"][1] == report["units"]["removed"]
+def test_the_histogram_counts_every_prunable_unit(folder: Path, report: Report) -> None:
+    found = report.saliency_histogram
+    counted = [*found.kept, *found.removed, *found.not_positive, *found.unknown]
+    assert sum(counted) == report.units.prunable
+    assert sum(found.removed) + found.not_positive[1] + found.unknown[1] == report.units.removed
     scores = np.load(folder / ".cache" / "scores.npz")["unit"]
-    assert found["edges"][-1] <= np.log10(scores.max()) + 1e-9
+    assert found.edges[-1] <= np.log10(scores.max()) + 1e-9
 
 
-def test_rows_that_are_not_known_yet_are_shown(folder: Path, report: dict[str, Any]) -> None:
-    row = report["hqp"]
-    engine = {k: v for k, v in row.items() if k not in ("speedup", "latency_p10_ms", "latency_p90_ms")}
-    engine |= {"admitted": True, "latency_p99_ms": 9.0, "batch": 8}
-    shown = Page(render({**report, "after_recovery": row, "engine": engine}, folder))
-    names = [e["text"] for e in shown.all("text", **{"class": "name"})]
-    assert {"After recovery", "Engine, on the GPU"} <= set(names)
-    heads = [e["text"] for e in shown.all("th", scope="row")]
-    assert heads.count("After recovery") == 2
+def test_an_engine_has_a_row(folder: Path, report: Report) -> None:
+    judged = {field.name: getattr(report.hqp, field.name) for field in fields(Judged)}
+    engine = EngineRow(**judged, admitted=False, latency_ms=7.0, latency_p99_ms=9.0, batch=8)
+    shown = Page(render(replace(report, engine=engine), folder))
+    assert "Engine, on the GPU" in [e["text"] for e in shown.all("text", **{"class": "name"})]
+    assert [e["text"] for e in shown.all("th", scope="row")].count("Engine, on the GPU") == 2
+    assert any(e["text"].endswith("7.000 to 9.000") for e in shown.all("rect", **{"class": "other"}))
+    assert shown.all("dd")[0]["text"] == f"{report.hqp.speedup:.2f}×"
+    shipped = Page(render(replace(report, engine=replace(engine, admitted=True)), folder))
+    assert (shipped.all("dt")[0]["text"], shipped.all("dd")[0]["text"]) == ("batch 8, on the GPU", "7.000 ms")
+    assert "7.000 ms" in shipped.all("rect", **{"class": "main"})[0]["text"]
 
 
-def test_a_recovered_model_is_what_ships(folder: Path, report: dict[str, Any]) -> None:
+def test_a_recovered_model_is_what_ships(folder: Path, report: Report) -> None:
     (folder / "recovered").mkdir(exist_ok=True)
     shutil.copy(folder / "int8.onnx", folder / "recovered")
-    trial = report["trials"][-1]
-    trials = [*report["trials"], trial | {"precision": "int8+recovery"}, trial | {"precision": "int8+2+recovery"}]
-    row = report["hqp"] | {"speedup": 77.0, "latency_ms": 1e-3}
-    shown = Page(render({**report, "recovered": row, "trials": trials}, folder))
+    trials = (*report.trials, *(replace(report.trials[-1], trained=True, floats=floats) for floats in (0, 2)))
+    row = replace(report.hqp, speedup=77.0, latency_ms=1e-3)
+    shown = Page(render(replace(report, recovered=row, trials=trials), folder))
     assert shown.all("dd")[0]["text"] == "77.00×"
     assert "HQP + recovery: 0.001 ms" in shown.all("rect", **{"class": "main"})[0]["text"]
     assert sum(str(folder / "recovered" / "int8.onnx") in e["text"] for e in shown.all("pre")) == 4
     shutil.rmtree(folder / "recovered")
     with pytest.raises(DataError, match="has none of int8"):
-        render({**report, "recovered": row}, folder)
+        render(replace(report, recovered=row), folder)
 
 
-def test_a_model_with_nothing_to_remove_has_a_page(folder: Path, report: dict[str, Any]) -> None:
-    histogram = report["saliency_histogram"] | {"kept": [0] * 24, "removed": [0] * 24}
-    nothing = {"layers": [], "trials": [], "frozen": [], "saliency_histogram": histogram}
-    shown = Page(render({**report, **nothing}, folder))
+def test_a_model_with_nothing_to_remove_has_a_page(folder: Path, report: Report) -> None:
+    histogram = replace(report.saliency_histogram, kept=(0,) * 24, removed=(0,) * 24)
+    nothing = replace(report, layers=(), trials=(), frozen=(), saliency_histogram=histogram)
+    shown = Page(render(nothing, folder))
     assert len(shown.all("svg")) == 5
     assert not shown.all("circle")
 
 
-def test_names_from_the_model_are_text(folder: Path, report: dict[str, Any]) -> None:
-    evil = '</svg><script>alert("x")</script>&amp;'
-    layer = {**report["layers"][0], "weight": evil, "removed": report["layers"][0]["channels"]}
-    frozen = [{"reason": evil, "units": 1, "tensors": [evil]}]
-    inputs = [{**report["inputs"][0], "name": evil}]
-    shown = Page(render({**report, "layers": [layer], "frozen": frozen, "inputs": inputs, "model": evil}, folder))
-    assert not shown.all("script")
-    assert sum(evil in element["text"] for element in shown.all("th") + shown.all("code")) >= 4
+@pytest.mark.parametrize(
+    ("name", "shown_as"),
+    [
+        ('</svg><script>alert("x")</script>&amp;', None),
+        ('<!-- \'"--><b a="&lt;">]]>', None),
+        ("\0nul \x1b[31mred \x85 \r\x7f", "\u2400nul \u241b[31mred \ufffd \u240d\ufffd"),
+        ("not UTF-8 \udcff, turned \u202e round", "not UTF-8 \ufffd, turned \ufffd round"),
+    ],
+)
+def test_names_from_the_model_are_text(folder: Path, report: Report, name: str, shown_as: str | None) -> None:
+    """In every place that shows one; signs take the place of what a page cannot hold."""
+    layer = replace(report.layers[0], weight=name, op=name, removed=report.layers[0].channels)
+    inputs = (replace(report.inputs[0], name=name),)
+    frozen, trials = (Frozen(name, 1, (name,)),), (replace(report.trials[0], why=name),)
+    evil = replace(report, layers=(layer,), frozen=frozen, inputs=inputs, trials=trials, model=name, notes=(name,))
+    evil = replace(evil, settings={**report.settings, "metric": name, "saliency": name, "keep": [name]})
+    evil = replace(evil, floats=(name,), data=name, seconds={name: 1.0}, machine=replace(report.machine, runtime=name))
+    text = render(evil, folder)
+    assert text.encode().decode() == text
+    assert not [c for c in text if unicodedata.category(c) in ("Cc", "Cs") and c != "\n"]
+    shown, plain = Page(text), Page(render(report, folder))
+    assert {e["tag"] for e in shown.elements} - {"details"} <= {e["tag"] for e in plain.elements}
+    assert not shown.all("script") + shown.all("b")
+    expected = shown_as or name
+    for tag in ("th", "td", "p", "caption", "title", "desc", "figcaption"):
+        assert any(expected in element["text"] for element in shown.all(tag)), tag
+    assert any(expected in element["data-label"] for element in shown.all("td"))
+    assert {*shown.elements[0], *shown.all("td")[0]} == {*plain.elements[0], *plain.all("td")[0]}  # no new attribute
 
 
 def test_the_commands_run(folder: Path, page: Page, tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_the_main_job_runs_on_openvino(tmp_path: Path) -> None:
     chosen = {"target": "openvino", "saliency": "l2", "compensate": False, "step": 0.2, "max_drop": 0.1}
     options = Options(RESNET, calib, val, tmp_path / "out", **chosen)
     report = optimize(options)
-    assert report.machine["runtime"].startswith("OpenVINO ")
+    assert report.machine.runtime.startswith("OpenVINO ")
     session = open_runner(Path(report.shipped), target("openvino"))
     with np.load(val) as data:
         found = session.run({"input": data["input"].astype(np.float32)})["logits"].argmax(1)

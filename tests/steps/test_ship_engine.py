@@ -79,7 +79,7 @@ def agreement(options: Options, model: Path, data: str) -> float:
 def test_an_engine_inside_the_budget_ships(options: Options, plans: list[Plan]) -> None:
     report = optimize(options)
     out, row = options.output, report.engine
-    assert report.met and report.shipped == str(out / "model.engine")
+    assert report.budget_met and report.shipped == str(out / "model.engine")
     assert row is not None and row.admitted and options.test is not None
     assert [plan.scales for plan in plans] == ["model"]
     assert row.metric == agreement(options, out / "int8.onnx", options.test)
@@ -107,8 +107,8 @@ def test_an_engine_outside_the_budget_does_not(
     report = optimize(options)
     assert report.engine is not None and not report.engine.admitted
     assert report.engine.val_drop > options.max_drop >= report.rows["hqp"].val_drop
-    assert not report.met and report.shipped == str(options.output / "int8.onnx")
-    assert report.spent["left"] == pytest.approx(options.max_drop - report.rows["hqp"].val_drop)
+    assert not report.budget_met and report.shipped == str(options.output / "int8.onnx")
+    assert report.budget_spent["left"] == pytest.approx(options.max_drop - report.rows["hqp"].val_drop)
     assert any("outside the budget, so that" in note for note in report.notes)
     assert not (options.output / "model.engine").exists()
     assert (options.output / ".cache" / "model.engine").is_file()
@@ -124,13 +124,13 @@ def test_float_engines_are_built_from_float32(options: Options, plans: list[Plan
     weights = onnx.load(options.output / "model.engine", format="protobuf").graph.initializer
     assert onnx.TensorProto.FLOAT in {tensor.data_type for tensor in weights}
     assert onnx.TensorProto.FLOAT16 not in {tensor.data_type for tensor in weights}
-    assert report.engine is not None and report.met
+    assert report.engine is not None and report.budget_met
 
 
 def test_fp16_is_a_candidate_of_its_own(options: Options) -> None:
     report = optimize(replace(options, precision="fp16", target="onnxruntime", build=False))
     file = options.output / "fp16.onnx"
-    assert report.shipped == str(file) and report.met
+    assert report.shipped == str(file) and report.budget_met
     assert list(report.rows) == ["baseline", "pruned", "hqp"]
     kinds = {tensor.data_type for tensor in onnx.load(file).graph.initializer if len(tensor.dims) > 1}
     assert kinds == {onnx.TensorProto.FLOAT16}

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hqp_onnx.engine.trtexec import shape_text
 from hqp_onnx.errors import DataError
+from hqp_onnx.job.results import ModelInput, Report
 
-Data = Mapping[str, Any]
 NAMES = ("int8.onnx", "fp16.onnx", "pruned.onnx")  # the first of them ships
 
 
@@ -25,25 +24,24 @@ class Recipe:
     remark: str = ""
 
 
-def recipes(report: Data, folder: Path) -> list[Recipe]:
+def recipes(report: Report, folder: Path) -> list[Recipe]:
     """Commands for the files in ``folder``, OUT/.
 
     Args:
-        report: the JSON values of ``report.json``.
+        report: says which model ships, and its inputs.
         folder: as commands should name it.
 
     Raises:
         DataError: the model that ships is not there.
     """
-    inputs: Sequence[Data] = report["inputs"]
-    model = _shipped(report, folder)
-    found = [_onnxruntime(model, inputs), _openvino(model, inputs), *_tensorrt(report, folder, model, inputs)]
-    found += [_polygraphy(model, inputs), _compare(Path(report["model"]), model)]
-    return found
+    inputs, model = report.inputs, _shipped(report, folder)
+    tensorrt = _tensorrt(report.request.target, folder, model, inputs)
+    runtimes = [_onnxruntime(model, inputs), _openvino(model, inputs), tensorrt, _polygraphy(model, inputs)]
+    return [*runtimes, _compare(Path(report.model), model)]
 
 
-def _shipped(report: Data, folder: Path) -> Path:
-    place = folder / "recovered" if "recovered" in report else folder
+def _shipped(report: Report, folder: Path) -> Path:
+    place = folder if report.recovered is None else folder / "recovered"
     found = next((place / name for name in NAMES if (place / name).is_file()), None)
     if found is None:
         raise DataError(
@@ -52,12 +50,12 @@ def _shipped(report: Data, folder: Path) -> Path:
     return found
 
 
-def _onnxruntime(model: Path, inputs: Sequence[Data]) -> Recipe:
+def _onnxruntime(model: Path, inputs: Sequence[ModelInput]) -> Recipe:
     code = f"import numpy as np\nimport onnxruntime as ort\n\nsession = ort.InferenceSession({str(model)!r})\n"
     return Recipe("onnxruntime", "python", code + f"outputs = session.run(None, {_feeds(inputs)})")
 
 
-def _openvino(model: Path, inputs: Sequence[Data]) -> Recipe:
+def _openvino(model: Path, inputs: Sequence[ModelInput]) -> Recipe:
     code = f'import numpy as np\nimport openvino as ov\n\nmodel = ov.Core().compile_model({str(model)!r}, "CPU")\n'
     remark = (
         f"Its own timing: {_line(['benchmark_app', '-m', str(model), '-hint', 'latency', *_openvino_shapes(inputs)])}"
@@ -65,40 +63,36 @@ def _openvino(model: Path, inputs: Sequence[Data]) -> Recipe:
     return Recipe("OpenVINO", "python", code + f"outputs = model({_feeds(inputs)})", remark)
 
 
-def _openvino_shapes(inputs: Sequence[Data]) -> list[str]:
-    dynamic = [f"{x['name']}[{','.join(map(str, x['sample']))}]" for x in inputs if None in x["shape"]]
+def _openvino_shapes(inputs: Sequence[ModelInput]) -> list[str]:
+    dynamic = [f"{x.name}[{','.join(map(str, x.sample))}]" for x in inputs if None in x.shape]
     return ["-shape", ",".join(dynamic)] if dynamic else []
 
 
-def _feeds(inputs: Sequence[Data]) -> str:
+def _feeds(inputs: Sequence[ModelInput]) -> str:
     """A dictionary of zeros, as Python."""
-    return "{" + ", ".join(f"{x['name']!r}: np.zeros({tuple(x['sample'])}, np.{x['dtype']})" for x in inputs) + "}"
+    return "{" + ", ".join(f"{x.name!r}: np.zeros({x.sample}, np.{x.dtype})" for x in inputs) + "}"
 
 
-def _tensorrt(report: Data, folder: Path, model: Path, inputs: Sequence[Data]) -> list[Recipe]:
-    shapes = [f"{x['name']}:{shape_text(x['sample'])}" for x in inputs if None in x["shape"]]
+def _tensorrt(laid_out: str, folder: Path, model: Path, inputs: Sequence[ModelInput]) -> Recipe:
+    shapes = [f"{x.name}:{shape_text(x.sample)}" for x in inputs if None in x.shape]
     given = [f"--shapes={','.join(shapes)}"] if shapes else []
     engine = folder / "model.engine"
     if engine.is_file():
-        lines = [
-            _line(["trtexec", f"--loadEngine={engine}", *given]),
-            _line(["polygraphy", "run", str(engine), "--trt"]),
-        ]
-        return [
-            Recipe("TensorRT: the engine", "sh", "\n".join(lines), "It runs on the GPU and TensorRT that built it.")
-        ]
-    source, flag, laid_out = model, "--int8", report["settings"]["target"]
+        code = _line(["trtexec", f"--loadEngine={engine}", *given]) + "\n"
+        code += _line(["polygraphy", "run", str(engine), "--trt"])
+        return Recipe("TensorRT: the engine", "sh", code, "It runs on the GPU and TensorRT that built it.")
+    source, flag = model, "--int8"
     remark = "TensorRT 11 takes no precision flag: leave it out."
     if model.name != "int8.onnx" or laid_out != "tensorrt":
         source, flag = (model if model.name == "pruned.onnx" else folder / "pruned.onnx"), "--fp16"
     if source != model and model.name == "int8.onnx":
         remark += f" {model.name} is laid out for {laid_out}: --target tensorrt gives one for TensorRT."
     words = ["trtexec", f"--onnx={source}", flag, *given, f"--saveEngine={engine}"]
-    return [Recipe("TensorRT", "sh", _line(words), remark + " For a Jetson: hqp build --for VERSION.")]
+    return Recipe("TensorRT", "sh", _line(words), remark + " For a Jetson: hqp build --for VERSION.")
 
 
-def _polygraphy(model: Path, inputs: Sequence[Data]) -> Recipe:
-    shapes = [f"{x['name']}:[{','.join(map(str, x['sample']))}]" for x in inputs if None in x["shape"]]
+def _polygraphy(model: Path, inputs: Sequence[ModelInput]) -> Recipe:
+    shapes = [f"{x.name}:[{','.join(map(str, x.sample))}]" for x in inputs if None in x.shape]
     code = _line(["polygraphy", "run", str(model), "--onnxrt", *(["--input-shapes", *shapes] if shapes else [])])
     remark = "On random inputs; --data-loader-script takes real ones (hqp data-loader writes it), --trt adds TensorRT."
     return Recipe("Polygraphy", "sh", code, remark)

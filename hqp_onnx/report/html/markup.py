@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+
+from hqp_onnx.report.table import Table
 
 _VOID = {"meta", "br"}
+_UNPRINTABLE = (*range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A), *range(0xD800, 0xE000))
+_SHOWN = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"} | dict.fromkeys(_UNPRINTABLE, 0xFFFD)
 
 
 class Html(str):
@@ -14,9 +18,18 @@ class Html(str):
     __slots__ = ()
 
 
+def escape(text: str) -> str:
+    """Text as markup: no tag, quote or entity, and signs in place of what a page cannot hold or would obey.
+
+    These are control characters, halves of surrogate pairs (of file names that are not UTF-8), and overrides of the
+    direction of text.
+    """
+    return html.escape(text.translate(_SHOWN))
+
+
 def tag(name: str, /, *children: str | None, **attributes: str | int | None) -> Html:
     """An element; None among children and attributes is left out. ``class_`` is class, ``data_x`` is data-x."""
-    words = [name, *(f'{_name(key)}="{html.escape(str(v))}"' for key, v in attributes.items() if v is not None)]
+    words = [name, *(f'{_name(key)}="{escape(str(v))}"' for key, v in attributes.items() if v is not None)]
     start = f"<{' '.join(words)}>"
     return Html(start if name in _VOID else f"{start}{join(children)}</{name}>")
 
@@ -27,24 +40,22 @@ def _name(key: str) -> str:
 
 def join(parts: Iterable[str | None]) -> Html:
     """Markup of all parts, text escaped."""
-    return Html("".join(p if isinstance(p, Html) else html.escape(p, quote=False) for p in parts if p is not None))
+    return Html("".join(part if isinstance(part, Html) else escape(part) for part in parts if part is not None))
 
 
-def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "figures") -> Html:
+def table(shown: Table, kind: str = "figures") -> Html:
     """A table whose first column names its rows. On a narrow screen every row is a block, each cell with its title."""
-    columns = [tag("th", title, scope="col", role="columnheader") for title in head]
-    body = [_row(head, row) for row in rows]
+    columns = [tag("th", title, scope="col", role="columnheader") for title in shown.head]
     return tag(
         "table",
-        tag("caption", caption),
+        tag("caption", shown.caption),
         tag("thead", tag("tr", *columns, role="row"), role="rowgroup"),
-        tag("tbody", *body, role="rowgroup"),
+        tag("tbody", *(_row(shown.head, row) for row in shown.rows), role="rowgroup"),
         class_=kind,
         role="table",
     )
 
 
-def _row(head: Sequence[str], row: Sequence[str]) -> Html:
-    first, *rest = row
-    cells = [tag("td", cell, role="cell", data_label=title) for title, cell in zip(head[1:], rest, strict=True)]
-    return tag("tr", tag("th", first, scope="row", role="rowheader"), *cells, role="row")
+def _row(head: tuple[str, ...], row: tuple[str, ...]) -> Html:
+    cells = [tag("td", cell, role="cell", data_label=title) for title, cell in zip(head[1:], row[1:], strict=True)]
+    return tag("tr", tag("th", row[0], scope="row", role="rowheader"), *cells, role="row")

@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Literal
 
 import svg
 
-from hqp_onnx.report.html.markup import Html
+from hqp_onnx.report.html.markup import Html, escape
 
 WIDTH = 360.0
 LEFT, RIGHT, TOP = 44.0, 8.0, 20.0

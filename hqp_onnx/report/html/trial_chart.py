@@ -7,8 +7,9 @@ from itertools import groupby
 
 import svg
 
-from hqp_onnx.report.html.figures import Data, Figure
-from hqp_onnx.report.html.markup import table
+from hqp_onnx.job.ledger import Trial
+from hqp_onnx.job.results import Report
+from hqp_onnx.report.html.figures import Figure
 from hqp_onnx.report.html.plot import (
     CHARACTER,
     LEFT,
@@ -24,14 +25,17 @@ from hqp_onnx.report.html.plot import (
     x_axis,
     y_axis,
 )
+from hqp_onnx.report.table import Table
 
 _CLIPPED = 4.0  # budgets below the line; trials further down are drawn at the edge
 
 
-def trials(found: Sequence[Data], baseline: float, max_drop: float, confidence: float) -> Figure:
+def trials(report: Report) -> Figure:
     """The metric of every candidate in the order of the search, and the line that it had to reach."""
+    found, max_drop, confidence = report.trials, report.request.max_drop, report.request.confidence
+    baseline = report.baseline.val_metric
     required, bottom = 100 * (baseline - max_drop), 212.0
-    values = [100 * trial["metric"] for trial in found]
+    values = [100 * trial.metric for trial in found]
     floor = required - 100 * _CLIPPED * (max_drop or 0.01)
     low, high = max(min([required, *values]), floor), max([100 * baseline, *values])
     margin = 0.08 * (high - low) or 1.0
@@ -42,9 +46,9 @@ def trials(found: Sequence[Data], baseline: float, max_drop: float, confidence: 
     drawn += [line(LEFT, y(required), WIDTH - RIGHT, y(required), "limit")]
     size = min(4.0, max(2.0, 200 / max(len(found), 1)))
     for number, (trial, value) in enumerate(zip(found, values, strict=True), 1):
-        drawn.append(_mark(trial["accepted"], x(number), y(value), size, _trial_words(number, trial)))
+        drawn.append(_mark(trial.accepted, x(number), y(value), size, _trial_words(number, trial)))
     drawn += x_axis(x, bottom, _numbers(len(found)), "trial")
-    accepted = sum(trial["accepted"] for trial in found)
+    accepted = sum(trial.accepted for trial in found)
     caption = (
         f"{len(found)} candidates, {accepted} inside the budget (●), {len(found) - accepted} outside (×). The "
         f"dashed line at {required:.2f} % is the baseline less {100 * max_drop:g} points. An evaluation stops once the "
@@ -52,18 +56,13 @@ def trials(found: Sequence[Data], baseline: float, max_drop: float, confidence: 
         + ("; marks at the lower edge are below it." if min(values, default=low) < low else ".")
         + (f" A × above the line is not inside at a confidence of {100 * confidence:g} %." * (confidence > 0.5))
     )
-    rows = [_trial_row(number, trial) for number, trial in enumerate(found, 1)]
-    numbers = table("Trials", ("trial", "precision", "θ %", "metric %", "verdict"), rows)
-    return Figure(
-        "trials",
-        "Accuracy against trials",
-        picture("trials", "Metric of every trial", caption, bottom + 36, drawn),
-        caption,
-        numbers,
-    )
+    rows = tuple(_trial_row(number, trial) for number, trial in enumerate(found, 1))
+    numbers = Table("Trials", ("trial", "precision", "θ %", "metric %", "verdict"), rows)
+    drawing = picture("trials", "Metric of every trial", caption, bottom + 36, drawn)
+    return Figure("trials", "Accuracy against trials", drawing, caption, numbers)
 
 
-def _phases(found: Sequence[Data], x: Scale, bottom: float) -> list[svg.Element]:
+def _phases(found: Sequence[Trial], x: Scale, bottom: float) -> list[svg.Element]:
     """Where the search went on with another precision: a thin line, and its name where there is room."""
     drawn: list[svg.Element] = []
     start = 0
@@ -78,10 +77,9 @@ def _phases(found: Sequence[Data], x: Scale, bottom: float) -> list[svg.Element]
     return drawn
 
 
-def _phase(trial: Data) -> str:
+def _phase(trial: Trial) -> str:
     """Its precision, whatever the number of nodes in float, and whether it was recovered."""
-    kind, *more = trial["precision"].split("+")
-    return "+".join((kind, *(word for word in more if not word.isdigit())))
+    return f"{'mixed' if trial.floats else trial.precision}{', recovered' * trial.trained}"
 
 
 def _mark(accepted: bool, x: float, y: float, size: float, says: str) -> svg.Element:
@@ -92,19 +90,13 @@ def _mark(accepted: bool, x: float, y: float, size: float, says: str) -> svg.Ele
     return svg.Path(d=list(ends), class_=["rejected"], elements=tooltip(says))
 
 
-def _trial_row(number: int, trial: Data) -> list[str]:
-    bound = "" if trial["complete"] else "≤ "
-    verdict = f"{'accepted' if trial['accepted'] else 'rejected'}: {trial['why']}"
-    return [
-        str(number),
-        trial["precision"],
-        f"{100 * trial['sparsity']:.1f}",
-        f"{bound}{100 * trial['metric']:.2f}",
-        verdict,
-    ]
+def _trial_row(number: int, trial: Trial) -> tuple[str, ...]:
+    metric = f"{'' if trial.complete else '≤ '}{100 * trial.metric:.2f}"
+    verdict = f"{'accepted' if trial.accepted else 'rejected'}: {trial.why}"
+    return str(number), trial.kind, f"{100 * trial.sparsity:.1f}", metric, verdict
 
 
-def _trial_words(number: int, trial: Data) -> str:
+def _trial_words(number: int, trial: Trial) -> str:
     _, precision, sparsity, metric, verdict = _trial_row(number, trial)
     return f"{number}: {precision}, {sparsity} % removed, {metric} %, {verdict}"
 

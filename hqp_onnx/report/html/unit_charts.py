@@ -1,89 +1,70 @@
-"""Figures of the units: their saliencies, and the share that left of every layer."""
+"""Figures of the units: their saliencies, and the share that was removed of every layer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import svg
 
-from hqp_onnx.report.html.figures import Data, Figure
-from hqp_onnx.report.html.markup import table
+from hqp_onnx.job.results import Layer, Report
+from hqp_onnx.report.html.figures import Figure
 from hqp_onnx.report.html.plot import LEFT, RIGHT, TOP, WIDTH, Scale, bar, legend, picture, ticks, x_axis, y_axis
+from hqp_onnx.report.table import Table
+
+_BOTTOM = 180.0
 
 
-def saliency(found: Data, kind: str) -> Figure:
-    """Histogram of log10 S over the prunable units: what left, what stayed."""
-    edges, bottom = found["edges"], 180.0
-    totals = [kept + removed for kept, removed in zip(found["kept"], found["removed"], strict=True)]
+def saliency(report: Report) -> Figure:
+    """Histogram of log10 S over the prunable units: removed or kept."""
+    found, kind = report.saliency_histogram, report.request.saliency
+    edges, bins = found.edges, list(zip(found.removed, found.kept, strict=True))
     x = Scale(edges[0], edges[-1], LEFT, WIDTH - RIGHT)
-    y = Scale(0, max([1, *totals]), bottom, TOP)
-    drawn = y_axis(y, "prunable units")
-    rows = []
-    for left, right, kept, removed in zip(edges, edges[1:], found["kept"], found["removed"], strict=False):
-        says = f"{_power(left)} to {_power(right)}: {removed} removed, {kept} kept"
+    y = Scale(0, max(1, *(sum(both) for both in bins)), _BOTTOM, TOP)
+    drawn, counts = y_axis(y, "prunable units"), []
+    for left, right, (removed, kept) in zip(edges, edges[1:], bins, strict=False):
+        span = f"{10**left:.1e} to {10**right:.1e}"
+        says = f"{span}: {removed} removed, {kept} kept"
         drawn += [bar(x(left), y(0), x(right) - 1, y(removed), "removed", says)] if removed else []
         drawn += [bar(x(left), y(removed), x(right) - 1, y(removed + kept), "kept", says)] if kept else []
-        rows.append([f"{_power(left)} to {_power(right)}", str(removed), str(kept)])
-    drawn += x_axis(x, bottom, ticks(edges[0], edges[-1], 6), f"log₁₀ of {kind} saliency")
+        counts.append((span, removed, kept))
+    drawn += x_axis(x, _BOTTOM, ticks(edges[0], edges[-1], 6), f"log₁₀ of {kind} saliency")
     drawn += legend([("removed", "removed"), ("kept", "kept")])
-    for name, words in (("not_positive", "of saliency 0"), ("unknown", "without a score")):
-        if any(found[name]):
-            rows.append([words, str(found[name][1]), str(found[name][0])])
-    removed, kept = (sum(int(row[column]) for row in rows) for column in (1, 2))
+    for (kept, removed), words in ((found.not_positive, "of saliency 0"), (found.unknown, "without a score")):
+        counts += [(words, removed, kept)] if kept or removed else []
+    removed, kept = sum(row[1] for row in counts), sum(row[2] for row in counts)
     caption = f"{removed + kept} prunable units by {kind} saliency: {removed} removed, {kept} kept."
-    outside = sum(map(sum, (found["not_positive"], found["unknown"])))
+    outside = sum((*found.not_positive, *found.unknown))
     caption += f" {outside} of them have no logarithm and are only in the table." if outside else ""
-    numbers = table("Units by saliency", ("saliency", "removed", "kept"), rows)
-    return Figure(
-        "saliency",
-        "Saliency of the units",
-        picture("saliency", "Histogram of saliency", caption, bottom + 36, drawn),
-        caption,
-        numbers,
-    )
+    rows = tuple((name, str(removed), str(kept)) for name, removed, kept in counts)
+    numbers = Table("Units by saliency", ("saliency", "removed", "kept"), rows)
+    drawing = picture("saliency", "Histogram of saliency", caption, _BOTTOM + 36, drawn)
+    return Figure("saliency", "Saliency of the units", drawing, caption, numbers)
 
 
-def _power(value: float) -> str:
-    return f"{10**value:.1e}"
-
-
-def layers(found: Sequence[Data]) -> Figure:
-    """Share of every layer's output channels that left, in the order of the graph."""
-    bottom = 180.0
+def layers(report: Report) -> Figure:
+    """Share of every layer's output channels that was removed, in the order of the graph."""
+    found = report.layers
     x = Scale(0, len(found), LEFT, WIDTH - RIGHT)
-    y = Scale(0, 100, bottom, TOP)
+    y = Scale(0, 100, _BOTTOM, TOP)
     drawn = y_axis(y, "θ, % of the output channels")
-    gap = min(1.0, 0.2 * (x(1) - x(0)))
     for number, layer in enumerate(found):
-        channels, stuck = layer["channels"], layer["channels"] - layer["prunable"]
-        theta, frozen = theta_of(layer), 100 * stuck / channels
-        says = f"{layer['weight']}: {layer['removed']} of {channels} removed, {stuck} frozen"
-        drawn += [bar(x(number), y(100 - frozen), x(number + 1) - gap, y(100), "rest", says)] if frozen else []
-        drawn += [bar(x(number), y(0), x(number + 1) - gap, y(theta), "removed", says)]
+        drawn += _layer_bars(layer, x(number), x(number + 1) - min(1.0, 0.2 * (x(1) - x(0))), y)
     places = [value for value in ticks(0, len(found)) if value == round(value)]
-    drawn += x_axis(x, bottom, places, "layer, from input to output")
+    drawn += x_axis(x, _BOTTOM, places, "layer, from input to output")
     drawn += legend([("removed", "removed"), ("rest", "frozen")])
-    most = max(found, key=theta_of, default=None)
-    caption = f"θ of {len(found)} layers, of which {sum(layer['removed'] == 0 for layer in found)} keep all channels."
-    caption += f" The most pruned is {most['weight']} ({theta_of(most):.0f} %)." if most else ""
-    rows = [
-        [
-            layer["weight"],
-            layer["op"],
-            "×".join(map(str, layer["shape"])),
-            f"{layer['removed']} / {layer['channels']}",
-            f"{theta_of(layer):.1f}",
-        ]
-        for layer in found
-    ]
-    numbers = table("θ per layer", ("weight", "operator", "shape", "removed", "θ %"), rows)
-    return Figure(
-        "layers",
-        "θ per layer",
-        picture("layers", "Share of channels removed per layer", caption, bottom + 36, drawn),
-        caption,
-        numbers,
-    )
+    most = max(found, key=lambda layer: layer.theta, default=None)
+    caption = f"θ of {len(found)} layers, of which {sum(layer.removed == 0 for layer in found)} keep all channels."
+    caption += f" The most pruned is {most.weight} ({most.theta:.0f} %)." if most else ""
+    numbers = Table("θ per layer", ("weight", "operator", "shape", "removed", "θ %"), tuple(map(_layer_row, found)))
+    drawing = picture("layers", "Share of channels removed per layer", caption, _BOTTOM + 36, drawn)
+    return Figure("layers", "θ per layer", drawing, caption, numbers)
 
 
-def theta_of(layer: Data) -> float:
-    """Percentage of a layer's output channels that left."""
-    return float(100 * layer["removed"] / layer["channels"])
+def _layer_bars(layer: Layer, left: float, right: float, y: Scale) -> list[svg.Element]:
+    stuck = layer.channels - layer.prunable
+    says = f"{layer.weight}: {layer.removed} of {layer.channels} removed, {stuck} frozen"
+    frozen = [bar(left, y(100 - 100 * stuck / layer.channels), right, y(100), "rest", says)] if stuck else []
+    return [*frozen, bar(left, y(0), right, y(layer.theta), "removed", says)]
+
+
+def _layer_row(layer: Layer) -> tuple[str, ...]:
+    shape, removed = "×".join(map(str, layer.shape)), f"{layer.removed} / {layer.channels}"
+    return layer.weight, layer.op, shape, removed, f"{layer.theta:.1f}"

@@ -1,0 +1,1 @@
+"""Results in words and rich tables, for a terminal or plain text: one module per kind of result."""

@@ -1,0 +1,61 @@
+"""Built engines and their latency in words and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from hqp_onnx.engine import BuildReport, EngineLatency
+
+
+def build_lines(report: BuildReport, output: Path) -> list[str]:
+    """What was built or prepared, how, and why so."""
+    how = [report.precision.upper(), *([report.path] if report.path else [])]
+    how += [f"scales: {report.scales}"] if report.scales else []
+    how += [f"{'strongly' if report.strongly_typed else 'weakly'} typed"]
+    where = f"TensorRT {report.tensorrt}"
+    if report.device is None or report.bytes is None or report.layers is None:
+        return [f"{output}.sh: {', '.join(how)}; run it beside {output.name}.onnx under {where}", *report.notes]
+    gpu = f"{report.device.name} ({report.device.compute_capability})"
+    size = f"{report.bytes / 1e6:.2f} MB, {len(report.layers)} layers"
+    return [f"{output}: {size}, {', '.join(how)}; {where} on {gpu}", *report.notes]
+
+
+def engine_rows(results: Mapping[str, EngineLatency]) -> list[dict[str, Any]]:
+    """One JSON object per engine; ratios to the first."""
+    return [
+        {
+            "model": name,
+            "speedup": ratio,
+            **vars(found),
+            "throughput": found.throughput,
+            "paper_joules": found.paper_joules,
+        }
+        for (name, found), ratio in zip(results.items(), _ratios(results), strict=True)
+    ]
+
+
+def engine_table(results: Mapping[str, EngineLatency]) -> Table:
+    """Latency and energy of engines."""
+    table = Table()
+    table.add_column("engine")
+    for column in ("batch", "median ms", "p99", "samples/s", "speedup", "W", "mJ/sample", "P L mJ"):
+        table.add_column(column, justify="right")
+    for (name, found), ratio in zip(results.items(), _ratios(results), strict=True):
+        times = (f"{found.median_ms:.3f}", f"{found.p99_ms:.3f}", f"{found.throughput:.0f}", f"{ratio:.2f}x")
+        energy = (found.watts, _milli(found.joules), _milli(found.paper_joules))
+        table.add_row(name, str(found.batch), *times, *("" if v is None else f"{v:.3g}" for v in energy))
+    return table
+
+
+def _ratios(results: Mapping[str, EngineLatency]) -> list[float]:
+    """Throughput as a multiple of the first engine's."""
+    throughputs = [found.throughput for found in results.values()]
+    return [value / throughputs[0] for value in throughputs]
+
+
+def _milli(value: float | None) -> float | None:
+    return None if value is None else 1e3 * value

@@ -1,0 +1,44 @@
+"""What an optimization found: the paper's table, the budget, the cost model."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from hqp_onnx.job.results import CostModel, Report
+from hqp_onnx.report.table import PARAMETERS, models_table
+
+
+def report_table(report: Report) -> Table:
+    """The paper's table."""
+    shown = models_table(report).without(PARAMETERS)
+    title = f"{report.model}, {report.samples} samples of {report.data}, {report.machine.runtime}"
+    table = Table(title=title, title_justify="left")
+    for place, column in enumerate(shown.head):
+        table.add_column(column if place else "", justify="right" if place else "left", no_wrap=True)
+    for row in shown.rows:
+        table.add_row(*row)
+    return table
+
+
+def budget_line(report: Report) -> str:
+    """What took how much of the budget."""
+    points = {name: f"{100 * drop:.2f}" for name, drop in report.budget_spent.items()}
+    sure = f"{points['uncertainty']} are uncertainty, " if "uncertainty" in points else ""
+    return (
+        f"Of the budget of {100 * report.request.max_drop:g} points on D_val, pruning took {points['pruning']} and "
+        f"precision {points['precision']}; {sure}{points['left']} are left"
+    )
+
+
+def cost_lines(cost: CostModel) -> list[str]:
+    """The paper's cost model in words."""
+    lines = [f"C_HQP = {cost.c_hqp:.0f} s: {cost.t_prune} trials of {cost.d_val} samples at {1e3 * cost.c_inf:.2f} ms"]
+    if cost.c_grad is not None and cost.c_qat is not None:
+        lines[0] += f", {cost.d_calib} gradients at {1e3 * cost.c_grad:.2f} ms"
+        lines.append(f"C_QAT = {cost.c_qat:.0f} s (estimate): {cost.c_qat / cost.c_hqp:.0f} times as much")
+    if cost.c_recover:
+        lines.append(f"C_recover = {cost.c_recover:.0f} s: {cost.t_recover} trials with training")
+        if cost.c_qat is not None:
+            all_of_it = cost.c_qat / cost.c_recover
+            lines[-1] += f", 1/{all_of_it:.0f} of C_QAT, 1/{all_of_it * cost.t_recover:.0f} each"
+    return lines

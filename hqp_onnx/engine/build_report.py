@@ -1,0 +1,75 @@
+"""What ``model.engine.json`` says beside an engine, or beside the script that builds one elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+
+@dataclass(frozen=True)
+class ShapeRange:
+    """Shapes of one input: the smallest, the one to be fastest at, the largest."""
+
+    min: tuple[int, ...]
+    opt: tuple[int, ...]
+    max: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class BuiltOn:
+    """A GPU, and its compute capability as 8.7."""
+
+    name: str
+    compute_capability: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildReport:
+    """How an engine was built, or prepared for another machine.
+
+    Attributes:
+        model, model_sha256: what was given.
+        engine: the name of its file.
+        tensorrt: the version of the machine that builds.
+        built: whether it was built here, on ``device``; it has so many ``bytes`` and these ``layers``, as TensorRT
+            describes them.
+        precision, path, scales, strongly_typed, flags, float_weights: see ``plan.Plan``.
+        float16_model: whether the model itself was converted.
+        calibration, calibration_cache, workspace_mib, dla, version_compatible, hardware_compatible: as asked for.
+        shapes: by input.
+        seconds: that all of it took.
+        notes: what to know.
+    """
+
+    model: str
+    model_sha256: str
+    engine: str
+    tensorrt: str
+    built: bool
+    device: BuiltOn | None
+    precision: str
+    path: str | None
+    scales: str | None
+    strongly_typed: bool
+    flags: tuple[str, ...]
+    float_weights: bool
+    float16_model: bool
+    calibration: str | None
+    calibration_cache: str | None
+    shapes: Mapping[str, ShapeRange]
+    workspace_mib: int | None
+    dla: int | None
+    version_compatible: bool
+    hardware_compatible: bool
+    seconds: float
+    notes: tuple[str, ...]
+    bytes: int | None = None
+    layers: tuple[Any, ...] | None = None
+
+    def json(self) -> dict[str, Any]:
+        """JSON values."""
+        values: dict[str, Any] = msgspec.to_builtins(self)
+        return values

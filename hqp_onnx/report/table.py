@@ -1,0 +1,53 @@
+"""Tables of words, whatever draws them: the page as HTML, the terminal as text, tools as Markdown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hqp_onnx.job.results import EngineRow, Report, Row, title_of
+
+
+@dataclass(frozen=True)
+class Table:
+    """A caption, the titles of the columns, and rows of as many cells; the first cell of a row is its name."""
+
+    caption: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def __post_init__(self) -> None:
+        if any(len(row) != len(self.head) for row in self.rows):
+            raise ValueError(f"a row of '{self.caption}' has not {len(self.head)} cells")
+
+    def without(self, column: str) -> Table:
+        """The table with one column less."""
+        kept = [place for place, title in enumerate(self.head) if title != column]
+        head, *rows = (tuple(row[place] for place in kept) for row in (self.head, *self.rows))
+        return Table(self.caption, head, tuple(rows))
+
+
+PARAMETERS = "parameters M"
+
+
+def models_table(report: Report) -> Table:
+    """The paper's table: a row per model."""
+    metric = f"{report.request.metric} %"
+    head = ("model", "latency ms", "speedup", "size MB", "smaller", metric, "drop (95 % interval)", "θ %", "MACs M")
+    where = f"{report.machine.runtime} on {report.machine.processor}"
+    rows = tuple(_model(title_of(name), row) for name, row in report.all_rows.items())
+    return Table(f"{report.samples} samples of {report.data}; {where}", (*head, PARAMETERS), rows)
+
+
+def _model(title: str, row: Row | EngineRow) -> tuple[str, ...]:
+    return (
+        title,
+        f"{row.latency_ms:.3f}",
+        f"{row.speedup:.2f}×" if isinstance(row, Row) else "–",
+        f"{row.bytes / 1e6:.2f}",
+        f"{100 * row.size_reduction:.0f} %",
+        f"{100 * row.metric:.2f}",
+        f"{100 * row.drop:+.2f} ({100 * row.drop_low:+.2f} to {100 * row.drop_high:+.2f})",
+        f"{100 * row.sparsity:.1f}",
+        f"{row.macs / 1e6:.2f}",
+        f"{row.params / 1e6:.3f}",
+    )

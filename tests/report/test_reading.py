@@ -1,0 +1,141 @@
+"""report.json read back: equal to what was written, or one clear line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hqp_onnx.errors import DataError
+from hqp_onnx.files import json_text
+from hqp_onnx.job.results import CostModel, Report
+from hqp_onnx.report.reading import read_report
+
+Values = dict[str, Any]
+
+
+@pytest.fixture
+def values(folder: Path) -> Values:
+    found: Values = json.loads((folder / "report.json").read_text())
+    return found
+
+
+def again(folder: Path, values: object) -> Report:
+    (folder / "report.json").write_text(json_text(values))
+    return read_report(folder)
+
+
+def test_what_was_written_is_read(folder: Path, returned: Report) -> None:
+    assert read_report(folder) == returned
+    assert returned.settings["only"] == ["*"]
+
+
+def test_every_part_survives(tmp_path: Path, returned: Report) -> None:
+    cost = CostModel(0.5, 0.25, 3, 10, 20, 1.5, 2)
+    inputs = (replace(returned.inputs[0], shape=(None, 1, None), name="\udcff \x00 <é>"),)
+    whole = replace(returned, q8_only=None, recovered=returned.hqp, cost_model=cost, inputs=inputs, floats=("a", "b"))
+    assert again(tmp_path, whole.json()) == whole
+
+
+def test_the_keys_are_those_that_programs_read(values: Values, returned: Report) -> None:
+    rows = {"baseline", "q8_only", "pruned", "hqp"}
+    assert set(values) == rows | {
+        *("schema_version", "model", "data", "samples", "budget_met", "shipped", "settings", "budget_spent", "floats"),
+        *("cost_model", "seconds", "units", "machine", "notes", "trials", "layers", "saliency_histogram", "frozen"),
+        "inputs",
+    }
+    assert values["schema_version"] == 1
+    assert list(returned.rows) == ["baseline", "q8_only", "pruned", "hqp"]
+    for name, row in returned.rows.items():
+        assert values[name] == asdict(row)
+    cost = values["cost_model"]
+    assert cost["c_hqp"] == pytest.approx(cost["t_prune"] * cost["d_val"] * cost["c_inf"])  # l2 takes no gradients
+    assert cost["c_qat"] is None and cost["ratio"] is None
+    assert cost["qat_estimate"] == {"epochs": 10, "train_samples": 50_000}
+
+
+def test_reports_from_before_the_schema_had_a_version_are_read(tmp_path: Path, values: Values) -> None:
+    del values["schema_version"], values["settings"]["confidence"]
+    del values["cost_model"]["c_recover"], values["cost_model"]["t_recover"]
+    found = again(tmp_path, values)
+    assert (found.request.confidence, found.cost_model.c_recover) == (0.5, 0)
+
+
+def test_what_a_later_version_adds_is_passed_over(tmp_path: Path, values: Values, returned: Report) -> None:
+    values["hqp"]["news"] = values["news"] = {"a": [1]}
+    assert again(tmp_path, values) == returned
+
+
+def _set(path: str, value: object) -> Callable[[Values], None]:
+    """A change of one value."""
+    *parents, last = (int(word) if word.isdigit() else word for word in path.split("."))
+
+    def change(values: Values) -> None:
+        inner: Any = values
+        for key in parents:
+            inner = inner[key]
+        if value is None:
+            del inner[last]
+        else:
+            inner[last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_set("schema_version", 2), "has schema 2, this version reads 1. Use the version that wrote it"),
+        (_set("schema_version", "one"), "Expected `int`, got `str` - at `$.schema_version`"),
+        (_set("hqp", None), "missing required field `hqp`"),
+        (_set("hqp.metric", "high"), "Expected `float`, got `str` - at `$.hqp.metric`"),
+        (_set("hqp.metric", 10**400), "report.json: not"),
+        (_set("engine", {}), "missing required field `metric` - at `$.engine`"),
+        (_set("layers.0.channels", 0), "0 channels - at `$.layers[0]`"),
+        (_set("saliency_histogram.edges", [1.0]), "one edge more than bins"),
+        (_set("trials.0.accepted", 1), "Expected `bool`, got `int` - at `$.trials[0].accepted`"),
+        (_set("settings.max_drop", None), "missing required field `max_drop`"),
+        (_set("settings.max_drop", "1.5 points"), "Expected `float`, got `str` - at `$.max_drop`"),
+        (_set("machine", ["x86"]), "Expected `object`, got `array` - at `$.machine`"),
+    ],
+)
+def test_what_does_not_fit_is_said_in_one_line(
+    tmp_path: Path, values: Values, change: Callable[[Values], None], words: str
+) -> None:
+    change(values)
+    with pytest.raises(DataError) as error:
+        again(tmp_path, values)
+    assert str(error.value).startswith(f"{tmp_path / 'report.json'}: ")
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"\x00\x01\xff\xfe",
+        b"\xff" * 8,
+        b'{"samples": NaN}',
+        b'{"samples": 1e999}',
+        b'{"a":' + b"[" * 200_000,
+        b"9" * 10_000,
+        b"<html>",
+    ],
+)
+def test_what_is_not_json_is_said_in_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "report.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"report\.json: not JSON .* Run `hqp optimize` again"):
+        read_report(tmp_path)
+
+
+def test_a_report_cut_off_anywhere_is_said_in_one_line(tmp_path: Path, folder: Path) -> None:
+    whole = (folder / "report.json").read_bytes().rstrip()
+    for end in range(0, len(whole), 397):
+        (tmp_path / "report.json").write_bytes(whole[:end])
+        with pytest.raises(DataError, match="not JSON"):
+            read_report(tmp_path)

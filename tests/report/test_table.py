@@ -1,0 +1,45 @@
+"""The paper's table: true to the report, and the same on the page, in the terminal and in tools."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from hqp_onnx.cli.tables.optimization import report_table
+from hqp_onnx.job.results import Report
+from hqp_onnx.report.html import render
+from hqp_onnx.report.table import PARAMETERS, Table, models_table
+
+
+def test_cells_are_the_numbers_of_the_rows(returned: Report) -> None:
+    row = replace(returned.hqp, latency_ms=1.25, speedup=4.0, bytes=2_500_000, size_reduction=0.75, metric=0.912)
+    row = replace(row, drop=0.01, drop_low=-0.002, drop_high=0.022, sparsity=0.333, macs=7_000_000, params=1_500)
+    shown = models_table(replace(returned, hqp=row))
+    cells = "HQP", "1.250", "4.00×", "2.50", "75 %", "91.20", "+1.00 (-0.20 to +2.20)", "33.3", "7.00", "0.002"
+    assert shown.rows[-1] == cells
+    assert [name for name, *_ in shown.rows] == ["Baseline FP32", "Q8-only", "Pruned-only", "HQP"]
+    assert shown.head[5] == "agreement %"
+
+
+def test_the_terminal_shows_the_cells_of_the_page(returned: Report, folder: Path) -> None:
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(report_table(returned))
+    lines = [re.split(r"\s*[│┃]\s*", line)[1:-1] for line in console.export_text().splitlines()]
+    shown, page = models_table(returned), render(returned, folder)
+    assert PARAMETERS in shown.head
+    for row in shown.rows:
+        assert list(row[:-1]) in lines
+        assert all(f">{cell}</t" in page for cell in row)
+
+
+def test_a_table_without_a_column() -> None:
+    table = Table("words", ("a", "b", "c"), (("1", "2", "3"), ("4", "5", "6")))
+    assert table.without("b") == Table("words", ("a", "c"), (("1", "3"), ("4", "6")))
+    assert Table("none", ("a", "b"), ()).without("a") == Table("none", ("b",), ())
+    with pytest.raises(ValueError, match="not 2 cells"):
+        Table("words", ("a", "b"), (("1",),))
