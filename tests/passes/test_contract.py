@@ -25,6 +25,7 @@ from hqp_onnx.data.dataset import ArraySource, Batch, Dataset
 from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.canonicalize import canonicalize
+from hqp_onnx.passes.cut import Refit
 from hqp_onnx.passes.insert_qdq import weight_scales
 from hqp_onnx.passes.prune_channels import prune_channels
 from hqp_onnx.passes.round_weights import roundable
@@ -60,6 +61,8 @@ def arguments(name: str, graph: gs.Graph, channels: ChannelMap, plan: PruningPla
     """What a pass takes besides the graph."""
     if name in ("cut", "prune_channels"):
         return channels, plan
+    if name == "cut":
+        return channels, plan, Refit(input_moments(to_proto(graph), None, BATCHES), {})
     if name == "compensate":
         pruned = prune_channels(graph, channels, plan).graph
         return pruned, channels, plan, input_moments(to_proto(graph), None, BATCHES)
@@ -124,5 +127,5 @@ def test_a_pass_leaves_its_graph_and_returns_one_that_runs(name: str) -> None:
     assert result.modified == (after.SerializeToString(deterministic=True) != before)
     want, have = run(small_model(), {"input": IMAGES})[0], run(after, {"input": IMAGES})[0]
     assert have.shape == want.shape
-    loss = {"prune_channels": 0.5, "compensate": 0.5, "quantize_int4": 0.1}.get(name, 0.05)
+    loss = {"prune_channels": 0.5, "compensate": 0.5, "cut": 0.5, "quantize_int4": 0.1}.get(name, 0.05)
     assert np.abs(have - want).max() <= loss * np.abs(want).max()
