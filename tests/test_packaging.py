@@ -42,9 +42,9 @@ def installed(wheel: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def tracked() -> set[str]:
-    """What git knows."""
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True)
-    return set(listed.stdout.splitlines())
+    """Files of the last commit, which is what a clone has."""
+    command = ["git", "ls-tree", "-r", "--name-only", "HEAD"]
+    return set(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines())
 
 
 @pytest.fixture(scope="module")
