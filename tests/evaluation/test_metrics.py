@@ -10,7 +10,8 @@ import pytest
 
 from hqp_onnx.data.dataset import ArraySource, Dataset
 from hqp_onnx.errors import ModelError, UsageError
-from hqp_onnx.evaluation.metrics import evaluate, load_metric, predictions
+from hqp_onnx.evaluation.budget import Budget
+from hqp_onnx.evaluation.metrics import Scores, evaluate, load_metric, predictions
 from hqp_onnx.runtimes.session import Session
 
 IDENTITY = '<ir_version: 8, opset_import: ["" : 17]> g (float[n,7] x) => (float[n,7] y) { y = Relu(x) }'
@@ -52,6 +53,21 @@ def test_an_early_rejection_is_the_verdict_of_the_whole(required: int) -> None:
     early = evaluate(session(), dataset(), load_metric("top1"), required)
     assert (early.complete and early.values.sum() >= required) == (full.values.sum() >= required)
     assert early.metric >= full.metric
+
+
+@pytest.mark.parametrize("right", ["first", "last", "mixed"])
+def test_an_evaluation_stops_after_the_first_batch_that_decides_it(right: str) -> None:
+    """And not before: who needs every sample left to be right may still get them all."""
+    hits = {"first": np.arange(53) < 30, "last": np.arange(53) >= 23, "mixed": RNG.permutation(53) < 30}[right]
+    best = LOGITS.argmax(1)
+    data, ends = dataset(np.where(hits, best, (best + 1) % 7)), [*range(10, 53, 10), 53]
+    for required in range(54):
+        out_of_reach = (end for end in ends if hits[:end].sum() + 53 - end < required)
+        scores = evaluate(session(), data, load_metric("top1"), required)
+        assert len(scores.values) == next(out_of_reach, 53)
+        assert scores.values.tolist() == hits[: len(scores.values)].tolist()
+    exact = Budget(Scores(np.ones(53), 53), 23 / 53)
+    assert exact.admits(evaluate(session(), data, load_metric("top1"), exact.required))
 
 
 def test_user_function(tmp_path: Path) -> None:
