@@ -48,6 +48,12 @@ def test_a_confidence_changes_nothing_where_candidates_answer_alike() -> None:
     assert budget.margin(hits(90, 100)) == 0
 
 
+def test_a_single_sample_has_no_spread() -> None:
+    assert Budget(hits(1, 1), 0.0, 0.99).admits(hits(1, 1))
+    interval = paired_drop(hits(1, 1).values, hits(0, 1).values)
+    assert (interval.drop, interval.low, interval.high) == (1, 1, 1)
+
+
 def test_the_budget_is_spent_on_pruning_precision_and_uncertainty() -> None:
     budget, final = Budget(hits(4600, 5000), 0.015, 0.95), hits(4550, 5000)
     spent = budget.spent(0.008, final)

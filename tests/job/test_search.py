@@ -73,6 +73,8 @@ def test_order_keeps_the_floor_of_every_line() -> None:
 def test_bad_values() -> None:
     with pytest.raises(UsageError, match="--min-width"):
         removal_order(np.zeros(1), one_axis(1), -0.1)
+    with pytest.raises(UsageError, match="--multiple-of 0"):
+        aligned(np.arange(1), one_axis(2), 0)
     with pytest.raises(UsageError, match="--step"):
         step_size(1.5, 100)
     assert step_size(0.01, 1080) == 11
