@@ -15,6 +15,7 @@ test: lint types unit
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: .venv/installed
 	$(BIN)/mypy
@@ -37,10 +38,14 @@ zoo: .venv-zoo/installed
 	    onnxsim==0.8.1 onnxslim==0.1.98 onnxscript==0.7.2 requests
 	touch $@
 
-.venv/installed: pyproject.toml
+.venv/installed: pyproject.toml | hqp_onnx/passes
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
+
+# A source distribution holds no links; type checkers and import-linter follow this one.
+hqp_onnx/passes:
+	ln -s ../passes $@
 
 # On a machine with an NVIDIA GPU: its tests, and a table of latency, throughput and energy. TensorRT is the system's
 # (a Jetson's) or what `pip install tensorrt` puts into .venv-gpu; rows that need what is missing are listed.

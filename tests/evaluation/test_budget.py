@@ -48,6 +48,24 @@ def test_a_confidence_changes_nothing_where_candidates_answer_alike() -> None:
     assert budget.margin(hits(90, 100)) == 0
 
 
+def test_a_verdict_says_the_drop_its_bound_and_the_budget() -> None:
+    """1.5 of 3 points are lost; 1.6449 standard errors of 3 in 200 are 1.42 more; a partial evaluation has no bound."""
+    lost = hits(177, 200)
+    assert Budget(hits(180, 200), 0.03).words(lost) == "drop 1.50 of 3 points"
+    sure = Budget(hits(180, 200), 0.03, 0.95)
+    bound = 1.5 + 100 * 1.6449 * np.sqrt(0.015 * 0.985 / 199)
+    assert sure.words(lost) == f"drop 1.50 (up to {bound:.2f} at 95 %) of 3 points"
+    assert sure.words(hits(180, 200)) == "drop 0.00 of 3 points"
+    partial = Scores(np.zeros(50), 200)
+    assert sure.words(partial) == "drop at least 15.00 of 3 points"
+
+
+def test_a_single_sample_has_no_spread() -> None:
+    assert Budget(hits(1, 1), 0.0, 0.99).admits(hits(1, 1))
+    interval = paired_drop(hits(1, 1).values, hits(0, 1).values)
+    assert (interval.drop, interval.low, interval.high) == (1, 1, 1)
+
+
 def test_the_budget_is_spent_on_pruning_precision_and_uncertainty() -> None:
     budget, final = Budget(hits(4600, 5000), 0.015, 0.95), hits(4550, 5000)
     spent = budget.spent(0.008, final)

@@ -32,6 +32,11 @@ def test_bisect_takes_log_steps() -> None:
     assert len(asked) <= 7
 
 
+def test_the_last_candidate_is_the_limit_itself() -> None:
+    assert [list(candidates(limit, 4)) for limit in (0, 3, 8, 10)] == [[], [3], [4, 8], [4, 8, 10]]
+    assert linear(10, 4, lambda n: True) == bisect(10, 4, lambda n: True) == 10
+
+
 def test_no_unit_to_remove() -> None:
     assert linear(0, 1, lambda n: True) == 0
     assert bisect(0, 1, lambda n: True) == 0

@@ -179,6 +179,20 @@ def test_number_formats(aim: Target) -> None:
                 )
 
 
+@pytest.mark.parametrize("lo", [-0.3, -1.0, -2.4, -2.6, -5.0, 0.0, 2.0])
+@pytest.mark.parametrize("hi", [0.0, 0.7, 3.0, 5.0])
+def test_zero_is_the_nearest_integer(lo: float, hi: float) -> None:
+    """0 is exact, and the ends of the 255 steps are at most half a step from those of the range."""
+    lo, hi = min(lo, hi), max(lo, hi)
+    calibration = Calibration({name: Range(lo, hi, 5.0) for name in ("x", "y")}, "minmax")
+    graph = parse("y = Conv(x, w)", "N,4,5,5", {"w": normal(6, 4, 1, 1)})
+    constants = initializers(gs.export_onnx(insert_qdq(graph, calibration, ORT).graph))
+    scale, zero = float(constants["x/scale"]), int(constants["x/zero_point"])
+    assert scale == pytest.approx((max(hi, 0) - min(lo, 0) or 5.0) / 255)
+    assert abs(scale * (0 - zero) - min(lo, 0)) <= 0.5001 * scale
+    assert abs(scale * (255 - zero) - max(hi, 0)) <= 0.5001 * scale or lo == hi == 0
+
+
 def test_tensorrt_pairs_sit_on_inputs_only() -> None:
     model = quantized(parse(BLOCK, "N,4,5,5", ARRAYS), TRT, normal(8, 4, 5, 5))
     made_by = producers(model)
