@@ -54,8 +54,11 @@ def evaluate(
         scores = evaluate_file(model, data, metric, preprocess, display, reference, target)
     runtime = runtime_name(goal(target))
     found = {"model": str(model), "metric": metric, "value": scores.metric, "samples": scores.samples}
-    if not give_json({**found, "target": target, "runtime": runtime}, json_file):
+    found |= {"nonfinite": scores.nonfinite.samples, "target": target, "runtime": runtime}
+    if not give_json(found, json_file):
         click.echo(f"{metric} {100 * scores.metric:.2f} % on {scores.samples} samples, {runtime}")
+        if scores.nonfinite:
+            click.echo(f"{scores.nonfinite.words(scores.samples)}: these score nothing")
 
 
 @click.command()
@@ -109,6 +112,8 @@ def compare(models: tuple[str, ...], json_file: Path | None, quiet: bool, **chos
         found = compare_models(models, progress=display, **chosen)
     if not give_json(found.json(), json_file):
         out.print(comparison.models_table(found))
+        for line in comparison.nonfinite_lines(found):
+            click.echo(line)
         for step in found.steps:
             click.echo(comparison.step_line(found, step))
             if step.trace is not None:

@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from hqp_onnx.arrays import Array, FloatArray
 from hqp_onnx.comparison.contenders import Contender, open_contenders
 from hqp_onnx.comparison.deviation import Deviation, finite
 from hqp_onnx.comparison.lineage import find_lineage
 from hqp_onnx.comparison.runner import Agreement, Collector, SessionRunner, run_batches
 from hqp_onnx.comparison.trace import Trace, trace
-from hqp_onnx.data.dataset import Batch, Dataset
+from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.data.sources import open_dataset
 from hqp_onnx.errors import ModelError, UsageError
 from hqp_onnx.evaluation.latency import Latency, measure
 from hqp_onnx.evaluation.metrics import Metric, classes, load_metric
+from hqp_onnx.evaluation.nonfinite import NONE, NonFinite, finite_samples
 from hqp_onnx.graphs.model_io import stored_bytes
 from hqp_onnx.progress import Progress, silent
 
@@ -37,6 +37,7 @@ class Compared:
         latency: of one batch.
         outputs: output -> deviation from the reference.
         agreement: output -> share of samples with the reference's top-1 answer; absent where there are no classes.
+        nonfinite: samples whose outputs hold NaN or infinities.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Compared:
     latency: Latency
     outputs: Mapping[str, Deviation]
     agreement: Mapping[str, float]
+    nonfinite: NonFinite = NONE
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ def _model_json(model: Compared) -> dict[str, Any]:
         "runtime": model.runtime,
         "bytes": model.bytes,
         "accuracy": model.accuracy,
+        "nonfinite": model.nonfinite.samples,
         "latency": latency,
         "speedup": speedup,
         "outputs": {
@@ -139,7 +142,7 @@ def compare(
         models: FILE or FILE@TARGET, see ``contenders``; as a chain: original, pruned, INT8, engine.
         data: see ``sources.open_source``.
         preprocess: for image folders.
-        metric: ``top1``, ``top5`` or FILE.py:function; None takes top1 if data have labels and the output classes.
+        metric: see ``load_metric``; None takes top1 if data have labels and the output classes.
         ledgers: of pruned models; a ledger.json beside a model is found by itself.
         tolerance: own error that any layer may have, as a share of its signal; see ``trace``.
         samples: to trace layers with.
@@ -152,14 +155,15 @@ def compare(
     """
     if tolerance <= 0 or samples < 1:
         raise UsageError(f"--tolerance {tolerance} must be above 0, and --samples {samples} at least 1")
-    if metric == "agreement":
-        raise UsageError("--metric agreement: agreement with the first model is always given; name another or none")
+    asked = None if metric is None else load_metric(metric)
+    if asked is not None and asked.labels == "original":
+        raise UsageError(f"metric '{asked.name}': agreement with the first model is always given; name another or none")
     contenders = open_contenders(models, threads)
     batch = _batch(contenders)
     dataset = open_dataset(data, contenders[0].session.inputs, preprocess=preprocess, batch_size=batch or BATCH)
     lineage = find_lineage([c.path for c in contenders if c.opener is not None], ledgers)
-    chosen = _metric(metric, contenders[0], dataset)
-    found, scores = _outputs(contenders, dataset, chosen, progress)
+    chosen = _metric(asked, contenders[0], dataset)
+    found, scores, nonfinite = _outputs(contenders, dataset, chosen, progress)
     rows = dataset.rows(0, min(batch or 1, len(dataset)))
     latency = measure({c.name: c.session for c in contenders}, rows.feeds, seconds)
     compared = [
@@ -171,6 +175,7 @@ def compare(
             latency=latency[c.name],
             outputs=found.deviations.get(c.name, {}),
             agreement=_shares(found.agreement.get(c.name, {})),
+            nonfinite=nonfinite[c.name],
         )
         for c in contenders
     ]
@@ -187,12 +192,12 @@ def _batch(contenders: Sequence[Contender]) -> int | None:
     return min((c.session.batch for c in contenders if c.session.batch is not None), default=None)
 
 
-def _metric(name: str | None, reference: Contender, data: Dataset) -> Metric | None:
+def _metric(asked: Metric | None, reference: Contender, data: Dataset) -> Metric | None:
     """The metric asked for, or top1 where it makes sense."""
     output = reference.session.outputs[0]
-    if name is None and not (data.labeled and len(output.shape) == 2):
+    if asked is None and not (data.labeled and len(output.shape) == 2):
         return None
-    metric = load_metric(name or "top1")
+    metric = asked or load_metric("top1")
     if metric.labels == "data":
         data.check_labels(classes(reference.session.outputs))
     return metric
@@ -200,27 +205,21 @@ def _metric(name: str | None, reference: Contender, data: Dataset) -> Metric | N
 
 def _outputs(
     contenders: Sequence[Contender], data: Dataset, metric: Metric | None, progress: Progress
-) -> tuple[Collector, dict[str, float]]:
-    """Deviations and agreement of all models, and their mean scores."""
+) -> tuple[Collector, dict[str, float], dict[str, NonFinite]]:
+    """Deviations and agreement of all models, their mean scores, and their samples that are not finite."""
     collector, seen = Collector(), 0
+    nonfinite = dict.fromkeys((c.name for c in contenders), NONE)
     scores: dict[str, list[float]] = {}
     for batch, outputs in run_batches([SessionRunner(c.session, c.name) for c in contenders], data, collector):
         seen += len(batch)
         progress("comparison", seen, len(data))
-        if metric is not None:
-            for name, values in outputs.items():
-                scores.setdefault(name, []).extend(_scores(metric, values, batch))
+        for name, values in outputs.items():
+            nonfinite[name] += finite_samples(values, len(batch))[1]
+            if metric is not None:
+                scores.setdefault(name, []).extend(metric.scores(values, batch).values)
     if empty := [name for name, sums in collector.deviations.items() if not sums]:
         raise ModelError(f"{empty[0]} has no output of the same name as one of {contenders[0].name}")
-    return collector, {name: float(np.mean(values)) for name, values in scores.items()}
-
-
-def _scores(metric: Metric, values: Mapping[str, Array], batch: Batch) -> FloatArray:
-    """Scores of one batch, in 0..1."""
-    scores = np.asarray(metric.function(values, batch.labels), np.float64)
-    if scores.shape != (len(batch),) or not ((scores >= 0) & (scores <= 1)).all():
-        raise UsageError(f"metric '{metric.name}' must return one score in 0..1 per sample of the batch")
-    return scores
+    return collector, {name: float(np.mean(values)) for name, values in scores.items()}, nonfinite
 
 
 def _shares(agreement: Mapping[str, Agreement]) -> dict[str, float]:

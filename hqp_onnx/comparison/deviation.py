@@ -4,8 +4,9 @@
     cosine = <x, y> / (||x|| ||y||)                 psnr_db = 20 log10(max |x|) - 10 log10(mean (y - x)^2)
 
 A signal below 1e-6 rms counts as 1e-6: else the noise of a tensor that is zero would be infinitely large. Positions
-that are infinite or NaN in both alike are equal; where they are so in one only, ``broken`` counts them, and the
-relative error is infinite.
+that are infinite or NaN are left out: ``undefined`` counts those that are so in both alike, as masks are, ``broken``
+those that are not. The first say nothing of how near y is, so the figures of an output that has any are unknown; with
+the second the relative error is infinite.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class Deviation:
         absolute, squared: sums of |y - x| and of its square.
         reference, candidate, product: sums of x^2, y^2 and x y.
         peak: largest |x|.
-        broken: positions that are infinite or NaN in x or y, and not equal.
+        broken: positions that are infinite or NaN in x or y, and not alike.
+        undefined: positions that are infinite or NaN in both alike.
     """
 
     count: int = 0
@@ -42,14 +44,16 @@ class Deviation:
     product: float = 0.0
     peak: float = 0.0
     broken: int = 0
+    undefined: int = 0
 
     @classmethod
     def between(cls, x: Array, y: Array) -> Deviation:
         """The deviation of ``y`` from ``x``, of the same shape."""
         x, y = (values.astype(np.float64).ravel() for values in (x, y))
-        broken, finite = 0, np.isfinite(x) & np.isfinite(y)
+        broken, undefined, finite = 0, 0, np.isfinite(x) & np.isfinite(y)
         if not finite.all():
-            broken = int((~finite & (x != y) & ~(np.isnan(x) & np.isnan(y))).sum())
+            undefined = int((~finite & ((x == y) | (np.isnan(x) & np.isnan(y)))).sum())
+            broken = int((~finite).sum()) - undefined
             x, y = x[finite], y[finite]
         error = np.abs(y - x)
         return cls(
@@ -62,12 +66,18 @@ class Deviation:
             product=_dot(x, y),
             peak=float(np.abs(x).max(initial=0)),
             broken=broken,
+            undefined=undefined,
         )
 
     def __add__(self, other: Deviation) -> Deviation:
         mine, others = asdict(self), asdict(other)
         largest = {name: max(mine[name], others[name]) for name in ("max_abs", "peak")}
         return Deviation(**({name: mine[name] + others[name] for name in mine} | largest))
+
+    @property
+    def comparable(self) -> bool:
+        """Whether all positions are finite in both, so that the figures tell how far y is from x."""
+        return not (self.broken or self.undefined)
 
     @property
     def mean_abs(self) -> float:
@@ -87,7 +97,9 @@ class Deviation:
 
     @property
     def cosine(self) -> float:
-        """Cosine of the angle between x and y; 1 where both are zero, 0 where one is."""
+        """Cosine of the angle between x and y; 1 where both are zero, 0 where one is; NaN where not all is finite."""
+        if not self.comparable:
+            return math.nan
         if self.reference == 0 or self.candidate == 0:
             return float(self.reference == self.candidate)
         return self.product / math.sqrt(self.reference) / math.sqrt(self.candidate)
@@ -100,9 +112,10 @@ class Deviation:
         return 10 * math.log10(max(self.peak**2, _FLOOR) * self.count / self.squared)
 
     def json(self) -> dict[str, float | int | None]:
-        """The figures of the table; null stands for an infinite one."""
+        """The figures of the table; null stands for an infinite or unknown one."""
         figures = {name: getattr(self, name) for name in ("max_abs", "mean_abs", "relative", "cosine", "psnr_db")}
-        return {**{name: finite(value) for name, value in figures.items()}, "broken": self.broken}
+        known = {name: finite(value) if self.comparable else None for name, value in figures.items()}
+        return {**known, "broken": self.broken, "undefined": self.undefined}
 
 
 def _dot(x: Array, y: Array) -> float:

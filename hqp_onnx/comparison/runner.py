@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from polygraphy.backend.base import BaseRunner
 from polygraphy.common import TensorMetadata
 from polygraphy.comparator import Comparator
@@ -54,7 +55,7 @@ class SessionRunner(BaseRunner):  # type: ignore[misc]  # polygraphy has no type
 
 @dataclass
 class Agreement:
-    """Samples whose top-1 answers are equal, of those that gave one."""
+    """Samples whose top-1 answers are finite and equal, of those that gave one."""
 
     equal: int = 0
     samples: int = 0
@@ -92,7 +93,8 @@ class Collector:
             found[name] = Deviation.between(x, y)
             sums[name] = sums.get(name, Deviation()) + found[name]
             if x.ndim > 1 and x[0].size == max(x.shape[1:]) > 1:
-                same = x.reshape(len(x), -1).argmax(1) == y.reshape(len(y), -1).argmax(1)
+                x, y = x.reshape(len(x), -1), y.reshape(len(y), -1)
+                same = (x.argmax(1) == y.argmax(1)) & np.isfinite(x).all(1) & np.isfinite(y).all(1)
                 count = answers.setdefault(name, Agreement())
                 count.equal, count.samples = count.equal + int(same.sum()), count.samples + len(same)
         return found

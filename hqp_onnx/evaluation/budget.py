@@ -1,9 +1,9 @@
 """The budget: how far the metric may fall, and how sure a measured fall is.
 
-A candidate is admitted while A_baseline - A <= max_drop, A being the mean score on D_val; the comparison is
-made on sums of scores, so that counts are exact. D_val is a sample, and the search takes the candidate that just
-passes on it: on other data, the drop is as likely above the budget as below. With a confidence above 0.5, what must be
-inside the budget is the drop's upper bound at that confidence.
+A candidate is admitted while A_baseline - A <= max_drop, A being the mean score on D_val, and all its outputs are
+finite; the comparison is made on sums of scores, so that counts are exact. D_val is a sample, and the search takes the
+candidate that just passes on it: on other data, the drop is as likely above the budget as below. With a confidence
+above 0.5, what must be inside the budget is the drop's upper bound at that confidence.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from hqp_onnx.arrays import FloatArray
 from hqp_onnx.errors import ArgumentError
-from hqp_onnx.evaluation.metrics import Scores
+from hqp_onnx.evaluation.metrics import Scores, require_finite
 
 _ROUNDING = 1e-9  # of a sample: max_drop * samples is rarely exact in binary
 _Z95 = 1.959964
@@ -31,7 +31,12 @@ def check_budget(max_drop: float, confidence: float) -> None:
 
 @dataclass(frozen=True)
 class Budget:
-    """``baseline`` scores, the largest drop of their mean, 0..1 (0.015 = 1.5 points), and with what confidence."""
+    """``baseline`` scores, the largest drop of their mean, 0..1 (0.015 = 1.5 points), and with what confidence.
+
+    Raises:
+        ArgumentError: ``max_drop`` or ``confidence`` is out of range.
+        ModelError: the baseline's outputs are not all finite, so nothing can be held against it.
+    """
 
     baseline: Scores
     max_drop: float
@@ -39,6 +44,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         check_budget(self.max_drop, self.confidence)
+        require_finite(self.baseline.nonfinite, self.baseline.samples)
 
     @property
     def required(self) -> float:
@@ -47,9 +53,9 @@ class Budget:
         return float(self.baseline.values.sum() - self.max_drop * samples - _ROUNDING * samples)
 
     def admits(self, scores: Scores) -> bool:
-        """Whether a candidate is inside the budget; one that was not fully evaluated never is."""
+        """Whether a candidate is inside the budget; one not fully evaluated, or with outputs not finite, never is."""
         reached = float(scores.values.sum()) - self.margin(scores) * scores.samples
-        return scores.complete and reached >= self.required
+        return scores.complete and not scores.nonfinite and reached >= self.required
 
     def margin(self, scores: Scores) -> float:
         """How far the upper bound of a candidate's drop is above the drop (0 at a confidence of 0.5)."""
@@ -57,11 +63,12 @@ class Budget:
         return NormalDist().inv_cdf(self.confidence) * _standard_error(self.baseline.values[:seen] - scores.values)
 
     def words(self, scores: Scores) -> str:
-        """The drop, and its upper bound if that is what counts, beside the budget."""
+        """The drop, and its upper bound if that is what counts, beside the budget; or what rules a candidate out."""
         drop, margin = (100 * x for x in (self.baseline.metric - scores.metric, self.margin(scores)))
         least = "" if scores.complete else "at least "
         bound = f" (up to {drop + margin:.2f} at {100 * self.confidence:g} %)" if margin and scores.complete else ""
-        return f"drop {least}{drop:.2f}{bound} of {100 * self.max_drop:g} points"
+        broken = f"{least}{scores.nonfinite.words(scores.samples)}; " if scores.nonfinite else ""
+        return f"{broken}drop {least}{drop:.2f}{bound} of {100 * self.max_drop:g} points"
 
     def spent(self, pruning: float, scores: Scores) -> dict[str, float]:
         """Where the budget went: pruning, the change of precision that made ``scores`` of it, and what is left.

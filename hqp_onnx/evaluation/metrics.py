@@ -2,35 +2,43 @@
 
 A metric gives every sample a score in 0..1; the model's metric is their mean. Scores are kept per sample, so
 that two models on the same data can be compared in pairs, and so that an evaluation can stop as soon as no
-remaining sample can change its verdict.
+remaining sample can change its verdict. A sample whose outputs hold NaN or infinities scores nothing, whatever the
+metric, which never sees it.
+
+Anything that is named is a ``Metric`` or a function of (outputs by name, labels or None), which returns scores [n]:
+an entry point of the group ``hqp_onnx.metrics``, or ``FILE.py:name``.
 """
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 
 from hqp_onnx.arrays import Array, FloatArray, IntArray
-from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.data.dataset import Batch, Dataset
 from hqp_onnx.errors import HqpError, ModelError, UsageError
+from hqp_onnx.evaluation.nonfinite import NONE, NonFinite, chosen_samples, finite_samples
 from hqp_onnx.progress import StageProgress
+from hqp_onnx.registry import Registry
 from hqp_onnx.runtimes.session import Runner, TensorSpec
 
 ScoreFunction = Callable[[Mapping[str, Array], IntArray | None], FloatArray]
 
-NAMES = ("top1", "top5", "agreement")
-
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of the samples seen, float64 [seen], out of ``samples``; fewer were seen if the verdict was certain."""
+    """Scores of the samples seen, float64 [seen], out of ``samples``; fewer were seen if the verdict was certain.
+
+    ``nonfinite`` are those among them that scored nothing since their outputs are not finite.
+    """
 
     values: FloatArray
     samples: int
+    nonfinite: NonFinite = NONE
 
     @property
     def complete(self) -> bool:
@@ -49,50 +57,93 @@ class Metric:
 
     name: str
     function: ScoreFunction
-    labels: str = "data"
+    labels: Literal["data", "original", "any"] = "data"
+
+    def scores(self, outputs: Mapping[str, Array], batch: Batch) -> Scores:
+        """Scores of one batch.
+
+        Raises:
+            UsageError: the function fails, or does not return one score in 0..1 per sample.
+        """
+        finite, nonfinite = finite_samples(outputs, len(batch))
+        values = np.zeros(len(batch))
+        if finite.all():
+            values[:] = self._checked(outputs, batch.labels, len(batch))
+        elif finite.any():
+            labels = None if batch.labels is None else batch.labels[finite]
+            values[finite] = self._checked(chosen_samples(outputs, finite), labels, int(finite.sum()))
+        return Scores(values, len(batch), nonfinite)
+
+    def _checked(self, outputs: Mapping[str, Array], labels: IntArray | None, count: int) -> FloatArray:
+        try:
+            scores = np.asarray(self.function(outputs, labels), np.float64)
+        except HqpError:
+            raise
+        except Exception as e:  # a user's function may raise anything
+            raise UsageError(f"metric '{self.name}' failed: {type(e).__name__}: {e}") from e
+        if scores.shape != (count,) or not ((scores >= 0) & (scores <= 1)).all():
+            raise UsageError(f"metric '{self.name}' must return one score in 0..1 per sample of the batch")
+        return scores
 
 
-def load_metric(name: str) -> Metric:
-    """``top1``, ``top5``, ``agreement`` (top-1 against the original model's own answers) or ``FILE.py:function``.
+def _is_metric(found: Any) -> bool:
+    return callable(found) or isinstance(found, Metric)
 
-    A user's function takes (outputs by name, labels or None) and returns scores in 0..1, one per sample.
+
+METRICS: Registry[Metric | ScoreFunction] = Registry("metric", "hqp_onnx.metrics", _is_metric)
+
+
+def load_metric(metric: str | Metric | ScoreFunction) -> Metric:
+    """A metric by its name in ``METRICS`` or ``FILE.py:name``, or of a function.
 
     Raises:
-        UsageError: none of these, or no such function.
+        UsageError: an unknown name.
     """
-    if name == "top1":
-        return Metric(name, lambda outputs, labels: _top(1, outputs, labels))
-    if name == "top5":
-        return Metric(name, lambda outputs, labels: _top(5, outputs, labels))
-    if name == "agreement":
-        return Metric(name, lambda outputs, labels: _top(1, outputs, labels), "original")
-    file, _, function = name.partition(":")
-    if not file.endswith(".py") or not function:
-        raise UsageError(f"unknown metric '{name}': expected {', '.join(NAMES)} or FILE.py:function")
-    return Metric(name, _user_function(Path(file), function), "any")
+    found = METRICS.get(metric) if isinstance(metric, str) else metric
+    if isinstance(found, Metric):
+        return found
+    return Metric(metric if isinstance(metric, str) else getattr(found, "__name__", "of a function"), found, "any")
 
 
 def evaluate(
     session: Runner, data: Dataset, metric: Metric, required: float = 0.0, progress: StageProgress | None = None
 ) -> Scores:
     """Scores of a model on ``data``, stopping once their sum can no longer reach ``required``."""
-    total, seen, values = 0.0, 0, []
+    total, seen, values, nonfinite = 0.0, 0, [], NONE
     for batch in data:
-        scores = np.asarray(metric.function(session.run(batch.feeds), batch.labels), np.float64)
-        if scores.shape != (len(batch),) or not ((scores >= 0) & (scores <= 1)).all():
-            raise UsageError(f"metric '{metric.name}' must return one score in 0..1 per sample of the batch")
-        values.append(scores)
-        total, seen = total + scores.sum(), seen + len(batch)
+        scores = metric.scores(session.run(batch.feeds), batch)
+        values.append(scores.values)
+        nonfinite += scores.nonfinite
+        total, seen = total + scores.values.sum(), seen + len(batch)
         if progress is not None:
             progress(seen, len(data))
         if total + len(data) - seen < required:
             break
-    return Scores(np.concatenate(values), len(data))
+    return Scores(np.concatenate(values), len(data), nonfinite)
 
 
 def predictions(session: Runner, data: Dataset) -> IntArray:
-    """The model's top-1 answers, int64 [samples]."""
-    return np.concatenate([_logits(session.run(batch.feeds)).argmax(1) for batch in data])
+    """The model's top-1 answers, int64 [samples].
+
+    Raises:
+        ModelError: some outputs are not finite.
+    """
+    answers, nonfinite = [], NONE
+    for batch in data:
+        outputs = session.run(batch.feeds)
+        nonfinite += finite_samples(outputs, len(batch))[1]
+        answers.append(_logits(outputs).argmax(1))
+    require_finite(nonfinite, len(data))
+    return np.concatenate(answers)
+
+
+def require_finite(nonfinite: NonFinite, samples: int) -> None:
+    """Raise ``ModelError`` where outputs of the model that others are held against are not finite."""
+    if nonfinite:
+        raise ModelError(
+            f"the original model gives no answer everywhere: {nonfinite.words(samples)}. Mend it, or leave these "
+            "samples out"
+        )
 
 
 def classes(outputs: tuple[TensorSpec, ...]) -> int | None:
@@ -110,37 +161,17 @@ def _top(count: int, outputs: Mapping[str, Array], labels: IntArray | None) -> F
     return hits
 
 
+METRICS.register("top1")(Metric("top1", partial(_top, 1)))
+METRICS.register("top5")(Metric("top5", partial(_top, 5)))
+METRICS.register("agreement")(Metric("agreement", partial(_top, 1), "original"))
+
+
 def _logits(outputs: Mapping[str, Array]) -> Array:
     name, logits = next(iter(outputs.items()))
     logits = logits.reshape(len(logits), -1) if logits.ndim > 2 and logits[0].size == max(logits.shape[1:]) else logits
     if logits.ndim != 2:
         raise ModelError(
             f"output '{name}' has shape {list(logits.shape)}, top1, top5 and agreement need [samples, classes]: "
-            "give --metric FILE.py:function"
+            "give a metric of your own, FILE.py:function"
         )
     return np.asarray(logits)
-
-
-def _user_function(file: Path, name: str) -> ScoreFunction:
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    if not file.is_file() or spec is None or spec.loader is None:
-        raise UsageError(f"{file}: no such metric file")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except HqpError:
-        raise
-    except Exception as e:  # a user's file may raise anything
-        raise UsageError(f"{file}: cannot be imported: {e}") from e
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise UsageError(f"{file}: no function '{name}'")
-
-    def score(outputs: Mapping[str, Array], labels: IntArray | None) -> FloatArray:
-        try:
-            scores: FloatArray = np.asarray(function(outputs, labels), np.float64)
-        except Exception as e:  # as above
-            raise UsageError(f"{file}:{name} failed: {type(e).__name__}: {e}") from e
-        return scores
-
-    return score

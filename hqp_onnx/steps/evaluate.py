@@ -28,7 +28,7 @@ def evaluate_file(
     metric = load_metric(metric_name)
     session = open_session(path, target_name)
     if metric.labels == "original" and reference is None:
-        raise UsageError("--metric agreement needs the original model: add --reference MODEL")
+        raise UsageError(f"metric '{metric.name}' needs the original model: add a reference")
     origin = open_session(reference, target_name) if reference is not None else session
     dataset = open_dataset(data, session.inputs, preprocess=preprocess, batch_size=batch_size(session.inputs))
     if metric.labels == "data":

@@ -75,7 +75,7 @@ def test_the_command_names_the_damaged_layer(
     assert step["first_divergent"] == "c2"
     assert next(t for t in step["tensors"] if t["divergent"])["tensor"] == "c2"
     assert values["models"][0]["outputs"] == {}
-    figures = {"max_abs", "mean_abs", "relative", "cosine", "psnr_db", "broken", "agreement"}
+    figures = {"max_abs", "mean_abs", "relative", "cosine", "psnr_db", "broken", "undefined", "agreement"}
     assert set(values["models"][1]["outputs"]["y"]) == figures
 
 

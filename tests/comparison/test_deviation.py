@@ -55,9 +55,14 @@ def test_equal_values_and_zeros() -> None:
     assert Deviation.between(0 * X, X).cosine == 0
 
 
-def test_infinities_in_both_are_equal_and_in_one_are_broken() -> None:
+def test_what_is_not_finite_is_counted_and_makes_figures_unknown() -> None:
     x = np.array([1, np.inf, -np.inf, np.nan, 2])
-    assert Deviation.between(x, x).relative == 0
+    alike = Deviation.between(x, x)
+    assert (alike.broken, alike.undefined, alike.count, alike.comparable) == (0, 3, 2, False)
+    assert alike.share(1.0) == 0  # of layers, masks are alike
     found = Deviation.between(x, np.array([1, 3, -np.inf, np.nan, np.nan]))
-    assert (found.broken, found.count, found.relative) == (2, 1, math.inf)
-    assert json.loads(json.dumps(found.json(), allow_nan=False))["relative"] is None
+    assert (found.broken, found.undefined, found.count, found.relative) == (2, 2, 1, math.inf)
+    for deviation in (alike, found, Deviation.between(0 * x[3:4], 0 * x[3:4])):
+        assert math.isnan(deviation.cosine)
+        figures = json.loads(json.dumps(deviation.json(), allow_nan=False))
+        assert {name for name, value in figures.items() if value is not None} == {"broken", "undefined"}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hqp_onnx.errors import UsageError
+from hqp_onnx.errors import ModelError, UsageError
 from hqp_onnx.evaluation.budget import Budget, paired_drop
 from hqp_onnx.evaluation.metrics import Scores
+from hqp_onnx.evaluation.nonfinite import NonFinite
 
 
 def hits(count: int, samples: int) -> Scores:
@@ -23,6 +24,18 @@ def test_budget_counts_exactly(lost: int, admitted: bool) -> None:
 def test_a_partial_evaluation_is_never_admitted() -> None:
     budget = Budget(hits(90, 100), 0.5)
     assert not budget.admits(Scores(np.ones(99), 100))
+
+
+def test_a_candidate_whose_outputs_are_not_finite_is_never_admitted() -> None:
+    budget, broken = Budget(hits(90, 100), 0.5), NonFinite(3, ("y",))
+    values = hits(97, 100).values
+    assert budget.admits(Scores(values, 100))
+    assert not budget.admits(Scores(values, 100, broken))
+    words = "3 of 100 samples have NaN or infinities in output 'y'"
+    assert words in budget.words(Scores(values, 100, broken))
+    assert f"at least {words}" in budget.words(Scores(values[:50], 100, broken))
+    with pytest.raises(ModelError, match=words):
+        Budget(Scores(values, 100, broken), 0.5)
 
 
 def test_budget_refuses_points_for_fractions() -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx.parser
 import pytest
 
+from hqp_onnx.arrays import Array, FloatArray, IntArray
 from hqp_onnx.data.dataset import ArraySource, Dataset
 from hqp_onnx.errors import ModelError, UsageError
 from hqp_onnx.evaluation.budget import Budget
-from hqp_onnx.evaluation.metrics import Scores, evaluate, load_metric, predictions
+from hqp_onnx.evaluation.metrics import METRICS, Metric, Scores, evaluate, load_metric, predictions
+from hqp_onnx.evaluation.nonfinite import NonFinite, finite_samples
 from hqp_onnx.runtimes.session import Session
 
 IDENTITY = '<ir_version: 8, opset_import: ["" : 17]> g (float[n,7] x) => (float[n,7] y) { y = Relu(x) }'
@@ -28,12 +31,23 @@ def dataset(labels: np.ndarray | None = LABELS) -> Dataset:
     return Dataset(ArraySource("test", {"x": LOGITS}, labels), session().inputs, batch_size=10)
 
 
-@pytest.mark.parametrize(("name", "count"), [("top1", 1), ("top5", 5)])
-def test_top_k_is_membership_in_the_k_largest(name: str, count: int) -> None:
-    expected = [label in np.argsort(-row)[:count] for row, label in zip(LOGITS, LABELS, strict=True)]
+def top(count: int) -> list[float]:
+    return [float(label in np.argsort(-row)[:count]) for row, label in zip(LOGITS, LABELS, strict=True)]
+
+
+ROWS = {"top1": top(1), "top5": top(5), "agreement": top(1)}  # agreement's labels are the original's answers
+
+
+def test_every_metric_has_a_row() -> None:
+    assert METRICS.names == tuple(ROWS)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_top_k_is_membership_in_the_k_largest(name: str) -> None:
     scores = evaluate(session(), dataset(), load_metric(name))
-    assert scores.values.tolist() == [float(hit) for hit in expected]
-    assert scores.metric == pytest.approx(np.mean(expected))
+    assert scores.values.tolist() == ROWS[name]
+    assert scores.metric == pytest.approx(np.mean(ROWS[name]))
+    assert (scores.nonfinite.samples, scores.complete) == (0, True)
 
 
 def test_equal_logits_count_as_argmax_does() -> None:
@@ -70,6 +84,65 @@ def test_an_evaluation_stops_after_the_first_batch_that_decides_it(right: str) -
         assert scores.values.tolist() == hits[: len(scores.values)].tolist()
     exact = Budget(Scores(np.ones(53), 53), 23 / 53)
     assert exact.admits(evaluate(session(), data, load_metric("top1"), exact.required))
+
+
+ROOTS = "g (float[n,7] x) => (float[n,7] y, float[n] z) { y = Sqrt(x) s = ReduceSum<keepdims=0>(x, a) z = Log(s) }"
+
+
+def broken(*rows: int) -> tuple[Session, Dataset]:
+    """A model whose output y is NaN for ``rows``, and z infinite for row 2 in any case."""
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {ROOTS}')
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "a"))
+    x = LOGITS.copy()
+    x[2] = 0
+    x[list(rows), LABELS[list(rows)]] = -1e-3  # where the label is: without a check, it would count as right
+    opened = Session(model)
+    return opened, Dataset(ArraySource("test", {"x": x}, LABELS), opened.inputs, batch_size=10)
+
+
+def seen(outputs: Mapping[str, Array], labels: IntArray | None) -> FloatArray:
+    """A metric that takes every sample for right, and none that is not finite."""
+    assert labels is not None and all(np.isfinite(x).all() and len(x) == len(labels) for x in outputs.values())
+    return np.ones(len(labels))
+
+
+def test_a_sample_that_is_not_finite_scores_nothing() -> None:
+    model, data = broken(5, 17, 52)
+    scores = evaluate(model, data, load_metric(seen))
+    assert np.flatnonzero(scores.values == 0).tolist() == [2, 5, 17, 52]
+    assert scores.nonfinite == NonFinite(4, ("y", "z"))
+    assert scores.nonfinite.words(53) == "4 of 53 samples have NaN or infinities in output 'y', 'z'"
+    clean = evaluate(*broken(), load_metric("top1"))
+    assert evaluate(model, data, load_metric("top1")).values.tolist() == [
+        0.0 if row in (2, 5, 17, 52) else hit for row, hit in enumerate(clean.values)
+    ]
+
+
+def test_the_answers_of_a_model_that_gives_none_are_no_reference() -> None:
+    with pytest.raises(ModelError, match="4 of 53 samples have NaN or infinities in output"):
+        predictions(*broken(5, 17, 52))
+
+
+def test_an_output_that_belongs_to_no_sample_belongs_to_all() -> None:
+    outputs = {"y": np.ones((4, 2)), "loss": np.array(np.inf), "labels": np.arange(4)}
+    finite, nonfinite = finite_samples(outputs, 4)
+    assert (finite.tolist(), nonfinite) == ([False] * 4, NonFinite(4, ("loss",)))
+
+
+@pytest.mark.parametrize("required", [0, 5, 8, 20, 49, 50, 53])
+def test_an_early_rejection_is_the_verdict_of_the_whole_with_nan_too(required: int) -> None:
+    model, data = broken(*range(20, 24))
+    full, early = (evaluate(model, data, load_metric("top1"), least) for least in (0, required))
+    assert (early.complete and early.values.sum() >= required) == (full.values.sum() >= required)
+    assert early.metric >= full.metric
+
+
+def test_a_metric_is_a_name_a_value_or_a_function() -> None:
+    mine = Metric("mine", seen, "data")
+    assert load_metric(mine) is mine
+    assert (load_metric(seen).name, load_metric(seen).labels) == ("seen", "any")
+    with pytest.raises(UsageError, match="unknown metric 'f1': expected one of top1, top5, agreement, or FILE"):
+        load_metric("f1")
 
 
 def test_user_function(tmp_path: Path) -> None:
@@ -122,5 +195,5 @@ def test_an_output_that_is_no_row_of_logits() -> None:
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1, 7, 7]), "s"))
     del model.graph.input[1]
     data = Dataset(ArraySource("test", {"x": LOGITS[:49]}, LABELS[:49]), Session(model).inputs, batch_size=49)
-    with pytest.raises(ModelError, match=r"--metric FILE\.py:function"):
+    with pytest.raises(ModelError, match=r"a metric of your own, FILE\.py:function"):
         evaluate(Session(model), data, load_metric("top1"))

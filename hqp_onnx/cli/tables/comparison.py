@@ -39,17 +39,23 @@ def _output_rows(model: Compared) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for name, deviation in model.outputs.items():
         share = model.agreement.get(name)
-        rows.append(
-            (
-                f"{name}: {deviation.relative:.2%}" if many else f"{deviation.relative:.2%}",
-                f"{deviation.max_abs:.3g}",
-                f"{deviation.mean_abs:.3g}",
-                f"{deviation.cosine:.5f}",
-                f"{deviation.psnr_db:.1f}",
-                "" if share is None else f"{100 * share:.2f}",
-            )
+        figures = (
+            f"{deviation.relative:.2%}",
+            f"{deviation.max_abs:.3g}",
+            f"{deviation.mean_abs:.3g}",
+            f"{deviation.cosine:.5f}",
+            f"{deviation.psnr_db:.1f}",
         )
+        error, *others = figures if deviation.comparable else ("not finite", *[""] * 4)
+        agreement = "" if share is None else f"{100 * share:.2f}"
+        rows.append((f"{name}: {error}" if many else error, *others, agreement))
     return rows or [("",) * 6]
+
+
+def nonfinite_lines(found: Comparison) -> list[str]:
+    """Which models give outputs that are no numbers."""
+    labels = short_names([model.name for model in found.models])
+    return [f"{labels[m.name]}: {m.nonfinite.words(found.samples)}" for m in found.models if m.nonfinite]
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
