@@ -1,7 +1,7 @@
 """hqp_onnx: structural pruning and INT8 quantization of exported ONNX models inside one accuracy budget.
 
 The main job is ``optimize(Options(...))``; ``prune``, ``quantize`` and ``recover`` change a ModelProto. Single passes
-are in ``hqp_onnx.passes``, what they need to know in ``hqp_onnx.channels.walk``, ``hqp_onnx.ranking.saliency`` and
+are in ``hqp_onnx.passes``, what they need to know in ``hqp_onnx.channels.walk``, ``hqp_onnx.ranking.saliencies`` and
 ``hqp_onnx.statistics.calibration``, adapters for other tools in ``hqp_onnx.plugins``.
 """
 

@@ -5,7 +5,7 @@ A weight W [K, N] has one scale for every ``BLOCK`` inputs of an output, s = max
 DequantizeLinear of opset 21, which onnxruntime 1.32 fuses with the MatMul into one that multiplies by 4-bit blocks;
 where a Relu follows at once it does not, and W stays in float, which is faster there.
 
-With S_n the Fisher information of the loss in output n's weights (``saliency``), the change dW costs about
+With S_n the Fisher information of the loss in output n's weights (``saliencies``), the change dW costs about
 1/2 sum_n S_n |dW_n|^2 / K for errors that point nowhere in particular. Weights go to INT4 in ascending order of that
 cost per parameter, until ``share`` of all parameters of Gemm and MatMul is reached.
 """
@@ -53,7 +53,7 @@ def quantize_int4(
 
     Args:
         graph: float32, canonical, sorted.
-        sensitivity: weight -> Fisher information of its filters, float64 [outputs] (``saliency.fisher``); weights
+        sensitivity: weight -> Fisher information of its filters, float64 [outputs] (the saliency ``fisher``); weights
             without it stay in float.
         share: of the parameters of those weights, 0 to 1.
         moments: of the weights' inputs, by weight name; without, weights are rounded to nearest.

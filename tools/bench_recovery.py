@@ -44,6 +44,7 @@ from hqp_onnx.passes.refit_in_order import refit_in_order
 from hqp_onnx.ranking.least_squares import held_out_ridges
 from hqp_onnx.ranking.order import removal_order
 from hqp_onnx.ranking.rank import rank
+from hqp_onnx.ranking.saliencies import Scoring
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.recovery.points import kept_positions
 from hqp_onnx.runtimes.session import Session
@@ -105,7 +106,7 @@ class Case:
         """Units, first to leave first."""
         if saliency not in self._orders:
             options = {"halves": self.halves, "min_width": MIN_WIDTH} if saliency == "obs" else {}
-            scores = rank(self.model.graph, self.channels, saliency, self.calib, **options).units
+            scores = rank(self.model.graph, self.channels, Scoring(saliency), self.calib, **options).units
             self._orders[saliency] = removal_order(scores, self.channels, MIN_WIDTH)
         return self._orders[saliency]
 

@@ -19,6 +19,7 @@ from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.prune_channels import prune_channels
 from hqp_onnx.ranking.order import removal_order
 from hqp_onnx.ranking.rank import rank
+from hqp_onnx.ranking.saliencies import Scoring
 from hqp_onnx.runtimes.session import Session
 from hqp_onnx.runtimes.targets import target
 from hqp_onnx.statistics.moments import contractions, input_moments
@@ -61,7 +62,7 @@ class Curves:
 
     def order(self, saliency: str) -> np.ndarray:
         """Units, first to leave first."""
-        ranking = rank(self.model.graph, self.channels, saliency, self.calib, seed=self.seed)
+        ranking = rank(self.model.graph, self.channels, Scoring(saliency, seed=self.seed), self.calib)
         return removal_order(ranking.units, self.channels, MIN_WIDTH)
 
     def pruned(self, order: np.ndarray, theta: float, compensated: bool) -> gs.Graph:

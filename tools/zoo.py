@@ -43,11 +43,13 @@ from zoo_report import describe, print_row, print_summary
 
 from hqp_onnx.channels.channel_map import ChannelMap, PruningPlan
 from hqp_onnx.errors import HqpError
+from hqp_onnx.gradients import filter_weights
 from hqp_onnx.graphs.model_io import save, to_proto
 from hqp_onnx.model import open_model
 from hqp_onnx.passes.prune_channels import prune_channels
-from hqp_onnx.ranking.order import removal_order
-from hqp_onnx.ranking.saliency import filter_scores, filter_weights, unit_scores
+from hqp_onnx.ranking.order import removal_order, unit_scores
+from hqp_onnx.ranking.rank import filter_scores
+from hqp_onnx.ranking.saliencies import Scoring
 
 SHARES = (0.1, 0.3, 0.6)
 TIMEOUT = 900  # seconds for one model
@@ -175,7 +177,7 @@ def make_scores(graph: gs.Graph, channels: ChannelMap, kind: str, seed: int = 0)
     if kind == "random":
         return np.random.default_rng(seed).random(channels.units)
     proto = to_proto(graph)
-    return unit_scores(filter_scores("l2", proto), channels, filter_weights(proto))
+    return unit_scores(filter_scores(proto, Scoring("l2")), channels, filter_weights(proto))
 
 
 def make_plan(channels: ChannelMap, scores: np.ndarray, share: float) -> PruningPlan:

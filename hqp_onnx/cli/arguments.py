@@ -7,14 +7,46 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
+from hqp_onnx.evaluation.metrics import METRICS
+from hqp_onnx.gradients.engines import ENGINES
+from hqp_onnx.gradients.loss import LOSSES
 from hqp_onnx.passes.cut import REFITS
-from hqp_onnx.ranking.saliency import ENGINES, LOSSES, SALIENCIES
+from hqp_onnx.registry import Registry, is_file_name
 from hqp_onnx.statistics.calibration import METHODS
 
 F = TypeVar("F", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
 DATA = click.Path()  # or file.py:func: a path for the shell's sake
+
+
+class Named(click.types.StringParamType):
+    """A name in a registry, or ``FILE.py:name``; nothing is imported to list, complete or take one."""
+
+    def __init__(self, registry: Registry[Any]) -> None:
+        self._registry = registry
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The known names."""
+        return self._registry.names
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """The known names."""
+        return f"[{'|'.join(self.choices)}|FILE.py:NAME]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name itself."""
+        if value not in self.choices and not is_file_name(value):
+            known = ", ".join(self.choices)
+            self.fail(f"unknown {self._registry.noun} '{value}': expected one of {known}, or FILE.py:name", param, ctx)
+        return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The known names, or files."""
+        names = [name for name in self.choices if name.startswith(incomplete)]
+        return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="file")]
 
 
 def _options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
@@ -38,7 +70,7 @@ selection_options = _options(
 )
 MULTIPLE_HELP = "Widths stay multiples of this, where they are as wide."
 metric_option = click.option(
-    "--metric", default="top1", show_default=True, help="top1, top5, agreement or FILE.py:func."
+    "--metric", type=Named(METRICS), default="top1", show_default=True, help="What is measured."
 )
 target_option = click.option(
     "--target",
@@ -73,15 +105,14 @@ refit_option = click.option(
     show_default=True,
     help="in-order: once more, each weight from what it then reads; a pass over the data per layer and candidate.",
 )
-saliency_choice = click.Choice(SALIENCIES)
 gradient_options = _options(
     click.option(
         "--gradients",
         "engine",
-        type=click.Choice(list(ENGINES)),
+        type=Named(ENGINES),
         default="native",
         show_default=True,
-        help="What differentiates, for fisher and taylor; obs needs native.",
+        help="What differentiates, for saliencies of gradients; obs needs native.",
     ),
     click.option(
         "--loss", help=f"{', '.join(LOSSES)}, or FILE.onnx. Default: what data and model allow, in this order."

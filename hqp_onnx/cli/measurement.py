@@ -11,6 +11,7 @@ from hqp_onnx import engine
 from hqp_onnx.cli.arguments import (
     DATA,
     FILE,
+    Named,
     json_option,
     metric_option,
     model_argument,
@@ -23,6 +24,7 @@ from hqp_onnx.cli.tables import comparison, engines
 from hqp_onnx.cli.tables.latency import latency_table
 from hqp_onnx.comparison import compare as compare_models
 from hqp_onnx.errors import UsageError
+from hqp_onnx.evaluation.metrics import METRICS
 from hqp_onnx.graphs.model_io import stored_bytes
 from hqp_onnx.runtimes.runners import runtime_name
 from hqp_onnx.runtimes.targets import target as goal
@@ -92,7 +94,7 @@ def benchmark(
 @click.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL[@TARGET] ...")
 @click.option("--data", required=True, type=DATA, metavar="DATA")
-@click.option("--metric", help="top1, top5 or FILE.py:func. Default: top1, where there are labels and classes.")
+@click.option("--metric", type=Named(METRICS), help="Default: top1, where there are labels and classes.")
 @click.option("--ledger", "ledgers", type=FILE, multiple=True, help="Of a pruned model, if not ledger.json beside it.")
 @click.option(
     "--tolerance", type=float, default=0.1, show_default=True, help="Own error that a layer may have, of its signal."

@@ -11,6 +11,7 @@ from hqp_onnx.cli.arguments import (
     DATA,
     FILE,
     MULTIPLE_HELP,
+    Named,
     augment_option,
     branches_option,
     calibration_option,
@@ -22,7 +23,6 @@ from hqp_onnx.cli.arguments import (
     preprocess_option,
     quiet_option,
     refit_option,
-    saliency_choice,
     selection_options,
     target_option,
 )
@@ -30,6 +30,7 @@ from hqp_onnx.cli.output import Display, give_json, out
 from hqp_onnx.cli.tables.optimization import budget_line, cost_lines, report_table
 from hqp_onnx.job.options import OBJECTIVES, PRECISIONS, Options
 from hqp_onnx.job.search import SEARCHES
+from hqp_onnx.ranking.saliencies import SALIENCIES
 from hqp_onnx.report.writing import HTML
 from hqp_onnx.steps import optimize as pipeline
 
@@ -52,13 +53,8 @@ from hqp_onnx.steps import optimize as pipeline
     help="That the budget holds on data like VAL: 0.95 asks it of the drop's upper bound, 0.5 of the drop itself.",
 )
 @click.option("--step", type=float, default=0.01, show_default=True, help="Share of the units removed per step.")
-@click.option(
-    "--search",
-    default="bisect",
-    show_default=True,
-    help=f"{', '.join(SEARCHES.names)} or FILE.py:func. Algorithm 1 is linear.",
-)
-@click.option("--saliency", type=saliency_choice, default="fisher", show_default=True, help="How units are ranked.")
+@click.option("--search", type=Named(SEARCHES), default="bisect", show_default=True, help="Algorithm 1 is linear.")
+@click.option("--saliency", type=Named(SALIENCIES), default="fisher", show_default=True, help="How units are ranked.")
 @gradient_options
 @click.option(
     "--compensate/--no-compensate", default=True, show_default=True, help="Refit weights that read removed channels."

@@ -11,6 +11,7 @@ from hqp_onnx.cli.arguments import (
     DATA,
     FILE,
     MULTIPLE_HELP,
+    Named,
     branches_option,
     gradient_options,
     json_option,
@@ -19,11 +20,11 @@ from hqp_onnx.cli.arguments import (
     preprocess_option,
     quiet_option,
     refit_option,
-    saliency_choice,
     selection_options,
 )
 from hqp_onnx.cli.output import Display, give_json, out
 from hqp_onnx.cli.tables.units import inspect_table
+from hqp_onnx.ranking.saliencies import SALIENCIES, Scoring
 from hqp_onnx.steps import prune as pruning
 from hqp_onnx.steps.inspect import inspect as inspect_model
 from hqp_onnx.steps.prune import Pruning
@@ -46,7 +47,7 @@ def inspect(model: Path, json_file: Path | None) -> None:
 @click.command()
 @model_argument
 @click.option("--data", required=True, type=DATA, metavar="DATA")
-@click.option("--saliency", type=saliency_choice, default="fisher", show_default=True)
+@click.option("--saliency", type=Named(SALIENCIES), default="fisher", show_default=True)
 @gradient_options
 @preprocess_option
 @click.option("-o", "--output", type=FILE, required=True, help="scores.npz: filter/<weight> and unit.")
@@ -55,7 +56,6 @@ def inspect(model: Path, json_file: Path | None) -> None:
 def score(
     model: Path,
     data: str,
-    saliency: str,
     preprocess: Path | None,
     output: Path,
     json_file: Path | None,
@@ -64,7 +64,7 @@ def score(
 ) -> None:
     """Write the saliency of every filter and unit of MODEL."""
     with Display(quiet) as display:
-        ranking = score_model(model, data, output, saliency, preprocess, display, **chosen)
+        ranking = score_model(model, data, output, Scoring(**chosen), preprocess, display)
     filters = {name: len(values) for name, values in ranking.filters.items()}
     if not give_json({"output": str(output), "filters": filters, "units": len(ranking.units)}, json_file):
         click.echo(f"{output}: {len(filters)} weights, {len(ranking.units)} units")
@@ -73,8 +73,8 @@ def score(
 @click.command()
 @model_argument
 @click.option("--sparsity", type=float, required=True, help="Share of the prunable units to remove.")
-@click.option("--saliency", type=saliency_choice, help="How units are ranked. Default: fisher with --data, else l2.")
-@click.option("--data", type=DATA, metavar="DATA", help="Calibration data, for fisher, taylor, obs and --compensate.")
+@click.option("--saliency", type=Named(SALIENCIES), help="Default: fisher with --data, else l2.")
+@click.option("--data", type=DATA, metavar="DATA", help="Calibration data, for --compensate and most saliencies.")
 @click.option(
     "--compensate/--no-compensate", default=None, help="Refit weights that read removed channels. Default: with --data."
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import onnx
@@ -49,6 +49,8 @@ class PerSample:
     Raises:
         GradientError: an operator between a weight and the loss has no gradient rule, or samples are not separate.
     """
+
+    kinds: ClassVar[tuple[Kind, ...]] = ("fisher", "taylor", "output")
 
     def __init__(
         self,

@@ -16,8 +16,9 @@ from hqp_onnx.job.ledger import Ledger
 from hqp_onnx.job.setup import Setup
 from hqp_onnx.passes.cut import Refit
 from hqp_onnx.ranking.order import first_removed, removal_order
-from hqp_onnx.ranking.rank import Ranking, filter_saliencies, rank_units
+from hqp_onnx.ranking.rank import Ranking, filter_scores, rank_units
 from hqp_onnx.ranking.removal import order_units, ridges_of
+from hqp_onnx.ranking.saliencies import Execution
 from hqp_onnx.statistics.moment_halves import Halves, halved_moments, joined
 from hqp_onnx.statistics.moments import load_moments, save_moments
 from hqp_onnx.timing.node_seconds import node_seconds
@@ -45,7 +46,7 @@ class Evidence:
 def gather(setup: Setup, ledger: Ledger) -> Evidence:
     """Measure it, or read what the ledger's cache holds of it."""
     options, graph, channels = setup.options, setup.model.graph, setup.channels
-    halves = _halves(setup, ledger) if options.compensate or options.saliency == "obs" else None
+    halves = _halves(setup, ledger) if options.compensate or setup.scoring.method.needs_moments else None
     ranking = measure_ranking(setup, ledger, graph, channels, halves)
     moments = joined(*halves) if halves is not None and options.compensate else None
     order, redundant = order_units(graph, channels, ranking.units, options.min_width, moments)
@@ -73,27 +74,16 @@ def measure_ranking(
     if file.is_file():
         return Ranking.load(file)
     with ledger.timed(f"saliency{suffix}"):
-        filters = filter_saliencies(
-            graph,
-            options.saliency,
-            data,
-            engine=options.engine,
-            loss=options.loss,
-            draws=options.draws,
-            seed=options.seed,
-            threads=options.threads,
-            progress=setup.progress,
-            checkpoint=ledger.cache / "saliency.npz",
-        )
+        execution = Execution(options.threads, setup.progress, ledger.cache / "saliency.npz")
+        filters = filter_scores(to_proto(graph), setup.scoring, data, execution)
     with ledger.timed(f"ranking{suffix}"):
         ranking = rank_units(
             graph,
             channels,
-            options.saliency,
+            setup.scoring,
             filters,
             data,
-            threads=options.threads,
-            progress=setup.progress,
+            execution,
             halves=halves,
             min_width=options.min_width,
             gains=_gains(setup, ledger),

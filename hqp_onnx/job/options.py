@@ -12,8 +12,9 @@ from hqp_onnx.files import fingerprint
 from hqp_onnx.job.search import SEARCHES
 from hqp_onnx.passes.cut import check_refit
 from hqp_onnx.ranking.order import check_min_width, check_multiple
-from hqp_onnx.ranking.saliency import ENGINES, SALIENCIES
+from hqp_onnx.ranking.saliencies import Scoring
 from hqp_onnx.recovery import Recovery
+from hqp_onnx.registry import is_file_name
 from hqp_onnx.runtimes.targets import target
 from hqp_onnx.statistics.calibration import METHODS
 from hqp_onnx.version import __version__
@@ -63,8 +64,6 @@ class Options:
 
     def __post_init__(self) -> None:
         for argument, value, known in (
-            ("saliency", self.saliency, SALIENCIES),
-            ("engine", self.engine, tuple(ENGINES)),
             ("objective", self.objective, OBJECTIVES),
             ("precision", self.precision, PRECISIONS),
             ("calibration", self.calibration, METHODS),
@@ -72,6 +71,7 @@ class Options:
             if value not in known:
                 raise ArgumentError(f"{{{argument}}} {value}: expected one of {', '.join(known)}")
         SEARCHES.get(self.search)
+        _ = self.scoring
         check_budget(self.max_drop, self.confidence)
         check_refit(self.refit, self.compensate)
         check_min_width(self.min_width)
@@ -85,10 +85,6 @@ class Options:
                 f"{{refresh}} {self.refresh}: expected a number of steps, 0 or more, with {{search}} linear (bisect "
                 "needs one order)"
             )
-        if self.saliency == "obs" and self.engine != "native":
-            raise ArgumentError(f"{{engine}} {self.engine}: {{saliency}} obs needs native")
-        if self.draws < 1:
-            raise ArgumentError(f"{{draws}} {self.draws}: expected at least 1")
         if self.augment and not self.recovery.epochs:
             raise ArgumentError("{augment} is for {recover}: add it, or leave both out")
         if self.output.exists() and not self.output.is_dir():
@@ -98,6 +94,11 @@ class Options:
     def width_multiple(self) -> int:
         """What widths stay multiples of: ``multiple_of``, or what the target's kernels work on at a time."""
         return target(self.target).channel_multiple if self.multiple_of is None else self.multiple_of
+
+    @property
+    def scoring(self) -> Scoring:
+        """How units are ranked."""
+        return Scoring(self.saliency, self.engine, self.loss, self.draws, self.seed)
 
     @property
     def recovery(self) -> Recovery:
@@ -115,7 +116,9 @@ class Options:
             "augment": list(self.augment),
         }  # as JSON gives them back
         files: dict[str, Path | str | None] = {"model": self.model, "calib": self.calib, "val": self.val}
-        files |= {"preprocess": self.preprocess, "metric_file": self.metric if ".py:" in self.metric else None}
+        named = {"metric": self.metric, "search": self.search, "saliency": self.saliency, "engine": self.engine}
+        files |= {f"{what}_file": name for what, name in named.items() if is_file_name(name)}
+        files |= {"preprocess": self.preprocess}
         files |= {"loss_file": self.loss if (self.loss or "").endswith(".onnx") else None}
         digests = {name: fingerprint(path) for name, path in files.items() if path is not None}
         reduced = target(self.target).reduced_range

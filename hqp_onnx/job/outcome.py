@@ -22,7 +22,6 @@ from hqp_onnx.job.rows import Measured, make_rows
 from hqp_onnx.job.run import Found
 from hqp_onnx.job.setup import Setup
 from hqp_onnx.ranking.redundancy import KINDS
-from hqp_onnx.ranking.saliency import GRADIENT_KINDS
 from hqp_onnx.runtimes.machine import machine
 from hqp_onnx.runtimes.runners import remarks, runtime_name, stand_in
 from hqp_onnx.runtimes.session import Runner
@@ -158,7 +157,7 @@ def _cost(setup: Setup, ledger: Ledger) -> CostModel:
     samples = {name: len(data) for name, data in setup.data.items()}
     trials = ledger.trials.values()
     trained = [trial.seconds for trial in trials if trial.trained]
-    grad = ledger.seconds.get("saliency") if setup.options.saliency in GRADIENT_KINDS else None
+    grad = ledger.seconds.get("saliency") if setup.scoring.method.gradients else None
     return CostModel(
         c_grad=None if grad is None else grad / samples["calib"],
         c_inf=ledger.seconds["baseline"] / samples["val"],

@@ -18,7 +18,7 @@ from hqp_onnx.job.options import Options
 from hqp_onnx.model import Model, open_data, open_model
 from hqp_onnx.passes.recover import check_recoverable
 from hqp_onnx.progress import Progress
-from hqp_onnx.ranking.rank import open_loss
+from hqp_onnx.ranking.saliencies import Scoring
 from hqp_onnx.runtimes.runners import open_runner
 from hqp_onnx.runtimes.session import Runner
 from hqp_onnx.runtimes.targets import Target, target
@@ -35,6 +35,7 @@ class Setup:
         positions: how often each weight is used per sample (``cost.positions``).
         data: ``calib``, ``val`` and, if given, ``test``.
         metric: of quality.
+        scoring: how units are ranked.
         target: what the result is for.
         sample: feeds of one batch, for latency.
         progress: called as work goes on.
@@ -46,6 +47,7 @@ class Setup:
     positions: Mapping[str, int]
     data: Mapping[str, Dataset]
     metric: Metric
+    scoring: Scoring
     target: Target
     sample: Mapping[str, Array]
     progress: Progress
@@ -75,7 +77,6 @@ def open_setup(options: Options, progress: Progress) -> Setup:
         HqpError: bad input.
     """
     metric = load_metric(options.metric)
-    open_loss(options.loss)
     model = open_model(options.model, options.threads, options.target)
     named = {"calib": options.calib, "val": options.val, "test": options.test}
     data = {name: open_data(model, path, options.preprocess, metric) for name, path in named.items() if path}
@@ -91,6 +92,7 @@ def open_setup(options: Options, progress: Progress) -> Setup:
         positions=cost.positions(model.graph, model.shapes),
         data=data,
         metric=metric,
+        scoring=options.scoring,
         target=target(options.target),
         sample=next(iter(data["val"].in_batches(model.session.batch or 1))).feeds,
         progress=progress,

@@ -26,7 +26,7 @@ from polygraphy.tools.script import Script, make_invocable
 
 from hqp_onnx.passes.cut import REFITS
 from hqp_onnx.plugins.polygraphy_loaders import polygraphy_errors
-from hqp_onnx.ranking.saliency import SALIENCIES
+from hqp_onnx.ranking.saliencies import SALIENCIES
 from hqp_onnx.runtimes.targets import target
 from hqp_onnx.statistics.calibration import METHODS
 from hqp_onnx.steps.prune import Pruning
@@ -51,7 +51,8 @@ class HqpArgs(BaseArgs):  # type: ignore[misc]  # Polygraphy is untyped
         """Add the options."""
         add = self.group.add_argument
         add("--hqp-sparsity", type=float, default=0.3, help="Share of the prunable units to remove (default: 0.3)")
-        add("--hqp-saliency", choices=SALIENCIES, help="How units are ranked (default: fisher with data, else l2)")
+        known = f"{', '.join(SALIENCIES.names)} or FILE.py:name"
+        add("--hqp-saliency", help=f"How units are ranked: {known} (default: fisher with data, else l2)")
         add("--hqp-compensate", action=_ON_OR_OFF, help="Refit weights that read removed channels (default: with data)")
         add("--hqp-refit", choices=REFITS, default="once", help="in-order: once more, from what each weight then reads")
         add("--hqp-min-width", type=float, default=0.1, help="Share of every tensor's units that stays (default: 0.1)")

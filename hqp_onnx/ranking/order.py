@@ -1,14 +1,36 @@
-"""The order in which units are removed, the widths that must stay, and the widths that stay aligned."""
+"""Scores of units, the order in which they are removed, the widths that must stay, and those that stay aligned."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from hqp_onnx.arrays import FloatArray, IntArray
-from hqp_onnx.channels.channel_map import ChannelMap
+from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis
 from hqp_onnx.errors import ArgumentError
+
+
+def unit_scores(filters: Mapping[str, FloatArray], channels: ChannelMap, axes: Mapping[str, int]) -> FloatArray:
+    """Sum of the scores of the filters that belong to each unit.
+
+    Args:
+        filters: weight -> float64 [filters].
+        channels: the units; label -1 along a filter axis belongs to none.
+        axes: weight -> filter axis, as ``filter_weights`` gives them.
+
+    Returns:
+        float64 [units]; a unit without a scored filter is +inf: nothing is known of it, so it is removed last.
+    """
+    scores, known = np.zeros(channels.units), np.zeros(channels.units, bool)
+    for weight, values in filters.items():
+        labels = channels.members.get(ParamAxis(weight, axes[weight]))
+        if labels is None:
+            continue
+        member = labels >= 0
+        np.add.at(scores, labels[member], values[member])
+        known[labels[member]] = True
+    return np.where(known, scores, np.inf)
 
 
 def removal_order(scores: FloatArray, channels: ChannelMap, min_width: float, *, branches: bool = False) -> IntArray:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hqp_onnx.data.dataset import batch_size
 from hqp_onnx.data.sources import open_dataset
-from hqp_onnx.errors import ModelError, UsageError
+from hqp_onnx.errors import ArgumentError, ModelError
 from hqp_onnx.evaluation.metrics import Scores, classes, evaluate, load_metric, predictions
 from hqp_onnx.graphs import model_io
 from hqp_onnx.progress import Progress
@@ -28,7 +28,7 @@ def evaluate_file(
     metric = load_metric(metric_name)
     session = open_session(path, target_name)
     if metric.labels == "original" and reference is None:
-        raise UsageError(f"metric '{metric.name}' needs the original model: add a reference")
+        raise ArgumentError(f"{{metric}} {metric.name} needs the original model: add {{reference}}")
     origin = open_session(reference, target_name) if reference is not None else session
     dataset = open_dataset(data, session.inputs, preprocess=preprocess, batch_size=batch_size(session.inputs))
     if metric.labels == "data":

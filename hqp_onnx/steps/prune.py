@@ -21,7 +21,7 @@ from hqp_onnx.progress import Progress, silent
 from hqp_onnx.ranking.order import aligned, check_min_width, check_multiple
 from hqp_onnx.ranking.rank import rank
 from hqp_onnx.ranking.removal import order_units, ridges_of
-from hqp_onnx.ranking.saliency import SALIENCIES
+from hqp_onnx.ranking.saliencies import Execution, Scoring
 from hqp_onnx.statistics.moment_halves import halved_moments, joined
 
 
@@ -61,11 +61,14 @@ class Pruning:
             raise ArgumentError(
                 f"{{sparsity}} {self.sparsity}: expected a share of the prunable units, 0 or more and below 1"
             )
-        if self.saliency is not None and self.saliency not in SALIENCIES:
-            raise ArgumentError(f"{{saliency}} {self.saliency}: expected one of {', '.join(SALIENCIES)}")
+        self.scoring(False)
         check_refit(self.refit, self.compensate)
         check_min_width(self.min_width)
         check_multiple(self.multiple_of)
+
+    def scoring(self, data: bool) -> Scoring:
+        """How units are ranked, with or without ``data``."""
+        return Scoring(self.saliency or ("fisher" if data else "l2"), seed=self.seed)
 
 
 @dataclass(frozen=True)
@@ -108,19 +111,18 @@ def prune_model(model: Model, options: Pruning, data: Dataset | None = None, pro
     """
     if options.compensate and data is None:
         raise ArgumentError("{compensate} needs calibration data: add {data}")
-    saliency = options.saliency or ("l2" if data is None else "fisher")
+    scoring = options.scoring(data is not None)
     channels = model.channels().restricted(options.keep, options.only, options.branches)
     refitted = options.compensate is not False
     halves = None
-    if data is not None and (refitted or saliency == "obs"):
+    if data is not None and (refitted or scoring.method.needs_moments):
         halves = halved_moments(to_proto(model.graph), data, progress=partial(progress, "input moments"))
     ranking = rank(
         model.graph,
         channels,
-        saliency,
+        scoring,
         data,
-        seed=options.seed,
-        progress=progress,
+        Execution(progress=progress),
         halves=halves,
         min_width=options.min_width,
     )

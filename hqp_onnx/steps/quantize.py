@@ -18,7 +18,8 @@ from hqp_onnx.progress import Progress, silent
 from hqp_onnx.quantization.calibration_export import TENSORRT_VERSION, tensorrt_number, write_calibration
 from hqp_onnx.quantization.float_nodes import faster_in_float
 from hqp_onnx.quantization.placement import quantizable
-from hqp_onnx.ranking.saliency import filter_scores
+from hqp_onnx.ranking.rank import filter_scores
+from hqp_onnx.ranking.saliencies import Execution, Scoring
 from hqp_onnx.runtimes.runners import open_runner, remarks, stand_in
 from hqp_onnx.runtimes.session import Runner
 from hqp_onnx.runtimes.targets import Target, target
@@ -113,6 +114,6 @@ def mixed_model(
 def int4_model(model: Model, data: Dataset, share: float, progress: Progress = silent) -> PassResult:
     """``model`` with a share of its Gemm and MatMul weights in INT4, chosen by Fisher information."""
     proto = model_io.to_proto(model.graph)
-    scores = filter_scores("fisher", proto, data, progress=partial(progress, "fisher saliency"))
+    scores = filter_scores(proto, Scoring("fisher"), data, Execution(progress=progress))
     moments = input_moments(proto, None, data, progress=partial(progress, "moments"))
     return quantize_int4(model.graph, scores, share, moments)

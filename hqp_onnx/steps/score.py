@@ -6,36 +6,24 @@ from pathlib import Path
 
 from hqp_onnx.evaluation.metrics import classes
 from hqp_onnx.model import open_data, open_model
-from hqp_onnx.progress import Progress
+from hqp_onnx.progress import Progress, silent
 from hqp_onnx.ranking.rank import Ranking, rank
+from hqp_onnx.ranking.saliencies import Execution, Scoring
 
 
 def score(
     path: Path,
     data: str,
     output: Path,
-    saliency: str,
-    preprocess: Path | None,
-    progress: Progress,
-    *,
-    engine: str = "native",
-    loss: str | None = None,
-    draws: int = 1,
+    scoring: Scoring,
+    preprocess: Path | None = None,
+    progress: Progress = silent,
 ) -> Ranking:
     """Write ``scores.npz`` of a model; see ``rank``."""
     model = open_model(path)
     dataset = open_data(model, data, preprocess)
     if dataset.labeled:
         dataset.check_labels(classes(model.session.outputs))
-    ranking = rank(
-        model.graph,
-        model.channels(),
-        saliency,
-        dataset,
-        progress=progress,
-        engine=engine,
-        loss=loss,
-        draws=draws,
-    )
+    ranking = rank(model.graph, model.channels(), scoring, dataset, Execution(progress=progress))
     ranking.save(output)
     return ranking

@@ -141,8 +141,6 @@ def test_a_metric_is_a_name_a_value_or_a_function() -> None:
     mine = Metric("mine", seen, "data")
     assert load_metric(mine) is mine
     assert (load_metric(seen).name, load_metric(seen).labels) == ("seen", "any")
-    with pytest.raises(UsageError, match="unknown metric 'f1': expected one of top1, top5, agreement, or FILE"):
-        load_metric("f1")
 
 
 def test_user_function(tmp_path: Path) -> None:
@@ -166,12 +164,12 @@ def test_scores_of_a_user_are_one_in_0_to_1_per_sample(tmp_path: Path, scores: s
 
 @pytest.mark.parametrize("name", ["top2", "metric.py", "metric.txt:f", "metric.py:"])
 def test_an_unknown_metric_is_refused(name: str) -> None:
-    with pytest.raises(UsageError, match=r"expected top1, top5, agreement or FILE\.py:function"):
+    with pytest.raises(UsageError, match=r"unknown metric .*: expected one of top1, top5, agreement, or FILE\.py:name"):
         load_metric(name)
 
 
 def test_a_metric_file_that_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no such metric file"):
+    with pytest.raises(UsageError, match=r"gone\.py: no such file"):
         load_metric(f"{tmp_path / 'gone.py'}:f")
 
 

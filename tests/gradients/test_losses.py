@@ -5,12 +5,12 @@ import onnx
 import onnx.parser
 import pytest
 from gradients.test_per_sample import array, build, samples
+from scored import scored
 
 from hqp_onnx.data.dataset import Batch
 from hqp_onnx.errors import DataError, GradientError, UsageError
 from hqp_onnx.gradients import PerSample, filter_weights
 from hqp_onnx.gradients.loss import Draw
-from hqp_onnx.ranking.saliency import fisher
 
 torch = pytest.importorskip("torch")
 from gradients.onnx_in_torch import TorchModel, filter_norms, sample_gradients  # noqa: E402  needs torch
@@ -91,16 +91,16 @@ def test_projections_estimate_the_jacobian():
     draws = 3000
     want = np.square(x, dtype=np.float64).sum(1)
     error = np.sqrt(2 * np.square(want).sum() / draws) / len(x)
-    got = fisher(model, Rows(x), loss="gauss-newton", draws=draws)["w"]
+    got = scored(model, Rows(x), loss="gauss-newton", draws=draws)["w"]
     assert np.all(np.abs(got - want.mean()) < 4 * error)
 
 
 @pytest.mark.parametrize("loss", ["gauss-newton", "sampled"])
 def test_draws_depend_on_position_and_seed_alone(loss):
     x, _ = samples((4,), 9)
-    one, four = (fisher(LOGITS, Rows(x, batch=size), loss=loss, draws=2, seed=1) for size in (1, 4))
+    one, four = (scored(LOGITS, Rows(x, batch=size), loss=loss, draws=2, seed=1) for size in (1, 4))
     assert_close(one, four, 1e-5)
-    other = fisher(LOGITS, Rows(x), loss=loss, draws=2, seed=2)
+    other = scored(LOGITS, Rows(x), loss=loss, draws=2, seed=2)
     assert not np.allclose(one["v"], other["v"], rtol=1e-3)
 
 
@@ -109,7 +109,7 @@ def test_draws_are_averaged():
     draw, net = Draw(3, 6, 7), PerSample(LOGITS, {"x": x}, loss="gauss-newton")
     each = [net({"x": x}, v)["w"].mean(0, dtype=np.float64) for v in net.loss.rounds(range(6), None, draw)]
     assert len(each) == 3
-    np.testing.assert_allclose(fisher(LOGITS, Rows(x), draws=3, seed=7, loss="gauss-newton")["w"], np.mean(each, 0))
+    np.testing.assert_allclose(scored(LOGITS, Rows(x), draws=3, seed=7, loss="gauss-newton")["w"], np.mean(each, 0))
 
 
 def test_expectation_over_labels():
@@ -122,7 +122,7 @@ def test_expectation_over_labels():
     for c in range(3):
         norms = filter_norms(sample_gradients(LOGITS, {"x": x}, np.full(COUNT, c), list(axes), torch.float64), axes)
         want = {name: want[name] + (p[:, c : c + 1] * norms[name]).mean(0) for name in want}
-    assert_close(fisher(LOGITS, Rows(x), loss="expected"), want)
+    assert_close(scored(LOGITS, Rows(x), loss="expected"), want)
 
 
 @pytest.mark.parametrize(
@@ -161,8 +161,8 @@ def test_a_loss_model_of_another_opset_and_a_fixed_batch():
     loss = loss_model(
         'l = SoftmaxCrossEntropyLoss <reduction = "sum"> (z, labels)', ["float[N, 3] z", "int64[N] labels"], 13
     )
-    want = fisher(LOGITS, Rows(x, labels))
-    assert_close(fisher(fixed, Rows(x, labels), loss=loss), want, 1e-5)
+    want = scored(LOGITS, Rows(x, labels))
+    assert_close(scored(fixed, Rows(x, labels), loss=loss), want, 1e-5)
 
 
 LOSS_REFUSED = {
@@ -195,8 +195,8 @@ def test_labels_of_a_loss_model_are_int64():
 def test_errors():
     x, labels = samples((4,), COUNT)
     with pytest.raises(DataError, match="sample 0 has no label"):
-        fisher(LOGITS, Rows(x), loss="cross-entropy")
-    with pytest.raises(UsageError, match="draws is 0"):
-        fisher(LOGITS, Rows(x), draws=0)
+        scored(LOGITS, Rows(x), loss="cross-entropy")
+    with pytest.raises(UsageError, match="draws 0"):
+        scored(LOGITS, Rows(x), draws=0)
     with pytest.raises(GradientError, match="use the loss gauss-newton"):
-        fisher(segmenter(), Rows(samples(SHAPE)[0], labels))
+        scored(segmenter(), Rows(samples(SHAPE)[0], labels))

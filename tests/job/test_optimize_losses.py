@@ -11,12 +11,12 @@ import onnx.parser
 import pytest
 from click.testing import CliRunner
 from onnx import numpy_helper
+from scored import scored
 
 from hqp_onnx.cli import cli
 from hqp_onnx.data.sources import open_dataset
 from hqp_onnx.errors import UsageError
 from hqp_onnx.job.options import Options
-from hqp_onnx.ranking.saliency import fisher
 from hqp_onnx.runtimes.session import Session
 
 METRIC = """import numpy as np
@@ -66,7 +66,7 @@ def test_the_ranking_is_that_of_the_chosen_loss(
     model = onnx.load(files / "net.onnx")
     data = open_dataset(str(files / "data.npz"), Session(files / "net.onnx").inputs)
     loss = onnx.load(file) if name == "FILE" else name
-    want = fisher(model, data, loss=loss, draws=draws)  # type: ignore[arg-type]
+    want = scored(model, data, loss=loss, draws=draws)
     with np.load(out / ".cache" / "scores.npz") as scores:
         np.testing.assert_allclose(scores["filter/w"], want["w"], rtol=1e-6)
     assert json.loads((out / "report.json").read_text())["pruned"]["sparsity"] > 0
@@ -74,7 +74,7 @@ def test_the_ranking_is_that_of_the_chosen_loss(
 
 @pytest.mark.parametrize(
     ("chosen", "message"),
-    [({"draws": 0}, "draws 0"), ({"engine": "jax"}, "engine jax")],
+    [({"draws": 0}, "draws 0"), ({"engine": "jax"}, "unknown gradient engine 'jax'")],
 )
 def test_bad_options_are_refused(tmp_path: Path, chosen: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):

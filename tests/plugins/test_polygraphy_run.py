@@ -87,7 +87,7 @@ def test_tensorrt_runs_the_same_loaders(host: tuple[Path, dict[str, str]]) -> No
         ("--hqp-pruned --hqp-sparsity 1.5", "--sparsity 1.5: expected"),
         ("--hqp-int8", "--hqp-data DATA or --data-loader-script"),
         ("--hqp-int8 --hqp-data none.npz", "none.npz: no such file"),
-        ("--hqp-pruned --hqp-saliency fisher", "--saliency fisher needs data"),
+        ("--hqp-pruned --hqp-saliency fisher", "saliency fisher needs data"),
         ("--hqp-int8 --hqp-target abacus --hqp-data d.npz", "unknown target 'abacus'"),
     ],
 )

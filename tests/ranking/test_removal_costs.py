@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
+from scored import scored
 from small_model import small_data, small_model
 
 from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis, PruningPlan
@@ -18,7 +19,7 @@ from hqp_onnx.ranking.least_squares import held_out_ridges
 from hqp_onnx.ranking.order import removal_order
 from hqp_onnx.ranking.rank import rank
 from hqp_onnx.ranking.removal_costs import removal_costs
-from hqp_onnx.ranking.saliency import filter_scores
+from hqp_onnx.ranking.saliencies import Scoring
 from hqp_onnx.runtimes.session import Session
 from hqp_onnx.statistics.moment_halves import halved_moments, joined
 from hqp_onnx.statistics.moments import input_moments
@@ -163,17 +164,17 @@ def test_rank_measures_what_it_needs_and_refuses_what_it_cannot():
     model = open_model(small_model())
     data = open_data(model, small_data())
     channels, proto = model.channels(), small_model()
-    ranking = rank(model.graph, channels, "obs", data)
+    ranking = rank(model.graph, channels, Scoring("obs"), data)
     halves = halved_moments(proto, data)
     ridges = held_out_ridges(model.graph, channels, PruningPlan(channels.prunable[::2]), halves)
-    again = removal_costs(model.graph, channels, joined(*halves), filter_scores("obs", proto, data), ridges=ridges)
+    again = removal_costs(model.graph, channels, joined(*halves), scored(proto, data, saliency="obs"), ridges=ridges)
     np.testing.assert_allclose(ranking.units, again, rtol=1e-4)
     pruned = prune_model(model, Pruning(0.3, "obs", compensate=True), data)
     assert pruned.units == round(0.3 * pruned.prunable)
-    with pytest.raises(UsageError, match="--saliency obs needs native"):
-        filter_scores("obs", proto, data, engine="ort-training")
-    with pytest.raises(UsageError, match="--saliency obs needs data"):
-        filter_scores("obs", proto)
+    with pytest.raises(UsageError, match="saliency obs needs another, such as native"):
+        scored(proto, data, saliency="obs", engine="ort-training")
+    with pytest.raises(UsageError, match="saliency obs needs data"):
+        scored(proto, saliency="obs")
 
 
 def test_a_held_out_ridge_keeps_few_samples_from_looking_redundant():

@@ -6,12 +6,16 @@ import onnx.parser
 import onnx.reference
 import pytest
 from onnx import numpy_helper
+from scored import scored
 
 from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis
 from hqp_onnx.data.dataset import Batch
 from hqp_onnx.errors import DataError, ModelError, UsageError
-from hqp_onnx.gradients import running_sums
-from hqp_onnx.ranking.saliency import SALIENCIES, bn_gamma, filter_scores, filter_weights, fisher, l1, l2, unit_scores
+from hqp_onnx.gradients import filter_weights, running_sums
+from hqp_onnx.model import open_model
+from hqp_onnx.ranking.order import unit_scores
+from hqp_onnx.ranking.rank import rank
+from hqp_onnx.ranking.saliencies import SALIENCIES, Saliency, Scoring
 
 RNG = np.random.default_rng(7)
 NET = """
@@ -87,9 +91,9 @@ def test_last_layer_has_a_closed_form():
     p, f = last_layer(model, data)
     residual = p - np.eye(3)[data.labels]
     want = (residual**2 * (f**2).sum(1, keepdims=True)).mean(0)
-    np.testing.assert_allclose(fisher(model, data)["v"], want, rtol=1e-5)
+    np.testing.assert_allclose(scored(model, data)["v"], want, rtol=1e-5)
     inner = residual * (f @ WEIGHTS["v"].T)
-    np.testing.assert_allclose(fisher(model, data, kind="taylor")["v"], (inner**2).mean(0), rtol=1e-4)
+    np.testing.assert_allclose(scored(model, data, saliency="taylor")["v"], (inner**2).mean(0), rtol=1e-4)
 
 
 def test_drawn_labels_give_the_true_fisher():
@@ -100,9 +104,9 @@ def test_drawn_labels_give_the_true_fisher():
     want = (p[0] * (1 - p[0])) * (f[0] ** 2).sum()
     squares = np.where(np.eye(3) == 1, (1 - p[0]) ** 2, p[0] ** 2) * (f[0] ** 2).sum()  # [label, filter]
     error = np.sqrt((p[0] @ squares**2 - want**2) / 4000)
-    got = fisher(model, data, seed=3)["v"]
+    got = scored(model, data, seed=3)["v"]
     assert np.all(np.abs(got - want) < 4 * error)
-    assert np.array_equal(fisher(model, data, seed=3)["v"], got)
+    assert np.array_equal(scored(model, data, seed=3)["v"], got)
 
 
 def test_expected_labels_have_a_closed_form():
@@ -110,15 +114,15 @@ def test_expected_labels_have_a_closed_form():
     model, data = build(), rows(labeled=False)
     p, f = last_layer(model, data)
     variance = p * (1 - p)
-    scores = filter_scores("fisher", model, data, loss="expected")
+    scores = scored(model, data, loss="expected")
     np.testing.assert_allclose(scores["v"], (variance * (f**2).sum(1, keepdims=True)).mean(0), rtol=1e-5)
-    taylor = filter_scores("taylor", model, data, loss="expected")
+    taylor = scored(model, data, saliency="taylor", loss="expected")
     np.testing.assert_allclose(taylor["v"], (variance * (f @ WEIGHTS["v"].T) ** 2).mean(0), rtol=1e-4)
 
 
 def test_batch_size_does_not_matter():
     model = build()
-    one, seven = fisher(model, rows(batch=1)), fisher(model, rows(batch=7))
+    one, seven = scored(model, rows(batch=1)), scored(model, rows(batch=7))
     for name in one:
         np.testing.assert_allclose(one[name], seven[name], rtol=1e-5, atol=1e-6 * one[name].max())
 
@@ -139,18 +143,18 @@ def test_resumes_to_the_same_bits(tmp_path, monkeypatch, seconds, options):
         if done == 12:
             raise InterruptedRunError
 
-    whole = fisher(model, data, **options)
+    whole = scored(model, data, **options)
     with pytest.raises(InterruptedRunError):
-        fisher(model, data, progress=stop, checkpoint=path, **options)
+        scored(model, data, progress=stop, checkpoint=path, **options)
     assert path.exists()
     resumed = []
-    again = fisher(model, data, progress=lambda done, _: resumed.append(done), checkpoint=path, **options)
+    again = scored(model, data, progress=lambda done, _: resumed.append(done), checkpoint=path, **options)
     assert (calls, resumed) == ([4, 8, 12], [16, 20, 23])
     assert all(np.array_equal(whole[name], again[name]) for name in whole)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("options", [{"seed": 1}, {"draws": 2}, {"loss": "expected"}, {"kind": "taylor"}], ids=str)
+@pytest.mark.parametrize("options", [{"seed": 1}, {"draws": 2}, {"loss": "expected"}, {"saliency": "taylor"}], ids=str)
 def test_a_checkpoint_of_other_settings_is_ignored(tmp_path, options):
     model, data, path = build(), rows(labeled=False, batch=4), tmp_path / "partial.npz"
 
@@ -158,9 +162,9 @@ def test_a_checkpoint_of_other_settings_is_ignored(tmp_path, options):
         raise InterruptedRunError
 
     with pytest.raises(InterruptedRunError):
-        fisher(model, data, progress=stop, checkpoint=path)
-    want = fisher(model, data, **options)
-    got = fisher(model, data, checkpoint=path, **options)
+        scored(model, data, progress=stop, checkpoint=path)
+    want = scored(model, data, **options)
+    got = scored(model, data, checkpoint=path, **options)
     assert all(np.array_equal(want[name], got[name]) for name in want)
 
 
@@ -172,9 +176,9 @@ def test_a_checkpoint_of_another_run_is_ignored(tmp_path, other):
         raise InterruptedRunError
 
     with pytest.raises(InterruptedRunError):
-        fisher(model, rows(batch=4), progress=stop, checkpoint=path)
-    want = fisher(model, other)
-    got = fisher(model, other, checkpoint=path)
+        scored(model, rows(batch=4), progress=stop, checkpoint=path)
+    want = scored(model, other)
+    got = scored(model, other, checkpoint=path)
     assert all(np.array_equal(want[name], got[name]) for name in want)
 
 
@@ -182,20 +186,13 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     path = tmp_path / "partial.npz"
     path.write_bytes(b"no archive")
     with pytest.raises(DataError, match=r"partial\.npz"):
-        fisher(build(), rows(), checkpoint=path)
-
-
-def test_norms():
-    model = build()
-    np.testing.assert_allclose(l1(model)["w"], [np.abs(w).sum() for w in WEIGHTS["w"].astype(float)], rtol=1e-12)
-    np.testing.assert_allclose(l2(model)["v"], [np.linalg.norm(v) for v in WEIGHTS["v"].astype(float)], rtol=1e-12)
-    np.testing.assert_array_equal(bn_gamma(model)["w"], np.abs(WEIGHTS["gamma"]).astype(float))
+        scored(build(), rows(), checkpoint=path)
 
 
 def test_bn_gamma_needs_batch_normalization():
     text = NET.replace("n = BatchNormalization (c, gamma, beta, mean, var)", "n = Identity (c)")
-    with pytest.raises(ModelError, match="use --saliency l2"):
-        bn_gamma(build(text))
+    with pytest.raises(ModelError, match="use another saliency, such as l2"):
+        scored(build(text), saliency="bn-gamma")
 
 
 def test_filter_axes():
@@ -226,17 +223,124 @@ def test_units_sum_their_filters():
     np.testing.assert_array_equal(got, [3, 4, 16, np.inf])
 
 
-@pytest.mark.parametrize("kind", SALIENCIES)
-def test_every_saliency_by_name(kind):
-    scores = filter_scores(kind, build(), rows())
-    assert scores["w"].shape == (5,) and scores["w"].dtype == np.float64
-    assert np.all(scores["w"] >= 0)
+def residuals(data):
+    p, f = last_layer(build(), data)
+    return p - np.eye(3)[data.labels], f
+
+
+def fisher_rows(data):
+    residual, f = residuals(data)
+    return {"v": (residual**2 * (f**2).sum(1, keepdims=True)).mean(0)}
+
+
+def taylor_rows(data):
+    residual, f = residuals(data)
+    return {"v": np.square(residual * (f @ WEIGHTS["v"].T)).mean(0)}
+
+
+def obs_rows(data):
+    """dL/dz of a projection <u, z> is u itself."""
+    u = [np.random.default_rng((0, 0, sample)).standard_normal(3, np.float32) for sample in range(len(data))]
+    return {"v": np.square(u).mean(0)}
+
+
+def random_rows(_):
+    rng = np.random.default_rng(0)
+    return {"w": rng.random(5), "v": rng.random(3)}
+
+
+ROWS = {
+    "fisher": fisher_rows,
+    "taylor": taylor_rows,
+    "obs": obs_rows,
+    "l1": lambda _: {name: [np.abs(x).sum() for x in WEIGHTS[name].astype(float)] for name in "wv"},
+    "l2": lambda _: {name: [np.linalg.norm(x) for x in WEIGHTS[name].astype(float)] for name in "wv"},
+    "bn-gamma": lambda _: {"w": np.abs(WEIGHTS["gamma"])},
+    "random": random_rows,
+}
+
+
+def test_every_saliency_has_a_row():
+    assert SALIENCIES.names == tuple(ROWS)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_saliencies_have_a_closed_form(name):
+    data = rows()
+    scores = scored(build(), data, saliency=name)
+    for weight, want in ROWS[name](data).items():
+        assert scores[weight].dtype == np.float64
+        np.testing.assert_allclose(scores[weight], want, rtol=1e-4 if name == "taylor" else 1e-5)
+
+
+def test_a_function_is_a_saliency():
+    def largest(model, data):
+        return {"w": np.abs(WEIGHTS["w"]).max((1, 2, 3))}
+
+    assert Scoring(largest).name == "largest"
+    np.testing.assert_array_equal(scored(build(), saliency=largest)["w"], largest(None, None)["w"].astype(np.float64))
+
+
+class Votes(Saliency):
+    """Needs data, and ranks units by itself."""
+
+    needs_data = True
+
+    def filters(self, model, data, scoring, execution):
+        return {"w": np.full(5, float(len(data)))}
+
+    def units(self, graph, channels, filters, halves, min_width, gains):
+        return filters["w"][0] - np.arange(channels.units, dtype=float)
+
+
+def test_a_class_says_what_it_needs_and_ranks_units():
+    with pytest.raises(UsageError, match="saliency Votes needs data"):
+        scored(build(), saliency=Votes())
+    model = open_model(build())
+    ranking = rank(model.graph, model.channels(), Scoring(Votes()), rows())
+    assert ranking.units.tolist() == [23.0 - unit for unit in range(model.channels().units)]
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ({"u": [1.0]}, "scores 'u', which is no weight with filters"),
+        ({"w": [1.0, 2.0]}, r"'w' have shape \[2\], expected \[5\]"),
+        ({"w": "five"}, "failed: ValueError"),
+        (None, "failed: AttributeError"),
+    ],
+)
+def test_what_a_function_returns_is_checked(found, message):
+    with pytest.raises(UsageError, match=message):
+        scored(build(), saliency=lambda model, data: found)
+
+
+def test_scores_that_are_nan_are_refused():
+    broken = {**WEIGHTS, "w": np.where(np.arange(5)[:, None, None, None] == 3, np.nan, WEIGHTS["w"])}
+    with pytest.raises(ModelError, match="saliency 'l2' of 'w' is NaN for 1 of 5 filters"):
+        scored(build(weights=broken), saliency="l2")
+
+
+def test_a_scoring_is_checked_when_it_is_made(tmp_path):
+    for options, message in (
+        ({"saliency": "l3"}, "unknown saliency 'l3': expected one of fisher, .*, or FILE.py:name"),
+        ({"engine": "jax"}, "unknown gradient engine 'jax'"),
+        (
+            {"saliency": "obs", "engine": "ort-training"},
+            "engine ort-training: saliency obs needs another, such as native",
+        ),
+        ({"draws": 0}, "draws 0"),
+        ({"loss": "hinge"}, "loss hinge"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            Scoring(**options)
+    with pytest.raises(ModelError, match="no such file"):
+        Scoring(loss=str(tmp_path / "none.onnx"))
+    assert Scoring("l2", "ort-training") == Scoring("l2", "ort-training")
 
 
 def test_usage_errors():
     with pytest.raises(UsageError, match="needs data"):
-        filter_scores("fisher", build())
-    with pytest.raises(UsageError, match="unknown saliency"):
-        filter_scores("l3", build())
+        scored(build())
     with pytest.raises(DataError, match="not all classes"):
-        fisher(build(), Rows(rows().x, np.full(23, 3), 10))
+        scored(build(), Rows(rows().x, np.full(23, 3), 10))

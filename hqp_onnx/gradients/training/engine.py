@@ -11,6 +11,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -59,6 +60,8 @@ class TrainingPerSample:
         MissingRuntimeError: onnxruntime-training is not installed.
         GradientError: it cannot differentiate the model, or the worker ends.
     """
+
+    kinds: ClassVar[tuple[Kind, ...]] = ("fisher", "taylor")
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
+from scored import scored
 from small_net import array, build
 
 from hqp_onnx.data.dataset import ArraySource, Batch, Dataset
@@ -16,7 +17,6 @@ from hqp_onnx.errors import DataError, GradientError, MissingRuntimeError
 from hqp_onnx.gradients import PerSample, filter_weights
 from hqp_onnx.gradients.training import engine as ort_training
 from hqp_onnx.gradients.training import install as ort_install
-from hqp_onnx.ranking.saliency import fisher
 from hqp_onnx.runtimes.session import Session
 
 MODELS = Path(os.environ.get("HQP_MODELS", Path(__file__).parents[3] / "models"))
@@ -146,13 +146,12 @@ def test_bundled_models_agree_with_native_and_torch(name):
         arrays, labels = {"input": data["input"][:8]}, data["labels"][:8].astype(np.int64)
     data = Dataset(ArraySource("calib", arrays, labels), Session(model).inputs, batch_size=3)
     seen = []
-    got = fisher(model, data, engine="ort-training", progress=lambda *state: seen.append(state))
+    got = scored(model, data, engine="ort-training", progress=lambda *state: seen.append(state))
     assert seen == [(3, 8), (6, 8), (8, 8)]
     assert all(values.dtype == np.float64 for values in got.values())
-    assert relative(got, fisher(model, data)) <= 1e-4
-    assert (
-        relative(fisher(model, data, engine="ort-training", kind="taylor"), fisher(model, data, kind="taylor")) <= 1e-4
-    )
+    assert relative(got, scored(model, data)) <= 1e-4
+    taylor = scored(model, data, engine="ort-training", saliency="taylor")
+    assert relative(taylor, scored(model, data, saliency="taylor")) <= 1e-4
     torch = pytest.importorskip("torch")
     from gradients.onnx_in_torch import filter_norms, sample_gradients
 
@@ -231,8 +230,8 @@ def test_drawn_labels_are_those_of_native():
     x, _ = samples(SMALL[1], 9)
     model = build(*SMALL, WEIGHTS)
     data = Dataset(ArraySource("x", {"x": x}), Session(model).inputs, batch_size=4)
-    assert relative(fisher(model, data, seed=5, engine="ort-training"), fisher(model, data, seed=5)) <= 1e-5
-    assert relative(fisher(model, data, seed=5, engine="ort-training"), fisher(model, data, seed=6)) > 1e-3
+    assert relative(scored(model, data, seed=5, engine="ort-training"), scored(model, data, seed=5)) <= 1e-5
+    assert relative(scored(model, data, seed=5, engine="ort-training"), scored(model, data, seed=6)) > 1e-3
 
 
 @installed
@@ -247,11 +246,11 @@ def test_resumes_to_the_same_bits(tmp_path):
 
     file = tmp_path / "partial"
     with pytest.raises(KeyboardInterrupt):
-        fisher(model, data, engine="ort-training", progress=stop, checkpoint=file)
+        scored(model, data, engine="ort-training", progress=stop, checkpoint=file)
     seen = []
-    resumed = fisher(model, data, engine="ort-training", progress=lambda *s: seen.append(s), checkpoint=file)
+    resumed = scored(model, data, engine="ort-training", progress=lambda *s: seen.append(s), checkpoint=file)
     assert seen == [(9, 9)] and not file.exists()
-    whole = fisher(model, data, engine="ort-training")
+    whole = scored(model, data, engine="ort-training")
     assert all(np.array_equal(resumed[name], whole[name]) for name in whole)
 
 
@@ -292,4 +291,4 @@ def test_no_samples():
             return iter([Batch({"x": np.zeros((0, 2, 5, 5), np.float32)})])
 
     with pytest.raises(DataError, match="no samples"):
-        fisher(build(*SMALL, WEIGHTS), Nothing(), engine="ort-training")
+        scored(build(*SMALL, WEIGHTS), Nothing(), engine="ort-training")

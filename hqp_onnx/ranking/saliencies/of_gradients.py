@@ -1,0 +1,106 @@
+"""Saliencies of the loss: the mean over samples of what each sample's own gradient says of a filter.
+
+fisher: S_f = 1/|D| sum_i ||dL(x_i, y_i) / dW_f||^2, each sample's own gradient. The gradient of a batch is a sum over
+samples whose cross terms do not belong to S; ``gradients`` computes the exact value in batches.
+taylor: 1/|D| sum_i <W_f, dL_i/dW_f>^2, the squared first-order change of the loss if f is removed (Molchanov et al.,
+"Importance Estimation for Neural Network Pruning", CVPR 2019).
+Both stand on the loss: cross-entropy of the labels, the model's own distribution, random projections of the outputs
+(Gauss-Newton, for models that are no classifiers), or a loss model of the user's; see ``gradients.loss``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import numpy as np
+import onnx
+
+from hqp_onnx.arrays import Array
+from hqp_onnx.data.dataset import Batch
+from hqp_onnx.errors import DataError
+from hqp_onnx.gradients.engines import ENGINES, OpenEngine
+from hqp_onnx.gradients.loss import Draw, LossName
+from hqp_onnx.gradients.per_sample import Kind
+from hqp_onnx.gradients.running_sums import RunningSums, run_key
+from hqp_onnx.ranking.saliencies.scoring import SALIENCIES, Execution, FilterScores, Saliency, Samples, Scoring
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class OfGradients(Saliency):
+    """The mean over samples of ``gradients``, a kind of ``PerSample``; ``loss`` is taken where none is chosen."""
+
+    gradients: Kind
+    loss: LossName | None = None
+    needs_data: ClassVar[bool] = True
+
+    def filters(
+        self, model: onnx.ModelProto, data: Samples | None, scoring: Scoring, execution: Execution
+    ) -> FilterScores:
+        """Weight -> float64 [filters].
+
+        Args:
+            model: a classifier, its first output [N, classes], for the losses that need one; else any model.
+            data: samples, all with labels or all without.
+            scoring: the engine, the loss and its draws.
+            execution: threads, progress and checkpoint.
+
+        Raises:
+            DataError: no samples, a missing label, or one that is no class.
+            GradientError: the model cannot be differentiated.
+            MissingRuntimeError: the engine is not installed.
+        """
+        first = None if data is None else next(iter(data), None)
+        if data is None or first is None or not len(first):
+            raise DataError("no samples: saliency needs at least one")
+        labeled = first.labels is not None
+        loss = self.loss if scoring.loss_model is None else scoring.loss_model
+        chosen = loss if loss is not None or not labeled else "cross-entropy"
+        opened = ENGINES.get(scoring.engine)(
+            model, first.feeds, kind=self.gradients, loss=chosen, threads=execution.threads
+        )
+        _LOG.info("%s on the loss %s", self.gradients, opened.loss.name)
+        draw = Draw(scoring.draws, len(data), scoring.seed)
+        own = loss.SerializeToString(deterministic=True) if isinstance(loss, onnx.ModelProto) else opened.loss.name
+        key = run_key(model, first, scoring.engine, self.gradients, own, draw, opened.batch)
+        sums = {name: np.zeros(count) for name, count in opened.filters.items()}
+        progress = partial(execution.progress, f"{scoring.name} saliency")
+        with RunningSums(execution.checkpoint, key, sums) as saved:
+            for start, batch in _micro_batches(data, opened.batch, saved.done):
+                if labeled and batch.labels is None:
+                    raise DataError(f"sample {start} has no label, but the first samples have: label all or none")
+                saved.add(_values(opened, batch, start, draw), start + len(batch))
+                progress(saved.done, len(data))
+        return {name: total / saved.done for name, total in saved.sums.items()}
+
+
+SALIENCIES.register("fisher")(OfGradients("fisher"))
+SALIENCIES.register("taylor")(OfGradients("taylor"))
+
+
+def _values(opened: OpenEngine, batch: Batch, start: int, draw: Draw) -> Mapping[str, Array]:
+    """Values [n, filters] by weight: the sum over the rounds of the loss, or their mean where they are drawn."""
+    rounds = opened.loss.rounds(range(start, start + len(batch)), batch.labels, draw)
+    each = (opened(batch.feeds, targets) for targets in rounds)  # one after the other: "expected" has many
+    count = draw.count if opened.loss.random else 1
+    total = dict(next(each))
+    for values in each:
+        total = {name: x + values[name].astype(np.float64) for name, x in total.items()}
+    return total if count == 1 else {name: x / count for name, x in total.items()}
+
+
+def _micro_batches(data: Iterable[Batch], size: int, skip: int) -> Iterator[tuple[int, Batch]]:
+    """(position of the first sample, at most ``size`` samples), leaving out the first ``skip`` samples."""
+    position = 0
+    for batch in data:
+        for start in range(0, len(batch), size):
+            part = slice(start, min(start + size, len(batch)))
+            if position >= skip:
+                labels = None if batch.labels is None else batch.labels[part]
+                yield position, Batch({name: x[part] for name, x in batch.feeds.items()}, labels)
+            position += part.stop - part.start
