@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hqp_onnx.errors import DataError
+from hqp_onnx.files import read_text
 
 ALGORITHMS = {"entropy": "EntropyCalibration2", "minmax": "MinMaxCalibration"}
 
@@ -67,7 +68,7 @@ def read_cache(path: Path, version: tuple[int, int, int]) -> CalibrationCache | 
     """
     if not path.is_file() or not path.stat().st_size:
         return None
-    found = CalibrationCache.parse(path.read_text(errors="replace"), str(path))
+    found = CalibrationCache.parse(read_text(path), str(path))
     if found.version != version_number(version):
         raise DataError(
             f"{path}: is of TRT-{found.version}, and TRT-{version_number(version)} would ignore it. Delete it to "

@@ -18,7 +18,7 @@ from hqp_onnx.arrays import Array
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.data.sources import open_dataset
 from hqp_onnx.errors import DataError, UsageError
-from hqp_onnx.files import write_text
+from hqp_onnx.files import make_folder, write_text
 from hqp_onnx.runtimes.session import TensorSpec
 from hqp_onnx.steps.evaluate import open_session
 
@@ -117,6 +117,6 @@ def write_script(
         "preprocess": None if preprocess is None else str(preprocess.resolve()),
     }
     feeds = batches(**chosen)
-    output.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(output.parent)
     write_text(output, _SCRIPT.format(**chosen))
     return feeds
