@@ -16,13 +16,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import combinations
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import FileError, UsageError
 
+Names: TypeAlias = str | Path | Sequence[str | Path] | None
 _KINDS = ((stat.S_ISLNK, "a symbolic link"), (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"))
 
 
@@ -142,52 +143,39 @@ def require_replaceable(path: Path) -> None:
         raise UsageError(f"{path}: is {kind}, which is not overwritten. Name another file")
 
 
-def forbid_overlap(
-    outputs: Mapping[str, Path | None], inputs: Mapping[str, str | Path | Sequence[Path] | None]
-) -> None:
+def forbid_overlap(outputs: Mapping[str, Names], inputs: Mapping[str, Names]) -> None:
     """Refuse, before any work, outputs that are inputs or one another, under whatever names, or cannot be replaced.
 
     Args:
-        outputs: files to write, by the option that names them; None where it is not given.
-        inputs: what is read, in words ("the input model") -> its file, files or folder, or ``FILE.py:name``.
+        outputs: files to write, by the option that names them.
+        inputs: what is read, in words ("the input model"): files and folders, or ``FILE.py:name``.
 
     Raises:
-        UsageError: an output is one of the inputs, lies there in a folder that is one, is another output, or is no
+        UsageError: an output is one of the inputs, lies in a folder that is one, is another output, or is there and no
             regular file.
     """
-    written = {option: path for option, path in outputs.items() if path is not None}
-    for option, path in written.items():
-        for words, name in inputs.items():
-            if any(_reads(source, path) for source in _paths(name)):
+    written = [(option, path) for option, names in outputs.items() for path in _paths(names)]
+    read = [(words, path) for words, names in inputs.items() for path in _paths(names) if path.exists()]
+    for option, path in written:
+        for words, source in read:
+            if path.exists() and (source.samefile(path) or source.resolve() in path.resolve().parents):
                 raise UsageError(f"{option} {path} is {words}: choose another file")
         require_replaceable(path)
-    for (first, one), (second, other) in combinations(written.items(), 2):
-        if _same(one, other):
+    for (first, one), (second, other) in combinations(written, 2):
+        if one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other)):
             raise UsageError(f"{second} {other} is the file of {first}, too: choose another file")
 
 
-def _paths(name: str | Path | Sequence[Path] | None) -> Iterable[Path]:
-    if name is None:
+def _paths(names: Names) -> Iterable[Path]:
+    if names is None:
         return ()
-    return (_file(name),) if isinstance(name, (str, Path)) else name
+    return map(_file, [names] if isinstance(names, (str, Path)) else names)
 
 
 def _file(name: str | Path) -> Path:
     """The path itself, or the script of ``FILE.py:name``."""
     script, found, _ = str(name).partition(".py:")
     return Path(script + ".py") if found else Path(name)
-
-
-def _reads(source: Path, path: Path) -> bool:
-    """Whether who reads the file or folder ``source`` reads ``path``."""
-    inside = source.is_dir() and path.exists() and source.resolve() in path.resolve().parents
-    return inside or _same(source, path)
-
-
-def _same(one: Path, other: Path) -> bool:
-    if one.exists() and other.exists():
-        return one.samefile(other)
-    return one.resolve() == other.resolve()
 
 
 @contextmanager

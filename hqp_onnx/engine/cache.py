@@ -21,7 +21,7 @@ ALGORITHMS = {"entropy": "EntropyCalibration2", "minmax": "MinMaxCalibration"}
 
 
 def version_number(version: tuple[int, int, int]) -> str:
-    """TensorRT's own number for a version: NV_TENSORRT_VERSION."""
+    """NV_TENSORRT_VERSION: 8.6.3 is 8603; from 10 on there is room for minors, and 10.3.0 is 100300."""
     major, minor, patch = version
     return str(major * 1000 + minor * 100 + patch if major < 10 else major * 10000 + minor * 100 + patch)
 

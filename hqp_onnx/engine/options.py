@@ -41,8 +41,6 @@ class BuildOptions:
         ):
             if value not in known:
                 raise UsageError(f"{option} {value}: expected one of {', '.join(k for k in known if k)}")
-        if self.output.is_dir():
-            raise UsageError(f"{self.output}: is a folder. Expected the engine file to write")
         for option, number, least in (("--workspace", self.workspace, 1), ("--dla", self.dla, 0)):
             if number is not None and number < least:
                 raise UsageError(f"{option} {number}: expected {least} or more")

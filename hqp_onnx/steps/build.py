@@ -30,7 +30,7 @@ from hqp_onnx.engine.options import BuildOptions
 from hqp_onnx.engine.plan import Plan, Request, choose
 from hqp_onnx.engine.profiles import Profile, batch_of, profiles
 from hqp_onnx.errors import ModelError, UsageError
-from hqp_onnx.files import json_text, make_folder, read_text, sha256, write_bytes, write_text
+from hqp_onnx.files import forbid_overlap, json_text, make_folder, read_text, sha256, write_bytes, write_text
 from hqp_onnx.graphs import model_io
 from hqp_onnx.graphs.tensor_types import float_activations
 from hqp_onnx.passes.canonicalize import canonicalize
@@ -95,6 +95,7 @@ def require_build(precision: str | None) -> None:
 
 def _check(options: BuildOptions, progress: Progress) -> _Job:
     """Everything that can be wrong, before any work."""
+    _check_files(options)
     graph, quantized = _read(options.model)
     session = open_session(options.model)
     shapes = profiles(options.shapes, session.inputs)
@@ -107,6 +108,21 @@ def _check(options: BuildOptions, progress: Progress) -> _Job:
     method = _calibrator_method(options, plan, able)
     dynamic = {spec.name: shapes[spec.name] for spec in session.inputs if None in spec.shape}
     return _Job(options, graph, shapes, _settings(options, dynamic), data, able, plan, method, progress)
+
+
+def _check_files(options: BuildOptions) -> None:
+    beside = (".json",) if options.elsewhere is None else (".json", ".onnx", ".sh")
+    written = [options.output, *(_beside(options.output, suffix) for suffix in beside)]
+    timings = None if options.timing_cache is None else options.timing_cache.resolve()  # TensorRT follows links
+    forbid_overlap(
+        {"-o": written, "--timing-cache": timings},
+        {
+            "the input model": model_io.parts(options.model),
+            "the data": options.data,
+            "the file of --preprocess": options.preprocess,
+            "the calibration cache": options.calibration_cache,
+        },
+    )
 
 
 def _calibrator_method(options: BuildOptions, plan: Plan, able: Capability) -> str:
