@@ -14,7 +14,6 @@ from hqp_onnx.files import forbid_overlap
 from hqp_onnx.graphs.model_io import parts
 from hqp_onnx.passes.cut import REFITS
 from hqp_onnx.ranking.saliency import ENGINES, LOSSES, SALIENCIES
-from hqp_onnx.statistics.calibration import METHODS
 
 F = TypeVar("F", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
@@ -41,7 +40,9 @@ def json_option(command: F) -> F:
     @wraps(command)
     def checked(*arguments: Any, json_file: Path | None, **options: Any) -> Any:
         if json_file is not None and str(json_file) != "-":
-            forbid_overlap({"--json": json_file}, _named(click.get_current_context()))
+            output: Path | None = options.get("output")
+            written = {"-o": None if output is None or output.is_dir() else output, "--json": json_file}
+            forbid_overlap(written, _named(click.get_current_context()))
         return command(*arguments, json_file=json_file, **options)
 
     option = click.option("--json", "json_file", type=FILE, help="Write the result as JSON to this file ('-': stdout).")
@@ -49,11 +50,11 @@ def json_option(command: F) -> F:
 
 
 def _named(context: click.Context) -> dict[str, list[Path]]:
-    """Files and folders that the other parameters of a command name; folders of results are not looked into."""
+    """What the other parameters of a command name: files, and folders of data."""
     found: dict[str, list[Path]] = {}
     for parameter in context.command.params:
         value = context.params[str(parameter.name)]
-        if not isinstance(parameter.type, click.Path) or parameter.name == "json_file" or not value:
+        if not isinstance(parameter.type, click.Path) or parameter.name in ("output", "json_file") or not value:
             continue
         paths = [named(str(text))[0] for text in (value if isinstance(value, tuple) else (value,))]
         words = parameter.opts[-1] if isinstance(parameter, click.Option) else parameter.human_readable_name
@@ -77,7 +78,10 @@ target_option = click.option(
     help="onnxruntime, openvino, tensorrt, cuda or onnxruntime:NAMEExecutionProvider.",
 )
 calibration_option = click.option(
-    "--calibration", type=click.Choice(METHODS), default="entropy", show_default=True, help="How ranges are chosen."
+    "--calibration",
+    default="entropy",
+    show_default=True,
+    help="How ranges are chosen: entropy, percentile[:NUMBER], mse, minmax, or FILE.py:func.",
 )
 augment_option = click.option(
     "--augment",

@@ -15,7 +15,7 @@ from hqp_onnx.ranking.order import check_min_width, check_multiple
 from hqp_onnx.ranking.saliency import ENGINES, SALIENCIES
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.runtimes.targets import target
-from hqp_onnx.statistics.calibration import METHODS
+from hqp_onnx.statistics.thresholds import method
 from hqp_onnx.version import __version__
 
 PRECISIONS = ("mixed", "int8", "fp16", "fp32")
@@ -67,11 +67,11 @@ class Options:
             ("engine", self.engine, tuple(ENGINES)),
             ("objective", self.objective, OBJECTIVES),
             ("precision", self.precision, PRECISIONS),
-            ("calibration", self.calibration, METHODS),
         ):
             if value not in known:
                 raise ArgumentError(f"{{{argument}}} {value}: expected one of {', '.join(known)}")
         SEARCHES.get(self.search)
+        method(self.calibration)
         check_budget(self.max_drop, self.confidence)
         check_refit(self.refit, self.compensate)
         check_min_width(self.min_width)
@@ -115,7 +115,9 @@ class Options:
             "augment": list(self.augment),
         }  # as JSON gives them back
         files: dict[str, Path | str | None] = {"model": self.model, "calib": self.calib, "val": self.val}
-        files |= {"preprocess": self.preprocess, "metric_file": self.metric if ".py:" in self.metric else None}
+        files |= {"preprocess": self.preprocess}
+        named = {"metric": self.metric, "target": self.target, "calibration": self.calibration}
+        files |= {f"{kind}_file": name for kind, name in named.items() if ".py:" in name}
         files |= {"loss_file": self.loss if (self.loss or "").endswith(".onnx") else None}
         digests = {name: fingerprint(path) for name, path in files.items() if path is not None}
         reduced = target(self.target).reduced_range

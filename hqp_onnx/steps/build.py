@@ -40,6 +40,7 @@ from hqp_onnx.passes.quantize import quantize
 from hqp_onnx.passes.restore_float_weights import restore_float_weights
 from hqp_onnx.progress import Progress, silent
 from hqp_onnx.runtimes.targets import target
+from hqp_onnx.statistics import thresholds
 from hqp_onnx.statistics.calibration import calibrate
 from hqp_onnx.steps.evaluate import open_session
 
@@ -95,6 +96,7 @@ def require_build(precision: str | None) -> None:
 
 def _check(options: BuildOptions, progress: Progress) -> _Job:
     """Everything that can be wrong, before any work."""
+    thresholds.method(options.calibration)
     _check_files(options)
     graph, quantized = _read(options.model)
     session = open_session(options.model)

@@ -28,6 +28,7 @@ from hqp_onnx.ranking.saliency import filter_scores
 from hqp_onnx.runtimes.runners import open_runner, remarks, stand_in
 from hqp_onnx.runtimes.session import Runner
 from hqp_onnx.runtimes.targets import Target, target
+from hqp_onnx.statistics import thresholds
 from hqp_onnx.statistics.moments import input_moments
 
 
@@ -67,6 +68,7 @@ def quantize_file(
         UsageError: int8 without data; fp16 or INT4 weights with ``calibration_out``, or with each other.
     """
     goal = target(target_name)
+    thresholds.method(method)
     forbid_overlap(
         {"-o": output, "--calibration-out": calibration_files(calibration_out)},
         {"the input model": model_io.parts(path), "the data": data, "the file of --preprocess": preprocess},

@@ -90,6 +90,7 @@ def test_outputs_are_not_each_other(
         ("prune", "model.onnx", "--sparsity", "0.3", "-o", "new", "--ledger", "./new"),
         ("recover", "student.onnx", "--teacher", "model.onnx", *OUTPUT, "--checkpoint", "directory/../new"),
         ("quantize", "model.onnx", "--data", "data.npz", "--calibration-out", ".", "-o", "calibration.json"),
+        ("score", "model.onnx", *OUTPUT, "--json", "./new"),
         ("build", "model.onnx", "--for", "10.3.0", "-o", "new", "--timing-cache", "new.json"),
     ):
         assert hqp(monkeypatch, *words) == 2

@@ -17,7 +17,9 @@ from small_model import small_data, small_model
 
 from hqp_onnx.errors import UsageError
 from hqp_onnx.quantization.calibration_export import onnxruntime_table, tensorrt_number, write_calibration
-from hqp_onnx.statistics.calibration import Calibration, Histogram, Range, threshold
+from hqp_onnx.statistics.calibration import Calibration, Range
+from hqp_onnx.statistics.histogram import Histogram
+from hqp_onnx.statistics.thresholds import method
 
 RANGES = {"b:0": Range(-1.5, 2.25, 1.25), "a": Range(0.0, 6.0, 5.75), "ü": Range(-3.0, 0.1, 0.125)}
 CALIBRATION = Calibration(RANGES, "entropy")
@@ -127,7 +129,7 @@ def test_ranges_for_other_tools_are_those_of_the_model_itself(tmp_path: Path, mo
     model.graph.output.append(onnx.helper.make_tensor_value_info("r2", onnx.TensorProto.FLOAT, None))
     histogram = Histogram()
     histogram.add(run(model, {"input": arrays["input"]})[1])
-    want = threshold(histogram, "entropy")
+    want = method("entropy")(histogram)
     ranges = json.loads((tmp_path / "ranges" / "calibration.json").read_text())["ranges"]
     assert ranges["r2"]["threshold"] == pytest.approx(want, rel=1e-5)
     assert scales["own"] == pytest.approx(want / 255, rel=1e-5)
