@@ -75,7 +75,7 @@ target_option = click.option(
     "--target",
     default="onnxruntime",
     show_default=True,
-    help="onnxruntime, openvino, tensorrt, cuda or onnxruntime:NAMEExecutionProvider.",
+    help="onnxruntime, openvino, tensorrt, cuda, onnxruntime:NAMEExecutionProvider or FILE.py:name.",
 )
 calibration_option = click.option(
     "--calibration",

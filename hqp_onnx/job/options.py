@@ -78,7 +78,7 @@ class Options:
         check_multiple(self.width_multiple)
         if not 0 < self.step <= 1:
             raise ArgumentError(f"{{step}} {self.step}: expected a share in 0..1, such as 0.01 for one percent")
-        if self.build and self.target != "tensorrt":
+        if self.build and not target(self.target).engines:
             raise ArgumentError(f"{{build}}: engines are TensorRT's, and {{target}} is {self.target}, not tensorrt")
         if self.refresh < 0 or (self.refresh and self.search != "linear"):
             raise ArgumentError(
