@@ -46,6 +46,10 @@ class ArgumentError(UsageError):
         return _ARGUMENT.sub(lambda match: options.get(match[1], match[1]), self._template)
 
 
+class FileError(HqpError):
+    """The system refuses to read or write a file; the message gives its reason."""
+
+
 class MissingRuntimeError(HqpError):
     """An optional dependency is not installed; the message names the extra to install."""
 

@@ -1,10 +1,30 @@
-"""Files: written whole or not at all, and the digests that identify them."""
+"""Files: the one door through which everything is written, and the digests that identify what is read.
+
+A file appears whole or not at all: it is written under an unpredictable name in the same folder, which must be new,
+is brought to the disk, and is renamed. Links, devices, pipes and folders are never replaced. What the system refuses
+(a full disk, a folder that vanished) is one ``FileError``; the old file stays, and no temporary one does.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import secrets
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from itertools import combinations
 from pathlib import Path
+from typing import BinaryIO, TypeAlias
+
+import numpy as np
+
+from hqp_onnx.arrays import Array
+from hqp_onnx.errors import FileError, UsageError
+
+Names: TypeAlias = str | Path | Sequence[str | Path] | None
+_KINDS = ((stat.S_ISLNK, "a symbolic link"), (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"))
 
 
 def sha256(path: Path) -> str:
@@ -17,26 +37,151 @@ def sha256(path: Path) -> str:
 
 
 def fingerprint(path: Path | str) -> str:
-    """Digest of a file's bytes, or of the names, sizes and times of a folder's files."""
-    file = Path(str(path).partition(".py:")[0] + ".py") if ".py:" in str(path) else Path(path)
+    """Digest of a file's bytes, or of the names, sizes and times of a folder's files; ``FILE.py:name`` is its file."""
+    file = _file(path)
     if file.is_file():
         return sha256(file)
     entries = sorted((str(p.relative_to(file)), p.stat().st_size, p.stat().st_mtime_ns) for p in file.rglob("*"))
     return hashlib.sha256(repr(entries).encode()).hexdigest()
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
-
-
 def json_text(value: object) -> str:
     """JSON with one key a line."""
     return json.dumps(value, indent=1) + "\n"
+
+
+def read_text(path: Path) -> str:
+    """The text in a UTF-8 file.
+
+    Raises:
+        FileError: it cannot be read, or is no text.
+    """
+    with _failures(path, "read"):
+        try:
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as e:
+            raise FileError(f"{path}: is not text ({e.reason} at byte {e.start})") from e
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A stream to a new file, which takes the place of ``path`` when the block ends, unless it raises.
+
+    Raises:
+        UsageError: ``path`` is there and no regular file, or its folder is not there.
+        FileError: the system cannot write it.
+    """
+    require_replaceable(path)
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: there is no folder {path.parent}. Make it first, or name another file")
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    with _failures(path, "written"):
+        try:
+            with temporary.open("xb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        finally:
+            with suppress(OSError):  # renamed already, or gone with its folder
+                temporary.unlink()
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file; errors as for ``replacing``."""
+    with replacing(path) as stream:
+        stream.write(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file; errors as for ``replacing``."""
+    write_bytes(path, text.encode())
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Write a .npz file of numeric arrays; errors as for ``replacing``."""
+    with replacing(path) as stream:
+        np.savez(stream, **arrays)  # type: ignore[arg-type]  # numpy's stub takes any name for allow_pickle
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a text file, on the disk when this returns.
+
+    Raises:
+        UsageError, FileError: as for ``replacing``.
+    """
+    require_replaceable(path)
+    with _failures(path, "written"), path.open("a", encoding="utf-8") as stream:
+        stream.write(line + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename a file within a file system; errors as for ``replacing``."""
+    require_replaceable(target)
+    with _failures(target, "written"):
+        source.replace(target)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, where they are not there.
+
+    Raises:
+        FileError: the system refuses, or a file has that name.
+    """
+    with _failures(folder, "made"):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def require_replaceable(path: Path) -> None:
+    """Raise ``UsageError`` if ``path`` is there and no regular file; links are not followed."""
+    with _failures(path, "written"):
+        mode = path.lstat().st_mode if os.path.lexists(path) else stat.S_IFREG
+    if not stat.S_ISREG(mode):
+        kind = next((words for is_kind, words in _KINDS if is_kind(mode)), "a device or a socket")
+        raise UsageError(f"{path}: is {kind}, which is not overwritten. Name another file")
+
+
+def forbid_overlap(outputs: Mapping[str, Names], inputs: Mapping[str, Names]) -> None:
+    """Refuse, before any work, outputs that are inputs or one another, under whatever names, or cannot be replaced.
+
+    Args:
+        outputs: files to write, by the option that names them.
+        inputs: what is read, in words ("the input model"): files and folders, or ``FILE.py:name``.
+
+    Raises:
+        UsageError: an output is one of the inputs, lies in a folder that is one, is another output, or is there and no
+            regular file.
+    """
+    written = [(option, path) for option, names in outputs.items() for path in _paths(names)]
+    read = [(words, path) for words, names in inputs.items() for path in _paths(names) if path.exists()]
+    for option, path in written:
+        for words, source in read:
+            if path.exists() and (source.samefile(path) or source.resolve() in path.resolve().parents):
+                raise UsageError(f"{option} {path} is {words}: choose another file")
+        require_replaceable(path)
+    for (first, one), (second, other) in combinations(written, 2):
+        if one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other)):
+            raise UsageError(f"{second} {other} is the file of {first}, too: choose another file")
+
+
+def _paths(names: Names) -> Iterable[Path]:
+    if names is None:
+        return ()
+    return map(_file, [names] if isinstance(names, (str, Path)) else names)
+
+
+def _file(name: str | Path) -> Path:
+    """The path itself, or the script of ``FILE.py:name``."""
+    script, found, _ = str(name).partition(".py:")
+    return Path(script + ".py") if found else Path(name)
+
+
+@contextmanager
+def _failures(path: Path, verb: str) -> Iterator[None]:
+    """Turn what the system refuses into one line."""
+    try:
+        yield
+    except OSError as e:
+        raise FileError(f"{path}: cannot be {verb}: {e.strerror or e}") from e

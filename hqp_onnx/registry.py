@@ -30,10 +30,18 @@ class Registry(Generic[T]):
         group: of entry points, as "hqp_onnx.metrics".
         check: what an extension of a package or a file must satisfy.
         files: whether a name may be ``FILE.py:name``.
+        also: further forms of names that the owner takes apart himself, for errors.
     """
 
-    def __init__(self, noun: str, group: str, check: Callable[[Any], bool] = callable, files: bool = True) -> None:
-        self.noun, self.group = noun, group
+    def __init__(
+        self,
+        noun: str,
+        group: str,
+        check: Callable[[Any], bool] = callable,
+        files: bool = True,
+        also: tuple[str, ...] = (),
+    ) -> None:
+        self.noun, self.group, self.also = noun, group, also
         self._check, self._files = check, files
         self._own: dict[str, T] = {}
         self._loaded: dict[str, T] = {}
@@ -78,8 +86,9 @@ class Registry(Generic[T]):
             return found
         if self._files and is_file_name(name):
             return self._checked(load_from_file(name), name)
+        known = ", ".join((*self.names, *self.also))
         others = ", or FILE.py:name" if self._files else ""
-        raise UsageError(f"unknown {self.noun} '{name}': expected one of {', '.join(self.names)}{others}")
+        raise UsageError(f"unknown {self.noun} '{name}': expected one of {known}{others}")
 
     @cached_property
     def _installed(self) -> dict[str, EntryPoint]:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 from click.shell_completion import CompletionItem
 
+from hqp_onnx.comparison.contenders import named
 from hqp_onnx.evaluation.metrics import METRICS
+from hqp_onnx.files import forbid_overlap
 from hqp_onnx.gradients.engines import ENGINES
 from hqp_onnx.gradients.loss import LOSSES
+from hqp_onnx.graphs.model_io import parts
 from hqp_onnx.passes.cut import REFITS
 from hqp_onnx.registry import Registry, is_file_name
-from hqp_onnx.statistics.calibration import METHODS
 
 F = TypeVar("F", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
-DATA = click.Path()  # or file.py:func: a path for the shell's sake
+DATA = click.Path()  # or file.py:func, or MODEL@TARGET: a path for the shell's sake
 
 
 class Named(click.types.StringParamType):
@@ -61,9 +64,37 @@ def _options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
 model_argument = click.argument("model", type=FILE)
 preprocess_option = click.option("--preprocess", type=FILE, help="JSON for image folders: size, crop, mean, std, ...")
 quiet_option = click.option("--quiet", is_flag=True, help="No progress.")
-json_option = click.option(
-    "--json", "json_file", type=FILE, help="Write the result as JSON to this file ('-': stdout)."
-)
+
+
+def json_option(command: F) -> F:
+    """``--json FILE``, which is refused before any work if another argument or option names that file."""
+
+    @wraps(command)
+    def checked(*arguments: Any, json_file: Path | None, **options: Any) -> Any:
+        if json_file is not None and str(json_file) != "-":
+            output: Path | None = options.get("output")
+            written = {"-o": None if output is None or output.is_dir() else output, "--json": json_file}
+            forbid_overlap(written, _named(click.get_current_context()))
+        return command(*arguments, json_file=json_file, **options)
+
+    option = click.option("--json", "json_file", type=FILE, help="Write the result as JSON to this file ('-': stdout).")
+    return option(cast(F, checked))
+
+
+def _named(context: click.Context) -> dict[str, list[Path]]:
+    """What the other parameters of a command name: files, and folders of data."""
+    found: dict[str, list[Path]] = {}
+    for parameter in context.command.params:
+        value = context.params[str(parameter.name)]
+        if not isinstance(parameter.type, click.Path) or parameter.name in ("output", "json_file") or not value:
+            continue
+        paths = [named(str(text))[0] for text in (value if isinstance(value, tuple) else (value,))]
+        words = parameter.opts[-1] if isinstance(parameter, click.Option) else parameter.human_readable_name
+        files = [path for path in paths if parameter.type is DATA or not path.is_dir()]
+        found[f"the file of {words}"] = [*files, *(p for path in files if path.suffix == ".onnx" for p in parts(path))]
+    return found
+
+
 selection_options = _options(
     click.option("--keep", multiple=True, metavar="PATTERN", help="Tensors whose channels stay (repeatable)."),
     click.option("--only", multiple=True, metavar="PATTERN", help="Tensors whose channels may leave (repeatable)."),
@@ -76,10 +107,13 @@ target_option = click.option(
     "--target",
     default="onnxruntime",
     show_default=True,
-    help="onnxruntime, openvino, tensorrt, cuda or onnxruntime:NAMEExecutionProvider.",
+    help="onnxruntime, openvino, tensorrt, cuda, onnxruntime:NAMEExecutionProvider or FILE.py:name.",
 )
 calibration_option = click.option(
-    "--calibration", type=click.Choice(METHODS), default="entropy", show_default=True, help="How ranges are chosen."
+    "--calibration",
+    default="entropy",
+    show_default=True,
+    help="How ranges are chosen: entropy, percentile[:NUMBER], mse, minmax, or FILE.py:func.",
 )
 augment_option = click.option(
     "--augment",

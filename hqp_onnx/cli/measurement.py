@@ -92,7 +92,7 @@ def benchmark(
 
 
 @click.command()
-@click.argument("models", nargs=-1, required=True, metavar="MODEL[@TARGET] ...")
+@click.argument("models", type=DATA, nargs=-1, required=True, metavar="MODEL[@TARGET] ...")
 @click.option("--data", required=True, type=DATA, metavar="DATA")
 @click.option("--metric", type=Named(METRICS), help="Default: top1, where there are labels and classes.")
 @click.option("--ledger", "ledgers", type=FILE, multiple=True, help="Of a pruned model, if not ledger.json beside it.")

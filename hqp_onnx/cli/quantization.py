@@ -90,7 +90,7 @@ def quantize(
     type=click.Choice(engine.PRECISIONS),
     help="Default: int8 with --data or Q/DQ where the GPU has INT8, else fp16.",
 )
-@click.option("--calibration", type=click.Choice(list(engine.ALGORITHMS)), default="entropy", show_default=True)
+@calibration_option
 @click.option("--calibration-cache", type=FILE, help="Scales of the implicit path: read if it exists, else written.")
 @click.option("--shapes", multiple=True, metavar="NAME:MIN,OPT,MAX", help="As x:1x3x224x224,8x3x224x224,32x3x224x224.")
 @click.option("--timing-cache", type=FILE, help="TensorRT's tactic timings, read and extended.")

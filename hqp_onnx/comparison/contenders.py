@@ -77,9 +77,14 @@ def open_contenders(texts: Sequence[str], threads: int = 0) -> list[Contender]:
     return contenders
 
 
+def named(text: str) -> tuple[Path, str]:
+    """The file and the target of FILE@TARGET; an empty target where there is none."""
+    file, _, target_name = text.rpartition("@") if "@" in text and not Path(text).exists() else (text, "", "")
+    return Path(file), target_name
+
+
 def _open(text: str, threads: int) -> Contender:
-    file, _, name = text.rpartition("@") if "@" in text and not Path(text).exists() else (text, "", "")
-    path = Path(file)
+    path, name = named(text)
     require_file(path)
     if path.suffix in SUFFIXES:
         if name:

@@ -15,7 +15,6 @@ device, timing, energy   CUDA events, latency and layer times of an engine, joul
 from __future__ import annotations
 
 from hqp_onnx.engine.build_report import BuildReport, BuiltOn
-from hqp_onnx.engine.cache import ALGORITHMS
 from hqp_onnx.engine.capability import Capability, detect
 from hqp_onnx.engine.device import Device
 from hqp_onnx.engine.options import BuildOptions
@@ -23,7 +22,6 @@ from hqp_onnx.engine.plan import PATHS, PRECISIONS, SCALES, Plan, Request, choos
 from hqp_onnx.engine.timing import EngineLatency, measure
 
 __all__ = [
-    "ALGORITHMS",
     "PATHS",
     "PRECISIONS",
     "SCALES",

@@ -15,6 +15,7 @@ from hqp_onnx.engine.capability import tensorrt
 from hqp_onnx.engine.log import tensorrt_errors
 from hqp_onnx.engine.plan import Plan
 from hqp_onnx.engine.profiles import Profile
+from hqp_onnx.files import make_folder
 
 MIB = 1 << 20
 
@@ -59,7 +60,7 @@ def build(model: Path, plan: Plan, settings: Settings, calibrator: Any | None) -
     network = NetworkFromOnnxPath(str(model), strongly_typed=plan.strongly_typed)
     timings = None if settings.timing_cache is None else str(settings.timing_cache)
     if settings.timing_cache is not None:
-        settings.timing_cache.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(settings.timing_cache.parent)
     with tensorrt_errors(f"{model.name}: TensorRT cannot build the engine"):
         loader = EngineBytesFromNetwork(network, config(plan, settings, calibrator), save_timing_cache=timings)
         serialized = bytes(loader())

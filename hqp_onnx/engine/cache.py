@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hqp_onnx.errors import DataError
+from hqp_onnx.files import read_text
 
 ALGORITHMS = {"entropy": "EntropyCalibration2", "minmax": "MinMaxCalibration"}
 
 
 def version_number(version: tuple[int, int, int]) -> str:
-    """TensorRT's own number for a version: NV_TENSORRT_VERSION."""
+    """NV_TENSORRT_VERSION: 8.6.3 is 8603; from 10 on there is room for minors, and 10.3.0 is 100300."""
     major, minor, patch = version
     return str(major * 1000 + minor * 100 + patch if major < 10 else major * 10000 + minor * 100 + patch)
 
@@ -67,7 +68,7 @@ def read_cache(path: Path, version: tuple[int, int, int]) -> CalibrationCache | 
     """
     if not path.is_file() or not path.stat().st_size:
         return None
-    found = CalibrationCache.parse(path.read_text(errors="replace"), str(path))
+    found = CalibrationCache.parse(read_text(path), str(path))
     if found.version != version_number(version):
         raise DataError(
             f"{path}: is of TRT-{found.version}, and TRT-{version_number(version)} would ignore it. Delete it to "

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from hqp_onnx.engine.cache import ALGORITHMS
 from hqp_onnx.engine.plan import PATHS, PRECISIONS, SCALES, Request
 from hqp_onnx.errors import UsageError
 
@@ -37,12 +36,9 @@ class BuildOptions:
             ("--precision", self.precision, (None, *PRECISIONS)),
             ("--path", self.path, (None, *PATHS)),
             ("--scales", self.scales, (None, *SCALES)),
-            ("--calibration", self.calibration, tuple(ALGORITHMS)),
         ):
             if value not in known:
                 raise UsageError(f"{option} {value}: expected one of {', '.join(k for k in known if k)}")
-        if self.output.is_dir():
-            raise UsageError(f"{self.output}: is a folder. Expected the engine file to write")
         for option, number, least in (("--workspace", self.workspace, 1), ("--dla", self.dla, 0)):
             if number is not None and number < least:
                 raise UsageError(f"{option} {number}: expected {least} or more")

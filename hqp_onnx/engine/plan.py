@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hqp_onnx.engine.cache import ALGORITHMS
 from hqp_onnx.engine.capability import Capability
 from hqp_onnx.errors import UsageError
 
@@ -32,7 +33,7 @@ class Request:
         strongly_typed: ask for a strongly typed network.
         quantized: the model holds Q/DQ.
         data: there are calibration data.
-        method: of TensorRT's calibrator, entropy or minmax.
+        method: of calibration; TensorRT's calibrator knows entropy and minmax.
         cache_named: a calibration cache was named, to read or to write.
         cache: that cache exists.
         dla: DLA core, or None.
@@ -193,4 +194,8 @@ def _scales(request: Request, able: Capability, path: str | None) -> str | None:
     here = able.device is not None
     if request.scales == "tensorrt" and not here:
         raise UsageError("--scales tensorrt: its calibrator needs the GPU, and --for prepares a build elsewhere")
-    return request.scales or ("tensorrt" if here and able.int8_weights and request.dla is None else "own")
+    scales = request.scales or ("tensorrt" if here and able.int8_weights and request.dla is None else "own")
+    if scales == "tensorrt" and request.method not in ALGORITHMS:
+        known = " and ".join(ALGORITHMS)
+        raise UsageError(f"--calibration {request.method}: TensorRT's calibrators are {known}. Add --scales own")
+    return scales

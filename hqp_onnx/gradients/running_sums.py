@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from hqp_onnx.arrays import Array
 from hqp_onnx.data.dataset import Batch
 from hqp_onnx.errors import DataError
+from hqp_onnx.files import write_arrays
 
 SECONDS = 3.0  # between two writes
 
@@ -76,14 +77,10 @@ class RunningSums:
             self._path.unlink(missing_ok=True)
 
     def _store(self) -> None:
-        """Write the file whole or not at all."""
         if self._path is None or self._stored == self.done:
             return
-        partial = self._path.with_name(self._path.name + ".partial")
         sums = {f"sum/{name}": total for name, total in self.sums.items()}
-        with partial.open("wb") as file:
-            np.savez(file, allow_pickle=False, key=np.array(self._key), done=np.array(self.done), **sums)
-        partial.replace(self._path)
+        write_arrays(self._path, {"key": np.array(self._key), "done": np.array(self.done), **sums})
         self._stored, self._when = self.done, time.monotonic()
 
     def _resume(self) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
 import warnings
 from collections.abc import Iterator
+from itertools import chain, count
 from pathlib import Path
+from typing import BinaryIO
 
 import onnx
 import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
 
+from hqp_onnx import files
 from hqp_onnx.errors import ModelError
 from hqp_onnx.graphs.nodes import opset
 from hqp_onnx.runtimes.session import weight_bytes
@@ -17,6 +22,7 @@ from hqp_onnx.runtimes.session import weight_bytes
 OLDEST_OPSET = 11
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
 _EXTERNAL_FROM = 1_900_000_000  # bytes of weights; protobuf ends at 2 GiB
+_SMALL, _PAGE = 1024, 4096  # bytes: weights that stay in the model, what ONNX aligns the others to
 
 
 def load(path: Path, quantized: bool = False) -> onnx.ModelProto:
@@ -57,17 +63,50 @@ def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def save(model: onnx.ModelProto | gs.Graph, path: Path) -> None:
-    """Write ``path`` whole or not at all; from 1.9 GB of weights on, these go to ``NAME.data`` beside it."""
+    """Write ``path``; from 1.9 GB of weights on, these go to ``NAME.data`` beside it (and a ModelProto loses its own).
+
+    The model is renamed last, and reads a data file that no earlier model does (``NAME.1.data``, ... where there is
+    one); the data of the model that it replaces are then removed, if they were written here.
+
+    Raises:
+        UsageError, FileError: see ``files.replacing``.
+    """
     proto = to_proto(model)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    files.make_folder(path.parent)
+    earlier = parts(path)[1:]
     if weight_bytes(proto) < _EXTERNAL_FROM:
-        temporary.write_bytes(proto.SerializeToString(deterministic=True))
+        files.write_bytes(path, proto.SerializeToString(deterministic=True))
     else:
-        data = path.with_name(f"{path.name}.data")
-        data.unlink(missing_ok=True)
-        onnx.save_model(proto, temporary, save_as_external_data=True, location=data.name)
-    temporary.replace(path)
+        names = (f"{path.name}{number}.data" for number in chain([""], (f".{n}" for n in count(1))))
+        data = next(path.with_name(name) for name in names if not os.path.lexists(path.with_name(name)))
+        with files.replacing(path) as whole, files.replacing(data) as weights:
+            _move_weights(proto, weights, data.name)
+            whole.write(proto.SerializeToString(deterministic=True))
+    for data in earlier:
+        if re.fullmatch(re.escape(path.name) + r"(\.\d+)?\.data", data.name):
+            data.unlink(missing_ok=True)
+
+
+def _move_weights(proto: onnx.ModelProto, stream: BinaryIO, location: str) -> None:
+    """Write the large initializers to ``stream``, the file ``location``; they then refer to it."""
+    for tensor in proto.graph.initializer:
+        content = tensor.raw_data
+        if len(content) < _SMALL:
+            continue
+        stream.write(bytes(-stream.tell() % _PAGE))
+        onnx.external_data_helper.set_external_data(tensor, location, stream.tell(), len(content))
+        stream.write(content)
+        tensor.ClearField("raw_data")
+
+
+def parts(path: Path) -> list[Path]:
+    """The files of a model: ``path``, and those of its external data; ``path`` alone where it is no model."""
+    try:
+        model = onnx.load(path, load_external_data=False) if path.is_file() else onnx.ModelProto()
+    except (DecodeError, ValueError, OSError):
+        return [path]
+    entries = (entry for tensor in model.graph.initializer for entry in tensor.external_data)
+    return [path, *(path.parent / name for name in {e.value: None for e in entries if e.key == "location"})]
 
 
 def to_proto(model: onnx.ModelProto | gs.Graph) -> onnx.ModelProto:
@@ -100,9 +139,7 @@ def name_nodes(graph: gs.Graph) -> None:
 
 def stored_bytes(path: Path) -> int:
     """Size of a model on disk, external data included."""
-    tensors = onnx.load(path, load_external_data=False).graph.initializer
-    outside: set[str] = {entry.value for t in tensors for entry in t.external_data if entry.key == "location"}
-    return path.stat().st_size + sum((path.parent / name).stat().st_size for name in outside)
+    return sum(part.stat().st_size for part in parts(path))
 
 
 def require_file(path: Path) -> None:

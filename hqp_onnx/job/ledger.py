@@ -7,7 +7,6 @@ end of the process is dropped. Larger results (scores, moments, calibrations) ar
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hqp_onnx.errors import UsageError
-from hqp_onnx.files import write_text
+from hqp_onnx.files import append_line, make_folder, read_text, write_text
 
 T = TypeVar("T")
 
@@ -84,7 +83,7 @@ class Ledger:
             self._check(lines[0].get("settings", {}), settings)
         else:
             shutil.rmtree(self.cache, ignore_errors=True)
-        self.cache.mkdir(parents=True, exist_ok=True)
+        make_folder(self.cache)
         for line in lines[1:]:
             if "trial" in line:
                 trial = Trial(**line["trial"])
@@ -110,7 +109,7 @@ class Ledger:
         file = self.cache / f"{name}.json"
         if not file.is_file():
             write_text(file, json.dumps(make()))
-        value: T = json.loads(file.read_text())
+        value: T = json.loads(read_text(file))
         return value
 
     def _check(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -125,14 +124,11 @@ class Ledger:
     def _read(self) -> list[dict[str, Any]]:
         if not self.path.is_file():
             return []
-        *whole, _cut_off = self.path.read_text().split("\n")  # empty, unless the process ended while it wrote a line
+        *whole, _cut_off = read_text(self.path).split("\n")  # empty, unless the process ended while it wrote a line
         return [json.loads(line) for line in whole]
 
     def _rewrite(self, lines: list[dict[str, Any]]) -> None:
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in lines))
 
     def _append(self, line: Mapping[str, Any]) -> None:
-        with self.path.open("a") as stream:
-            stream.write(json.dumps(line) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+        append_line(self.path, json.dumps(line))

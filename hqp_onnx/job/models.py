@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 import onnx_graphsurgeon as gs
 
-from hqp_onnx.files import write_text
+from hqp_onnx.files import read_text, write_text
 from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.job.candidate import Candidate, Precision, digest, plan_key
 from hqp_onnx.job.setup import Setup
@@ -79,7 +79,7 @@ class CandidateModels:
             self._setup.options.calibration,
             threads=self._setup.options.threads,
             progress=partial(self._setup.progress, "calibration"),
-            known=Calibration.from_json(file.read_text()) if file.is_file() else None,
+            known=Calibration.from_json(read_text(file)) if file.is_file() else None,
         )
         if not file.is_file():
             write_text(file, prepared.calibration.to_json())

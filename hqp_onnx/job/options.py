@@ -16,7 +16,7 @@ from hqp_onnx.ranking.saliencies import Scoring
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.registry import is_file_name
 from hqp_onnx.runtimes.targets import target
-from hqp_onnx.statistics.calibration import METHODS
+from hqp_onnx.statistics.thresholds import method
 from hqp_onnx.version import __version__
 
 PRECISIONS = ("mixed", "int8", "fp16", "fp32")
@@ -66,19 +66,19 @@ class Options:
         for argument, value, known in (
             ("objective", self.objective, OBJECTIVES),
             ("precision", self.precision, PRECISIONS),
-            ("calibration", self.calibration, METHODS),
         ):
             if value not in known:
                 raise ArgumentError(f"{{{argument}}} {value}: expected one of {', '.join(known)}")
         SEARCHES.get(self.search)
         _ = self.scoring
+        method(self.calibration)
         check_budget(self.max_drop, self.confidence)
         check_refit(self.refit, self.compensate)
         check_min_width(self.min_width)
         check_multiple(self.width_multiple)
         if not 0 < self.step <= 1:
             raise ArgumentError(f"{{step}} {self.step}: expected a share in 0..1, such as 0.01 for one percent")
-        if self.build and self.target != "tensorrt":
+        if self.build and not target(self.target).engines:
             raise ArgumentError(f"{{build}}: engines are TensorRT's, and {{target}} is {self.target}, not tensorrt")
         if self.refresh < 0 or (self.refresh and self.search != "linear"):
             raise ArgumentError(
@@ -116,8 +116,8 @@ class Options:
             "augment": list(self.augment),
         }  # as JSON gives them back
         files: dict[str, Path | str | None] = {"model": self.model, "calib": self.calib, "val": self.val}
-        named = {"metric": self.metric, "search": self.search, "saliency": self.saliency, "engine": self.engine}
-        files |= {f"{what}_file": name for what, name in named.items() if is_file_name(name)}
+        kinds = ("metric", "search", "saliency", "engine", "target", "calibration")
+        files |= {f"{kind}_file": chosen[kind] for kind in kinds if is_file_name(chosen[kind])}
         files |= {"preprocess": self.preprocess}
         files |= {"loss_file": self.loss if (self.loss or "").endswith(".onnx") else None}
         digests = {name: fingerprint(path) for name, path in files.items() if path is not None}

@@ -18,7 +18,8 @@ from hqp_onnx.arrays import Array
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.data.sources import open_dataset
 from hqp_onnx.errors import DataError, UsageError
-from hqp_onnx.files import write_text
+from hqp_onnx.files import Names, forbid_overlap, make_folder, write_text
+from hqp_onnx.graphs.model_io import parts
 from hqp_onnx.runtimes.session import TensorSpec
 from hqp_onnx.steps.evaluate import open_session
 
@@ -106,6 +107,8 @@ def write_script(
         ModelError: the model cannot be loaded.
         DataError, UsageError: see ``batches``; also a ``batch`` that is not the model's own.
     """
+    read: dict[str, Names] = {"the model": parts(model), "the data": data, "the file of --preprocess": preprocess}
+    forbid_overlap({"-o": output}, read)
     session = open_session(model)
     if batch is not None and session.batch not in (None, batch):
         raise UsageError(f"--batch {batch}: {model} takes batches of {session.batch} only")
@@ -117,6 +120,6 @@ def write_script(
         "preprocess": None if preprocess is None else str(preprocess.resolve()),
     }
     feeds = batches(**chosen)
-    output.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(output.parent)
     write_text(output, _SCRIPT.format(**chosen))
     return feeds

@@ -12,6 +12,7 @@ from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.model import open_data, open_model
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.runtimes.targets import target as target_named
+from hqp_onnx.statistics.thresholds import method
 from hqp_onnx.steps.prune import Pruning, prune_model
 from hqp_onnx.steps.quantize import quantize_model
 from hqp_onnx.steps.recover import recover_model
@@ -62,7 +63,7 @@ def quantize(
         model: a float model of opset 11 or newer.
         data: calibration data, see ``prune``.
         target: the runtime that it is for, see ``targets.target``.
-        calibration: how ranges are chosen, one of ``calibration.METHODS``.
+        calibration: how ranges are chosen, see ``thresholds.method``.
         preprocess: JSON file for image folders.
 
     Raises:
@@ -70,6 +71,7 @@ def quantize(
         UsageError: an unknown target or method.
     """
     goal = target_named(target)
+    method(calibration)
     opened = open_model(model)
     dataset = open_data(opened, data, _path(preprocess))
     return to_proto(quantize_model(opened, dataset, goal, calibration).graph)

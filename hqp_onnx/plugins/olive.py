@@ -106,7 +106,7 @@ class HqpQuantize(_FunctionPass):
         """Arguments of ``functions.quantize``."""
         return {
             "data": _text(None, "Calibration data: .npz, folder of images or script.", required=True),
-            "target": _text("onnxruntime", "onnxruntime or tensorrt."),
-            "calibration": _text("entropy", "How ranges are chosen."),
+            "target": _text("onnxruntime", "The runtime that INT8 is for, as `hqp quantize`."),
+            "calibration": _text("entropy", "How ranges are chosen, as `hqp quantize`."),
             "preprocess": _PREPROCESS,
         }

@@ -21,6 +21,7 @@ from hqp_onnx.data.sources import Data
 from hqp_onnx.errors import HqpError
 from hqp_onnx.plugins.functions import prune, quantize
 from hqp_onnx.runtimes.targets import target as target_named
+from hqp_onnx.statistics.thresholds import method
 from hqp_onnx.steps.prune import Pruning
 
 Loadable: TypeAlias = onnx.ModelProto | Callable[[], onnx.ModelProto]
@@ -78,8 +79,8 @@ class QuantizeOnnx(_Loader):
     Args:
         model: a ModelProto, or a loader of one.
         data: calibration data, see ``functions.prune``.
-        target: ``onnxruntime`` or ``tensorrt``.
-        calibration: one of ``calibration.METHODS``.
+        target: see ``targets.target``.
+        calibration: see ``thresholds.method``.
         preprocess: JSON file for image folders.
     """
 
@@ -93,4 +94,5 @@ class QuantizeOnnx(_Loader):
     ) -> None:
         with polygraphy_errors():
             target_named(target)
+            method(calibration)
         super().__init__(model, data, partial(quantize, target=target, calibration=calibration, preprocess=preprocess))

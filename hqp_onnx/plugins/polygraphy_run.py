@@ -28,7 +28,7 @@ from hqp_onnx.passes.cut import REFITS
 from hqp_onnx.plugins.polygraphy_loaders import polygraphy_errors
 from hqp_onnx.ranking.saliencies import SALIENCIES
 from hqp_onnx.runtimes.targets import target
-from hqp_onnx.statistics.calibration import METHODS
+from hqp_onnx.statistics.thresholds import method
 from hqp_onnx.steps.prune import Pruning
 
 _ON_OR_OFF = argparse.BooleanOptionalAction
@@ -64,7 +64,7 @@ class HqpArgs(BaseArgs):  # type: ignore[misc]  # Polygraphy is untyped
         add("--hqp-data", help="Calibration data: .npz, folder of images or script. Default: --data-loader-script")
         add("--hqp-preprocess", help="JSON file for folders of images")
         add("--hqp-target", help="The runtime that INT8 is for. Default: that of --hqp-runtime")
-        add("--hqp-calibration", choices=METHODS, default="entropy", help="How ranges are chosen (default: entropy)")
+        add("--hqp-calibration", default="entropy", help="How ranges are chosen, as by hqp quantize (default: entropy)")
         add("--hqp-runtime", choices=["onnxrt", "trt"], default="onnxrt", help="What runs the variants")
 
     def parse_impl(self, args: Any) -> None:
@@ -80,6 +80,7 @@ class HqpArgs(BaseArgs):  # type: ignore[misc]  # Polygraphy is untyped
         with polygraphy_errors():
             self.pruning = Pruning(**options)
             target(self.target)
+            method(self.calibration)
 
     @property
     def data(self) -> str | None:

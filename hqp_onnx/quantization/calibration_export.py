@@ -4,19 +4,26 @@
     tensorrt.cache            TensorRT's native calibration cache
     onnxruntime.flatbuffers   table of onnxruntime's TensorRT provider (``trt_int8_calibration_table_name``)
 
-The table is a flatbuffer: ``table KeyValue { key: string; value: string; }  table TrtTable { dict: [KeyValue]; }``,
-each value the largest magnitude of a tensor, as decimal text.
+The table holds the largest magnitude of each tensor, which onnxruntime's tool takes to be the larger of its two limits.
 """
 
 from __future__ import annotations
 
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from hqp_onnx.errors import MissingRuntimeError, UsageError
-from hqp_onnx.files import write_bytes, write_text
+import numpy as np
+
+from hqp_onnx.engine.cache import version_number
+from hqp_onnx.errors import UsageError
+from hqp_onnx.files import make_folder, write_bytes
+from hqp_onnx.runtimes.session import calibration_tools
 from hqp_onnx.statistics.calibration import Calibration
 
-JSON, TENSORRT, ONNXRUNTIME = "calibration.json", "tensorrt.cache", "onnxruntime.flatbuffers"
+FILES = ("calibration.json", "tensorrt.cache", "onnxruntime.flatbuffers")
 TENSORRT_VERSION = "10.3.0"  # of JetPack 6.1 and 6.2
 
 
@@ -25,43 +32,48 @@ def write_calibration(calibration: Calibration, folder: Path, tensorrt_version: 
 
     Raises:
         UsageError: not a version.
-        MissingRuntimeError: flatbuffers, which onnxruntime brings along, is not installed.
+        MissingRuntimeError: onnxruntime is not installed.
+        FileError: see ``files.replacing``.
     """
     cache, table = calibration.tensorrt_cache(tensorrt_number(tensorrt_version)), onnxruntime_table(calibration)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / JSON, calibration.to_json())
-    write_text(folder / TENSORRT, cache)
-    write_bytes(folder / ONNXRUNTIME, table)
+    make_folder(folder)
+    for file, content in zip(FILES, (calibration.to_json().encode(), cache.encode(), table), strict=True):
+        write_bytes(folder / file, content)
+
+
+def calibration_files(folder: Path | None) -> list[Path] | None:
+    """What ``write_calibration`` writes into ``folder``."""
+    return None if folder is None else [folder / file for file in FILES]
 
 
 def tensorrt_number(version: str) -> str:
-    """NV_TENSORRT_VERSION of a dotted version: 8.6.3 is 8603; from 10 on there is room for minors: 10.3.0 is 100300."""
+    """NV_TENSORRT_VERSION of a dotted version, see ``engine.cache.version_number``."""
     parts = version.split(".")
     if len(parts) != 3 or not all(part.isdecimal() for part in parts):
         raise UsageError(f"--tensorrt-version {version}: expected three numbers, as 10.3.0")
     major, minor, patch = map(int, parts)
-    return str(major * (10_000 if major >= 10 else 1000) + minor * 100 + patch)
+    return version_number((major, minor, patch))
 
 
 def onnxruntime_table(calibration: Calibration) -> bytes:
-    """The table, tensors in the order of their names."""
+    """The table as onnxruntime's own tool writes it, in float32.
+
+    Raises:
+        MissingRuntimeError: onnxruntime is not installed.
+    """
+    calibrate, writer = calibration_tools()
+    limits = {name: np.array(found.threshold, np.float32) for name, found in calibration.ranges.items()}
+    ranges = {name: calibrate.TensorData(highest=limit) for name, limit in limits.items()}
+    with tempfile.TemporaryDirectory() as folder, _silence():
+        writer.write_calibration_table(calibrate.TensorsData(calibrate.CalibrationMethod.MinMax, ranges), folder)
+        return Path(folder, "calibration.flatbuffers").read_bytes()
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Without what onnxruntime's tool says to the root logger, as a program does and no library."""
+    logging.disable(logging.INFO)
     try:
-        import flatbuffers
-    except ImportError as e:
-        raise MissingRuntimeError("flatbuffers is not installed: pip install 'hqp-onnx[onnxruntime]'") from e
-    builder = flatbuffers.Builder(1024)
-    entries = []
-    for name, found in sorted(calibration.ranges.items()):
-        strings = [builder.CreateString(name), builder.CreateString(str(found.threshold))]
-        builder.StartObject(2)
-        for slot, string in enumerate(strings):
-            builder.PrependUOffsetTRelativeSlot(slot, string, 0)
-        entries.append(builder.EndObject())
-    builder.StartVector(4, len(entries), 4)
-    for entry in entries:
-        builder.PrependUOffsetTRelative(entry)
-    items = builder.EndVector()
-    builder.StartObject(1)
-    builder.PrependUOffsetTRelativeSlot(0, items, 0)
-    builder.Finish(builder.EndObject())
-    return bytes(builder.Output())
+        yield
+    finally:
+        logging.disable(logging.NOTSET)

@@ -15,6 +15,7 @@ from hqp_onnx.arrays import FloatArray
 from hqp_onnx.channels.channel_map import ChannelMap
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.errors import ArgumentError, ModelError
+from hqp_onnx.files import make_folder, write_arrays
 from hqp_onnx.graphs import model_io
 from hqp_onnx.ranking.saliencies import Execution, FilterScores, Samples, Scoring
 from hqp_onnx.statistics.moment_halves import Halves, halved_moments
@@ -30,13 +31,10 @@ class Ranking:
     units: FloatArray
 
     def save(self, path: Path) -> None:
-        """``filter/<weight tensor>`` and ``unit``, whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
+        """Write ``filter/<weight tensor>`` and ``unit``."""
+        make_folder(path.parent)
         arrays = {f"filter/{name}": values for name, values in self.filters.items()}
-        with temporary.open("wb") as stream:
-            np.savez(stream, unit=self.units, **arrays)  # type: ignore[arg-type]
-        temporary.replace(path)
+        write_arrays(path, {"unit": self.units, **arrays})
 
     @classmethod
     def load(cls, path: Path) -> Ranking:

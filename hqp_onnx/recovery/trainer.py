@@ -22,6 +22,7 @@ import numpy as np
 from hqp_onnx.arrays import Array, Float32Array, IntArray
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.errors import DataError
+from hqp_onnx.files import write_arrays
 from hqp_onnx.progress import StageProgress
 from hqp_onnx.recovery.adam import Adam, cosine
 from hqp_onnx.recovery.augment import augmented, spatial_axes
@@ -167,16 +168,13 @@ class Trainer:
         return digest.hexdigest()
 
     def _save(self, state: _State, path: Path | None, key: str) -> None:
-        """Write the file whole or not at all; once all is done, the best weights are all that is needed."""
+        """Write the file; once all is done, the best weights are all that is needed."""
         if path is None:
             return
         size = self.start.size if self._goes_on(state.losses) else 0
         arrays = {"weights": state.weights[:size], "m": state.adam.m[:size], "v": state.adam.v[:size]}
         numbers = {"key": np.array(key), "step": np.array(state.adam.step), "losses": np.array(state.losses)}
-        partial = path.with_name(f".{path.name}.tmp")
-        with partial.open("wb") as stream:
-            np.savez(stream, allow_pickle=False, best=state.best, **arrays, **numbers)
-        partial.replace(path)
+        write_arrays(path, {"best": state.best, **arrays, **numbers})
 
     def _load(self, path: Path | None, key: str) -> _State | None:
         """The state of an interrupted run; None if there is none of this key."""

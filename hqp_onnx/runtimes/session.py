@@ -88,6 +88,14 @@ def float16_converter() -> Any:
     return convert_float_to_float16
 
 
+def calibration_tools() -> tuple[Any, Any]:
+    """Modules that come with onnxruntime: types of calibration results, and what writes them."""
+    onnxruntime()
+    from onnxruntime.quantization import calibrate, quant_utils
+
+    return calibrate, quant_utils
+
+
 def require_provider(provider: str) -> None:
     """``MissingRuntimeError`` says what the installed onnxruntime has, unless it has ``provider``."""
     has = onnxruntime().get_available_providers()

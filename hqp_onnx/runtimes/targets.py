@@ -1,7 +1,9 @@
 """What each runtime runs well in INT8: number formats, and which tensors carry a quantize/dequantize (Q/DQ) pair.
 
-A target is a layout and the runtime that models are measured on (``runners`` opens them): ``onnxruntime``, ``openvino``
-and ``tensorrt``, or ``onnxruntime:PROVIDER`` for any execution provider, ``cuda`` for onnxruntime's CUDA provider.
+A target is a layout and the runtime that models are measured on: ``onnxruntime``, ``openvino`` and ``tensorrt``, or
+``onnxruntime:PROVIDER`` for any execution provider, ``cuda`` for onnxruntime's CUDA provider. Others come by an entry
+point in the group ``hqp_onnx.targets``, or as ``FILE.py:name``: a ``Target``, or a function without arguments that
+returns one. ``dataclasses.replace(target("onnxruntime"), name="mine", ...)`` makes another of one that exists.
 
 Activations are ``real = scale * (q - zero)``; weights are symmetric int8, one scale per output channel:
 
@@ -32,15 +34,17 @@ does not. ``reduced_range`` therefore limits weights to [-64, 64] (7 bits).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import onnx
 
-from hqp_onnx.errors import UsageError
+from hqp_onnx.errors import UsageError, one_line
+from hqp_onnx.registry import Registry
 from hqp_onnx.runtimes.machine import saturates
-from hqp_onnx.runtimes.session import CPU
+from hqp_onnx.runtimes.runtime import OnnxRuntime, OpenVino, Runtime
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,9 @@ class Target:
             operators can be stored as int8 behind Cast and Mul.
         min_opset: lowest opset whose operators express the model; lower ones are converted up.
         max_opset: highest opset that the runtime is known to read.
-        runtime: what models run on: ``openvino``, or an execution provider of onnxruntime.
+        runtime: what loads and runs its models here.
+        stand_in: what a reader of measurements should know where ``runtime`` is not the target's own, else "".
+        engines: ``hqp build`` makes its engines.
         reduced_range: weights in [-64, 64].
     """
 
@@ -81,7 +87,9 @@ class Target:
     folds_constants: bool
     min_opset: int
     max_opset: int
-    runtime: str = CPU
+    runtime: Runtime = field(default_factory=OnnxRuntime)
+    stand_in: str = ""
+    engines: bool = False
     reduced_range: bool = False
 
     @property
@@ -137,9 +145,8 @@ _OPENVINO = replace(
     channel_multiple=16,
     folds_constants=True,
     max_opset=onnx.defs.onnx_opset_version(),
-    runtime="openvino",
+    runtime=OpenVino(),
 )
-_TARGETS = {found.name: found for found in (_ONNXRUNTIME, _OPENVINO, _TENSORRT)}
 _PROVIDER_LAYOUTS = {
     "CUDAExecutionProvider": _TENSORRT,
     "TensorrtExecutionProvider": _TENSORRT,
@@ -147,30 +154,52 @@ _PROVIDER_LAYOUTS = {
     "MIGraphXExecutionProvider": _TENSORRT,
     "OpenVINOExecutionProvider": _OPENVINO,
 }
-_ALIASES = {"cuda": "onnxruntime:CUDAExecutionProvider"}
+
+
+def _on_provider(name: str, provider: str) -> Target:
+    return replace(_PROVIDER_LAYOUTS.get(provider, _ONNXRUNTIME), name=name, runtime=OnnxRuntime(provider))
+
+
+_CPU_STANDS_IN = "accuracy and latency are onnxruntime's on the CPU: TensorRT runs the engine built from the model"
+
+TARGETS: Registry[Target | Callable[[], Target]] = Registry(
+    "target",
+    "hqp_onnx.targets",
+    lambda found: isinstance(found, Target) or callable(found),
+    also=("onnxruntime:NAMEExecutionProvider",),
+)
+TARGETS.register("onnxruntime")(_ONNXRUNTIME)
+TARGETS.register("openvino")(_OPENVINO)
+TARGETS.register("cuda")(_on_provider("cuda", "CUDAExecutionProvider"))
+TARGETS.register("tensorrt")(replace(_TENSORRT, stand_in=_CPU_STANDS_IN, engines=True))
 
 
 def target(name: str, reduced_range: bool | None = None) -> Target:
     """The target called ``name``.
 
     Args:
-        name: ``onnxruntime``, ``openvino``, ``tensorrt``, ``cuda`` or ``onnxruntime:PROVIDER``.
+        name: one of ``TARGETS``, or ``onnxruntime:PROVIDER``.
         reduced_range: weights in [-64, 64]; None takes what the processor of this machine needs (see ``saturates``),
             which matters to u8 activations only. Say so explicitly where the model will run elsewhere.
 
     Raises:
-        UsageError: an unknown name.
+        UsageError: an unknown name, or what it names fails or is no target.
     """
-    found = _named(name)
-    needed = not found.symmetric and saturates()
+    runtime, _, provider = name.partition(":")
+    on_provider = runtime == "onnxruntime" and provider.endswith("ExecutionProvider")
+    found = _on_provider(name, provider) if on_provider else _registered(name)
+    needed = found.reduced_range or (not found.symmetric and saturates())
     return replace(found, reduced_range=needed if reduced_range is None else reduced_range)
 
 
-def _named(name: str) -> Target:
-    runtime, _, provider = _ALIASES.get(name, name).partition(":")
-    if runtime == "onnxruntime" and provider.endswith("ExecutionProvider"):
-        return replace(_PROVIDER_LAYOUTS.get(provider, _ONNXRUNTIME), name=name, runtime=provider)
-    if name not in _TARGETS:
-        known = ", ".join(sorted({*_TARGETS, *_ALIASES}))
-        raise UsageError(f"unknown target '{name}': expected one of {known}, or onnxruntime:NAMEExecutionProvider")
-    return _TARGETS[name]
+def _registered(name: str) -> Target:
+    found = TARGETS.get(name)
+    if isinstance(found, Target):
+        return found
+    try:
+        made = found()
+    except Exception as e:  # of a package or a file
+        raise UsageError(f"target '{name}' fails: {type(e).__name__}: {one_line(e)}") from e
+    if not isinstance(made, Target):
+        raise UsageError(f"target '{name}' gives a {type(made).__name__}: expected a Target")
+    return made

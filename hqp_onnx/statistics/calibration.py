@@ -1,48 +1,23 @@
-r"""Activation ranges from streaming histograms: KL divergence, percentile, squared error, min-max.
-
-For each tensor, one pass over the data counts |x| in at most 8192 bins [k w, (k+1) w) of power-of-two width w. When a
-value falls beyond the last bin, w doubles by adding neighbouring bins, so that no count is lost and memory never
-depends on the number of samples. The threshold t, at most max|x|, then depends on the method:
-
-``entropy`` (Migacz, "8-bit Inference with TensorRT", GTC 2017): bins are merged to at most 2048, h_0 .. h_{n-1}; each
-candidate i >= 128 clips the distribution at bin i and quantizes it to 128 levels,
-
-    P = (h_0, .., h_{i-2}, h_{i-1} + sum_{j>=i} h_j) / T        Q_j = (level's count) / (level's non-zero bins) / C_i
-
-over the bins where P > 0 (a level has i/128 bins, rounded), and t is the upper edge of the i with least KL(P || Q).
-With S the cumulated h log h, c and m the count and non-zero bins of a level, o the outliers and L the last level,
-
-    T KL = S_{i-1} + (h_{i-1} + o) log(h_{i-1} + o) - T log T - sum_levels c log(c/m) - o log(c_L/m_L) + T log C_i
-
-so that all candidates cost one array expression. Two safeguards, since a threshold that collapses ruins a network:
-zero is exact under any scale and ReLU makes it abound, so that bin 0 counts as its neighbour does; and at most 0.1 % of
-the other values may be clipped (gates, sparse and small tensors have distributions that mislead the divergence).
-
-``percentile``: the least edge with the given share of |x| below it. ``mse``: the least squared error of rounding to
-t/127 and clipping at t, over 128 evenly spaced t. ``minmax``: t = max|x|.
-"""
+"""Activation ranges, from one pass over the data: a histogram of each tensor, and its threshold by one method."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence, Sized
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
-from hqp_onnx.arrays import Array, IntArray
+from hqp_onnx.arrays import Array
 from hqp_onnx.data.dataset import Batch
-from hqp_onnx.errors import DataError, UsageError
+from hqp_onnx.errors import DataError
 from hqp_onnx.progress import StageProgress
 from hqp_onnx.runtimes.session import Session
+from hqp_onnx.statistics import thresholds
+from hqp_onnx.statistics.histogram import Histogram
 
-FINE_BINS = 8192
-COARSE_BINS = 2048
-LEVELS = 128
 WORKSPACE = 1 << 26  # bytes of activations fetched in one run; larger batches are run in parts
-CLIPPED = 0.001  # largest share of non-zero values that entropy may clip
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +40,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Calibration:
-    """``ranges`` by tensor name, found by ``method``."""
+    """``ranges`` by tensor name, found by the method of that name (``thresholds.method``), its number included."""
 
     ranges: Mapping[str, Range]
     method: str
@@ -89,108 +64,6 @@ class Calibration:
         for name, r in self.ranges.items():
             lines.append(f"{name}: {np.array(r.threshold / 127, '>f4').tobytes().hex()}")
         return "\n".join(lines) + "\n"
-
-
-@dataclass
-class Histogram:
-    """Counts of |x| seen so far: ``counts`` int64 [8192], bin width 2**``exponent`` (None before a non-zero value)."""
-
-    counts: IntArray = field(default_factory=lambda: np.zeros(FINE_BINS, np.int64))
-    exponent: int | None = None
-    lo: float = np.inf
-    hi: float = -np.inf
-
-    @property
-    def top(self) -> float:
-        """Largest |x|."""
-        return max(abs(self.lo), abs(self.hi))
-
-    def add(self, values: Array) -> None:
-        """Count finite ``values`` of any shape."""
-        if not values.size:
-            return
-        values = values.astype(np.float32, copy=False)
-        self.lo, self.hi = min(self.lo, float(values.min())), max(self.hi, float(values.max()))
-        self._grow()
-        bins = np.ldexp(np.abs(values.reshape(-1)), -(self.exponent or 0)).astype(np.int64)
-        self.counts += np.bincount(bins, minlength=FINE_BINS)
-
-    def _grow(self) -> None:
-        if self.top == 0:
-            return
-        needed = int(np.frexp(self.top)[1]) - int(np.log2(FINE_BINS))  # top < 2**(needed + 13)
-        if self.exponent is None:
-            self.exponent = needed
-        while self.exponent < needed:
-            self.counts[: FINE_BINS // 2] = self.counts.reshape(-1, 2).sum(axis=1)
-            self.counts[FINE_BINS // 2 :] = 0
-            self.exponent += 1
-
-    def bins(self, limit: int = FINE_BINS) -> tuple[IntArray, float]:
-        """IntArray up to the largest |x| in at most ``limit`` bins, and the bins' width."""
-        assert self.exponent is not None
-        used = int(np.ldexp(self.top, -self.exponent)) + 1
-        merge = 1 << max(0, int(np.ceil(np.log2(used / limit))))
-        counts = self.counts.reshape(-1, merge).sum(axis=1)[: -(-used // merge)]
-        return counts, float(np.ldexp(merge, self.exponent))
-
-
-def entropy_threshold(histogram: Histogram) -> float:
-    """Threshold of least KL divergence (module docstring)."""
-    counts, width = histogram.bins(COARSE_BINS)
-    h = counts.astype(np.float64)
-    h[0] = h[1]
-    last = np.arange(LEVELS, len(h) + 1)  # candidates i
-    upto, filled = _cumulated(h), _cumulated(h > 0)
-    total, outliers = upto[-1], upto[-1] - upto[last]
-    edges = np.rint(last[:, None] * np.arange(LEVELS + 1) / LEVELS).astype(np.int64)
-    c = np.diff(upto[edges], axis=1)
-    m = np.diff(filled[edges], axis=1)
-    m[:, -1] += (h[last - 1] == 0) & (outliers > 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        level = np.where(c > 0, np.log(c / m), 0.0)
-        tail = np.where(outliers > 0, outliers * np.log(c[:, -1] / m[:, -1]), 0.0)
-        divergence = (
-            _cumulated(_xlogx(h))[last - 1]
-            + _xlogx(h[last - 1] + outliers)
-            - (c * level).sum(axis=1)
-            - tail
-            + total * np.log(upto[last])
-        )
-    allowed = np.isfinite(divergence) & (outliers <= CLIPPED * total)
-    best = last[np.argmin(np.where(allowed, divergence, np.inf))]
-    return min(float(best * width), histogram.top)
-
-
-def percentile_threshold(histogram: Histogram, percentile: float) -> float:
-    """Least bin edge with ``percentile`` % of |x| below it."""
-    counts, width = histogram.bins()
-    enough = np.cumsum(counts) >= counts.sum() * (percentile / 100)
-    return min(float((np.argmax(enough) + 1) * width), histogram.top)
-
-
-def mse_threshold(histogram: Histogram) -> float:
-    """Threshold of least squared error, of 128 evenly spaced ones."""
-    counts, width = histogram.bins()
-    kept = np.flatnonzero(counts)
-    x, weight = (kept + 0.5) * width, counts[kept].astype(np.float64)
-    thresholds = histogram.top * np.arange(1, LEVELS + 1) / LEVELS
-    errors = [weight @ (x - np.minimum(np.rint(x * 127 / t), 127) * t / 127) ** 2 for t in thresholds]
-    return float(thresholds[int(np.argmin(errors))])
-
-
-METHODS = ("entropy", "percentile", "mse", "minmax")
-
-
-def threshold(histogram: Histogram, method: str, percentile: float = 99.99) -> float:
-    """Clipping threshold by ``method``; 1.0 for a tensor that was always zero, which any scale represents."""
-    if histogram.top == 0:
-        return 1.0
-    if method == "entropy":
-        return entropy_threshold(histogram)
-    if method == "percentile":
-        return percentile_threshold(histogram, percentile)
-    return mse_threshold(histogram) if method == "mse" else histogram.top
 
 
 def collect(
@@ -245,7 +118,6 @@ def calibrate(
     data: Iterable[Batch],
     *,
     method: str = "entropy",
-    percentile: float = 99.99,
     threads: int = 0,
     progress: StageProgress | None = None,
 ) -> Calibration:
@@ -255,28 +127,15 @@ def calibrate(
         model: the float model.
         tensors: names of activations or graph inputs.
         data: batches of feeds; the last may be shorter.
-        method: entropy, percentile, mse or minmax.
-        percentile: share of |x| that the percentile method keeps, in %.
+        method: a name as ``thresholds.method`` takes it: ``entropy``, ``percentile:99.9``, ``mse``, ``minmax``, ...
         threads: as for ``Session``.
         progress: called after each batch with the samples seen, and in all where that is known.
 
     Raises:
-        UsageError: an unknown method, or a percentile outside (0, 100].
+        UsageError: an unknown method, or one that fails.
         DataError: no samples, or a tensor that is not finite (named).
         ModelError: onnxruntime cannot run the model.
     """
-    if method not in METHODS:
-        raise UsageError(f"unknown calibration method '{method}': expected one of {', '.join(METHODS)}")
-    if not 0 < percentile <= 100:
-        raise UsageError(f"percentile {percentile} is out of range: expected a value above 0, up to 100")
+    threshold = thresholds.method(method)  # wrong names are found before any work
     histograms = collect(model, tensors, data, threads, progress)
-    return Calibration({n: Range(h.lo, h.hi, threshold(h, method, percentile)) for n, h in histograms.items()}, method)
-
-
-def _cumulated(x: Array) -> NDArray[np.float64]:
-    """Sums of the first 0, 1, .., len(x) entries."""
-    return np.concatenate([[0.0], np.cumsum(x, dtype=np.float64)])
-
-
-def _xlogx(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return x * np.log(np.maximum(x, 1.0))  # counts are 0, or at least 1
+    return Calibration({name: Range(h.lo, h.hi, threshold(h)) for name, h in histograms.items()}, method)

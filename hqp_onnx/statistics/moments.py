@@ -31,6 +31,7 @@ from onnx.helper import make_node
 from hqp_onnx.arrays import Array, FloatArray
 from hqp_onnx.data.dataset import Batch, Dataset
 from hqp_onnx.errors import DataError
+from hqp_onnx.files import write_arrays
 from hqp_onnx.graphs.nodes import operator, reads
 from hqp_onnx.graphs.weight_axes import CONVOLUTIONS, WEIGHTED, weight_axes
 from hqp_onnx.progress import StageProgress
@@ -348,7 +349,7 @@ def _moments(totals: Sequence[_Total]) -> Moments:
 
 
 def save_moments(moments: Mapping[str, Moments], path: Path) -> None:
-    """Write ``path`` (.npz) whole or not at all; moments that weights share are written once."""
+    """Write ``path`` (.npz); moments that weights share are written once."""
     distinct = list({id(value): value for value in moments.values()}.values())
     index = {id(value): number for number, value in enumerate(distinct)}
     arrays: dict[str, Array] = {
@@ -358,10 +359,7 @@ def save_moments(moments: Mapping[str, Moments], path: Path) -> None:
     }
     for number, value in enumerate(distinct):
         arrays |= {f"gram/{number}": value.gram, f"mean/{number}": value.mean}
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as stream:
-        np.savez(stream, **arrays)  # type: ignore[arg-type]
-    temporary.replace(path)
+    write_arrays(path, arrays)
 
 
 def load_moments(path: Path) -> dict[str, Moments]:

@@ -30,7 +30,7 @@ from hqp_onnx.engine.options import BuildOptions
 from hqp_onnx.engine.plan import Plan, Request, choose
 from hqp_onnx.engine.profiles import Profile, batch_of, profiles
 from hqp_onnx.errors import ModelError, UsageError
-from hqp_onnx.files import json_text, sha256, write_text
+from hqp_onnx.files import forbid_overlap, json_text, make_folder, read_text, sha256, write_bytes, write_text
 from hqp_onnx.graphs import model_io
 from hqp_onnx.graphs.tensor_types import float_activations
 from hqp_onnx.passes.canonicalize import canonicalize
@@ -40,6 +40,7 @@ from hqp_onnx.passes.quantize import quantize
 from hqp_onnx.passes.restore_float_weights import restore_float_weights
 from hqp_onnx.progress import Progress, silent
 from hqp_onnx.runtimes.targets import target
+from hqp_onnx.statistics import thresholds
 from hqp_onnx.statistics.calibration import calibrate
 from hqp_onnx.steps.evaluate import open_session
 
@@ -76,7 +77,7 @@ def build_file(options: BuildOptions, progress: Progress = silent) -> BuildRepor
     """
     start = time.perf_counter()
     job = _check(options, progress)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(options.output.parent)
     graph = _prepare(job)
     if options.elsewhere is None:
         layers, size = _write_engine(job, graph)
@@ -95,6 +96,8 @@ def require_build(precision: str | None) -> None:
 
 def _check(options: BuildOptions, progress: Progress) -> _Job:
     """Everything that can be wrong, before any work."""
+    thresholds.method(options.calibration)
+    _check_files(options)
     graph, quantized = _read(options.model)
     session = open_session(options.model)
     shapes = profiles(options.shapes, session.inputs)
@@ -107,6 +110,21 @@ def _check(options: BuildOptions, progress: Progress) -> _Job:
     method = _calibrator_method(options, plan, able)
     dynamic = {spec.name: shapes[spec.name] for spec in session.inputs if None in spec.shape}
     return _Job(options, graph, shapes, _settings(options, dynamic), data, able, plan, method, progress)
+
+
+def _check_files(options: BuildOptions) -> None:
+    beside = (".json",) if options.elsewhere is None else (".json", ".onnx", ".sh")
+    written = [options.output, *(_beside(options.output, suffix) for suffix in beside)]
+    timings = None if options.timing_cache is None else options.timing_cache.resolve()  # TensorRT follows links
+    forbid_overlap(
+        {"-o": written, "--timing-cache": timings},
+        {
+            "the input model": model_io.parts(options.model),
+            "the data": options.data,
+            "the file of --preprocess": options.preprocess,
+            "the calibration cache": options.calibration_cache,
+        },
+    )
 
 
 def _calibrator_method(options: BuildOptions, plan: Plan, able: Capability) -> str:
@@ -186,7 +204,7 @@ def _cache_file(job: _Job, unnamed: Path) -> Path | None:
         return None
     if job.plan.scales == "own" and job.data is not None:
         file = file or unnamed
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(file.parent)
         write_text(file, _own_cache(job, job.data))
     return file
 
@@ -199,9 +217,7 @@ def _write_engine(job: _Job, graph: gs.Graph) -> tuple[tuple[Any, ...], int]:
         source = _calibrator(job, Path(folder)) if job.plan.path == "implicit" else None
         log.info("TensorRT builds %s; it tries many kernels, which can take minutes", job.options.output.name)
         engine = builder.build(model, job.plan, job.settings, source)
-    temporary = _beside(job.options.output, ".tmp")
-    temporary.write_bytes(engine.plan)
-    temporary.replace(job.options.output)
+    write_bytes(job.options.output, engine.plan)
     return tuple(engine.layers), len(engine.plan)
 
 
@@ -220,7 +236,7 @@ def _write_script(job: _Job, graph: gs.Graph) -> None:
     model_io.save(graph, model)
     cache = _cache_file(job, kept)
     if cache is not None and cache != kept:
-        write_text(kept, cache.read_text())
+        write_text(kept, read_text(cache))
     found = None if cache is None else kept
     write_text(_beside(output, ".sh"), trtexec.command(model, output.name, job.plan, job.settings, job.able, found))
 

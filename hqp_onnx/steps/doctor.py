@@ -20,12 +20,12 @@ import onnx.parser
 from hqp_onnx import engine
 from hqp_onnx.engine.device import Device, current_device
 from hqp_onnx.engine.energy import open_meter, package_joules
-from hqp_onnx.errors import HqpError, MissingRuntimeError, ModelError
+from hqp_onnx.errors import HqpError, MissingRuntimeError
 from hqp_onnx.gradients.training.install import find
 from hqp_onnx.runtimes.machine import CPUINFO, processor, saturates
 from hqp_onnx.runtimes.runners import open_runner, runtime_name
 from hqp_onnx.runtimes.session import onnxruntime
-from hqp_onnx.runtimes.targets import target
+from hqp_onnx.runtimes.targets import TARGETS, target
 from hqp_onnx.version import __version__
 
 PACKAGES = ("numpy", "onnx", "onnx-graphsurgeon", "polygraphy", "click", "rich", "pillow", "svg.py", "msgspec")
@@ -40,7 +40,6 @@ INTEGER = {
     "asimddp": "int8 dot products (Arm)",
     "i8mm": "int8 matrix products (Arm)",
 }
-TARGETS = ("onnxruntime", "openvino", "cuda", "tensorrt")
 TRTEXEC = (Path("/usr/src/tensorrt/bin/trtexec"),)
 _MODEL = '<ir_version: 8, opset_import: ["" : 13]> g (float[1, 2] x) => (float[1, 2] y) { y = Relu(x) }'
 
@@ -106,7 +105,7 @@ def examine() -> Findings:
         trtexec=trtexec,
         training=None if training is None else str(training),
         energy=_energy(),
-        targets=tuple(map(_state, TARGETS)),
+        targets=tuple(map(_state, TARGETS.names)),
         warnings=_warnings(),
     )
 
@@ -161,24 +160,24 @@ def _energy() -> tuple[str, ...]:
 
 
 def _state(name: str) -> TargetState:
-    if name == "tensorrt":
-        return _tensorrt()
-    goal = target(name)
     try:
+        goal = target(name)
+        if goal.engines:
+            return _engines(name)
         session = open_runner(onnx.parser.parse_model(_MODEL), goal)
         session.run({"x": np.zeros((1, 2), np.float32)})
         return TargetState(name, True, runtime_name(goal))
-    except (MissingRuntimeError, ModelError) as e:
+    except HqpError as e:
         return TargetState(name, False, "", str(e))
 
 
-def _tensorrt() -> TargetState:
+def _engines(name: str) -> TargetState:
     note = "models for it are written and judged on onnxruntime anyway; engines for elsewhere: hqp build --for VERSION"
     try:
         able = engine.detect()
     except HqpError as e:
-        return TargetState("tensorrt", False, "", f"to build engines here: {e}", note)
-    return TargetState("tensorrt", True, able.name, "", f"{able.dla_cores or 0} DLA cores")
+        return TargetState(name, False, "", f"to build engines here: {e}", note)
+    return TargetState(name, True, able.name, "", f"{able.dla_cores or 0} DLA cores")
 
 
 def _warnings() -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from hqp_onnx.channels.channel_map import ChannelMap, PruningPlan
 from hqp_onnx.channels.removals import removals_json
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.errors import ArgumentError
-from hqp_onnx.files import write_text
+from hqp_onnx.files import forbid_overlap, write_text
 from hqp_onnx.graphs import model_io
 from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.model import Model, open_data, open_model
@@ -158,6 +158,10 @@ def prune(
         ledger: JSON file: {"model_sha256", "removed": {tensor: {axis: indices in the original}}}.
         progress: called as the work goes on.
     """
+    forbid_overlap(
+        {"-o": output, "--ledger": ledger},
+        {"the input model": model_io.parts(path), "the data": data, "the file of --preprocess": preprocess},
+    )
     model = open_model(path)
     dataset = None if data is None else open_data(model, data, preprocess)
     pruned = prune_model(model, options, dataset, progress)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.errors import UsageError
+from hqp_onnx.files import forbid_overlap
 from hqp_onnx.graphs import model_io
 from hqp_onnx.model import Model, open_data, open_model
 from hqp_onnx.passes.base import PassResult
@@ -15,7 +16,12 @@ from hqp_onnx.passes.convert_fp16 import in_float16
 from hqp_onnx.passes.quantize import Quantized, Recipe, prepare, quantize, quantize_prepared
 from hqp_onnx.passes.quantize_int4 import quantize_int4
 from hqp_onnx.progress import Progress, silent
-from hqp_onnx.quantization.calibration_export import TENSORRT_VERSION, tensorrt_number, write_calibration
+from hqp_onnx.quantization.calibration_export import (
+    TENSORRT_VERSION,
+    calibration_files,
+    tensorrt_number,
+    write_calibration,
+)
 from hqp_onnx.quantization.float_nodes import faster_in_float
 from hqp_onnx.quantization.placement import quantizable
 from hqp_onnx.ranking.rank import filter_scores
@@ -23,6 +29,7 @@ from hqp_onnx.ranking.saliencies import Execution, Scoring
 from hqp_onnx.runtimes.runners import open_runner, remarks, stand_in
 from hqp_onnx.runtimes.session import Runner
 from hqp_onnx.runtimes.targets import Target, target
+from hqp_onnx.statistics import thresholds
 from hqp_onnx.statistics.moments import input_moments
 
 
@@ -62,6 +69,11 @@ def quantize_file(
         UsageError: int8 without data; fp16 or INT4 weights with ``calibration_out``, or with each other.
     """
     goal = target(target_name)
+    thresholds.method(method)
+    forbid_overlap(
+        {"-o": output, "--calibration-out": calibration_files(calibration_out)},
+        {"the input model": model_io.parts(path), "the data": data, "the file of --preprocess": preprocess},
+    )
     if calibration_out is not None and (precision == "fp16" or int4_weights is not None):
         raise UsageError("--calibration-out needs INT8: float16 and INT4 weights take no calibration")
     if precision == "fp16":

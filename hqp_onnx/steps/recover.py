@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 from hqp_onnx.comparison.lineage import Lineage, find_lineage
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.errors import ModelError
+from hqp_onnx.files import Names, forbid_overlap
 from hqp_onnx.graphs import model_io
 from hqp_onnx.graphs.shapes import probe
 from hqp_onnx.model import IN_MEMORY, Model, open_data, open_model
@@ -86,6 +87,9 @@ def recover_file(
         preprocess: for image folders.
         progress: called as the work goes on.
     """
+    models: dict[str, Names] = {"the student": model_io.parts(path), "the teacher": model_io.parts(teacher)}
+    more: dict[str, Names] = {"the file of --ledger": ledger, "the file of --preprocess": preprocess}
+    forbid_overlap({"-o": output, "--checkpoint": checkpoint}, {**models, "the data": data, **more})
     original = open_model(teacher)
     dataset = open_data(original, data, preprocess)
     model_io.require_file(path)

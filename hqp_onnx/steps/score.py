@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from hqp_onnx.evaluation.metrics import classes
+from hqp_onnx.files import Names, forbid_overlap
+from hqp_onnx.graphs.model_io import parts
 from hqp_onnx.model import open_data, open_model
 from hqp_onnx.progress import Progress, silent
 from hqp_onnx.ranking.rank import Ranking, rank
@@ -20,6 +22,8 @@ def score(
     progress: Progress = silent,
 ) -> Ranking:
     """Write ``scores.npz`` of a model; see ``rank``."""
+    read: dict[str, Names] = {"the input model": parts(path), "the data": data, "the file of --loss": scoring.loss}
+    forbid_overlap({"-o": output}, {**read, "the file of --preprocess": preprocess})
     model = open_model(path)
     dataset = open_data(model, data, preprocess)
     if dataset.labeled:

@@ -16,6 +16,7 @@ from pathlib import Path
 from hqp_onnx.arrays import Array
 from hqp_onnx.engine import BuildOptions, BuildReport, measure
 from hqp_onnx.engine.session import EngineSession
+from hqp_onnx.files import move
 from hqp_onnx.graphs import model_io
 from hqp_onnx.job.candidate import Precision
 from hqp_onnx.job.ledger import Ledger
@@ -80,7 +81,7 @@ def _with_engine(setup: Setup, ledger: Ledger, found: Found, report: Report, mod
         outside = f"the engine is outside the budget, so that {report.shipped} ships; it stays in {path}"
         return replace(report, engine=row, budget_met=False, notes=(*notes, outside))
     for name in _FILES:
-        path.with_name(name).replace(setup.options.output / name)
+        move(path.with_name(name), setup.options.output / name)
     spent = budget.spent(report.budget_spent["pruning"], val)
     return replace(report, engine=row, shipped=str(setup.options.output / ENGINE), budget_spent=spent, notes=notes)
 

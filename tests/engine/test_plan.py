@@ -67,6 +67,7 @@ REFUSALS = [
     ("10.3.0", replace(DATA, path="explicit", scales="own"), ORIN, "--scales"),
     ("10.3.0", Request(precision="fp16", cache_named=True), ORIN, "are for int8"),
     ("10.3.0", replace(DATA, path="implicit", scales="tensorrt"), None, "needs the GPU"),
+    ("10.3.0", replace(DATA, path="implicit", method="mse"), ORIN, "entropy and minmax. Add --scales own"),
     ("8.5.2", replace(DATA, strongly_typed=True), ORIN, "weakly typed networks only"),
     ("8.5.2", Request(version_compatible=True), ORIN, "8.6"),
     ("8.5.2", Request(hardware_compatible=True), ORIN, "8.6"),

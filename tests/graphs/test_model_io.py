@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,7 @@ import pytest
 from conftest import BUNDLED, MODELS
 from oracle import run
 
-from hqp_onnx.errors import ModelError
+from hqp_onnx.errors import FileError, ModelError
 from hqp_onnx.graphs import model_io
 
 IMAGES = {"input": np.load(MODELS / "fashion_mnist_test.npz")["input"][:2].astype(np.float32)}
@@ -40,7 +43,66 @@ def test_external_data_are_read_and_written(tmp_path: Path, monkeypatch: pytest.
     assert target.stat().st_size < 100_000
     assert np.array_equal(run(model_io.load(target), IMAGES)[0], want)
     model_io.save(model_io.load(target), target)  # over itself
+    assert sorted(path.name for path in target.parent.iterdir()) == ["copy.onnx", "copy.onnx.1.data"]
     assert np.array_equal(run(model_io.load(target), IMAGES)[0], want)
+    model_io.save(model_io.load(target), target)
+    assert sorted(path.name for path in target.parent.iterdir()) == ["copy.onnx", "copy.onnx.data"]
+    tensors = onnx.load(target, load_external_data=False).graph.initializer
+    offsets = [int(e.value) for t in tensors for e in t.external_data if e.key == "offset"]
+    assert len(offsets) > 10 and not any(offset % 4096 for offset in offsets)
+    monkeypatch.undo()
+    model_io.save(model_io.load(target), target)  # small enough for one file
+    assert [path.name for path in target.parent.iterdir()] == ["copy.onnx"]
+    assert np.array_equal(run(model_io.load(target), IMAGES)[0], want)
+
+
+def test_data_files_of_others_are_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = onnx.load(MODELS / "resnet18.onnx")
+    target, shared = tmp_path / "copy.onnx", tmp_path / "shared.bin"
+    onnx.save_model(onnx.load(MODELS / "resnet18.onnx"), target, save_as_external_data=True, location=shared.name)
+    (tmp_path / "copy.onnx.data").write_text("of somebody")
+    model_io.save(model, target)
+    monkeypatch.setattr(model_io, "_EXTERNAL_FROM", 1)
+    model_io.save(model, target)
+    found = {"copy.onnx", "copy.onnx.data", "copy.onnx.1.data", "shared.bin"}
+    assert {path.name for path in tmp_path.iterdir()} == found
+    assert (tmp_path / "copy.onnx.data").read_text() == "of somebody"
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_external_data_and_model_are_replaced_together(
+    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever ends the program, at each call to the system in turn, the file that is there computes as one of both."""
+    monkeypatch.setattr(model_io, "_EXTERNAL_FROM", 1)
+    target, model = tmp_path / "model.onnx", onnx.load(MODELS / "resnet18.onnx")
+    model_io.save(onnx.load(MODELS / "resnet18.onnx"), target)
+    want = run(model, IMAGES)[0]
+    for tensor in model.graph.initializer:
+        if tensor.name == model.graph.node[-1].input[1]:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(tensor), tensor.name))
+    other = run(model, IMAGES)[0]
+    calls = []
+
+    def ends(name: str, real: Callable[..., object]) -> Callable[..., object]:
+        def call(*given: object) -> object:
+            calls.append(name)
+            if len(calls) == step + 1:
+                raise KeyboardInterrupt
+            return real(*given)
+
+        return call
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", ends("fsync", os.fsync))
+        patched.setattr(Path, "replace", ends("replace", Path.replace))
+        with pytest.raises(KeyboardInterrupt):
+            model_io.save(model, target)
+    assert calls == ["fsync", "replace", "fsync", "replace"][: step + 1]
+    assert np.array_equal(run(model_io.load(target), IMAGES)[0], want)
+    assert not list(tmp_path.glob(".*"))
+    model_io.save(model_io.load(target), target)
+    assert not np.array_equal(want, other)
 
 
 def test_any_cut_of_a_model_is_a_model_error(tmp_path: Path) -> None:
@@ -67,11 +129,11 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     model_io.save(model, path)
     before = path.read_bytes()
 
-    def full(self: Path, content: bytes) -> int:
-        raise OSError("disk full")
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(FileError, match=r"model\.onnx: cannot be written: No space left on device"):
         model_io.save(model, path)
     monkeypatch.undo()
     assert path.read_bytes() == before

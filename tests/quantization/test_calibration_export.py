@@ -1,25 +1,25 @@
-"""Files for other tools: read back by onnxruntime's own reader, byte for byte as its own writer's."""
+"""Files for other tools: read back by onnxruntime's own reader; byte for byte as the schema of its table demands."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import flatbuffers
 import numpy as np
 import onnx
 import pytest
 from command import hqp
 from conftest import MODELS
-from onnxruntime.quantization import CalibrationMethod
-from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.CalTableFlatBuffers.TrtTable import TrtTable
-from onnxruntime.quantization.quant_utils import write_calibration_table
 from oracle import run
 from small_model import small_data, small_model
 
 from hqp_onnx.errors import UsageError
 from hqp_onnx.quantization.calibration_export import onnxruntime_table, tensorrt_number, write_calibration
-from hqp_onnx.statistics.calibration import Calibration, Histogram, Range, threshold
+from hqp_onnx.statistics.calibration import Calibration, Range
+from hqp_onnx.statistics.histogram import Histogram
+from hqp_onnx.statistics.thresholds import method
 
 RANGES = {"b:0": Range(-1.5, 2.25, 1.25), "a": Range(0.0, 6.0, 5.75), "ü": Range(-3.0, 0.1, 0.125)}
 CALIBRATION = Calibration(RANGES, "entropy")
@@ -36,11 +36,30 @@ def test_onnxruntime_reads_the_table() -> None:
     assert read(onnxruntime_table(CALIBRATION)) == {name: r.threshold for name, r in RANGES.items()}
 
 
-def test_the_table_is_what_onnxruntime_writes(tmp_path: Path) -> None:
-    limits = {n: (np.float32(-r.threshold), np.float32(r.threshold)) for n, r in RANGES.items()}
-    data = {name: TensorData(lowest=low, highest=high) for name, (low, high) in limits.items()}
-    write_calibration_table(TensorsData(CalibrationMethod.MinMax, data), str(tmp_path))
-    assert onnxruntime_table(CALIBRATION) == (tmp_path / "calibration.flatbuffers").read_bytes()
+def by_hand(limits: dict[str, float]) -> bytes:
+    """``table KeyValue { key: string; value: string; }  table TrtTable { dict: [KeyValue]; }``, in order of names."""
+    builder = flatbuffers.Builder(1024)
+    entries = []
+    for name, limit in sorted(limits.items()):
+        strings = [builder.CreateString(name), builder.CreateString(str(limit))]
+        builder.StartObject(2)
+        for slot, string in enumerate(strings):
+            builder.PrependUOffsetTRelativeSlot(slot, string, 0)
+        entries.append(builder.EndObject())
+    builder.StartVector(4, len(entries), 4)
+    for entry in entries:
+        builder.PrependUOffsetTRelative(entry)
+    items = builder.EndVector()
+    builder.StartObject(1)
+    builder.PrependUOffsetTRelativeSlot(0, items, 0)
+    builder.Finish(builder.EndObject())
+    return bytes(builder.Output())
+
+
+def test_the_table_is_a_flatbuffer_of_the_thresholds() -> None:
+    assert onnxruntime_table(CALIBRATION) == by_hand({name: r.threshold for name, r in RANGES.items()})
+    tenth = Calibration({"x": Range(-0.05, 0.1, 0.1)}, "mse")  # no float32
+    assert onnxruntime_table(tenth) == by_hand({"x": float(np.float32(0.1))})
 
 
 def test_all_files(tmp_path: Path) -> None:
@@ -70,12 +89,15 @@ def test_what_is_no_version(version: str) -> None:
         tensorrt_number(version)
 
 
-def test_quantize_writes_the_ranges_of_its_scales(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quantize_writes_the_ranges_of_its_scales(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     few, int8, folder = tmp_path / "few.npz", tmp_path / "int8.onnx", tmp_path / "ranges"
     with np.load(MODELS / "fashion_mnist_calib.npz") as data:
         np.savez(few, input=data["input"][:32])
     arguments = ("--data", str(few), "--target", "tensorrt", "--calibration-out", str(folder), "-o", str(int8))
     assert hqp(monkeypatch, "quantize", str(MODEL), *arguments) == 0
+    assert "TensorsData" not in "".join(capfd.readouterr())  # onnxruntime's tool talks
     ranges = json.loads((folder / "calibration.json").read_text())["ranges"]
     model = onnx.load(int8)
     stored = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
@@ -107,7 +129,7 @@ def test_ranges_for_other_tools_are_those_of_the_model_itself(tmp_path: Path, mo
     model.graph.output.append(onnx.helper.make_tensor_value_info("r2", onnx.TensorProto.FLOAT, None))
     histogram = Histogram()
     histogram.add(run(model, {"input": arrays["input"]})[1])
-    want = threshold(histogram, "entropy")
+    want = method("entropy")(histogram)
     ranges = json.loads((tmp_path / "ranges" / "calibration.json").read_text())["ranges"]
     assert ranges["r2"]["threshold"] == pytest.approx(want, rel=1e-5)
     assert scales["own"] == pytest.approx(want / 255, rel=1e-5)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 import struct
 import tracemalloc
 
@@ -11,150 +10,12 @@ import pytest
 from hqp_onnx.data.dataset import Batch
 from hqp_onnx.errors import DataError, ModelError, UsageError
 from hqp_onnx.statistics import calibration
-from hqp_onnx.statistics.calibration import CLIPPED, Calibration, Histogram, Range, calibrate, threshold
+from hqp_onnx.statistics.calibration import Calibration, Range, calibrate
 
 RELU = onnx.parser.parse_model(
     """<ir_version: 8, opset_import: ["" : 17]>
     g (float[N, 4] x) => (float[N, 4] y) { h = Relu(x)  y = Neg(h) }"""
 )
-
-
-def filled(*chunks: np.ndarray) -> Histogram:
-    histogram = Histogram()
-    for chunk in chunks:
-        histogram.add(chunk)
-    return histogram
-
-
-def distributions() -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    normal = rng.normal(size=200_000)
-    data = {
-        "normal": normal,
-        "laplace": rng.laplace(size=200_000),
-        "uniform": rng.uniform(-3, 3, 100_000),
-        "relu": np.maximum(normal, 0),
-        "sparse relu": np.maximum(normal - 2, 0),
-        "outliers": np.concatenate([normal, [60.0, -55.0, 48.0]]),
-        "hardswish": normal * 3 * np.clip(normal / 2 + 0.5, 0, 1),
-        "gate": np.clip(rng.normal(0.5, 1, 20_000), 0, 1),
-        "near constant": 7 + rng.normal(0, 1e-4, 10_000),
-        "constant": np.full(1000, -2.5),
-        "small": rng.normal(size=64),
-        "three values": rng.choice([0.0, 0.1, 5.0], 5000, p=[0.5, 0.4, 0.1]),
-        "tiny": normal * 1e-30,
-        "denormal": np.array([0.0, 1e-42, 3e-42]),
-        "huge": normal * 1e30,
-    }
-    return {name: values.astype(np.float32) for name, values in data.items()}
-
-
-DATA = distributions()
-
-
-@pytest.mark.parametrize("name", DATA)
-def test_a_growing_histogram_equals_one_of_all_the_data(name: str) -> None:
-    values = DATA[name]
-    order = values[np.argsort(np.abs(values))]  # ascending magnitude: the range grows with every chunk
-    histogram = filled(*np.array_split(order, 17))
-    counts, width = histogram.bins()
-    expected, _ = np.histogram(np.abs(values).astype(np.float64), np.arange(len(counts) + 1) * width)
-    np.testing.assert_array_equal(counts, expected)
-    assert counts.sum() == values.size and counts[-1] > 0
-    assert 4096 < len(counts) <= 8192
-    assert (histogram.lo, histogram.hi) == (values.min(), values.max())
-    coarse, wide = histogram.bins(2048)
-    assert 1024 < len(coarse) <= 2048
-    expected, _ = np.histogram(np.abs(values).astype(np.float64), np.arange(len(coarse) + 1) * wide)
-    np.testing.assert_array_equal(coarse, expected)
-
-
-def test_the_order_of_chunks_does_not_matter() -> None:
-    chunks = [np.zeros(3, np.float32), np.float32([0.5]), np.float32([-8.0]), np.float32([]), np.float32([[8, 1e-3]])]
-    forward, backward = filled(*chunks), filled(*reversed(chunks))
-    np.testing.assert_array_equal(forward.counts, backward.counts)
-    assert forward.exponent == backward.exponent and (forward.lo, forward.hi) == (-8, 8)
-
-
-def brute_force_entropy(counts: np.ndarray, width: float, top: float) -> float:
-    """The search of the TensorRT talk, one candidate, level and bin at a time."""
-    h = counts.astype(float)
-    h[0] = h[1]
-    best, best_divergence = len(h), np.inf
-    for i in range(128, len(h) + 1):
-        p = h[:i].copy()
-        outliers = h[i:].sum()
-        p[-1] += outliers
-        if outliers > CLIPPED * h.sum():
-            continue
-        q = np.zeros(i)
-        edges = [round(i * k / 128) for k in range(129)]
-        for start, stop in itertools.pairwise(edges):
-            occupied = p[start:stop] > 0
-            if occupied.any():
-                q[start:stop][occupied] = h[start:stop].sum() / occupied.sum()
-        p, q = p / p.sum(), q / q.sum()
-        if (q[p > 0] == 0).any():
-            continue
-        divergence = sum(a * np.log(a / b) for a, b in zip(p, q, strict=True) if a > 0)
-        if divergence < best_divergence - 1e-12:
-            best, best_divergence = i, divergence
-    return min(best * width, top)
-
-
-@pytest.mark.parametrize(
-    "name", ["normal", "laplace", "relu", "outliers", "hardswish", "gate", "small", "three values"]
-)
-def test_entropy_equals_brute_force(name: str) -> None:
-    histogram = filled(DATA[name])
-    expected = brute_force_entropy(*histogram.bins(2048), histogram.top)
-    assert threshold(histogram, "entropy") == pytest.approx(expected, rel=1e-12)
-
-
-@pytest.mark.parametrize(("name", "factor"), [("outliers", 2), ("normal", 1.3), ("laplace", 1.3), ("uniform", 1.01)])
-def test_entropy_clips_like_onnxruntime_at_fine_bins(name: str, factor: float) -> None:
-    """onnxruntime searches a two-sided histogram with 128 levels over both signs (we: 128 per sign), floors the bins
-    per level, and smooths zeros; so the thresholds agree to a factor, not in digits."""
-    collector = pytest.importorskip("onnxruntime.quantization.calibrate").HistogramCollector(
-        "entropy", True, 2048, 128, None, None
-    )
-    collector.collect({"x": [DATA[name]]})
-    low, high = collector.compute_collection_result()["x"][:2]
-    ours = threshold(filled(DATA[name]), "entropy")
-    assert float(high) / factor < ours < float(high) * factor
-    assert -float(low) / factor < ours < -float(low) * factor
-    if name == "outliers":
-        assert ours < 10 and float(high) < 10  # both clip the range of 60
-
-
-@pytest.mark.parametrize("name", DATA)
-@pytest.mark.parametrize("method", ["entropy", "percentile", "mse", "minmax"])
-def test_no_threshold_collapses(name: str, method: str) -> None:
-    values = np.abs(DATA[name].astype(np.float64))
-    t = threshold(filled(DATA[name]), method)
-    assert 0 < t <= values.max()
-    nonzero = values[values > 0]
-    assert (nonzero > t).mean() <= (0.01 if method == "percentile" else 0.0011)  # percentiles count zeros, too
-    if name in ("constant", "near constant"):
-        assert t == pytest.approx(values.max(), rel=1e-3)
-
-
-@pytest.mark.parametrize("name", ["normal", "laplace", "outliers", "relu"])
-def test_percentile_is_that_of_numpy_to_one_bin(name: str) -> None:
-    histogram = filled(DATA[name])
-    exact = np.percentile(np.abs(DATA[name].astype(np.float64)), 99.9, method="inverted_cdf")
-    assert 0 < threshold(histogram, "percentile", 99.9) - exact <= histogram.bins()[1]
-
-
-@pytest.mark.parametrize("name", ["normal", "laplace", "outliers", "relu", "hardswish", "gate"])
-def test_mse_is_within_a_percent_of_the_best_on_the_data(name: str) -> None:
-    values = np.abs(DATA[name].astype(np.float64))
-
-    def error(t: float) -> float:
-        return float(((np.clip(np.rint(values / t * 127), 0, 127) * t / 127 - values) ** 2).sum())
-
-    best = min(error(values.max() * k / 128) for k in range(1, 129))
-    assert error(threshold(filled(DATA[name]), "mse")) <= best * 1.01
 
 
 def batches(count: int, size: int = 8, scale: float = 1.0) -> list[Batch]:
@@ -225,17 +86,22 @@ def test_bad_data_and_options_are_named() -> None:
         calibrate(RELU, ["h"], [])
     with pytest.raises(UsageError, match="entropy, percentile, mse, minmax"):
         calibrate(RELU, ["h"], bad, method="kl")
-    with pytest.raises(UsageError, match="percentile"):
-        calibrate(RELU, ["h"], bad, method="percentile", percentile=0)
+    with pytest.raises(UsageError, match="'percentile:0': expected a percentage above 0, up to 100"):
+        calibrate(RELU, ["h"], bad, method="percentile:0")
     with pytest.raises(ModelError):
         calibrate(RELU, ["nowhere"], batches(1))
     with pytest.raises(DataError, match="'x' had no values"):
         calibrate(RELU, ["x"], [Batch({"x": np.zeros((2, 0), np.float32)})])
 
 
-def test_json_restores_every_bit() -> None:
-    calibration = calibrate(RELU, ["x", "h"], batches(3), method="entropy")
+@pytest.mark.parametrize("method", ["entropy", "percentile:99.5"])
+def test_json_restores_every_bit_and_the_method(method: str) -> None:
+    calibration = calibrate(RELU, ["x", "h"], batches(3), method=method)
     assert Calibration.from_json(calibration.to_json()) == calibration
+    assert calibration.method == method
+
+
+def test_json_of_anything_else_is_refused() -> None:
     for text in ("", "[]", "{}", '{"method": "mse", "ranges": {"x": {"lo": 1}}}', '{"method": 1, "ranges": 3}'):
         with pytest.raises(DataError, match="not a calibration file"):
             Calibration.from_json(text)

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from hqp_onnx.errors import MissingRuntimeError
+from hqp_onnx.files import make_folder
 
 __all__ = ["find", "install", "install_directory"]
 
@@ -64,7 +65,7 @@ def install(directory: Path | None = None) -> Path:
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise MissingRuntimeError(f"{folder}: holds something else: expected an empty or a new folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         partial = Path(temporary) / "packages"
         _pip_install(partial)

@@ -1,0 +1,75 @@
+"""What runs models here: onnxruntime with one of its providers, OpenVINO, or whatever else has these three methods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import onnx
+
+from hqp_onnx.runtimes.openvino_session import OpenVinoSession, openvino
+from hqp_onnx.runtimes.session import CPU, Runner, Session, onnxruntime, require_provider
+
+_IN_FLOAT32 = "the CPU computes float16 models in float32: half the size, and no faster"
+_IN_FLOAT = "onnxruntime's CUDA provider computes INT8 convolutions in float: INT8 on a GPU means TensorRT"
+_REMARKS = {(CPU, "fp16"): _IN_FLOAT32, ("CUDAExecutionProvider", "int8"): _IN_FLOAT}
+
+
+class Runtime(Protocol):
+    """What loads and runs models."""
+
+    def open(
+        self, model: onnx.ModelProto | bytes | Path, outputs: Sequence[str] | None, threads: int, spin: bool
+    ) -> Runner:
+        """``model`` loaded; arguments and errors as for ``session.Session``."""
+
+    def describe(self) -> str:
+        """Name and version; ``MissingRuntimeError`` says what to do where it is not installed."""
+
+    def remarks(self, precision: str) -> tuple[str, ...]:
+        """What who runs models of ``precision`` on it should not miss."""
+
+
+@dataclass(frozen=True)
+class OnnxRuntime:
+    """onnxruntime, with an execution provider."""
+
+    provider: str = CPU
+
+    def open(
+        self, model: onnx.ModelProto | bytes | Path, outputs: Sequence[str] | None, threads: int, spin: bool
+    ) -> Runner:
+        """A ``Session``."""
+        return Session(model, outputs, self.provider, threads, spin=spin)
+
+    def describe(self) -> str:
+        """Its version, and the provider if it is not the processor's."""
+        require_provider(self.provider)
+        provider = "" if self.provider == CPU else f", {self.provider}"
+        return f"onnxruntime {onnxruntime().__version__}{provider}"
+
+    def remarks(self, precision: str) -> tuple[str, ...]:
+        """What the provider does not do."""
+        said = _REMARKS.get((self.provider, precision))
+        return () if said is None else (said,)
+
+
+@dataclass(frozen=True)
+class OpenVino:
+    """OpenVINO, on the processor."""
+
+    def open(
+        self, model: onnx.ModelProto | bytes | Path, outputs: Sequence[str] | None, threads: int, spin: bool
+    ) -> Runner:
+        """An ``OpenVinoSession``; its threads spin for 1 ms, whatever ``spin`` says."""
+        return OpenVinoSession(model, outputs, threads=threads)
+
+    def describe(self) -> str:
+        """Its version."""
+        return f"OpenVINO {openvino().__version__.partition('-')[0]}"
+
+    def remarks(self, precision: str) -> tuple[str, ...]:
+        """That float16 is storage."""
+        return (_IN_FLOAT32,) if precision == "fp16" else ()
