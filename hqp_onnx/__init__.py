@@ -1,8 +1,9 @@
 """hqp_onnx: structural pruning and INT8 quantization of exported ONNX models inside one accuracy budget.
 
-The main job is ``optimize(Options(...))``; ``prune``, ``quantize`` and ``recover`` change a ModelProto. Single passes
-are in ``hqp_onnx.passes``, what they need to know in ``hqp_onnx.channels.walk``, ``hqp_onnx.ranking.saliencies`` and
-``hqp_onnx.statistics.calibration``, adapters for other tools in ``hqp_onnx.plugins``.
+The main job is ``optimize(Options(...))``. ``prune``, ``quantize`` and ``recover`` give a changed model; ``score``,
+``inspect``, ``evaluate``, ``benchmark`` and ``compare`` say something of one; ``build`` makes a TensorRT engine. Single
+passes on onnx-graphsurgeon graphs are in ``hqp_onnx.passes``, adapters for other tools in ``hqp_onnx.plugins``. All
+else may move between versions.
 """
 
 from __future__ import annotations
@@ -13,41 +14,75 @@ from typing import TYPE_CHECKING, Any
 from hqp_onnx.version import __version__
 
 if TYPE_CHECKING:
+    from hqp_onnx.api import benchmark, build, compare, evaluate, inspect, prune, quantize, recover, score
+    from hqp_onnx.channels.channel_map import ChannelMap, PruningPlan
     from hqp_onnx.channels.walk import analyze
+    from hqp_onnx.comparison import Comparison
+    from hqp_onnx.engine import BuildOptions, BuildReport
     from hqp_onnx.errors import HqpError
+    from hqp_onnx.evaluation.latency import Latency
+    from hqp_onnx.evaluation.metrics import Metric, Scores
     from hqp_onnx.job.options import Options
+    from hqp_onnx.job.results import Report
     from hqp_onnx.model import open_data, open_model
-    from hqp_onnx.plugins.functions import prune, quantize, recover
+    from hqp_onnx.ranking.rank import Ranking
+    from hqp_onnx.steps.inspect import Inspection
     from hqp_onnx.steps.optimize import optimize
 
+_HOMES = {
+    "api": ("benchmark", "build", "compare", "evaluate", "inspect", "prune", "quantize", "recover", "score"),
+    "channels.channel_map": ("ChannelMap", "PruningPlan"),
+    "channels.walk": ("analyze",),
+    "comparison": ("Comparison",),
+    "engine": ("BuildOptions", "BuildReport"),
+    "errors": ("HqpError",),
+    "evaluation.latency": ("Latency",),
+    "evaluation.metrics": ("Metric", "Scores"),
+    "job.options": ("Options",),
+    "job.results": ("Report",),
+    "model": ("open_data", "open_model"),
+    "ranking.rank": ("Ranking",),
+    "steps.inspect": ("Inspection",),
+    "steps.optimize": ("optimize",),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
+    "BuildOptions",
+    "BuildReport",
+    "ChannelMap",
+    "Comparison",
     "HqpError",
+    "Inspection",
+    "Latency",
+    "Metric",
     "Options",
+    "PruningPlan",
+    "Ranking",
+    "Report",
+    "Scores",
     "__version__",
     "analyze",
+    "benchmark",
+    "build",
+    "compare",
+    "evaluate",
+    "inspect",
     "open_data",
     "open_model",
     "optimize",
     "prune",
     "quantize",
     "recover",
+    "score",
 ]
-
-_HOMES = {
-    "HqpError": "errors",
-    "Options": "job.options",
-    "analyze": "channels.walk",
-    "open_data": "model",
-    "open_model": "model",
-    "optimize": "steps.optimize",
-    "prune": "plugins.functions",
-    "quantize": "plugins.functions",
-    "recover": "plugins.functions",
-}
 
 
 def __getattr__(name: str) -> Any:
     """Import public names on first use: passes import this package, so it cannot import them first."""
-    if name not in _HOMES:
+    if name not in _HOME:
         raise AttributeError(f"module 'hqp_onnx' has no attribute '{name}'")
-    return getattr(import_module(f"hqp_onnx.{_HOMES[name]}"), name)
+    return getattr(import_module(f"hqp_onnx.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -37,11 +37,11 @@ def sha256(path: Path) -> str:
 
 
 def fingerprint(path: Path | str) -> str:
-    """Digest of a file's bytes, or of the names, sizes and times of a folder's files; ``FILE.py:name`` is its file."""
+    """Digest of a file's bytes, or of the names and bytes of a folder's files; ``FILE.py:name`` is its file."""
     file = _file(path)
     if file.is_file():
         return sha256(file)
-    entries = sorted((str(p.relative_to(file)), p.stat().st_size, p.stat().st_mtime_ns) for p in file.rglob("*"))
+    entries = sorted((str(p.relative_to(file)), sha256(p)) for p in file.rglob("*") if p.is_file())
     return hashlib.sha256(repr(entries).encode()).hexdigest()
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -14,6 +16,7 @@ from hqp_onnx.data.dataset import Dataset, batch_size
 from hqp_onnx.data.sources import Data, open_dataset
 from hqp_onnx.errors import ModelError
 from hqp_onnx.evaluation.metrics import Metric, classes, predictions
+from hqp_onnx.files import sha256
 from hqp_onnx.graphs import model_io
 from hqp_onnx.graphs.shapes import Shapes
 from hqp_onnx.passes.canonicalize import canonicalize_with_shapes
@@ -24,12 +27,26 @@ from hqp_onnx.runtimes.targets import target
 IN_MEMORY = Path("<model>")
 """What errors call a model that is no file."""
 
+ModelSource: TypeAlias = str | Path | onnx.ModelProto
+"""A file, or a model in memory, which is left as it is."""
+
 
 @dataclass(frozen=True)
 class Model:
-    """A checked model: the file (``IN_MEMORY`` if there is none), a session on it, its canonical graph and shapes."""
+    """A checked model.
+
+    Attributes:
+        path: its file; ``IN_MEMORY`` if there is none.
+        digest: SHA-256 of the file, or of the serialized model.
+        bytes: of the file with its external data, or of the serialized model.
+        session: on the model as it is.
+        graph: canonical.
+        shapes: of its tensors.
+    """
 
     path: Path
+    digest: str
+    bytes: int
     session: Runner
     graph: gs.Graph
     shapes: Shapes
@@ -39,28 +56,61 @@ class Model:
         return analyze(self.graph, self.shapes)
 
 
-def open_model(source: Path | onnx.ModelProto, threads: int = 0, target_name: str = "onnxruntime") -> Model:
+def open_model(source: ModelSource, threads: int = 0, target_name: str = "onnxruntime") -> Model:
     """Load, check and canonicalise a file or a ModelProto, which is left; the session is of the target's runtime.
 
     Raises:
         ModelError: see ``model_io.load``; or the runtime cannot load it.
         MissingRuntimeError: the runtime is not installed.
     """
-    if isinstance(source, Path):
-        path, proto = source, model_io.load(source)
-    else:
-        path, proto = IN_MEMORY, onnx.ModelProto()
-        proto.CopyFrom(source)  # onnx-graphsurgeon names tensors inside the model that it imports
-        model_io.check(proto, path)
+    path, proto = read_model(source)
     try:
-        session = open_runner(source, target(target_name), threads=threads)
+        session = open_runner(proto if path is IN_MEMORY else path, target(target_name), threads=threads)
         canonical, shapes = canonicalize_with_shapes(model_io.to_graph(proto))
     except ModelError as e:
         raise ModelError(f"{path}: {e}") from e
-    return Model(path, session, canonical.graph, shapes)
+    return Model(path, *_identity(path, proto), session, canonical.graph, shapes)
 
 
-def open_data(model: Model, data: Data, preprocess: Path | None = None, metric: Metric | None = None) -> Dataset:
+def read_model(source: ModelSource, quantized: bool = False) -> tuple[Path, onnx.ModelProto]:
+    """The path and the checked model of a file; ``IN_MEMORY`` and a checked copy of a ModelProto.
+
+    Raises:
+        ModelError: see ``model_io.load``; ``quantized`` ones are refused unless they are asked for.
+    """
+    if not isinstance(source, onnx.ModelProto):
+        return Path(source), model_io.load(Path(source), quantized=quantized)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(source)  # onnx-graphsurgeon names tensors inside the model that it imports
+    model_io.check(copy, IN_MEMORY, quantized=quantized)
+    return IN_MEMORY, copy
+
+
+def _identity(path: Path, proto: onnx.ModelProto) -> tuple[str, int]:
+    """Digest and bytes."""
+    if path is not IN_MEMORY:
+        return sha256(path), model_io.stored_bytes(path)
+    content = proto.SerializeToString(deterministic=True)
+    return hashlib.sha256(content).hexdigest(), len(content)
+
+
+def open_session(source: ModelSource, target_name: str = "onnxruntime", threads: int = 0) -> Runner:
+    """A session on any runnable model, quantized or not.
+
+    Raises:
+        ModelError: no such file, or the runtime cannot load it.
+        MissingRuntimeError: the runtime is not installed.
+    """
+    goal, model = target(target_name), source if isinstance(source, onnx.ModelProto) else Path(source)
+    if isinstance(model, Path):
+        model_io.require_file(model)
+    try:
+        return open_runner(model, goal, threads=threads)
+    except ModelError as e:
+        raise ModelError(f"{IN_MEMORY if isinstance(model, onnx.ModelProto) else model}: {e}") from e
+
+
+def open_data(model: Model, data: Data, preprocess: str | Path | None = None, metric: Metric | None = None) -> Dataset:
     """``data`` as the inputs of ``model``; with ``metric``, labels are checked or made as it needs them.
 
     Raises:

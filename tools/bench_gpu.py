@@ -33,12 +33,12 @@ from hqp_onnx.engine.energy import Sampler, open_meter
 from hqp_onnx.engine.options import BuildOptions
 from hqp_onnx.errors import HqpError
 from hqp_onnx.graphs.model_io import load, save, to_graph
+from hqp_onnx.model import open_session
 from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.passes.convert_fp16 import convert_fp16
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.steps.build import build_file
-from hqp_onnx.steps.evaluate import open_session
-from hqp_onnx.steps.prune import Pruning, prune
+from hqp_onnx.steps.prune import Pruning, prune_file
 
 ROOT = Path(__file__).parents[1]
 BUNDLED = [ROOT / "models" / f"{name}.onnx" for name in ("mobilenet_v3_small", "resnet18")]
@@ -90,7 +90,7 @@ def variants(model: Path, folder: Path) -> Variants:
     values = np.random.default_rng(0).uniform(0, 1, shape).astype(spec.dtype)
     data, pruned = folder / f"{model.stem}.npz", folder / f"{model.stem}-pruned.onnx"
     np.savez(data, **{spec.name: values})
-    prune(model, pruned, Pruning(0.5, multiple_of=32))
+    prune_file(model, pruned, Pruning(0.5, multiple_of=32))
     return Variants(model.stem, model, pruned, data, values)
 
 

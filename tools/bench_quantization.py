@@ -39,7 +39,7 @@ from hqp_onnx.graphs.model_io import load, save, to_graph
 from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.runtimes.session import Session
-from hqp_onnx.steps.prune import Pruning, prune
+from hqp_onnx.steps.prune import Pruning, prune_file
 
 OURS = ("ours mixed", "ours")
 PEERS = (
@@ -129,7 +129,7 @@ def stressed(case: Case, settings: argparse.Namespace, folder: Path) -> Case:
     if settings.prune:
         options = Pruning(settings.prune, saliency="fisher", compensate=True, min_width=0.1)
         model = folder / "pruned.onnx"
-        done = prune(case.model, model, options, data=str(case.calib))
+        done = prune_file(case.model, model, options, data=str(case.calib))
         case = replace(case, name=f"{case.name}, {done.units} of {done.prunable} units removed", model=model)
         if settings.outlier:
             removed = done.channels.removed_slices(done.plan).get(weight, {}).get(0, ())

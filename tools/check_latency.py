@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
+from hqp_onnx.model import open_session
 from hqp_onnx.runtimes.machine import processor
-from hqp_onnx.steps.benchmark import benchmark
-from hqp_onnx.steps.evaluate import open_session
+from hqp_onnx.steps.benchmark import benchmark_models
 
 SLEEP = 0.3
 WARM_UP = 20
@@ -92,7 +92,7 @@ def main() -> None:
         "one run a turn": in_turn(runs, chosen.seconds),
     }
     runs.clear()
-    columns["benchmark"] = [found.median_ms for found in benchmark(chosen.models, 1).values()]
+    columns["benchmark"] = [found.median_ms for found in benchmark_models(chosen.models, 1).values()]
     print(f"| ms | {' | '.join(columns)} |\n|---|{'--:|' * len(columns)}")
     for index, model in enumerate(chosen.models):
         cells = [f"{values[index]:.3f} ({values[0] / values[index]:.2f}x)" for values in columns.values()]

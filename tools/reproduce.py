@@ -36,16 +36,15 @@ from hqp_onnx.evaluation.budget import paired_drop
 from hqp_onnx.graphs import model_io
 from hqp_onnx.job.options import Options
 from hqp_onnx.job.results import Report
-from hqp_onnx.model import open_data, open_model
+from hqp_onnx.model import open_data, open_model, open_session
 from hqp_onnx.progress import silent
 from hqp_onnx.runtimes.machine import processor
 from hqp_onnx.runtimes.targets import target
-from hqp_onnx.steps import prune as pruning
-from hqp_onnx.steps.benchmark import benchmark
+from hqp_onnx.steps.benchmark import benchmark_models
 from hqp_onnx.steps.doctor import examine
-from hqp_onnx.steps.evaluate import evaluate_file, open_session
+from hqp_onnx.steps.evaluate import evaluate_model
 from hqp_onnx.steps.optimize import optimize
-from hqp_onnx.steps.prune import Pruning
+from hqp_onnx.steps.prune import Pruning, prune_file
 from hqp_onnx.steps.quantize import quantize_model
 
 ROOT = Path(__file__).parents[1]
@@ -90,9 +89,9 @@ def optimized(case: Case, on: str, output: Path, seed: int) -> Report:
 def half(case: Case, on: str, folder: Path) -> dict[str, float | tuple[float, ...]]:
     """The values of P50-only, beside the original in one run."""
     path = folder / "p50_only.onnx"
-    pruned = pruning.prune(case.model, path, Pruning(0.5, "l2"))
-    latency = benchmark([case.model, path], 1, target_name=on)[str(path)]
-    scores = [evaluate_file(file, str(case.test), "top1", None, silent) for file in (case.model, path)]
+    pruned = prune_file(case.model, path, Pruning(0.5, "l2"))
+    latency = benchmark_models([case.model, path], 1, target_name=on)[str(path)]
+    scores = [evaluate_model(file, str(case.test), "top1", None, silent) for file in (case.model, path)]
     interval = paired_drop(scores[0].values, scores[1].values)
     return {
         "latency ms": latency.median_ms,

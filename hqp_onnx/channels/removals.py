@@ -12,7 +12,6 @@ from typing import Any
 
 from hqp_onnx.channels.channel_map import ChannelMap, PruningPlan
 from hqp_onnx.errors import DataError
-from hqp_onnx.files import sha256
 
 LEDGER = "ledger.json"
 """What was removed from the model that ships."""
@@ -20,11 +19,11 @@ PRUNED_LEDGER = "pruned.ledger.json"
 """What was removed from pruned.onnx, where that is something else."""
 
 
-def removals_json(model: Path, channels: ChannelMap, plan: PruningPlan) -> str:
-    """The text of the ledger of ``plan`` on the original in the file ``model``."""
+def removals_json(digest: str, channels: ChannelMap, plan: PruningPlan) -> str:
+    """The text of the ledger of ``plan`` on the original of that ``digest``."""
     slices = channels.removed_slices(plan)
     removed = {name: {str(axis): gone.tolist() for axis, gone in axes.items()} for name, axes in slices.items()}
-    return json.dumps({"model_sha256": sha256(model), "removed": removed})
+    return json.dumps({"model_sha256": digest, "removed": removed})
 
 
 def read_removals(path: Path) -> tuple[str, Mapping[str, Any]]:

@@ -28,8 +28,8 @@ from hqp_onnx.evaluation.metrics import METRICS
 from hqp_onnx.graphs.model_io import stored_bytes
 from hqp_onnx.runtimes.runners import runtime_name
 from hqp_onnx.runtimes.targets import target as goal
-from hqp_onnx.steps.benchmark import benchmark as benchmark_models
-from hqp_onnx.steps.evaluate import evaluate_file
+from hqp_onnx.steps.benchmark import benchmark_models
+from hqp_onnx.steps.evaluate import evaluate_model
 
 
 @click.command()
@@ -53,7 +53,7 @@ def evaluate(
 ) -> None:
     """Measure the metric of MODEL on DATA."""
     with Display(quiet) as display:
-        scores = evaluate_file(model, data, metric, preprocess, display, reference, target)
+        scores = evaluate_model(model, data, metric, preprocess, display, reference, target)
     runtime = runtime_name(goal(target))
     found = {"model": str(model), "metric": metric, "value": scores.metric, "samples": scores.samples}
     found |= {"nonfinite": scores.nonfinite.samples, "target": target, "runtime": runtime}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from hqp_onnx.cli.arguments import (
     DATA,
@@ -25,10 +26,9 @@ from hqp_onnx.cli.arguments import (
 from hqp_onnx.cli.output import Display, give_json, out
 from hqp_onnx.cli.tables.units import inspect_table
 from hqp_onnx.ranking.saliencies import SALIENCIES, Scoring
-from hqp_onnx.steps import prune as pruning
-from hqp_onnx.steps.inspect import inspect as inspect_model
-from hqp_onnx.steps.prune import Pruning
-from hqp_onnx.steps.score import score as score_model
+from hqp_onnx.steps.inspect import inspect_model
+from hqp_onnx.steps.prune import Pruning, prune_file
+from hqp_onnx.steps.score import score_file
 
 
 @click.command()
@@ -40,7 +40,7 @@ def inspect(model: Path, json_file: Path | None) -> None:
     Gates and residual branches, marked with (all), may leave as a whole; of other groups, some units stay.
     """
     found = inspect_model(model)
-    if not give_json(found, json_file):
+    if not give_json(msgspec.to_builtins(found, str_keys=True), json_file):
         out.print(inspect_table(found))
 
 
@@ -64,7 +64,7 @@ def score(
 ) -> None:
     """Write the saliency of every filter and unit of MODEL."""
     with Display(quiet) as display:
-        ranking = score_model(model, data, output, Scoring(**chosen), preprocess, display)
+        ranking = score_file(model, data, output, Scoring(**chosen), preprocess, display)
     filters = {name: len(values) for name, values in ranking.filters.items()}
     if not give_json({"output": str(output), "filters": filters, "units": len(ranking.units)}, json_file):
         click.echo(f"{output}: {len(filters)} weights, {len(ranking.units)} units")
@@ -102,9 +102,7 @@ def prune(
     """Remove a share of MODEL's units, whatever it costs."""
     with Display(quiet) as display:
         options = Pruning(**chosen)
-        pruned = pruning.prune(
-            model, output, options, data=data, preprocess=preprocess, ledger=ledger, progress=display
-        )
+        pruned = prune_file(model, output, options, data=data, preprocess=preprocess, ledger=ledger, progress=display)
     found = {"output": str(output), "removed": pruned.units, "prunable": pruned.prunable, "notes": list(pruned.notes)}
     if not give_json(found, json_file):
         click.echo(f"{output}: {pruned.units} of {pruned.prunable} prunable units removed")

@@ -16,7 +16,7 @@ from hqp_onnx.comparison.lineage import find_lineage
 from hqp_onnx.comparison.runner import Agreement, Collector, SessionRunner, run_batches
 from hqp_onnx.comparison.trace import Trace, trace
 from hqp_onnx.data.dataset import Dataset
-from hqp_onnx.data.sources import open_dataset
+from hqp_onnx.data.sources import Data, open_dataset
 from hqp_onnx.errors import ModelError, UsageError
 from hqp_onnx.evaluation.latency import Latency, measure
 from hqp_onnx.evaluation.metrics import Metric, classes, load_metric
@@ -125,7 +125,7 @@ def _step_json(step: Step) -> dict[str, Any]:
 
 def compare(
     models: Sequence[str],
-    data: str,
+    data: Data,
     *,
     preprocess: Path | None = None,
     metric: str | None = None,
@@ -184,7 +184,7 @@ def compare(
         progress(f"layers of {second.name}", len(steps), len(contenders) - 1)
         steps.append(_step(first, second, lambda a, b: trace(a, b, dataset, lineage, samples, tolerance)))
     name = chosen.name if chosen else ""
-    return Comparison(data, len(dataset), name, batch or 1, tolerance, tuple(compared), tuple(steps))
+    return Comparison(dataset.source.name, len(dataset), name, batch or 1, tolerance, tuple(compared), tuple(steps))
 
 
 def _batch(contenders: Sequence[Contender]) -> int | None:

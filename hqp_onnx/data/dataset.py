@@ -7,6 +7,7 @@ must be finite.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -90,6 +91,14 @@ class ArraySource:
         """Samples."""
         first = next(iter(self.arrays.values()))
         return len(first) if first.ndim else 1
+
+    def digest(self) -> str:
+        """SHA-256 of names, types, shapes and values."""
+        found = hashlib.sha256()
+        for key, values in {**self.arrays, "": np.zeros(0) if self.labels is None else self.labels}.items():
+            found.update(f"{key} {values.dtype.str} {values.shape}\n".encode())
+            found.update(np.ascontiguousarray(values).data)
+        return found.hexdigest()
 
     def rows(self, start: int, stop: int) -> Batch:
         """Samples ``start`` to ``stop`` (exclusive), as stored."""

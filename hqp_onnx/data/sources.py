@@ -20,8 +20,8 @@ from hqp_onnx.data.images import Preprocess, open_folder, read_preprocess
 from hqp_onnx.errors import DataError, UsageError, one_line
 from hqp_onnx.runtimes.session import TensorSpec
 
-Data: TypeAlias = str | Path | Mapping[str, Any] | Iterable[Any]
-"""What ``open_source`` takes; arrays by name, as a .npz file has them; or what a data-loader script yields."""
+Data: TypeAlias = str | Path | Mapping[str, Any] | Iterable[Any] | Callable[[], Iterable[Any]]
+"""What ``open_source`` takes; arrays by name, as in a .npz file; what a data-loader script yields, or its function."""
 
 
 def open_source(path: str, preprocess: Path | None = None, input_name: str = "input") -> Source:
@@ -55,7 +55,7 @@ def open_dataset(
     data: Data,
     specs: Sequence[TensorSpec],
     *,
-    preprocess: Path | None = None,
+    preprocess: str | Path | None = None,
     batch_size: int = 100,
     limit: int | None = None,
 ) -> Dataset:
@@ -72,11 +72,13 @@ def open_dataset(
     path = str(data)
     if Path(path).is_dir() and len(specs) != 1:
         raise DataError(f"{path}: images feed one input, but the model has {len(specs)}: use a .npz file or a script")
-    source = open_source(path, preprocess, specs[0].name if specs else "input")
+    source = open_source(path, None if preprocess is None else Path(preprocess), specs[0].name if specs else "input")
     return Dataset(source, specs, batch_size, limit)
 
 
-def _in_memory(data: Mapping[str, Any] | Iterable[Any]) -> ArraySource:
+def _in_memory(data: Mapping[str, Any] | Iterable[Any] | Callable[[], Iterable[Any]]) -> ArraySource:
+    if callable(data):
+        return _in_memory(data())
     if not isinstance(data, Mapping):
         return _collected(data, "the data")
     return _named({key: _array(values, f"the data, '{key}'") for key, values in data.items()}, "the data")

@@ -4,35 +4,78 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from hqp_onnx.data.sources import Data
 from hqp_onnx.errors import ArgumentError, UsageError
 from hqp_onnx.evaluation.budget import check_budget
-from hqp_onnx.files import fingerprint
+from hqp_onnx.evaluation.metrics import Metric, ScoreFunction
 from hqp_onnx.job.search import SEARCHES
+from hqp_onnx.model import ModelSource
 from hqp_onnx.passes.cut import check_refit
 from hqp_onnx.ranking.order import check_min_width, check_multiple
 from hqp_onnx.ranking.saliencies import Scoring
 from hqp_onnx.recovery import Recovery
-from hqp_onnx.registry import is_file_name
 from hqp_onnx.runtimes.targets import target
 from hqp_onnx.statistics.thresholds import method
-from hqp_onnx.version import __version__
 
 PRECISIONS = ("mixed", "int8", "fp16", "fp32")
 OBJECTIVES = ("sparsity", "macs", "latency")
-_NOT_RESULTS = ("model", "calib", "val", "output", "test", "threads", "resume", "preprocess", "build")
 
 
 @dataclass(frozen=True)
 class Options:
-    """What ``hqp optimize`` is asked for; the command's help describes each field."""
+    """What ``optimize`` is asked for.
 
-    model: Path
-    calib: str
-    val: str
-    output: Path
-    test: str | None = None
+    Attributes:
+        model: the original: a file, or a ModelProto.
+        calib: calibration data: sensitivities, ranges and the refit are taken from them. A .npz file, a folder of
+            images, ``FILE.py:function``, arrays by input name, an iterable of feeds, or a function that returns one.
+        val: validation data: every candidate is judged on them.
+        output: folder for the models and the report.
+        test: test data; only the report uses them. None reports on ``val``.
+        max_drop: the budget: how far the metric may fall, 0..1 (0.015 = 1.5 points).
+        confidence: that the budget holds on data like ``val``: 0.95 asks it of the drop's upper bound, 0.5 of the drop
+            itself.
+        step: share of the units from one candidate to the next.
+        search: bisect, linear (Algorithm 1), or ``FILE.py:name``.
+        saliency: how units are ranked: fisher, obs, taylor, l1, l2, bn-gamma, random, or ``FILE.py:name``.
+        engine: what differentiates: native or ort-training.
+        loss: a name of ``hqp optimize --help``, or the file of a loss model; None takes what data and model allow.
+        draws: sampled labels or projections per sample.
+        compensate: whether weights that read removed channels are refitted.
+        refit: once, or in-order: once more, each weight from what it then reads.
+        objective: units are ranked by saliency (sparsity), per MAC (macs) or per measured second (latency).
+        refresh: rank anew every so many steps of a linear search; 0 never.
+        precision: mixed (INT8 where it is faster, as measured, and harmless), int8, fp16 or fp32.
+        target: where the model will run: onnxruntime, openvino, tensorrt, cuda, onnxruntime:PROVIDER, or
+            ``FILE.py:name``.
+        calibration: how ranges are chosen, as entropy or percentile:99.9.
+        metric: of quality: a name, ``FILE.py:name``, a ``Metric``, or a function (outputs by name, labels or None) ->
+            scores in 0..1, float [samples].
+        min_width: share of every tensor's units that stays; one always does.
+        branches: whether gates and residual branches may be removed as a whole.
+        multiple_of: widths stay multiples of it, where they are as wide; None takes what the target's kernels take.
+        keep: shell patterns of tensors whose units stay.
+        only: likewise of tensors whose units may be removed; empty for all.
+        preprocess: JSON file, for folders of images.
+        threads: of the runtime; 0 takes its choice.
+        seed: of the random saliency, of draws and of recovery.
+        resume: go on with what ``output`` holds.
+        build: also build a TensorRT engine of the result, and hold it to the budget.
+        recover: epochs of training of pruned models towards the original, without labels; 0 trains none.
+        augment: some of flip and crop, for images that may be varied so in training.
+
+    Raises:
+        ArgumentError: a value that makes no sense, or one that excludes another.
+        UsageError: ``output`` is a file.
+    """
+
+    model: ModelSource
+    calib: Data
+    val: Data
+    output: str | Path
+    test: Data | None = None
     max_drop: float = 0.015
     confidence: float = 0.5
     step: float = 0.01
@@ -48,13 +91,13 @@ class Options:
     precision: str = "mixed"
     target: str = "onnxruntime"
     calibration: str = "entropy"
-    metric: str = "top1"
+    metric: str | Metric | ScoreFunction = "top1"
     min_width: float = 0.1
     branches: bool = True
     multiple_of: int | None = None
     keep: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
-    preprocess: Path | None = None
+    preprocess: str | Path | None = None
     threads: int = 0
     seed: int = 0
     resume: bool = False
@@ -63,6 +106,7 @@ class Options:
     augment: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "output", Path(self.output))
         for argument, value, known in (
             ("objective", self.objective, OBJECTIVES),
             ("precision", self.precision, PRECISIONS),
@@ -87,8 +131,13 @@ class Options:
             )
         if self.augment and not self.recovery.epochs:
             raise ArgumentError("{augment} is for {recover}: add it, or leave both out")
-        if self.output.exists() and not self.output.is_dir():
+        if self.folder.exists() and not self.folder.is_dir():
             raise UsageError(f"{self.output}: is a file. Expected the folder to write")
+
+    @property
+    def folder(self) -> Path:
+        """``output``."""
+        return Path(self.output)
 
     @property
     def width_multiple(self) -> int:
@@ -105,21 +154,3 @@ class Options:
         """How recovered candidates are trained."""
         loss: Literal["mse"] | None = "mse" if self.loss == "gauss-newton" else None
         return Recovery(self.recover, loss=loss, augment=self.augment, seed=self.seed)
-
-    def settings(self) -> dict[str, Any]:
-        """What decides the result, as JSON values: options, and digests of the model and the data."""
-        chosen = {k: v for k, v in vars(self).items() if k not in _NOT_RESULTS}
-        chosen |= {
-            "multiple_of": self.width_multiple,
-            "keep": list(self.keep),
-            "only": list(self.only),
-            "augment": list(self.augment),
-        }  # as JSON gives them back
-        files: dict[str, Path | str | None] = {"model": self.model, "calib": self.calib, "val": self.val}
-        kinds = ("metric", "search", "saliency", "engine", "target", "calibration")
-        files |= {f"{kind}_file": chosen[kind] for kind in kinds if is_file_name(chosen[kind])}
-        files |= {"preprocess": self.preprocess}
-        files |= {"loss_file": self.loss if (self.loss or "").endswith(".onnx") else None}
-        digests = {name: fingerprint(path) for name, path in files.items() if path is not None}
-        reduced = target(self.target).reduced_range
-        return {"hqp_onnx": __version__, **chosen, **digests, "reduced_range": reduced}

@@ -20,6 +20,7 @@ from hqp_onnx.job.ledger import Ledger
 from hqp_onnx.job.results import TITLES, CostModel, Report, Row, Units
 from hqp_onnx.job.rows import Measured, make_rows
 from hqp_onnx.job.run import Found
+from hqp_onnx.job.settings import settings_of
 from hqp_onnx.job.setup import Setup
 from hqp_onnx.ranking.redundancy import KINDS
 from hqp_onnx.runtimes.machine import machine
@@ -39,7 +40,7 @@ def write_outcome(setup: Setup, ledger: Ledger, found: Found) -> tuple[Report, d
     """Write the models, measure what was written; the report, and its models by row."""
     options = setup.options
     written = _to_write(setup, ledger, found)
-    for earlier in {options.output / name for name in _OPTIONAL} - {file for _, file in written.values()}:
+    for earlier in {options.folder / name for name in _OPTIONAL} - {file for _, file in written.values()}:
         earlier.unlink(missing_ok=True)
     models = _write_models(setup, found, written)
     _write_ledgers(setup, found, written, models)
@@ -49,13 +50,13 @@ def write_outcome(setup: Setup, ledger: Ledger, found: Found) -> tuple[Report, d
     last = "recovered" if found.recovered else "hqp"
     _, shipped = written.get(last, written["pruned"])
     report = Report(
-        model=str(options.model),
+        model=str(setup.model.path),
         **measured,
-        data=options.test or f"{options.val} (the data that the search saw: no --test was given)",
+        data=_data_name(setup),
         samples=models["baseline"].scores.samples,
         budget_met=found.best is not found.pruned or options.precision == "fp32",
         shipped=str(shipped),
-        settings=options.settings(),
+        settings=settings_of(setup),
         trials=tuple(ledger.trials.values()),
         budget_spent=_spent(found, models[last]),
         floats=found.best.floats,
@@ -63,16 +64,22 @@ def write_outcome(setup: Setup, ledger: Ledger, found: Found) -> tuple[Report, d
         seconds=dict(ledger.seconds),
         units=Units(setup.channels.units, len(setup.channels.prunable), len(plan)),
         machine=machine(options.threads, runtime_name(setup.target)),
-        notes=_notes(setup, found, rows, last, str(shipped.relative_to(options.output))),
+        notes=_notes(setup, found, rows, last, str(shipped.relative_to(options.folder))),
     )
     for large in (*ledger.cache.glob("*.onnx"), *(ledger.cache / name for name in MOMENTS)):  # and soon made again
         large.unlink(missing_ok=True)
     return report, models
 
 
+def _data_name(setup: Setup) -> str:
+    if "test" in setup.data:
+        return setup.data["test"].source.name
+    return f"{setup.data['val'].source.name} (the data that the search saw: no --test was given)"
+
+
 def _to_write(setup: Setup, ledger: Ledger, found: Found) -> _Written:
     """What is to be written, in the order of the report."""
-    output, cache, chosen = setup.options.output, ledger.cache, found.chosen
+    output, cache, chosen = setup.options.folder, ledger.cache, found.chosen
     rows: _Written = {"pruned": (found.pruned, output / "pruned.onnx")}
     if setup.options.precision in ("int8", "mixed"):
         untouched = replace(ORIGINAL, precision=Precision.INT8)
@@ -88,10 +95,10 @@ def _to_write(setup: Setup, ledger: Ledger, found: Found) -> _Written:
 
 def _write_models(setup: Setup, found: Found, written: _Written) -> dict[str, Measured]:
     """By row; the last candidates of the search are at hand, and come first."""
-    models = {"baseline": _measured(setup, found, ORIGINAL, setup.options.model, setup.model.session)}
+    models = {"baseline": _measured(setup, found, ORIGINAL, setup.model.bytes, setup.model.session)}
     for name, (candidate, file) in reversed(written.items()):
         model_io.save(found.judge.models.graph(candidate), file)
-        models[name] = _measured(setup, found, candidate, file, setup.load(file))
+        models[name] = _measured(setup, found, candidate, model_io.stored_bytes(file), setup.load(file))
     models.setdefault("hqp", models["pruned"])
     return {name: models[name] for name in TITLES if name in models}
 
@@ -104,14 +111,14 @@ def _write_ledgers(setup: Setup, found: Found, written: _Written, models: Mappin
         candidate, file = written.get(name, written["pruned"])
         if not found.judge.budget.admits(models[name].val):
             metric = models[name].val.metric
-            raise BudgetError(f"{file}: {metric:.4f} on {setup.options.val} does not repeat its trial")
+            raise BudgetError(f"{file}: {metric:.4f} on {setup.data['val'].source.name} does not repeat its trial")
         _write_ledger(setup, candidate.plan, file.with_name(LEDGER))
         if name == "hqp" and plan_key(candidate.plan) != plan_key(found.pruned.plan):
             _write_ledger(setup, found.pruned.plan, file.with_name(PRUNED_LEDGER))
 
 
 def _write_ledger(setup: Setup, plan: PruningPlan, path: Path) -> None:
-    write_text(path, removals_json(setup.options.model, setup.channels, plan))
+    write_text(path, removals_json(setup.model.digest, setup.channels, plan))
 
 
 def _spent(found: Found, shipped: Measured) -> dict[str, float]:
@@ -139,7 +146,7 @@ def _notes(setup: Setup, found: Found, rows: Mapping[str, Row], last: str, shipp
     return (*notes, *stand_in(setup.target), *remarks(setup.target, setup.options.precision))
 
 
-def _measured(setup: Setup, found: Found, candidate: Candidate, path: Path, session: Runner) -> Measured:
+def _measured(setup: Setup, found: Found, candidate: Candidate, size: int, session: Runner) -> Measured:
     judge = found.judge
     val = judge.budget.baseline if session is setup.model.session else setup.scores(session, "val")
     scores = setup.scores(session, "test") if "test" in setup.data else val
@@ -147,7 +154,7 @@ def _measured(setup: Setup, found: Found, candidate: Candidate, path: Path, sess
         session,
         scores,
         val,
-        model_io.stored_bytes(path),
+        size,
         sparsity=judge.sparsity(candidate),
         **judge.size(candidate),
     )

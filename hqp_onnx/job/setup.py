@@ -79,7 +79,9 @@ def open_setup(options: Options, progress: Progress) -> Setup:
     metric = load_metric(options.metric)
     model = open_model(options.model, options.threads, options.target)
     named = {"calib": options.calib, "val": options.val, "test": options.test}
-    data = {name: open_data(model, path, options.preprocess, metric) for name, path in named.items() if path}
+    data = {
+        name: open_data(model, given, options.preprocess, metric) for name, given in named.items() if given is not None
+    }
     for name, part in data.items():
         for done, _ in enumerate(part, 1):
             progress(f"checking {name}", min(done * part.batch_size, len(part)), len(part))

@@ -20,8 +20,8 @@ from hqp_onnx.data.sources import open_dataset
 from hqp_onnx.errors import DataError, UsageError
 from hqp_onnx.files import Names, forbid_overlap, make_folder, write_text
 from hqp_onnx.graphs.model_io import parts
+from hqp_onnx.model import open_session
 from hqp_onnx.runtimes.session import TensorSpec
-from hqp_onnx.steps.evaluate import open_session
 
 _SCRIPT = '''"""A data-loader script for Polygraphy, written by `hqp data-loader`. Needs hqp_onnx."""
 

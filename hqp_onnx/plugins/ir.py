@@ -13,11 +13,11 @@ from typing import Any
 import onnx
 import onnx_graphsurgeon as gs
 
+from hqp_onnx.api import prune, quantize
 from hqp_onnx.data.sources import Data
 from hqp_onnx.errors import MissingRuntimeError
 from hqp_onnx.graphs.model_io import to_graph, to_proto
 from hqp_onnx.passes.base import PassResult
-from hqp_onnx.plugins.functions import prune, quantize
 from hqp_onnx.runtimes.targets import target as target_named
 from hqp_onnx.steps.prune import Pruning
 

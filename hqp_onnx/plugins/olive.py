@@ -14,8 +14,8 @@ from typing import Any, ClassVar, get_type_hints
 
 import onnx
 
+from hqp_onnx.api import prune, quantize
 from hqp_onnx.errors import MissingRuntimeError
-from hqp_onnx.plugins.functions import prune, quantize
 from hqp_onnx.steps.prune import Pruning
 
 try:

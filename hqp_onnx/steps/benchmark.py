@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 
 import onnx
 
-from hqp_onnx.errors import UsageError
+from hqp_onnx.errors import ArgumentError, UsageError
 from hqp_onnx.evaluation.latency import Latency, measure
 from hqp_onnx.graphs import model_io
 from hqp_onnx.graphs.shapes import example_feeds
+from hqp_onnx.model import ModelSource, open_session
 from hqp_onnx.progress import Progress, silent
-from hqp_onnx.steps.evaluate import open_session
 
 
-def benchmark(
-    paths: Sequence[Path],
+def benchmark_models(
+    models: Sequence[ModelSource],
     batch: int,
     threads: int = 0,
     target_name: str = "onnxruntime",
     progress: Progress = silent,
 ) -> dict[str, Latency]:
-    """Median latency of models run in turn on the same seeded input; keys are the paths."""
+    """Latency of models run in turn on the same seeded input; see ``hqp_onnx.benchmark``."""
+    if not models:
+        raise UsageError("no models: give one or more")
     if batch < 1:
-        raise UsageError(f"--batch {batch}: expected 1 or more")
-    sessions = {str(path): open_session(path, target_name, threads) for path in paths}
-    first = next(iter(sessions.values()))
-    feeds = example_feeds(model_io.to_graph(onnx.load(paths[0])), leading=first.batch or batch)
-    return measure(sessions, feeds, progress=lambda done, total: progress("latency", done, total))
+        raise ArgumentError(f"{{batch}} {batch}: expected 1 or more")
+    names = [f"<model {n}>" if isinstance(m, onnx.ModelProto) else str(m) for n, m in enumerate(models, 1)]
+    sessions = {name: open_session(m, target_name, threads) for name, m in zip(names, models, strict=True)}
+    first = models[0] if isinstance(models[0], onnx.ModelProto) else onnx.load(models[0])
+    feeds = example_feeds(model_io.to_graph(first), leading=sessions[names[0]].batch or batch)
+    return measure(sessions, feeds, progress=partial(progress, "latency"))

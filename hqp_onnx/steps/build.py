@@ -33,6 +33,7 @@ from hqp_onnx.errors import ModelError, UsageError
 from hqp_onnx.files import forbid_overlap, json_text, make_folder, read_text, sha256, write_bytes, write_text
 from hqp_onnx.graphs import model_io
 from hqp_onnx.graphs.tensor_types import float_activations
+from hqp_onnx.model import open_session
 from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.passes.convert_fp16 import convert_fp16
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
@@ -42,7 +43,6 @@ from hqp_onnx.progress import Progress, silent
 from hqp_onnx.runtimes.targets import target
 from hqp_onnx.statistics import thresholds
 from hqp_onnx.statistics.calibration import calibrate
-from hqp_onnx.steps.evaluate import open_session
 
 _ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 _ENGINE_STARTS = (b"ftrt", b"ptrt")

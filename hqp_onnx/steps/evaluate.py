@@ -2,47 +2,35 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from hqp_onnx.data.dataset import batch_size
-from hqp_onnx.data.sources import open_dataset
-from hqp_onnx.errors import ArgumentError, ModelError
-from hqp_onnx.evaluation.metrics import Scores, classes, evaluate, load_metric, predictions
-from hqp_onnx.graphs import model_io
-from hqp_onnx.progress import Progress
-from hqp_onnx.runtimes.runners import open_runner
-from hqp_onnx.runtimes.session import Runner
-from hqp_onnx.runtimes.targets import target
+from hqp_onnx.data.sources import Data, open_dataset
+from hqp_onnx.errors import ArgumentError
+from hqp_onnx.evaluation.metrics import Metric, ScoreFunction, Scores, classes, evaluate, load_metric, predictions
+from hqp_onnx.model import ModelSource, open_session
+from hqp_onnx.progress import Progress, silent
 
 
-def evaluate_file(
-    path: Path,
-    data: str,
-    metric_name: str,
-    preprocess: Path | None,
-    progress: Progress,
-    reference: Path | None = None,
+def evaluate_model(
+    model: ModelSource,
+    data: Data,
+    metric: str | Metric | ScoreFunction,
+    preprocess: str | Path | None = None,
+    progress: Progress = silent,
+    reference: ModelSource | None = None,
     target_name: str = "onnxruntime",
 ) -> Scores:
-    """Scores of any runnable model, quantized ones included; ``agreement`` compares with ``reference``."""
-    metric = load_metric(metric_name)
-    session = open_session(path, target_name)
-    if metric.labels == "original" and reference is None:
-        raise ArgumentError(f"{{metric}} {metric.name} needs the original model: add {{reference}}")
+    """Scores of any runnable model, quantized ones included; see ``hqp_onnx.evaluate``."""
+    chosen = load_metric(metric)
+    session = open_session(model, target_name)
+    if chosen.labels == "original" and reference is None:
+        raise ArgumentError(f"{{metric}} {chosen.name} needs the original model: add {{reference}}")
     origin = open_session(reference, target_name) if reference is not None else session
     dataset = open_dataset(data, session.inputs, preprocess=preprocess, batch_size=batch_size(session.inputs))
-    if metric.labels == "data":
+    if chosen.labels == "data":
         dataset.check_labels(classes(session.outputs))
-    if metric.labels == "original":
+    if chosen.labels == "original":
         dataset = dataset.labeled_with(predictions(origin, dataset))
-    return evaluate(session, dataset, metric, progress=lambda done, total: progress("evaluation", done, total))
-
-
-def open_session(path: Path, target_name: str = "onnxruntime", threads: int = 0) -> Runner:
-    """A session on a model file, quantized or not."""
-    goal = target(target_name)
-    model_io.require_file(path)
-    try:
-        return open_runner(path, goal, threads=threads)
-    except ModelError as e:
-        raise ModelError(f"{path}: {e}") from e
+    return evaluate(session, dataset, chosen, progress=partial(progress, "evaluation"))

@@ -14,6 +14,7 @@ from hqp_onnx.job.options import Options
 from hqp_onnx.job.outcome import write_outcome
 from hqp_onnx.job.results import Report
 from hqp_onnx.job.run import run
+from hqp_onnx.job.settings import settings_of
 from hqp_onnx.job.setup import open_setup
 from hqp_onnx.progress import Progress, silent
 from hqp_onnx.report.writing import write_report
@@ -34,14 +35,14 @@ def optimize(options: Options, progress: Progress = silent) -> Report:
     if options.build:
         require_engine(options)
     setup = open_setup(options, progress)
-    ledger = Ledger(options.output, options.settings(), options.resume)
+    ledger = Ledger(options.folder, settings_of(setup), options.resume)
     found = run(setup, ledger)
-    remove_engine(options.output)
+    remove_engine(options.folder)
     report, models = write_outcome(setup, ledger, found)
-    write_report(report, options.output)
+    write_report(report, options.folder)
     if options.build:
         report = add_engine(setup, ledger, found, report, models)  # which holds good without it
-        write_report(report, options.output)
+        write_report(report, options.folder)
     return report
 
 

@@ -102,7 +102,7 @@ def prune_model(model: Model, options: Pruning, data: Dataset | None = None, pro
 
     Args:
         model: not changed.
-        options: how many units leave, and which.
+        options: how many units are removed, and which.
         data: calibration data, for gradient saliencies and compensation.
         progress: called as the work goes on.
 
@@ -137,7 +137,7 @@ def prune_model(model: Model, options: Pruning, data: Dataset | None = None, pro
     return Pruned(cut(model.graph, channels, plan, refit).graph, channels, plan, wanted)
 
 
-def prune(
+def prune_file(
     path: Path,
     output: Path,
     options: Pruning,
@@ -152,7 +152,7 @@ def prune(
     Args:
         path: the model.
         output: the pruned model.
-        options: how many units leave, and which.
+        options: how many units are removed, and which.
         data: calibration data, for gradient saliencies and compensation.
         preprocess: for image folders.
         ledger: JSON file: {"model_sha256", "removed": {tensor: {axis: indices in the original}}}.
@@ -167,5 +167,5 @@ def prune(
     pruned = prune_model(model, options, dataset, progress)
     model_io.save(pruned.graph, output)
     if ledger is not None:
-        write_text(ledger, removals_json(path, pruned.channels, pruned.plan))
+        write_text(ledger, removals_json(model.digest, pruned.channels, pruned.plan))
     return pruned

@@ -1,4 +1,4 @@
-"""Recovery of a model on its own: a file that any tool pruned or quantized, and the original that it was made of."""
+"""``hqp recover``: a model that any tool pruned or quantized, trained towards the original that it was made of."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hqp_onnx.errors import ModelError
 from hqp_onnx.files import Names, forbid_overlap
 from hqp_onnx.graphs import model_io
 from hqp_onnx.graphs.shapes import probe
-from hqp_onnx.model import IN_MEMORY, Model, open_data, open_model
+from hqp_onnx.model import Model, ModelSource, open_data, open_model, read_model
 from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.passes.recover import Recovered, recover
 from hqp_onnx.progress import Progress, silent
@@ -22,7 +22,7 @@ from hqp_onnx.recovery.points import kept_positions
 
 
 def recover_model(
-    student: onnx.ModelProto | Path,
+    student: ModelSource,
     teacher: Model,
     data: Dataset,
     settings: Recovery,
@@ -46,8 +46,8 @@ def recover_model(
         ModelError: the student is invalid, or has other inputs than the teacher.
         DataError, GradientError, UsageError: see there.
     """
-    path = student if isinstance(student, Path) else IN_MEMORY
-    graph = _student(model_io.load(path, quantized=True) if isinstance(student, Path) else _checked(student))
+    path, proto = read_model(student, quantized=True)
+    graph = _student(proto)
     inputs, expected = ([x.name for x in some.inputs] for some in (graph, teacher.graph))
     if inputs != expected:
         raise ModelError(f"{path}: its inputs {inputs} are not those of {teacher.path}: give the model it was made of")
@@ -99,14 +99,6 @@ def recover_file(
     )
     model_io.save(recovered.graph, output)
     return recovered.notes
-
-
-def _checked(student: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy: onnx-graphsurgeon names tensors inside the model that it imports."""
-    model_io.check(student, IN_MEMORY, quantized=True)
-    copy = onnx.ModelProto()
-    copy.CopyFrom(student)
-    return copy
 
 
 def _student(proto: onnx.ModelProto) -> gs.Graph:

@@ -4,16 +4,32 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hqp_onnx.data.sources import Data
 from hqp_onnx.evaluation.metrics import classes
 from hqp_onnx.files import Names, forbid_overlap
 from hqp_onnx.graphs.model_io import parts
-from hqp_onnx.model import open_data, open_model
+from hqp_onnx.model import ModelSource, open_data, open_model
 from hqp_onnx.progress import Progress, silent
 from hqp_onnx.ranking.rank import Ranking, rank
 from hqp_onnx.ranking.saliencies import Execution, Scoring
 
 
-def score(
+def score_model(
+    source: ModelSource,
+    data: Data | None,
+    scoring: Scoring,
+    preprocess: str | Path | None = None,
+    progress: Progress = silent,
+) -> Ranking:
+    """Saliency of the filters and units of a model; see ``hqp_onnx.score``."""
+    model = open_model(source)
+    dataset = None if data is None else open_data(model, data, preprocess)
+    if dataset is not None and dataset.labeled:
+        dataset.check_labels(classes(model.session.outputs))
+    return rank(model.graph, model.channels(), scoring, dataset, Execution(progress=progress))
+
+
+def score_file(
     path: Path,
     data: str,
     output: Path,
@@ -21,13 +37,9 @@ def score(
     preprocess: Path | None = None,
     progress: Progress = silent,
 ) -> Ranking:
-    """Write ``scores.npz`` of a model; see ``rank``."""
+    """Write ``scores.npz`` of a model."""
     read: dict[str, Names] = {"the input model": parts(path), "the data": data, "the file of --loss": scoring.loss}
     forbid_overlap({"-o": output}, {**read, "the file of --preprocess": preprocess})
-    model = open_model(path)
-    dataset = open_data(model, data, preprocess)
-    if dataset.labeled:
-        dataset.check_labels(classes(model.session.outputs))
-    ranking = rank(model.graph, model.channels(), scoring, dataset, Execution(progress=progress))
+    ranking = score_model(path, data, scoring, preprocess, progress)
     ranking.save(output)
     return ranking

@@ -81,9 +81,9 @@ def _with_engine(setup: Setup, ledger: Ledger, found: Found, report: Report, mod
         outside = f"the engine is outside the budget, so that {report.shipped} ships; it stays in {path}"
         return replace(report, engine=row, budget_met=False, notes=(*notes, outside))
     for name in _FILES:
-        move(path.with_name(name), setup.options.output / name)
+        move(path.with_name(name), setup.options.folder / name)
     spent = budget.spent(report.budget_spent["pruning"], val)
-    return replace(report, engine=row, shipped=str(setup.options.output / ENGINE), budget_spent=spent, notes=notes)
+    return replace(report, engine=row, shipped=str(setup.options.folder / ENGINE), budget_spent=spent, notes=notes)
 
 
 def _build_options(

@@ -13,7 +13,7 @@ import pytest
 from onnx import numpy_helper
 
 from hqp_onnx.progress import silent
-from hqp_onnx.steps.prune import Pruning, prune
+from hqp_onnx.steps.prune import Pruning, prune_file
 from hqp_onnx.steps.quantize import quantize_file
 
 TEXT = """<ir_version: 8, opset_import: ["" : 17]> g (float[n,3,8,8] x) => (float[n,5] y) {
@@ -44,7 +44,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     data = str(folder / "data.npz")
     np.savez(data, x=images, labels=rng.integers(0, 5, 60))
     ledger = folder / "ledger.json"
-    prune(paths["original"], paths["pruned"], Pruning(0.3, compensate=True), data=data, ledger=ledger)
+    prune_file(paths["original"], paths["pruned"], Pruning(0.3, compensate=True), data=data, ledger=ledger)
     quantize_file(paths["pruned"], paths["int8"], data, "tensorrt", "minmax", None, silent)
     assert json.loads(ledger.read_text())["removed"]
     return {**{name: str(path) for name, path in paths.items()}, "data": data}

@@ -20,7 +20,7 @@ from hqp_onnx.comparison.trace import Trace, trace
 from hqp_onnx.data.dataset import ArraySource, Dataset
 from hqp_onnx.data.sources import open_dataset
 from hqp_onnx.errors import ModelError
-from hqp_onnx.steps.prune import Pruning, prune
+from hqp_onnx.steps.prune import Pruning, prune_file
 
 LINEAR = '<ir_version: 8, opset_import: ["" : 17]> g (float[{n},6] x) => (float[{n},4] y) {{ {body} }}'
 RNG = np.random.default_rng(0)
@@ -139,7 +139,7 @@ def test_nothing_shared_is_an_error(tmp_path: Path) -> None:
 def test_pruned_channels_are_mapped_to_those_of_the_original(chain: dict[str, str], tmp_path: Path) -> None:
     """The original whose removed slices are zero computes what the plain cut computes, tensor by tensor."""
     plain, ledger = tmp_path / "plain.onnx", tmp_path / "l.json"
-    prune(Path(chain["original"]), plain, Pruning(0.3), ledger=ledger)
+    prune_file(Path(chain["original"]), plain, Pruning(0.3), ledger=ledger)
     removed = json.loads(ledger.read_text())["removed"]
     slices = {name: {int(axis): np.array(gone) for axis, gone in axes.items()} for name, axes in removed.items()}
     zeroed = tmp_path / "zeroed.onnx"

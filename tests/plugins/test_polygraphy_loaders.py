@@ -20,7 +20,7 @@ from polygraphy.exception import PolygraphyException
 from small_model import small_data, small_model
 
 from hqp_onnx.plugins.polygraphy_loaders import PruneOnnx, QuantizeOnnx
-from hqp_onnx.steps.prune import Pruning, prune
+from hqp_onnx.steps.prune import Pruning, prune_file
 
 IMAGES = small_data()["input"]
 
@@ -31,7 +31,7 @@ def load_data() -> Iterator[dict[str, np.ndarray]]:
 
 def test_a_pruned_model_runs_as_the_ledger_says(tmp_path: Path) -> None:
     onnx.save(small_model(), tmp_path / "m.onnx")
-    prune(tmp_path / "m.onnx", tmp_path / "p.onnx", Pruning(0.3), ledger=tmp_path / "ledger.json")
+    prune_file(tmp_path / "m.onnx", tmp_path / "p.onnx", Pruning(0.3), ledger=tmp_path / "ledger.json")
     removed = json.loads((tmp_path / "ledger.json").read_text())["removed"]
     loader = PruneOnnx(OnnxFromPath(str(tmp_path / "m.onnx")), sparsity=0.3)
     assert isinstance(loader, BaseLoader)

@@ -15,7 +15,7 @@ from polygraphy_host import host_environment, sh
 from small_model import small_data, small_model
 
 from hqp_onnx.plugins.data_loader import write_script
-from hqp_onnx.steps.prune import Pruning, prune
+from hqp_onnx.steps.prune import Pruning, prune_file
 
 RUN = "polygraphy run m.onnx --onnxrt"
 
@@ -44,7 +44,7 @@ def test_variants_take_part_in_a_comparison(host: tuple[Path, dict[str, str]]) -
     assert "hqp-int8 vs. hqp | Passed: 3/3" in done.stdout
 
     model, feeds = small_model(), {"input": small_data()["input"]}
-    prune(folder / "m.onnx", folder / "p.onnx", Pruning(0.25, multiple_of=2), ledger=folder / "ledger.json")
+    prune_file(folder / "m.onnx", folder / "p.onnx", Pruning(0.25, multiple_of=2), ledger=folder / "ledger.json")
     removed = json.loads((folder / "ledger.json").read_text())["removed"]
     original, pruned = run(model, feeds)[0], run(masked(model, removed), feeds)[0]
     results = RunResults.load(str(folder / "out.json"))

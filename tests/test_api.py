@@ -14,7 +14,7 @@ from small_model import small_data, small_model
 
 import hqp_onnx
 from hqp_onnx.errors import DataError, HqpError, ModelError, UsageError
-from hqp_onnx.steps.prune import Pruning, prune
+from hqp_onnx.steps.prune import Pruning, prune_file
 
 DATA = small_data()
 
@@ -25,7 +25,7 @@ def test_pruned_computes_the_original_with_zeroed_slices(tmp_path: Path) -> None
     pruned = hqp_onnx.prune(model, sparsity=0.4, multiple_of=4)
     assert model.SerializeToString() == before
     onnx.save(model, tmp_path / "m.onnx")
-    prune(tmp_path / "m.onnx", tmp_path / "p.onnx", Pruning(0.4, multiple_of=4), ledger=tmp_path / "ledger.json")
+    prune_file(tmp_path / "m.onnx", tmp_path / "p.onnx", Pruning(0.4, multiple_of=4), ledger=tmp_path / "ledger.json")
     removed = json.loads((tmp_path / "ledger.json").read_text())["removed"]
     assert worst_error(model, pruned, removed, {"input": DATA["input"]}) <= 1e-5
     assert pruned.ByteSize() < 0.8 * model.ByteSize()

@@ -1,0 +1,324 @@
+"""What a user of the library calls, beside ``optimize``: one function per command, on files or models in memory.
+
+Models are paths or ModelProtos, which stay as they are. Data are what the command line takes (a .npz file, a folder of
+images, ``FILE.py:function``), arrays by input name with optional ``labels``, an iterable of feed dictionaries or pairs
+(feeds, labels), or a function that returns such an iterable. Everything raises ``HqpError`` with a message of one line:
+
+    ModelError              the model is invalid, quantized already, or cannot run
+    DataError               the data do not fit the model
+    UsageError              an argument that makes no sense, or is missing here
+    GradientError           a node that cannot be differentiated
+    MissingRuntimeError     a runtime that is not installed; the message names the extra
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import onnx
+
+from hqp_onnx.comparison import Comparison
+from hqp_onnx.comparison import compare as compare_files
+from hqp_onnx.data.sources import Data
+from hqp_onnx.engine import BuildOptions, BuildReport
+from hqp_onnx.errors import ArgumentError
+from hqp_onnx.evaluation.latency import Latency
+from hqp_onnx.evaluation.metrics import Metric, ScoreFunction, Scores
+from hqp_onnx.graphs.model_io import to_proto
+from hqp_onnx.model import ModelSource, open_data, open_model
+from hqp_onnx.passes.convert_fp16 import in_float16
+from hqp_onnx.passes.quantize import Recipe
+from hqp_onnx.progress import Progress, silent
+from hqp_onnx.ranking.rank import Ranking
+from hqp_onnx.ranking.saliencies import Scoring
+from hqp_onnx.recovery import Recovery
+from hqp_onnx.runtimes.targets import target as target_named
+from hqp_onnx.steps.benchmark import benchmark_models
+from hqp_onnx.steps.build import build_file
+from hqp_onnx.steps.evaluate import evaluate_model
+from hqp_onnx.steps.inspect import Inspection, inspect_model
+from hqp_onnx.steps.prune import Pruning, prune_model
+from hqp_onnx.steps.quantize import mixed_model, quantize_model
+from hqp_onnx.steps.recover import recover_model
+from hqp_onnx.steps.score import score_model
+
+__all__ = ["benchmark", "build", "compare", "evaluate", "inspect", "prune", "quantize", "recover", "score"]
+
+
+def prune(
+    model: ModelSource,
+    sparsity: float,
+    *,
+    data: Data | None = None,
+    preprocess: str | Path | None = None,
+    saliency: str | None = None,
+    compensate: bool | None = None,
+    refit: str = "once",
+    min_width: float = 0.1,
+    branches: bool = True,
+    multiple_of: int = 1,
+    keep: Sequence[str] = (),
+    only: Sequence[str] = (),
+    seed: int = 0,
+    progress: Progress = silent,
+) -> onnx.ModelProto:
+    """``model`` without a share of its prunable units, whatever that costs.
+
+    Args:
+        model: float, opset 11 or newer.
+        sparsity: share of the prunable units to remove, 0 to below 1.
+        data: calibration data, for saliencies of gradients and for the refit.
+        preprocess: JSON file, for a folder of images.
+        saliency: how units are ranked: a name of ``hqp prune --help``, or ``FILE.py:name``; None takes fisher where
+            there are data, else l2.
+        compensate: refit the weights that read removed channels, which needs data; None does where there are data.
+        refit: ``once``, or ``in-order``: once more, each weight from what it then reads.
+        min_width: share of every tensor's units that stays; one always does.
+        branches: whether gates and residual branches may be removed as a whole.
+        multiple_of: widths stay multiples of it, where they are as wide.
+        keep: shell patterns of tensors whose units stay.
+        only: likewise of tensors whose units may be removed; empty for all.
+        seed: of the random saliency.
+        progress: called with stage, done and total.
+    """
+    chosen = Pruning(
+        sparsity,
+        saliency=saliency,
+        compensate=compensate,
+        refit=refit,
+        min_width=min_width,
+        branches=branches,
+        multiple_of=multiple_of,
+        keep=tuple(keep),
+        only=tuple(only),
+        seed=seed,
+    )
+    opened = open_model(model)
+    dataset = None if data is None else open_data(opened, data, preprocess)
+    return to_proto(prune_model(opened, chosen, dataset, progress).graph)
+
+
+def quantize(
+    model: ModelSource,
+    data: Data | None = None,
+    *,
+    precision: str = "int8",
+    target: str = "onnxruntime",
+    calibration: str = "entropy",
+    equalize: bool = True,
+    correct_bias: bool = True,
+    round_weights: bool = True,
+    preprocess: str | Path | None = None,
+    progress: Progress = silent,
+) -> onnx.ModelProto:
+    """``model`` in INT8, as explicit QuantizeLinear and DequantizeLinear pairs, or in float16.
+
+    Args:
+        model: float, opset 11 or newer.
+        data: calibration data; float16 needs none.
+        precision: int8; mixed, INT8 where that is faster on ``target``, as measured here; or fp16.
+        target: the runtime that the model is for: onnxruntime, openvino, tensorrt, cuda, onnxruntime:PROVIDER, or
+            ``FILE.py:name``.
+        calibration: how ranges are chosen, as entropy or percentile:99.9; see ``hqp quantize --help``.
+        equalize: even out channels that share a range beforehand.
+        correct_bias: give back the mean that rounding takes of a weight's output.
+        round_weights: round for the least error of each layer's output.
+        preprocess: JSON file, for a folder of images.
+        progress: called with stage, done and total.
+    """
+    if precision not in ("int8", "mixed", "fp16"):
+        raise ArgumentError(f"{{precision}} {precision}: expected one of int8, mixed, fp16")
+    goal, opened = target_named(target), open_model(model)
+    if precision == "fp16":
+        return to_proto(in_float16(opened.graph).graph)
+    if data is None:
+        raise ArgumentError(f"{{precision}} {precision} needs calibration data: add {{data}}")
+    dataset = open_data(opened, data, preprocess)
+    make = mixed_model if precision == "mixed" else quantize_model
+    recipe = Recipe(equalize=equalize, correct_bias=correct_bias, round_weights=round_weights)
+    return to_proto(make(opened, dataset, goal, calibration, progress, recipe).graph)
+
+
+def recover(
+    student: ModelSource,
+    teacher: ModelSource,
+    data: Data,
+    *,
+    epochs: int = 2,
+    rate: float = Recovery.rate,
+    batch: int = Recovery.batch,
+    held_out: float = Recovery.held_out,
+    loss: Literal["kl", "mse"] | None = None,
+    temperature: float = Recovery.temperature,
+    features: int = Recovery.features,
+    beta: float = Recovery.beta,
+    augment: Sequence[str] = (),
+    seed: int = 0,
+    preprocess: str | Path | None = None,
+    progress: Progress = silent,
+) -> onnx.ModelProto:
+    """``student``, pruned or quantized by any tool, trained towards the model that it was made of, without labels.
+
+    Args:
+        student: a float model, or one with QuantizeLinear and DequantizeLinear pairs.
+        teacher: the original float model, with the same inputs and outputs.
+        data: samples; labels are not read.
+        epochs: passes over the data.
+        rate: peak of the learning rate, as a share of the size of each weight tensor.
+        batch: samples per step.
+        held_out: share of the samples that judge and do not train.
+        loss: of the outputs: kl (classifiers) or mse; None takes what fits.
+        temperature: of kl.
+        features: intermediate tensors to match, at most.
+        beta: weight of these.
+        augment: some of ``flip`` and ``crop``, for images that may be varied so.
+        seed: of the split, the order and the augmentation.
+        preprocess: JSON file, for a folder of images.
+        progress: called with stage, done and total.
+    """
+    settings = Recovery(epochs, rate, batch, held_out, loss, temperature, features, beta, tuple(augment), seed)
+    opened = open_model(teacher)
+    dataset = open_data(opened, data, preprocess)
+    return to_proto(recover_model(student, opened, dataset, settings, progress=progress).graph)
+
+
+def score(
+    model: ModelSource,
+    data: Data | None = None,
+    *,
+    saliency: str = "fisher",
+    engine: str = "native",
+    loss: str | None = None,
+    draws: int = 1,
+    seed: int = 0,
+    preprocess: str | Path | None = None,
+    progress: Progress = silent,
+) -> Ranking:
+    """The saliency of every filter (``filters``: weight -> float64 [filters]) and unit (``units``: float64 [units]).
+
+    Args:
+        model: float, opset 11 or newer.
+        data: calibration data, for saliencies that need them.
+        saliency: a name of ``hqp score --help``, or ``FILE.py:name``.
+        engine: what differentiates: native or ort-training.
+        loss: a name of ``hqp score --help``, or the file of a loss model; None takes what data and model allow.
+        draws: sampled labels or projections per sample.
+        seed: of the draws, and of the random saliency.
+        preprocess: JSON file, for a folder of images.
+        progress: called with stage, done and total.
+    """
+    return score_model(model, data, Scoring(saliency, engine, loss, draws, seed), preprocess, progress)
+
+
+def inspect(model: ModelSource) -> Inspection:
+    """The units of a float model, which of them cannot be removed and why, its MACs and parameters."""
+    return inspect_model(model)
+
+
+def evaluate(
+    model: ModelSource,
+    data: Data,
+    *,
+    metric: str | Metric | ScoreFunction = "top1",
+    reference: ModelSource | None = None,
+    target: str = "onnxruntime",
+    preprocess: str | Path | None = None,
+    progress: Progress = silent,
+) -> Scores:
+    """Scores of any runnable model, quantized ones included; ``metric`` of the result is their mean, 0..1.
+
+    Args:
+        model: to be judged.
+        data: samples, with labels if the metric needs them.
+        metric: a name of ``hqp evaluate --help``, ``FILE.py:name``, or a function (outputs by name, labels or None)
+            -> scores in 0..1, float [samples].
+        reference: the original model, for agreement.
+        target: what runs it, see ``quantize``.
+        preprocess: JSON file, for a folder of images.
+        progress: called with stage, done and total.
+    """
+    return evaluate_model(model, data, metric, preprocess, progress, reference, target)
+
+
+def benchmark(
+    models: Sequence[ModelSource],
+    *,
+    batch: int = 1,
+    threads: int = 0,
+    target: str = "onnxruntime",
+    progress: Progress = silent,
+) -> dict[str, Latency]:
+    """Latency of models in turn, each as if alone, on the same random input; speedups are over the first.
+
+    Args:
+        models: one or more.
+        batch: samples per run, where the models leave it open.
+        threads: of the runtime; 0 takes its choice.
+        target: what runs them, see ``quantize``.
+        progress: called with stage, done and total.
+
+    Returns:
+        By path, in order; a model in memory is called ``<model N>``, N its place from 1 on.
+    """
+    return benchmark_models(models, batch, threads, target, progress)
+
+
+def compare(
+    models: Sequence[ModelSource],
+    data: Data,
+    *,
+    metric: str | None = None,
+    ledgers: Sequence[str | Path] = (),
+    tolerance: float = 0.1,
+    samples: int = 64,
+    threads: int = 0,
+    preprocess: str | Path | None = None,
+    progress: Progress = silent,
+) -> Comparison:
+    """Models beside the first, and each beside the one before it, layer by layer.
+
+    Args:
+        models: a chain, as original, pruned, INT8; also ``FILE@TARGET`` and engines of TensorRT.
+        data: samples.
+        metric: a name of ``hqp compare --help`` or ``FILE.py:name``; None takes top1 where there are
+            labels and classes.
+        ledgers: what was removed of pruned models, if not in ledger.json beside them.
+        tolerance: own error that a layer may have, as a share of its signal.
+        samples: to compare layers with.
+        threads: of the runtimes; 0 takes their choice.
+        preprocess: JSON file, for a folder of images.
+        progress: called with stage, done and total.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        return compare_files(
+            [_named(model, Path(folder) / f"model{number}.onnx") for number, model in enumerate(models, 1)],
+            data,
+            preprocess=None if preprocess is None else Path(preprocess),
+            metric=metric,
+            ledgers=tuple(map(Path, ledgers)),
+            tolerance=tolerance,
+            samples=samples,
+            threads=threads,
+            progress=progress,
+        )
+
+
+def build(options: BuildOptions, progress: Progress = silent) -> BuildReport:
+    """Write a TensorRT engine of a model, or what trtexec needs to build it elsewhere, and a report beside it.
+
+    Args:
+        options: see ``BuildOptions``.
+        progress: called with stage, done and total.
+    """
+    return build_file(options, progress)
+
+
+def _named(model: ModelSource, file: Path) -> str:
+    """The name of a model's file; one in memory is written to ``file``."""
+    if isinstance(model, onnx.ModelProto):
+        onnx.save(model, file)
+        return str(file)
+    return str(model)
