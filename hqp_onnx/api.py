@@ -24,7 +24,7 @@ from hqp_onnx.comparison import Comparison
 from hqp_onnx.comparison import compare as compare_files
 from hqp_onnx.data.sources import Data
 from hqp_onnx.engine import BuildOptions, BuildReport
-from hqp_onnx.errors import ArgumentError
+from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.latency import Latency
 from hqp_onnx.evaluation.metrics import Metric, ScoreFunction, Scores
 from hqp_onnx.graphs.model_io import to_proto
@@ -130,12 +130,12 @@ def quantize(
         progress: called with stage, done and total.
     """
     if precision not in ("int8", "mixed", "fp16"):
-        raise ArgumentError(f"{{precision}} {precision}: expected one of int8, mixed, fp16")
+        raise UsageError(f"{{--precision}} {precision}: expected one of int8, mixed, fp16")
     goal, opened = target_named(target), open_model(model)
     if precision == "fp16":
         return to_proto(in_float16(opened.graph).graph)
     if data is None:
-        raise ArgumentError(f"{{precision}} {precision} needs calibration data: add {{data}}")
+        raise UsageError(f"{{--precision}} {precision} needs calibration data: add {{--data}}")
     dataset = open_data(opened, data, preprocess)
     make = mixed_model if precision == "mixed" else quantize_model
     recipe = Recipe(equalize=equalize, correct_bias=correct_bias, round_weights=round_weights)

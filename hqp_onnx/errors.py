@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 
-_ARGUMENT = re.compile(r"\{([a-z_0-9]+)\}")
+_ARGUMENT = re.compile(r"\{--([a-z_0-9]+)\}")
 
 
 class HqpError(Exception):
     """Base of every error that the command line reports as one line.
 
     ``exit_code`` is 2 (bad usage or input) unless a subclass says otherwise.
+
+    Args:
+        message: one line. An argument is named as ``{--max_drop}``: in Python that reads max_drop, on the command line
+            it is the option (``text``).
     """
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        self._message = message
+        super().__init__(self.text(str))
+
+    def text(self, name: Callable[[str], str]) -> str:
+        """The message, with ``name`` of each argument in its place."""
+        return _ARGUMENT.sub(lambda match: name(match[1]), self._message)
 
 
 class ModelError(HqpError):
@@ -26,24 +38,7 @@ class DataError(HqpError):
 
 
 class UsageError(HqpError):
-    """An option or argument has a value that makes no sense here."""
-
-
-class ArgumentError(UsageError):
-    """An argument has a value that makes no sense.
-
-    Args:
-        template: the message, with the names of arguments in braces: "{max_drop} 2: expected a share in 0..1". In
-            Python they are read as they are; the command line puts its options in their place (``text``).
-    """
-
-    def __init__(self, template: str) -> None:
-        self._template = template
-        super().__init__(self.text({}))
-
-    def text(self, options: Mapping[str, str]) -> str:
-        """The message, with ``options`` by argument in place of the arguments' names."""
-        return _ARGUMENT.sub(lambda match: options.get(match[1], match[1]), self._template)
+    """An argument has a value that makes no sense here."""
 
 
 class FileError(HqpError):
@@ -55,7 +50,11 @@ class MissingRuntimeError(HqpError):
 
 
 class GradientError(HqpError):
-    """A node cannot be differentiated; the message names the node and its operator."""
+    """A node cannot be differentiated; ``reason`` names the node and its operator, ``advice`` what to do instead."""
+
+    def __init__(self, reason: str, advice: str = "") -> None:
+        self.reason, self.advice = reason, advice
+        super().__init__(f"{reason}; {advice}" if advice else reason)
 
 
 class BudgetError(HqpError):

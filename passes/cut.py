@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 
 from hqp_onnx.channels.channel_map import ChannelMap, PruningPlan
 from hqp_onnx.data.dataset import Batch
-from hqp_onnx.errors import ArgumentError
+from hqp_onnx.errors import UsageError
 from hqp_onnx.passes.absorb_scales import absorb_scales
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.compensate import compensate
@@ -29,11 +29,11 @@ REFITS = ("once", "in-order")
 
 
 def check_refit(refit: str, compensate: bool | None) -> None:
-    """Raise ``ArgumentError`` for a kind of refit that does not exist, or is excluded."""
+    """Raise ``UsageError`` for a kind of refit that does not exist, or is excluded."""
     if refit not in REFITS:
-        raise ArgumentError(f"{{refit}} {refit}: expected one of {', '.join(REFITS)}")
+        raise UsageError(f"{{--refit}} {refit}: expected one of {', '.join(REFITS)}")
     if refit != "once" and compensate is False:
-        raise ArgumentError(f"{{refit}} {refit}: without {{compensate}}, weights stay as they are. Leave one out")
+        raise UsageError(f"{{--refit}} {refit}: without {{--compensate}}, weights stay as they are. Leave one out")
 
 
 @dataclass(frozen=True)

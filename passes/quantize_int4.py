@@ -63,7 +63,7 @@ def quantize_int4(
         ModelError: the opset cannot be converted to 21.
     """
     if not 0 <= share <= 1:
-        raise UsageError(f"--int4-weights {share}: expected a share of the Gemm and MatMul weights, 0 to 1")
+        raise UsageError(f"{{--int4_weights}} {share}: expected a share of the Gemm and MatMul weights, 0 to 1")
     graph = raise_opset(graph, OPSET).graph
     nodes = {
         node.inputs[1].name: node for node in graph.nodes if _takes_int4(node) and node.inputs[1].name in sensitivity

@@ -20,7 +20,6 @@ import onnx_graphsurgeon as gs
 from hqp_onnx.arrays import IntArray
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.errors import GradientError
-from hqp_onnx.gradients.tape import INSTEAD
 from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.expose_masters import Exposed, expose_masters, store_masters
@@ -95,12 +94,12 @@ def check_recoverable(graph: gs.Graph, data: Dataset, settings: Recovery) -> Non
 def _open(
     exposed: Exposed, original: gs.Graph, data: Dataset, settings: Recovery, kept: Kept, threads: int
 ) -> tuple[Trainer, tuple[str, ...]]:
-    """``_trainer``, with advice for this use in its errors."""
+    """``_trainer``, with other advice in its errors."""
     try:
         return _trainer(exposed, original, data, settings, kept, threads)
     except GradientError as e:
-        said = str(e).replace(INSTEAD, "leave out --recover").replace("use the loss gauss-newton", "use --loss mse")
-        raise GradientError(f"recovery: {said}") from e
+        advice = "leave out {--recover}, or take the loss mse" if e.advice else ""
+        raise GradientError(f"recovery: {e.reason}", advice) from e
 
 
 def _trainer(

@@ -55,15 +55,15 @@ def bad_calls() -> list[tuple[type[HqpError], str, Any]]:
     model = small_model()
     small = {"input": DATA["input"][:, :, :4]}
     return [
-        (UsageError, "--sparsity", lambda: hqp_onnx.prune(model, sparsity=1.0)),
+        (UsageError, "sparsity 1.0", lambda: hqp_onnx.prune(model, sparsity=1.0)),
         (UsageError, "magic", lambda: hqp_onnx.prune(model, sparsity=0.1, saliency="magic")),
-        (UsageError, "--min-width", lambda: hqp_onnx.prune(model, sparsity=0.1, min_width=2.0)),
-        (UsageError, "--multiple-of", lambda: hqp_onnx.prune(model, sparsity=0.1, multiple_of=0)),
-        (UsageError, "--compensate", lambda: hqp_onnx.prune(model, sparsity=0.1, compensate=True)),
+        (UsageError, "min_width 2", lambda: hqp_onnx.prune(model, sparsity=0.1, min_width=2.0)),
+        (UsageError, "multiple_of 0", lambda: hqp_onnx.prune(model, sparsity=0.1, multiple_of=0)),
+        (UsageError, "compensate needs", lambda: hqp_onnx.prune(model, sparsity=0.1, compensate=True)),
         (UsageError, "nothing*", lambda: hqp_onnx.prune(model, sparsity=0.1, keep=("nothing*",))),
         (UsageError, "abacus", lambda: hqp_onnx.quantize(model, data=DATA, target="abacus")),
         (UsageError, "guess", lambda: hqp_onnx.quantize(model, data=DATA, calibration="guess")),
-        (UsageError, "--preprocess", lambda: hqp_onnx.quantize(model, data=DATA, preprocess="p.json")),
+        (UsageError, "preprocess is for", lambda: hqp_onnx.quantize(model, data=DATA, preprocess="p.json")),
         (DataError, "shape", lambda: hqp_onnx.quantize(model, data=small)),
         (DataError, "no array for model input", lambda: hqp_onnx.quantize(model, data={"image": DATA["input"]})),
         (DataError, "yields nothing", lambda: hqp_onnx.quantize(model, data=[])),

@@ -101,11 +101,13 @@ class ChannelMap:
         """
         frozen = dict(self.frozen)
         for pattern in keep:
-            frozen.update((unit, f"--keep {pattern}") for unit in self._matching(pattern) if unit not in frozen)
+            frozen.update(
+                (unit, f"kept by the pattern {pattern}") for unit in self._matching(pattern) if unit not in frozen
+            )
         if only:
             chosen = {unit for pattern in only for unit in self._matching(pattern)}
             rest = set(range(self.units)) - chosen - frozen.keys()
-            frozen.update(dict.fromkeys(sorted(rest), f"not in --only {' '.join(only)}"))
+            frozen.update(dict.fromkeys(sorted(rest), f"not selected by {' '.join(only)}"))
         whole = tuple(units for units in self.branches if branches and frozen.keys().isdisjoint(units.tolist()))
         return replace(self, frozen=frozen, branches=whole)
 

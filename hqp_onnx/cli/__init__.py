@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
 from hqp_onnx.cli import config, environment, measurement, optimization, pruning, quantization, recovery, reporting
 from hqp_onnx.cli.arguments import FILE
-from hqp_onnx.errors import ArgumentError, HqpError, UsageError
+from hqp_onnx.errors import HqpError
 from hqp_onnx.version import __version__
 
 __all__ = ["cli", "main"]
@@ -23,7 +22,7 @@ def main() -> None:
     try:
         code = cli.main(prog_name="hqp", standalone_mode=False)
     except HqpError as e:
-        code = _fail(str(e), e.exit_code)
+        code = _fail(e.text(_option), e.exit_code)
     except click.ClickException as e:
         code = _fail(e.format_message(), e.exit_code)
     except (click.Abort, KeyboardInterrupt):
@@ -31,23 +30,18 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _option(argument: str) -> str:
+    """The option that sets an argument of the library."""
+    known = {name: flag for command in cli.commands.values() for name, flag in config.flags(command).items()}
+    return known.get(argument, f"--{argument.replace('_', '-')}")
+
+
 def _fail(message: str, code: int) -> int:
     click.echo("error: " + " ".join(message.split()), err=True)
     return code
 
 
-class _Commands(click.Group):
-    """Commands whose errors speak of their options."""
-
-    def invoke(self, context: click.Context) -> Any:
-        try:
-            return super().invoke(context)
-        except ArgumentError as e:
-            command = self.commands[context.invoked_subcommand or ""]
-            raise UsageError(e.text(config.flags(command))) from e
-
-
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="hqp")
 @click.option(
     "--config", "config_file", type=FILE, metavar="FILE", help="Options by command. Default: hqp.toml, where it exists."

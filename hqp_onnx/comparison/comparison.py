@@ -154,7 +154,7 @@ def compare(
         ModelError, DataError, UsageError, MissingRuntimeError: the models, data or options do not fit together.
     """
     if tolerance <= 0 or samples < 1:
-        raise UsageError(f"--tolerance {tolerance} must be above 0, and --samples {samples} at least 1")
+        raise UsageError(f"{{--tolerance}} {tolerance} must be above 0, and {{--samples}} {samples} at least 1")
     asked = None if metric is None else load_metric(metric)
     if asked is not None and asked.labels == "original":
         raise UsageError(f"metric '{asked.name}': agreement with the first model is always given; name another or none")

@@ -192,7 +192,7 @@ class Dataset:
         labels = self._labels()
         if labels is None:
             raise DataError(
-                f"{self.source.name}: no labels. Add an array 'labels', or use --metric agreement, which needs none"
+                f"{self.source.name}: no labels. Add an array 'labels', or use {{--metric}} agreement, which needs none"
             )
         bad = (labels < 0) | (labels >= (np.iinfo(np.int64).max if classes is None else classes))
         if bad.any():

@@ -150,7 +150,7 @@ class ImageSource:
             if image.shape != images[0].shape:
                 raise DataError(
                     f"{file}: shape {list(image.shape)} differs from {list(images[0].shape)} of {files[0]}; "
-                    "give --preprocess with 'size' and 'crop'"
+                    "give {--preprocess} with 'size' and 'crop'"
                 )
         return Batch({self.input_name: np.stack(images)}, None if self.labels is None else self.labels[start:stop])
 

@@ -43,7 +43,9 @@ def open_source(path: str, preprocess: Path | None = None, input_name: str = "in
     if file.is_dir():
         return open_folder(file, Preprocess() if preprocess is None else read_preprocess(preprocess), input_name)
     if preprocess is not None:
-        raise UsageError(f"--preprocess is for a folder of images, not for {path}: preprocess its arrays beforehand")
+        raise UsageError(
+            f"{{--preprocess}} is for a folder of images, not for {path}: preprocess its arrays beforehand"
+        )
     if not file.is_file():
         raise DataError(f"{path}: no such file or folder; expected .npz, a folder of images, or script.py[:function]")
     if file.suffix == ".py":
@@ -67,7 +69,7 @@ def open_dataset(
     """
     if not isinstance(data, (str, Path)):
         if preprocess is not None:
-            raise UsageError("--preprocess is for a folder of images, not for data in memory")
+            raise UsageError("{--preprocess} is for a folder of images, not for data in memory")
         return Dataset(_in_memory(data), specs, batch_size, limit)
     path = str(data)
     if Path(path).is_dir() and len(specs) != 1:

@@ -43,11 +43,11 @@ class CalibrationBatches:
                 if values.shape != best:
                     raise DataError(
                         f"{self.data.source.name}: a calibration batch of '{name}' is {list(values.shape)}, and the "
-                        f"engine's optimal shape is {list(best)}: name it with --shapes"
+                        f"engine's optimal shape is {list(best)}: name it with {{--shapes}}"
                     )
                 if values.dtype not in (np.float32, np.int32, np.int64, np.bool_):
                     raise DataError(
-                        f"input '{name}' is {values.dtype}: TensorRT calibrates float32 inputs. Use --path explicit"
+                        f"input '{name}' is {values.dtype}: TensorRT calibrates float32 inputs. Use {{--path}} explicit"
                     )
 
     def __len__(self) -> int:

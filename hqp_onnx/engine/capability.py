@@ -31,7 +31,7 @@ def tensorrt() -> Any:
     except ImportError as e:
         raise MissingRuntimeError(
             "TensorRT's Python bindings are not installed for this Python: pip install 'hqp-onnx[tensorrt]' (on a "
-            "Jetson: a venv with --system-site-packages), or prepare the build for another machine with --for VERSION"
+            "Jetson: a venv with --system-site-packages), or prepare the build elsewhere with {--elsewhere} VERSION"
         ) from e
     return trt
 
@@ -123,7 +123,7 @@ def detect() -> Capability:
     if parse_version(trt.__version__) < OLDEST_HERE:
         raise UsageError(
             f"TensorRT {trt.__version__} is too old to be driven from here: expected 8.5 or later. Prepare the build "
-            f"with --for {trt.__version__}, and run trtexec"
+            f"with {{--elsewhere}} {trt.__version__}, and run trtexec"
         )
     device = current_device()
     try:

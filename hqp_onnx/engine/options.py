@@ -33,13 +33,13 @@ class BuildOptions:
 
     def __post_init__(self) -> None:
         for option, value, known in (
-            ("--precision", self.precision, (None, *PRECISIONS)),
-            ("--path", self.path, (None, *PATHS)),
-            ("--scales", self.scales, (None, *SCALES)),
+            ("{--precision}", self.precision, (None, *PRECISIONS)),
+            ("{--path}", self.path, (None, *PATHS)),
+            ("{--scales}", self.scales, (None, *SCALES)),
         ):
             if value not in known:
                 raise UsageError(f"{option} {value}: expected one of {', '.join(k for k in known if k)}")
-        for option, number, least in (("--workspace", self.workspace, 1), ("--dla", self.dla, 0)):
+        for option, number, least in (("{--workspace}", self.workspace, 1), ("{--dla}", self.dla, 0)):
             if number is not None and number < least:
                 raise UsageError(f"{option} {number}: expected {least} or more")
 

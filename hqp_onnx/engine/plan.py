@@ -105,8 +105,8 @@ def choose(request: Request, able: Capability) -> Plan:
 
 def _check_compatibility(request: Request, able: Capability) -> None:
     for wanted, there, option in (
-        (request.version_compatible, able.version_compatible, "--version-compatible"),
-        (request.hardware_compatible, able.hardware_compatible, "--hardware-compatible"),
+        (request.version_compatible, able.version_compatible, "{--version_compatible}"),
+        (request.hardware_compatible, able.hardware_compatible, "{--hardware_compatible}"),
     ):
         if wanted and not there:
             raise UsageError(f"{option}: {able.name} cannot build such engines; TensorRT 8.6 and later can")
@@ -116,15 +116,15 @@ def _check_dla(request: Request, able: Capability) -> None:
     if request.dla is None:
         return
     if able.dla_cores is not None and request.dla >= able.dla_cores:
-        raise UsageError(f"--dla {request.dla}: this device has {able.dla_cores} DLA cores, counted from 0")
+        raise UsageError(f"{{--dla}} {request.dla}: this device has {able.dla_cores} DLA cores, counted from 0")
     if request.precision == "fp32":
-        raise UsageError("--dla: a DLA computes in INT8 and FP16 only. Use --precision int8 or fp16")
+        raise UsageError("{--dla}: a DLA computes in INT8 and FP16 only. Use {--precision} int8 or fp16")
     if request.method == "minmax" and request.scales == "tensorrt":
         raise UsageError(
-            "--dla: its compiler takes TensorRT's entropy calibrator only. Leave --scales or --calibration out"
+            "{--dla}: its compiler takes TensorRT's entropy calibrator only. Leave {--scales} or {--calibration} out"
         )
     if request.hardware_compatible or request.version_compatible:
-        raise UsageError("--dla: engines for a DLA fit one device and version. Leave the compatibility options out")
+        raise UsageError("{--dla}: engines for a DLA fit one device and version. Leave the compatibility options out")
 
 
 def _precision(request: Request, able: Capability) -> tuple[str, list[str]]:
@@ -133,56 +133,60 @@ def _precision(request: Request, able: Capability) -> tuple[str, list[str]]:
     reason = f"{device.name} (compute capability {device.capability}) has no INT8" if device else ""
     if request.quantized:
         if request.precision not in (None, "int8"):
-            raise UsageError(f"--precision {request.precision}: the model is INT8 already (Q/DQ). Give the float model")
+            raise UsageError(
+                f"{{--precision}} {request.precision}: the model is INT8 already (Q/DQ). Give the float model"
+            )
         if no_int8:
-            raise UsageError(f"{reason}, and the model holds Q/DQ. Give the float model, with --precision fp16")
+            raise UsageError(f"{reason}, and the model holds Q/DQ. Give the float model, with {{--precision}} fp16")
         return "int8", []
     if request.precision == "int8" and no_int8:
-        raise UsageError(f"--precision int8: {reason}. Use --precision fp16")
+        raise UsageError(f"{{--precision}} int8: {reason}. Use {{--precision}} fp16")
     if request.precision is not None:
         return request.precision, []
     calibrated = request.data or request.cache
     if calibrated and not no_int8:
         return "int8", []
     best = "fp16" if device is None or device.fp16 else "fp32"
-    return best, [f"INT8 refused: {reason}; {best} instead" if no_int8 else f"{best}: INT8 needs --data or Q/DQ"]
+    return best, [
+        f"INT8 refused: {reason}; {best} instead" if no_int8 else f"{best}: INT8 needs calibration data or Q/DQ"
+    ]
 
 
 def _path(request: Request, able: Capability) -> str:
     for_dla = request.dla is not None and not able.dla_qdq
     if request.quantized and (request.path == "implicit" or request.cache_named or for_dla):
-        raise UsageError("the model holds Q/DQ: --path implicit, a cache and the DLA take the float model. Give that")
+        raise UsageError("the model holds Q/DQ: {--path} implicit, a cache and the DLA take the float model. Give that")
     if request.path == "explicit" and (request.cache_named or for_dla):
         what = (
             "a DLA takes Q/DQ from TensorRT 11.4 on only" if for_dla else "its scales are in the model, not in a cache"
         )
-        raise UsageError(f"--path explicit: {what}. Use --path implicit, where TensorRT has it (up to 10)")
+        raise UsageError(f"{{--path}} explicit: {what}. Use {{--path}} implicit, where TensorRT has it (up to 10)")
     wanted = "implicit" if request.cache_named or for_dla else request.path
     if wanted == "implicit" and not able.implicit:
         raise UsageError(
-            f"{able.name} has no implicit INT8: {'use --precision fp16' if for_dla else 'leave the option out'}"
+            f"{able.name} has no implicit INT8: " + ("use {--precision} fp16" if for_dla else "leave the option out")
         )
     path = wanted or ("explicit" if able.int8_weights or request.quantized else "implicit")
     if not (request.quantized or request.data or request.cache):
-        raise UsageError("INT8 needs calibration data: add --data DATA, or give a model with Q/DQ")
+        raise UsageError("INT8 needs calibration data: add {--data} DATA, or give a model with Q/DQ")
     return path
 
 
 def _check_int8_options(request: Request, path: str | None) -> None:
     """Options that only some INT8 takes; where INT8 was refused and not asked for, they mean nothing."""
     if path != "implicit" and request.scales is not None:
-        raise UsageError(f"--scales {request.scales}: only the implicit path has a choice. Add --path implicit")
+        raise UsageError(f"{{--scales}} {request.scales}: only the implicit path has a choice. Add {{--path}} implicit")
     if request.precision in ("fp16", "fp32") and (request.path is not None or request.cache_named):
         raise UsageError(
-            f"--precision {request.precision}: --path and --calibration-cache are for int8. Leave them out"
+            f"{{--precision}} {request.precision}: {{--path}} and {{--calibration_cache}} are for int8. Leave them out"
         )
 
 
 def _typing(request: Request, able: Capability, path: str | None) -> bool:
     if request.strongly_typed and not able.strong:
-        raise UsageError(f"--strongly-typed: {able.name} has weakly typed networks only")
+        raise UsageError(f"{{--strongly_typed}}: {able.name} has weakly typed networks only")
     if request.strongly_typed and path == "implicit":
-        raise UsageError("--strongly-typed: the implicit path is weakly typed. Use --path explicit")
+        raise UsageError("{--strongly_typed}: the implicit path is weakly typed. Use {--path} explicit")
     return request.strongly_typed or not able.weak
 
 
@@ -193,9 +197,13 @@ def _scales(request: Request, able: Capability, path: str | None) -> str | None:
         return "cache"
     here = able.device is not None
     if request.scales == "tensorrt" and not here:
-        raise UsageError("--scales tensorrt: its calibrator needs the GPU, and --for prepares a build elsewhere")
+        raise UsageError(
+            "{--scales} tensorrt: its calibrator needs the GPU, and {--elsewhere} prepares a build elsewhere"
+        )
     scales = request.scales or ("tensorrt" if here and able.int8_weights and request.dla is None else "own")
     if scales == "tensorrt" and request.method not in ALGORITHMS:
         known = " and ".join(ALGORITHMS)
-        raise UsageError(f"--calibration {request.method}: TensorRT's calibrators are {known}. Add --scales own")
+        raise UsageError(
+            f"{{--calibration}} {request.method}: TensorRT's calibrators are {known}. Add {{--scales}} own"
+        )
     return scales

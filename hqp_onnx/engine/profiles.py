@@ -39,7 +39,7 @@ def profiles(options: Sequence[str], inputs: Sequence[TensorSpec]) -> dict[str, 
     given = dict(_parse(option) for option in options)
     known = {spec.name: spec for spec in inputs}
     if unknown := sorted(given.keys() - known.keys()):
-        raise UsageError(f"--shapes {unknown[0]}: the model's inputs are {', '.join(known)}")
+        raise UsageError(f"{{--shapes}} {unknown[0]}: the model's inputs are {', '.join(known)}")
     for name, profile in given.items():
         _check(name, profile, known[name])
     return {spec.name: given.get(spec.name) or _default(spec) for spec in inputs}
@@ -50,7 +50,7 @@ def _parse(option: str) -> tuple[str, Profile]:
     parts = text.split(",")
     sizes = [part.split("x") for part in parts]
     if not name or len(parts) not in (1, 3) or not all(n.isdecimal() and int(n) > 0 for part in sizes for n in part):
-        raise UsageError(f"--shapes {option}: expected NAME:MIN,OPT,MAX with shapes as 1x3x224x224")
+        raise UsageError(f"{{--shapes}} {option}: expected NAME:MIN,OPT,MAX with shapes as 1x3x224x224")
     shapes = [tuple(map(int, part)) for part in sizes]
     return name, Profile(*shapes) if len(shapes) == 3 else Profile(*shapes * 3)
 
@@ -58,14 +58,14 @@ def _parse(option: str) -> tuple[str, Profile]:
 def _check(name: str, profile: Profile, spec: TensorSpec) -> None:
     for shape in (profile.low, profile.best, profile.high):
         if len(shape) != len(spec.shape) or any(n not in (None, m) for n, m in zip(spec.shape, shape, strict=True)):
-            raise UsageError(f"--shapes {name}: {'x'.join(map(str, shape))} does not fit the model's {spec}")
+            raise UsageError(f"{{--shapes}} {name}: {'x'.join(map(str, shape))} does not fit the model's {spec}")
     if any(not a <= b <= c for a, b, c in zip(profile.low, profile.best, profile.high, strict=True)):
-        raise UsageError(f"--shapes {name}: expected MIN <= OPT <= MAX in every dimension")
+        raise UsageError(f"{{--shapes}} {name}: expected MIN <= OPT <= MAX in every dimension")
 
 
 def _default(spec: TensorSpec) -> Profile:
     if None in spec.shape[1:]:
-        raise UsageError(f"input '{spec.name}' is {spec}: give its sizes with --shapes {spec.name}:MIN,OPT,MAX")
+        raise UsageError(f"input '{spec.name}' is {spec}: give its sizes with {{--shapes}} {spec.name}:MIN,OPT,MAX")
     shape = tuple(1 if n is None else n for n in spec.shape)
     return Profile(shape, shape, shape)
 

@@ -97,7 +97,9 @@ class EngineSession:
         if batch is None or shape[0] != -1:
             return best
         if not low[0] <= batch <= high[0]:
-            raise UsageError(f"batch {batch}: the engine's input '{name}' takes {low[0]} to {high[0]}. See --shapes")
+            raise UsageError(
+                f"batch {batch}: the engine's input '{name}' takes {low[0]} to {high[0]}. See {{--shapes}}"
+            )
         return (batch, *best[1:])
 
     def _bind_input(self, name: str, shape: tuple[int, ...], values: Array | None) -> None:

@@ -14,7 +14,7 @@ from statistics import NormalDist
 import numpy as np
 
 from hqp_onnx.arrays import FloatArray
-from hqp_onnx.errors import ArgumentError
+from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.metrics import Scores, require_finite
 
 _ROUNDING = 1e-9  # of a sample: max_drop * samples is rarely exact in binary
@@ -22,11 +22,11 @@ _Z95 = 1.959964
 
 
 def check_budget(max_drop: float, confidence: float) -> None:
-    """Raise ``ArgumentError`` for values that no budget takes."""
+    """Raise ``UsageError`` for values that no budget takes."""
     if not 0 <= max_drop <= 1:
-        raise ArgumentError(f"{{max_drop}} {max_drop}: expected a share in 0..1, such as 0.015 for 1.5 points")
+        raise UsageError(f"{{--max_drop}} {max_drop}: expected a share in 0..1, such as 0.015 for 1.5 points")
     if not 0.5 <= confidence < 1:
-        raise ArgumentError(f"{{confidence}} {confidence}: expected 0.5 or more and below 1, such as 0.95")
+        raise UsageError(f"{{--confidence}} {confidence}: expected 0.5 or more and below 1, such as 0.95")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Budget:
     """``baseline`` scores, the largest drop of their mean, 0..1 (0.015 = 1.5 points), and with what confidence.
 
     Raises:
-        ArgumentError: ``max_drop`` or ``confidence`` is out of range.
+        UsageError: ``max_drop`` or ``confidence`` is out of range.
         ModelError: the baseline's outputs are not all finite, so nothing can be held against it.
     """
 

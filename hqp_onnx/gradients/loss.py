@@ -136,7 +136,8 @@ def logits_of(t: Tape) -> str:
     if classes(t, name) < 2 or any(n != 1 for n in dims[2:]):
         shape = ", ".join("?" if n is None else str(n) for n in dims)
         raise GradientError(
-            f"output '{name}' is [{shape}]: cross-entropy needs logits [batch, classes]; use the loss gauss-newton"
+            f"output '{name}' is [{shape}]: cross-entropy needs logits [batch, classes]",
+            "use the loss gauss-newton",
         )
     if t.traced.rows.get(name) != 1:
         raise GradientError(f"output '{name}' mixes its samples: per-sample gradients need one row a sample")

@@ -23,12 +23,12 @@ that is zero; what it cannot differentiate it refuses (``raise refuse(node, why)
 RULES: Registry[Rule] = Registry("gradient rule", "hqp_onnx.gradient_rules", files=False)
 """By operator: ``Conv``, ``com.acme::Foo``; an installed package supplies a rule by an entry point of that name."""
 rule = RULES.register
-INSTEAD = "use --saliency l1, l2, bn-gamma or random, which need no gradient"
+INSTEAD = "use {--saliency} l1, l2, bn-gamma or random, which need no gradient"
 
 
 def refuse(node: onnx.NodeProto, why: str) -> GradientError:
     """The error for a node that cannot be differentiated."""
-    return GradientError(f"{operator(node)} node '{node.name or node.output[0]}' {why}; {INSTEAD}")
+    return GradientError(f"{operator(node)} node '{node.name or node.output[0]}' {why}", INSTEAD)
 
 
 class Tape:

@@ -118,7 +118,7 @@ class Ledger:
             key = changed[0]
             raise UsageError(
                 f"{self.path}: cannot resume, '{key}' was {before.get(key)} and is now {now[key]}. "
-                "Give the same options and data, or leave out --resume to start anew"
+                "Give the same options and data, or leave out {--resume} to start anew"
             )
 
     def _read(self) -> list[dict[str, Any]]:

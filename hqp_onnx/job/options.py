@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from hqp_onnx.data.sources import Data
-from hqp_onnx.errors import ArgumentError, UsageError
+from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.budget import check_budget
 from hqp_onnx.evaluation.metrics import Metric, ScoreFunction
 from hqp_onnx.job.search import SEARCHES
@@ -67,7 +67,7 @@ class Options:
         augment: some of flip and crop, for images that may be varied so in training.
 
     Raises:
-        ArgumentError: a value that makes no sense, or one that excludes another.
+        UsageError: a value that makes no sense, or one that excludes another.
         UsageError: ``output`` is a file.
     """
 
@@ -112,7 +112,7 @@ class Options:
             ("precision", self.precision, PRECISIONS),
         ):
             if value not in known:
-                raise ArgumentError(f"{{{argument}}} {value}: expected one of {', '.join(known)}")
+                raise UsageError(f"{{--{argument}}} {value}: expected one of {', '.join(known)}")
         SEARCHES.get(self.search)
         _ = self.scoring
         method(self.calibration)
@@ -121,16 +121,16 @@ class Options:
         check_min_width(self.min_width)
         check_multiple(self.width_multiple)
         if not 0 < self.step <= 1:
-            raise ArgumentError(f"{{step}} {self.step}: expected a share in 0..1, such as 0.01 for one percent")
+            raise UsageError(f"{{--step}} {self.step}: expected a share in 0..1, such as 0.01 for one percent")
         if self.build and not target(self.target).engines:
-            raise ArgumentError(f"{{build}}: engines are TensorRT's, and {{target}} is {self.target}, not tensorrt")
+            raise UsageError(f"{{--build}}: engines are TensorRT's, and {{--target}} is {self.target}, not tensorrt")
         if self.refresh < 0 or (self.refresh and self.search != "linear"):
-            raise ArgumentError(
-                f"{{refresh}} {self.refresh}: expected a number of steps, 0 or more, with {{search}} linear (bisect "
-                "needs one order)"
+            raise UsageError(
+                f"{{--refresh}} {self.refresh}: expected a number of steps, 0 or more, with {{--search}} linear "
+                "(bisect needs one order)"
             )
         if self.augment and not self.recovery.epochs:
-            raise ArgumentError("{augment} is for {recover}: add it, or leave both out")
+            raise UsageError("{--augment} is for {--recover}: add it, or leave both out")
         if self.folder.exists() and not self.folder.is_dir():
             raise UsageError(f"{self.output}: is a file. Expected the folder to write")
 

@@ -111,7 +111,7 @@ def write_script(
     forbid_overlap({"-o": output}, read)
     session = open_session(model)
     if batch is not None and session.batch not in (None, batch):
-        raise UsageError(f"--batch {batch}: {model} takes batches of {session.batch} only")
+        raise UsageError(f"{{--batch}} {batch}: {model} takes batches of {session.batch} only")
     chosen: dict[str, Any] = {
         "data": str(Path(data).resolve()),
         "inputs": {spec.name: (spec.dtype.name, spec.shape) for spec in session.inputs},

@@ -50,7 +50,7 @@ def tensorrt_number(version: str) -> str:
     """NV_TENSORRT_VERSION of a dotted version, see ``engine.cache.version_number``."""
     parts = version.split(".")
     if len(parts) != 3 or not all(part.isdecimal() for part in parts):
-        raise UsageError(f"--tensorrt-version {version}: expected three numbers, as 10.3.0")
+        raise UsageError(f"{{--tensorrt_version}} {version}: expected three numbers, as 10.3.0")
     major, minor, patch = map(int, parts)
     return version_number((major, minor, patch))
 

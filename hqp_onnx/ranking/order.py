@@ -8,7 +8,7 @@ import numpy as np
 
 from hqp_onnx.arrays import FloatArray, IntArray
 from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis
-from hqp_onnx.errors import ArgumentError
+from hqp_onnx.errors import UsageError
 
 
 def unit_scores(filters: Mapping[str, FloatArray], channels: ChannelMap, axes: Mapping[str, int]) -> FloatArray:
@@ -93,7 +93,7 @@ class Floors:
         branches: whether lines of branches must keep theirs, too.
 
     Raises:
-        ArgumentError: no share.
+        UsageError: no share.
     """
 
     def __init__(self, channels: ChannelMap, min_width: float, branches: bool = True) -> None:
@@ -144,12 +144,12 @@ def aligned(removed: IntArray, channels: ChannelMap, multiple: int) -> IntArray:
 
 
 def check_min_width(min_width: float) -> None:
-    """Raise ``ArgumentError`` unless it is a share."""
+    """Raise ``UsageError`` unless it is a share."""
     if not 0 <= min_width <= 1:
-        raise ArgumentError(f"{{min_width}} {min_width}: expected a share in 0..1")
+        raise UsageError(f"{{--min_width}} {min_width}: expected a share in 0..1")
 
 
 def check_multiple(multiple_of: int) -> None:
-    """Raise ``ArgumentError`` unless widths can be multiples of it."""
+    """Raise ``UsageError`` unless widths can be multiples of it."""
     if multiple_of < 1:
-        raise ArgumentError(f"{{multiple_of}} {multiple_of}: expected 1 or more")
+        raise UsageError(f"{{--multiple_of}} {multiple_of}: expected 1 or more")

@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 from hqp_onnx.arrays import FloatArray
 from hqp_onnx.channels.channel_map import ChannelMap
 from hqp_onnx.data.dataset import Dataset
-from hqp_onnx.errors import ArgumentError, ModelError
+from hqp_onnx.errors import ModelError, UsageError
 from hqp_onnx.files import make_folder, write_arrays
 from hqp_onnx.graphs import model_io
 from hqp_onnx.ranking.saliencies import Execution, FilterScores, Samples, Scoring
@@ -75,11 +75,11 @@ def filter_scores(
         execution: threads, progress and checkpoint.
 
     Raises:
-        ArgumentError: no ``data`` where they are needed.
+        UsageError: no ``data`` where they are needed.
         ModelError: a score is NaN.
     """
     if scoring.method.needs_data and data is None:
-        raise ArgumentError(f"{{saliency}} {scoring.name} needs {{data}}: give some, or take l2")
+        raise UsageError(f"{{--saliency}} {scoring.name} needs {{--data}}: give some, or take l2")
     scores = scoring.method.filters(model, data, scoring, execution)
     if bad := [weight for weight, values in scores.items() if np.isnan(values).any()]:
         count = f"{np.isnan(scores[bad[0]]).sum()} of {len(scores[bad[0]])} filters"
@@ -108,11 +108,11 @@ def rank_units(
     With ``gains`` [units], units are ranked by saliency per gain.
 
     Raises:
-        ArgumentError: no ``data`` where they are needed.
+        UsageError: no ``data`` where they are needed.
     """
     if scoring.method.needs_moments and halves is None:
         if data is None:
-            raise ArgumentError(f"{{saliency}} {scoring.name} needs {{data}}")
+            raise UsageError(f"{{--saliency}} {scoring.name} needs {{--data}}")
         progress = partial(execution.progress, "input moments")
         halves = halved_moments(model_io.to_proto(graph), data, threads=execution.threads, progress=progress)
     return Ranking(filters, scoring.method.units(graph, channels, filters, halves, min_width, gains))

@@ -21,7 +21,7 @@ def spatial_axes(data: Dataset) -> tuple[int, int]:
         UsageError: the data are not images [samples, ., ., .] of one input.
     """
     if len(data.specs) != 1 or len(data.specs[0].shape) != 4:
-        raise UsageError("--augment is for images: the model must have one input, [samples, channels, height, width]")
+        raise UsageError("{--augment} is for images: the model must have one input, [samples, channels, height, width]")
     last = isinstance(data.source, ImageSource) and data.source.preprocess.layout == "NHWC"
     return (1, 2) if last else (2, 3)
 

@@ -69,7 +69,7 @@ def _outputs(student: Net, teacher: Net, trained: Sequence[str], settings: Recov
     found = [Point(value.name, value.name, {}) for value in student.model.graph.output if value.name in reached]
     known = {value.name for value in teacher.model.graph.output}
     if not found:
-        raise GradientError("no floating-point output depends on a weight; leave out --recover")
+        raise GradientError("no floating-point output depends on a weight; leave out {--recover}")
     if missing := [point.name for point in found if point.name not in known]:
         raise GradientError(f"the teacher has no output '{missing[0]}': give the model that the student was made of")
     return found

@@ -51,7 +51,7 @@ class Recovery:
 
     def __post_init__(self) -> None:
         if self.epochs < 0:
-            raise UsageError(f"--recover {self.epochs}: expected a number of epochs, 0 or more")
+            raise UsageError(f"{{--recover}} {self.epochs}: expected a number of epochs, 0 or more")
         if self.batch < 1 or self.features < 0 or self.beta < 0:
             raise UsageError("recovery: batch must be at least 1, features and beta at least 0")
         if not (self.rate > 0 and self.temperature > 0 and 0 < self.held_out < 1):
@@ -59,4 +59,4 @@ class Recovery:
         if self.loss is not None and self.loss not in LOSSES:
             raise UsageError(f"recovery loss {self.loss}: expected one of {', '.join(LOSSES)}")
         if unknown := sorted(set(self.augment) - set(AUGMENTATIONS)):
-            raise UsageError(f"--augment {unknown[0]}: expected {' or '.join(AUGMENTATIONS)}")
+            raise UsageError(f"{{--augment}} {unknown[0]}: expected {' or '.join(AUGMENTATIONS)}")

@@ -7,7 +7,7 @@ from functools import partial
 
 import onnx
 
-from hqp_onnx.errors import ArgumentError, UsageError
+from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.latency import Latency, measure
 from hqp_onnx.graphs import model_io
 from hqp_onnx.graphs.shapes import example_feeds
@@ -26,7 +26,7 @@ def benchmark_models(
     if not models:
         raise UsageError("no models: give one or more")
     if batch < 1:
-        raise ArgumentError(f"{{batch}} {batch}: expected 1 or more")
+        raise UsageError(f"{{--batch}} {batch}: expected 1 or more")
     names = [f"<model {n}>" if isinstance(m, onnx.ModelProto) else str(m) for n, m in enumerate(models, 1)]
     sessions = {name: open_session(m, target_name, threads) for name, m in zip(names, models, strict=True)}
     first = models[0] if isinstance(models[0], onnx.ModelProto) else onnx.load(models[0])

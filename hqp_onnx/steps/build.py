@@ -140,7 +140,9 @@ def _calibrator_method(options: BuildOptions, plan: Plan, able: Capability) -> s
 
 def _settings(options: BuildOptions, dynamic: dict[str, Profile]) -> builder.Settings:
     if options.dla is not None and (name := next((n for n, p in dynamic.items() if not p.fixed), None)):
-        raise UsageError(f"--dla: a DLA takes fixed shapes, and '{name}' has a range. Give one shape with --shapes")
+        raise UsageError(
+            f"{{--dla}}: a DLA takes fixed shapes, and '{name}' has a range. Give one shape with {{--shapes}}"
+        )
     return builder.Settings(
         dynamic,
         options.timing_cache,
@@ -245,7 +247,7 @@ def _report(job: _Job, seconds: float) -> BuildReport:
     options, plan, device = job.options, job.plan, job.able.device
     notes = list(plan.notes)
     if options.data is not None and plan.scales not in ("own", "tensorrt"):
-        notes.append("--data was not used")
+        notes.append("the calibration data were not used")
     if job.able.version < (10,) and job.graph.opset > _OPSET_8:
         notes.append(
             f"opset {job.graph.opset}: parsers of TensorRT 8 know {_OPSET_8}; export it anew if they refuse it"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hqp_onnx.data.dataset import batch_size
 from hqp_onnx.data.sources import Data, open_dataset
-from hqp_onnx.errors import ArgumentError
+from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.metrics import Metric, ScoreFunction, Scores, classes, evaluate, load_metric, predictions
 from hqp_onnx.model import ModelSource, open_session
 from hqp_onnx.progress import Progress, silent
@@ -26,7 +26,7 @@ def evaluate_model(
     chosen = load_metric(metric)
     session = open_session(model, target_name)
     if chosen.labels == "original" and reference is None:
-        raise ArgumentError(f"{{metric}} {chosen.name} needs the original model: add {{reference}}")
+        raise UsageError(f"{{--metric}} {chosen.name} needs the original model: add {{--reference}}")
     origin = open_session(reference, target_name) if reference is not None else session
     dataset = open_dataset(data, session.inputs, preprocess=preprocess, batch_size=batch_size(session.inputs))
     if chosen.labels == "data":

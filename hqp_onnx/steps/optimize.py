@@ -52,10 +52,10 @@ def budget_error(report: Report) -> BudgetError:
     if report.engine is not None and not report.engine.admitted:
         return BudgetError(
             f"the engine of {report.model} loses {100 * report.engine.val_drop:.2f} points of a budget of {drop:g}: "
-            f"the best admissible model is {report.shipped}. Allow a larger --max-drop, or see 'hqp compare'"
+            f"the best admissible model is {report.shipped}. Allow a larger {{--max_drop}}, or see 'hqp compare'"
         )
     kind = "FP16" if report.request.precision == "fp16" else "INT8"
     return BudgetError(
         f"no {kind} model of {report.model} is inside the budget of {drop:g} points: the best admissible model, "
-        f"{report.shipped}, is FP32. Allow a larger --max-drop, or try another --calibration"
+        f"{report.shipped}, is FP32. Allow a larger {{--max_drop}}, or try another {{--calibration}}"
     )

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from hqp_onnx.channels.channel_map import ChannelMap, PruningPlan
 from hqp_onnx.channels.removals import removals_json
 from hqp_onnx.data.dataset import Dataset
-from hqp_onnx.errors import ArgumentError
+from hqp_onnx.errors import UsageError
 from hqp_onnx.files import forbid_overlap, write_text
 from hqp_onnx.graphs import model_io
 from hqp_onnx.graphs.model_io import to_proto
@@ -42,7 +42,7 @@ class Pruning:
         seed: of the random saliency.
 
     Raises:
-        ArgumentError: a value that makes no sense.
+        UsageError: a value that makes no sense.
     """
 
     sparsity: float
@@ -58,8 +58,8 @@ class Pruning:
 
     def __post_init__(self) -> None:
         if not 0 <= self.sparsity < 1:
-            raise ArgumentError(
-                f"{{sparsity}} {self.sparsity}: expected a share of the prunable units, 0 or more and below 1"
+            raise UsageError(
+                f"{{--sparsity}} {self.sparsity}: expected a share of the prunable units, 0 or more and below 1"
             )
         self.scoring(False)
         check_refit(self.refit, self.compensate)
@@ -110,7 +110,7 @@ def prune_model(model: Model, options: Pruning, data: Dataset | None = None, pro
         UsageError: a saliency or a refit without its data, patterns that match no tensor.
     """
     if options.compensate and data is None:
-        raise ArgumentError("{compensate} needs calibration data: add {data}")
+        raise UsageError("{--compensate} needs calibration data: add {--data}")
     scoring = options.scoring(data is not None)
     channels = model.channels().restricted(options.keep, options.only, options.branches)
     refitted = options.compensate is not False

@@ -75,15 +75,15 @@ def quantize_file(
         {"the input model": model_io.parts(path), "the data": data, "the file of --preprocess": preprocess},
     )
     if calibration_out is not None and (precision == "fp16" or int4_weights is not None):
-        raise UsageError("--calibration-out needs INT8: float16 and INT4 weights take no calibration")
+        raise UsageError("{--calibration_out} needs INT8: float16 and INT4 weights take no calibration")
     if precision == "fp16":
         if int4_weights is not None:
-            raise UsageError("--int4-weights and --precision fp16 exclude each other: leave one out")
+            raise UsageError("{--int4_weights} and {--precision} fp16 exclude each other: leave one out")
         made = in_float16(open_model(path).graph)
         model_io.save(made.graph, output)
         return (*made.notes, *remarks(goal, precision))
     if data is None:
-        raise UsageError(f"--precision {precision} needs calibration data: add --data DATA")
+        raise UsageError(f"{{--precision}} {precision} needs calibration data: add {{--data}} DATA")
     tensorrt_number(tensorrt_version)
     model = open_model(path)
     dataset = open_data(model, data, preprocess)

@@ -87,7 +87,7 @@ def test_preprocess_is_for_images_only(tmp_path):
     np.savez(tmp_path / "d.npz", a=np.zeros(3))
     options = tmp_path / "p.json"
     options.write_text("{}")
-    refused(lambda: open_source(str(tmp_path / "d.npz"), options), "--preprocess", "d.npz", error=UsageError)
+    refused(lambda: open_source(str(tmp_path / "d.npz"), options), "preprocess", "d.npz", error=UsageError)
 
 
 # --- images

@@ -46,5 +46,5 @@ def test_bad_shapes_name_the_option(option: str, part: str) -> None:
 
 
 def test_dynamic_sizes_must_be_given() -> None:
-    with pytest.raises(UsageError, match="--shapes image:0:"):
+    with pytest.raises(UsageError, match="shapes image:0:"):
         profiles([], [IMAGE])

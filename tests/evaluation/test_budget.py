@@ -91,7 +91,7 @@ def test_the_budget_is_spent_on_pruning_precision_and_uncertainty() -> None:
 
 @pytest.mark.parametrize("confidence", [0.4, 1.0, 95])
 def test_budget_refuses_confidences(confidence: float) -> None:
-    with pytest.raises(UsageError, match="--confidence"):
+    with pytest.raises(UsageError, match="confidence"):
         Budget(hits(1, 1), 0.015, confidence)
 
 

@@ -72,7 +72,7 @@ def test_the_least_sensitive_weights_go_first() -> None:
     result = quantize_int4(graph(), fisher(w1=1, w2=1e-3, w3=1), share)
     assert len(result.notes) == 1 and result.notes[0].startswith("w2: INT4")
     assert not quantize_int4(graph(), fisher(w1=1, w2=1, w3=1), 0.0).modified
-    with pytest.raises(UsageError, match="--int4-weights 2"):
+    with pytest.raises(UsageError, match="int4_weights 2"):
         quantize_int4(graph(), fisher(w1=1), 2)
 
 

@@ -71,7 +71,7 @@ def test_manager_stops_where_nothing_changes() -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(UsageError, match="--sparsity 2"):
+    with pytest.raises(UsageError, match="sparsity 2"):
         PrunePass(sparsity=2)
     with pytest.raises(UsageError, match="abacus"):
         QuantizePass(small_data(), target="abacus")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis, PruningPlan
-from hqp_onnx.errors import ArgumentError, UsageError
+from hqp_onnx.errors import UsageError
 from hqp_onnx.ranking.order import aligned, first_removed, removal_order, with_branches
 
 
@@ -40,9 +40,9 @@ def test_order_keeps_the_floor_of_every_line() -> None:
 
 
 def test_bad_values() -> None:
-    with pytest.raises(ArgumentError, match=r"^min_width -0\.1: expected a share"):
+    with pytest.raises(UsageError, match=r"^min_width -0\.1: expected a share"):
         removal_order(np.zeros(1), one_axis(1), -0.1)
-    with pytest.raises(ArgumentError, match=r"^multiple_of 0: expected 1 or more"):
+    with pytest.raises(UsageError, match=r"^multiple_of 0: expected 1 or more"):
         aligned(np.arange(0), one_axis(1), 0)
 
 

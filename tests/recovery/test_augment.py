@@ -38,7 +38,7 @@ def test_moves_repeat_the_edge():
 
 
 def test_only_images_are_augmented():
-    with pytest.raises(UsageError, match="--augment is for images"):
+    with pytest.raises(UsageError, match="augment is for images"):
         spatial_axes(dataset(np.ones((3, 8), np.float32)))
     assert spatial_axes(dataset(NCHW)) == (2, 3)
 

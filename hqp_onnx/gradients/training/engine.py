@@ -76,13 +76,13 @@ class TrainingPerSample:
         folder = find(directory)
         if folder is None:
             raise MissingRuntimeError(
-                "onnxruntime-training is not installed: run `hqp setup training`, or use --gradients native"
+                "onnxruntime-training is not installed: run `hqp setup training`, or use {--engine} native"
             )
         loss = loss or "sampled"
         if loss not in ("cross-entropy", "sampled"):
             name = loss if isinstance(loss, str) else "of its own"
             raise GradientError(
-                f"the loss '{name}' needs --gradients native: ort-training has cross-entropy and sampled"
+                f"the loss '{name}' needs {{--engine}} native: ort-training has cross-entropy and sampled"
             )
         ready = prepare_for_gradients(model)
         tape = Tape(ready, trace(ready, sample, fixed_batch(ready)))

@@ -73,7 +73,7 @@ def _forward(model: onnx.ModelProto, logits: str) -> onnx.ModelProto:
     for tensor in model.graph.initializer:
         if tensor.data_type in (onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16):
             kind = onnx.TensorProto.DataType.Name(tensor.data_type)
-            raise GradientError(f"'{tensor.name}' is {kind}: onnxruntime-training needs FLOAT. Use --gradients native")
+            raise GradientError(f"'{tensor.name}' is {kind}: onnxruntime-training needs FLOAT. Use {{--engine}} native")
     typed = onnx.shape_inference.infer_shapes(with_outputs(model, [logits]))
     lowered = lower_for_training(to_proto(to_graph(typed).cleanup()))
     if opset(lowered) > NEWEST_OPSET:
@@ -82,7 +82,7 @@ def _forward(model: onnx.ModelProto, logits: str) -> onnx.ModelProto:
         except (RuntimeError, ValueError) as e:
             raise GradientError(
                 f"onnxruntime-training reads opset {NEWEST_OPSET}, the model has {opset(lowered)} and does not convert "
-                f"({one_line(e)}): use --gradients native"
+                f"({one_line(e)}): use {{--engine}} native"
             ) from e
     lowered.ir_version = min(lowered.ir_version, NEWEST_IR)
     del lowered.graph.output[:], lowered.graph.value_info[:]

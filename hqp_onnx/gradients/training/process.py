@@ -81,7 +81,7 @@ class Worker:
         said = f" ({lines[-1].strip()})" if lines else ""
         return GradientError(
             f"the onnxruntime-training worker ended {how}{said}: out of memory, or a broken installation. "
-            "Use --gradients native, or install it anew with `hqp setup training`"
+            "Use {--engine} native, or install it anew with `hqp setup training`"
         )
 
 
@@ -91,5 +91,5 @@ def _reason(error: str) -> str:
     kernel = re.search(r"implementation for (\w+?)Grad\(\d+\) node with name '([^']*?)_Grad", error)
     if found := missing or kernel:
         op, name = found.groups()
-        return f"{op} node '{name}' has no gradient in onnxruntime-training: use --gradients native"
-    return f"onnxruntime-training cannot differentiate the model: {one_line(error)[:300]}. Use --gradients native"
+        return f"{op} node '{name}' has no gradient in onnxruntime-training: use {{--engine}} native"
+    return f"onnxruntime-training cannot differentiate the model: {one_line(error)[:300]}. Use {{--engine}} native"

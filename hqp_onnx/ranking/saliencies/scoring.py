@@ -25,7 +25,7 @@ import onnx_graphsurgeon as gs
 from hqp_onnx.arrays import FloatArray
 from hqp_onnx.channels.channel_map import ChannelMap
 from hqp_onnx.data.dataset import Batch
-from hqp_onnx.errors import ArgumentError, HqpError, UsageError
+from hqp_onnx.errors import HqpError, UsageError
 from hqp_onnx.gradients import filter_weights
 from hqp_onnx.gradients.engines import ENGINES
 from hqp_onnx.gradients.loss import LOSSES, LossName
@@ -170,7 +170,7 @@ class Scoring:
 
     Raises:
         UsageError: an unknown name.
-        ArgumentError: another value that makes no sense, or an engine without what the saliency takes.
+        UsageError: another value that makes no sense, or an engine without what the saliency takes.
         ModelError: the loss model's file is no model.
     """
 
@@ -186,10 +186,10 @@ class Scoring:
         object.__setattr__(self, "method", _method(self.saliency, self.name))
         object.__setattr__(self, "loss_model", _opened(self.loss))
         if self.draws < 1:
-            raise ArgumentError(f"{{draws}} {self.draws}: expected at least 1")
+            raise UsageError(f"{{--draws}} {self.draws}: expected at least 1")
         kinds, kind = ENGINES.get(self.engine).kinds, self.method.gradients
         if kind is not None and kind not in kinds:
-            raise ArgumentError(f"{{engine}} {self.engine}: {{saliency}} {self.name} needs another, such as native")
+            raise UsageError(f"{{--engine}} {self.engine}: {{--saliency}} {self.name} needs another, such as native")
 
     @property
     def name(self) -> str:
@@ -216,5 +216,5 @@ def _opened(loss: str | onnx.ModelProto | None) -> LossName | onnx.ModelProto | 
         return loss
     name = next((known for known in LOSSES if known == loss), None)
     if name is None and not loss.endswith(".onnx"):
-        raise ArgumentError(f"{{loss}} {loss}: expected one of {', '.join(LOSSES)}, or a loss model, FILE.onnx")
+        raise UsageError(f"{{--loss}} {loss}: expected one of {', '.join(LOSSES)}, or a loss model, FILE.onnx")
     return name or model_io.load(Path(loss))
