@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from hqp_onnx.job.results import QAT_EPOCHS, QAT_SAMPLES, Report
+from hqp_onnx.job.cost_model import QAT_EPOCHS, QAT_SAMPLES
+from hqp_onnx.job.results import Report
 from hqp_onnx.model import open_data, open_model
 from hqp_onnx.passes.recover import recover
 from hqp_onnx.recovery import Recovery

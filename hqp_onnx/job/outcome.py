@@ -14,10 +14,11 @@ from hqp_onnx.errors import BudgetError
 from hqp_onnx.files import write_text
 from hqp_onnx.graphs import model_io
 from hqp_onnx.job.candidate import ORIGINAL, Candidate, Precision, plan_key
+from hqp_onnx.job.cost_model import CostModel
 from hqp_onnx.job.details import describe
 from hqp_onnx.job.evidence import MOMENTS
 from hqp_onnx.job.ledger import Ledger
-from hqp_onnx.job.results import TITLES, CostModel, Report, Row, Units
+from hqp_onnx.job.results import TITLES, Report, Row, Units
 from hqp_onnx.job.rows import Measured, make_rows
 from hqp_onnx.job.run import Found
 from hqp_onnx.job.settings import settings_of

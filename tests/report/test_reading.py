@@ -12,7 +12,8 @@ import pytest
 
 from hqp_onnx.errors import DataError
 from hqp_onnx.files import json_text
-from hqp_onnx.job.results import CostModel, Report
+from hqp_onnx.job.cost_model import CostModel
+from hqp_onnx.job.results import Report
 from hqp_onnx.report.reading import read_report
 
 Values = dict[str, Any]

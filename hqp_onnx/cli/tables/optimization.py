@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from hqp_onnx.job.results import CostModel, Report
+from hqp_onnx.job.cost_model import CostModel
+from hqp_onnx.job.results import Report
 from hqp_onnx.report.table import PARAMETERS, models_table
 
 

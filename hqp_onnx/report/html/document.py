@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from hqp_onnx.job.results import QAT_EPOCHS, QAT_SAMPLES, EngineRow, Report, Row
+from hqp_onnx.job.cost_model import QAT_EPOCHS, QAT_SAMPLES
+from hqp_onnx.job.results import EngineRow, Report, Row
 from hqp_onnx.report.html.commands import Recipe, recipes
 from hqp_onnx.report.html.figures import Figure
 from hqp_onnx.report.html.markup import Html, join, table, tag
