@@ -25,8 +25,8 @@ def score(
     draws: int = 1,
 ) -> Ranking:
     """Write ``scores.npz`` of a model; see ``rank``."""
-    read: dict[str, Names] = {"the input model": parts(path), "the data": data, "the file of --loss": loss}
-    forbid_overlap({"-o": output}, {**read, "the file of --preprocess": preprocess})
+    read: dict[str, Names] = {"the input model": parts(path), "the data": data, "the file of {loss}": loss}
+    forbid_overlap({"output": output}, {**read, "the file of {preprocess}": preprocess})
     model = open_model(path)
     dataset = open_data(model, data, preprocess)
     if dataset.labeled:
