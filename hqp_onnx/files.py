@@ -147,23 +147,24 @@ def forbid_overlap(outputs: Mapping[str, Names], inputs: Mapping[str, Names]) ->
     """Refuse, before any work, outputs that are inputs or one another, under whatever names, or cannot be replaced.
 
     Args:
-        outputs: files to write, by the option that names them.
-        inputs: what is read, in words ("the input model"): files and folders, or ``FILE.py:name``.
+        outputs: files to write, by the argument that names them.
+        inputs: what is read, in words ("the input model", "the file of {--ledger}"): files and folders, or
+            ``FILE.py:name``.
 
     Raises:
-        UsageError: an output is one of the inputs, lies in a folder that is one, is another output, or is there and no
-            regular file.
+        UsageError: an output is one of the inputs, lies in a folder that is one, or is another output.
+        UsageError: an output is there and no regular file.
     """
-    written = [(option, path) for option, names in outputs.items() for path in _paths(names)]
+    written = [(argument, path) for argument, names in outputs.items() for path in _paths(names)]
     read = [(words, path) for words, names in inputs.items() for path in _paths(names) if path.exists()]
-    for option, path in written:
+    for argument, path in written:
         for words, source in read:
             if path.exists() and (source.samefile(path) or source.resolve() in path.resolve().parents):
-                raise UsageError(f"{option} {path} is {words}: choose another file")
+                raise UsageError(f"{{--{argument}}} {path} is {words}: choose another file")
         require_replaceable(path)
     for (first, one), (second, other) in combinations(written, 2):
         if one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other)):
-            raise UsageError(f"{second} {other} is the file of {first}, too: choose another file")
+            raise UsageError(f"{{--{second}}} {other} is the file of {{--{first}}}, too: choose another file")
 
 
 def _paths(names: Names) -> Iterable[Path]:

@@ -302,21 +302,21 @@ def test_an_output_is_no_input_under_any_name(tmp_path: Path, monkeypatch: pytes
         Path("soft"),
         Path("folder", model),
     ):
-        with pytest.raises(UsageError, match=r"^-o .* is the input model: choose another file$"):
-            files.forbid_overlap({"--ledger": None, "-o": same}, inputs)
+        with pytest.raises(UsageError, match=r"^output .* is the input model: choose another file$"):
+            files.forbid_overlap({"ledger": None, "output": same}, inputs)
     for path, words in (("photos/1.png", "is DATA"), ("photos", "is DATA"), ("load.py", "is the script")):
-        with pytest.raises(UsageError, match=f"^--ledger {path} {words}: "):
-            files.forbid_overlap({"-o": other, "--ledger": Path(path)}, inputs)
-    files.forbid_overlap({"-o": other, "--ledger": Path("photos", "new.json"), "--json": None}, inputs)
-    with pytest.raises(UsageError, match="-o hard is the parts"):
-        files.forbid_overlap({"-o": Path("hard")}, {"the parts": [other, model]})
+        with pytest.raises(UsageError, match=f"^ledger {path} {words}: "):
+            files.forbid_overlap({"output": other, "ledger": Path(path)}, inputs)
+    files.forbid_overlap({"output": other, "ledger": Path("photos", "new.json"), "json_file": None}, inputs)
+    with pytest.raises(UsageError, match="output hard is the parts"):
+        files.forbid_overlap({"output": Path("hard")}, {"the parts": [other, model]})
 
 
 def test_an_output_is_no_other_output_and_can_be_written(tmp_path: Path) -> None:
     new = tmp_path / "new"
     for _ in range(2):  # not there, and there
-        with pytest.raises(UsageError, match=r"--ledger .*new is the file of -o, too: choose another file"):
-            files.forbid_overlap({"-o": new, "--ledger": tmp_path / "." / ".." / tmp_path.name / "new"}, {})
+        with pytest.raises(UsageError, match=r"ledger .*new is the file of output, too: choose another file"):
+            files.forbid_overlap({"output": new, "ledger": tmp_path / "." / ".." / tmp_path.name / "new"}, {})
         new.write_text("")
     with pytest.raises(UsageError, match="is a folder, which is not overwritten"):
-        files.forbid_overlap({"-o": tmp_path}, {})
+        files.forbid_overlap({"output": tmp_path}, {})

@@ -73,7 +73,7 @@ def json_option(command: F) -> F:
     def checked(*arguments: Any, json_file: Path | None, **options: Any) -> Any:
         if json_file is not None and str(json_file) != "-":
             output: Path | None = options.get("output")
-            written = {"-o": None if output is None or output.is_dir() else output, "--json": json_file}
+            written = {"output": None if output is None or output.is_dir() else output, "json_file": json_file}
             forbid_overlap(written, _named(click.get_current_context()))
         return command(*arguments, json_file=json_file, **options)
 
@@ -89,9 +89,12 @@ def _named(context: click.Context) -> dict[str, list[Path]]:
         if not isinstance(parameter.type, click.Path) or parameter.name in ("output", "json_file") or not value:
             continue
         paths = [named(str(text))[0] for text in (value if isinstance(value, tuple) else (value,))]
-        words = parameter.opts[-1] if isinstance(parameter, click.Option) else parameter.human_readable_name
+        words = f"{{{parameter.name}}}" if isinstance(parameter, click.Option) else parameter.human_readable_name
         files = [path for path in paths if parameter.type is DATA or not path.is_dir()]
-        found[f"the file of {words}"] = [*files, *(p for path in files if path.suffix == ".onnx" for p in parts(path))]
+        found[f"the file of {--words}"] = [
+            *files,
+            *(p for path in files if path.suffix == ".onnx" for p in parts(path)),
+        ]
     return found
 
 

@@ -18,7 +18,7 @@ from hqp_onnx.report.writing import HTML, rewrite_html
 @json_option
 def report(folder: Path, json_file: Path | None) -> None:
     """Write OUT/report.html again, from the report.json that `hqp optimize` left there."""
-    forbid_overlap({"--json": json_file}, {"the report": [folder / JSON, folder / HTML]})
+    forbid_overlap({"json_file": json_file}, {"the report": [folder / JSON, folder / HTML]})
     page = rewrite_html(folder)
     if not give_json({"report": str(page)}, json_file):
         click.echo(f"Wrote {page}")

@@ -107,8 +107,8 @@ def write_script(
         ModelError: the model cannot be loaded.
         DataError, UsageError: see ``batches``; also a ``batch`` that is not the model's own.
     """
-    read: dict[str, Names] = {"the model": parts(model), "the data": data, "the file of --preprocess": preprocess}
-    forbid_overlap({"-o": output}, read)
+    read: dict[str, Names] = {"the model": parts(model), "the data": data, "the file of {--preprocess}": preprocess}
+    forbid_overlap({"output": output}, read)
     session = open_session(model)
     if batch is not None and session.batch not in (None, batch):
         raise UsageError(f"{{--batch}} {batch}: {model} takes batches of {session.batch} only")

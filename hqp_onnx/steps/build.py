@@ -117,11 +117,11 @@ def _check_files(options: BuildOptions) -> None:
     written = [options.output, *(_beside(options.output, suffix) for suffix in beside)]
     timings = None if options.timing_cache is None else options.timing_cache.resolve()  # TensorRT follows links
     forbid_overlap(
-        {"-o": written, "--timing-cache": timings},
+        {"output": written, "timing_cache": timings},
         {
             "the input model": model_io.parts(options.model),
             "the data": options.data,
-            "the file of --preprocess": options.preprocess,
+            "the file of {--preprocess}": options.preprocess,
             "the calibration cache": options.calibration_cache,
         },
     )

@@ -159,8 +159,8 @@ def prune_file(
         progress: called as the work goes on.
     """
     forbid_overlap(
-        {"-o": output, "--ledger": ledger},
-        {"the input model": model_io.parts(path), "the data": data, "the file of --preprocess": preprocess},
+        {"output": output, "ledger": ledger},
+        {"the input model": model_io.parts(path), "the data": data, "the file of {--preprocess}": preprocess},
     )
     model = open_model(path)
     dataset = None if data is None else open_data(model, data, preprocess)

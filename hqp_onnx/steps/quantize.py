@@ -71,8 +71,8 @@ def quantize_file(
     goal = target(target_name)
     thresholds.method(method)
     forbid_overlap(
-        {"-o": output, "--calibration-out": calibration_files(calibration_out)},
-        {"the input model": model_io.parts(path), "the data": data, "the file of --preprocess": preprocess},
+        {"output": output, "calibration_out": calibration_files(calibration_out)},
+        {"the input model": model_io.parts(path), "the data": data, "the file of {--preprocess}": preprocess},
     )
     if calibration_out is not None and (precision == "fp16" or int4_weights is not None):
         raise UsageError("{--calibration_out} needs INT8: float16 and INT4 weights take no calibration")

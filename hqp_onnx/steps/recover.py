@@ -88,8 +88,8 @@ def recover_file(
         progress: called as the work goes on.
     """
     models: dict[str, Names] = {"the student": model_io.parts(path), "the teacher": model_io.parts(teacher)}
-    more: dict[str, Names] = {"the file of --ledger": ledger, "the file of --preprocess": preprocess}
-    forbid_overlap({"-o": output, "--checkpoint": checkpoint}, {**models, "the data": data, **more})
+    more: dict[str, Names] = {"the file of {--ledger}": ledger, "the file of {--preprocess}": preprocess}
+    forbid_overlap({"output": output, "checkpoint": checkpoint}, {**models, "the data": data, **more})
     original = open_model(teacher)
     dataset = open_data(original, data, preprocess)
     model_io.require_file(path)

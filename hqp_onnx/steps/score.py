@@ -38,8 +38,8 @@ def score_file(
     progress: Progress = silent,
 ) -> Ranking:
     """Write ``scores.npz`` of a model."""
-    read: dict[str, Names] = {"the input model": parts(path), "the data": data, "the file of --loss": scoring.loss}
-    forbid_overlap({"-o": output}, {**read, "the file of --preprocess": preprocess})
+    read: dict[str, Names] = {"the input model": parts(path), "the data": data, "the file of {--loss}": scoring.loss}
+    forbid_overlap({"output": output}, {**read, "the file of {--preprocess}": preprocess})
     ranking = score_model(path, data, scoring, preprocess, progress)
     ranking.save(output)
     return ranking

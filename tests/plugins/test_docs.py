@@ -34,7 +34,16 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_every_host_has_a_block() -> None:
-    assert [block.values[0] for block in BLOCKS] == ["python", "python", "python", "sh", "sh", "python", "python"]
+    assert [block.values[0] for block in BLOCKS] == [
+        "python",
+        "python",
+        "python",
+        "sh",
+        "sh",
+        "python",
+        "python",
+        "python",
+    ]
 
 
 @pytest.mark.parametrize(("language", "code"), BLOCKS)
