@@ -152,8 +152,8 @@ def forbid_overlap(outputs: Mapping[str, Names], inputs: Mapping[str, Names]) ->
             ``FILE.py:name``.
 
     Raises:
-        UsageError: an output is one of the inputs, lies in a folder that is one, or is another output.
-        UsageError: an output is there and no regular file.
+        UsageError: an output is one of the inputs, lies in a folder that is one, is another output, or is there and no
+            regular file.
     """
     written = [(argument, path) for argument, names in outputs.items() for path in _paths(names)]
     read = [(words, path) for words, names in inputs.items() for path in _paths(names) if path.exists()]

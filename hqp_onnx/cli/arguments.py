@@ -89,9 +89,9 @@ def _named(context: click.Context) -> dict[str, list[Path]]:
         if not isinstance(parameter.type, click.Path) or parameter.name in ("output", "json_file") or not value:
             continue
         paths = [named(str(text))[0] for text in (value if isinstance(value, tuple) else (value,))]
-        words = f"{{{parameter.name}}}" if isinstance(parameter, click.Option) else parameter.human_readable_name
+        words = f"{{--{parameter.name}}}" if isinstance(parameter, click.Option) else parameter.human_readable_name
         files = [path for path in paths if parameter.type is DATA or not path.is_dir()]
-        found[f"the file of {--words}"] = [
+        found[f"the file of {words}"] = [
             *files,
             *(p for path in files if path.suffix == ".onnx" for p in parts(path)),
         ]
