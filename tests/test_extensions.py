@@ -13,6 +13,9 @@ import pytest
 from small_model import small_data, small_model
 
 from hqp_onnx.job.options import Options
+from hqp_onnx.job.settings import settings_of
+from hqp_onnx.job.setup import open_setup
+from hqp_onnx.progress import silent
 
 CODE = """
 import numpy as np
@@ -158,5 +161,5 @@ def test_a_changed_file_is_another_job(folder: Path, tmp_path: Path) -> None:
         file.write_text(text)
         data = str(folder / "data.npz")
         options = Options(folder / "model.onnx", data, data, tmp_path / "out", saliency=f"{file}:largest")
-        digests.append(options.settings()["saliency_file"])
+        digests.append(settings_of(open_setup(options, silent))["saliency_file"])
     assert digests[0] != digests[1]
