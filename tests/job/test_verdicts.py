@@ -28,7 +28,7 @@ def varies(outputs, labels):
 
 def near(outputs, labels):
     error = np.square(outputs["logits"] - np.load({wanted!r})[labels]).mean(1)
-    return np.maximum(0, 0.9 - error / 4 - 0.04 * (len(np.unique(outputs["flat"])) <= 256))
+    return np.maximum(0, 0.9 - error / 4 - 0.04 * ("flat" in outputs and len(np.unique(outputs["flat"])) <= 256))
 
 def tires(outputs, labels):
     global seen
@@ -140,3 +140,11 @@ def test_a_written_model_that_does_not_repeat_its_trial_is_refused(options: Opti
     with pytest.raises(BudgetError, match=r"pruned\.onnx: 0\.0000 on .* does not repeat its trial"):
         optimize(tiring)
     assert not any((tiring.output / name).exists() for name in ("ledger.json", "report.json", "report.html"))
+
+
+def test_recovery_without_room_keeps_what_was_found(options: Options, tmp_path: Path) -> None:
+    """No drop at all is allowed: nothing beyond the pruned candidate is admitted, and training leaves that as it is."""
+    found = optimize(replace(options, metric=metric(tmp_path, "near"), precision="fp32", max_drop=0.0, recover=1))
+    trained = [trial for trial in found.trials if trial.trained]
+    assert [trial.accepted for trial in trained] == [trial.removed == 0 for trial in trained]
+    assert len(trained) > 1 and found.rows["recovered"].sparsity == found.rows["pruned"].sparsity == 0
