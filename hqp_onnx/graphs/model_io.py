@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterator
 from itertools import chain, count
 from pathlib import Path
-from typing import BinaryIO
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -17,12 +16,11 @@ from google.protobuf.message import DecodeError
 from hqp_onnx import files
 from hqp_onnx.errors import ModelError
 from hqp_onnx.graphs.nodes import opset
-from hqp_onnx.runtimes.session import weight_bytes
+from hqp_onnx.runtimes.external_data import weight_bytes, write_apart
 
 OLDEST_OPSET = 11
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
 _EXTERNAL_FROM = 1_900_000_000  # bytes of weights; protobuf ends at 2 GiB
-_SMALL, _PAGE = 1024, 4096  # bytes: weights that stay in the model, what ONNX aligns the others to
 
 
 def load(path: Path, quantized: bool = False) -> onnx.ModelProto:
@@ -63,7 +61,7 @@ def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def save(model: onnx.ModelProto | gs.Graph, path: Path) -> None:
-    """Write ``path``; from 1.9 GB of weights on, these go to ``NAME.data`` beside it (and a ModelProto loses its own).
+    """Write ``path``; from 1.9 GB of weights on, these go to ``NAME.data`` beside it.
 
     The model is renamed last, and reads a data file that no earlier model does (``NAME.1.data``, ... where there is
     one); the data of the model that it replaces are then removed, if they were written here.
@@ -79,24 +77,10 @@ def save(model: onnx.ModelProto | gs.Graph, path: Path) -> None:
     else:
         names = (f"{path.name}{number}.data" for number in chain([""], (f".{n}" for n in count(1))))
         data = next(path.with_name(name) for name in names if not os.path.lexists(path.with_name(name)))
-        with files.replacing(path) as whole, files.replacing(data) as weights:
-            _move_weights(proto, weights, data.name)
-            whole.write(proto.SerializeToString(deterministic=True))
+        write_apart(proto, path, data)
     for data in earlier:
         if re.fullmatch(re.escape(path.name) + r"(\.\d+)?\.data", data.name):
             data.unlink(missing_ok=True)
-
-
-def _move_weights(proto: onnx.ModelProto, stream: BinaryIO, location: str) -> None:
-    """Write the large initializers to ``stream``, the file ``location``; they then refer to it."""
-    for tensor in proto.graph.initializer:
-        content = tensor.raw_data
-        if len(content) < _SMALL:
-            continue
-        stream.write(bytes(-stream.tell() % _PAGE))
-        onnx.external_data_helper.set_external_data(tensor, location, stream.tell(), len(content))
-        stream.write(content)
-        tensor.ClearField("raw_data")
 
 
 def parts(path: Path) -> list[Path]:

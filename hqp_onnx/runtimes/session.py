@@ -18,6 +18,7 @@ import onnx
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import MissingRuntimeError, ModelError, one_line
+from hqp_onnx.runtimes.external_data import weight_bytes, write_apart
 
 CPU = "CPUExecutionProvider"
 EXTRAS = {"CUDAExecutionProvider": "onnxruntime-gpu", "TensorrtExecutionProvider": "onnxruntime-gpu"}
@@ -217,13 +218,8 @@ def loadable(model: onnx.ModelProto | bytes | Path, outputs: Sequence[str] | Non
         serialized: bytes = model.SerializeToString()
         return serialized
     path = spill / "model.onnx"
-    onnx.save_model(model, path, save_as_external_data=True, location="model.data")
+    write_apart(model, path, spill / "model.data")
     return str(path)
-
-
-def weight_bytes(model: onnx.ModelProto) -> int:
-    """Bytes of the initializers, as stored in memory."""
-    return sum(len(t.raw_data) or 8 * len(t.float_data) + 8 * len(t.int64_data) for t in model.graph.initializer)
 
 
 def failure(error: Exception) -> str:

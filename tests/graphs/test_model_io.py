@@ -38,7 +38,9 @@ def test_external_data_are_read_and_written(tmp_path: Path, monkeypatch: pytest.
     assert model_io.stored_bytes(external) > 6_000_000
     monkeypatch.setattr(model_io, "_EXTERNAL_FROM", 1)
     target = tmp_path / "out" / "copy.onnx"
+    before = loaded.SerializeToString(deterministic=True)
     model_io.save(loaded, target)
+    assert loaded.SerializeToString(deterministic=True) == before
     assert sorted(path.name for path in target.parent.iterdir()) == ["copy.onnx", "copy.onnx.data"]
     assert target.stat().st_size < 100_000
     assert np.array_equal(run(model_io.load(target), IMAGES)[0], want)
