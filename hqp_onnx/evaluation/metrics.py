@@ -147,8 +147,11 @@ def require_finite(nonfinite: NonFinite, samples: int) -> None:
 
 
 def classes(outputs: tuple[TensorSpec, ...]) -> int | None:
-    """Number of classes of a classifier's first output; None where it is dynamic."""
-    return outputs[0].shape[-1] if outputs and outputs[0].shape else None
+    """Number of classes of a classifier's first output, [N, C] or [N, C, 1, 1]; None where it is dynamic."""
+    if not outputs or not outputs[0].shape:
+        return None
+    several = [size for size in outputs[0].shape[1:] if size != 1]
+    return several[0] if len(several) == 1 else outputs[0].shape[-1]
 
 
 def _top(count: int, outputs: Mapping[str, Array], labels: IntArray | None) -> FloatArray:

@@ -13,9 +13,9 @@ from hqp_onnx.arrays import Array, FloatArray, IntArray
 from hqp_onnx.data.dataset import ArraySource, Dataset
 from hqp_onnx.errors import ModelError, UsageError
 from hqp_onnx.evaluation.budget import Budget
-from hqp_onnx.evaluation.metrics import METRICS, Metric, Scores, evaluate, load_metric, predictions
+from hqp_onnx.evaluation.metrics import METRICS, Metric, Scores, classes, evaluate, load_metric, predictions
 from hqp_onnx.evaluation.nonfinite import NonFinite, finite_samples
-from hqp_onnx.runtimes.session import Session
+from hqp_onnx.runtimes.session import Session, TensorSpec
 
 IDENTITY = '<ir_version: 8, opset_import: ["" : 17]> g (float[n,7] x) => (float[n,7] y) { y = Relu(x) }'
 RNG = np.random.default_rng(0)
@@ -195,3 +195,10 @@ def test_an_output_that_is_no_row_of_logits() -> None:
     data = Dataset(ArraySource("test", {"x": LOGITS[:49]}, LABELS[:49]), Session(model).inputs, batch_size=49)
     with pytest.raises(ModelError, match=r"a metric of your own, FILE\.py:function"):
         evaluate(Session(model), data, load_metric("top1"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "count"), [((None, 7), 7), ((4, 7, 1, 1), 7), ((None, None), None), ((None, 1), 1), ((), None)]
+)
+def test_the_number_of_classes(shape: tuple[int | None, ...], count: int | None) -> None:
+    assert classes((TensorSpec("y", np.dtype(np.float32), shape),)) == count
