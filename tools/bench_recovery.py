@@ -37,13 +37,12 @@ from hqp_onnx.evaluation.metrics import evaluate, load_metric
 from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.job.options import Options
 from hqp_onnx.model import open_data, open_model
-from hqp_onnx.passes.compensate import compensate
-from hqp_onnx.passes.prune_channels import prune_channels
+from hqp_onnx.passes.cut import Refit, cut
 from hqp_onnx.passes.recover import recover
 from hqp_onnx.passes.refit_in_order import refit_in_order
-from hqp_onnx.ranking.least_squares import held_out_ridges
 from hqp_onnx.ranking.order import removal_order
 from hqp_onnx.ranking.rank import rank
+from hqp_onnx.ranking.removal import ridges_of
 from hqp_onnx.ranking.saliencies import Scoring
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.recovery.points import kept_positions
@@ -97,9 +96,7 @@ class Case:
     def ridges(self, saliency: str) -> dict[str, float]:
         """Those that do best where half of the units have left."""
         if saliency not in self._ridges:
-            order = self.order(saliency)
-            plan = PruningPlan(order[: len(order) // 2])
-            self._ridges[saliency] = held_out_ridges(self.model.graph, self.channels, plan, self.halves)
+            self._ridges[saliency] = ridges_of(self.model.graph, self.channels, self.order(saliency), self.halves)
         return self._ridges[saliency]
 
     def order(self, saliency: str) -> np.ndarray:
@@ -110,10 +107,10 @@ class Case:
             self._orders[saliency] = removal_order(scores, self.channels, MIN_WIDTH)
         return self._orders[saliency]
 
-    def cut(self, saliency: str, theta: float) -> tuple[gs.Graph, PruningPlan]:
+    def cut(self, saliency: str, theta: float, refit: Refit | None = None) -> gs.Graph:
         """The graph without a share of the units."""
         plan = PruningPlan(self.order(saliency)[: round(theta * len(self.channels.prunable))])
-        return prune_channels(self.model.graph, self.channels, plan).graph, plan
+        return cut(self.model.graph, self.channels, plan, refit).graph
 
     def macs(self, graph: gs.Graph) -> float:
         """Share of the original's that is gone."""
@@ -121,14 +118,13 @@ class Case:
 
 
 def plain(saliency: str) -> Callable[[Case, float], gs.Graph]:
-    return lambda case, theta: case.cut(saliency, theta)[0]
+    return lambda case, theta: case.cut(saliency, theta)
 
 
 def refitted(saliency: str, ridge: float | None = None) -> Callable[[Case, float], gs.Graph]:
     def make(case: Case, theta: float) -> gs.Graph:
-        graph, plan = case.cut(saliency, theta)
-        strength = case.ridges(saliency) if ridge is None else ridge
-        return compensate(case.model.graph, graph, case.channels, plan, case.moments, strength).graph
+        ridges = case.ridges(saliency) if ridge is None else dict.fromkeys(case.moments, ridge)
+        return case.cut(saliency, theta, Refit(case.moments, ridges))
 
     return make
 
@@ -287,12 +283,10 @@ def mixing(case: Case) -> Case:
 def peak(paths: Sequence[Path], folder: Path, limit: int | None, samples: int, refit: bool) -> tuple[float, float]:
     """Seconds to make one candidate of half of the units, and the peak MiB of this process."""
     case = Case(paths, folder, limit, samples, 0)
-    graph, plan = case.cut("l2", 0.5)
-    found = case.moments if refit else {}
+    case.order("l2")
+    chosen = Refit(case.moments, {}) if refit else None
     start = time.perf_counter()
-    prune_channels(case.model.graph, case.channels, plan)
-    if refit:
-        graph = compensate(case.model.graph, graph, case.channels, plan, found).graph
+    graph = case.cut("l2", 0.5, chosen)
     seconds = time.perf_counter() - start
     accuracy(graph, case.test)
     status = Path("/proc/self/status").read_text()  # ru_maxrss would include what the parent held when it forked

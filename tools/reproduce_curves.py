@@ -14,9 +14,8 @@ from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.evaluation.metrics import evaluate, load_metric
 from hqp_onnx.graphs import model_io
 from hqp_onnx.model import open_data, open_model
-from hqp_onnx.passes.compensate import compensate
+from hqp_onnx.passes.cut import Refit, cut
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
-from hqp_onnx.passes.prune_channels import prune_channels
 from hqp_onnx.ranking.order import removal_order
 from hqp_onnx.ranking.rank import rank
 from hqp_onnx.ranking.saliencies import Scoring
@@ -68,8 +67,7 @@ class Curves:
     def pruned(self, order: np.ndarray, theta: float, compensated: bool) -> gs.Graph:
         """Without the first ``theta`` of the units."""
         plan = PruningPlan(np.sort(order[: round(theta * len(self.channels.prunable))]))
-        graph = prune_channels(self.model.graph, self.channels, plan).graph
-        return compensate(self.model.graph, graph, self.channels, plan, self.moments).graph if compensated else graph
+        return cut(self.model.graph, self.channels, plan, Refit(self.moments, {}) if compensated else None).graph
 
     def accuracy(self, graph: gs.Graph) -> float:
         """Top-1 on the test data."""
