@@ -95,7 +95,7 @@ class Case:
         return joined(*self.halves)
 
     def ridges(self, saliency: str) -> dict[str, float]:
-        """Those that do best where half of the units have left."""
+        """Those that do best where half of the units are removed."""
         if saliency not in self._ridges:
             order = self.order(saliency)
             plan = PruningPlan(order[: len(order) // 2])
@@ -103,7 +103,7 @@ class Case:
         return self._ridges[saliency]
 
     def order(self, saliency: str) -> np.ndarray:
-        """Units, first to leave first."""
+        """Units in the order in which they are removed."""
         if saliency not in self._orders:
             options = {"halves": self.halves, "min_width": MIN_WIDTH} if saliency == "obs" else {}
             scores = rank(self.model.graph, self.channels, Scoring(saliency), self.calib, **options).units
