@@ -131,7 +131,7 @@ def quantize(
     """
     if precision not in ("int8", "mixed", "fp16"):
         raise UsageError(f"{{--precision}} {precision}: expected one of int8, mixed, fp16")
-    goal, opened = target_named(target), open_model(model)
+    resolved, opened = target_named(target), open_model(model)
     if precision == "fp16":
         return to_proto(in_float16(opened.graph).graph)
     if data is None:
@@ -139,7 +139,7 @@ def quantize(
     dataset = open_data(opened, data, preprocess)
     make = mixed_model if precision == "mixed" else quantize_model
     recipe = Recipe(equalize=equalize, correct_bias=correct_bias, round_weights=round_weights)
-    return to_proto(make(opened, dataset, goal, calibration, progress, recipe).graph)
+    return to_proto(make(opened, dataset, resolved, calibration, progress, recipe).graph)
 
 
 def recover(
@@ -160,7 +160,7 @@ def recover(
     preprocess: str | Path | None = None,
     progress: Progress = silent,
 ) -> onnx.ModelProto:
-    """``student``, pruned or quantized by any tool, trained towards the model that it was made of, without labels.
+    """``student``, pruned or quantized by any tool, trained towards the model that it was made from, without labels.
 
     Args:
         student: a float model, or one with QuantizeLinear and DequantizeLinear pairs.
@@ -256,7 +256,7 @@ def benchmark(
     Args:
         models: one or more.
         batch: samples per run, where the models leave it open.
-        threads: of the runtime; 0 takes its choice.
+        threads: of the runtime; 0 lets it choose.
         target: what runs them, see ``quantize``.
         progress: called with stage, done and total.
 

@@ -1,8 +1,8 @@
-"""A plan carried out: units are removed, what read them is refitted, and constants that this leaves are absorbed.
+"""A plan carried out: units are removed, what read them is refitted, constants that this creates are absorbed.
 
     prune_channels ─► [compensate ─► [refit_in_order]] ─► [absorb_scales, where a branch was removed as a whole]
 
-The same plan and the same ``Refit`` give the same model, whoever asks.
+The same plan and the same ``Refit`` always give the same model.
 """
 
 from __future__ import annotations
@@ -57,26 +57,26 @@ def cut(graph: gs.Graph, channels: ChannelMap, plan: PruningPlan, refit: Refit |
     """A copy of ``graph`` without the units of ``plan``.
 
     Args:
-        graph: the canonical graph that ``channels`` was made of.
+        graph: the canonical graph that ``channels`` was made from.
         channels: its units.
         plan: units to remove.
         refit: None leaves all other weights as they are.
 
     Returns:
-        The graph, with the notes of all that was done.
+        The graph, with the notes of every pass that ran.
 
     Raises:
         UsageError: see ``prune_channels``.
         DataError, ModelError: see ``compensate`` and ``refit_in_order``.
     """
-    done = [prune_channels(graph, channels, plan)]
+    results = [prune_channels(graph, channels, plan)]
     if refit is not None and len(plan):
-        done.append(compensate(graph, done[-1].graph, channels, plan, refit.moments, refit.ridges))
+        results.append(compensate(graph, results[-1].graph, channels, plan, refit.moments, refit.ridges))
         if refit.data is not None:
-            done.append(
-                refit_in_order(graph, done[-1].graph, channels, plan, refit.data, threads=refit.threads),
+            results.append(
+                refit_in_order(graph, results[-1].graph, channels, plan, refit.data, threads=refit.threads),
             )
     if channels.ended(plan):
-        done.append(absorb_scales(done[-1].graph))
-    notes = tuple(note for result in done for note in result.notes)
-    return PassResult(done[-1].graph, any(result.modified for result in done), notes)
+        results.append(absorb_scales(results[-1].graph))
+    notes = tuple(note for result in results for note in result.notes)
+    return PassResult(results[-1].graph, any(result.modified for result in results), notes)

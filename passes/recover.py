@@ -57,14 +57,14 @@ def recover(
     checkpoint: Path | None = None,
     progress: StageProgress | None = None,
 ) -> Recovered:
-    """A copy of ``student`` that answers more like ``teacher`` on held-out samples, or is as it was.
+    """A copy of ``student`` that answers more like ``teacher`` on held-out samples, or is unchanged.
 
     Args:
         student: canonical; pruned, or quantized with Q/DQ, or both.
         teacher: the original, canonical, with the same inputs and outputs.
         data: samples; labels are not read.
         settings: see ``Recovery``.
-        kept: what pruning left of the teacher's activations (``recovery.points.kept_positions``); without it, only
+        kept: what pruning kept of the teacher's activations (``recovery.points.kept_positions``); without it, only
             tensors of unchanged shape are compared.
         threads: of onnxruntime.
         checkpoint: file that is written after every epoch; a run that is repeated goes on from it.
@@ -80,14 +80,14 @@ def recover(
     exposed = expose_masters(student)
     trainer, notes = _open(exposed, teacher, data, settings, kept or {}, threads)
     weights, losses = trainer.run(checkpoint, progress or (lambda done, total: None))
-    done = store_masters(student, exposed.masters, weights)
+    stored = store_masters(student, exposed.masters, weights)
     best = int(np.nanargmin(losses)) if np.isfinite(losses[0]) else 0
     note = f"recovery: held-out loss {losses[0]:.4g}; after epoch {best} of {settings.epochs}, {losses[best]:.4g}"
-    return Recovered(done.graph, done.modified, (note, *notes), losses=tuple(losses))
+    return Recovered(stored.graph, stored.modified, (note, *notes), losses=tuple(losses))
 
 
 def check_recoverable(graph: gs.Graph, data: Dataset, settings: Recovery) -> None:
-    """Raise, before any work, what ``recover`` would raise for students that are made of ``graph``."""
+    """Raise, before any work, what ``recover`` would raise for students that are made from ``graph``."""
     _open(expose_masters(graph), graph, data, settings, {}, 0)
 
 

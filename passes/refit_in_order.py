@@ -1,13 +1,13 @@
 """A second refit, in topological order: each weight learns the original's output from what it now really reads.
 
-``compensate`` fits every weight to the *original's* features without those that left. Behind other weights that were
+``compensate`` fits every weight to the *original's* features without the removed ones. Behind other weights that were
 refitted, features differ from these. Here, with x the features in the pruned model (all weights before are refitted)
 and y = W_0 x_0 + b_0 the original's output, the new weight and bias minimise
 
     E|y - W x - b|^2 + lambda |W - W_now|^2,      W = W_now + (C - W_now S) (S + lambda I)^-1,    b = E[y] - W E[x]
 
 with S the covariance of x and C that of y with x. Weights at the same depth are measured in one pass over the data, so
-that the passes are as many as the model is deep (the reconstruction of Channel Pruning, arXiv:1707.06168, asymmetric).
+there are as many passes as the model is deep (the reconstruction of Channel Pruning, arXiv:1707.06168, asymmetric).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def refit_in_order(
         plan: the units that were removed.
         data: calibration batches, read once per depth.
         ridge: lambda, in units of the mean diagonal of S.
-        threads: of onnxruntime; 0 takes its choice.
+        threads: of onnxruntime; 0 lets it choose.
 
     Raises:
         DataError: no batch.
@@ -75,19 +75,19 @@ def refit_in_order(
         merged = _merged(to_proto(graph), to_proto(original))
         weights = graph.tensors()
         features = [_beside(use, weights[name], sources[name]) for name, use in stage.items()]
-        for (name, use), found in zip(
+        for (name, use), moments in zip(
             stage.items(), feature_moments(merged, features, data, threads=threads), strict=True
         ):
             labels = channels.members.get(ParamAxis(name, 1 - use.axis))
             count = sources[name].shape[1 - use.axis]
             stays = np.ones(count, bool) if labels is None else ~gone[labels]
-            _refit(weights[name], use, found, stays, ridge)
+            _refit(weights[name], use, moments, stays, ridge)
             notes.append(f"{name}: refitted")
     return PassResult(graph, bool(notes), tuple(notes))
 
 
 def _stages(original: gs.Graph, graph: gs.Graph) -> list[dict[str, Contraction]]:
-    """Weights to refit by depth: none depends on another of its own depth."""
+    """Weights to refit by depth: no two weights of one depth depend on each other."""
     uses, old = contractions(graph), original.tensors()
     depth: dict[str, int] = {}  # of tensors that differ from the original's
     stages: dict[int, dict[str, Contraction]] = {}
@@ -134,16 +134,16 @@ def _merged(changed: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelPr
     return merged
 
 
-def _refit(weight: gs.Constant, use: Contraction, found: Moments, stays: BoolArray, ridge: float) -> None:
+def _refit(weight: gs.Constant, use: Contraction, moments: Moments, stays: BoolArray, ridge: float) -> None:
     now = np.moveaxis(weight.values, use.axis, 1).astype(np.float64)
     rows = now.reshape(len(now), -1)
     size = rows.shape[1]
     biased = takes_bias(weight)
-    second = found.gram - np.outer(found.mean, found.mean) * biased
+    second = moments.gram - np.outer(moments.mean, moments.mean) * biased
     inner, cross = second[:size, :size], second[:size, size:][:, stays]
     strength = ridge * np.trace(inner) / size or 1.0
     new = rows + np.linalg.solve(inner + strength * np.eye(size), cross - inner @ rows.T).T
-    bias = found.mean[size:][stays] - new @ found.mean[:size] - _bias(weight.outputs[0]) if biased else None
+    bias = moments.mean[size:][stays] - new @ moments.mean[:size] - _bias(weight.outputs[0]) if biased else None
     replace_weight(weight, np.moveaxis(new.reshape(now.shape), 1, use.axis), bias)
 
 

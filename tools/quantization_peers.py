@@ -4,7 +4,7 @@
 
 PYTHON is any interpreter that has the quantizer. The peers (`make peers`) need none of hqp_onnx.
 NAME is a key of ``QUANTIZERS``, TARGET onnxruntime or openvino: the peers that know several are told. CALIB.npz holds
-one array, named as the model's input, and ``labels``. The last line is JSON. Memory is limited to ``LIMIT``, so that a
+one array, named as the model's input, and ``labels``. The last line is JSON. Memory is limited to ``LIMIT``, so a
 quantizer that keeps every activation fails instead of the machine.
 """
 
@@ -128,8 +128,8 @@ def nncf(*, controlled: bool) -> Quantizer:
         make, more = library.quantize, ()
         if controlled:
             make, more = library.quantize_with_accuracy_control, (data, lambda *given: hits(name, *given))
-        made = make(source, data, *more, subset_size=len(items))
-        ov.save_model(made, out, compress_to_fp16=False) if native else onnx.save(made, out)
+        quantized = make(source, data, *more, subset_size=len(items))
+        ov.save_model(quantized, out, compress_to_fp16=False) if native else onnx.save(quantized, out)
 
     return run
 

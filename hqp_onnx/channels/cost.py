@@ -1,7 +1,7 @@
 """What a model costs: parameters, multiply-accumulates per sample.
 
 A weight is used once per output position (Conv), input position (ConvTranspose) or row (Gemm, MatMul), and
-these counts do not change when channels leave; so MACs = sum over nodes of weight size times positions.
+these counts do not change when channels are removed, so MACs = sum over nodes of weight size times positions.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def prunable(graph: gs.Graph, channels: ChannelMap, counts: Mapping[str, int]) -
 
 
 def unit_costs(graph: gs.Graph, channels: ChannelMap, costs: Mapping[str, float]) -> FloatArray:
-    """What goes with each unit: of each node, the share of its weight, or else of its output, that the unit owns.
+    """What each unit accounts for: of each node, the share of its weight, or else of its output, that the unit owns.
 
     Args:
         graph: canonical.
@@ -79,7 +79,7 @@ def unit_costs(graph: gs.Graph, channels: ChannelMap, costs: Mapping[str, float]
     Returns:
         float64 [units], above 0, in the unit of ``costs``.
     """
-    found = np.zeros(channels.units + 1)  # the last entry is for label -1
+    totals = np.zeros(channels.units + 1)  # the last entry is for label -1
     for node in graph.nodes:
         weight = next((t for t in node.inputs[:2] if isinstance(t, gs.Constant) and len(t.shape) > 1), None)
         if weight is not None:
@@ -88,8 +88,8 @@ def unit_costs(graph: gs.Graph, channels: ChannelMap, costs: Mapping[str, float]
         else:
             shares = [channels.tensors[t.name].ravel() for t in node.outputs[:1] if t.name in channels.tensors]
         for labels in shares:
-            np.add.at(found, labels, costs.get(node.name, 0.0) / len(labels))
-    costs_of: FloatArray = np.maximum(found[:-1], _LEAST * found.sum() + np.finfo(np.float64).tiny)
+            np.add.at(totals, labels, costs.get(node.name, 0.0) / len(labels))
+    costs_of: FloatArray = np.maximum(totals[:-1], _LEAST * totals.sum() + np.finfo(np.float64).tiny)
     return costs_of
 
 

@@ -23,7 +23,7 @@ SHELLS = ("bash", "zsh", "fish")
 @click.argument("data", type=DATA, metavar="DATA")
 @click.option("--model", type=FILE, required=True, help="The model whose inputs DATA feed.")
 @click.option("--batch", type=int, help="Samples per batch. Default: the model's own, or 1 where that is dynamic.")
-@click.option("--limit", type=int, help="Only the first so many samples.")
+@click.option("--limit", type=int, help="Only this many samples, the first ones.")
 @preprocess_option
 @click.option("-o", "--output", type=FILE, required=True, metavar="FILE.py")
 @json_option
@@ -39,10 +39,10 @@ def data_loader(data: str, model: Path, output: Path, json_file: Path | None, **
 @json_option
 def doctor(json_file: Path | None) -> None:
     """Say what this machine can run: versions, processor, GPU, and what each target needs."""
-    found = examine()
-    if not give_json(found.json(), json_file):
-        out.print(findings.machine_table(found))
-        out.print(findings.targets_table(found))
+    examined = examine()
+    if not give_json(examined.json(), json_file):
+        out.print(findings.machine_table(examined))
+        out.print(findings.targets_table(examined))
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""The whole comparison: outputs, answers, accuracy, latency, and where each model parts from the one before it."""
+"""The whole comparison: outputs, answers, accuracy, latency, and where each model departs from the one before it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Step:
-    """Where ``model`` parts from ``reference``; ``trace`` is None if that cannot be told, and ``why`` says why."""
+    """Where ``model`` departs from ``reference``; ``trace`` is None if that cannot be told, and ``why`` says why."""
 
     reference: str
     model: str
@@ -104,9 +104,9 @@ def _model_json(model: Compared) -> dict[str, Any]:
 
 
 def _step_json(step: Step) -> dict[str, Any]:
-    found = {"reference": step.reference, "model": step.model}
+    names = {"reference": step.reference, "model": step.model}
     if step.trace is None:
-        return {**found, "not_traced": step.why}
+        return {**names, "not_traced": step.why}
     first = step.trace.first
     shares = ("error", "own", "allowed")
     tensors = [
@@ -115,7 +115,7 @@ def _step_json(step: Step) -> dict[str, Any]:
     ]
     unmatched = list(step.trace.unmatched)
     return {
-        **found,
+        **names,
         "samples": step.trace.samples,
         "first_divergent": None if first is None else first.tensor,
         "tensors": tensors,
@@ -143,7 +143,7 @@ def compare(
         data: see ``sources.open_source``.
         preprocess: for image folders.
         metric: see ``load_metric``; None takes top1 if data have labels and the output classes.
-        ledgers: of pruned models; a ledger.json beside a model is found by itself.
+        ledgers: of pruned models; a ledger.json beside a model is found automatically.
         tolerance: own error that any layer may have, as a share of its signal; see ``trace``.
         samples: to trace layers with.
         threads: of the runtimes; 0 takes their choice.
@@ -163,7 +163,7 @@ def compare(
     dataset = open_dataset(data, contenders[0].session.inputs, preprocess=preprocess, batch_size=batch or BATCH)
     lineage = find_lineage([c.path for c in contenders if c.opener is not None], ledgers)
     chosen = _metric(asked, contenders[0], dataset)
-    found, scores, nonfinite = _outputs(contenders, dataset, chosen, progress)
+    collector, scores, nonfinite = _outputs(contenders, dataset, chosen, progress)
     rows = dataset.rows(0, min(batch or 1, len(dataset)))
     latency = measure({c.name: c.session for c in contenders}, rows.feeds, seconds)
     compared = [
@@ -173,8 +173,8 @@ def compare(
             bytes=stored_bytes(c.path) if c.opener else c.path.stat().st_size,
             accuracy=scores.get(c.name),
             latency=latency[c.name],
-            outputs=found.deviations.get(c.name, {}),
-            agreement=_shares(found.agreement.get(c.name, {})),
+            outputs=collector.deviations.get(c.name, {}),
+            agreement=_shares(collector.agreement.get(c.name, {})),
             nonfinite=nonfinite[c.name],
         )
         for c in contenders

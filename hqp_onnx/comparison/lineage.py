@@ -1,7 +1,7 @@
 """Which channels a pruned model kept, from the ledger of its pruning and the channel map of its original.
 
-Models are often compared that stem from one original by different removals: none, one ledger's, another's. Each model
-is taken for the removal that explains most of its tensors' sizes.
+The models compared often come from one original by different removals: none, one ledger's, another's. Each model is
+assigned the removal that explains most of its tensors' sizes.
 """
 
 from __future__ import annotations
@@ -65,14 +65,14 @@ class Lineage:
         return sum(shapes[name][axis] == (~removed[units]).sum() for name, (axis, units) in lines if units.size)
 
     def match(self, name: str, first: BoolArray, second: BoolArray) -> Match | None:
-        """Where the channels that two removals leave of a tensor are; None if it has no channels that could leave."""
+        """Where the channels of a tensor that survive each of two removals are; None if none could be removed."""
         axis, units = self._line(name)
         if not units.size:
             return None
-        left, right = ~first[units], ~second[units]
-        both = left & right
-        sizes = (int(left.sum()), int(right.sum()), len(units))
-        return Match(axis, (np.cumsum(left) - 1)[both], (np.cumsum(right) - 1)[both], sizes)
+        stays, stays_too = ~first[units], ~second[units]
+        both = stays & stays_too
+        sizes = (int(stays.sum()), int(stays_too.sum()), len(units))
+        return Match(axis, (np.cumsum(stays) - 1)[both], (np.cumsum(stays_too) - 1)[both], sizes)
 
     def _line(self, name: str) -> tuple[int, IntArray]:
         """The axis of a tensor along which units vary, and the unit of each index; empty if there is none."""
@@ -82,7 +82,7 @@ class Lineage:
 
 
 def find_lineage(models: Sequence[Path], ledgers: Sequence[Path]) -> Lineage | None:
-    """What the ledgers say of the first model that one of them is of.
+    """What the ledgers say about the first model that any of them belongs to.
 
     Args:
         models: .onnx files, the original among them.
@@ -90,8 +90,8 @@ def find_lineage(models: Sequence[Path], ledgers: Sequence[Path]) -> Lineage | N
             of one of the models.
 
     Raises:
-        DataError: a file that is no ledger.
-        UsageError: a ledger that the user gave is of none of the models.
+        DataError: a file that is not a ledger.
+        UsageError: a ledger that the user gave belongs to none of the models.
     """
     places = (model.parent / name for model in models for name in (LEDGER, PRUNED_LEDGER))
     beside = [path for path in dict.fromkeys(places) if path.is_file()]
@@ -100,12 +100,12 @@ def find_lineage(models: Sequence[Path], ledgers: Sequence[Path]) -> Lineage | N
     for path in ledgers:
         if read[path][0] not in digests:
             raise UsageError(f"{path}: not a ledger of any of the models: give the original that was pruned as well")
-    found = {path: content for path, content in read.items() if content[0] in digests}
-    if not found:
+    related = {path: content for path, content in read.items() if content[0] in digests}
+    if not related:
         return None
-    digest = min((content[0] for content in found.values()), key=list(reversed(digests)).index)
+    digest = min((content[0] for content in related.values()), key=list(reversed(digests)).index)
     channels = analyze(open_model(digests[digest]).graph)
-    masks = (_mask(channels, path, removed) for path, (of, removed) in found.items() if of == digest)
+    masks = (_mask(channels, path, removed) for path, (of, removed) in related.items() if of == digest)
     return Lineage(channels, tuple(masks))
 
 

@@ -54,7 +54,7 @@ class TensorError:
     Attributes:
         tensor, op, node: its name, and the reference's node that makes it.
         error, own, allowed: shares of the reference's signal; infinite where a value is not finite.
-        channels, of: shared channels, and how many the original has; 0 where none can leave.
+        channels, of: shared channels, and how many the original has; 0 where none can be removed.
     """
 
     tensor: str
@@ -120,7 +120,7 @@ def _rows(data: Dataset, start: int, count: int) -> dict[str, Array]:
 
 
 class _Pair:
-    """Two models, the reference on given tensors, and the deviations so far.
+    """Two models, the reference on forced inputs, and the deviations so far.
 
     Args:
         first, second, lineage: see ``trace``.
@@ -168,12 +168,12 @@ class _Pair:
 
     def _inputs(self, x: Values, y: Values, keep: bool) -> dict[str, Array]:
         """The second model's values for the reference; channels that it lacks keep those of x, or are zero."""
-        given = {}
+        forced = {}
         for name in self._given:
             match, values = self._matches.get(name), np.array(x[name]) if keep else np.zeros_like(x[name])
             values[_index(match, 0, values.ndim)] = y[name][_index(match, 1, values.ndim)]
-            given[name + _GIVEN] = values
-        return given
+            forced[name + _GIVEN] = values
+        return forced
 
     def errors(self, tolerance: float) -> Iterator[TensorError]:
         """The tensors in topological order."""
@@ -207,7 +207,7 @@ def _is_float(value: object) -> bool:
 
 
 def _matches(lineage: Lineage | None, first: Sizes, second: Sizes) -> dict[str, Match | None]:
-    """How the channels of two models' tensors belong together."""
+    """Which channels of two models' tensors correspond."""
     if lineage is None:
         return {}
     gone = lineage.removal(first), lineage.removal(second)
@@ -236,15 +236,15 @@ def _take(values: Array, match: Match | None, side: int) -> Array:
     return values[_index(match, side, values.ndim)]
 
 
-def _forced(model: onnx.ModelProto, given: Values) -> onnx.ModelProto:
-    """``model`` whose nodes read the tensors of ``given`` from inputs of their own."""
+def _forced(model: onnx.ModelProto, forced: Values) -> onnx.ModelProto:
+    """``model`` whose nodes read the tensors of ``forced`` from inputs of their own."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for node in copy.graph.node:
         for index, name in enumerate(node.input):
-            if name in given:
+            if name in forced:
                 node.input[index] = name + _GIVEN
-    for name, value in given.items():
+    for name, value in forced.items():
         kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
         copy.graph.input.append(onnx.helper.make_tensor_value_info(name + _GIVEN, kind, [None] * value.ndim))
     return copy

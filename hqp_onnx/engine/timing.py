@@ -1,6 +1,6 @@
 """Latency of an engine on its GPU, layer times, energy.
 
-One batch is copied to the GPU once; a run is what the GPU does between two CUDA events around one enqueue, so that
+One batch is copied to the GPU once; a run is what the GPU does between two CUDA events around one enqueue, so
 neither copies nor Python count. Warmed up first, then timed one by one: median and 99th percentile. Layers are timed
 in runs of their own, since a profiled run is slower. Energy is sampled while runs are enqueued back to back:
 
@@ -62,7 +62,7 @@ class EngineSession:
         feeds: inputs by name; seeded noise where absent.
 
     Raises:
-        ModelError: the file is no engine for this TensorRT and GPU.
+        ModelError: the file is not an engine for this TensorRT and GPU.
         UsageError: a batch outside the engine's profile.
         MissingRuntimeError: no TensorRT, or no GPU.
     """
@@ -170,7 +170,7 @@ def measure(
 
 
 def event_times(enqueue: Callable[[], None], cuda: Cuda, seconds: float, least: int = 50) -> Sequence[float]:
-    """Milliseconds of single runs, for so many seconds and ``least`` runs at least."""
+    """Milliseconds of single runs, for at least ``seconds`` and ``least`` runs."""
     start, end = cuda.event(), cuda.event()
     times: list[float] = []
     for _ in range(WARM_UP):

@@ -1,9 +1,9 @@
 """Quality of a model on data, sample by sample: top-1, top-5, agreement with the original, or a user's function.
 
 A metric gives every sample a score in 0..1; the model's metric is their mean. Scores are kept per sample, so
-that two models on the same data can be compared in pairs, and so that an evaluation can stop as soon as no
-remaining sample can change its verdict. A sample whose outputs hold NaN or infinities scores nothing, whatever the
-metric, which never sees it.
+two models on the same data can be compared in pairs, and an evaluation can stop as soon as no remaining sample can
+change its verdict. A sample whose outputs hold NaN or infinities scores 0 under every metric,
+which never sees it.
 
 Anything that is named is a ``Metric`` or a function of (outputs by name, labels or None), which returns scores [n]:
 an entry point of the group ``hqp_onnx.metrics``, or ``FILE.py:name``.
@@ -86,8 +86,8 @@ class Metric:
         return scores
 
 
-def _is_metric(found: Any) -> bool:
-    return callable(found) or isinstance(found, Metric)
+def _is_metric(candidate: Any) -> bool:
+    return callable(candidate) or isinstance(candidate, Metric)
 
 
 METRICS: Registry[Metric | ScoreFunction] = Registry("metric", "hqp_onnx.metrics", _is_metric)
@@ -99,10 +99,10 @@ def load_metric(metric: str | Metric | ScoreFunction) -> Metric:
     Raises:
         UsageError: an unknown name.
     """
-    found = METRICS.get(metric) if isinstance(metric, str) else metric
-    if isinstance(found, Metric):
-        return found
-    return Metric(metric if isinstance(metric, str) else getattr(found, "__name__", "of a function"), found, "any")
+    entry = METRICS.get(metric) if isinstance(metric, str) else metric
+    if isinstance(entry, Metric):
+        return entry
+    return Metric(metric if isinstance(metric, str) else getattr(entry, "__name__", "of a function"), entry, "any")
 
 
 def evaluate(

@@ -2,8 +2,8 @@
 
     baseline ─► evidence ─► pruned candidates in FP32 ─► INT8 of the last one where it pays ─► [recovered candidates]
 
-Each stage is a function over ``judge.admits``. INT8 takes less of either, units removed or nodes in INT8, where the
-budget demands it; recovery goes on beyond what is admissible without it.
+Each stage is a function over ``judge.admits``. Where the budget demands it, fewer units are removed for INT8, or fewer
+nodes are in INT8; recovery goes beyond what is admissible without it.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from hqp_onnx.job.setup import Setup
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """What a search found.
 
     Attributes:
         judge: of its candidates.
-        evidence: that it stood on.
+        evidence: that it was based on.
         pruned: the FP32 candidate.
         chosen: the one in the precision that was asked for; None where none is admissible, or FP32 was asked for.
         recovered: the one that was trained; None where none is admissible, or none was asked for.
@@ -46,7 +46,7 @@ class Found:
         return self.recovered or self.chosen or self.pruned
 
 
-def run(setup: Setup, ledger: Ledger) -> Found:
+def run(setup: Setup, ledger: Ledger) -> SearchResult:
     """Search; nothing but the ledger and its cache is written."""
     options = setup.options
     with ledger.timed("baseline"):
@@ -61,11 +61,11 @@ def run(setup: Setup, ledger: Ledger) -> Found:
     wanted, count = pruned, removed  # what recovery starts from
     if options.precision != "fp32":
         wanted = as_asked(setup, ledger, judge.models, pruned)
-        found = admissible(setup, ledger, judge, path, removed, wanted)
-        chosen, count = found or (None, 0)
+        admitted = admissible(setup, ledger, judge, path, removed, wanted)
+        chosen, count = admitted or (None, 0)
     if options.recover:
         recovered = _recovered(setup, judge, path, count, chosen or wanted)
-    return Found(judge, evidence, pruned, chosen, recovered)
+    return SearchResult(judge, evidence, pruned, chosen, recovered)
 
 
 def _pruned(setup: Setup, ledger: Ledger, judge: Judge, path: Path) -> tuple[Path, int]:

@@ -1,4 +1,4 @@
-"""Saliency that knows about compensation: what the loss suffers without a unit *after* the refit of what read it.
+"""Saliency that knows about compensation: how much the loss grows without a unit *after* the refit of what read it.
 
 A reader computes y = W x of features with second moments S (covariance, where it takes a bias). Without the features R
 of a unit, and refitted (``passes.compensate``), the squared error of its output o and with it the loss grow by
@@ -6,14 +6,14 @@ of a unit, and refitted (``passes.compensate``), the squared error of its output
     e_o = w_oR (P_RR)^-1 w_oR^T,   P = (S + lambda I)^-1;        dL = 1/2 sum_o G_o e_o,   G_o = E ||dL/dy_o||^2,
 
 the Schur complement of Optimal Brain Surgeon (Hassibi and Stork 1993), for all outputs of a layer at once, and the
-diagonal of the outputs' Fisher or Gauss-Newton matrix. A unit costs what all of its readers suffer. Units leave one by
-one, least cost first, and after each
+diagonal of the outputs' Fisher or Gauss-Newton matrix. A unit costs what all of its readers suffer. Units are
+removed one by one, least cost first, and after each
 
     W <- W - W_R (P_RR)^-1 P_R,   P <- P - P_R^T (P_RR)^-1 P_R,   G_o <- 0 where o belongs to the unit:
 
 a channel that took over the work of another is worth more from then on (of twins, only the first is free), and errors
-in what nobody computes any longer are free. The last units of a branch leave together: with R all features that its
-readers have left, what remains of their outputs is the mean.
+in what is no longer computed are free. The last units of a branch are removed together: with R all
+features that its readers still have, all that remains of their outputs is the mean.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from hqp_onnx.ranking.least_squares import RIDGE
 from hqp_onnx.ranking.order import Floors
 from hqp_onnx.statistics.moments import Contraction, Moments, contractions, takes_bias
 
-_SPARSE = 0.75  # readers are made smaller once that share of their channels is left
+_SPARSE = 0.75  # readers are made smaller once no more than that share of their channels remains
 
 
 def removal_costs(
@@ -44,7 +44,7 @@ def removal_costs(
     min_width: float = 0.0,
     gains: FloatArray | None = None,
 ) -> FloatArray:
-    """The loss's growth up to the moment when each unit leaves: ascending in the order in which they should.
+    """How much the loss has grown once each unit is removed: ascending in the order in which to remove them.
 
     Args:
         graph: canonical.
@@ -53,8 +53,8 @@ def removal_costs(
         sensitivities: weight -> G, float64 [outputs].
         ridges: weight -> lambda of its refit (``least_squares.held_out_ridges``); others take ``RIDGE``. Too small a
             lambda makes what few samples cannot tell apart look redundant.
-        min_width: see ``Floors``: units that must stay are passed over; those of a branch leave as one.
-        gains: of a unit's removal, float64 [units], above 0; the least cost per gain leaves first. None for 1.
+        min_width: see ``Floors``: units that must stay are passed over; the last of a branch are removed as one.
+        gains: of a unit's removal, float64 [units], above 0; the least cost per gain goes first. None for 1.
 
     Returns:
         float64 [units], distinct where finite; +inf for units that stay, and where no reader is known.
@@ -66,20 +66,20 @@ def removal_costs(
     waiting[channels.prunable] = costs.known[channels.prunable]
     floors, ends = Floors(channels, min_width), _Ends(costs, rate)
     result, total = np.full(channels.units, np.inf), 0.0
-    while waiting.any() or ends.left:
+    while waiting.any() or ends.waiting:
         unit = int(np.argmin(np.where(waiting, costs.units / rate, np.inf)))
         least = costs.units[unit] / rate[unit] if waiting[unit] else np.inf
-        leaving = ends.pop(least)
-        if not leaving:
+        removed = ends.pop(least)
+        if not removed:
             waiting[unit] = False
             branch = channels.branch_of[unit]
             if floors.take(unit):
-                leaving = [unit]
+                removed = [unit]
             elif branch >= 0:  # it is at its least width
                 rest = [one for one in channels.branches[branch].tolist() if waiting[one] or one == unit]
                 waiting[rest] = False
                 ends.add(rest)
-        for one in leaving:
+        for one in removed:
             total = max(total + float(costs.units[one]), float(np.nextafter(total, np.inf)))
             result[one] = total
             ends.touch(costs.remove(one))
@@ -101,15 +101,15 @@ def _readers(
         if labels is not None and name in moments and name in sensitivities:
             key = id(moments[name]), _biased(tensors[name], moments[name], use), labels.tobytes()
             alike.setdefault(key, []).append(use)
-    found = []
+    readers = []
     for (_, biased, _), uses in alike.items():
         labels = channels.members[ParamAxis(uses[0].weight, uses[0].axis)]
         rows = [_rows(tensors[use.weight].values, use, moments[use.weight], channels, sensitivities) for use in uses]
         weight, outputs, sensitivity = (np.concatenate(parts) for parts in zip(*rows, strict=True))
         ridge = max(ridges.get(use.weight, RIDGE) for use in uses)
         inverse = _inverse(moments[uses[0].weight], biased, ridge)
-        found.append(_Reader(labels, outputs, weight, sensitivity, inverse, len(inverse) // len(labels)))
-    return found
+        readers.append(_Reader(labels, outputs, weight, sensitivity, inverse, len(inverse) // len(labels)))
+    return readers
 
 
 def _biased(weight: gs.Constant, moments: Moments, use: Contraction) -> bool:
@@ -149,7 +149,7 @@ class _Reader:
     Attributes:
         units: of each channel, -1 for none.
         outputs: unit of each row, -1 for none.
-        weight: as refitted for the channels that are left.
+        weight: as refitted for the channels that remain.
         sensitivity: G of each row.
         inverse: P.
         taps: features per channel.
@@ -166,25 +166,25 @@ class _Reader:
         self._stays = np.ones(len(self.units), bool)
 
     def costs(self) -> FloatArray:
-        """Of each channel that is left, [channels]; 0 of the others."""
+        """The cost of each remaining channel, [channels]; 0 for the others."""
         count = len(self.units)
-        found = np.zeros(count)
+        costs = np.zeros(count)
         if not self._stays.any():
-            return found
+            return costs
         own = self.inverse.reshape(count, self.taps, count, self.taps)[np.arange(count), :, np.arange(count), :]
         scaled = self.weight * np.sqrt(self.sensitivity / 2)[:, None]
         rows = scaled.reshape(-1, count, self.taps)[:, self._stays].transpose(1, 0, 2)
-        found[self._stays] = np.einsum("crt,crt->c", rows @ np.linalg.inv(own[self._stays]), rows)
-        return found
+        costs[self._stays] = np.einsum("crt,crt->c", rows @ np.linalg.inv(own[self._stays]), rows)
+        return costs
 
     def cost_of(self, units: list[int]) -> float:
-        """Of the channels of ``units`` that are left, as one."""
+        """The cost of the remaining channels of ``units``, removed as one."""
         features = np.flatnonzero(np.repeat(np.isin(self.units, units) & self._stays, self.taps))
         rows = self.weight[:, features] * np.sqrt(self.sensitivity / 2)[:, None]
         return float(np.sum(np.linalg.solve(self.inverse[np.ix_(features, features)], rows.T) * rows.T))
 
     def remove(self, unit: int) -> None:
-        """The unit's channels and outputs."""
+        """Remove the unit's channels and outputs."""
         self.sensitivity[self.outputs == unit] = 0
         gone = (self.units == unit) & self._stays
         if not gone.any():
@@ -198,7 +198,7 @@ class _Reader:
             self._shrink()
 
     def _shrink(self) -> None:
-        """Forget the channels that left, and the outputs that nobody computes."""
+        """Forget the removed channels, and the outputs that nothing computes any longer."""
         features, rows = np.repeat(self._stays, self.taps), self.sensitivity > 0
         self.units, self.outputs = self.units[self._stays], self.outputs[rows]
         self.weight, self.sensitivity = self.weight[np.ix_(rows, features)], self.sensitivity[rows]
@@ -208,7 +208,7 @@ class _Reader:
 
 @dataclass
 class _End:
-    """A branch at its least width: the units that would leave as one, and their cost per gain, NaN if not known."""
+    """A branch at its least width: the units to be removed as one, and their cost per gain, NaN if not known."""
 
     units: list[int]
     readers: set[int]
@@ -221,31 +221,31 @@ class _Ends:
 
     def __init__(self, costs: _Costs, rate: FloatArray) -> None:
         self._costs, self._rate = costs, rate
-        self.left: list[_End] = []
+        self.waiting: list[_End] = []
 
     def add(self, units: list[int]) -> None:
-        self.left.append(_End(units, self._costs.readers(units), float(self._rate[units].sum())))
+        self.waiting.append(_End(units, self._costs.readers(units), float(self._rate[units].sum())))
 
     def touch(self, readers: list[int]) -> None:
-        """These readers are no longer what they were."""
-        for end in self.left:
+        """Forget the prices of branches that these readers read: the readers have changed."""
+        for end in self.waiting:
             if not end.readers.isdisjoint(readers):
                 end.price = math.nan
 
     def pop(self, limit: float) -> list[int]:
         """The units of the cheapest branch, if they cost no more than ``limit`` per gain; else none."""
-        for end in self.left:
+        for end in self.waiting:
             if math.isnan(end.price):
                 end.price = self._costs.together(end.readers, end.units) / end.gain
-        best = min(self.left, key=lambda end: end.price, default=None)
+        best = min(self.waiting, key=lambda end: end.price, default=None)
         if best is None or best.price > limit:
             return []
-        self.left.remove(best)
+        self.waiting.remove(best)
         return best.units
 
 
 class _Costs:
-    """The cost of each unit, ``units``, kept up to date; ``known`` marks those that somebody reads."""
+    """The cost of each unit, ``units``, kept up to date; ``known`` marks those that a reader sees."""
 
     def __init__(self, readers: list[_Reader], units: int) -> None:
         self._readers = readers
@@ -261,7 +261,7 @@ class _Costs:
             np.add.at(self.units, *self._shares[-1])
 
     def remove(self, unit: int) -> list[int]:
-        """The readers that this changes, by number."""
+        """Remove a unit; the numbers of the readers that this changes."""
         for number in self._touching[unit]:
             labels, before = self._shares[number]
             np.subtract.at(self.units, labels, before)
@@ -271,12 +271,12 @@ class _Costs:
         return self._touching[unit]
 
     def readers(self, units: list[int]) -> set[int]:
-        """Those that read any of ``units``, by number."""
+        """The numbers of the readers of any of ``units``."""
         near = {number for unit in units for number in self._touching[unit]}
         return {number for number in near if np.isin(self._readers[number].units, units).any()}
 
     def together(self, numbers: set[int], units: list[int]) -> float:
-        """The cost of ``units`` when they leave as one."""
+        """The cost of ``units`` when they are removed as one."""
         return sum(self._readers[number].cost_of(units) for number in numbers)
 
     @staticmethod

@@ -2,7 +2,7 @@
 
 A cut of the original is a tensor after which no other tensor is waited for: the sums of a residual network, the
 activations of a plain chain. Some of them, spread evenly over the depth, are enough to lead the way. A pruned model
-has a part of their channels; ``kept`` says which.
+has some of their channels; ``kept`` says which.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class Point:
     kept: Mapping[int, IntArray]
 
     def cut(self, values: Array) -> Array:
-        """The original's values without what the other model has not."""
+        """The original's values, without what the other model lacks."""
         for axis, positions in self.kept.items():
             values = values.take(positions, axis)
         return values
 
 
 def kept_positions(channels: ChannelMap, gone: BoolArray) -> Kept:
-    """What is left of each activation without the units of the mask ``gone`` (``ChannelMap.removed``)."""
+    """What remains of each activation without the units of the mask ``gone`` (``ChannelMap.removed``)."""
     kept: dict[str, dict[int, IntArray]] = {}
     for name, labels in channels.tensors.items():
         for axis in np.flatnonzero(np.array(labels.shape) > 1).tolist():
@@ -50,11 +50,11 @@ def kept_positions(channels: ChannelMap, gone: BoolArray) -> Kept:
 
 
 def cuts(model: onnx.ModelProto, traced: Trace) -> list[str]:
-    """Float activations, in graph order, of which alone the rest of the model is made."""
+    """Float activations, in graph order, each of which is all that the rest of the model depends on."""
     constants = {tensor.name for tensor in model.graph.initializer}
     waiting = Counter(name for node in model.graph.node for name in reads(node))
     live = {value.name for value in model.graph.input} - constants
-    active, found = set(live), []
+    active, names = set(live), []
     for node in model.graph.node:
         inputs = reads(node)
         for name in inputs:
@@ -64,8 +64,8 @@ def cuts(model: onnx.ModelProto, traced: Trace) -> list[str]:
         floats = [x for x in node.output if x in traced.types and np.issubdtype(traced.types[x], np.floating)]
         active.update(floats)
         live = {name for name in {*live, *floats} if waiting[name] > 0}
-        found += [name for name in floats if live == {name}]
-    return found
+        names += [name for name in floats if live == {name}]
+    return names
 
 
 def choose(candidates: Sequence[str], student: Trace, teacher: Trace, kept: Kept, count: int) -> list[Point]:

@@ -42,7 +42,7 @@ class OpenVinoSession:
     Args:
         model: a ModelProto, serialised bytes, or a path (external data are found beside it).
         outputs: tensors to fetch; the graph's own outputs if None.
-        threads: 0 takes OpenVINO's choice.
+        threads: 0 lets OpenVINO choose.
 
     Raises:
         ModelError: OpenVINO cannot load the model.
@@ -100,8 +100,8 @@ class OpenVinoSession:
                 continue
             value = feeds.get(spec.name)
             if value is None or value.dtype != spec.dtype or not shape.compatible(type(shape)(list(value.shape))):
-                found = "missing" if value is None else TensorSpec(spec.name, value.dtype, value.shape)
-                raise ModelError(f"OpenVINO cannot run the model: input '{spec.name}' is {found}, expected {spec}")
+                fed = "missing" if value is None else TensorSpec(spec.name, value.dtype, value.shape)
+                raise ModelError(f"OpenVINO cannot run the model: input '{spec.name}' is {fed}, expected {spec}")
             used[spec.name] = np.ascontiguousarray(value)
         return used
 

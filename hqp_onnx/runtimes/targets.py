@@ -21,7 +21,7 @@ Weights are int8 initializers behind a DequantizeLinear: documented for TensorRT
 refuse int8 initializers.
 
 OpenVINO (x86, Arm). u8 activations by s8 weights again, but an activation of any kind is computed inside the
-convolution before it, so that nothing may stand between the two: pairs on the inputs of Conv, ConvTranspose, Gemm and
+convolution before it, so nothing may stand between the two: pairs on the inputs of Conv, ConvTranspose, Gemm and
 MatMul, float bias. A residual Add becomes part of a convolution if both its inputs carry pairs; behind anything else
 nothing is gained, and low-precision passes (2026.4) throw on some (attention masks, sums of embeddings). Symmetric
 int8 is slower, and wrong on some Concats.
@@ -63,7 +63,7 @@ class Target:
         follows: operators computed in INT8, with an output pair, where all their inputs carry pairs.
         same_range: operators that move values without changing them: their output shares the input's range.
         channel_multiple: channel counts that are multiples of it waste no lane of the integer kernels.
-        folds_constants: nodes over constants alone are computed when a model is loaded, so that weights of float
+        folds_constants: nodes over constants alone are computed when a model is loaded, so weights of float
             operators can be stored as int8 behind Cast and Mul.
         min_opset: lowest opset whose operators express the model; lower ones are converted up.
         max_opset: highest opset that the runtime is known to read.
@@ -183,23 +183,23 @@ def target(name: str, reduced_range: bool | None = None) -> Target:
             which matters to u8 activations only. Say so explicitly where the model will run elsewhere.
 
     Raises:
-        UsageError: an unknown name, or what it names fails or is no target.
+        UsageError: an unknown name, or what it names fails or is not a target.
     """
     runtime, _, provider = name.partition(":")
     on_provider = runtime == "onnxruntime" and provider.endswith("ExecutionProvider")
-    found = _on_provider(name, provider) if on_provider else _registered(name)
-    needed = found.reduced_range or (not found.symmetric and saturates())
-    return replace(found, reduced_range=needed if reduced_range is None else reduced_range)
+    base = _on_provider(name, provider) if on_provider else _registered(name)
+    needed = base.reduced_range or (not base.symmetric and saturates())
+    return replace(base, reduced_range=needed if reduced_range is None else reduced_range)
 
 
 def _registered(name: str) -> Target:
-    found = TARGETS.get(name)
-    if isinstance(found, Target):
-        return found
+    entry = TARGETS.get(name)
+    if isinstance(entry, Target):
+        return entry
     try:
-        made = found()
+        target = entry()
     except Exception as e:  # of a package or a file
         raise UsageError(f"target '{name}' fails: {type(e).__name__}: {one_line(e)}") from e
-    if not isinstance(made, Target):
-        raise UsageError(f"target '{name}' gives a {type(made).__name__}: expected a Target")
-    return made
+    if not isinstance(target, Target):
+        raise UsageError(f"target '{name}' gives a {type(target).__name__}: expected a Target")
+    return target

@@ -2,7 +2,7 @@
 
     mean_c = E[x_c],   power_c = E[x_c^2],   top_c = max |x_c|        over samples and positions
 
-Nodes appended to the model reduce every tensor to one value per sample and channel, so that activations are never
+Nodes appended to the model reduce every tensor to one value per sample and channel, so activations are never
 copied out or kept. Sums over positions are float32, over samples float64.
 """
 
@@ -48,7 +48,7 @@ def channel_stats(
         tensors: activation, samples first -> the number of its channels where they are the last axis; 0 where they
             are axis 1.
         data: batches of the model's inputs.
-        threads: of onnxruntime; 0 takes its choice.
+        threads: of onnxruntime; 0 lets it choose.
 
     Raises:
         DataError: no batch.

@@ -59,25 +59,25 @@ def method(name: str) -> Method:
         UsageError: an unknown method, one that takes no number, or a number that it refuses.
     """
     base, numbers = _split(name)
-    found = METHODS.get(base)
-    if isinstance(found, type):
-        found = _answer(name, found, *numbers)
+    chosen = METHODS.get(base)
+    if isinstance(chosen, type):
+        chosen = _answer(name, chosen, *numbers)
     elif numbers:
         raise UsageError(f"calibration method '{name}': '{base}' takes no number")
-    return partial(_threshold, name, found)
+    return partial(_threshold, name, chosen)
 
 
-def _threshold(name: str, found: Method, histogram: Histogram) -> float:
+def _threshold(name: str, method: Method, histogram: Histogram) -> float:
     if histogram.top == 0:
         return 1.0
-    value = float(_answer(name, found, histogram))
+    value = float(_answer(name, method, histogram))
     if not (np.isfinite(value) and value > 0):
         raise UsageError(f"calibration method '{name}' gives {value}: expected a threshold above 0")
     return value
 
 
 def _answer(name: str, function: Callable[..., Any], *arguments: object) -> Any:
-    """What a function of a package or a file answers, or the reason why it does not, in one line."""
+    """What a function of a package or a file returns; where it fails, the reason in one line."""
     try:
         return function(*arguments)
     except Exception as e:  # it may raise anything
@@ -85,7 +85,7 @@ def _answer(name: str, function: Callable[..., Any], *arguments: object) -> Any:
 
 
 def _split(name: str) -> tuple[str, tuple[float, ...]]:
-    """A name and its number, if it has one: no name of Python's begins as numbers do."""
+    """A name and its number, if it has one: no name in Python begins like a number."""
     base, _, digits = name.rpartition(":")
     try:
         return (base, (float(digits),)) if base and digits[:1] in "0123456789.+-" else (name, ())
