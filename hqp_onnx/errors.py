@@ -20,7 +20,7 @@ class HqpError(Exception):
 
     exit_code = 2
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str = "") -> None:
         self._message = message
         super().__init__(self.text(str))
 

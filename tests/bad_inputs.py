@@ -145,7 +145,12 @@ def bad_inputs(folder: Path) -> Iterator[tuple[str, list[str], str]]:
     yield "an unknown saliency", optimize(GOOD, good, good, "--saliency", "magic"), "magic"
     yield "a refreshed ranking of bisect", optimize(GOOD, good, good, "--refresh", "5"), "--search linear"
     yield "a negative refresh", optimize(GOOD, good, good, "--search", "linear", "--refresh", "-1"), "--refresh -1"
-    yield "a refit of nothing", optimize(GOOD, good, good, "--refit", "in-order", "--no-compensate"), "--no-compensate"
+    nothing = ["--refit", "in-order", "--no-compensate"]
+    yield "a refit of nothing", optimize(GOOD, good, good, *nothing), "without --compensate"
+        "a refit of nothing",
+        optimize(GOOD, good, good, "--refit", "in-order", "--no-compensate"),
+        "without --compensate",
+    )
     yield (
         "obs without its engine",
         optimize(GOOD, good, good, "--saliency", "obs", "--gradients", "ort-training"),

@@ -30,12 +30,12 @@ Feeds: TypeAlias = Data | Callable[[], Data]
 
 
 @contextmanager
-def polygraphy_errors() -> Iterator[None]:
-    """Report an ``HqpError`` as Polygraphy does: logged, and a ``PolygraphyException``."""
+def polygraphy_errors(name: Callable[[str], str] = str) -> Iterator[None]:
+    """Report an ``HqpError`` as Polygraphy does: logged, and a ``PolygraphyException``; ``name`` is of an argument."""
     try:
         yield
     except HqpError as e:
-        G_LOGGER.critical(str(e))
+        G_LOGGER.critical(e.text(name))
 
 
 class _Loader(BaseLoader):  # type: ignore[misc]  # Polygraphy is untyped

@@ -77,7 +77,7 @@ class HqpArgs(BaseArgs):  # type: ignore[misc]  # Polygraphy is untyped
         self.calibration = args_util.get(args, "hqp_calibration")
         self.preprocess = args_util.get(args, "hqp_preprocess")
         self._data = args_util.get(args, "hqp_data")
-        with polygraphy_errors():
+        with polygraphy_errors(lambda argument: f"--hqp-{argument.replace('_', '-')}"):
             self.pruning = Pruning(**options)
             target(self.target)
             method(self.calibration)

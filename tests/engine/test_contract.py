@@ -111,7 +111,7 @@ def test_int8_is_refused_where_the_gpu_has_none(facts: dict[str, Any]) -> None:
     asked, default = facts["nano"]["asked"], facts["nano"]["default"]
     assert asked["report"] == {
         "error": "UsageError",
-        "message": "--precision int8: Stub (compute capability 5.3) has no INT8. Use --precision fp16",
+        "message": "precision int8: Stub (compute capability 5.3) has no INT8. Use precision fp16",
     }
     assert asked["files"] == []
     assert default["report"]["precision"] == "fp16" and "INT8 refused" in default["report"]["notes"][0]

@@ -51,8 +51,8 @@ def test_plans(version: str, request_: Request, expected: tuple[object, ...]) ->
 
 
 REFUSALS = [
-    ("10.3.0", Request(precision="int8"), ORIN, "--data"),
-    ("10.3.0", replace(DATA, precision="int8"), NANO, "NVIDIA Tegra X1 .*5.3.* has no INT8. Use --precision fp16"),
+    ("10.3.0", Request(precision="int8"), ORIN, "data"),
+    ("10.3.0", replace(DATA, precision="int8"), NANO, "NVIDIA Tegra X1 .*5.3.* has no INT8. Use precision fp16"),
     ("10.3.0", QDQ, NANO, "Give the float model"),
     ("10.3.0", replace(QDQ, precision="fp16"), ORIN, "INT8 already"),
     ("10.3.0", replace(QDQ, path="implicit"), ORIN, "float model"),
@@ -64,16 +64,16 @@ REFUSALS = [
     ("10.3.0", replace(DATA, dla=0, version_compatible=True), ORIN, "compatibility"),
     ("10.3.0", replace(DATA, path="explicit", cache_named=True), ORIN, "not in a cache"),
     ("10.3.0", replace(DATA, path="implicit", strongly_typed=True), ORIN, "weakly typed"),
-    ("10.3.0", replace(DATA, path="explicit", scales="own"), ORIN, "--scales"),
+    ("10.3.0", replace(DATA, path="explicit", scales="own"), ORIN, "scales"),
     ("10.3.0", Request(precision="fp16", cache_named=True), ORIN, "are for int8"),
     ("10.3.0", replace(DATA, path="implicit", scales="tensorrt"), None, "needs the GPU"),
-    ("10.3.0", replace(DATA, path="implicit", method="mse"), ORIN, "entropy and minmax. Add --scales own"),
+    ("10.3.0", replace(DATA, path="implicit", method="mse"), ORIN, "entropy and minmax. Add scales own"),
     ("8.5.2", replace(DATA, strongly_typed=True), ORIN, "weakly typed networks only"),
     ("8.5.2", Request(version_compatible=True), ORIN, "8.6"),
     ("8.5.2", Request(hardware_compatible=True), ORIN, "8.6"),
     ("11.4.0", replace(DATA, path="implicit"), ORIN, "no implicit INT8"),
     ("11.4.0", replace(DATA, cache_named=True, cache=True), ORIN, "no implicit INT8"),
-    ("11.2.0", replace(DATA, dla=0), ORIN, "--precision fp16"),
+    ("11.2.0", replace(DATA, dla=0), ORIN, "precision fp16"),
 ]
 
 

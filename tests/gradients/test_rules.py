@@ -170,7 +170,7 @@ def test_every_rule_has_a_row():
 @pytest.mark.parametrize(
     ("text", "constants", "message"),
     [
-        ("Det (x)", {}, "Det node 'y' has no gradient rule; use --saliency l1"),
+        ("Det (x)", {}, "Det node 'y' has no gradient rule; use saliency l1"),
         ("Mod <fmod = 1> (x, a)", {"a": np.float32(0.7)}, "Mod node 'y'"),
         ('Einsum <equation = "bii->bi"> (x)', {}, "a diagonal"),
     ],

@@ -19,8 +19,8 @@ if find_spec("olive") is None:
     pytest.skip("Olive is not installed", allow_module_level=True)
 
 BAD = [
-    ({"type": "HqpPrune", "sparsity": 1.5}, "--sparsity 1.5: expected"),
-    ({"type": "HqpPrune", "compensate": True}, "--compensate needs calibration data"),
+    ({"type": "HqpPrune", "sparsity": 1.5}, "sparsity 1.5: expected"),
+    ({"type": "HqpPrune", "compensate": True}, "compensate needs calibration data"),
     ({"type": "HqpQuantize", "data": "none.npz"}, "none.npz: no such file"),
     ({"type": "HqpQuantize"}, "Field required"),
 ]

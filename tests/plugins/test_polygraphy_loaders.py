@@ -64,7 +64,7 @@ def test_an_engine_is_described_without_tensorrt_or_reading_a_file() -> None:
 
 def test_options_are_checked_at_once(capfd: pytest.CaptureFixture[str]) -> None:
     for make, part in (
-        (lambda: PruneOnnx(onnx.ModelProto(), 1.5), "--sparsity 1.5"),
+        (lambda: PruneOnnx(onnx.ModelProto(), 1.5), "sparsity 1.5"),
         (lambda: PruneOnnx(onnx.ModelProto(), 0.5, saliency="magic"), "magic"),
         (lambda: QuantizeOnnx(onnx.ModelProto(), load_data, target="abacus"), "abacus"),
     ):

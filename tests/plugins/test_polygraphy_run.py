@@ -35,7 +35,9 @@ def outputs(results: RunResults, name: str) -> np.ndarray:
 
 def test_variants_take_part_in_a_comparison(host: tuple[Path, dict[str, str]]) -> None:
     folder, environment = host
-    variants = "--hqp-pruned --hqp-int8 --hqp --hqp-sparsity 0.25 --hqp-multiple-of 2"
+    variants = (
+        "--hqp-pruned --hqp-int8 --hqp --hqp-sparsity 0.25 --hqp-multiple-of 2 --no-hqp-compensate --hqp-saliency l2"
+    )
     command = f"{RUN} {variants} --data-loader-script loader.py --save-outputs out.json --atol 10"
     done = sh(command, folder, environment)
     assert done.returncode == 0, done.stdout
@@ -84,7 +86,7 @@ def test_tensorrt_runs_the_same_loaders(host: tuple[Path, dict[str, str]]) -> No
 @pytest.mark.parametrize(
     ("options", "part"),
     [
-        ("--hqp-pruned --hqp-sparsity 1.5", "--sparsity 1.5: expected"),
+        ("--hqp-pruned --hqp-sparsity 1.5", "--hqp-sparsity 1.5: expected"),
         ("--hqp-int8", "--hqp-data DATA or --data-loader-script"),
         ("--hqp-int8 --hqp-data none.npz", "none.npz: no such file"),
         ("--hqp-pruned --hqp-saliency fisher", "saliency fisher needs data"),

@@ -8,12 +8,16 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from command import hqp
 from small_model import small_data, small_model
 
 from hqp_onnx.errors import UsageError
 from hqp_onnx.job.options import Options
+from hqp_onnx.job.settings import settings_of
+from hqp_onnx.job.setup import open_setup
+from hqp_onnx.progress import silent
 from hqp_onnx.statistics.histogram import Histogram
 from hqp_onnx.statistics.thresholds import CLIPPED, METHODS, method
 
@@ -256,12 +260,13 @@ def test_commands_take_methods_of_a_file(
 
 
 def test_a_file_that_changes_is_another_setting(tmp_path: Path) -> None:
-    for name in ("m.onnx", "c.npz", "v.npz"):
-        (tmp_path / name).write_bytes(b"")
+    onnx.save(small_model(), tmp_path / "m.onnx")
+    np.savez(tmp_path / "d.npz", **small_data())
     file = tmp_path / "mine.py"
     file.write_text(MINE)
-    paths = (tmp_path / "m.onnx", str(tmp_path / "c.npz"), str(tmp_path / "v.npz"), tmp_path / "out")
+    paths = (tmp_path / "m.onnx", tmp_path / "d.npz", tmp_path / "d.npz", tmp_path / "out")
     options = Options(*paths, calibration=f"{file}:half")
-    before = options.settings()
+    before = settings_of(open_setup(options, silent))
     file.write_text(MINE + "\n")
-    assert {key for key, value in options.settings().items() if value != before[key]} == {"calibration_file"}
+    after = settings_of(open_setup(options, silent))
+    assert {key for key, value in after.items() if value != before[key]} == {"calibration_file"}

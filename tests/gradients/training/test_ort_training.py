@@ -62,11 +62,11 @@ def test_missing_package_names_the_command(tmp_path):
         ("import os; os._exit(3)", r"ended with exit code 3: .*`hqp setup training`"),
         (BUILDER + "    def build(self):\n        print('noise on stdout')\n", r"worker ended by signal 9"),
         ("import sys; sys.exit('no libstdc++')", r"ended with exit code 1 \(no libstdc\+\+\)"),
-        ("raise ImportError('wrong glibc')", r"ImportError: wrong glibc\. Use --gradients native"),
+        ("raise ImportError('wrong glibc')", r"ImportError: wrong glibc\. Use engine native"),
         (
             BUILDER
             + "    def build(self):\n        raise RuntimeError('builder has not been registered: Elu for node e')",
-            r"^Elu node 'e' has no gradient in onnxruntime-training: use --gradients native$",
+            r"^Elu node 'e' has no gradient in onnxruntime-training: use engine native$",
         ),
     ],
 )
