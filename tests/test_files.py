@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from hqp_onnx import files
-from hqp_onnx.errors import FileError, HqpError, UsageError
+from hqp_onnx.errors import FileError, UsageError
 
 WRITERS: dict[str, Callable[[Path], None]] = {
     "bytes": lambda path: files.write_bytes(path, b"new" * 100_000),
@@ -255,10 +255,10 @@ def test_a_folder_that_vanishes_meanwhile(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError, HqpError])
-def test_whatever_ends_the_block_leaves_the_old_file(error: type[BaseException], tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(), ValueError(), UsageError("no")], ids=repr)
+def test_whatever_ends_the_block_leaves_the_old_file(error: BaseException, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("old")
-    with pytest.raises(error), files.replacing(tmp_path / "file") as stream:
+    with pytest.raises(type(error)), files.replacing(tmp_path / "file") as stream:
         stream.write(b"new")
         raise error
     assert (tmp_path / "file").read_text() == "old"
