@@ -145,8 +145,7 @@ def bad_inputs(folder: Path) -> Iterator[tuple[str, list[str], str]]:
     yield "an unknown saliency", optimize(GOOD, good, good, "--saliency", "magic"), "magic"
     yield "a refreshed ranking of bisect", optimize(GOOD, good, good, "--refresh", "5"), "--search linear"
     yield "a negative refresh", optimize(GOOD, good, good, "--search", "linear", "--refresh", "-1"), "--refresh -1"
-    nothing = ["--refit", "in-order", "--no-compensate"]
-    yield "a refit of nothing", optimize(GOOD, good, good, *nothing), "without --compensate"
+    yield (
         "a refit of nothing",
         optimize(GOOD, good, good, "--refit", "in-order", "--no-compensate"),
         "without --compensate",
