@@ -1,16 +1,16 @@
-"""Branches: units that can all leave, since whatever reads them then computes a constant.
+"""Branches: units that can all be removed, since whatever reads them then computes a constant.
 
 A Conv, Gemm or MatMul without input channels computes its bias, the same at every position. Where that constant only
 meets full tensors, as the gate of a squeeze-and-excite block and the end of a residual branch do, nothing of the
 branch needs to run:
 
     branch    units whose tensors carry no others, none of them frozen
-    region    these tensors, and the nodes that make them: they leave with the units
+    region    these tensors, and the nodes that make them: they are removed with the units
     reader    a Conv, Gemm or MatMul that multiplies the region's channels: its output becomes its bias
     join      an elementwise node where that constant, or what unary operators make of it, meets a full tensor
 
-A reader whose output only flows back into the region (the first layer of a gate inside it) leaves with it. A join
-takes a constant on one side only, so that all branches of a graph can leave together.
+A reader whose output only flows back into the region (the first layer of a gate inside it) is removed with it. A join
+takes a constant on one side only, so all branches of a graph can be removed together.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class _Search:
     def separable(self, units: IntArray) -> bool:
         """Whether the graph runs on without ``units``; if so, their joins are taken."""
         branch = _Branch(self, units)
-        if not all(branch.leaves(node) for node in branch.readers):
+        if not all(branch.dispensable(node) for node in branch.readers):
             return False
         self.joins.update(branch.joins)
         return True
@@ -81,8 +81,8 @@ class _Branch:
         ]
         self.joins: dict[int, str] = {}
 
-    def leaves(self, node: gs.Node) -> bool:
-        """Whether a node that reads the region can be a constant, or leaves as well."""
+    def dispensable(self, node: gs.Node) -> bool:
+        """Whether a node that reads the region can be a constant, or is removed as well."""
         if self.lost(node):
             return True
         if operator(node) not in ("Conv", "Gemm", "MatMul") or node.inputs[0].name not in self.region:
@@ -109,7 +109,7 @@ class _Branch:
         return all(self.takes(node, tensor) for node in tensor.outputs)
 
     def takes(self, node: gs.Node, constant: gs.Tensor) -> bool:
-        """Whether one reader of a constant runs on, or leaves."""
+        """Whether one reader of a constant still runs, or is removed."""
         if id(node) in self.made or self.lost(node):
             return True
         if id(node) not in self.search.index or operator(node) not in PASSING:

@@ -1,4 +1,4 @@
-"""Which channel slices must leave together: parameter axes, units, pruning plans.
+"""Which channel slices must be removed together: parameter axes, units, pruning plans.
 
 A *unit* is the smallest set of channel slices that must be removed as one. A ``ChannelMap`` gives, for every
 axis of every parameter that names channels, the unit of each index.
@@ -50,7 +50,7 @@ class ChannelMap:
         tensors: unit numbers that broadcast against each activation tensor's shape (size 1 on an axis along which
             they do not vary); tensors without units are absent.
         branches: sets of units that a plan may remove completely (``branches.find_branches``), each int64, sorted; of
-            all other lines of units, it must leave some.
+            all other lines of units, some must stay.
     """
 
     units: int
@@ -94,7 +94,7 @@ class ChannelMap:
         Args:
             keep: shell patterns on names of parameters and activations.
             only: likewise; empty selects all.
-            branches: whether branches may leave as a whole.
+            branches: whether branches may be removed as a whole.
 
         Raises:
             UsageError: a pattern that matches no tensor with units.
@@ -120,7 +120,7 @@ class ChannelMap:
         return [unit for unit in units if unit >= 0]
 
     def without(self, plan: PruningPlan) -> ChannelMap:
-        """The same units on the graph that is left without those of ``plan``, which count as frozen."""
+        """The same units on the graph without those of ``plan``, which count as frozen."""
         gone = self.removed(plan)
         members = {key: labels[~gone[labels]] for key, labels in self.members.items()}
         frozen = {**dict.fromkeys(plan.removed.tolist(), "removed"), **self.frozen}

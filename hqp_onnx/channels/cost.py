@@ -1,7 +1,7 @@
 """What a model costs: parameters, multiply-accumulates per sample.
 
 A weight is used once per output position (Conv), input position (ConvTranspose) or row (Gemm, MatMul), and
-these counts do not change when channels leave; so MACs = sum over nodes of weight size times positions.
+these counts do not change when channels are removed, so MACs = sum over nodes of weight size times positions.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class Survivors:
         self.added.append(gs.Node(op, f"{stem}_{op}", inputs=inputs, outputs=[node.inputs[index]]))
 
     def cut(self, node: gs.Node, index: int, axis: int, size: int) -> None:
-        """Put a Slice behind an output of ``node`` that leaves the first ``size`` positions along ``axis``."""
+        """Put a Slice behind an output of ``node`` that keeps the first ``size`` positions along ``axis``."""
         old = node.outputs[index]
         stem = f"{old.name}_{node.name}_pruned"
         bounds = [gs.Constant(f"{stem}_{i}", np.array([n])) for i, n in enumerate((0, size, axis))]

@@ -1,7 +1,7 @@
 """What one analysis knows so far: labels by tensor and parameter axis, ties, frozen labels; and the units they make.
 
 A tensor whose labels vary along several axes must stay a rectangle when units are removed, so labels are tied along all
-of these axes but the one that leaves most units.
+of these axes but the one along which most units remain.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Walk:
         self._residues[tensor.name] = residue
 
     def fresh(self, count: int) -> IntArray:
-        """New labels; a single channel cannot leave, so it gets none."""
+        """New labels; a single channel cannot be removed, so it gets none."""
         if count == 1:
             return np.array([-1])
         self._next += count
@@ -96,7 +96,7 @@ class Walk:
         return self._params[key]
 
     def follow(self, tensor: gs.Tensor, labels: IntArray, reason: str) -> None:
-        """``tensor`` meets labels that vary along several axes: decide which it follows once one is left."""
+        """``tensor`` meets labels that vary along several axes: decide which it follows once only one remains."""
         self._followers.append((tensor, labels, reason))
         self._claimed.update(ParamAxis(tensor.name, axis) for axis in range(len(self.sizes(tensor))))
 
@@ -110,7 +110,7 @@ class Walk:
         return self._counts.get(tensor.name, [])
 
     def name_size(self, tensor: gs.Tensor, axis: int, labels: IntArray, reason: str) -> None:
-        """A count of ``labels`` becomes the size of an axis: if they leave, then as the ones that leave there."""
+        """A count of ``labels`` becomes the size of an axis: if they are removed, so must those along that axis be."""
         if labels.size:
             self._named.append((tensor, axis, labels, reason))
 
@@ -123,7 +123,7 @@ class Walk:
         self._claimed.clear()
 
     def tie(self, a: IntArray, b: IntArray, reason: str) -> None:
-        """Positions leave together (broadcasting); a label that meets -1 is frozen for ``reason``."""
+        """Positions are removed together (broadcasting); a label that meets -1 is frozen for ``reason``."""
         a, b = (x.ravel() for x in np.broadcast_arrays(a, b))
         both = (a >= 0) & (b >= 0)
         self._ties.append((a[both], b[both]))
@@ -135,7 +135,7 @@ class Walk:
             self._frozen.append((labels, reason))
 
     def free_along(self, labels: IntArray, axis: int) -> int:
-        """Units that may leave along one axis of ``labels``, under the ties so far."""
+        """Units that may be removed along one axis of ``labels``, under the ties so far."""
         added = np.arange(len(self._known) - 1, self._next)
         self._known = np.concatenate([self._known[:-1], added, [-1]])
         for left, right in self._ties[self._applied :]:
@@ -179,9 +179,9 @@ class Walk:
         return np.append(components(self._next, self._ties), -1)
 
     def _make_rectangular(self) -> None:
-        """Tie until labels vary along one axis of each tensor at most: the axis that leaves most units.
+        """Tie until labels vary along one axis of each tensor at most: the axis with most units stays free.
 
-        Tensors are decided in order, each under the ties of those before, so that tensors that share labels agree.
+        Tensors are decided in order, each under the ties of those before, so tensors that share labels agree.
         """
         roots = self._roots()
         for labels in [labels for labels in self._labels.values() if len(varied(labels)) > 1]:
@@ -195,7 +195,7 @@ class Walk:
                 merge(roots, *self._ties[-1])
 
     def _let_follow(self, roots: IntArray) -> None:
-        """Followers that vary along the axis that is left are tied, or freeze it if they have no labels."""
+        """Followers that vary along the remaining axis are tied, or freeze it if they have no labels."""
         for tensor, labels, reason in self._followers:
             labels = compress(roots[labels])
             size = (1,) * (labels.ndim - len(self.sizes(tensor))) + self.sizes(tensor)
@@ -211,9 +211,9 @@ class Walk:
 
     def _keep_named(self, roots: IntArray) -> None:
         for tensor, axis, counted, reason in self._named:
-            leaving, leaving_there = compress(roots[counted]), compress(roots[self.labels(tensor)])
-            stays = leaving.shape[0] == 1
-            if not stays and (leaving_there.shape[axis] == 1 or set(leaving.flat) != set(leaving_there.flat)):
+            named, present = compress(roots[counted]), compress(roots[self.labels(tensor)])
+            stays = named.shape[0] == 1
+            if not stays and (present.shape[axis] == 1 or set(named.flat) != set(present.flat)):
                 self.freeze(counted, reason)
 
     def _keep_whole(self) -> None:

@@ -1,4 +1,4 @@
-"""Which branches may leave as a whole, and what is left of them."""
+"""Which branches may be removed as a whole, and what remains of them."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_what_would_leave_no_full_tensor_stays(name: str) -> None:
 
 
 def test_a_sum_takes_one_constant() -> None:
-    """Of two branches that meet in a sum, one may leave."""
+    """Of two branches that meet in a sum, one may be removed."""
     first, second = BLOCK, "i = Conv(t, down) j = Relu(i) k = Conv(j, up)"
     channels = analyze(canonical(f"{first} {second} s = Add(e, k)"))
     assert len(channels.branches) == 1

@@ -229,7 +229,7 @@ def reduce(m: Machine) -> None:
 
 
 def divide(m: Machine) -> None:
-    """By what may be zero in no channel, or by what is zero in those that leave."""
+    """By what may be zero in no channel, or by what is zero in the removed ones."""
     (a, shape), (b, other) = m.any(), m.any()
     if all(x == y or 1 in (x, y) for x, y in zip(shape, other, strict=True)):
         bound = m.constant(0.5, np.float32)

@@ -1,9 +1,9 @@
 """MatMul, Gemm, Einsum: sums of products, every axis of every operand named by a letter.
 
 A letter of one weight and the result is a channel that the weight makes. A letter summed over ties its
-operands: a removed channel is zero in the weight, or must be zero in the data, so that its product drops out.
+operands: a removed channel is zero in the weight, or must be zero in the data, so its product drops out.
 A letter of several operands and the result is like a batch (heads): operands are tied along it, and where
-labels vary along such an axis and others, whole heads leave. Labels along any other letter pass.
+labels vary along such an axis and others, whole heads are removed. Labels along any other letter pass.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _contract(walk: Walk, node: gs.Node, terms: Terms, result: str) -> None:
 
 
 def _lines(walk: Walk, node: gs.Node, terms: Terms, shared: set[str], result: str) -> dict[int, tuple[str, IntArray]]:
-    """For each operand with labels: the letter along which some can leave (batch, summed, own), and the line."""
+    """For each operand with labels: the letter along which some can be removed (batch, summed, own), and the line."""
     lines = {}
     for index, (tensor, letters) in enumerate(terms):
         labels = walk.labels(tensor)
@@ -107,7 +107,7 @@ def _lines(walk: Walk, node: gs.Node, terms: Terms, shared: set[str], result: st
 def _meet(
     walk: Walk, node: gs.Node, terms: Terms, lines: dict[int, tuple[str, IntArray]], letter: str, result: str
 ) -> None:
-    """Tie every operand along ``letter``; a sum over it needs a factor that is zero where channels leave."""
+    """Tie every operand along ``letter``; a sum over it needs a factor that is zero where channels are removed."""
     line = next(line for kept, line in lines.values() if kept == letter)
     reason = f"{node.op} '{node.name}' reads channels that stay"
     vanishes = letter in result

@@ -1,7 +1,7 @@
 """Conv, ConvTranspose: the weight's input axis is tied to the data, its output axis labels the result.
 
 A depthwise convolution ties input to output. In any other grouped convolution column j of every group is one
-unit, so that groups stay equal.
+unit, so groups stay equal.
 """
 
 from __future__ import annotations

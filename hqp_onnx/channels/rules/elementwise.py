@@ -1,8 +1,8 @@
 """Operators that work position by position: operands are tied where they meet.
 
 An axis of size 1 that is broadcast ties nothing. A constant that varies along the labelled axis becomes a
-member of those units. Where labels vary along several axes, only the one that will leave matters to a constant
-or to data without labels: what they must follow is decided at the end of the walk.
+member of those units. Where labels vary along several axes, only the one along which units are removed matters
+to a constant or to data without labels: what they must follow is decided at the end of the walk.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _unary(walk: Walk, node: gs.Node) -> None:
 
 @rule("Reciprocal", "Log")
 def _unary_from_positive(walk: Walk, node: gs.Node) -> None:
-    """Not defined at zero: channels that leave something else may pass."""
+    """Not defined at zero: removed channels that leave another value behind may pass."""
     _unary(walk, node)
     labels = walk.labels(node.outputs[0])
     if apply(node.op, [walk.residue(node.inputs[0])]) is None:
@@ -58,7 +58,7 @@ def _binary(walk: Walk, node: gs.Node) -> None:
 
 @rule("Div", "Pow")
 def _divide(walk: Walk, node: gs.Node) -> None:
-    """Zero divisors give no numbers: channels stay unless what they leave in the divisor is not zero; Pow likewise."""
+    """Dividing by zero has no result: channels stay unless removal leaves no zero in the divisor; Pow likewise."""
     result, second = node.outputs[0], node.inputs[1]
     residues = meet(walk, node)
     labels = walk.labels(result)

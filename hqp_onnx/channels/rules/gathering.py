@@ -1,4 +1,4 @@
-"""Gather: constant indices pick labels as they pick values, and are renumbered when channels have left."""
+"""Gather: constant indices pick labels as they pick values, and are renumbered when channels are removed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hqp_onnx.channels.walk_state import Walk
 
 @rule("Gather")
 def _gather(walk: Walk, node: gs.Node) -> None:
-    """Indices along an axis without labels leave the labels of the others as they are."""
+    """Indices along an axis without labels do not change the labels of the other axes."""
     data, indices = node.inputs
     if isinstance(data, gs.Constant):
         return _table(walk, node)

@@ -13,7 +13,7 @@ from hqp_onnx.channels.walk_state import Walk
 
 
 def collapse(walk: Walk, labels: IntArray, axes: Collection[int], reason: str) -> IntArray:
-    """Tie labels along ``axes``, which become of size 1: whole lines leave together."""
+    """Tie labels along ``axes``, which become of size 1: whole lines are removed together."""
     for axis in axes:
         if labels.shape[axis] > 1:
             first = labels.take([0], axis)
@@ -25,7 +25,7 @@ def collapse(walk: Walk, labels: IntArray, axes: Collection[int], reason: str) -
 def across(walk: Walk, labels: IntArray, axes: Collection[int], reason: str) -> IntArray:
     """Labels of what is computed across ``axes``: size 1 there.
 
-    Where labels vary along other axes too (heads), whole lines leave together. Else they must stay.
+    Where labels vary along other axes too (heads), whole lines are removed together. Else they must stay.
     """
     if set(varied(labels)) - set(axes):
         return collapse(walk, labels, axes, reason)

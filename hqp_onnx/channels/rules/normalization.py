@@ -1,7 +1,7 @@
-"""Normalisations. Statistics per channel follow it; statistics over channels would change if one left.
+"""Normalisations. Statistics per channel follow it; statistics over channels would change if one were removed.
 
-Groups are normalised apart, so a whole group may leave. What is normalised along the labelled axis itself keeps its
-channels, unless labels vary along another axis too, or the zeros of channels that have left can be put back for the
+Groups are normalised apart, so a whole group may be removed. What is normalised along the labelled axis itself keeps
+its channels, unless labels vary along another axis too, or the zeros of removed channels can be put back for the
 statistics and cut off again (LayerNormalization of channels that are zero once removed).
 """
 
@@ -82,18 +82,18 @@ def _are_lines(params: list[gs.Tensor], size: int) -> bool:
 
 @rewrite("LayerNormalization", "RMSNormalization")
 def _normalise_with_zeros(survivors: Survivors, node: gs.Node) -> None:
-    """Zeros stand for the channels that have left, so that the statistics are those of the zeroed original."""
+    """Zeros stand for the removed channels, so the statistics are those of the zeroed original."""
     data = node.inputs[0]
     last = survivors.rank(data) - 1
     lost = survivors.losses(data).get(last, 0)
     if not lost:
         return
-    left = survivors.counts(data)[last]
+    kept = survivors.counts(data)[last]
     for index, tensor in enumerate(node.inputs):
         if tensor.name:
             before = last if index == 0 else 0
             survivors.insert(node, index, "Pad", [tensor, np.array([0] * (2 * before + 1) + [lost])])
-    survivors.cut(node, 0, last, left)
+    survivors.cut(node, 0, last, kept)
 
 
 @rule("Softmax", "LogSoftmax", "Hardmax")

@@ -1,4 +1,4 @@
-"""LSTM, GRU, RNN: input features may leave with their columns of W; the state feeds itself and stays."""
+"""LSTM, GRU, RNN: input features may be removed with their columns of W; the state feeds itself and stays."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Poolings, reductions and scans over an axis: labels along that axis must stay.
 
-But for reductions over channels that are zero once removed: sums do without them, and other reductions are
-padded with zeros where channels have left, so that a mean still divides by the original count.
+Reductions over channels that are zero once removed are the exception: sums do without them, and other reductions are
+padded with zeros in place of removed channels, so a mean still divides by the original count.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _axes(node: gs.Node, rank: int) -> list[int]:
 
 @rewrite(*sorted(set(REDUCTIONS) - set(SUMS)))
 def _put_zeros_back(survivors: Survivors, node: gs.Node) -> None:
-    """As many zeros as channels have left along a reduced axis: the result is that of the zeroed original."""
+    """As many zeros as channels were removed along a reduced axis: the result is that of the zeroed original."""
     data = node.inputs[0]
     rank = survivors.rank(data)
     pads = np.zeros(2 * rank, np.int64)

@@ -14,7 +14,7 @@ from hqp_onnx.channels.walk_state import Walk
 
 @rule("Resize")
 def _resize(walk: Walk, node: gs.Node) -> None:
-    """Channels pass where they are not scaled; so does what they leave, but for extrapolated values."""
+    """Channels pass where they are not scaled; so does what removed ones leave, but for extrapolated values."""
     data, result = node.inputs[0], node.outputs[0]
     labels = walk.labels(data)
     if any(walk.sizes(data)[axis] != walk.sizes(result)[axis] for axis in varied(labels)):
@@ -35,7 +35,7 @@ def _sizes(survivors: Survivors, node: gs.Node) -> None:
 
 @rule("DepthToSpace")
 def _depth_to_space(walk: Walk, node: gs.Node) -> None:
-    """The channels that one channel's block of positions is made of leave together."""
+    """The channels that make up one channel's block of positions are removed together."""
     block = node.attrs["blocksize"] ** 2
     line = axis_labels(walk, node, node.inputs[0], 1)
     labels = line.reshape(-1, block).T if node.attrs.get("mode", "DCR") == "CRD" else line.reshape(block, -1)

@@ -26,7 +26,7 @@ HEAD = 3  # output channels of every graph, frozen
 class Case:
     """A convolution of 8 channels, ``middle`` from ``a`` to ``b``, and a reader of ``b``.
 
-    ``prunable`` is the number of units that may leave; ``width`` the channels of ``b``.
+    ``prunable`` is the number of units that may be removed; ``width`` the channels of ``b``.
     """
 
     middle: str
