@@ -71,7 +71,7 @@ def _error(weight: FloatArray, removed: BoolArray, fit: Fit, moments: Moments) -
 
 
 def removal_mask(channels: ChannelMap, gone: BoolArray, key: ParamAxis, weight: gs.Constant) -> BoolArray:
-    """Which indices of a parameter axis leave."""
+    """Which indices of a parameter axis are removed."""
     labels = channels.members.get(key)
     return np.zeros(weight.shape[key.axis], bool) if labels is None else gone[labels]
 
@@ -85,17 +85,17 @@ def mean_product(weight: FloatArray, moments: Moments) -> FloatArray:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """What a weight becomes without the inputs that leave."""
+    """What a weight becomes without the removed inputs."""
 
     weight: FloatArray  # [outputs, kept channels, taps ...]
     bias: FloatArray | None  # [outputs], to add
     error: float  # squared output error of the plain cut
-    left: float  # of this one
+    residual: float  # of this one
 
     @property
     def remains(self) -> float:
-        """The share of the plain cut's squared error that is left."""
-        return max(self.left, 0) / self.error if self.error > 0 else 0.0
+        """The share of the plain cut's squared error that remains."""
+        return max(self.residual, 0) / self.error if self.error > 0 else 0.0
 
 
 def fit_blocks(
@@ -110,7 +110,7 @@ def fit_blocks(
         np.concatenate([fit.weight for fit in fits], 1),
         np.sum(biases, 0) if biases else None,
         sum(fit.error for fit in fits),
-        sum(fit.left for fit in fits),
+        sum(fit.residual for fit in fits),
     )
 
 
@@ -121,8 +121,8 @@ def fit_weight(
     outputs, inputs, *taps = weight.shape
     per_channel = int(np.prod(taps))
     if len(moments.mean) == weight[0].size:
-        rows, leaves = weight.reshape(outputs, -1), np.repeat(removed, per_channel)
-        new, bias, *errors = _least_squares(rows, leaves, moments, ridge, biased)
+        rows, features = weight.reshape(outputs, -1), np.repeat(removed, per_channel)
+        new, bias, *errors = _least_squares(rows, features, moments, ridge, biased)
         return Fit(new.reshape(outputs, -1, *taps), bias, *errors)
     if len(moments.mean) != inputs:
         raise ModelError(f"{use.weight}: moments of {len(moments.mean)} features for a weight of {inputs} channels")

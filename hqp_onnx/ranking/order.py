@@ -40,8 +40,8 @@ def removal_order(scores: FloatArray, channels: ChannelMap, min_width: float, *,
         scores: one per unit, float64 [units].
         channels: the units.
         min_width: share of the units of every parameter axis and tensor that stays, 0..1; one always stays.
-        branches: whether all units of a branch may leave; ``scores`` are then to be those of a ``Ranking``, by which
-            the last of them leave together.
+        branches: whether all units of a branch may be removed; ``scores`` must then be those of a ``Ranking``, by which
+            the last of them are removed together.
     """
     floors = Floors(channels, min_width, branches=not branches)
     ascending = channels.prunable[np.argsort(scores[channels.prunable], kind="stable")]
@@ -51,7 +51,7 @@ def removal_order(scores: FloatArray, channels: ChannelMap, min_width: float, *,
 def with_branches(
     scores: FloatArray, channels: ChannelMap, min_width: float, gains: FloatArray | None = None
 ) -> FloatArray:
-    """``scores`` per gain, the last units of each branch as one: all others of it leave before them, by ``min_width``.
+    """``scores`` per gain, where the last units of each branch, ``min_width`` of it, are removed as one.
 
     Args:
         scores: float64 [units], of each unit alone.
@@ -109,7 +109,7 @@ class Floors:
             self._spare.append(len(units) - least_width(min_width, len(units)))
 
     def take(self, unit: int) -> bool:
-        """Whether the unit can leave; if so, it has."""
+        """Whether the unit can be removed; if so, it counts as removed from now on."""
         can = all(self._spare[line] > 0 for line in self._lines[unit])
         for line in self._lines[unit] if can else ():
             self._spare[line] -= 1
@@ -117,28 +117,28 @@ class Floors:
 
 
 def aligned(removed: IntArray, channels: ChannelMap, multiple: int) -> IntArray:
-    """``removed`` without the units that come back so that widths are multiples of ``multiple``.
+    """``removed`` without the units that are put back to make widths multiples of ``multiple``.
 
-    For each parameter axis of at least that width, the units that were to leave last come back until the width that
-    stays is a multiple, or all of it stays.
+    For each parameter axis of at least that width, the units that would be removed last are put back until the
+    remaining width is a multiple, or nothing is removed along that axis.
 
     Args:
-        removed: units in the order in which they leave.
+        removed: units in the order in which they are removed.
         channels: the units.
         multiple: 1 or more; integer kernels work on 8, 16 or 32 channels at a time.
     """
     check_multiple(multiple)
-    rank = np.full(channels.units + 1, -1)  # the last entry is for label -1, which never leaves
+    rank = np.full(channels.units + 1, -1)  # the last entry is for label -1, which is never removed
     rank[removed] = np.arange(len(removed))
     lines = [labels for labels in channels.members.values() if len(labels) >= multiple]
     changed = multiple > 1
     while changed:
         changed = False
         for line in lines:
-            leaving = rank[line]
-            while (leaving >= 0).any() and (leaving < 0).sum() % multiple:
-                rank[line[np.argmax(leaving)]] = -1
-                leaving = rank[line]
+            ranks = rank[line]
+            while (ranks >= 0).any() and (ranks < 0).sum() % multiple:
+                rank[line[np.argmax(ranks)]] = -1
+                ranks = rank[line]
                 changed = True
     return removed[rank[removed] >= 0]
 

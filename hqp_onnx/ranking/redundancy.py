@@ -1,4 +1,4 @@
-"""Units that can leave at no loss: their readers never see them, see a constant, or see another unit's multiple.
+"""Units that can be removed at no loss: their readers do not see them, see a constant, or a multiple of another unit.
 
 For every weight that reads a unit, with features x over the calibration data, the unit is
 
@@ -30,7 +30,7 @@ KINDS = ("dead", "constant", "duplicate")
 def redundant_units(
     graph: gs.Graph, channels: ChannelMap, moments: Mapping[str, Moments], scores: FloatArray
 ) -> dict[int, str]:
-    """Prunable units that can all leave at no loss, with the largest of ``KINDS`` that any reader sees.
+    """Prunable units that can all be removed at no loss, with the largest of ``KINDS`` that any reader sees.
 
     Args:
         graph: canonical.
@@ -82,7 +82,7 @@ class _Reader:
         self.constant: BoolArray = (power - mean <= TINY * power) & (takes_bias(weight) and patches)
 
     def kind(self, unit: int, gone: BoolArray) -> str | None:
-        """How the unit is redundant here, given the units that left."""
+        """How the unit is redundant here, with the units of ``gone`` removed."""
         mine = self.labels == unit
         if self.dead[mine].all():
             return "dead"

@@ -6,14 +6,14 @@ of a unit, and refitted (``passes.compensate``), the squared error of its output
     e_o = w_oR (P_RR)^-1 w_oR^T,   P = (S + lambda I)^-1;        dL = 1/2 sum_o G_o e_o,   G_o = E ||dL/dy_o||^2,
 
 the Schur complement of Optimal Brain Surgeon (Hassibi and Stork 1993), for all outputs of a layer at once, and the
-diagonal of the outputs' Fisher or Gauss-Newton matrix. A unit costs what all of its readers suffer. Units leave one by
-one, least cost first, and after each
+diagonal of the outputs' Fisher or Gauss-Newton matrix. A unit costs what all of its readers suffer. Units are
+removed one by one, least cost first, and after each
 
     W <- W - W_R (P_RR)^-1 P_R,   P <- P - P_R^T (P_RR)^-1 P_R,   G_o <- 0 where o belongs to the unit:
 
 a channel that took over the work of another is worth more from then on (of twins, only the first is free), and errors
-in what nobody computes any longer are free. The last units of a branch leave together: with R all features that its
-readers have left, what remains of their outputs is the mean.
+in what is no longer computed are free. The last units of a branch are removed together: with R all
+features that its readers still have, what remains of their outputs is the mean.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from hqp_onnx.ranking.least_squares import RIDGE
 from hqp_onnx.ranking.order import Floors
 from hqp_onnx.statistics.moments import Contraction, Moments, contractions, takes_bias
 
-_SPARSE = 0.75  # readers are made smaller once that share of their channels is left
+_SPARSE = 0.75  # readers are made smaller once no more than that share of their channels remains
 
 
 def removal_costs(
@@ -44,7 +44,7 @@ def removal_costs(
     min_width: float = 0.0,
     gains: FloatArray | None = None,
 ) -> FloatArray:
-    """The loss's growth up to the moment when each unit leaves: ascending in the order in which they should.
+    """How much the loss has grown once each unit is removed: ascending in the order in which to remove them.
 
     Args:
         graph: canonical.
@@ -53,8 +53,8 @@ def removal_costs(
         sensitivities: weight -> G, float64 [outputs].
         ridges: weight -> lambda of its refit (``least_squares.held_out_ridges``); others take ``RIDGE``. Too small a
             lambda makes what few samples cannot tell apart look redundant.
-        min_width: see ``Floors``: units that must stay are passed over; those of a branch leave as one.
-        gains: of a unit's removal, float64 [units], above 0; the least cost per gain leaves first. None for 1.
+        min_width: see ``Floors``: units that must stay are passed over; the last of a branch are removed as one.
+        gains: of a unit's removal, float64 [units], above 0; the least cost per gain goes first. None for 1.
 
     Returns:
         float64 [units], distinct where finite; +inf for units that stay, and where no reader is known.
@@ -66,20 +66,20 @@ def removal_costs(
     waiting[channels.prunable] = costs.known[channels.prunable]
     floors, ends = Floors(channels, min_width), _Ends(costs, rate)
     result, total = np.full(channels.units, np.inf), 0.0
-    while waiting.any() or ends.left:
+    while waiting.any() or ends.waiting:
         unit = int(np.argmin(np.where(waiting, costs.units / rate, np.inf)))
         least = costs.units[unit] / rate[unit] if waiting[unit] else np.inf
-        leaving = ends.pop(least)
-        if not leaving:
+        removed = ends.pop(least)
+        if not removed:
             waiting[unit] = False
             branch = channels.branch_of[unit]
             if floors.take(unit):
-                leaving = [unit]
+                removed = [unit]
             elif branch >= 0:  # it is at its least width
                 rest = [one for one in channels.branches[branch].tolist() if waiting[one] or one == unit]
                 waiting[rest] = False
                 ends.add(rest)
-        for one in leaving:
+        for one in removed:
             total = max(total + float(costs.units[one]), float(np.nextafter(total, np.inf)))
             result[one] = total
             ends.touch(costs.remove(one))
@@ -149,7 +149,7 @@ class _Reader:
     Attributes:
         units: of each channel, -1 for none.
         outputs: unit of each row, -1 for none.
-        weight: as refitted for the channels that are left.
+        weight: as refitted for the channels that remain.
         sensitivity: G of each row.
         inverse: P.
         taps: features per channel.
@@ -166,7 +166,7 @@ class _Reader:
         self._stays = np.ones(len(self.units), bool)
 
     def costs(self) -> FloatArray:
-        """Of each channel that is left, [channels]; 0 of the others."""
+        """Of each remaining channel, [channels]; 0 for the others."""
         count = len(self.units)
         found = np.zeros(count)
         if not self._stays.any():
@@ -178,7 +178,7 @@ class _Reader:
         return found
 
     def cost_of(self, units: list[int]) -> float:
-        """Of the channels of ``units`` that are left, as one."""
+        """Of the remaining channels of ``units``, removed as one."""
         features = np.flatnonzero(np.repeat(np.isin(self.units, units) & self._stays, self.taps))
         rows = self.weight[:, features] * np.sqrt(self.sensitivity / 2)[:, None]
         return float(np.sum(np.linalg.solve(self.inverse[np.ix_(features, features)], rows.T) * rows.T))
@@ -198,7 +198,7 @@ class _Reader:
             self._shrink()
 
     def _shrink(self) -> None:
-        """Forget the channels that left, and the outputs that nobody computes."""
+        """Forget the removed channels, and the outputs that nothing computes any longer."""
         features, rows = np.repeat(self._stays, self.taps), self.sensitivity > 0
         self.units, self.outputs = self.units[self._stays], self.outputs[rows]
         self.weight, self.sensitivity = self.weight[np.ix_(rows, features)], self.sensitivity[rows]
@@ -208,7 +208,7 @@ class _Reader:
 
 @dataclass
 class _End:
-    """A branch at its least width: the units that would leave as one, and their cost per gain, NaN if not known."""
+    """A branch at its least width: the units to be removed as one, and their cost per gain, NaN if not known."""
 
     units: list[int]
     readers: set[int]
@@ -221,31 +221,31 @@ class _Ends:
 
     def __init__(self, costs: _Costs, rate: FloatArray) -> None:
         self._costs, self._rate = costs, rate
-        self.left: list[_End] = []
+        self.waiting: list[_End] = []
 
     def add(self, units: list[int]) -> None:
-        self.left.append(_End(units, self._costs.readers(units), float(self._rate[units].sum())))
+        self.waiting.append(_End(units, self._costs.readers(units), float(self._rate[units].sum())))
 
     def touch(self, readers: list[int]) -> None:
         """These readers are no longer what they were."""
-        for end in self.left:
+        for end in self.waiting:
             if not end.readers.isdisjoint(readers):
                 end.price = math.nan
 
     def pop(self, limit: float) -> list[int]:
         """The units of the cheapest branch, if they cost no more than ``limit`` per gain; else none."""
-        for end in self.left:
+        for end in self.waiting:
             if math.isnan(end.price):
                 end.price = self._costs.together(end.readers, end.units) / end.gain
-        best = min(self.left, key=lambda end: end.price, default=None)
+        best = min(self.waiting, key=lambda end: end.price, default=None)
         if best is None or best.price > limit:
             return []
-        self.left.remove(best)
+        self.waiting.remove(best)
         return best.units
 
 
 class _Costs:
-    """The cost of each unit, ``units``, kept up to date; ``known`` marks those that somebody reads."""
+    """The cost of each unit, ``units``, kept up to date; ``known`` marks those that a reader sees."""
 
     def __init__(self, readers: list[_Reader], units: int) -> None:
         self._readers = readers
@@ -276,7 +276,7 @@ class _Costs:
         return {number for number in near if np.isin(self._readers[number].units, units).any()}
 
     def together(self, numbers: set[int], units: list[int]) -> float:
-        """The cost of ``units`` when they leave as one."""
+        """The cost of ``units`` when they are removed as one."""
         return sum(self._readers[number].cost_of(units) for number in numbers)
 
     @staticmethod

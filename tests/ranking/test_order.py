@@ -47,19 +47,19 @@ def test_bad_values() -> None:
 
 
 @pytest.mark.parametrize("multiple", [1, 2, 4, 8])
-@pytest.mark.parametrize("leave", [0, 1, 5, 16, 30])
-def test_aligned_widths_give_back_the_last_to_leave(multiple: int, leave: int) -> None:
+@pytest.mark.parametrize("removed", [0, 1, 5, 16, 30])
+def test_aligned_widths_put_back_the_last_to_be_removed(multiple: int, removed: int) -> None:
     shared = np.arange(16)
     members = {ParamAxis("a", 0): shared, ParamAxis("b", 1): np.repeat(shared, 3), ParamAxis("c", 0): np.arange(16, 36)}
     channels = ChannelMap(36, members, {}, {})
-    order = np.random.default_rng(leave).permutation(36)[:leave]
+    order = np.random.default_rng(removed).permutation(36)[:removed]
     kept = aligned(order, channels, multiple)
     for line in members.values():
         width = len(line) - np.isin(line, kept).sum()
         assert width % multiple == 0 or width == len(line)
         back = [unit for unit in order if unit in line and unit not in kept]
         stayed = [unit for unit in order if unit in line and unit in kept]
-        assert [*stayed, *back] == [unit for unit in order if unit in line]  # a prefix of the order leaves
+        assert [*stayed, *back] == [unit for unit in order if unit in line]  # a prefix of the order is removed
     if multiple == 1:
         assert kept.tolist() == order.tolist()
 

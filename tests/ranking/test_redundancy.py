@@ -1,4 +1,4 @@
-"""Units at no loss: found in a network that was given some, and left without a trace."""
+"""Units that cost nothing: found in a network that was given some, and removed without a trace."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def remaining_error(features, taps, weight, gone, alive):
 
 
 def brute_force(model, values):
-    """(unit, total cost) one by one: of all that are left, the unit whose readers suffer least."""
+    """(unit, total cost) one by one: of all that remain, the unit whose readers suffer least."""
     seen = Session(model, ["h", "f"]).run({"x": X})
     removed: list[int] = []
     total, found = 0.0, []
@@ -88,11 +88,11 @@ def brute_force(model, values):
 
     while True:
         full = {side for side in (FIRST, SECOND) if len([u for u in removed if u in side]) == len(side) - 1}
-        left = {u: cost(u) for side in (FIRST, SECOND) if side not in full for u in side if u not in removed}
-        if not left:
+        prices = {u: cost(u) for side in (FIRST, SECOND) if side not in full for u in side if u not in removed}
+        if not prices:
             return found
-        unit = min(left, key=left.__getitem__)
-        total += left[unit]
+        unit = min(prices, key=prices.__getitem__)
+        total += prices[unit]
         removed.append(unit)
         found.append((unit, total))
 
