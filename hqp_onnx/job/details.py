@@ -30,7 +30,7 @@ def describe(
     Args:
         model: the original.
         channels: its units.
-        plan: units that left.
+        plan: the removed units.
         saliency: float64 [units].
         sample: feeds of one sample.
     """

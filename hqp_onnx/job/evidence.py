@@ -60,7 +60,7 @@ def gather(setup: Setup, ledger: Ledger) -> Evidence:
 def refreshed_order(
     setup: Setup, ledger: Ledger, order: IntArray, removed: int, plan: PruningPlan, graph: gs.Graph
 ) -> IntArray:
-    """The first ``removed`` units of ``order``, then the others as ranked anew on what ``plan`` left, ``graph``."""
+    """The first ``removed`` units of ``order``, then the others, ranked anew on ``graph``, pruned by ``plan``."""
     scores = measure_ranking(setup, ledger, graph, setup.channels.without(plan), None, f"-{removed}").units
     scores = first_removed(scores, order[:removed])
     return removal_order(scores, setup.channels, setup.options.min_width, branches=True)

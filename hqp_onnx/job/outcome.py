@@ -1,4 +1,4 @@
-"""What an optimization leaves behind: the models that it chose, measured as they were written, and the report."""
+"""What an optimization writes: the models that it chose, measured as they were written, and the report."""
 
 from __future__ import annotations
 
@@ -141,9 +141,9 @@ def _notes(setup: Setup, found: Found, rows: Mapping[str, Row], last: str, shipp
     if redundant:
         kinds = Counter(redundant.values())
         listed = ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS if kinds[kind])
-        notes.append(f"{len(redundant)} units were to leave first, at no loss: {listed}")
+        notes.append(f"{len(redundant)} units were ranked first, since they can be removed at no loss: {listed}")
     if ended := channels.ended(found.best.plan):
-        notes.append(f"{ended} of {len(channels.branches)} gates and residual branches left as a whole")
+        notes.append(f"{ended} of {len(channels.branches)} gates and residual branches were removed as a whole")
     return (*notes, *stand_in(setup.target), *remarks(setup.target, setup.options.precision))
 
 

@@ -85,7 +85,7 @@ def test_gates_that_hardly_vary_leave(options: Options, report: dict[str, Any]) 
         for file in (options.model, options.output / "pruned.onnx")
     ]
     assert gates[1] < gates[0]
-    assert any("gates and residual branches left as a whole" in note for note in report["notes"])
+    assert any("gates and residual branches were removed as a whole" in note for note in report["notes"])
 
 
 def test_rows_are_what_a_plain_evaluation_gives(options: Options, report: dict[str, Any]) -> None:
@@ -163,7 +163,7 @@ def test_without_compensation_the_pruned_model_is_the_masked_one(options: Option
 
 @pytest.fixture
 def small(tmp_path: Path) -> Options:
-    """A small model without a budget, so that the search goes to the end."""
+    """A small model without a budget: the search goes to the end."""
     onnx.save(small_model(), tmp_path / "small.onnx")
     np.savez(tmp_path / "data.npz", **small_data(60))
     data = str(tmp_path / "data.npz")
@@ -184,7 +184,7 @@ def small(tmp_path: Path) -> Options:
 def test_a_refreshed_ranking_is_that_of_the_candidate(
     small: Options, monkeypatch: pytest.MonkeyPatch, saliency: str
 ) -> None:
-    """Every second step; what left stays out, and what is left is ranked on the model that it is left in."""
+    """Every second step: removed units stay out, and the others are ranked on the model that still has them."""
     ranked: list[tuple[int, int]] = []
     rank_units = evidence.rank_units
 
@@ -201,7 +201,7 @@ def test_a_refreshed_ranking_is_that_of_the_candidate(
 
 @pytest.mark.parametrize("saliency", ["l2", "obs"])
 def test_the_end_of_a_branch_is_refreshed_as_one(small: Options, saliency: str) -> None:
-    """Of 16 units, 14 leave by the minimum width; all 24 of the branch do."""
+    """Of 16 units, the minimum width lets 14 be removed; all 24 of the branch are."""
     found = optimize(replace(small, saliency=saliency, refresh=2))
     removed = json.loads((small.output / "ledger.json").read_text())["removed"]
     assert [len(removed[name]["0"]) for name in ("w1", "w2")] == [14, 24]

@@ -39,7 +39,7 @@ def tires(outputs, labels):
 
 @pytest.fixture
 def options(tmp_path: Path) -> Options:
-    """A small model without compensation, so that what is removed is all that a candidate is."""
+    """A small model without compensation: a candidate differs from it only in what is removed."""
     onnx.save(small_model(), tmp_path / "small.onnx")
     data = small_data(SAMPLES)
     np.savez(tmp_path / "calib.npz", **data)
