@@ -100,7 +100,7 @@ def _named(context: click.Context) -> dict[str, list[Path]]:
 
 selection_options = _options(
     click.option("--keep", multiple=True, metavar="PATTERN", help="Tensors whose channels stay (repeatable)."),
-    click.option("--only", multiple=True, metavar="PATTERN", help="Tensors whose channels may leave (repeatable)."),
+    click.option("--only", multiple=True, metavar="PATTERN", help="Remove channels of these tensors only (repeatable)."),
 )
 MULTIPLE_HELP = "Widths stay multiples of this, where they are as wide."
 metric_option = click.option(

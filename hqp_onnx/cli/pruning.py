@@ -37,7 +37,7 @@ from hqp_onnx.steps.score import score_file
 def inspect(model: Path, json_file: Path | None) -> None:
     """Show the units of MODEL, which cannot be pruned, and why.
 
-    Gates and residual branches, marked with (all), may leave as a whole; of other groups, some units stay.
+    Gates and residual branches, marked with (all), may be removed as a whole; of other groups, some units stay.
     """
     found = inspect_model(model)
     if not give_json(msgspec.to_builtins(found, str_keys=True), json_file):

@@ -76,7 +76,7 @@ class Deviation:
 
     @property
     def comparable(self) -> bool:
-        """Whether all positions are finite in both, so that the figures tell how far y is from x."""
+        """Whether all positions are finite in both; only then do the figures tell how far y is from x."""
         return not (self.broken or self.undefined)
 
     @property

@@ -65,14 +65,14 @@ class Lineage:
         return sum(shapes[name][axis] == (~removed[units]).sum() for name, (axis, units) in lines if units.size)
 
     def match(self, name: str, first: BoolArray, second: BoolArray) -> Match | None:
-        """Where the channels that two removals leave of a tensor are; None if it has no channels that could leave."""
+        """Where the channels of a tensor that survive each of two removals are; None if none could be removed."""
         axis, units = self._line(name)
         if not units.size:
             return None
-        left, right = ~first[units], ~second[units]
-        both = left & right
-        sizes = (int(left.sum()), int(right.sum()), len(units))
-        return Match(axis, (np.cumsum(left) - 1)[both], (np.cumsum(right) - 1)[both], sizes)
+        stays, stays_too = ~first[units], ~second[units]
+        both = stays & stays_too
+        sizes = (int(stays.sum()), int(stays_too.sum()), len(units))
+        return Match(axis, (np.cumsum(stays) - 1)[both], (np.cumsum(stays_too) - 1)[both], sizes)
 
     def _line(self, name: str) -> tuple[int, IntArray]:
         """The axis of a tensor along which units vary, and the unit of each index; empty if there is none."""

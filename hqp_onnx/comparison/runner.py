@@ -1,6 +1,6 @@
 """Any session as a Polygraphy runner, and a compare function for Polygraphy's ``Comparator`` that adds up deviations.
 
-The comparison runs batch by batch (``run_batches``), so that memory holds the outputs of one batch only.
+The comparison runs batch by batch (``run_batches``), so memory holds the outputs of one batch only.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class TensorError:
     Attributes:
         tensor, op, node: its name, and the reference's node that makes it.
         error, own, allowed: shares of the reference's signal; infinite where a value is not finite.
-        channels, of: shared channels, and how many the original has; 0 where none can leave.
+        channels, of: shared channels, and how many the original has; 0 where none can be removed.
     """
 
     tensor: str

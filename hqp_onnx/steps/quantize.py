@@ -59,8 +59,8 @@ def quantize_file(
         preprocess: for image folders.
         progress: called as calibration goes on.
         precision: int8, mixed (INT8 where it is faster on the target, see ``mixed_precision``) or fp16.
-        calibration_out: folder for the ranges, in the formats of ``calibration_export``; they are to be those of the
-            model itself, so that it is not equalized.
+        calibration_out: folder for the ranges, in the formats of ``calibration_export``; these must be those of the
+            model itself, so it is not equalized.
         tensorrt_version: named in TensorRT's cache.
         int4_weights: share of the Gemm and MatMul weights to store in INT4, in place of INT8.
         recipe: fields of ``passes.quantize.Recipe``.

@@ -78,7 +78,7 @@ def _with_engine(setup: Setup, ledger: Ledger, found: Found, report: Report, mod
     row = engine_row(models["baseline"], engine, measure(path), budget.admits(val))
     notes = (*report.notes, *built.notes, _where(built, row))
     if not row.admitted:
-        outside = f"the engine is outside the budget, so that {report.shipped} ships; it stays in {path}"
+        outside = f"the engine is outside the budget, so {report.shipped} ships; it stays in {path}"
         return replace(report, engine=row, budget_met=False, notes=(*notes, outside))
     for name in _FILES:
         move(path.with_name(name), setup.options.folder / name)

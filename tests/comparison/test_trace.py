@@ -73,7 +73,7 @@ def test_errors_before_a_layer_cancel(tmp_path: Path) -> None:
 
 
 def test_a_layer_that_reads_missing_channels_may_err_as_much_as_the_plain_cut(tmp_path: Path) -> None:
-    """Channels 1 and 3 of h leave; nothing is refitted, so the layer's own error is exactly what is allowed extra."""
+    """Channels 1 and 3 of h are removed without a refit, so the layer's own error is exactly what is allowed extra."""
     keep = [0, 2, 4]
     first = save(tmp_path / "a.onnx", w1=W1, w2=W2)
     second = save(tmp_path / "b.onnx", w1=W1[:, keep], w2=W2[keep])

@@ -74,7 +74,7 @@ def step_line(found: Comparison, step: Step) -> str:
     left_out = f", {unmatched} not comparable" if unmatched else ""
     head += f"{len(tensors)} tensors on {step.trace.samples} samples{left_out}; "
     if first is None:
-        return f"{head}no own error above what is allowed ({found.tolerance:.1%}, more where channels left)"
+        return f"{head}no own error above what is allowed ({found.tolerance:.1%}, more where channels were removed)"
     count = sum(tensor.divergent for tensor in tensors)
     return (
         f"{head}{count} divergent; the first is '{first.tensor}' of {first.op} '{first.node}': "
