@@ -1,6 +1,6 @@
 """TensorRT's INT8 calibrator, by Polygraphy, over batches that were checked beforehand.
 
-TensorRT calls the calibrator from C++: Polygraphy answers a batch that it rejects with "no more batches", so that one
+TensorRT calls the calibrator from C++: Polygraphy answers a batch that it rejects with "no more batches", so one
 bad batch would end the calibration silently, with the ranges of those before it. ``CalibrationBatches`` therefore
 reads the data once before TensorRT does, and gives every batch the one shape that the calibration profile has; the
 last batch is filled up with samples from the start.

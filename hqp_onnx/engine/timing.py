@@ -1,6 +1,6 @@
 """Latency of an engine on its GPU, layer times, energy.
 
-One batch is copied to the GPU once; a run is what the GPU does between two CUDA events around one enqueue, so that
+One batch is copied to the GPU once; a run is what the GPU does between two CUDA events around one enqueue, so
 neither copies nor Python count. Warmed up first, then timed one by one: median and 99th percentile. Layers are timed
 in runs of their own, since a profiled run is slower. Energy is sampled while runs are enqueued back to back:
 

@@ -1,7 +1,7 @@
 """The budget: how far the metric may fall, and how sure a measured fall is.
 
 A candidate is admitted while A_baseline - A <= max_drop, A being the mean score on D_val, and all its outputs are
-finite; the comparison is made on sums of scores, so that counts are exact. D_val is a sample, and the search takes the
+finite; the comparison is made on sums of scores, so counts are exact. D_val is a sample, and the search takes the
 candidate that just passes on it: on other data, the drop is as likely above the budget as below. With a confidence
 above 0.5, what must be inside the budget is the drop's upper bound at that confidence.
 """
@@ -71,7 +71,7 @@ class Budget:
         return f"{broken}drop {least}{drop:.2f}{bound} of {100 * self.max_drop:g} points"
 
     def spent(self, pruning: float, scores: Scores) -> dict[str, float]:
-        """Where the budget went: pruning, the change of precision that made ``scores`` of it, and what is left.
+        """Where the budget went: pruning, the change of precision that led to ``scores``, and what is left.
 
         Args:
             pruning: the drop of the pruned model, 0..1.

@@ -1,4 +1,4 @@
-"""Latency of several models side by side: in turn, so that noise meets all alike, and each as if it were alone.
+"""Latency of several models side by side: in turn, so noise meets all alike, and each as if it were alone.
 
 A turn is many runs of one model. Every session has threads of its own, which spin after a run, onnxruntime's for 40 ms
 by default, on the cores that the next session needs: with one run a turn, a model may take three times as long as alone

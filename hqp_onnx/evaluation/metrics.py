@@ -1,7 +1,7 @@
 """Quality of a model on data, sample by sample: top-1, top-5, agreement with the original, or a user's function.
 
 A metric gives every sample a score in 0..1; the model's metric is their mean. Scores are kept per sample, so
-that two models on the same data can be compared in pairs, and so that an evaluation can stop as soon as no
+two models on the same data can be compared in pairs, and an evaluation can stop as soon as no
 remaining sample can change its verdict. A sample whose outputs hold NaN or infinities scores nothing, whatever the
 metric, which never sees it.
 

@@ -1,10 +1,10 @@
-"""Losses, summed over samples, so that the gradient of each row is that sample's own.
+"""Losses, summed over samples, so the gradient of each row is that sample's own.
 
 cross-entropy: dL_i/dz_i = softmax(z_i) - onehot(c_i) for the logits z [N, classes] and the label c_i.
 sampled: the same for a label drawn from the model's own distribution, which makes the mean of squares the true Fisher
     information: c = #{k: P(class <= k) < u} for uniform u in [0, 1).
 expected: the expectation over that distribution instead, one round per class c: dL_i/dz_i sqrt(P(c)).
-gauss-newton: L_i = <v_i, y_i> over all outputs y for v_i ~ N(0, I), so that E ||dL_i/dw||^2 = ||dy_i/dw||_F^2, the
+gauss-newton: L_i = <v_i, y_i> over all outputs y for v_i ~ N(0, I), so E ||dL_i/dw||^2 = ||dy_i/dw||_F^2, the
     diagonal of the Gauss-Newton matrix of a squared error (Hutchinson's estimator).
 """
 

@@ -1,7 +1,7 @@
 """The gradient of a convolution's weight, summed over the batch: dW = sum over samples i, pixels l of delta_il U_il^T.
 
 U holds what the window reads (``factors``). Samples and pixels become one long axis, [filters, N L] and [channels,
-N L], so that every tap of the kernel is one large matrix product; where channels are too few to fill one, the patches
+N L], so every tap of the kernel is one large matrix product; where channels are too few to fill one, the patches
 of all taps are. Depthwise kernels have forms of their own, per sample (``depthwise``).
 """
 

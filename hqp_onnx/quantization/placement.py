@@ -1,7 +1,7 @@
 """Which tensors and weights of a graph are quantized for a target, and why others are not.
 
 A pair Q/DQ on a tensor serves all its consumers, the caller included where it is an output of the graph. Tensors that
-only move values (MaxPool, Reshape, ...) take the range of the tensor they come from, so that the runtime can move the
+only move values (MaxPool, Reshape, ...) take the range of the tensor they come from, so the runtime can move the
 integers instead.
 """
 

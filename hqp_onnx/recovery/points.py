@@ -39,7 +39,7 @@ class Point:
 
 
 def kept_positions(channels: ChannelMap, gone: BoolArray) -> Kept:
-    """What is left of each activation without the units of the mask ``gone`` (``ChannelMap.removed``)."""
+    """What remains of each activation without the units of the mask ``gone`` (``ChannelMap.removed``)."""
     kept: dict[str, dict[int, IntArray]] = {}
     for name, labels in channels.tensors.items():
         for axis in np.flatnonzero(np.array(labels.shape) > 1).tolist():

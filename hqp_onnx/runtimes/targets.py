@@ -21,7 +21,7 @@ Weights are int8 initializers behind a DequantizeLinear: documented for TensorRT
 refuse int8 initializers.
 
 OpenVINO (x86, Arm). u8 activations by s8 weights again, but an activation of any kind is computed inside the
-convolution before it, so that nothing may stand between the two: pairs on the inputs of Conv, ConvTranspose, Gemm and
+convolution before it, so nothing may stand between the two: pairs on the inputs of Conv, ConvTranspose, Gemm and
 MatMul, float bias. A residual Add becomes part of a convolution if both its inputs carry pairs; behind anything else
 nothing is gained, and low-precision passes (2026.4) throw on some (attention masks, sums of embeddings). Symmetric
 int8 is slower, and wrong on some Concats.
@@ -63,7 +63,7 @@ class Target:
         follows: operators computed in INT8, with an output pair, where all their inputs carry pairs.
         same_range: operators that move values without changing them: their output shares the input's range.
         channel_multiple: channel counts that are multiples of it waste no lane of the integer kernels.
-        folds_constants: nodes over constants alone are computed when a model is loaded, so that weights of float
+        folds_constants: nodes over constants alone are computed when a model is loaded, so weights of float
             operators can be stored as int8 behind Cast and Mul.
         min_opset: lowest opset whose operators express the model; lower ones are converted up.
         max_opset: highest opset that the runtime is known to read.

@@ -2,7 +2,7 @@
 
     mean_c = E[x_c],   power_c = E[x_c^2],   top_c = max |x_c|        over samples and positions
 
-Nodes appended to the model reduce every tensor to one value per sample and channel, so that activations are never
+Nodes appended to the model reduce every tensor to one value per sample and channel, so activations are never
 copied out or kept. Sums over positions are float32, over samples float64.
 """
 

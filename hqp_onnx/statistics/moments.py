@@ -10,7 +10,7 @@ ConvTranspose, they are the C channels of the input, at every position. Where C 
 are measured within blocks of ``BLOCK`` channels only, and each block has moments of its own (``block_names``).
 
 The products are computed inside the model, by nodes appended to it (patches by a depthwise Conv with one-hot
-kernels), so that activations are never copied out or kept. Sums over a batch are float32, over batches float64.
+kernels), so activations are never copied out or kept. Sums over a batch are float32, over batches float64.
 """
 
 from __future__ import annotations

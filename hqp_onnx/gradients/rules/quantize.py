@@ -2,7 +2,7 @@
 
 For x' = s (clip(round(x / s) + z, low, high) - z), dL/dx = dL/dx' where x / s + z rounds into low .. high, else 0
 (Bengio et al. 2013, arXiv:1308.3432). The gradient of an integer tensor is stated for the real value s (q - z) that it
-stands for, so that DequantizeLinear passes it on.
+stands for, so DequantizeLinear passes it on.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Per-sample gradients by onnxruntime-training: the second engine, of which ``PerSample`` is the first.
 
-fisher: the loss of one sample at a time, so that dL/dW is that sample's own; then ||dL_i/dW_f||^2.
+fisher: the loss of one sample at a time, so dL/dW is that sample's own; then ||dL_i/dW_f||^2.
 taylor: dL/dgate for a whole batch at once (``ort_model``), then its square.
 
 A worker process (``ort_worker``) imports onnxruntime-training from its own folder (``ort_install``).

@@ -7,7 +7,7 @@ length and an .npz of arrays. The first one brings the model:
     model     uint8, a serialised model with the scalar output LOSS, summed over samples
     wrt       names of the inputs to differentiate by
     axes      of each of them, the axis of filters
-    samples   whether samples run one by one, so that dLOSS/dw is the gradient of one of them
+    samples   whether samples run one by one, so dLOSS/dw is the gradient of one of them
     rows      rows of a run; the others are copies that are ignored
     threads   of onnxruntime
     fixed/*   inputs that stay the same

@@ -1,7 +1,7 @@
 """What every figure is made of: scales, ticks, marks and axes, drawn with svg.py in a box ``WIDTH`` units wide.
 
-Colours and type come from the page's style sheet by class, so that a figure follows light, dark and print. The box is
-narrow, so that text stays legible where a phone shrinks it.
+Colours and type come from the page's style sheet by class, so a figure follows light, dark and print. The box is
+narrow, so text stays legible where a phone shrinks it.
 """
 
 from __future__ import annotations
