@@ -1,7 +1,7 @@
-"""Closed-form compensation: let the channels that stay do the work of those that leave.
+"""Closed-form compensation: let the channels that stay do the work of those that are removed.
 
 A weight multiplies features x: the patches of a Conv, the input channels of a Gemm or MatMul (``moments``). With K
-the features that stay, R those that leave, and S the second moments over the calibration data, the new weight
+the features that stay, R those that are removed, and S the second moments over the calibration data, the new weight
 
     W' = W_K + W_R S_RK (S_KK + lambda I)^-1
 

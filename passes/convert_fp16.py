@@ -2,7 +2,7 @@
 
 onnxruntime's converter does the work: weights and activations become float16, with a Cast at every float32 input and
 output, and around the operators that have no float16 (TopK, CumSum, ...). Constants beyond +-65504 are cut to it (the
--inf of attention masks stays far below any score), those between 0 and 6e-8 are raised to it, so that an epsilon or a
+-inf of attention masks stays far below any score), those between 0 and 6e-8 are raised to it, so an epsilon or a
 scale stays above zero. What it leaves undone is done here: a graph with Q/DQ is brought to opset 19 first, since only
 from there on may scales, and what surrounds the integers, be float16; nodes whose attributes state float32 in a way
 that it does not know stay as they are, behind a Cast; its nodes are sorted, and the types of the result are checked,

@@ -1,4 +1,4 @@
-"""A plan carried out: units are removed, what read them is refitted, and constants that this leaves are absorbed.
+"""A plan carried out: units are removed, what read them is refitted, constants that this creates are absorbed.
 
     prune_channels ─► [compensate ─► [refit_in_order]] ─► [absorb_scales, where a branch was removed as a whole]
 

@@ -4,7 +4,7 @@
     Mul(Cast(q), s)            =>   the same                                  weights of nodes that stay in float
     DQ(q, s), q of 32 bits     =>   W                                         biases
 
-Scales stay as they are. W is kept inside the integers that were there, |q| <= max |q| of its tensor, so that a format
+Scales stay as they are. W is kept inside the integers that were there, |q| <= max |q| of its tensor, so a format
 of fewer bits (``targets``) is respected.
 """
 

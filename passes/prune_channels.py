@@ -1,7 +1,7 @@
 """Remove channels for good: one ``numpy.take`` per (initializer, axis), then restated shape constants.
 
 For every plan the result computes what the original computes with the removed slices set to zero. What reads nothing
-but channels that left computes its bias: a constant takes its place, and the branch that it ended is gone
+but removed channels computes its bias: a constant takes its place, and the branch that it ended is gone
 (``branches``).
 """
 
@@ -66,7 +66,7 @@ def constant_name(reader: gs.Node) -> str:
 
 
 def _end_branches(graph: gs.Graph, channels: ChannelMap, gone: BoolArray) -> None:
-    """Put constants in place of nodes that read nothing but units that leave."""
+    """Put constants in place of nodes that read nothing but removed units."""
     ended, tensors = False, graph.tensors()
     for name, use in contractions(graph).items():
         labels = channels.members.get(ParamAxis(name, use.axis))

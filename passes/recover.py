@@ -64,7 +64,7 @@ def recover(
         teacher: the original, canonical, with the same inputs and outputs.
         data: samples; labels are not read.
         settings: see ``Recovery``.
-        kept: what pruning left of the teacher's activations (``recovery.points.kept_positions``); without it, only
+        kept: what pruning kept of the teacher's activations (``recovery.points.kept_positions``); without it, only
             tensors of unchanged shape are compared.
         threads: of onnxruntime.
         checkpoint: file that is written after every epoch; a run that is repeated goes on from it.

@@ -1,13 +1,13 @@
 """A second refit, in topological order: each weight learns the original's output from what it now really reads.
 
-``compensate`` fits every weight to the *original's* features without those that left. Behind other weights that were
+``compensate`` fits every weight to the *original's* features without the removed ones. Behind other weights that were
 refitted, features differ from these. Here, with x the features in the pruned model (all weights before are refitted)
 and y = W_0 x_0 + b_0 the original's output, the new weight and bias minimise
 
     E|y - W x - b|^2 + lambda |W - W_now|^2,      W = W_now + (C - W_now S) (S + lambda I)^-1,    b = E[y] - W E[x]
 
 with S the covariance of x and C that of y with x. Weights at the same depth are measured in one pass over the data, so
-that the passes are as many as the model is deep (the reconstruction of Channel Pruning, arXiv:1707.06168, asymmetric).
+there are as many passes as the model is deep (the reconstruction of Channel Pruning, arXiv:1707.06168, asymmetric).
 """
 
 from __future__ import annotations

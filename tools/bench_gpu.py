@@ -3,7 +3,7 @@
     python tools/bench_gpu.py [MODEL.onnx ...] [--batch 1,32] [--json FILE]
 
 Default models: the bundled two, and ResNet-18 and MobileNetV3-Large at 224 x 224 (random weights) where torch is
-installed. Pruned: half of the prunable units by L2, widths multiples of 32; latency does not depend on which leave.
+installed. Pruned: half of the prunable units by L2, widths multiples of 32; which ones does not change latency.
 
     onnxruntime   its CUDA provider, inputs and outputs on the GPU; wall-clock time of a run, host included
     TensorRT      `hqp build`, then CUDA events around one enqueue

@@ -3,7 +3,7 @@
     python tools/bench_optimize.py [--variants default confidence ...] [--max-drop 0.015] [-o FOLDER]
 
 For each model: the default search (bisection, with compensation), the same with the upper 95 % bound of the drop inside
-the budget, the same where no gate or residual branch leaves as a whole, Algorithm 1 to the letter (linear, without
+the budget, the same where no gate or residual branch is removed as a whole, Algorithm 1 to the letter (linear, without
 compensation or alignment), and what goes beyond the paper: units ranked by what the loss suffers after the refit, and
 two epochs of recovery. One run; within a row group latencies are measured in turn.
 """

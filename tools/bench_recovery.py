@@ -94,13 +94,13 @@ class Case:
         return joined(*self.halves)
 
     def ridges(self, saliency: str) -> dict[str, float]:
-        """Those that do best where half of the units have left."""
+        """Those that do best where half of the units are removed."""
         if saliency not in self._ridges:
             self._ridges[saliency] = ridges_of(self.model.graph, self.channels, self.order(saliency), self.halves)
         return self._ridges[saliency]
 
     def order(self, saliency: str) -> np.ndarray:
-        """Units, first to leave first."""
+        """Units in the order in which they are removed."""
         if saliency not in self._orders:
             options = {"halves": self.halves, "min_width": MIN_WIDTH} if saliency == "obs" else {}
             scores = rank(self.model.graph, self.channels, Scoring(saliency), self.calib, **options).units

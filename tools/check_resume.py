@@ -1,7 +1,7 @@
 """Kill `hqp optimize` at random moments and resume: python tools/check_resume.py [--kills 20] [MODEL].
 
 Runs once without interruption, then again with SIGKILL after random times, resuming until it ends, and compares
-the written models byte for byte. In INT8 throughout: what mixed precision keeps in float is measured, so that two
+the written models byte for byte. In INT8 throughout: what mixed precision keeps in float is measured, so two
 separate runs may differ.
 """
 

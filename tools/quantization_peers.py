@@ -4,7 +4,7 @@
 
 PYTHON is any interpreter that has the quantizer. The peers (`make peers`) need none of hqp_onnx.
 NAME is a key of ``QUANTIZERS``, TARGET onnxruntime or openvino: the peers that know several are told. CALIB.npz holds
-one array, named as the model's input, and ``labels``. The last line is JSON. Memory is limited to ``LIMIT``, so that a
+one array, named as the model's input, and ``labels``. The last line is JSON. Memory is limited to ``LIMIT``, so a
 quantizer that keeps every activation fails instead of the machine.
 """
 

@@ -4,7 +4,7 @@
 
 PYTHON is any interpreter that has the method's library. METHOD is a key of ``METHODS``. Torch-Pruning works on the
 network of models/train.py of MODEL's name, with the weights read back from MODEL; where batch normalization is
-folded there, it is put back with the statistics of the calibration data, which changes nothing, so that it can be
+folded there, it is put back with the statistics of the calibration data, which changes nothing, and lets it be
 re-estimated after pruning ("BN"). SHARE is the share of channels: of each group, or, with "global", of all. The last
 line of stdout is JSON: for each file, its variant and share, or the error.
 """

@@ -6,13 +6,13 @@
 
 tables    MobileNetV3 (Table I) and ResNet-18 (Table II): FP32, Q8-only, P50-only, HQP on each target that is here, and
           beside each the paper's value where our sources state one, and the ratio of the two
-layers    the share of each layer that left, and the paper's three statements on it
+layers    the share of each layer that was removed, and the paper's three statements on it
 curves    accuracy against θ: Fisher, Taylor, magnitude, BN-γ, random, with and without compensation (and an SVG)
 ranges    the dynamic range of the weights before and after pruning
 costs     C_HQP and C_QAT of the paper's model, predicted and measured
 
 P50-only is half of the units by L2 norm, with no budget and no compensation. Energy is RAPL's, the GPU's or, without
-a counter, the paper's E = P L with one P for all, so that its ratio is that of latency. All figures are of data that
+a counter, the paper's E = P L with one P for all, so its ratio is that of latency. All figures are of data that
 the search never saw, but for EfficientNet-Lite0, which has too few images; searches that were paid for are resumed.
 """
 
@@ -181,7 +181,7 @@ def files(case: Case, report: Report, on: str) -> Iterator[tuple[str, Path]]:
 
 
 def layers(case: Case, report: Report) -> list[str]:
-    """Shares that left by layer, and the paper's statements on them."""
+    """Removed shares by layer, and the paper's statements on them."""
     removed = json.loads((Path(report.shipped).parent / "ledger.json").read_text())["removed"]
     found = []
     model = open_model(case.model)
@@ -212,7 +212,7 @@ def layers(case: Case, report: Report) -> list[str]:
 
 
 def yes(part: str, means: Mapping[str, np.ndarray], shares: np.ndarray) -> str:
-    """Whether less than on average left of a part."""
+    """Whether less than the average was removed from a part."""
     return "yes" if means[part].mean() < shares.mean() else "no"
 
 

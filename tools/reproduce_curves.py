@@ -60,7 +60,7 @@ class Curves:
         return input_moments(model_io.to_proto(self.model.graph), None, self.calib)
 
     def order(self, saliency: str) -> np.ndarray:
-        """Units, first to leave first."""
+        """Units in the order in which they are removed."""
         ranking = rank(self.model.graph, self.channels, Scoring(saliency, seed=self.seed), self.calib)
         return removal_order(ranking.units, self.channels, MIN_WIDTH)
 

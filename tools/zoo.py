@@ -206,12 +206,12 @@ def again(graph: gs.Graph, channels: ChannelMap, feeds: Feeds, oracle: Oracle, n
 
 
 def still_prunable(channels: ChannelMap, plan: PruningPlan, pruned: gs.Graph) -> set[int]:
-    """Prunable units left in ``pruned``, less those that are now the only one of a tensor and so must stay."""
-    names = pruned.tensors()  # parameters inside a branch that left are gone
+    """Prunable units that remain in ``pruned``, less those that are now the only one of a tensor and so must stay."""
+    names = pruned.tensors()  # parameters inside a removed branch are gone
     there = np.concatenate([line for key, line in channels.members.items() if key.tensor in names])
-    left = set(there.tolist()) - set(plan.removed.tolist()) - {-1}
-    last = [units for line in channels.lines if len(units := left.intersection(line.tolist())) == 1]
-    return left.intersection(channels.prunable.tolist()).difference(*last)
+    present = set(there.tolist()) - set(plan.removed.tolist()) - {-1}
+    last = [units for line in channels.lines if len(units := present.intersection(line.tolist())) == 1]
+    return present.intersection(channels.prunable.tolist()).difference(*last)
 
 
 def round_trip(model: onnx.ModelProto, feeds: Feeds) -> str:

@@ -1,6 +1,6 @@
 """Export of the zoo's architectures with seeded random weights, by both of torch's exporters.
 
-Weights keep signals of order one through any depth, so that an error anywhere shows at the outputs: weights are
+Weights keep signals of order one through any depth, so an error anywhere shows at the outputs: weights are
 N(0, 1.5 / fan_in), BatchNormalization takes the statistics of one batch (then perturbed), scales are in
 [0.5, 1.5], biases are not zero.
 """

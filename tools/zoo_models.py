@@ -215,7 +215,7 @@ class Entry:
 
 
 def entries() -> Iterator[Entry]:
-    """Every architecture, source by source in turn, so that a limit takes some of each."""
+    """Every architecture, source by source in turn, so a limit takes some of each."""
     sources: list[tuple[str, Mapping[str, Any], Callable[[str], tuple[Any, dict[str, Any]]]]] = [
         ("pytorchcv", PYTORCHCV, _pytorchcv),
         ("transformers", TRANSFORMERS, _transformers),

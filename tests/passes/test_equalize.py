@@ -95,7 +95,7 @@ def test_what_is_not_homogeneous_or_not_its_own_stays(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["relu", "residual", "nothing"])
 def test_what_keeps_its_name_keeps_its_values(name: str) -> None:
-    """In INT8, tensors that were scaled are called otherwise, so that nobody compares them with the float model's."""
+    """In INT8, tensors that were scaled have other names, so nobody compares them with the float model's."""
     before, x = graph(EQUALIZED[name]), feeds()
     made = {
         even: quantize(before, [Batch(x)], target("onnxruntime"), recipe=Recipe(even)).graph for even in (True, False)

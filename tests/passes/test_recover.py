@@ -40,7 +40,7 @@ def data(teacher):
 
 @pytest.fixture(scope="module")
 def pruned(teacher):
-    """Half of the units removed, and what is left of each tensor."""
+    """Half of the units removed, and what remains of each tensor."""
     channels = teacher.channels()
     plan = PruningPlan(channels.prunable[::2])
     return prune_channels(teacher.graph, channels, plan).graph, kept_positions(channels, channels.removed(plan))

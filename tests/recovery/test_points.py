@@ -1,4 +1,4 @@
-"""Tensors that all information passes, and what pruning leaves of them."""
+"""Tensors that all information passes, and what pruning keeps of them."""
 
 import numpy as np
 import onnx.parser
@@ -36,7 +36,7 @@ def test_a_skip_over_the_whole_network_leaves_no_cut_inside():
 
 
 def test_a_cut_holds_what_the_pruned_model_computes():
-    """Nothing behind r1 is removed, so that the pruned r1 is the original's without the channels that left."""
+    """Nothing behind r1 is removed, so the pruned r1 is the original's without the removed channels."""
     model = open_model(small_model())
     channels = model.channels()
     gone = channels.removed(PruningPlan(channels.prunable[1::3]))

@@ -30,7 +30,7 @@ def tool() -> Iterator[ModuleType]:
 
 @pytest.fixture(scope="module")
 def case(tool: ModuleType, tmp_path_factory: pytest.TempPathFactory):
-    """Labels are the model's own answers, so that it is right everywhere; its bias makes them balanced."""
+    """Labels are the model's own answers, so it is right everywhere; its bias makes them balanced."""
     folder, model = tmp_path_factory.mktemp("case"), small_model()
     images = {part: images_of(seed) for seed, part in enumerate(("calib", "val", "test"))}
     bias = next(tensor for tensor in model.graph.initializer if tensor.name == "d4")
@@ -149,7 +149,7 @@ def found(tool: ModuleType, case):
 
 
 def test_ranges_are_those_of_the_weights(tool: ModuleType, found, case) -> None:
-    """At θ = 0 nothing is narrower; at θ = 60 % what is left is the original's."""
+    """At θ = 0 nothing is narrower; at θ = 60 % what remains is the original's."""
     whole = tool.ranges(found, 0.0)
     assert all("narrower in 0% of them, wider in 0%" in line for line in whole[2:])
     order = found.order("fisher")
