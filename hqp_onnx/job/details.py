@@ -48,13 +48,13 @@ def _layers(graph: gs.Graph, channels: ChannelMap, gone: BoolArray) -> tuple[Lay
     shapes = {tensor.name: tuple(tensor.dims) for tensor in proto.initializer}
     free = np.zeros(channels.units + 1, bool)
     free[channels.prunable] = True
-    found: dict[str, Layer] = {}
+    layers: dict[str, Layer] = {}
     for use in weight_uses(proto):
         shape = shapes[use.weight]
         labels = channels.members.get(ParamAxis(use.weight, use.axis), np.full(shape[use.axis], -1))
         counts = (len(labels), int(free[labels].sum()), int(gone[labels].sum()))
-        found.setdefault(use.weight, Layer(use.weight, use.node.op_type, shape, *counts))
-    return tuple(found.values())
+        layers.setdefault(use.weight, Layer(use.weight, use.node.op_type, shape, *counts))
+    return tuple(layers.values())
 
 
 def _histogram(scores: NDArray[np.float64], gone: BoolArray) -> SaliencyHistogram:
@@ -84,5 +84,7 @@ def _frozen(channels: ChannelMap) -> tuple[Frozen, ...]:
             if number >= 0:
                 tensors[number][axis.tensor] = None
     counts = np.bincount(why[why >= 0], minlength=len(reasons)).tolist()
-    found = (Frozen(reason, count, tuple(names)) for reason, count, names in zip(reasons, counts, tensors, strict=True))
-    return tuple(sorted(found, key=lambda frozen: -frozen.units))
+    causes = (
+        Frozen(reason, count, tuple(names)) for reason, count, names in zip(reasons, counts, tensors, strict=True)
+    )
+    return tuple(sorted(causes, key=lambda frozen: -frozen.units))

@@ -20,7 +20,7 @@ from hqp_onnx.job.evidence import MOMENTS
 from hqp_onnx.job.ledger import Ledger
 from hqp_onnx.job.results import TITLES, Report, Row, Units
 from hqp_onnx.job.rows import Measured, make_rows
-from hqp_onnx.job.run import Found
+from hqp_onnx.job.run import SearchResult
 from hqp_onnx.job.settings import settings_of
 from hqp_onnx.job.setup import Setup
 from hqp_onnx.ranking.redundancy import KINDS
@@ -37,35 +37,35 @@ _Written = dict[str, tuple[Candidate, Path]]
 """By row."""
 
 
-def write_outcome(setup: Setup, ledger: Ledger, found: Found) -> tuple[Report, dict[str, Measured]]:
+def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[Report, dict[str, Measured]]:
     """Write the models, measure what was written; the report, and its models by row."""
     options = setup.options
-    written = _to_write(setup, ledger, found)
+    written = _to_write(setup, ledger, result)
     for earlier in {options.folder / name for name in _OPTIONAL} - {file for _, file in written.values()}:
         earlier.unlink(missing_ok=True)
-    models = _write_models(setup, found, written)
-    _write_ledgers(setup, found, written, models)
+    models = _write_models(setup, result, written)
+    _write_ledgers(setup, result, written, models)
     rows = make_rows(models, setup.sample)
-    plan, ranked = found.best.plan, found.evidence.ranking.units
+    plan, ranked = result.best.plan, result.evidence.ranking.units
     measured: dict[str, Any] = {**rows, **vars(describe(setup.model, setup.channels, plan, ranked, setup.sample))}
-    last = "recovered" if found.recovered else "hqp"
+    last = "recovered" if result.recovered else "hqp"
     _, shipped = written.get(last, written["pruned"])
     report = Report(
         model=str(setup.model.path),
         **measured,
         data=_data_name(setup),
         samples=models["baseline"].scores.samples,
-        budget_met=found.best is not found.pruned or options.precision == "fp32",
+        budget_met=result.best is not result.pruned or options.precision == "fp32",
         shipped=str(shipped),
         settings=settings_of(setup),
         trials=tuple(ledger.trials.values()),
-        budget_spent=_spent(found, models[last]),
-        floats=found.best.floats,
+        budget_spent=_spent(result, models[last]),
+        floats=result.best.floats,
         cost_model=_cost(setup, ledger),
         seconds=dict(ledger.seconds),
         units=Units(setup.channels.units, len(setup.channels.prunable), len(plan)),
         machine=machine(options.threads, runtime_name(setup.target)),
-        notes=_notes(setup, found, rows, last, str(shipped.relative_to(options.folder))),
+        notes=_notes(setup, result, rows, last, str(shipped.relative_to(options.folder))),
     )
     for large in (*ledger.cache.glob("*.onnx"), *(ledger.cache / name for name in MOMENTS)):  # and soon made again
         large.unlink(missing_ok=True)
@@ -78,10 +78,10 @@ def _data_name(setup: Setup) -> str:
     return f"{setup.data['val'].source.name} (the data that the search saw: no --test was given)"
 
 
-def _to_write(setup: Setup, ledger: Ledger, found: Found) -> _Written:
+def _to_write(setup: Setup, ledger: Ledger, result: SearchResult) -> _Written:
     """What is to be written, in the order of the report."""
-    output, cache, chosen = setup.options.folder, ledger.cache, found.chosen
-    rows: _Written = {"pruned": (found.pruned, output / "pruned.onnx")}
+    output, cache, chosen = setup.options.folder, ledger.cache, result.chosen
+    rows: _Written = {"pruned": (result.pruned, output / "pruned.onnx")}
     if setup.options.precision in ("int8", "mixed"):
         untouched = replace(ORIGINAL, precision=Precision.INT8)
         rows = {"q8_only": (untouched, cache / "q8_only.onnx"), **rows}
@@ -89,66 +89,66 @@ def _to_write(setup: Setup, ledger: Ledger, found: Found) -> _Written:
         if chosen.floats:
             rows["int8_everywhere"] = replace(chosen, floats=()), cache / "int8_everywhere.onnx"
         rows["hqp"] = chosen, output / _FILE_NAMES[chosen.precision]
-    if found.recovered is not None:
-        rows["recovered"] = found.recovered, output / "recovered" / _FILE_NAMES[found.recovered.precision]
+    if result.recovered is not None:
+        rows["recovered"] = result.recovered, output / "recovered" / _FILE_NAMES[result.recovered.precision]
     return rows
 
 
-def _write_models(setup: Setup, found: Found, written: _Written) -> dict[str, Measured]:
+def _write_models(setup: Setup, result: SearchResult, written: _Written) -> dict[str, Measured]:
     """By row; the last candidates of the search are at hand, and come first."""
-    models = {"baseline": _measured(setup, found, ORIGINAL, setup.model.bytes, setup.model.session)}
+    models = {"baseline": _measured(setup, result, ORIGINAL, setup.model.bytes, setup.model.session)}
     for name, (candidate, file) in reversed(written.items()):
-        model_io.save(found.judge.models.graph(candidate), file)
-        models[name] = _measured(setup, found, candidate, model_io.stored_bytes(file), setup.load(file))
+        model_io.save(result.judge.models.graph(candidate), file)
+        models[name] = _measured(setup, result, candidate, model_io.stored_bytes(file), setup.load(file))
     models.setdefault("hqp", models["pruned"])
     return {name: models[name] for name in TITLES if name in models}
 
 
-def _write_ledgers(setup: Setup, found: Found, written: _Written, models: Mapping[str, Measured]) -> None:
+def _write_ledgers(setup: Setup, result: SearchResult, written: _Written, models: Mapping[str, Measured]) -> None:
     """Ledgers of models that repeat the verdict of their trial."""
     for name in ("hqp", "recovered"):
         if name not in models:
             continue
         candidate, file = written.get(name, written["pruned"])
-        if not found.judge.budget.admits(models[name].val):
+        if not result.judge.budget.admits(models[name].val):
             metric = models[name].val.metric
             raise BudgetError(f"{file}: {metric:.4f} on {setup.data['val'].source.name} does not repeat its trial")
         _write_ledger(setup, candidate.plan, file.with_name(LEDGER))
-        if name == "hqp" and plan_key(candidate.plan) != plan_key(found.pruned.plan):
-            _write_ledger(setup, found.pruned.plan, file.with_name(PRUNED_LEDGER))
+        if name == "hqp" and plan_key(candidate.plan) != plan_key(result.pruned.plan):
+            _write_ledger(setup, result.pruned.plan, file.with_name(PRUNED_LEDGER))
 
 
 def _write_ledger(setup: Setup, plan: PruningPlan, path: Path) -> None:
     write_text(path, removals_json(setup.model.digest, setup.channels, plan))
 
 
-def _spent(found: Found, shipped: Measured) -> dict[str, float]:
+def _spent(result: SearchResult, shipped: Measured) -> dict[str, float]:
     """Where the budget went, on D_val."""
-    budget, full = found.judge.budget, found.best.in_float32
-    if not len(full.plan) or not found.judge.admits(full):
+    budget, full = result.judge.budget, result.best.in_float32
+    if not len(full.plan) or not result.judge.admits(full):
         return budget.spent(0.0, shipped.val)
-    return budget.spent(budget.baseline.metric - found.judge.trial(full).metric, shipped.val)
+    return budget.spent(budget.baseline.metric - result.judge.trial(full).metric, shipped.val)
 
 
-def _notes(setup: Setup, found: Found, rows: Mapping[str, Row], last: str, shipped: str) -> tuple[str, ...]:
+def _notes(setup: Setup, result: SearchResult, rows: Mapping[str, Row], last: str, shipped: str) -> tuple[str, ...]:
     """What a reader of the table should not miss."""
-    channels, redundant = setup.channels, found.evidence.redundant
+    channels, redundant = setup.channels, result.evidence.redundant
     notes = [f"{TITLES[name]} is slower than the input on this machine" for name in rows if rows[name].speedup < 1]
     if rows["pruned"].speedup > (1 + NOISE) * rows[last].speedup:
         notes.append(f"pruned.onnx (FP32) is faster than {shipped} on this machine")
-    if setup.options.recover and found.recovered is None:
+    if setup.options.recover and result.recovered is None:
         notes.append("no recovered candidate is inside the budget")
     if redundant:
         kinds = Counter(redundant.values())
         listed = ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS if kinds[kind])
         notes.append(f"{len(redundant)} units were ranked first, since they can be removed at no loss: {listed}")
-    if ended := channels.ended(found.best.plan):
+    if ended := channels.ended(result.best.plan):
         notes.append(f"{ended} of {len(channels.branches)} gates and residual branches were removed as a whole")
     return (*notes, *stand_in(setup.target), *remarks(setup.target, setup.options.precision))
 
 
-def _measured(setup: Setup, found: Found, candidate: Candidate, size: int, session: Runner) -> Measured:
-    judge = found.judge
+def _measured(setup: Setup, result: SearchResult, candidate: Candidate, size: int, session: Runner) -> Measured:
+    judge = result.judge
     val = judge.budget.baseline if session is setup.model.session else setup.scores(session, "val")
     scores = setup.scores(session, "test") if "test" in setup.data else val
     return Measured(

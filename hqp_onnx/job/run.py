@@ -23,7 +23,7 @@ from hqp_onnx.job.setup import Setup
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """What a search found.
 
     Attributes:
@@ -46,7 +46,7 @@ class Found:
         return self.recovered or self.chosen or self.pruned
 
 
-def run(setup: Setup, ledger: Ledger) -> Found:
+def run(setup: Setup, ledger: Ledger) -> SearchResult:
     """Search; nothing but the ledger and its cache is written."""
     options = setup.options
     with ledger.timed("baseline"):
@@ -61,11 +61,11 @@ def run(setup: Setup, ledger: Ledger) -> Found:
     wanted, count = pruned, removed  # what recovery starts from
     if options.precision != "fp32":
         wanted = as_asked(setup, ledger, judge.models, pruned)
-        found = admissible(setup, ledger, judge, path, removed, wanted)
-        chosen, count = found or (None, 0)
+        admitted = admissible(setup, ledger, judge, path, removed, wanted)
+        chosen, count = admitted or (None, 0)
     if options.recover:
         recovered = _recovered(setup, judge, path, count, chosen or wanted)
-    return Found(judge, evidence, pruned, chosen, recovered)
+    return SearchResult(judge, evidence, pruned, chosen, recovered)
 
 
 def _pruned(setup: Setup, ledger: Ledger, judge: Judge, path: Path) -> tuple[Path, int]:

@@ -80,11 +80,13 @@ def open_setup(options: Options, progress: Progress) -> Setup:
     model = open_model(options.model, options.threads, options.target)
     named = {"calib": options.calib, "val": options.val, "test": options.test}
     data = {
-        name: open_data(model, given, options.preprocess, metric) for name, given in named.items() if given is not None
+        name: open_data(model, source, options.preprocess, metric)
+        for name, source in named.items()
+        if source is not None
     }
     for name, part in data.items():
-        for done, _ in enumerate(part, 1):
-            progress(f"checking {name}", min(done * part.batch_size, len(part)), len(part))
+        for number, _ in enumerate(part, 1):
+            progress(f"checking {name}", min(number * part.batch_size, len(part)), len(part))
     if options.recover:
         check_recoverable(model.graph, data["calib"], options.recovery)
     return Setup(

@@ -36,12 +36,12 @@ def optimize(options: Options, progress: Progress = silent) -> Report:
         require_engine(options)
     setup = open_setup(options, progress)
     ledger = Ledger(options.folder, settings_of(setup), options.resume)
-    found = run(setup, ledger)
+    result = run(setup, ledger)
     remove_engine(options.folder)
-    report, models = write_outcome(setup, ledger, found)
+    report, models = write_outcome(setup, ledger, result)
     write_report(report, options.folder)
     if options.build:
-        report = add_engine(setup, ledger, found, report, models)  # which holds good without it
+        report = add_engine(setup, ledger, result, report, models)  # which holds good without it
         write_report(report, options.folder)
     return report
 

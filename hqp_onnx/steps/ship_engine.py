@@ -23,7 +23,7 @@ from hqp_onnx.job.ledger import Ledger
 from hqp_onnx.job.options import Options
 from hqp_onnx.job.results import EngineRow, Report
 from hqp_onnx.job.rows import Measured, engine_row
-from hqp_onnx.job.run import Found
+from hqp_onnx.job.run import SearchResult
 from hqp_onnx.job.setup import Setup
 from hqp_onnx.runtimes.session import Runner
 from hqp_onnx.steps.build import build_file, require_build
@@ -49,13 +49,15 @@ def remove_engine(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def add_engine(setup: Setup, ledger: Ledger, found: Found, report: Report, models: Mapping[str, Measured]) -> Report:
+def add_engine(
+    setup: Setup, ledger: Ledger, result: SearchResult, report: Report, models: Mapping[str, Measured]
+) -> Report:
     """``report`` with the engine of its shipped model, which ships in its place if it is inside the budget.
 
     Args:
         setup: what the optimization was given.
         ledger: of the optimization.
-        found: by its search.
+        result: by its search.
         report: of the ONNX models.
         models: of the rows, as measured.
 
@@ -63,14 +65,16 @@ def add_engine(setup: Setup, ledger: Ledger, found: Found, report: Report, model
         ModelError: TensorRT cannot build or run the engine.
     """
     with ledger.timed("engine"):
-        report = _with_engine(setup, ledger, found, report, models)
+        report = _with_engine(setup, ledger, result, report, models)
     return replace(report, seconds=dict(ledger.seconds))
 
 
-def _with_engine(setup: Setup, ledger: Ledger, found: Found, report: Report, models: Mapping[str, Measured]) -> Report:
-    path, budget = ledger.cache / ENGINE, found.judge.budget
-    shipped = models["recovered" if found.recovered else "hqp"]
-    built = build_file(_build_options(setup, ledger, found, report, shipped, path), setup.progress)
+def _with_engine(
+    setup: Setup, ledger: Ledger, result: SearchResult, report: Report, models: Mapping[str, Measured]
+) -> Report:
+    path, budget = ledger.cache / ENGINE, result.judge.budget
+    shipped = models["recovered" if result.recovered else "hqp"]
+    built = build_file(_build_options(setup, ledger, result, report, shipped, path), setup.progress)
     session = EngineSession(path)
     val = setup.scores(session, "val")
     final = setup.scores(session, "test") if "test" in setup.data else val
@@ -87,13 +91,13 @@ def _with_engine(setup: Setup, ledger: Ledger, found: Found, report: Report, mod
 
 
 def _build_options(
-    setup: Setup, ledger: Ledger, found: Found, report: Report, shipped: Measured, path: Path
+    setup: Setup, ledger: Ledger, result: SearchResult, report: Report, shipped: Measured, path: Path
 ) -> BuildOptions:
     """An engine in float16 is built from float32."""
-    source, precision = Path(report.shipped), found.best.precision
+    source, precision = Path(report.shipped), result.best.precision
     if precision is Precision.FP16:
         source = ledger.cache / "engine.onnx"
-        model_io.save(found.judge.models.graph(found.best.in_float32), source)
+        model_io.save(result.judge.models.graph(result.best.in_float32), source)
     kind = precision.value if precision.value in _FLOATS else None
     return BuildOptions(source, path, precision=kind, shapes=_shapes(shipped.session, setup.sample))
 
