@@ -131,7 +131,7 @@ def quantize(
     """
     if precision not in ("int8", "mixed", "fp16"):
         raise UsageError(f"{{--precision}} {precision}: expected one of int8, mixed, fp16")
-    goal, opened = target_named(target), open_model(model)
+    resolved, opened = target_named(target), open_model(model)
     if precision == "fp16":
         return to_proto(in_float16(opened.graph).graph)
     if data is None:
@@ -139,7 +139,7 @@ def quantize(
     dataset = open_data(opened, data, preprocess)
     make = mixed_model if precision == "mixed" else quantize_model
     recipe = Recipe(equalize=equalize, correct_bias=correct_bias, round_weights=round_weights)
-    return to_proto(make(opened, dataset, goal, calibration, progress, recipe).graph)
+    return to_proto(make(opened, dataset, resolved, calibration, progress, recipe).graph)
 
 
 def recover(

@@ -22,7 +22,7 @@ from hqp_onnx.graphs.shapes import Shapes
 from hqp_onnx.passes.canonicalize import canonicalize_with_shapes
 from hqp_onnx.runtimes.runners import open_runner
 from hqp_onnx.runtimes.session import Runner
-from hqp_onnx.runtimes.targets import target
+from hqp_onnx.runtimes.targets import target as target_named
 
 IN_MEMORY = Path("<model>")
 """What errors call a model that is no file."""
@@ -65,7 +65,7 @@ def open_model(source: ModelSource, threads: int = 0, target_name: str = "onnxru
     """
     path, proto = read_model(source)
     try:
-        session = open_runner(proto if path is IN_MEMORY else path, target(target_name), threads=threads)
+        session = open_runner(proto if path is IN_MEMORY else path, target_named(target_name), threads=threads)
         canonical, shapes = canonicalize_with_shapes(model_io.to_graph(proto))
     except ModelError as e:
         raise ModelError(f"{path}: {e}") from e
@@ -101,11 +101,11 @@ def open_session(source: ModelSource, target_name: str = "onnxruntime", threads:
         ModelError: no such file, or the runtime cannot load it.
         MissingRuntimeError: the runtime is not installed.
     """
-    goal, model = target(target_name), source if isinstance(source, onnx.ModelProto) else Path(source)
+    target, model = target_named(target_name), source if isinstance(source, onnx.ModelProto) else Path(source)
     if isinstance(model, Path):
         model_io.require_file(model)
     try:
-        return open_runner(model, goal, threads=threads)
+        return open_runner(model, target, threads=threads)
     except ModelError as e:
         raise ModelError(f"{IN_MEMORY if isinstance(model, onnx.ModelProto) else model}: {e}") from e
 

@@ -83,7 +83,7 @@ def json_option(command: F) -> F:
 
 def _named(context: click.Context) -> dict[str, list[Path]]:
     """What the other parameters of a command name: files, and folders of data."""
-    found: dict[str, list[Path]] = {}
+    inputs: dict[str, list[Path]] = {}
     for parameter in context.command.params:
         value = context.params[str(parameter.name)]
         if not isinstance(parameter.type, click.Path) or parameter.name in ("output", "json_file") or not value:
@@ -91,16 +91,16 @@ def _named(context: click.Context) -> dict[str, list[Path]]:
         paths = [named(str(text))[0] for text in (value if isinstance(value, tuple) else (value,))]
         words = f"{{--{parameter.name}}}" if isinstance(parameter, click.Option) else parameter.human_readable_name
         files = [path for path in paths if parameter.type is DATA or not path.is_dir()]
-        found[f"the file of {words}"] = [
+        inputs[f"the file of {words}"] = [
             *files,
             *(p for path in files if path.suffix == ".onnx" for p in parts(path)),
         ]
-    return found
+    return inputs
 
 
 selection_options = _options(
     click.option("--keep", multiple=True, metavar="PATTERN", help="Tensors whose channels stay (repeatable)."),
-    click.option("--only", multiple=True, metavar="PATTERN", help="Remove channels of these tensors only (repeatable)."),
+    click.option("--only", multiple=True, metavar="PATTERN", help="Remove only these tensors' channels (repeatable)."),
 )
 MULTIPLE_HELP = "Widths stay multiples of this, where they are as wide."
 metric_option = click.option(

@@ -106,5 +106,5 @@ def _check(where: str, parameter: click.Parameter, value: Any, command: click.Co
 
 def _kind(parameter: click.Parameter) -> tuple[tuple[type, ...], str]:
     """Types of TOML that a parameter takes, and their name."""
-    found = (kind[1:] for kind in _KINDS if isinstance(parameter.type, kind[0]))
-    return next(found, ((str,), "a string"))
+    kinds = (kind[1:] for kind in _KINDS if isinstance(parameter.type, kind[0]))
+    return next(kinds, ((str,), "a string"))

@@ -39,10 +39,10 @@ def data_loader(data: str, model: Path, output: Path, json_file: Path | None, **
 @json_option
 def doctor(json_file: Path | None) -> None:
     """Say what this machine can run: versions, processor, GPU, and what each target needs."""
-    found = examine()
-    if not give_json(found.json(), json_file):
-        out.print(findings.machine_table(found))
-        out.print(findings.targets_table(found))
+    examined = examine()
+    if not give_json(examined.json(), json_file):
+        out.print(findings.machine_table(examined))
+        out.print(findings.targets_table(examined))
 
 
 @click.command()

@@ -27,7 +27,7 @@ from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.metrics import METRICS
 from hqp_onnx.graphs.model_io import stored_bytes
 from hqp_onnx.runtimes.runners import runtime_name
-from hqp_onnx.runtimes.targets import target as goal
+from hqp_onnx.runtimes.targets import target as target_named
 from hqp_onnx.steps.benchmark import benchmark_models
 from hqp_onnx.steps.evaluate import evaluate_model
 
@@ -54,10 +54,10 @@ def evaluate(
     """Measure the metric of MODEL on DATA."""
     with Display(quiet) as display:
         scores = evaluate_model(model, data, metric, preprocess, display, reference, target)
-    runtime = runtime_name(goal(target))
-    found = {"model": str(model), "metric": metric, "value": scores.metric, "samples": scores.samples}
-    found |= {"nonfinite": scores.nonfinite.samples, "target": target, "runtime": runtime}
-    if not give_json(found, json_file):
+    runtime = runtime_name(target_named(target))
+    summary = {"model": str(model), "metric": metric, "value": scores.metric, "samples": scores.samples}
+    summary |= {"nonfinite": scores.nonfinite.samples, "target": target, "runtime": runtime}
+    if not give_json(summary, json_file):
         click.echo(f"{metric} {100 * scores.metric:.2f} % on {scores.samples} samples, {runtime}")
         if scores.nonfinite:
             click.echo(f"{scores.nonfinite.words(scores.samples)}: these score nothing")
@@ -78,11 +78,11 @@ def benchmark(
     if any(engine_files) and not all(engine_files):
         raise UsageError("benchmark times .onnx models or .engine files, not both in one command")
     if all(engine_files):
-        found = {str(path): engine.measure(path, batch, profile=json_file is not None) for path in models}
-        if not give_json({"target": "tensorrt", "models": engines.engine_rows(found)}, json_file):
-            out.print(engines.engine_table(found))
+        timings = {str(path): engine.measure(path, batch, profile=json_file is not None) for path in models}
+        if not give_json({"target": "tensorrt", "models": engines.engine_rows(timings)}, json_file):
+            out.print(engines.engine_table(timings))
         return
-    runtime = runtime_name(goal(target))
+    runtime = runtime_name(target_named(target))
     batch = 1 if batch is None else batch
     with Display(quiet) as display:
         results = benchmark_models(models, batch, threads, target, display)
@@ -111,12 +111,12 @@ def compare(models: tuple[str, ...], json_file: Path | None, quiet: bool, **chos
     of TensorRT. Give a chain: the original, the pruned, the INT8 model, the engine.
     """
     with Display(quiet) as display:
-        found = compare_models(models, progress=display, **chosen)
-    if not give_json(found.json(), json_file):
-        out.print(comparison.models_table(found))
-        for line in comparison.nonfinite_lines(found):
+        result = compare_models(models, progress=display, **chosen)
+    if not give_json(result.json(), json_file):
+        out.print(comparison.models_table(result))
+        for line in comparison.nonfinite_lines(result):
             click.echo(line)
-        for step in found.steps:
-            click.echo(comparison.step_line(found, step))
+        for step in result.steps:
+            click.echo(comparison.step_line(result, step))
             if step.trace is not None:
                 out.print(comparison.layers_table(step.trace))

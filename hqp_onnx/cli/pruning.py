@@ -39,9 +39,9 @@ def inspect(model: Path, json_file: Path | None) -> None:
 
     Gates and residual branches, marked with (all), may be removed as a whole; of other groups, some units stay.
     """
-    found = inspect_model(model)
-    if not give_json(msgspec.to_builtins(found, str_keys=True), json_file):
-        out.print(inspect_table(found))
+    inspection = inspect_model(model)
+    if not give_json(msgspec.to_builtins(inspection, str_keys=True), json_file):
+        out.print(inspect_table(inspection))
 
 
 @click.command()
@@ -103,8 +103,8 @@ def prune(
     with Display(quiet) as display:
         options = Pruning(**chosen)
         pruned = prune_file(model, output, options, data=data, preprocess=preprocess, ledger=ledger, progress=display)
-    found = {"output": str(output), "removed": pruned.units, "prunable": pruned.prunable, "notes": list(pruned.notes)}
-    if not give_json(found, json_file):
+    summary = {"output": str(output), "removed": pruned.units, "prunable": pruned.prunable, "notes": list(pruned.notes)}
+    if not give_json(summary, json_file):
         click.echo(f"{output}: {pruned.units} of {pruned.prunable} prunable units removed")
         for note in pruned.notes:
             click.echo(note)

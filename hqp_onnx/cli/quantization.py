@@ -75,8 +75,8 @@ def quantize(
     with Display(quiet) as display:
         notes = quantize_file(model, output, data, target, calibration, preprocess, display, **chosen)
     size, before = stored_bytes(output), stored_bytes(model)
-    found = {"output": str(output), "bytes": size, "original_bytes": before, "notes": list(notes)}
-    if not give_json(found, json_file):
+    summary = {"output": str(output), "bytes": size, "original_bytes": before, "notes": list(notes)}
+    if not give_json(summary, json_file):
         click.echo(f"{output}: {size / 1e6:.2f} MB, {size / before:.2f} of the original")
         for note in notes:
             click.echo(note)

@@ -104,9 +104,9 @@ def _model_json(model: Compared) -> dict[str, Any]:
 
 
 def _step_json(step: Step) -> dict[str, Any]:
-    found = {"reference": step.reference, "model": step.model}
+    names = {"reference": step.reference, "model": step.model}
     if step.trace is None:
-        return {**found, "not_traced": step.why}
+        return {**names, "not_traced": step.why}
     first = step.trace.first
     shares = ("error", "own", "allowed")
     tensors = [
@@ -115,7 +115,7 @@ def _step_json(step: Step) -> dict[str, Any]:
     ]
     unmatched = list(step.trace.unmatched)
     return {
-        **found,
+        **names,
         "samples": step.trace.samples,
         "first_divergent": None if first is None else first.tensor,
         "tensors": tensors,
@@ -163,7 +163,7 @@ def compare(
     dataset = open_dataset(data, contenders[0].session.inputs, preprocess=preprocess, batch_size=batch or BATCH)
     lineage = find_lineage([c.path for c in contenders if c.opener is not None], ledgers)
     chosen = _metric(asked, contenders[0], dataset)
-    found, scores, nonfinite = _outputs(contenders, dataset, chosen, progress)
+    collector, scores, nonfinite = _outputs(contenders, dataset, chosen, progress)
     rows = dataset.rows(0, min(batch or 1, len(dataset)))
     latency = measure({c.name: c.session for c in contenders}, rows.feeds, seconds)
     compared = [
@@ -173,8 +173,8 @@ def compare(
             bytes=stored_bytes(c.path) if c.opener else c.path.stat().st_size,
             accuracy=scores.get(c.name),
             latency=latency[c.name],
-            outputs=found.deviations.get(c.name, {}),
-            agreement=_shares(found.agreement.get(c.name, {})),
+            outputs=collector.deviations.get(c.name, {}),
+            agreement=_shares(collector.agreement.get(c.name, {})),
             nonfinite=nonfinite[c.name],
         )
         for c in contenders

@@ -18,7 +18,7 @@ from hqp_onnx.errors import ModelError, UsageError
 from hqp_onnx.graphs.model_io import require_file
 from hqp_onnx.runtimes.runners import open_runner, runtime_name
 from hqp_onnx.runtimes.session import Runner
-from hqp_onnx.runtimes.targets import target
+from hqp_onnx.runtimes.targets import target as target_named
 
 Opener = Callable[[onnx.ModelProto | Path, Sequence[str] | None], Runner]
 """Loads a ModelProto or path; fetches the named tensors, or the graph's own outputs."""
@@ -90,12 +90,12 @@ def _open(text: str, threads: int) -> Contender:
         if name:
             raise UsageError(f"{text}: an engine runs on TensorRT only: leave out @{name}")
         return Contender(text, path, "TensorRT", EngineSession(path), None)
-    goal = target(name or "onnxruntime")
+    target = target_named(name or "onnxruntime")
 
     def opener(model: onnx.ModelProto | Path, outputs: Sequence[str] | None) -> Runner:
-        return open_runner(model, goal, outputs, threads)
+        return open_runner(model, target, outputs, threads)
 
-    runtime = runtime_name(goal)
+    runtime = runtime_name(target)
     try:
         return Contender(text, path, runtime, opener(path, None), opener)
     except ModelError as e:

@@ -100,12 +100,12 @@ def find_lineage(models: Sequence[Path], ledgers: Sequence[Path]) -> Lineage | N
     for path in ledgers:
         if read[path][0] not in digests:
             raise UsageError(f"{path}: not a ledger of any of the models: give the original that was pruned as well")
-    found = {path: content for path, content in read.items() if content[0] in digests}
-    if not found:
+    related = {path: content for path, content in read.items() if content[0] in digests}
+    if not related:
         return None
-    digest = min((content[0] for content in found.values()), key=list(reversed(digests)).index)
+    digest = min((content[0] for content in related.values()), key=list(reversed(digests)).index)
     channels = analyze(open_model(digests[digest]).graph)
-    masks = (_mask(channels, path, removed) for path, (of, removed) in found.items() if of == digest)
+    masks = (_mask(channels, path, removed) for path, (of, removed) in related.items() if of == digest)
     return Lineage(channels, tuple(masks))
 
 

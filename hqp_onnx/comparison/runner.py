@@ -80,7 +80,7 @@ class Collector:
 
     def __call__(self, reference: Any, candidate: Any) -> OrderedDict[str, Deviation]:
         """Deviation of every output that both have, as ``Comparator`` wants it."""
-        found: OrderedDict[str, Deviation] = OrderedDict()
+        deviations: OrderedDict[str, Deviation] = OrderedDict()
         sums = self.deviations.setdefault(candidate.runner_name, {})
         answers = self.agreement.setdefault(candidate.runner_name, {})
         for name in (name for name in reference if name in candidate):
@@ -90,14 +90,14 @@ class Collector:
                     f"{candidate.runner_name}: output '{name}' has shape {list(y.shape)}, expected {list(x.shape)} "
                     f"as {reference.runner_name} gives: compare models of the same task"
                 )
-            found[name] = Deviation.between(x, y)
-            sums[name] = sums.get(name, Deviation()) + found[name]
+            deviations[name] = Deviation.between(x, y)
+            sums[name] = sums.get(name, Deviation()) + deviations[name]
             if x.ndim > 1 and x[0].size == max(x.shape[1:]) > 1:
                 x, y = x.reshape(len(x), -1), y.reshape(len(y), -1)
                 same = (x.argmax(1) == y.argmax(1)) & np.isfinite(x).all(1) & np.isfinite(y).all(1)
                 count = answers.setdefault(name, Agreement())
                 count.equal, count.samples = count.equal + int(same.sum()), count.samples + len(same)
-        return found
+        return deviations
 
 
 def run_batches(

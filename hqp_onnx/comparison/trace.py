@@ -168,12 +168,12 @@ class _Pair:
 
     def _inputs(self, x: Values, y: Values, keep: bool) -> dict[str, Array]:
         """The second model's values for the reference; channels that it lacks keep those of x, or are zero."""
-        given = {}
+        forced = {}
         for name in self._given:
             match, values = self._matches.get(name), np.array(x[name]) if keep else np.zeros_like(x[name])
             values[_index(match, 0, values.ndim)] = y[name][_index(match, 1, values.ndim)]
-            given[name + _GIVEN] = values
-        return given
+            forced[name + _GIVEN] = values
+        return forced
 
     def errors(self, tolerance: float) -> Iterator[TensorError]:
         """The tensors in topological order."""
@@ -236,15 +236,15 @@ def _take(values: Array, match: Match | None, side: int) -> Array:
     return values[_index(match, side, values.ndim)]
 
 
-def _forced(model: onnx.ModelProto, given: Values) -> onnx.ModelProto:
+def _forced(model: onnx.ModelProto, forced: Values) -> onnx.ModelProto:
     """``model`` whose nodes read the tensors of ``given`` from inputs of their own."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for node in copy.graph.node:
         for index, name in enumerate(node.input):
-            if name in given:
+            if name in forced:
                 node.input[index] = name + _GIVEN
-    for name, value in given.items():
+    for name, value in forced.items():
         kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
         copy.graph.input.append(onnx.helper.make_tensor_value_info(name + _GIVEN, kind, [None] * value.ndim))
     return copy

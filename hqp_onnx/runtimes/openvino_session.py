@@ -100,8 +100,8 @@ class OpenVinoSession:
                 continue
             value = feeds.get(spec.name)
             if value is None or value.dtype != spec.dtype or not shape.compatible(type(shape)(list(value.shape))):
-                found = "missing" if value is None else TensorSpec(spec.name, value.dtype, value.shape)
-                raise ModelError(f"OpenVINO cannot run the model: input '{spec.name}' is {found}, expected {spec}")
+                fed = "missing" if value is None else TensorSpec(spec.name, value.dtype, value.shape)
+                raise ModelError(f"OpenVINO cannot run the model: input '{spec.name}' is {fed}, expected {spec}")
             used[spec.name] = np.ascontiguousarray(value)
         return used
 

@@ -187,19 +187,19 @@ def target(name: str, reduced_range: bool | None = None) -> Target:
     """
     runtime, _, provider = name.partition(":")
     on_provider = runtime == "onnxruntime" and provider.endswith("ExecutionProvider")
-    found = _on_provider(name, provider) if on_provider else _registered(name)
-    needed = found.reduced_range or (not found.symmetric and saturates())
-    return replace(found, reduced_range=needed if reduced_range is None else reduced_range)
+    base = _on_provider(name, provider) if on_provider else _registered(name)
+    needed = base.reduced_range or (not base.symmetric and saturates())
+    return replace(base, reduced_range=needed if reduced_range is None else reduced_range)
 
 
 def _registered(name: str) -> Target:
-    found = TARGETS.get(name)
-    if isinstance(found, Target):
-        return found
+    entry = TARGETS.get(name)
+    if isinstance(entry, Target):
+        return entry
     try:
-        made = found()
+        target = entry()
     except Exception as e:  # of a package or a file
         raise UsageError(f"target '{name}' fails: {type(e).__name__}: {one_line(e)}") from e
-    if not isinstance(made, Target):
-        raise UsageError(f"target '{name}' gives a {type(made).__name__}: expected a Target")
-    return made
+    if not isinstance(target, Target):
+        raise UsageError(f"target '{name}' gives a {type(target).__name__}: expected a Target")
+    return target

@@ -131,8 +131,8 @@ def _calibrator_method(options: BuildOptions, plan: Plan, able: Capability) -> s
     """Entropy or minmax: a cache names its own, our ranges pass as entropy."""
     if plan.scales != "cache" or options.calibration_cache is None:
         return options.calibration if plan.scales == "tensorrt" else "entropy"
-    found = read_cache(options.calibration_cache, able.version)
-    method = "entropy" if found is None else found.method
+    cache = read_cache(options.calibration_cache, able.version)
+    method = "entropy" if cache is None else cache.method
     if method == "minmax" and (options.dla is not None or options.elsewhere is not None):
         raise UsageError(f"{options.calibration_cache}: a DLA and trtexec read caches of the entropy calibrator only")
     return method
@@ -195,8 +195,8 @@ def _own_cache(job: _Job, data: Dataset) -> str:
     """Our ranges of every float activation, as TensorRT's cache."""
     names, method = float_activations(job.graph), job.options.calibration
     report = partial(job.progress, "calibration")
-    found = calibrate(model_io.to_proto(job.graph), names, data, method=method, progress=report)
-    return found.tensorrt_cache(version_number(job.able.version))
+    calibration = calibrate(model_io.to_proto(job.graph), names, data, method=method, progress=report)
+    return calibration.tensorrt_cache(version_number(job.able.version))
 
 
 def _cache_file(job: _Job, unnamed: Path) -> Path | None:
@@ -239,8 +239,8 @@ def _write_script(job: _Job, graph: gs.Graph) -> None:
     cache = _cache_file(job, kept)
     if cache is not None and cache != kept:
         write_text(kept, read_text(cache))
-    found = None if cache is None else kept
-    write_text(_beside(output, ".sh"), trtexec.command(model, output.name, job.plan, job.settings, job.able, found))
+    table = None if cache is None else kept
+    write_text(_beside(output, ".sh"), trtexec.command(model, output.name, job.plan, job.settings, job.able, table))
 
 
 def _report(job: _Job, seconds: float) -> BuildReport:

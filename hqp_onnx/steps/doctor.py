@@ -25,7 +25,8 @@ from hqp_onnx.gradients.training.install import find
 from hqp_onnx.runtimes.machine import CPUINFO, processor, saturates
 from hqp_onnx.runtimes.runners import open_runner, runtime_name
 from hqp_onnx.runtimes.session import onnxruntime
-from hqp_onnx.runtimes.targets import TARGETS, target
+from hqp_onnx.runtimes.targets import TARGETS
+from hqp_onnx.runtimes.targets import target as target_named
 from hqp_onnx.version import __version__
 
 PACKAGES = ("numpy", "onnx", "onnx-graphsurgeon", "polygraphy", "click", "rich", "pillow", "svg.py", "msgspec")
@@ -117,12 +118,12 @@ def instructions(cpuinfo: Path = CPUINFO) -> dict[str, str]:
 
 
 def _versions() -> dict[str, str]:
-    found = {"hqp_onnx": __version__, "python": platform.python_version()}
+    versions = {"hqp_onnx": __version__, "python": platform.python_version()}
     for name in (*PACKAGES, *ONNXRUNTIMES, *OPTIONAL):
         installed = _version(name)
         if installed is not None:
-            found[name] = installed
-    return found
+            versions[name] = installed
+    return versions
 
 
 def _version(name: str) -> str | None:
@@ -153,20 +154,20 @@ def _answer(ask: Callable[[], str]) -> str:
 
 def _energy() -> tuple[str, ...]:
     with open_meter() as meter:
-        found = ["GPU power (NVML or tegrastats)"] if meter is not None else []
+        meters = ["GPU power (NVML or tegrastats)"] if meter is not None else []
     if package_joules() is not None:
-        found.append("processor energy (RAPL)")
-    return tuple(found)
+        meters.append("processor energy (RAPL)")
+    return tuple(meters)
 
 
 def _state(name: str) -> TargetState:
     try:
-        goal = target(name)
-        if goal.engines:
+        target = target_named(name)
+        if target.engines:
             return _engines(name)
-        session = open_runner(onnx.parser.parse_model(_MODEL), goal)
+        session = open_runner(onnx.parser.parse_model(_MODEL), target)
         session.run({"x": np.zeros((1, 2), np.float32)})
-        return TargetState(name, True, runtime_name(goal))
+        return TargetState(name, True, runtime_name(target))
     except HqpError as e:
         return TargetState(name, False, "", str(e))
 
@@ -182,11 +183,13 @@ def _engines(name: str) -> TargetState:
 
 def _warnings() -> tuple[str, ...]:
     several = [name for name in ONNXRUNTIMES if _version(name) is not None]
-    found = []
+    warnings = []
     if len(several) > 1:
-        found.append(
+        warnings.append(
             f"{' and '.join(several)} share an import name, and the last installed overwrote the others: keep one"
         )
     if saturates():
-        found.append("this processor is not known to have VNNI: u8 by s8 products may saturate, so weights take 7 bits")
-    return tuple(found)
+        warnings.append(
+            "this processor is not known to have VNNI: u8 by s8 products may saturate, so weights take 7 bits"
+        )
+    return tuple(warnings)

@@ -28,7 +28,8 @@ from hqp_onnx.ranking.rank import filter_scores
 from hqp_onnx.ranking.saliencies import Execution, Scoring
 from hqp_onnx.runtimes.runners import open_runner, remarks, stand_in
 from hqp_onnx.runtimes.session import Runner
-from hqp_onnx.runtimes.targets import Target, target
+from hqp_onnx.runtimes.targets import Target
+from hqp_onnx.runtimes.targets import target as target_named
 from hqp_onnx.statistics import thresholds
 from hqp_onnx.statistics.moments import input_moments
 
@@ -68,7 +69,7 @@ def quantize_file(
     Raises:
         UsageError: int8 without data; fp16 or INT4 weights with ``calibration_out``, or with each other.
     """
-    goal = target(target_name)
+    target = target_named(target_name)
     thresholds.method(method)
     forbid_overlap(
         {"output": output, "calibration_out": calibration_files(calibration_out)},
@@ -79,9 +80,9 @@ def quantize_file(
     if precision == "fp16":
         if int4_weights is not None:
             raise UsageError("{--int4_weights} and {--precision} fp16 exclude each other: leave one out")
-        made = in_float16(open_model(path).graph)
-        model_io.save(made.graph, output)
-        return (*made.notes, *remarks(goal, precision))
+        converted = in_float16(open_model(path).graph)
+        model_io.save(converted.graph, output)
+        return (*converted.notes, *remarks(target, precision))
     if data is None:
         raise UsageError(f"{{--precision}} {precision} needs calibration data: add {{--data}} DATA")
     tensorrt_number(tensorrt_version)
@@ -94,33 +95,33 @@ def quantize_file(
     if calibration_out is not None:
         recipe |= {"equalize": False}
     make = mixed_model if precision == "mixed" else quantize_model
-    quantized = make(model, dataset, goal, method, progress, Recipe(**recipe))
+    quantized = make(model, dataset, target, method, progress, Recipe(**recipe))
     model_io.save(quantized.graph, output)
     if calibration_out is not None:
         write_calibration(quantized.calibration, calibration_out, tensorrt_version)
-    return remarks(goal, precision)
+    return remarks(target, precision)
 
 
 def quantize_model(
-    model: Model, data: Dataset, goal: Target, method: str, progress: Progress = silent, recipe: Recipe | None = None
+    model: Model, data: Dataset, target: Target, method: str, progress: Progress = silent, recipe: Recipe | None = None
 ) -> Quantized:
     """``model`` in INT8; see ``passes.quantize``."""
-    return quantize(model.graph, data, goal, method, progress=partial(progress, "calibration"), recipe=recipe)
+    return quantize(model.graph, data, target, method, progress=partial(progress, "calibration"), recipe=recipe)
 
 
 def mixed_model(
-    model: Model, data: Dataset, goal: Target, method: str, progress: Progress = silent, recipe: Recipe | None = None
+    model: Model, data: Dataset, target: Target, method: str, progress: Progress = silent, recipe: Recipe | None = None
 ) -> Quantized:
-    """``model`` in INT8 where that is faster, timed on ``goal`` with one sample; everywhere if ``goal`` is not here."""
+    """``model`` in INT8 where that is faster, timed on ``target`` with one sample; everywhere if that is not here."""
     sample = next(iter(data.in_batches(model.session.batch or 1))).feeds
-    prepared = prepare(model.graph, data, goal, method, progress=partial(progress, "calibration"), recipe=recipe)
+    prepared = prepare(model.graph, data, target, method, progress=partial(progress, "calibration"), recipe=recipe)
 
     def opened(floats: Collection[str]) -> Runner:
-        return open_runner(model_io.to_proto(quantize_prepared(prepared, goal, floats).graph), goal, spin=False)
+        return open_runner(model_io.to_proto(quantize_prepared(prepared, target, floats).graph), target, spin=False)
 
-    nodes = [] if stand_in(goal) else quantizable(prepared.graph, goal)
+    nodes = [] if stand_in(target) else quantizable(prepared.graph, target)
     floats = faster_in_float(nodes, opened, sample, partial(progress, "mixed precision"))
-    return quantize_prepared(prepared, goal, floats)
+    return quantize_prepared(prepared, target, floats)
 
 
 def int4_model(model: Model, data: Dataset, share: float, progress: Progress = silent) -> PassResult:

@@ -12,17 +12,17 @@ from hqp_onnx.comparison.trace import Trace
 _SHOWN = 5  # tensors of a step
 
 
-def models_table(found: Comparison) -> Table:
+def models_table(comparison: Comparison) -> Table:
     """One row per model and output; errors and agreement are against the first model."""
-    title = f"{found.samples} samples of {found.data}, median latency of batch {found.batch}"
+    title = f"{comparison.samples} samples of {comparison.data}, median latency of batch {comparison.batch}"
     table = Table(title=title, title_justify="left")
     table.add_column("model", overflow="fold", min_width=16)
     table.add_column("runtime", no_wrap=True)
     titles = ("error", "max abs", "mean abs", "cosine", "PSNR dB", "agree %", "ms", "speedup", "MB")
-    for column in (f"{found.metric or 'metric'} %", *titles):
+    for column in (f"{comparison.metric or 'metric'} %", *titles):
         table.add_column(column, justify="right")
-    labels = short_names([model.name for model in found.models])
-    for model in found.models:
+    labels = short_names([model.name for model in comparison.models])
+    for model in comparison.models:
         accuracy = "" if model.accuracy is None else f"{100 * model.accuracy:.2f}"
         cost = (f"{model.latency.median_ms:.3f}", f"{model.latency.speedup:.2f}x", f"{model.bytes / 1e6:.2f}")
         for index, figures in enumerate(_output_rows(model)):
@@ -52,10 +52,10 @@ def _output_rows(model: Compared) -> list[tuple[str, ...]]:
     return rows or [("",) * 6]
 
 
-def nonfinite_lines(found: Comparison) -> list[str]:
+def nonfinite_lines(comparison: Comparison) -> list[str]:
     """Which models give outputs that are no numbers."""
-    labels = short_names([model.name for model in found.models])
-    return [f"{labels[m.name]}: {m.nonfinite.words(found.samples)}" for m in found.models if m.nonfinite]
+    labels = short_names([model.name for model in comparison.models])
+    return [f"{labels[m.name]}: {m.nonfinite.words(comparison.samples)}" for m in comparison.models if m.nonfinite]
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
@@ -64,9 +64,9 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
     return dict(zip(names, short if len(set(short)) == len(short) else names, strict=True))
 
 
-def step_line(found: Comparison, step: Step) -> str:
+def step_line(comparison: Comparison, step: Step) -> str:
     """What was found between two models, in words."""
-    labels = short_names([model.name for model in found.models])
+    labels = short_names([model.name for model in comparison.models])
     head = f"{labels[step.reference]} -> {labels[step.model]}: "
     if step.trace is None:
         return f"{head}layers not compared: {step.why}"
@@ -74,7 +74,7 @@ def step_line(found: Comparison, step: Step) -> str:
     left_out = f", {unmatched} not comparable" if unmatched else ""
     head += f"{len(tensors)} tensors on {step.trace.samples} samples{left_out}; "
     if first is None:
-        return f"{head}no own error above what is allowed ({found.tolerance:.1%}, more where channels were removed)"
+        return f"{head}no own error above what is allowed ({comparison.tolerance:.1%}, more where channels are missing)"
     count = sum(tensor.divergent for tensor in tensors)
     return (
         f"{head}{count} divergent; the first is '{first.tensor}' of {first.op} '{first.node}': "
@@ -82,7 +82,7 @@ def step_line(found: Comparison, step: Step) -> str:
     )
 
 
-def layers_table(found: Trace) -> Table:
+def layers_table(trace: Trace) -> Table:
     """The first divergent tensor and those whose own errors are largest against what is allowed, in order."""
     table = Table()
     table.add_column("tensor", overflow="fold")
@@ -90,8 +90,8 @@ def layers_table(found: Trace) -> Table:
     for column in ("channels", "own error", "allowed", "error so far"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("")
-    worst = sorted(found.tensors, key=lambda tensor: tensor.own / tensor.allowed, reverse=True)[:_SHOWN]
-    for tensor in (tensor for tensor in found.tensors if tensor in (found.first, *worst)):
+    worst = sorted(trace.tensors, key=lambda tensor: tensor.own / tensor.allowed, reverse=True)[:_SHOWN]
+    for tensor in (tensor for tensor in trace.tensors if tensor in (trace.first, *worst)):
         channels = f"{tensor.channels}/{tensor.of}" if tensor.of else ""
         shares = (f"{share:.2%}" for share in (tensor.own, tensor.allowed, tensor.error))
         table.add_row(tensor.tensor, tensor.op, channels, *shares, "divergent" if tensor.divergent else "")

@@ -30,11 +30,11 @@ def engine_rows(results: Mapping[str, EngineLatency]) -> list[dict[str, Any]]:
         {
             "model": name,
             "speedup": ratio,
-            **vars(found),
-            "throughput": found.throughput,
-            "paper_joules": found.paper_joules,
+            **vars(timing),
+            "throughput": timing.throughput,
+            "paper_joules": timing.paper_joules,
         }
-        for (name, found), ratio in zip(results.items(), _ratios(results), strict=True)
+        for (name, timing), ratio in zip(results.items(), _ratios(results), strict=True)
     ]
 
 
@@ -44,16 +44,16 @@ def engine_table(results: Mapping[str, EngineLatency]) -> Table:
     table.add_column("engine")
     for column in ("batch", "median ms", "p99", "samples/s", "speedup", "W", "mJ/sample", "P L mJ"):
         table.add_column(column, justify="right")
-    for (name, found), ratio in zip(results.items(), _ratios(results), strict=True):
-        times = (f"{found.median_ms:.3f}", f"{found.p99_ms:.3f}", f"{found.throughput:.0f}", f"{ratio:.2f}x")
-        energy = (found.watts, _milli(found.joules), _milli(found.paper_joules))
-        table.add_row(name, str(found.batch), *times, *("" if v is None else f"{v:.3g}" for v in energy))
+    for (name, timing), ratio in zip(results.items(), _ratios(results), strict=True):
+        times = (f"{timing.median_ms:.3f}", f"{timing.p99_ms:.3f}", f"{timing.throughput:.0f}", f"{ratio:.2f}x")
+        energy = (timing.watts, _milli(timing.joules), _milli(timing.paper_joules))
+        table.add_row(name, str(timing.batch), *times, *("" if v is None else f"{v:.3g}" for v in energy))
     return table
 
 
 def _ratios(results: Mapping[str, EngineLatency]) -> list[float]:
     """Throughput as a multiple of the first engine's."""
-    throughputs = [found.throughput for found in results.values()]
+    throughputs = [timing.throughput for timing in results.values()]
     return [value / throughputs[0] for value in throughputs]
 
 
