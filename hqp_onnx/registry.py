@@ -81,9 +81,9 @@ class Registry(Generic[T]):
         Raises:
             UsageError: neither, or the file cannot be imported.
         """
-        found = self.find(name)
-        if found is not None:
-            return found
+        value = self.find(name)
+        if value is not None:
+            return value
         if self._files and is_file_name(name):
             return self._checked(load_from_file(name), name)
         known = ", ".join((*self.names, *self.also))
@@ -97,18 +97,18 @@ class Registry(Generic[T]):
     def _load(self, point: EntryPoint) -> T:
         package = point.dist.name if point.dist is not None else "an installed package"
         try:
-            found = point.load()
+            value = point.load()
         except HqpError:
             raise
         except Exception as e:  # a package may raise anything
             reason = f"{type(e).__name__}: {e}"
             raise UsageError(f"{self.noun} '{point.name}' of {package} cannot be imported: {reason}") from e
-        return self._checked(found, f"{point.name}' of '{package}")
+        return self._checked(value, f"{point.name}' of '{package}")
 
-    def _checked(self, found: Any, name: str) -> T:
-        if not self._check(found):
-            raise UsageError(f"'{name}' is no {self.noun}: it is a {type(found).__name__}")
-        return cast(T, found)
+    def _checked(self, value: Any, name: str) -> T:
+        if not self._check(value):
+            raise UsageError(f"'{name}' is no {self.noun}: it is a {type(value).__name__}")
+        return cast(T, value)
 
 
 def is_file_name(name: str) -> bool:

@@ -69,8 +69,8 @@ class ChannelMap:
     @cached_property
     def lines(self) -> list[IntArray]:
         """Distinct lines of units, -1 left out: parameter axes and tensors."""
-        found = [labels.ravel() for labels in [*self.members.values(), *self.tensors.values()]]
-        kept = {line.tobytes(): line for line in (labels[labels >= 0] for labels in found) if line.size}
+        lines = [labels.ravel() for labels in [*self.members.values(), *self.tensors.values()]]
+        kept = {line.tobytes(): line for line in (labels[labels >= 0] for labels in lines) if line.size}
         return list(kept.values())
 
     @cached_property
@@ -113,10 +113,10 @@ class ChannelMap:
 
     def _matching(self, pattern: str) -> list[int]:
         named = [*((key.tensor, labels) for key, labels in self.members.items()), *self.tensors.items()]
-        found = [labels.ravel() for name, labels in named if fnmatchcase(name, pattern)]
-        if not found:
+        matching = [labels.ravel() for name, labels in named if fnmatchcase(name, pattern)]
+        if not matching:
             raise UsageError(f"'{pattern}' matches no tensor with prunable channels: `hqp inspect` lists them")
-        units: list[int] = np.unique(np.concatenate(found)).tolist()
+        units: list[int] = np.unique(np.concatenate(matching)).tolist()
         return [unit for unit in units if unit >= 0]
 
     def without(self, plan: PruningPlan) -> ChannelMap:

@@ -79,7 +79,7 @@ def unit_costs(graph: gs.Graph, channels: ChannelMap, costs: Mapping[str, float]
     Returns:
         float64 [units], above 0, in the unit of ``costs``.
     """
-    found = np.zeros(channels.units + 1)  # the last entry is for label -1
+    totals = np.zeros(channels.units + 1)  # the last entry is for label -1
     for node in graph.nodes:
         weight = next((t for t in node.inputs[:2] if isinstance(t, gs.Constant) and len(t.shape) > 1), None)
         if weight is not None:
@@ -88,8 +88,8 @@ def unit_costs(graph: gs.Graph, channels: ChannelMap, costs: Mapping[str, float]
         else:
             shares = [channels.tensors[t.name].ravel() for t in node.outputs[:1] if t.name in channels.tensors]
         for labels in shares:
-            np.add.at(found, labels, costs.get(node.name, 0.0) / len(labels))
-    costs_of: FloatArray = np.maximum(found[:-1], _LEAST * found.sum() + np.finfo(np.float64).tiny)
+            np.add.at(totals, labels, costs.get(node.name, 0.0) / len(labels))
+    costs_of: FloatArray = np.maximum(totals[:-1], _LEAST * totals.sum() + np.finfo(np.float64).tiny)
     return costs_of
 
 

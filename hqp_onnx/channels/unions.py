@@ -29,11 +29,11 @@ def components(count: int, ties: Iterable[tuple[IntArray, IntArray]]) -> IntArra
 
 def find(roots: IntArray, labels: IntArray) -> IntArray:
     """Roots of ``labels`` while ``roots`` may still point to what was merged; these pointers are cut short."""
-    found = roots[labels]
-    while not np.array_equal(found, further := roots[found]):
-        found = further
-    roots[labels] = found
-    return found
+    parents = roots[labels]
+    while not np.array_equal(parents, further := roots[parents]):
+        parents = further
+    roots[labels] = parents
+    return parents
 
 
 def merge(roots: IntArray, left: IntArray, right: IntArray) -> None:

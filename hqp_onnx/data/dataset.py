@@ -94,11 +94,11 @@ class ArraySource:
 
     def digest(self) -> str:
         """SHA-256 of names, types, shapes and values."""
-        found = hashlib.sha256()
+        digest = hashlib.sha256()
         for key, values in {**self.arrays, "": np.zeros(0) if self.labels is None else self.labels}.items():
-            found.update(f"{key} {values.dtype.str} {values.shape}\n".encode())
-            found.update(np.ascontiguousarray(values).data)
-        return found.hexdigest()
+            digest.update(f"{key} {values.dtype.str} {values.shape}\n".encode())
+            digest.update(np.ascontiguousarray(values).data)
+        return digest.hexdigest()
 
     def rows(self, start: int, stop: int) -> Batch:
         """Samples ``start`` to ``stop`` (exclusive), as stored."""

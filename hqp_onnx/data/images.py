@@ -106,8 +106,8 @@ def read_preprocess(file: Path) -> Preprocess:
     except (OSError, ValueError) as e:
         raise UsageError(f"{file}: not a readable JSON file: {one_line(e)}") from e
     if not isinstance(values, dict) or (unknown := sorted(values.keys() - known)):
-        found = f"unknown key '{unknown[0]}'" if isinstance(values, dict) else f"a JSON {type(values).__name__}"
-        raise UsageError(f"{file}: {found}; expected an object with keys among {', '.join(known)}")
+        problem = f"unknown key '{unknown[0]}'" if isinstance(values, dict) else f"a JSON {type(values).__name__}"
+        raise UsageError(f"{file}: {problem}; expected an object with keys among {', '.join(known)}")
     try:
         return Preprocess(**values)
     except UsageError as e:

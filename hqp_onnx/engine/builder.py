@@ -102,8 +102,8 @@ def layers(serialized: bytes) -> list[Any]:
     trt = tensorrt()
     engine = load(serialized)
     text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
-    found: list[Any] = json.loads(text)["Layers"]
-    return found
+    layers: list[Any] = json.loads(text)["Layers"]
+    return layers
 
 
 def load(serialized: bytes) -> Any:

@@ -68,10 +68,10 @@ def read_cache(path: Path, version: tuple[int, int, int]) -> CalibrationCache | 
     """
     if not path.is_file() or not path.stat().st_size:
         return None
-    found = CalibrationCache.parse(read_text(path), str(path))
-    if found.version != version_number(version):
+    cache = CalibrationCache.parse(read_text(path), str(path))
+    if cache.version != version_number(version):
         raise DataError(
-            f"{path}: is of TRT-{found.version}, and TRT-{version_number(version)} would ignore it. Delete it to "
+            f"{path}: is of TRT-{cache.version}, and TRT-{version_number(version)} would ignore it. Delete it to "
             "calibrate anew, or name another file"
         )
-    return found
+    return cache

@@ -135,7 +135,7 @@ def detect() -> Capability:
 
 def parse_version(text: str) -> tuple[int, int, int]:
     """Major, minor, patch of ``8.6.1``, ``10.0.0b6`` or ``10.3``; ``UsageError`` for anything else."""
-    found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
-    if found is None:
+    numbers = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
+    if numbers is None:
         raise UsageError(f"'{text}' is not a TensorRT version: expected numbers as in 8.6.1 or 10.3.0")
-    return int(found[1]), int(found[2]), int(found[3] or 0)
+    return int(numbers[1]), int(numbers[2]), int(numbers[3] or 0)

@@ -36,13 +36,13 @@ def profiles(options: Sequence[str], inputs: Sequence[TensorSpec]) -> dict[str, 
     Raises:
         UsageError: an option that cannot be read, contradicts the model, or is missing.
     """
-    given = dict(_parse(option) for option in options)
+    named = dict(_parse(option) for option in options)
     known = {spec.name: spec for spec in inputs}
-    if unknown := sorted(given.keys() - known.keys()):
+    if unknown := sorted(named.keys() - known.keys()):
         raise UsageError(f"{{--shapes}} {unknown[0]}: the model's inputs are {', '.join(known)}")
-    for name, profile in given.items():
+    for name, profile in named.items():
         _check(name, profile, known[name])
-    return {spec.name: given.get(spec.name) or _default(spec) for spec in inputs}
+    return {spec.name: named.get(spec.name) or _default(spec) for spec in inputs}
 
 
 def _parse(option: str) -> tuple[str, Profile]:

@@ -86,8 +86,8 @@ class Metric:
         return scores
 
 
-def _is_metric(found: Any) -> bool:
-    return callable(found) or isinstance(found, Metric)
+def _is_metric(candidate: Any) -> bool:
+    return callable(candidate) or isinstance(candidate, Metric)
 
 
 METRICS: Registry[Metric | ScoreFunction] = Registry("metric", "hqp_onnx.metrics", _is_metric)
@@ -99,10 +99,10 @@ def load_metric(metric: str | Metric | ScoreFunction) -> Metric:
     Raises:
         UsageError: an unknown name.
     """
-    found = METRICS.get(metric) if isinstance(metric, str) else metric
-    if isinstance(found, Metric):
-        return found
-    return Metric(metric if isinstance(metric, str) else getattr(found, "__name__", "of a function"), found, "any")
+    entry = METRICS.get(metric) if isinstance(metric, str) else metric
+    if isinstance(entry, Metric):
+        return entry
+    return Metric(metric if isinstance(metric, str) else getattr(entry, "__name__", "of a function"), entry, "any")
 
 
 def evaluate(

@@ -49,8 +49,8 @@ class Engine(Protocol):
         """The engine on ``model``; the arguments are those of ``PerSample``."""
 
 
-def _is_engine(found: Any) -> bool:
-    return callable(found) and hasattr(found, "kinds")
+def _is_engine(candidate: Any) -> bool:
+    return callable(candidate) and hasattr(candidate, "kinds")
 
 
 ENGINES: Registry[Engine] = Registry("gradient engine", "hqp_onnx.gradient_engines", _is_engine)

@@ -106,9 +106,9 @@ class PerSample:
         count = len(next(iter(feeds.values())))
         if targets is not None and self.loss.targets:
             feeds = {**feeds, self.loss.targets: targets}
-        found = {} if self._session is None else self._session.run(feeds)
+        outputs = {} if self._session is None else self._session.run(feeds)
         return {
-            weight: found[self._outputs[weight]] if weight in self._outputs else np.zeros((count, n), np.float32)
+            weight: outputs[self._outputs[weight]] if weight in self._outputs else np.zeros((count, n), np.float32)
             for weight, n in self.filters.items()
         }
 

@@ -108,10 +108,10 @@ def shape_only(graph: onnx.GraphProto) -> set[str]:
 
 def reachable(graph: onnx.GraphProto, seeds: Iterable[str], types: Mapping[str, np.dtype[np.generic]]) -> set[str]:
     """Floating-point tensors that the values of ``seeds`` flow into, ``seeds`` included, and quantized ones."""
-    found = set(seeds)
+    reached = set(seeds)
     for node in graph.node:
         values = node.input[:1] if node.op_type == "CastLike" else reads(node)  # its second input is a type
-        if not found.isdisjoint(values):
+        if not reached.isdisjoint(values):
             real = (name for name in node.output if name in types and np.issubdtype(types[name], np.floating))
-            found.update(node.output if node.op_type == "QuantizeLinear" else real)
-    return found
+            reached.update(node.output if node.op_type == "QuantizeLinear" else real)
+    return reached

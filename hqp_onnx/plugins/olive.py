@@ -79,18 +79,18 @@ class HqpPrune(_FunctionPass):
     def parameters() -> Config:
         """Fields of ``Pruning``, and the data."""
         types = get_type_hints(Pruning)
-        found = {
+        parameters = {
             field.name: PassConfigParam(
                 type_=types[field.name], default_value=field.default, description="As `hqp prune`."
             )
             for field in fields(Pruning)
         }
         shares = Categorical([0.1, 0.2, 0.3, 0.4, 0.5])
-        found["sparsity"] = PassConfigParam(
+        parameters["sparsity"] = PassConfigParam(
             type_=float, default_value=0.3, search_defaults=shares, description="Share of the prunable units to remove."
         )
         return {
-            **found,
+            **parameters,
             "data": _text(None, "Calibration data, for gradients and compensate."),
             "preprocess": _PREPROCESS,
         }

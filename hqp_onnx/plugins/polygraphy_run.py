@@ -88,8 +88,8 @@ class HqpArgs(BaseArgs):  # type: ignore[misc]  # Polygraphy is untyped
         loader = self.arg_groups[DataLoaderArgs]
         if self._data is None and loader.data_loader_script is not None:
             return f"{loader.data_loader_script}:{loader.data_loader_func_name}"
-        found: str | None = self._data
-        return found
+        data: str | None = self._data
+        return data
 
     def add_to_script_impl(self, script: Script, pruned: bool, quantized: bool) -> Any:
         """Add the loaders of one variant; returns the name of a loader of its bytes."""

@@ -62,7 +62,7 @@ def onnxruntime_table(calibration: Calibration) -> bytes:
         MissingRuntimeError: onnxruntime is not installed.
     """
     calibrate, writer = calibration_tools()
-    limits = {name: np.array(found.threshold, np.float32) for name, found in calibration.ranges.items()}
+    limits = {name: np.array(covered.threshold, np.float32) for name, covered in calibration.ranges.items()}
     ranges = {name: calibrate.TensorData(highest=limit) for name, limit in limits.items()}
     with tempfile.TemporaryDirectory() as folder, _silence():
         writer.write_calibration_table(calibrate.TensorsData(calibrate.CalibrationMethod.MinMax, ranges), folder)

@@ -61,9 +61,9 @@ def compare(first: Runner, second: Runner, feeds: Mapping[str, Array], seconds: 
             continue
         gains, medians = zip(*chunks, strict=True)
         error = float(np.std(gains)) / math.sqrt(len(chunks) - 1)
-        found = Difference(float(np.mean(gains)), error, float(np.median(medians)))
-        if abs(found.gain) > found.noise or time.perf_counter() > end:
-            return found
+        difference = Difference(float(np.mean(gains)), error, float(np.median(medians)))
+        if abs(difference.gain) > difference.noise or time.perf_counter() > end:
+            return difference
 
 
 def _chunk(first: Runner, second: Runner, feeds: Mapping[str, Array], runs: int) -> tuple[float, float]:
@@ -126,8 +126,8 @@ def faster_in_float(
 
 def _surely_faster(candidate: Runner, current: Runner, feeds: Mapping[str, Array], seconds: float) -> bool:
     """Whether two measurements say so: among many comparisons, some show a gain by chance."""
-    found = (compare(current, candidate, feeds, seconds) for _ in range(2))
-    return all(difference.gain > difference.noise for difference in found)
+    differences = (compare(current, candidate, feeds, seconds) for _ in range(2))
+    return all(difference.gain > difference.noise for difference in differences)
 
 
 def _blocks(nodes: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -39,7 +39,7 @@ def held_out_ridges(
         plan: a plan like those to come, half of the units say.
         halves: moments of the inputs of its weights over two sets of samples.
     """
-    gone, found = channels.removed(plan), {}
+    gone, ridges = channels.removed(plan), {}
     for name, use in contractions(graph).items():
         weight = graph.tensors()[name]
         removed = removal_mask(channels, gone, ParamAxis(name, use.axis), weight)
@@ -52,8 +52,8 @@ def held_out_ridges(
             errors[ridge] = sum(
                 _error(values, removed, fit, half[name]) for fit, half in zip(fits, halves[::-1], strict=True)
             )
-        found[name] = min(errors, key=errors.__getitem__)
-    return found
+        ridges[name] = min(errors, key=errors.__getitem__)
+    return ridges
 
 
 def _error(weight: FloatArray, removed: BoolArray, fit: Fit, moments: Moments) -> float:

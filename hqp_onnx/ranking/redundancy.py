@@ -48,14 +48,14 @@ def redundant_units(
     for key, labels in channels.members.items():
         if key.tensor in graph.tensors() and _reads(graph.tensors()[key.tensor], key) and key.tensor not in moments:
             known[labels[labels >= 0]] = False
-    found: dict[int, str] = {}
+    redundant: dict[int, str] = {}
     gone = np.zeros(channels.units + 1, bool)  # the last entry is for label -1
     for unit in channels.prunable[np.argsort(scores[channels.prunable], kind="stable")].tolist():
         kinds = [reader.kind(unit, gone) for reader in readers if unit in reader.units] if known[unit] else [None]
         if None not in kinds:
-            found[unit] = max((kind for kind in kinds if kind), key=KINDS.index)
+            redundant[unit] = max((kind for kind in kinds if kind), key=KINDS.index)
             gone[unit] = True
-    return found
+    return redundant
 
 
 def _reads(weight: gs.Tensor, key: ParamAxis) -> bool:

@@ -101,15 +101,15 @@ def _readers(
         if labels is not None and name in moments and name in sensitivities:
             key = id(moments[name]), _biased(tensors[name], moments[name], use), labels.tobytes()
             alike.setdefault(key, []).append(use)
-    found = []
+    readers = []
     for (_, biased, _), uses in alike.items():
         labels = channels.members[ParamAxis(uses[0].weight, uses[0].axis)]
         rows = [_rows(tensors[use.weight].values, use, moments[use.weight], channels, sensitivities) for use in uses]
         weight, outputs, sensitivity = (np.concatenate(parts) for parts in zip(*rows, strict=True))
         ridge = max(ridges.get(use.weight, RIDGE) for use in uses)
         inverse = _inverse(moments[uses[0].weight], biased, ridge)
-        found.append(_Reader(labels, outputs, weight, sensitivity, inverse, len(inverse) // len(labels)))
-    return found
+        readers.append(_Reader(labels, outputs, weight, sensitivity, inverse, len(inverse) // len(labels)))
+    return readers
 
 
 def _biased(weight: gs.Constant, moments: Moments, use: Contraction) -> bool:
@@ -168,14 +168,14 @@ class _Reader:
     def costs(self) -> FloatArray:
         """Of each remaining channel, [channels]; 0 for the others."""
         count = len(self.units)
-        found = np.zeros(count)
+        costs = np.zeros(count)
         if not self._stays.any():
-            return found
+            return costs
         own = self.inverse.reshape(count, self.taps, count, self.taps)[np.arange(count), :, np.arange(count), :]
         scaled = self.weight * np.sqrt(self.sensitivity / 2)[:, None]
         rows = scaled.reshape(-1, count, self.taps)[:, self._stays].transpose(1, 0, 2)
-        found[self._stays] = np.einsum("crt,crt->c", rows @ np.linalg.inv(own[self._stays]), rows)
-        return found
+        costs[self._stays] = np.einsum("crt,crt->c", rows @ np.linalg.inv(own[self._stays]), rows)
+        return costs
 
     def cost_of(self, units: list[int]) -> float:
         """Of the remaining channels of ``units``, removed as one."""

@@ -66,13 +66,13 @@ def find_goals(
 def _outputs(student: Net, teacher: Net, trained: Sequence[str], settings: Recovery) -> list[Point]:
     """Outputs that depend on what is trained."""
     reached = reachable(student.model.graph, trained, student.traced.types)
-    found = [Point(value.name, value.name, {}) for value in student.model.graph.output if value.name in reached]
+    points = [Point(value.name, value.name, {}) for value in student.model.graph.output if value.name in reached]
     known = {value.name for value in teacher.model.graph.output}
-    if not found:
+    if not points:
         raise GradientError("no floating-point output depends on a weight; leave out {--recover}")
-    if missing := [point.name for point in found if point.name not in known]:
+    if missing := [point.name for point in points if point.name not in known]:
         raise GradientError(f"the teacher has no output '{missing[0]}': give the model that the student was made of")
-    return found
+    return points
 
 
 def _diverges(student: Net, outputs: Sequence[Point], settings: Recovery) -> bool:
@@ -115,5 +115,5 @@ def _measure(
                 raise GradientError(f"{theirs} and {list(s.shape)} in the student")
             sums[i] += t.size, t.sum(), np.square(t).sum(), np.square(t - s).sum()
     counts, (means, squares, errors) = sums[:, 0], sums[:, 1:].T / sums[:, 0]
-    found = zip(np.maximum(squares - means**2, 0), errors, counts / len(rows), strict=True)
-    return {point: _Measured(*map(float, row)) for point, row in zip(points, found, strict=True)}
+    statistics = zip(np.maximum(squares - means**2, 0), errors, counts / len(rows), strict=True)
+    return {point: _Measured(*map(float, row)) for point, row in zip(points, statistics, strict=True)}

@@ -84,8 +84,8 @@ def objective(
     for name, factor in squares.items():
         _squares(t, name, factor, terms)
     loss = terms.losses[0] if len(terms.losses) == 1 else t.op("Sum", *terms.losses)
-    found = backward(t, terms.seeds, trained)
-    gradients = {name: found[name] for name in trained if name in found}
+    by_name = backward(t, terms.seeds, trained)
+    gradients = {name: by_name[name] for name in trained if name in by_name}
     if not gradients:
         raise GradientError("no weight reaches the outputs: there is nothing to train")
     return Objective(with_outputs(t.model, [loss, *gradients.values()]), loss, gradients, terms.targets)

@@ -54,7 +54,7 @@ def cuts(model: onnx.ModelProto, traced: Trace) -> list[str]:
     constants = {tensor.name for tensor in model.graph.initializer}
     waiting = Counter(name for node in model.graph.node for name in reads(node))
     live = {value.name for value in model.graph.input} - constants
-    active, found = set(live), []
+    active, names = set(live), []
     for node in model.graph.node:
         inputs = reads(node)
         for name in inputs:
@@ -64,8 +64,8 @@ def cuts(model: onnx.ModelProto, traced: Trace) -> list[str]:
         floats = [x for x in node.output if x in traced.types and np.issubdtype(traced.types[x], np.floating)]
         active.update(floats)
         live = {name for name in {*live, *floats} if waiting[name] > 0}
-        found += [name for name in floats if live == {name}]
-    return found
+        names += [name for name in floats if live == {name}]
+    return names
 
 
 def choose(candidates: Sequence[str], student: Trace, teacher: Trace, kept: Kept, count: int) -> list[Point]:

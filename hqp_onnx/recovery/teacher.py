@@ -36,8 +36,8 @@ class Teacher:
 
     def answers(self, feeds: Feeds) -> dict[str, Array]:
         """By tensor name."""
-        found = self._session.run(feeds)
-        return {point.name: point.cut(found[point.name]) for point in self.points}
+        answers = self._session.run(feeds)
+        return {point.name: point.cut(answers[point.name]) for point in self.points}
 
     def __call__(self, feeds: Feeds, rows: IntArray | None) -> dict[str, Array]:
         """Answers for ``feeds``, which are the samples ``rows`` unless that is None."""

@@ -147,8 +147,8 @@ class Trainer:
             feeds: Feeds = gather(self.data, batch[start : start + self.part])
             if self.axes is not None:
                 feeds, rows = augmented(feeds, self.settings.augment, self.axes, rng), None
-            _, *found = self.session.run({**feeds, **fed, **self.teach(feeds, rows)}).values()
-            total += _flat(found)
+            _, *gradients = self.session.run({**feeds, **fed, **self.teach(feeds, rows)}).values()
+            total += _flat(gradients)
         total /= len(batch)
         return total
 

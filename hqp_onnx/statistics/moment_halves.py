@@ -32,13 +32,13 @@ def halved_moments(
     parts = _halves(data)
     if not parts[1]:
         raise DataError(f"{data.source.name}: 1 sample, compensation needs two or more")
-    found, before = [], 0
+    halves, before = [], 0
     for part in parts:
         batches = (data.rows(rows.start, rows.stop) for rows in part)
         shifted = None if progress is None else _shifted(progress, before, len(data))
-        found.append(input_moments(model, None, batches, progress=shifted, threads=threads))
+        halves.append(input_moments(model, None, batches, progress=shifted, threads=threads))
         before += sum(map(len, part))
-    return found[0], found[1]
+    return halves[0], halves[1]
 
 
 def _shifted(progress: StageProgress, before: int, total: int) -> StageProgress:
@@ -47,13 +47,13 @@ def _shifted(progress: StageProgress, before: int, total: int) -> StageProgress:
 
 def joined(first: Mapping[str, Moments], second: Mapping[str, Moments]) -> dict[str, Moments]:
     """Moments over the samples of both; what weights share, they share still."""
-    made: dict[int, Moments] = {}
+    sums: dict[int, Moments] = {}
     for name, one in first.items():
         other = second[name]
-        if id(one) not in made:
+        if id(one) not in sums:
             count = one.count + other.count
             gram, mean = (
                 (a * one.count + b * other.count) / count for a, b in ((one.gram, other.gram), (one.mean, other.mean))
             )
-            made[id(one)] = Moments(gram, mean, count)
-    return {name: made[id(one)] for name, one in first.items()}
+            sums[id(one)] = Moments(gram, mean, count)
+    return {name: sums[id(one)] for name, one in first.items()}

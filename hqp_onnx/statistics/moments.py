@@ -108,7 +108,7 @@ def contractions(graph: gs.Graph) -> dict[str, Contraction]:
 
     A weight that anything else reads too (another operator, a grouped Conv, a subgraph) is left out.
     """
-    found: dict[str, Contraction] = {}
+    contractions: dict[str, Contraction] = {}
     nodes = {id(node) for node in graph.nodes}
     weights = {t.name: t for node in graph.nodes for t in node.inputs[1:2] if isinstance(t, gs.Constant)}
     for name, weight in weights.items():
@@ -116,8 +116,8 @@ def contractions(graph: gs.Graph) -> dict[str, Contraction]:
         axis = axes.pop()
         if not axes and axis is not None:
             features = dict.fromkeys(_features(node, weight.shape[axis]) for node in weight.outputs)
-            found[name] = Contraction(name, axis, tuple(features))
-    return found
+            contractions[name] = Contraction(name, axis, tuple(features))
+    return contractions
 
 
 def takes_bias(weight: gs.Constant) -> bool:
@@ -314,7 +314,7 @@ def _totals(
     names = _results(len(features))
     session = Session(_needed(_instrumented(model, features), names), names, threads=threads)
     totals: list[FloatArray] = []
-    rows = done = 0
+    rows = samples = 0
     for batch in data:
         rows = rows or session.batch or _affordable(session.run(_slice(batch, 0, 1, 1)), features)
         for start in range(0, len(batch), rows):
@@ -322,10 +322,10 @@ def _totals(
             totals = totals or [np.zeros(values[name].shape, np.float64) for name in names]
             for total, name in zip(totals, names, strict=True):
                 total += values[name]
-        done += len(batch)
+        samples += len(batch)
         if progress is not None:
-            progress(done, len(data) if isinstance(data, Dataset) else 0)
-    if not done:
+            progress(samples, len(data) if isinstance(data, Dataset) else 0)
+    if not samples:
         raise DataError("no calibration data: moments need at least one batch")
     n = len(features)
     return list(zip(totals[:n], totals[n : 2 * n], [float(size[0]) for size in totals[2 * n :]], strict=True))

@@ -59,18 +59,18 @@ def method(name: str) -> Method:
         UsageError: an unknown method, one that takes no number, or a number that it refuses.
     """
     base, numbers = _split(name)
-    found = METHODS.get(base)
-    if isinstance(found, type):
-        found = _answer(name, found, *numbers)
+    chosen = METHODS.get(base)
+    if isinstance(chosen, type):
+        chosen = _answer(name, chosen, *numbers)
     elif numbers:
         raise UsageError(f"calibration method '{name}': '{base}' takes no number")
-    return partial(_threshold, name, found)
+    return partial(_threshold, name, chosen)
 
 
-def _threshold(name: str, found: Method, histogram: Histogram) -> float:
+def _threshold(name: str, method: Method, histogram: Histogram) -> float:
     if histogram.top == 0:
         return 1.0
-    value = float(_answer(name, found, histogram))
+    value = float(_answer(name, method, histogram))
     if not (np.isfinite(value) and value > 0):
         raise UsageError(f"calibration method '{name}' gives {value}: expected a threshold above 0")
     return value

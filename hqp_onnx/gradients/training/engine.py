@@ -128,13 +128,13 @@ class TrainingPerSample:
         if len(labels) and not 0 <= labels.min() <= labels.max() < self.loss.classes:
             low, high = labels.min(), labels.max()
             raise DataError(f"labels {low} .. {high} are not all classes: expected 0 .. {self.loss.classes - 1}")
-        found = {name: np.zeros((len(labels), count)) for name, count in self.filters.items()}
+        norms = {name: np.zeros((len(labels), count)) for name, count in self.filters.items()}
         for start in range(0, len(labels) if self._worker else 0, self.batch):
             rows = slice(start, start + self.batch)
             part_feeds = {name: x[rows] for name, x in feeds.items()}
             for name, values in self._values(part_feeds, labels[rows].astype(np.int64)).items():
-                found[name][rows] = values
-        return found
+                norms[name][rows] = values
+        return norms
 
     def _values(self, feeds: Mapping[str, Array], labels: NDArray[np.int64]) -> Mapping[str, Array]:
         assert self._worker is not None
@@ -164,9 +164,9 @@ class TrainingPerSample:
         self.close()
 
 
-def _squares(found: Mapping[str, Array], gates: Mapping[str, tuple[int, ...]], rows: int) -> Array:
+def _squares(gradients: Mapping[str, Array], gates: Mapping[str, tuple[int, ...]], rows: int) -> Array:
     """Squares [rows, filters] of the sums over a weight's gates and a sample's rows."""
-    sums = [found[gate].reshape(rows, -1, max(shape[1:])).sum(1, dtype=np.float64) for gate, shape in gates.items()]
+    sums = [gradients[gate].reshape(rows, -1, max(shape[1:])).sum(1, dtype=np.float64) for gate, shape in gates.items()]
     total: Array = np.square(np.sum(sums, 0))
     return total
 

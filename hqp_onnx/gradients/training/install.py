@@ -56,8 +56,8 @@ def install(directory: Path | None = None) -> Path:
         MissingRuntimeError: no wheel for this version of Python, pip fails, or the folder holds something else.
     """
     folder = directory or install_directory()
-    if found := find(folder):
-        return found
+    if python := find(folder):
+        return python
     if sys.version_info[:2] > NEWEST_PYTHON:
         raise MissingRuntimeError(
             f"{PACKAGE} {VERSION} has no wheel for Python {sys.version_info[0]}.{sys.version_info[1]}: expected "
@@ -77,9 +77,9 @@ def install(directory: Path | None = None) -> Path:
 
 def _pip_install(target: Path) -> None:
     command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-compile", "--disable-pip-version-check"]
-    done = subprocess.run(
+    completed = subprocess.run(
         [*command, "--target", str(target), f"{PACKAGE}=={VERSION}"], capture_output=True, text=True, check=False
     )
-    if done.returncode or find(target) is None:
-        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["pip gave no reason"]
+    if completed.returncode or find(target) is None:
+        lines = [line for line in completed.stderr.splitlines() if line.strip()] or ["pip gave no reason"]
         raise MissingRuntimeError(f"pip cannot install {PACKAGE}=={VERSION} for this machine: {lines[-1].strip()}")

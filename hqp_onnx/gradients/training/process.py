@@ -89,7 +89,7 @@ def _reason(error: str) -> str:
     """One line about what onnxruntime-training said."""
     missing = re.search(r"has not been registered: (\w+) for node *(\S*)", error)
     kernel = re.search(r"implementation for (\w+?)Grad\(\d+\) node with name '([^']*?)_Grad", error)
-    if found := missing or kernel:
-        op, name = found.groups()
+    if match := missing or kernel:
+        op, name = match.groups()
         return f"{op} node '{name}' has no gradient in onnxruntime-training: use {{--engine}} native"
     return f"onnxruntime-training cannot differentiate the model: {one_line(error)[:300]}. Use {{--engine}} native"

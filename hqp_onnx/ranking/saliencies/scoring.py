@@ -124,8 +124,8 @@ class OfFunction(Saliency):
             UsageError: it fails, or does not return scores of filters.
         """
         try:
-            found = self.function(model, data)
-            scores = {weight: np.asarray(values, np.float64) for weight, values in found.items()}
+            answer = self.function(model, data)
+            scores = {weight: np.asarray(values, np.float64) for weight, values in answer.items()}
         except HqpError:
             raise
         except Exception as e:  # a user's function may raise anything
@@ -145,8 +145,8 @@ class OfFunction(Saliency):
                 raise UsageError(f"saliency '{self.name}': the scores of '{weight}' have shape {shape}")
 
 
-def _is_saliency(found: Any) -> bool:
-    return callable(found) or isinstance(found, Saliency)
+def _is_saliency(candidate: Any) -> bool:
+    return callable(candidate) or isinstance(candidate, Saliency)
 
 
 SALIENCIES: Registry[Saliency | type[Saliency] | FilterFunction] = Registry(
@@ -200,13 +200,13 @@ class Scoring:
 
 
 def _method(saliency: str | Saliency | FilterFunction, name: str) -> Saliency:
-    found = SALIENCIES.get(saliency) if isinstance(saliency, str) else saliency
-    if isinstance(found, Saliency):
-        return found
-    if not (isinstance(found, type) and issubclass(found, Saliency)):
-        return OfFunction(name, cast(FilterFunction, found))
+    entry = SALIENCIES.get(saliency) if isinstance(saliency, str) else saliency
+    if isinstance(entry, Saliency):
+        return entry
+    if not (isinstance(entry, type) and issubclass(entry, Saliency)):
+        return OfFunction(name, cast(FilterFunction, entry))
     try:
-        return found()
+        return entry()
     except Exception as e:  # a user's class may raise anything
         raise UsageError(f"saliency '{name}' cannot be made: {type(e).__name__}: {e}") from e
 

@@ -42,12 +42,12 @@ def recipes(report: Report, folder: Path) -> list[Recipe]:
 
 def _shipped(report: Report, folder: Path) -> Path:
     place = folder if report.recovered is None else folder / "recovered"
-    found = next((place / name for name in NAMES if (place / name).is_file()), None)
-    if found is None:
+    file = next((place / name for name in NAMES if (place / name).is_file()), None)
+    if file is None:
         raise DataError(
             f"{place}: has none of {', '.join(NAMES)}: expected what `hqp optimize` wrote beside its report"
         )
-    return found
+    return file
 
 
 def _onnxruntime(model: Path, inputs: Sequence[ModelInput]) -> Recipe:
@@ -75,10 +75,10 @@ def _feeds(inputs: Sequence[ModelInput]) -> str:
 
 def _tensorrt(laid_out: str, folder: Path, model: Path, inputs: Sequence[ModelInput]) -> Recipe:
     shapes = [f"{x.name}:{shape_text(x.sample)}" for x in inputs if None in x.shape]
-    given = [f"--shapes={','.join(shapes)}"] if shapes else []
+    shape_flags = [f"--shapes={','.join(shapes)}"] if shapes else []
     engine = folder / "model.engine"
     if engine.is_file():
-        code = _line(["trtexec", f"--loadEngine={engine}", *given]) + "\n"
+        code = _line(["trtexec", f"--loadEngine={engine}", *shape_flags]) + "\n"
         code += _line(["polygraphy", "run", str(engine), "--trt"])
         return Recipe("TensorRT: the engine", "sh", code, "It runs on the GPU and TensorRT that built it.")
     source, flag = model, "--int8"
@@ -87,7 +87,7 @@ def _tensorrt(laid_out: str, folder: Path, model: Path, inputs: Sequence[ModelIn
         source, flag = (model if model.name == "pruned.onnx" else folder / "pruned.onnx"), "--fp16"
     if source != model and model.name == "int8.onnx":
         remark += f" {model.name} is laid out for {laid_out}: --target tensorrt gives one for TensorRT."
-    words = ["trtexec", f"--onnx={source}", flag, *given, f"--saveEngine={engine}"]
+    words = ["trtexec", f"--onnx={source}", flag, *shape_flags, f"--saveEngine={engine}"]
     return Recipe("TensorRT", "sh", _line(words), remark + " For a Jetson: hqp build --for VERSION.")
 
 

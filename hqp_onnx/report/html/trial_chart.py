@@ -32,41 +32,41 @@ _CLIPPED = 4.0  # budgets below the line; trials further down are drawn at the e
 
 def trials(report: Report) -> Figure:
     """The metric of every candidate in the order of the search, and the line that it had to reach."""
-    found, max_drop, confidence = report.trials, report.request.max_drop, report.request.confidence
+    trials, max_drop, confidence = report.trials, report.request.max_drop, report.request.confidence
     baseline = report.baseline.val_metric
     required, bottom = 100 * (baseline - max_drop), 212.0
-    values = [100 * trial.metric for trial in found]
+    values = [100 * trial.metric for trial in trials]
     floor = required - 100 * _CLIPPED * (max_drop or 0.01)
     low, high = max(min([required, *values]), floor), max([100 * baseline, *values])
     margin = 0.08 * (high - low) or 1.0
-    x = Scale(0.5, len(found) + 0.5, LEFT, WIDTH - RIGHT)
+    x = Scale(0.5, len(trials) + 0.5, LEFT, WIDTH - RIGHT)
     y = Scale(low - margin, high + margin, bottom, TOP + 14)
     drawn = y_axis(y, "metric on the validation data, %")
-    drawn += _phases(found, x, bottom)
+    drawn += _phases(trials, x, bottom)
     drawn += [line(LEFT, y(required), WIDTH - RIGHT, y(required), "limit")]
-    size = min(4.0, max(2.0, 200 / max(len(found), 1)))
-    for number, (trial, value) in enumerate(zip(found, values, strict=True), 1):
+    size = min(4.0, max(2.0, 200 / max(len(trials), 1)))
+    for number, (trial, value) in enumerate(zip(trials, values, strict=True), 1):
         drawn.append(_mark(trial.accepted, x(number), y(value), size, _trial_words(number, trial)))
-    drawn += x_axis(x, bottom, _numbers(len(found)), "trial")
-    accepted = sum(trial.accepted for trial in found)
+    drawn += x_axis(x, bottom, _numbers(len(trials)), "trial")
+    accepted = sum(trial.accepted for trial in trials)
     caption = (
-        f"{len(found)} candidates, {accepted} inside the budget (●), {len(found) - accepted} outside (×). The "
+        f"{len(trials)} candidates, {accepted} inside the budget (●), {len(trials) - accepted} outside (×). The "
         f"dashed line at {required:.2f} % is the baseline less {100 * max_drop:g} points. An evaluation stops once the "
         "verdict is certain: a × is then an upper bound"
         + ("; marks at the lower edge are below it." if min(values, default=low) < low else ".")
         + (f" A × above the line is not inside at a confidence of {100 * confidence:g} %." * (confidence > 0.5))
     )
-    rows = tuple(_trial_row(number, trial) for number, trial in enumerate(found, 1))
+    rows = tuple(_trial_row(number, trial) for number, trial in enumerate(trials, 1))
     numbers = Table("Trials", ("trial", "precision", "θ %", "metric %", "verdict"), rows)
     drawing = picture("trials", "Metric of every trial", caption, bottom + 36, drawn)
     return Figure("trials", "Accuracy against trials", drawing, caption, numbers)
 
 
-def _phases(found: Sequence[Trial], x: Scale, bottom: float) -> list[svg.Element]:
+def _phases(trials: Sequence[Trial], x: Scale, bottom: float) -> list[svg.Element]:
     """Where the search went on with another precision: a thin line, and its name where there is room."""
     drawn: list[svg.Element] = []
     start = 0
-    for name, group in groupby(map(_phase, found)):
+    for name, group in groupby(map(_phase, trials)):
         count = len(list(group))
         left, right = x(start + 0.5), x(start + count + 0.5)
         if start:

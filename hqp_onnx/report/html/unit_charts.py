@@ -14,8 +14,8 @@ _BOTTOM = 180.0
 
 def saliency(report: Report) -> Figure:
     """Histogram of log10 S over the prunable units: removed or kept."""
-    found, kind = report.saliency_histogram, report.request.saliency
-    edges, bins = found.edges, list(zip(found.removed, found.kept, strict=True))
+    histogram, kind = report.saliency_histogram, report.request.saliency
+    edges, bins = histogram.edges, list(zip(histogram.removed, histogram.kept, strict=True))
     x = Scale(edges[0], edges[-1], LEFT, WIDTH - RIGHT)
     y = Scale(0, max(1, *(sum(both) for both in bins)), _BOTTOM, TOP)
     drawn, counts = y_axis(y, "prunable units"), []
@@ -27,11 +27,11 @@ def saliency(report: Report) -> Figure:
         counts.append((span, removed, kept))
     drawn += x_axis(x, _BOTTOM, ticks(edges[0], edges[-1], 6), f"log₁₀ of {kind} saliency")
     drawn += legend([("removed", "removed"), ("kept", "kept")])
-    for (kept, removed), words in ((found.not_positive, "of saliency 0"), (found.unknown, "without a score")):
+    for (kept, removed), words in ((histogram.not_positive, "of saliency 0"), (histogram.unknown, "without a score")):
         counts += [(words, removed, kept)] if kept or removed else []
     removed, kept = sum(row[1] for row in counts), sum(row[2] for row in counts)
     caption = f"{removed + kept} prunable units by {kind} saliency: {removed} removed, {kept} kept."
-    outside = sum((*found.not_positive, *found.unknown))
+    outside = sum((*histogram.not_positive, *histogram.unknown))
     caption += f" {outside} of them have no logarithm and are only in the table." if outside else ""
     rows = tuple((name, str(removed), str(kept)) for name, removed, kept in counts)
     numbers = Table("Units by saliency", ("saliency", "removed", "kept"), rows)
@@ -41,19 +41,19 @@ def saliency(report: Report) -> Figure:
 
 def layers(report: Report) -> Figure:
     """Share of every layer's output channels that was removed, in the order of the graph."""
-    found = report.layers
-    x = Scale(0, len(found), LEFT, WIDTH - RIGHT)
+    layers = report.layers
+    x = Scale(0, len(layers), LEFT, WIDTH - RIGHT)
     y = Scale(0, 100, _BOTTOM, TOP)
     drawn = y_axis(y, "θ, % of the output channels")
-    for number, layer in enumerate(found):
+    for number, layer in enumerate(layers):
         drawn += _layer_bars(layer, x(number), x(number + 1) - min(1.0, 0.2 * (x(1) - x(0))), y)
-    places = [value for value in ticks(0, len(found)) if value == round(value)]
+    places = [value for value in ticks(0, len(layers)) if value == round(value)]
     drawn += x_axis(x, _BOTTOM, places, "layer, from input to output")
     drawn += legend([("removed", "removed"), ("rest", "frozen")])
-    most = max(found, key=lambda layer: layer.theta, default=None)
-    caption = f"θ of {len(found)} layers, of which {sum(layer.removed == 0 for layer in found)} keep all channels."
+    most = max(layers, key=lambda layer: layer.theta, default=None)
+    caption = f"θ of {len(layers)} layers, of which {sum(layer.removed == 0 for layer in layers)} keep all channels."
     caption += f" The most pruned is {most.weight} ({most.theta:.0f} %)." if most else ""
-    numbers = Table("θ per layer", ("weight", "operator", "shape", "removed", "θ %"), tuple(map(_layer_row, found)))
+    numbers = Table("θ per layer", ("weight", "operator", "shape", "removed", "θ %"), tuple(map(_layer_row, layers)))
     drawing = picture("layers", "Share of channels removed per layer", caption, _BOTTOM + 36, drawn)
     return Figure("layers", "θ per layer", drawing, caption, numbers)
 
