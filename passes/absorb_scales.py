@@ -17,12 +17,12 @@ __all__ = ["absorb_scales"]
 
 def absorb_scales(graph: gs.Graph) -> PassResult:
     """A copy of ``graph`` (canonical) without products by constants that only Conv, Gemm or MatMul read."""
-    made = graph.copy()
-    before = len(made.nodes)
-    made.fold_constants(fold_shapes=False).cleanup()
-    modified, notes = len(made.nodes) != before, []
-    uses, exposed = contractions(made), {id(tensor) for tensor in made.outputs}
-    for node in made.nodes:
+    result = graph.copy()
+    before = len(result.nodes)
+    result.fold_constants(fold_shapes=False).cleanup()
+    modified, notes = len(result.nodes) != before, []
+    uses, exposed = contractions(result), {id(tensor) for tensor in result.outputs}
+    for node in result.nodes:
         scale = next((t for t in node.inputs if isinstance(t, gs.Constant)), None)
         if node.op != "Mul" or scale is None or id(node.outputs[0]) in exposed or not node.outputs[0].outputs:
             continue
@@ -37,8 +37,8 @@ def absorb_scales(graph: gs.Graph) -> PassResult:
             weight.values = (weight.values * factors).astype(weight.dtype)
             reader.inputs[0] = data
         notes.append(f"{node.name}: absorbed by {', '.join(reader.name for reader, _ in readers)}")
-    made.cleanup()
-    return PassResult(made, modified or bool(notes), tuple(notes))
+    result.cleanup()
+    return PassResult(result, modified or bool(notes), tuple(notes))
 
 
 def _use(reader: gs.Node, product: gs.Tensor, scale: gs.Constant, uses: dict[str, Contraction]) -> Contraction | None:

@@ -92,13 +92,13 @@ def compensate(
 
 
 def _hold_mean(
-    weight: gs.Constant, use: Contraction, kept: BoolArray, after: Mapping[str, gs.Tensor], found: Moments | None
+    weight: gs.Constant, use: Contraction, kept: BoolArray, after: Mapping[str, gs.Tensor], moments: Moments | None
 ) -> bool:
     """Add the mean of what the reader of ``weight`` computed to the constant in its place; whether there is one."""
     constant = after.get(constant_name(weight.outputs[0]))
-    if constant is None or found is None:
+    if constant is None or moments is None:
         return False
-    mean = mean_product(np.moveaxis(weight.values, use.axis, 1)[kept], found)
+    mean = mean_product(np.moveaxis(weight.values, use.axis, 1)[kept], moments)
     constant.values = (constant.values + mean.reshape(constant.shape)).astype(constant.dtype)
     return True
 

@@ -51,9 +51,9 @@ def convert_fp16(graph: gs.Graph) -> PassResult:
         onnx.checker.check_model(to_proto(result), full_check=True)
     except Exception as e:  # the converters assert, onnx's inference and checker have types of their own
         raise ModelError(f"the model has no float16 form: {one_line(e)}") from e
-    found = result.tensors()
+    tensors = result.tensors()
     beyond = [t.name for t in floats if isinstance(t, gs.Constant) and _beyond(t.values)]
-    cut = [name for name in beyond if name in found and found[name].dtype == np.float16]
+    cut = [name for name in beyond if name in tensors and tensors[name].dtype == np.float16]
     return PassResult(result, True, tuple(f"'{name}' has finite values beyond 65504, cut to it" for name in cut))
 
 

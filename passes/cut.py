@@ -69,14 +69,14 @@ def cut(graph: gs.Graph, channels: ChannelMap, plan: PruningPlan, refit: Refit |
         UsageError: see ``prune_channels``.
         DataError, ModelError: see ``compensate`` and ``refit_in_order``.
     """
-    done = [prune_channels(graph, channels, plan)]
+    results = [prune_channels(graph, channels, plan)]
     if refit is not None and len(plan):
-        done.append(compensate(graph, done[-1].graph, channels, plan, refit.moments, refit.ridges))
+        results.append(compensate(graph, results[-1].graph, channels, plan, refit.moments, refit.ridges))
         if refit.data is not None:
-            done.append(
-                refit_in_order(graph, done[-1].graph, channels, plan, refit.data, threads=refit.threads),
+            results.append(
+                refit_in_order(graph, results[-1].graph, channels, plan, refit.data, threads=refit.threads),
             )
     if channels.ended(plan):
-        done.append(absorb_scales(done[-1].graph))
-    notes = tuple(note for result in done for note in result.notes)
-    return PassResult(done[-1].graph, any(result.modified for result in done), notes)
+        results.append(absorb_scales(results[-1].graph))
+    notes = tuple(note for result in results for note in result.notes)
+    return PassResult(results[-1].graph, any(result.modified for result in results), notes)

@@ -102,7 +102,7 @@ class _Groups:
     """The growing partition of a graph's tensors."""
 
     def __init__(self, graph: gs.Graph) -> None:
-        self.sizes = {name: found.sizes or () for name, found in tensor_types(graph).items()}
+        self.sizes = {name: kind.sizes or () for name, kind in tensor_types(graph).items()}
         self.groups = {name: _Group([name]) for name, t in graph.tensors().items() if isinstance(t, gs.Variable)}
         self.graph = graph
 
@@ -125,20 +125,20 @@ class _Groups:
         """Note what ``node`` asks of its tensors; False if it allows no scaling."""
         if operator(node) != node.op or len(node.outputs) != 1:  # of another domain
             return False
-        source, made = node.inputs[0].name, node.outputs[0].name
+        source, output = node.inputs[0].name, node.outputs[0].name
         if _is_linear(node):
             self.groups[source].consumers.append(node)
-            self.groups[made].producers.append(node)
+            self.groups[output].producers.append(node)
             return True
         if node.op in _HOMOGENEOUS and (node.op != "Pad" or _pads_zeros(node)):
-            return self.tie(source, made, node.op in _MOVING)
+            return self.tie(source, output, node.op in _MOVING)
         if node.op not in ("Add", "Mul") or not all(t.name in self.groups for t in node.inputs):
             return False
         if node.op == "Add":
-            return self.tie(source, made) and self.tie(node.inputs[1].name, made)
+            return self.tie(source, output) and self.tie(node.inputs[1].name, output)
         gated, gate = sorted(node.inputs, key=lambda tensor: self.groups[tensor.name].frozen)
         self.freeze([gate])
-        return self.tie(gated.name, made)
+        return self.tie(gated.name, output)
 
     def tie(self, first: str, second: str, moved: bool = False) -> bool:
         """Give both tensors one scaling, if axis 1 is the same channels in both; ``moved`` values keep their order."""

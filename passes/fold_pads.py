@@ -45,5 +45,5 @@ def _padding(tensor: gs.Tensor) -> list[int]:
     sides = pads.values.reshape(2, -1)
     if (sides < 0).any() or sides[:, :2].any():
         return []
-    found: list[int] = np.ravel(sides[:, 2:]).tolist()
-    return found
+    padding: list[int] = np.ravel(sides[:, 2:]).tolist()
+    return padding

@@ -72,13 +72,13 @@ def insert_qdq(
         notes.append(f"opset {graph.opset} is above {target.max_opset}, the highest known to {target.name}")
     placement = place(graph, target, floats)
     by_tensor = _formats(placement, calibration, target)
-    found = graph.tensors()
+    tensors = graph.tensors()
     _quantize_weights(graph, placement, by_tensor, target, scales or {})
     for name, form in by_tensor.items():
-        _insert_pair(graph, found[name], form)
+        _insert_pair(graph, tensors[name], form)
     graph.cleanup().toposort()
-    done = f"{len(placement.tensors)} activations and {len(placement.weighted)} weighted nodes quantized"
-    return PassResult(graph, bool(placement.tensors), (done, *notes, *placement.notes))
+    summary = f"{len(placement.tensors)} activations and {len(placement.weighted)} weighted nodes quantized"
+    return PassResult(graph, bool(placement.tensors), (summary, *notes, *placement.notes))
 
 
 def weight_scales(graph: gs.Graph, calibration: Calibration, target: Target) -> WeightScales:
@@ -96,8 +96,8 @@ def along(values: NDArray[Any], axis: int, rank: int) -> NDArray[Any]:
 
 def nearest(values: NDArray[Any], steps: NDArray[Any], limit: int) -> FloatArray:
     """Integers in [-limit, limit] whose products with ``steps`` (that broadcast) are nearest to ``values``."""
-    found: FloatArray = np.clip(np.rint(values.astype(np.float64) / steps), -limit, limit)
-    return found
+    integers: FloatArray = np.clip(np.rint(values.astype(np.float64) / steps), -limit, limit)
+    return integers
 
 
 def _check_float(graph: gs.Graph) -> None:

@@ -101,11 +101,11 @@ def prepare(
         DataError, UsageError: see ``calibration.calibrate``.
     """
     chosen = recipe or Recipe()
-    done, scaled = [fold_batchnorm(graph)], frozenset[str]()
+    results, scaled = [fold_batchnorm(graph)], frozenset[str]()
     if chosen.equalize:
-        equalized = equalize(done[-1].graph, data, threads=threads)
-        done, scaled = [*done, equalized], equalized.scaled
-    even = done[-1].graph
+        equalized = equalize(results[-1].graph, data, threads=threads)
+        results, scaled = [*results, equalized], equalized.scaled
+    even = results[-1].graph
     calibration = known or calibrate(
         to_proto(even), quantized_tensors(even, target), data, method=method, threads=threads, progress=progress
     )
@@ -113,12 +113,12 @@ def prepare(
     rounded = roundable(even, scales) if chosen.round_weights else []
     moments = input_moments(to_proto(even), rounded, data, threads=threads)
     if chosen.correct_bias:
-        done.append(correct_bias(even, scales, limit, data, skip=moments, threads=threads))
-    done.append(round_weights(done[-1].graph, moments, scales, limit))
+        results.append(correct_bias(even, scales, limit, data, skip=moments, threads=threads))
+    results.append(round_weights(results[-1].graph, moments, scales, limit))
     return Prepared(
-        done[-1].graph,
-        any(result.modified for result in done),
-        tuple(note for result in done for note in result.notes),
+        results[-1].graph,
+        any(result.modified for result in results),
+        tuple(note for result in results for note in result.notes),
         calibration=calibration,
         scales={key: scale for key, scale in scales.items() if key[0] in moments},
         scaled=scaled,
@@ -137,11 +137,12 @@ def quantize_prepared(prepared: Prepared, target: Target, floats: Collection[str
     Raises:
         ModelError: the graph is quantized already, or its opset cannot be converted.
     """
-    done = [prepared, insert_qdq(prepared.graph, prepared.calibration, target, floats, prepared.scales)]
+    results = [prepared, insert_qdq(prepared.graph, prepared.calibration, target, floats, prepared.scales)]
     if target.folds_constants:
-        done.append(compress_weights(done[-1].graph, prepared.scales))
-    notes = tuple(note for result in done for note in result.notes)
-    for tensor in done[-1].graph.tensors().values():
+        results.append(compress_weights(results[-1].graph, prepared.scales))
+    notes = tuple(note for result in results for note in result.notes)
+    modified = any(result.modified for result in results)
+    for tensor in results[-1].graph.tensors().values():
         if tensor.name in prepared.scaled:  # what is not the float model's has another name, for whoever compares
             tensor.name += ".equalized"
-    return Quantized(done[-1].graph, any(result.modified for result in done), notes, calibration=prepared.calibration)
+    return Quantized(results[-1].graph, modified, notes, calibration=prepared.calibration)

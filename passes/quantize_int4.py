@@ -68,15 +68,15 @@ def quantize_int4(
     nodes = {
         node.inputs[1].name: node for node in graph.nodes if _takes_int4(node) and node.inputs[1].name in sensitivity
     }
-    found = {name: _blocks(_matrix(node), sensitivity[name], (moments or {}).get(name)) for name, node in nodes.items()}
-    room = share * sum(blocks.integers.size for blocks in found.values())
+    coded = {name: _blocks(_matrix(node), sensitivity[name], (moments or {}).get(name)) for name, node in nodes.items()}
+    room = share * sum(blocks.integers.size for blocks in coded.values())
     notes = []
-    for name in sorted(found, key=lambda name: found[name].cost):
-        room -= found[name].integers.size
+    for name in sorted(coded, key=lambda name: coded[name].cost):
+        room -= coded[name].integers.size
         if room < -0.5:
             break
-        _store(graph, nodes[name], found[name])
-        notes.append(f"{name}: INT4, costs {found[name].cost:.2g} of the loss per parameter")
+        _store(graph, nodes[name], coded[name])
+        notes.append(f"{name}: INT4, costs {coded[name].cost:.2g} of the loss per parameter")
     graph.cleanup().toposort()
     return PassResult(graph, bool(notes), tuple(notes))
 

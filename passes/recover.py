@@ -80,10 +80,10 @@ def recover(
     exposed = expose_masters(student)
     trainer, notes = _open(exposed, teacher, data, settings, kept or {}, threads)
     weights, losses = trainer.run(checkpoint, progress or (lambda done, total: None))
-    done = store_masters(student, exposed.masters, weights)
+    stored = store_masters(student, exposed.masters, weights)
     best = int(np.nanargmin(losses)) if np.isfinite(losses[0]) else 0
     note = f"recovery: held-out loss {losses[0]:.4g}; after epoch {best} of {settings.epochs}, {losses[best]:.4g}"
-    return Recovered(done.graph, done.modified, (note, *notes), losses=tuple(losses))
+    return Recovered(stored.graph, stored.modified, (note, *notes), losses=tuple(losses))
 
 
 def check_recoverable(graph: gs.Graph, data: Dataset, settings: Recovery) -> None:

@@ -75,13 +75,13 @@ def refit_in_order(
         merged = _merged(to_proto(graph), to_proto(original))
         weights = graph.tensors()
         features = [_beside(use, weights[name], sources[name]) for name, use in stage.items()]
-        for (name, use), found in zip(
+        for (name, use), moments in zip(
             stage.items(), feature_moments(merged, features, data, threads=threads), strict=True
         ):
             labels = channels.members.get(ParamAxis(name, 1 - use.axis))
             count = sources[name].shape[1 - use.axis]
             stays = np.ones(count, bool) if labels is None else ~gone[labels]
-            _refit(weights[name], use, found, stays, ridge)
+            _refit(weights[name], use, moments, stays, ridge)
             notes.append(f"{name}: refitted")
     return PassResult(graph, bool(notes), tuple(notes))
 
@@ -134,16 +134,16 @@ def _merged(changed: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelPr
     return merged
 
 
-def _refit(weight: gs.Constant, use: Contraction, found: Moments, stays: BoolArray, ridge: float) -> None:
+def _refit(weight: gs.Constant, use: Contraction, moments: Moments, stays: BoolArray, ridge: float) -> None:
     now = np.moveaxis(weight.values, use.axis, 1).astype(np.float64)
     rows = now.reshape(len(now), -1)
     size = rows.shape[1]
     biased = takes_bias(weight)
-    second = found.gram - np.outer(found.mean, found.mean) * biased
+    second = moments.gram - np.outer(moments.mean, moments.mean) * biased
     inner, cross = second[:size, :size], second[:size, size:][:, stays]
     strength = ridge * np.trace(inner) / size or 1.0
     new = rows + np.linalg.solve(inner + strength * np.eye(size), cross - inner @ rows.T).T
-    bias = found.mean[size:][stays] - new @ found.mean[:size] - _bias(weight.outputs[0]) if biased else None
+    bias = moments.mean[size:][stays] - new @ moments.mean[:size] - _bias(weight.outputs[0]) if biased else None
     replace_weight(weight, np.moveaxis(new.reshape(now.shape), 1, use.axis), bias)
 
 

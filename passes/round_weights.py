@@ -34,13 +34,13 @@ _BLOCK = 64  # features between two updates of all the rest
 
 def roundable(graph: gs.Graph, scales: WeightScales) -> list[str]:
     """The weights of ``scales`` whose features ``moments`` can measure one by one."""
-    tensors, found = graph.tensors(), []
+    tensors, names = graph.tensors(), []
     for name, use in contractions(graph).items():
         features = {x.channels * x.taps for x in use.features}
         size = tensors[name].values.size // tensors[name].shape[1 - use.axis]
         if (name, 1 - use.axis) in scales and features == {size} and size <= LARGEST:
-            found.append(name)
-    return found
+            names.append(name)
+    return names
 
 
 def round_weights(
@@ -74,11 +74,11 @@ def _round(weight: gs.Constant, use: Contraction, moments: Moments, scale: Float
     mean = moments.mean * biased
     covariance = moments.gram - np.outer(mean, mean)
     grid = scale[:, None]
-    found = rounded(rows, grid, covariance, limit, ridge) * grid
+    refined = rounded(rows, grid, covariance, limit, ridge) * grid
     plain = nearest(rows, grid, limit) * grid
-    bias = (rows - found) @ mean if biased else None
-    replace_weight(weight, np.moveaxis(found.reshape(values.shape), 1, use.axis), bias)
-    before, after = (float((((rows - q) @ covariance) * (rows - q)).sum()) for q in (plain, found))
+    bias = (rows - refined) @ mean if biased else None
+    replace_weight(weight, np.moveaxis(refined.reshape(values.shape), 1, use.axis), bias)
+    before, after = (float((((rows - q) @ covariance) * (rows - q)).sum()) for q in (plain, refined))
     return f"{use.weight}: {after / before if before else 1:.0%} of the output error of plain rounding"
 
 

@@ -60,11 +60,11 @@ class Row:
 
     def cells(self) -> list[str]:
         """For the table."""
-        found = self.latency
+        latency = self.latency
         head = [self.model, str(self.batch), self.runtime, self.variant]
-        joules = ["" if j is None else f"{1e3 * j:.3g}" for j in (found.joules, found.paper_joules)]
-        watts = "" if found.watts is None else f"{found.watts:.1f}"
-        return [*head, f"{found.median_ms:.3f}", f"{found.p99_ms:.3f}", f"{found.throughput:.0f}", watts, *joules]
+        joules = ["" if j is None else f"{1e3 * j:.3g}" for j in (latency.joules, latency.paper_joules)]
+        watts = "" if latency.watts is None else f"{latency.watts:.1f}"
+        return [*head, f"{latency.median_ms:.3f}", f"{latency.p99_ms:.3f}", f"{latency.throughput:.0f}", watts, *joules]
 
 
 @dataclass(frozen=True)
@@ -170,14 +170,14 @@ def attempt(model: str, batch: int, runtime: str, variant: str, work: Callable[[
         return Row(model, batch, runtime, variant, reason=str(e))
 
 
-def show(found: list[Row]) -> None:
+def show(rows: list[Row]) -> None:
     print("| " + " | ".join(COLUMNS) + " |")
     print("|" + "---|" * len(COLUMNS))
-    for row in found:
+    for row in rows:
         if row.latency is not None:
             print("| " + " | ".join(row.cells()) + " |")
     missing: dict[str, list[str]] = {}
-    for row in found:
+    for row in rows:
         if row.latency is None:
             missing.setdefault(row.reason, []).append(f"{row.model} x{row.batch} {row.runtime} {row.variant}")
     for reason, names in missing.items():
@@ -216,11 +216,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         models = chosen.models or [*BUNDLED, *networks(folder)]
-        found = [row for model in models for row in rows(model, batches, chosen.provider, folder)]
-    show(found)
+        measured = [row for model in models for row in rows(model, batches, chosen.provider, folder)]
+    show(measured)
     if chosen.json is not None:
-        chosen.json.write_text(json.dumps([asdict(row) for row in found], indent=1))
-    return 0 if any(row.latency for row in found) else 2
+        chosen.json.write_text(json.dumps([asdict(row) for row in measured], indent=1))
+    return 0 if any(row.latency for row in measured) else 2
 
 
 if __name__ == "__main__":

@@ -50,19 +50,19 @@ from bench_engines import ENGINES, SLOW, Arrays, Case, available  # noqa: E402
 def seconds(case: Case, names: list[str], batch: int, args: argparse.Namespace) -> tuple[dict, dict[str, Arrays]]:
     """Median (wall, CPU) seconds a sample of each engine, and what each found for the first samples."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
-    found: dict[str, Arrays] = {}
+    norms: dict[str, Arrays] = {}
     opened = {name: ENGINES[name](case, batch, args.threads) for name in names}
     runs = {name: engine.__enter__() for name, engine in opened.items()}
     for _ in range(args.repeats + 1):
         for name, run in runs.items():
             rows = case.first(args.slow) if name in SLOW else case
             wall, cpu = time.perf_counter(), time.process_time()
-            found[name] = run(rows.feeds, rows.labels)
+            norms[name] = run(rows.feeds, rows.labels)
             spent = time.perf_counter() - wall, time.process_time() - cpu
             times[name].append((spent[0] / len(rows.labels), spent[1] / len(rows.labels)))
     for engine in opened.values():
         engine.__exit__(None, None, None)
-    return {name: tuple(map(statistics.median, zip(*seen[1:], strict=True))) for name, seen in times.items()}, found
+    return {name: tuple(map(statistics.median, zip(*seen[1:], strict=True))) for name, seen in times.items()}, norms
 
 
 def peak(name: str, case: Case, batch: int, threads: int) -> float:
@@ -86,12 +86,12 @@ def exact(case: Case) -> Arrays | None:
     return filter_norms(sample_gradients(model, case.feeds, case.labels, list(axes), torch.float64), axes)
 
 
-def difference(found: Arrays, wanted: Arrays | None, count: int) -> str:
+def difference(norms: Arrays, wanted: Arrays | None, count: int) -> str:
     """Worst relative difference of the mean scores of the first ``count`` samples."""
     if wanted is None:
         return ""
     means = {name: x[:count].mean(0) for name, x in wanted.items()}
-    return f"{max(np.abs(found[name][:count].mean(0) - x).max() / x.max() for name, x in means.items()):.1e}"
+    return f"{max(np.abs(norms[name][:count].mean(0) - x).max() / x.max() for name, x in means.items()):.1e}"
 
 
 def profile(model: onnx.ModelProto, feeds: Arrays, threads: int) -> dict[tuple[str, str], float]:
@@ -157,7 +157,7 @@ def bench(case: Case, args: argparse.Namespace) -> None:
     """Print all about one model."""
     names = available()
     batch = args.batch or PerSample(onnx.load(case.path), case.feeds, threads=args.threads).batch
-    times, found = seconds(case, names, batch, args)
+    times, norms = seconds(case, names, batch, args)
     reference = exact(case.first(args.slow))
     few = case.first(min(len(case.labels), 2 * batch))
     print(f"\n### {case.path.stem}: {len(case.labels)} samples, batches of {batch}, {args.threads or 'all'} threads\n")
@@ -172,8 +172,8 @@ def bench(case: Case, args: argparse.Namespace) -> None:
             megabytes = pool.apply(peak, (name, rows, batch, args.threads))
         wall, cpu = times[name]
         used = "" if name == "ort-training" else f"{cpu * 1e3:.2f} | {cpu / times['plain'][1]:.1f}"
-        wanted = (reference, found["native"]) if name != "plain" else (None, None)
-        worst = " | ".join(difference(found[name], arrays, args.slow) for arrays in wanted)
+        wanted = (reference, norms["native"]) if name != "plain" else (None, None)
+        worst = " | ".join(difference(norms[name], arrays, args.slow) for arrays in wanted)
         ratio = wall / times["plain"][0]
         print(f"| {name} | {wall * 1e3:.2f} | {ratio:.1f} | {used or ' | '} | {megabytes:.0f} | {worst} |")
     print_profile(case, args.threads)

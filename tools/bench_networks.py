@@ -74,10 +74,10 @@ def networks() -> dict:
         file = EfficientnetLite0ModelFile.get_model_file_path()
         return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=file)
 
-    found = {"resnet18_224": resnet18, "mobilenet_v3_large_224": mobilenet_v3_large}
+    networks = {"resnet18_224": resnet18, "mobilenet_v3_large_224": mobilenet_v3_large}
     if importlib.util.find_spec("efficientnet_lite_pytorch"):
-        found["efficientnet_lite0_224"] = efficientnet_lite0
-    return found
+        networks["efficientnet_lite0_224"] = efficientnet_lite0
+    return networks
 
 
 def export(folder: Path, names: list[str]) -> Iterator[Path]:

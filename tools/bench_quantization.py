@@ -129,10 +129,10 @@ def stressed(case: Case, settings: argparse.Namespace, folder: Path) -> Case:
     if settings.prune:
         options = Pruning(settings.prune, saliency="fisher", compensate=True, min_width=0.1)
         model = folder / "pruned.onnx"
-        done = prune_file(case.model, model, options, data=str(case.calib))
-        case = replace(case, name=f"{case.name}, {done.units} of {done.prunable} units removed", model=model)
+        pruned = prune_file(case.model, model, options, data=str(case.calib))
+        case = replace(case, name=f"{case.name}, {pruned.units} of {pruned.prunable} units removed", model=model)
         if settings.outlier:
-            removed = done.channels.removed_slices(done.plan).get(weight, {}).get(0, ())
+            removed = pruned.channels.removed_slices(pruned.plan).get(weight, {}).get(0, ())
             case = replace(case, name=f"{case.name}, the outlier {'' if 0 in removed else 'not '}among them")
     return case
 
@@ -147,9 +147,9 @@ def made(case: Case, quantizer: str, target: str, python: str, folder: Path) -> 
     report = output.with_suffix(".json")
     if not report.is_file():
         command = [python, str(TOOL), quantizer, target, *map(str, (case.model, case.calib, output))]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        failed = done.returncode or not output.is_file()
-        said = (done.stderr if failed else done.stdout).strip().splitlines() or [f"no output, code {done.returncode}"]
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        failed = run.returncode or not output.is_file()
+        said = (run.stderr if failed else run.stdout).strip().splitlines() or [f"no output, code {run.returncode}"]
         if failed:
             return said[-1][:110]
         report.write_text(said[-1])
@@ -167,8 +167,8 @@ def loaded(target: str, path: Path, threads: int, x: Array) -> Run | str:
 
 
 def speedups(runs: Mapping[str, Run], x: Array) -> dict[str, float]:
-    found = measure({name: SimpleNamespace(run=run) for name, run in runs.items()}, x)  # float first
-    return {name: latency.speedup for name, latency in found.items()}
+    latencies = measure({name: SimpleNamespace(run=run) for name, run in runs.items()}, x)  # float first
+    return {name: latency.speedup for name, latency in latencies.items()}
 
 
 def logits(run: Run, test: Array) -> Array:
@@ -182,9 +182,9 @@ def log_softmax(z: Array) -> Array:
 
 
 def interval(first: Array, second: Array) -> str:
-    found = paired_drop(first.astype(np.float64), second.astype(np.float64))
-    verdict = "" if found.low <= 0 <= found.high else "*"
-    return f"{100 * found.drop:+6.2f} ({100 * found.low:+.2f} to {100 * found.high:+.2f}){verdict}"
+    drop = paired_drop(first.astype(np.float64), second.astype(np.float64))
+    verdict = "" if drop.low <= 0 <= drop.high else "*"
+    return f"{100 * drop.drop:+6.2f} ({100 * drop.low:+.2f} to {100 * drop.high:+.2f}){verdict}"
 
 
 def quality(want: Array, have: Array, best: Array, labels: Array) -> str:
@@ -200,9 +200,9 @@ def quality(want: Array, have: Array, best: Array, labels: Array) -> str:
 def bench(case: Case, target: str, interpreters: Mapping[str, str], settings: argparse.Namespace, folder: Path) -> None:
     """Print one table."""
     x = case.test[:1].astype(np.float32)
-    found = {name: made(case, name, target, python, folder) for name, python in interpreters.items()}
-    costs = {name: value[1] for name, value in found.items() if not isinstance(value, str)}
-    opened = {n: v if isinstance(v, str) else loaded(target, v[0], settings.threads, x) for n, v in found.items()}
+    models = {name: made(case, name, target, python, folder) for name, python in interpreters.items()}
+    costs = {name: value[1] for name, value in models.items() if not isinstance(value, str)}
+    opened = {n: v if isinstance(v, str) else loaded(target, v[0], settings.threads, x) for n, v in models.items()}
     runs = {name: run for name, run in opened.items() if not isinstance(run, str)}
     print(f"\n{case.name} on {target}, {len(case.test)} test samples\n")
     print("| | speed | MiB | s |" + ("" if settings.brief else " drop | ours - it | KL | SQNR |"))

@@ -207,8 +207,8 @@ def curves(cases: Sequence[Case], thetas: Sequence[float]) -> None:
     for name, make in ROWS.items():
         cells = []
         for theta in thetas:
-            made = [(case, make(case, theta)) for case in cases]
-            cells.append(mean([Point(accuracy(graph, case.test), case.macs(graph)) for case, graph in made]))
+            variants = [(case, make(case, theta)) for case in cases]
+            cells.append(mean([Point(accuracy(graph, case.test), case.macs(graph)) for case, graph in variants]))
         row(name, cells)
 
 
@@ -216,14 +216,14 @@ def peers(case: Case, methods: Sequence[str], thetas: Sequence[float], python: s
     head("other pruners, accuracy % (MACs removed %) at a share of channels of", [f"{theta:.0%}" for theta in thetas])
     for method in methods:
         command = [python, str(TOOL), method, str(case.path), str(case.calib_file), str(folder), *map(str, thetas)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        last = (done.stdout.strip().splitlines() or [""])[-1]
-        found = json.loads(last) if last.startswith("[") else []
-        if not found:
-            row(method, [(done.stderr.strip().splitlines() or ["no output"])[-1][:110]])
-        for variant in dict.fromkeys(entry["variant"] for entry in found):
-            by_share = {entry["share"]: entry for entry in found if entry["variant"] in (variant, "")}
-            by_share |= {entry["share"]: entry for entry in found if entry["variant"] == variant}
+        completed = subprocess.run(command, capture_output=True, text=True, check=False)
+        last = (completed.stdout.strip().splitlines() or [""])[-1]
+        results = json.loads(last) if last.startswith("[") else []
+        if not results:
+            row(method, [(completed.stderr.strip().splitlines() or ["no output"])[-1][:110]])
+        for variant in dict.fromkeys(entry["variant"] for entry in results):
+            by_share = {entry["share"]: entry for entry in results if entry["variant"] in (variant, "")}
+            by_share |= {entry["share"]: entry for entry in results if entry["variant"] == variant}
             row(method + variant, [peer_point(case, by_share[theta]) for theta in thetas])
 
 

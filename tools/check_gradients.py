@@ -37,19 +37,19 @@ PRETRAINED = "efficientnet_lite0_224"
 
 def cases() -> dict[str, tuple[Callable[[], nn.Module], tuple[int, int]]]:
     """Constructor and size of the image, by name."""
-    found = {name: (make, (224, 224)) for name, make in networks().items()}
+    cases = {name: (make, (224, 224)) for name, make in networks().items()}
     if importlib.util.find_spec("torchvision"):
         from zoo_models import declare_torchvision
 
         declare_torchvision()
         from torchvision import models
 
-        found["densenet121_224"] = models.densenet121, (224, 224)
-        found["shufflenet_v2_224"] = models.shufflenet_v2_x1_0, (224, 224)
-    found["unet_96"] = lambda: UNet(8), (96, 96)
-    found["vit_128"] = lambda: ViT(192, 16, 64, (3, 3, 3, 3, 3, 3)), (128, 128)
-    found["ocr_32x128"] = lambda: Ocr(8), (32, 128)
-    return found
+        cases["densenet121_224"] = models.densenet121, (224, 224)
+        cases["shufflenet_v2_224"] = models.shufflenet_v2_x1_0, (224, 224)
+    cases["unet_96"] = lambda: UNet(8), (96, 96)
+    cases["vit_128"] = lambda: ViT(192, 16, 64, (3, 3, 3, 3, 3, 3)), (128, 128)
+    cases["ocr_32x128"] = lambda: Ocr(8), (32, 128)
+    return cases
 
 
 def pixels(count: int, sides: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -59,10 +59,10 @@ def pixels(count: int, sides: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     return np.ascontiguousarray(x[:, :, top : top + sides[0], left : left + sides[1]]), labels
 
 
-def difference(found: Norms, wanted: Norms) -> str:
+def difference(norms: Norms, wanted: Norms) -> str:
     """Worst over weights and filters, relative to the largest score of the weight."""
     means = {name: x.mean(0) for name, x in wanted.items()}
-    return f"{max(np.abs(found[name].mean(0) - x).max() / x.max() for name, x in means.items()):.1e}"
+    return f"{max(np.abs(norms[name].mean(0) - x).max() / x.max() for name, x in means.items()):.1e}"
 
 
 def training(model: object, feeds: Norms, labels: np.ndarray) -> Norms | str:
@@ -94,8 +94,8 @@ def row(name: str, make: Callable[[], nn.Module], sides: tuple[int, int], count:
 def in_batches(net: PerSample, feeds: Norms, labels: np.ndarray) -> Norms:
     """All samples by ``net``."""
     parts = [slice(start, start + net.batch) for start in range(0, len(labels), net.batch)]
-    found = [net({name: x[part] for name, x in feeds.items()}, labels[part]) for part in parts]
-    return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+    batches = [net({name: x[part] for name, x in feeds.items()}, labels[part]) for part in parts]
+    return {name: np.concatenate([one[name] for one in batches]) for name in batches[0]}
 
 
 def main() -> None:

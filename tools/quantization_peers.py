@@ -128,8 +128,8 @@ def nncf(*, controlled: bool) -> Quantizer:
         make, more = library.quantize, ()
         if controlled:
             make, more = library.quantize_with_accuracy_control, (data, lambda *given: hits(name, *given))
-        made = make(source, data, *more, subset_size=len(items))
-        ov.save_model(made, out, compress_to_fp16=False) if native else onnx.save(made, out)
+        quantized = make(source, data, *more, subset_size=len(items))
+        ov.save_model(quantized, out, compress_to_fp16=False) if native else onnx.save(quantized, out)
 
     return run
 

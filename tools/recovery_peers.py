@@ -226,16 +226,16 @@ METHODS = {
 def main() -> None:
     warnings.filterwarnings("ignore")
     method, model, calib, output, *shares = sys.argv[1:]
-    found = []
+    results = []
     for share in map(float, shares):
         try:
-            for variant, made in METHODS[method](Path(model), Path(calib), share):
+            for variant, pruned in METHODS[method](Path(model), Path(calib), share):
                 file = Path(output) / f"{method}{variant} {share:g}.onnx".replace(" ", "_")
-                onnx.save(made, file)
-                found.append({"variant": variant, "share": share, "file": str(file)})
+                onnx.save(pruned, file)
+                results.append({"variant": variant, "share": share, "file": str(file)})
         except Exception as e:  # a peer may raise anything
-            found.append({"variant": "", "share": share, "error": f"{type(e).__name__}: {e}"[:110]})
-    print(json.dumps(found))
+            results.append({"variant": "", "share": share, "error": f"{type(e).__name__}: {e}"[:110]})
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

@@ -65,13 +65,13 @@ TABLE = {"MobileNetV3": "Table I", "ResNet-18": "Table II"}
 
 def cases() -> list[Case]:
     """Every model that is here."""
-    found = []
+    cases = []
     for folder, (data, *parts) in FOLDERS.items():
         data_files = [ROOT / folder / f"{part}.npz" for part in parts]
         for model in sorted((ROOT / folder).glob("*.onnx")):
             paper = next((name for name in PAPER if model.stem.startswith(name.lower().replace("-", "")[:9])), "")
-            found.append(Case(f"{model.stem}-{data}", paper, model, *data_files))
-    return found
+            cases.append(Case(f"{model.stem}-{data}", paper, model, *data_files))
+    return cases
 
 
 def targets() -> list[str]:
@@ -160,14 +160,14 @@ def beside_the_paper(title: str, row: Mapping, paper: Mapping[str, Mapping[str, 
 def joules(case: Case, report: Report, on: str) -> dict[str, float]:
     """Measured energy of one run by the title of its row; empty without a counter."""
     sample = next(iter(open_data(open_model(case.model), str(case.test)).in_batches(1)))
-    found: dict[str, float] = {}
+    joules: dict[str, float] = {}
     for title, path in files(case, report, on):
         session = open_session(path, on)
         spent = joules_per_run(partial(session.run, sample.feeds), on == "cuda")
         if spent is None:
             return {}
-        found[title] = spent
-    return found
+        joules[title] = spent
+    return joules
 
 
 def files(case: Case, report: Report, on: str) -> Iterator[tuple[str, Path]]:
@@ -183,7 +183,7 @@ def files(case: Case, report: Report, on: str) -> Iterator[tuple[str, Path]]:
 def layers(case: Case, report: Report) -> list[str]:
     """Removed shares by layer, and the paper's statements on them."""
     removed = json.loads((Path(report.shipped).parent / "ledger.json").read_text())["removed"]
-    found = []
+    by_layer = []
     model = open_model(case.model)
     positions = cost.positions(model.graph, model.shapes)
     for node in model.graph.nodes:
@@ -194,11 +194,11 @@ def layers(case: Case, report: Report) -> list[str]:
         width = weight.shape[axis]
         inputs = weight.shape[1 - axis] * node.attrs.get("group", 1)
         gone = len(removed.get(weight.name, {}).get(str(axis), []))
-        found.append((weight.name, kind(node, width, inputs, positions[node.name]), width, gone / width))
+        by_layer.append((weight.name, kind(node, width, inputs, positions[node.name]), width, gone / width))
     lines = ["| layer | kind | outputs | θ of the layer |", "|---|---|--:|--:|"]
-    lines += [f"| {name} | {what} | {width} | {100 * share:.0f} % |" for name, what, width, share in found]
-    shares = np.array([share for *_, share in found])
-    kinds = np.array([what for _, what, *_ in found])
+    lines += [f"| {name} | {what} | {width} | {100 * share:.0f} % |" for name, what, width, share in by_layer]
+    shares = np.array([share for *_, share in by_layer])
+    kinds = np.array([what for _, what, *_ in by_layer])
     edge = max(1, len(shares) // 4)
     means = {"first quarter": shares[:edge], "middle half": shares[edge:-edge], "last quarter": shares[-edge:]}
     means |= {what: shares[kinds == what] for what in sorted(set(kinds))}

@@ -92,11 +92,11 @@ class Curves:
                     yield f"{title}, INT8", [self.int8_accuracy(graph) for graph in graphs]
 
 
-def curves(found: Curves) -> tuple[list[str], dict[str, list[float]]]:
+def curves(bench: Curves) -> tuple[list[str], dict[str, list[float]]]:
     """The table, and its rows."""
-    base = found.accuracy(found.model.graph)
-    drop = 100 * (base - found.int8_accuracy(found.model.graph))
-    rows = dict(found.rows())
+    base = bench.accuracy(bench.model.graph)
+    drop = 100 * (base - bench.int8_accuracy(bench.model.graph))
+    rows = dict(bench.rows())
     lines = [
         f"FP32 {100 * base:.2f} %, Q8-only {-drop:+.2f} points. Points lost on the test data at θ =",
         "",
@@ -130,13 +130,13 @@ def draw(rows: dict[str, list[float]], title: str, file: Path) -> None:
     figure.savefig(file)
 
 
-def ranges(found: Curves, theta: float) -> list[str]:
+def ranges(bench: Curves, theta: float) -> list[str]:
     """R = max W - min W of every weight (BatchNormalization folded) before and after pruning by S."""
-    order = found.order("fisher")
-    before = _ranges(found.model.graph)
+    order = bench.order("fisher")
+    before = _ranges(bench.model.graph)
     lines = [f"R = max W - min W of {len(before)} weights, θ = {100 * theta:.0f} %:", ""]
     for title, compensated in (("pruned", False), ("pruned and compensated", True)):
-        after = _ranges(found.pruned(order, theta, compensated))
+        after = _ranges(bench.pruned(order, theta, compensated))
         ratios = np.array([after[name] / before[name] for name in before if before[name] > 0 and name in after])
         lines.append(
             f"- {title}: narrower in {np.mean(ratios < 0.999):.0%} of them, wider in {np.mean(ratios > 1.001):.0%}; "

@@ -39,10 +39,10 @@ def main() -> None:
 
 def browser() -> str:
     """The path of a Chromium."""
-    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
+    program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+    if program is None:
         sys.exit(f"no Chromium: install one ({', '.join(NAMES)}), or set CHROMIUM to its path")
-    return found
+    return program
 
 
 def shot(program: str, page: Path, width: int, dark: bool) -> Image.Image:
@@ -58,9 +58,9 @@ def shot(program: str, page: Path, width: int, dark: bool) -> Image.Image:
             f"--screenshot={file}",
         ]
         flags += ["--blink-settings=preferredColorScheme=0"] if dark else ["--blink-settings=preferredColorScheme=1"]
-        done = subprocess.run([program, *flags, frame.as_uri()], capture_output=True, text=True, check=False)
+        completed = subprocess.run([program, *flags, frame.as_uri()], capture_output=True, text=True, check=False)
         if not file.is_file():
-            sys.exit(f"{program}: {done.stderr.strip() or 'wrote no screenshot'}")
+            sys.exit(f"{program}: {completed.stderr.strip() or 'wrote no screenshot'}")
         return Image.open(file).convert("RGB").crop((0, 0, width, TALL))
 
 

@@ -39,17 +39,17 @@ def depthwise_as_products(
         dims: shape of each tensor, with None for sizes that are not fixed.
         types: numpy dtype of each tensor.
     """
-    found = {}
+    windows = {}
     for node in model.graph.node:
         sizes = _sizes(dims, node) if operator(node) == "Conv" else None
         if sizes is not None and prod(sizes[1]) <= LARGEST:
-            found[node.output[0]] = window_of(node, *sizes)
-    if not found:
+            windows[node.output[0]] = window_of(node, *sizes)
+    if not windows:
         return model
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     prefix = unused_prefix("hqp.", dims)
-    nodes = [new for node in model.graph.node for new in _written(copy.graph, node, found, types, prefix)]
+    nodes = [new for node in model.graph.node for new in _written(copy.graph, node, windows, types, prefix)]
     del copy.graph.node[:]
     copy.graph.node.extend(nodes)
     return copy
@@ -67,15 +67,15 @@ def _sizes(dims: Dims, node: onnx.NodeProto) -> tuple[tuple[int, ...], ...] | No
 def _written(
     graph: onnx.GraphProto,
     node: onnx.NodeProto,
-    found: dict[str, Window],
+    windows: dict[str, Window],
     types: Mapping[str, np.dtype[np.generic]],
     prefix: str,
 ) -> list[onnx.NodeProto]:
     """The nodes that take the place of ``node``; their constants go into ``graph``."""
     output = node.output[0]
-    if output not in found:
+    if output not in windows:
         return [node]
-    w, rank = found[output], len(found[output].inner)
+    w, rank = windows[output], len(windows[output].inner)
     channels, pixels, outer = w.group, prod(w.inner), prod(w.outer)
     stem = f"{prefix}depthwise.{output}."
 
@@ -84,10 +84,10 @@ def _written(
         return stem + name
 
     def op(kind: str, name: str, *inputs: str, **attributes: Any) -> str:
-        made.append(make_node(kind, inputs, [stem + name], stem + name, **attributes))
+        nodes.append(make_node(kind, inputs, [stem + name], stem + name, **attributes))
         return stem + name
 
-    made: list[onnx.NodeProto] = []
+    nodes: list[onnx.NodeProto] = []
     turn = [1, 0, *range(2, 2 + rank)]
     table = selection(w).reshape(-1, pixels * outer).astype(types[node.input[1]])
     flat = op("Reshape", "kernel", node.input[1], constant("taps", np.array([channels, -1])))
@@ -101,8 +101,8 @@ def _written(
         column = op("Reshape", "bias", node.input[2], constant("column", np.array([channels, 1, *[1] * rank])))
         image = op("Add", "biased", image, column)
     op("Transpose", "result", image, perm=turn)
-    made[-1].output[0] = output
-    return made
+    nodes[-1].output[0] = output
+    return nodes
 
 
 def selection(w: Window) -> Array:
