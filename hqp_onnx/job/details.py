@@ -1,4 +1,4 @@
-"""What a report says of single layers and units: θ per layer, saliencies, frozen units, inputs."""
+"""What a report says about single layers and units: θ per layer, saliencies, frozen units, inputs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def describe(
     saliency: NDArray[np.float64],
     sample: Mapping[str, Array],
 ) -> Details:
-    """Details of a removal.
+    """Describe a removal.
 
     Args:
         model: the original.

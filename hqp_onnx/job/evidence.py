@@ -28,11 +28,11 @@ MOMENTS = "moments-0.npz", "moments-1.npz"
 
 @dataclass(frozen=True)
 class Evidence:
-    """Measured once, on the original.
+    """What is measured once, on the original.
 
     Attributes:
         ranking: of its units.
-        order: units, those first that are removed first.
+        order: units in the order of removal.
         redundant: units that can be removed at no loss, and why.
         refit: of the weights that read them; None leaves weights as they are.
     """
@@ -44,7 +44,7 @@ class Evidence:
 
 
 def gather(setup: Setup, ledger: Ledger) -> Evidence:
-    """Measure it, or read what the ledger's cache holds of it."""
+    """Measure the evidence, or read the parts that the ledger's cache holds."""
     options, graph, channels = setup.options, setup.model.graph, setup.channels
     halves = _halves(setup, ledger) if options.compensate or setup.scoring.method.needs_moments else None
     ranking = measure_ranking(setup, ledger, graph, channels, halves)
@@ -69,7 +69,7 @@ def refreshed_order(
 def measure_ranking(
     setup: Setup, ledger: Ledger, graph: gs.Graph, channels: ChannelMap, halves: Halves | None, suffix: str = ""
 ) -> Ranking:
-    """Of a graph's units; ``suffix`` tells rankings of one job apart."""
+    """The ranking of a graph's units; ``suffix`` distinguishes the rankings of one job."""
     file, options, data = ledger.cache / f"scores{suffix}.npz", setup.options, setup.data["calib"]
     if file.is_file():
         return Ranking.load(file)
@@ -93,7 +93,7 @@ def measure_ranking(
 
 
 def _gains(setup: Setup, ledger: Ledger) -> FloatArray | None:
-    """What the removal of each unit saves of what the objective counts, float64 [units]; None for units."""
+    """How much of the objective the removal of each unit saves, float64 [units]; None where units are counted."""
     graph, objective = setup.model.graph, setup.options.objective
     if objective == "sparsity":
         return None

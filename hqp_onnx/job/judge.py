@@ -1,4 +1,4 @@
-"""Verdicts on candidates: each is made, evaluated on D_val and held to the budget, once."""
+"""Verdicts on candidates: each is built, evaluated on D_val and held to the budget, once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Judge:
 
     Args:
         setup: what the optimization was given.
-        ledger: where verdicts are recorded, and found again.
+        ledger: records verdicts, and returns those already paid for.
         budget: what they are held to.
         models: makes the candidates.
     """

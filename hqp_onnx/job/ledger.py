@@ -30,8 +30,8 @@ class Trial:
         precision: ``fp32``, ``fp16`` or ``int8``.
         floats: nodes of an int8 model that could be quantized and stay in float.
         trained: whether it was trained before it was judged.
-        removed: units that it lost.
-        sparsity: these, as a share of the prunable units.
+        removed: the number of removed units.
+        sparsity: the removed share of the prunable units.
         metric: on D_val; an upper bound where ``complete`` is False (rejected before every sample was seen).
         complete: whether every sample was seen.
         macs, params: per sample; values in initializers.
@@ -65,9 +65,9 @@ class Ledger:
     """Trials and stage times of one output folder.
 
     Args:
-        folder: created if need be.
+        folder: created if it does not exist.
         settings: what decides the results, as JSON values.
-        resume: keep what the folder holds; without it, start anew.
+        resume: keep what the folder holds; otherwise start anew.
 
     Raises:
         UsageError: the folder to resume was made with other settings.
@@ -98,7 +98,7 @@ class Ledger:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Records the time inside as that of ``stage``."""
+        """Record the time spent inside as that of ``stage``."""
         start = time.perf_counter()
         yield
         self.seconds[stage] = round(time.perf_counter() - start, 3)

@@ -1,4 +1,4 @@
-"""The models of candidates: cut from the original, quantized, trained; the last of each kind is kept at hand."""
+"""The models of candidates: cut from the original, quantized, trained; the last of each kind is kept in memory."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class CandidateModels:
         self._cut, self._prepared, self._quantized = _Last[gs.Graph](), _Last[Prepared](), _Last[gs.Graph]()
 
     def graph(self, candidate: Candidate) -> gs.Graph:
-        """Its graph; not to be changed."""
+        """The candidate's graph; do not change it."""
         if candidate.precision is Precision.FP32:
             return self._cut.get(candidate.key, lambda: self._pruned(candidate))
         if candidate.precision is Precision.FP16:
@@ -49,7 +49,7 @@ class CandidateModels:
         return self._quantized.get(candidate.key, lambda: self._in_int8(candidate))
 
     def session(self, candidate: Candidate, spin: bool = True) -> Runner:
-        """Its graph in the target's runtime; see ``runtimes.Session`` for ``spin``."""
+        """The candidate in the target's runtime; see ``runtimes.Session`` for ``spin``."""
         return self._setup.load(to_proto(self.graph(candidate)), spin)
 
     def quantizable(self, candidate: Candidate) -> list[str]:
@@ -106,7 +106,7 @@ class _Last(Generic[T]):
         self._held: tuple[str, T] | None = None
 
     def get(self, key: str, make: Callable[[], T]) -> T:
-        """The value of that key, made unless it is the last one."""
+        """The value of ``key``: the last one if it has that key, otherwise a new one."""
         if self._held is None or self._held[0] != key:
             self._held = None  # so that two are never held at once
             self._held = key, make()

@@ -46,7 +46,7 @@ class Options:
         compensate: whether weights that read removed channels are refitted.
         refit: once, or in-order: once more, each weight from what it then reads.
         objective: units are ranked by saliency (sparsity), per MAC (macs) or per measured second (latency).
-        refresh: rank anew every so many steps of a linear search; 0 never.
+        refresh: rank again after every this many steps of a linear search; 0 for never.
         precision: mixed (INT8 where it is faster, as measured, and harmless), int8, fp16 or fp32.
         target: where the model will run: onnxruntime, openvino, tensorrt, cuda, onnxruntime:PROVIDER, or
             ``FILE.py:name``.
@@ -57,11 +57,11 @@ class Options:
         branches: whether gates and residual branches may be removed as a whole.
         multiple_of: widths stay multiples of it, where they are as wide; None takes what the target's kernels take.
         keep: shell patterns of tensors whose units stay.
-        only: likewise of tensors whose units may be removed; empty for all.
+        only: the same for tensors whose units may be removed; empty for all.
         preprocess: JSON file, for folders of images.
-        threads: of the runtime; 0 takes its choice.
+        threads: of the runtime; 0 lets it choose.
         seed: of the random saliency, of draws and of recovery.
-        resume: go on with what ``output`` holds.
+        resume: continue from what ``output`` holds.
         build: also build a TensorRT engine of the result, and hold it to the budget.
         recover: epochs of training of pruned models towards the original, without labels; 0 trains none.
         augment: some of flip and crop, for images that may be varied so in training.

@@ -79,7 +79,7 @@ def _data_name(setup: Setup) -> str:
 
 
 def _to_write(setup: Setup, ledger: Ledger, result: SearchResult) -> _Written:
-    """What is to be written, in the order of the report."""
+    """The models to write, in the order of the report."""
     output, cache, chosen = setup.options.folder, ledger.cache, result.chosen
     rows: _Written = {"pruned": (result.pruned, output / "pruned.onnx")}
     if setup.options.precision in ("int8", "mixed"):
@@ -95,7 +95,7 @@ def _to_write(setup: Setup, ledger: Ledger, result: SearchResult) -> _Written:
 
 
 def _write_models(setup: Setup, result: SearchResult, written: _Written) -> dict[str, Measured]:
-    """By row; the last candidates of the search are at hand, and come first."""
+    """The models by row, last first: the last candidates of the search are still in memory."""
     models = {"baseline": _measured(setup, result, ORIGINAL, setup.model.bytes, setup.model.session)}
     for name, (candidate, file) in reversed(written.items()):
         model_io.save(result.judge.models.graph(candidate), file)
@@ -105,7 +105,7 @@ def _write_models(setup: Setup, result: SearchResult, written: _Written) -> dict
 
 
 def _write_ledgers(setup: Setup, result: SearchResult, written: _Written, models: Mapping[str, Measured]) -> None:
-    """Ledgers of models that repeat the verdict of their trial."""
+    """Write the ledgers of models that repeat the verdict of their trial."""
     for name in ("hqp", "recovered"):
         if name not in models:
             continue

@@ -18,9 +18,9 @@ class Path:
     """Plans by how many units they would remove.
 
     Attributes:
-        order: units, those first that are removed first.
+        order: units in the order of removal.
         channels: the units.
-        multiple: widths stay multiples of it.
+        multiple: widths stay multiples of this.
         step: units from one candidate of the search to the next.
     """
 
@@ -37,14 +37,14 @@ class Path:
         return PruningPlan(aligned(self.order[:count], self.channels, self.multiple))
 
     def distinct(self, counts: Iterable[int]) -> list[int]:
-        """The first count of each plan: alignment makes many the same."""
+        """The first count of each distinct plan: alignment gives many counts the same plan."""
         first: dict[str, int] = {}
         for count in counts:
             first.setdefault(plan_key(self.plan(count)), count)
         return list(first.values())
 
     def up_to(self, count: int) -> list[int]:
-        """The distinct counts of the search below ``count``, whose plan is another; [0] if there is none."""
+        """The distinct counts of the search below ``count`` that have another plan; [0] if there are none."""
         return self.distinct([*range(0, count, self.step), count])[:-1] or [0]
 
     def beyond(self, count: int) -> list[int]:

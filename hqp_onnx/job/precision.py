@@ -1,7 +1,7 @@
 """The pruned candidate in the precision that was asked for, inside the budget.
 
-Where it is outside, there are two ways back: fewer units removed, or more nodes in float, those first whose INT8
-arithmetic harms the outputs most. The faster one is taken.
+Where it is outside, there are two ways back: fewer units removed, or more nodes in float, starting with those whose
+INT8 arithmetic harms the outputs most. The faster one is taken.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ Setting = str | int | float | bool | list[str] | None
 
 @dataclass(frozen=True)
 class Judged:
-    """One model, but for its latency. ``drop`` is baseline minus metric on ``data``, with its 95 % paired interval.
+    """One model, apart from its latency. ``drop`` is baseline minus metric on ``data``, with its 95 % paired interval.
 
     ``sparsity`` is the share of prunable units removed; ``size_reduction`` 0.75 means that a quarter of the baseline's
     bytes is left.
@@ -137,7 +137,7 @@ class Frozen:
 
 @dataclass(frozen=True)
 class ModelInput:
-    """An input of the model; None in ``shape`` is a size that it leaves open, ``sample`` the shape of one sample."""
+    """An input of the model; None in ``shape`` is a dynamic size, ``sample`` the shape of one sample."""
 
     name: str
     dtype: str
@@ -178,7 +178,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Everything that one ``optimize`` found.
+    """Everything that one ``optimize`` run found.
 
     Attributes:
         schema_version: of this type, as JSON.

@@ -2,8 +2,8 @@
 
     baseline ─► evidence ─► pruned candidates in FP32 ─► INT8 of the last one where it pays ─► [recovered candidates]
 
-Each stage is a function over ``judge.admits``. INT8 takes less of either, units removed or nodes in INT8, where the
-budget demands it; recovery goes on beyond what is admissible without it.
+Each stage is a function over ``judge.admits``. Where the budget demands it, fewer units are removed for INT8, or fewer
+nodes are in INT8; recovery goes beyond what is admissible without it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class SearchResult:
 
     Attributes:
         judge: of its candidates.
-        evidence: that it stood on.
+        evidence: that it was based on.
         pruned: the FP32 candidate.
         chosen: the one in the precision that was asked for; None where none is admissible, or FP32 was asked for.
         recovered: the one that was trained; None where none is admissible, or none was asked for.

@@ -1,7 +1,7 @@
 """How many units are removed: Algorithm 1 of the paper, and a search in log steps under the same budget.
 
 Both walk one fixed order, least sensitive first, in steps of delta units. ``linear`` is Algorithm 1 to the
-letter: remove the next delta, evaluate, stop at the first violation. ``bisect`` supposes that the metric falls
+letter: remove the next delta, evaluate, stop at the first violation. ``bisect`` assumes that the metric falls
 with every step, and finds the last admissible one in about log2(1 / delta) evaluations.
 """
 
@@ -27,7 +27,7 @@ def step_size(step: float, units: int) -> int:
 
 @SEARCHES.register("bisect")
 def bisect(limit: int, step: int, admits: Verdict) -> int:
-    """Units removed by bisection over the same candidates; 0 units are taken to be admissible."""
+    """Units removed by bisection over the same candidates; 0 units are assumed to be admissible."""
     counts = [0, *candidates(limit, step)]
     low, high = 0, len(counts)
     while high - low > 1:

@@ -37,7 +37,7 @@ def settings_of(setup: Setup) -> dict[str, Any]:
 
 
 def _digest(setup: Setup, data: Data, part: str) -> str:
-    """Of a file or the files of a folder; of the arrays that a script yielded, or that are in memory."""
+    """The digest of a file, the files of a folder, or arrays (in memory, or as a script yielded them)."""
     if isinstance(data, (str, Path)) and not is_script(data):
         return fingerprint(data)
     source = setup.data[part].source

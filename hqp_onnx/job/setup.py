@@ -31,7 +31,7 @@ class Setup:
     Attributes:
         options: as asked for.
         model: the original.
-        channels: its units, those that must stay frozen.
+        channels: its units; those that must stay are frozen.
         positions: how often each weight is used per sample (``cost.positions``).
         data: ``calib``, ``val`` and, if given, ``test``.
         metric: of quality.
