@@ -1,7 +1,7 @@
 """Branches: units that can all be removed, since whatever reads them then computes a constant.
 
 A Conv, Gemm or MatMul without input channels computes its bias, the same at every position. Where that constant only
-meets full tensors, as the gate of a squeeze-and-excite block and the end of a residual branch do, nothing of the
+meets full tensors, as the gate of a squeeze-and-excite block and the end of a residual branch do, no part of the
 branch needs to run:
 
     branch    units whose tensors carry no others, none of them frozen
@@ -36,7 +36,7 @@ def find_branches(graph: gs.Graph, channels: ChannelMap, shapes: Shapes) -> tupl
 
 
 def _apart(channels: ChannelMap) -> list[IntArray]:
-    """Sets of prunable units that fill every parameter axis and tensor in which one of them is."""
+    """Sets of prunable units that fill every parameter axis and tensor in which one of them occurs."""
     sets = [np.unique(labels) for labels in [*channels.members.values(), *channels.tensors.values()]]
     distinct = {units.tobytes(): units for units in sets}
     times = np.zeros(channels.units + 1, int)  # the last entry is for label -1

@@ -69,7 +69,7 @@ def prunable(graph: gs.Graph, channels: ChannelMap, counts: Mapping[str, int]) -
 
 
 def unit_costs(graph: gs.Graph, channels: ChannelMap, costs: Mapping[str, float]) -> FloatArray:
-    """What goes with each unit: of each node, the share of its weight, or else of its output, that the unit owns.
+    """What each unit accounts for: of each node, the share of its weight, or else of its output, that the unit owns.
 
     Args:
         graph: canonical.

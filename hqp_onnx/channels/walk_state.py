@@ -232,7 +232,7 @@ def _reasons(frozen: Iterable[tuple[IntArray, str]]) -> dict[int, str]:
 
 
 def _captured(node: gs.Node) -> list[gs.Tensor]:
-    """Tensors that the graphs inside ``node`` read, whoever made them."""
+    """Tensors that the graphs inside ``node`` read, whatever node makes them."""
     inner = [value for value in node.attrs.values() if isinstance(value, gs.Graph)]
     inner_nodes = [n for graph in inner for n in graph.nodes]
     outputs = [t for graph in inner for t in graph.outputs]

@@ -82,7 +82,7 @@ def json_option(command: F) -> F:
 
 
 def _named(context: click.Context) -> dict[str, list[Path]]:
-    """What the other parameters of a command name: files, and folders of data."""
+    """The files, and folders of data, that a command's other parameters name."""
     inputs: dict[str, list[Path]] = {}
     for parameter in context.command.params:
         value = context.params[str(parameter.name)]

@@ -23,7 +23,7 @@ SHELLS = ("bash", "zsh", "fish")
 @click.argument("data", type=DATA, metavar="DATA")
 @click.option("--model", type=FILE, required=True, help="The model whose inputs DATA feed.")
 @click.option("--batch", type=int, help="Samples per batch. Default: the model's own, or 1 where that is dynamic.")
-@click.option("--limit", type=int, help="Only the first so many samples.")
+@click.option("--limit", type=int, help="Only this many samples, the first ones.")
 @preprocess_option
 @click.option("-o", "--output", type=FILE, required=True, metavar="FILE.py")
 @json_option

@@ -83,7 +83,7 @@ from hqp_onnx.steps import optimize as pipeline
 @click.option("--multiple-of", type=int, help=f"{MULTIPLE_HELP} Default: what the target's kernels take.")
 @selection_options
 @preprocess_option
-@click.option("--threads", type=click.IntRange(0), default=0, help="Threads of the runtime; 0 takes its choice.")
+@click.option("--threads", type=click.IntRange(0), default=0, help="Threads of the runtime; 0 lets it choose.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random saliency and of draws.")
 @click.option("--resume", is_flag=True, help="Go on with what OUT holds.")
 @click.option(

@@ -29,7 +29,7 @@ out = Console(width=None if sys.stdout.isatty() else 140, markup=False)
 
 
 def give_json(value: Any, file: Path | None) -> bool:
-    """Write JSON if asked for; whether it took stdout."""
+    """Write JSON if asked for; return whether it went to stdout."""
     if file is None:
         return False
     if str(file) == "-":
@@ -42,7 +42,7 @@ def give_json(value: Any, file: Path | None) -> bool:
 class Display:
     """Progress with rate and remaining time: bars on a terminal, lines when piped, nothing if quiet.
 
-    A piped stage says where it is every ``BEAT_S`` seconds, and how long it took, with the work in front of it;
+    A piped stage reports its progress every ``BEAT_S`` seconds, and how long it took, with the work in front of it;
     ``evaluation`` has no last line, since a verdict follows it. Rates count from a stage's first report on.
     """
 
@@ -59,7 +59,7 @@ class Display:
         logging.getLogger().handlers = [_ConsoleHandler(console)]
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """A stage has done so much of its total."""
+        """Report how much of its total a stage has done."""
         if stage != self._stage or done <= self._done:
             self._bars.reset(self._task, description=stage, visible=True)
             self._began = self._said = self._last

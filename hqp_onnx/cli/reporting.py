@@ -1,4 +1,4 @@
-"""Reports of what was done."""
+"""Reports of an optimization."""
 
 from __future__ import annotations
 

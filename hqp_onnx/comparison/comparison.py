@@ -1,4 +1,4 @@
-"""The whole comparison: outputs, answers, accuracy, latency, and where each model parts from the one before it."""
+"""The whole comparison: outputs, answers, accuracy, latency, and where each model departs from the one before it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Step:
-    """Where ``model`` parts from ``reference``; ``trace`` is None if that cannot be told, and ``why`` says why."""
+    """Where ``model`` departs from ``reference``; ``trace`` is None if that cannot be told, and ``why`` says why."""
 
     reference: str
     model: str
@@ -143,7 +143,7 @@ def compare(
         data: see ``sources.open_source``.
         preprocess: for image folders.
         metric: see ``load_metric``; None takes top1 if data have labels and the output classes.
-        ledgers: of pruned models; a ledger.json beside a model is found by itself.
+        ledgers: of pruned models; a ledger.json beside a model is found automatically.
         tolerance: own error that any layer may have, as a share of its signal; see ``trace``.
         samples: to trace layers with.
         threads: of the runtimes; 0 takes their choice.

@@ -1,7 +1,7 @@
 """Which channels a pruned model kept, from the ledger of its pruning and the channel map of its original.
 
-Models are often compared that stem from one original by different removals: none, one ledger's, another's. Each model
-is taken for the removal that explains most of its tensors' sizes.
+The models compared often come from one original by different removals: none, one ledger's, another's. Each model is
+assigned the removal that explains most of its tensors' sizes.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Lineage:
 
 
 def find_lineage(models: Sequence[Path], ledgers: Sequence[Path]) -> Lineage | None:
-    """What the ledgers say of the first model that one of them is of.
+    """What the ledgers say about the first model that any of them belongs to.
 
     Args:
         models: .onnx files, the original among them.
@@ -90,8 +90,8 @@ def find_lineage(models: Sequence[Path], ledgers: Sequence[Path]) -> Lineage | N
             of one of the models.
 
     Raises:
-        DataError: a file that is no ledger.
-        UsageError: a ledger that the user gave is of none of the models.
+        DataError: a file that is not a ledger.
+        UsageError: a ledger that the user gave belongs to none of the models.
     """
     places = (model.parent / name for model in models for name in (LEDGER, PRUNED_LEDGER))
     beside = [path for path in dict.fromkeys(places) if path.is_file()]

@@ -120,7 +120,7 @@ def _rows(data: Dataset, start: int, count: int) -> dict[str, Array]:
 
 
 class _Pair:
-    """Two models, the reference on given tensors, and the deviations so far.
+    """Two models, the reference on forced inputs, and the deviations so far.
 
     Args:
         first, second, lineage: see ``trace``.
@@ -207,7 +207,7 @@ def _is_float(value: object) -> bool:
 
 
 def _matches(lineage: Lineage | None, first: Sizes, second: Sizes) -> dict[str, Match | None]:
-    """How the channels of two models' tensors belong together."""
+    """Which channels of two models' tensors correspond."""
     if lineage is None:
         return {}
     gone = lineage.removal(first), lineage.removal(second)
@@ -237,7 +237,7 @@ def _take(values: Array, match: Match | None, side: int) -> Array:
 
 
 def _forced(model: onnx.ModelProto, forced: Values) -> onnx.ModelProto:
-    """``model`` whose nodes read the tensors of ``given`` from inputs of their own."""
+    """``model`` whose nodes read the tensors of ``forced`` from inputs of their own."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for node in copy.graph.node:

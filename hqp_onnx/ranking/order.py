@@ -1,4 +1,4 @@
-"""Scores of units, the order in which they are removed, the widths that must stay, and those that stay aligned."""
+"""Scores of units, the order in which they are removed, the least widths, and the alignment of widths."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def unit_scores(filters: Mapping[str, FloatArray], channels: ChannelMap, axes: M
 
 
 def removal_order(scores: FloatArray, channels: ChannelMap, min_width: float, *, branches: bool = False) -> IntArray:
-    """Prunable units, ascending by score, without those that a tensor needs to keep ``min_width`` of its units.
+    """Prunable units, ascending by score, without those that some tensor needs for its ``min_width``.
 
     Args:
         scores: one per unit, float64 [units].
@@ -67,7 +67,7 @@ def with_branches(
 
 
 def least_width(min_width: float, units: int) -> int:
-    """How many of so many units a tensor keeps."""
+    """How many of its ``units`` a tensor keeps."""
     return max(1, int(np.ceil(min_width * units)))
 
 
@@ -85,15 +85,15 @@ def first_removed(scores: FloatArray, units: Sequence[int] | IntArray) -> FloatA
 
 
 class Floors:
-    """What every parameter axis and tensor can still lose.
+    """How many units every parameter axis and tensor can still lose.
 
     Args:
         channels: the units.
         min_width: share of the units of every line that stays, 0..1; one always stays.
-        branches: whether lines of branches must keep theirs, too.
+        branches: whether lines of branches must keep that share, too.
 
     Raises:
-        UsageError: no share.
+        UsageError: ``min_width`` is not a share.
     """
 
     def __init__(self, channels: ChannelMap, min_width: float, branches: bool = True) -> None:

@@ -55,7 +55,7 @@ def rank(
     min_width: float = 0.0,
     gains: FloatArray | None = None,
 ) -> Ranking:
-    """Saliency of every filter and unit, see ``filter_scores`` and ``rank_units``; a name will do for a ``Scoring``."""
+    """Saliency of every filter and unit, see ``filter_scores`` and ``rank_units``; a name gives its ``Scoring``."""
     scoring = Scoring(scoring) if isinstance(scoring, str) else scoring
     filters = filter_scores(model_io.to_proto(graph), scoring, data, execution)
     return rank_units(

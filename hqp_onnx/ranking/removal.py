@@ -22,7 +22,7 @@ def order_units(
     min_width: float,
     moments: Mapping[str, Moments] | None = None,
 ) -> tuple[IntArray, dict[int, str]]:
-    """Units, those first that are removed first, and which of them are redundant, and why.
+    """Units in the order of removal, and which of them are redundant, and why.
 
     Args:
         graph: canonical.

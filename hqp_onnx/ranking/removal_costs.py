@@ -1,4 +1,4 @@
-"""Saliency that knows about compensation: what the loss suffers without a unit *after* the refit of what read it.
+"""Saliency that knows about compensation: how much the loss grows without a unit *after* the refit of what read it.
 
 A reader computes y = W x of features with second moments S (covariance, where it takes a bias). Without the features R
 of a unit, and refitted (``passes.compensate``), the squared error of its output o and with it the loss grow by
@@ -13,7 +13,7 @@ removed one by one, least cost first, and after each
 
 a channel that took over the work of another is worth more from then on (of twins, only the first is free), and errors
 in what is no longer computed are free. The last units of a branch are removed together: with R all
-features that its readers still have, what remains of their outputs is the mean.
+features that its readers still have, all that remains of their outputs is the mean.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ class _Reader:
         self._stays = np.ones(len(self.units), bool)
 
     def costs(self) -> FloatArray:
-        """Of each remaining channel, [channels]; 0 for the others."""
+        """The cost of each remaining channel, [channels]; 0 for the others."""
         count = len(self.units)
         costs = np.zeros(count)
         if not self._stays.any():
@@ -178,13 +178,13 @@ class _Reader:
         return costs
 
     def cost_of(self, units: list[int]) -> float:
-        """Of the remaining channels of ``units``, removed as one."""
+        """The cost of the remaining channels of ``units``, removed as one."""
         features = np.flatnonzero(np.repeat(np.isin(self.units, units) & self._stays, self.taps))
         rows = self.weight[:, features] * np.sqrt(self.sensitivity / 2)[:, None]
         return float(np.sum(np.linalg.solve(self.inverse[np.ix_(features, features)], rows.T) * rows.T))
 
     def remove(self, unit: int) -> None:
-        """The unit's channels and outputs."""
+        """Remove the unit's channels and outputs."""
         self.sensitivity[self.outputs == unit] = 0
         gone = (self.units == unit) & self._stays
         if not gone.any():
@@ -227,7 +227,7 @@ class _Ends:
         self.waiting.append(_End(units, self._costs.readers(units), float(self._rate[units].sum())))
 
     def touch(self, readers: list[int]) -> None:
-        """These readers are no longer what they were."""
+        """Forget the prices of branches that these readers read: the readers have changed."""
         for end in self.waiting:
             if not end.readers.isdisjoint(readers):
                 end.price = math.nan
@@ -261,7 +261,7 @@ class _Costs:
             np.add.at(self.units, *self._shares[-1])
 
     def remove(self, unit: int) -> list[int]:
-        """The readers that this changes, by number."""
+        """Remove a unit; the numbers of the readers that this changes."""
         for number in self._touching[unit]:
             labels, before = self._shares[number]
             np.subtract.at(self.units, labels, before)
@@ -271,7 +271,7 @@ class _Costs:
         return self._touching[unit]
 
     def readers(self, units: list[int]) -> set[int]:
-        """Those that read any of ``units``, by number."""
+        """The numbers of the readers of any of ``units``."""
         near = {number for unit in units for number in self._touching[unit]}
         return {number for number in near if np.isin(self._readers[number].units, units).any()}
 

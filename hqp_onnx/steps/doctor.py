@@ -47,7 +47,7 @@ _MODEL = '<ir_version: 8, opset_import: ["" : 13]> g (float[1, 2] x) => (float[1
 
 @dataclass(frozen=True)
 class TargetState:
-    """Whether ``--target name`` works here; if not, ``needs`` says what to do. ``note`` is what else to know."""
+    """Whether ``--target name`` works here; if not, ``needs`` says what to do. ``note`` is a further remark."""
 
     name: str
     ready: bool

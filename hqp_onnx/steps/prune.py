@@ -1,4 +1,4 @@
-"""``hqp prune``: a share of a model's units removed, of a file or in memory."""
+"""``hqp prune``: remove a share of a model's units, from a file or in memory."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from hqp_onnx.statistics.moment_halves import halved_moments, joined
 
 @dataclass(frozen=True)
 class Pruning:
-    """How a given share of a model's units is chosen and removed; but for widths, as by ``optimize``.
+    """How a given share of a model's units is chosen and removed: as by ``optimize``, except for widths.
 
     Attributes:
         sparsity: share of the prunable units to remove, 0 to below 1.
         saliency: how units are ranked; None takes fisher where there are data, else l2.
-        compensate: refit the weights that read removed channels, which needs data; None does where there are data.
+        compensate: refit the weights that read removed channels, which needs data; None refits if there are data.
         refit: ``once``, or ``in-order``: once more, each weight from what it then reads.
         min_width: share of the units of every tensor that stays; one always does.
         branches: whether the last units of a branch may be removed, together (``branches``).

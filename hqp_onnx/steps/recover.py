@@ -1,4 +1,4 @@
-"""``hqp recover``: a model that any tool pruned or quantized, trained towards the original that it was made of."""
+"""``hqp recover``: a model that any tool pruned or quantized, trained towards the original that it was made from."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ def recover_file(
         output: the recovered student.
         data: samples; labels are not read.
         settings: of the training.
-        ledger: what was removed; a ledger.json beside the student is found by itself.
-        checkpoint: written after every epoch; the same call goes on from it.
+        ledger: what was removed; a ledger.json beside the student is found automatically.
+        checkpoint: written after every epoch; the same call continues from it.
         preprocess: for image folders.
         progress: called as the work goes on.
     """

@@ -2,7 +2,7 @@
 
     int8.onnx (or what ships) ─► steps.build ─► engine ─► its own scores on D_val ─► Budget.admits ─► ships, or not
 
-TensorRT fuses, rounds and accumulates in its own way, so the verdict on the ONNX model says nothing certain of the
+TensorRT fuses, rounds and accumulates in its own way, so the verdict on the ONNX model does not carry over to the
 engine. The engine is judged by its own outputs, as every candidate is. Outside the budget it stays in OUT/.cache, where
 ``hqp compare`` can look at it, and the ONNX model is what ships.
 """
@@ -34,7 +34,7 @@ _FLOATS = ("fp16", "fp32")
 
 
 def require_engine(options: Options) -> None:
-    """Raise, before any work, what would keep an engine of the result from being built here.
+    """Raise, before any work, if an engine of the result could not be built here.
 
     Raises:
         MissingRuntimeError: no TensorRT, or no GPU.
@@ -44,7 +44,7 @@ def require_engine(options: Options) -> None:
 
 
 def remove_engine(folder: Path) -> None:
-    """Remove what an earlier run left of it."""
+    """Remove the engine of an earlier run."""
     for name in _FILES:
         (folder / name).unlink(missing_ok=True)
 
@@ -57,7 +57,7 @@ def add_engine(
     Args:
         setup: what the optimization was given.
         ledger: of the optimization.
-        result: by its search.
+        result: of its search.
         report: of the ONNX models.
         models: of the rows, as measured.
 

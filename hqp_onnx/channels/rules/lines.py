@@ -25,7 +25,7 @@ def collapse(walk: Walk, labels: IntArray, axes: Collection[int], reason: str) -
 def across(walk: Walk, labels: IntArray, axes: Collection[int], reason: str) -> IntArray:
     """Labels of what is computed across ``axes``: size 1 there.
 
-    Where labels vary along other axes too (heads), whole lines are removed together. Else they must stay.
+    Where labels vary along other axes too (heads), whole lines are removed together. Otherwise they must stay.
     """
     if set(varied(labels)) - set(axes):
         return collapse(walk, labels, axes, reason)

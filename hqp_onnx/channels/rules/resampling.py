@@ -14,7 +14,7 @@ from hqp_onnx.channels.walk_state import Walk
 
 @rule("Resize")
 def _resize(walk: Walk, node: gs.Node) -> None:
-    """Channels pass where they are not scaled; so does what removed ones leave, but for extrapolated values."""
+    """Channels pass where they are not scaled; so do residues, except where values are extrapolated."""
     data, result = node.inputs[0], node.outputs[0]
     labels = walk.labels(data)
     if any(walk.sizes(data)[axis] != walk.sizes(result)[axis] for axis in varied(labels)):

@@ -53,7 +53,7 @@ def _output_rows(model: Compared) -> list[tuple[str, ...]]:
 
 
 def nonfinite_lines(comparison: Comparison) -> list[str]:
-    """Which models give outputs that are no numbers."""
+    """Which models have outputs with NaN or infinities."""
     labels = short_names([model.name for model in comparison.models])
     return [f"{labels[m.name]}: {m.nonfinite.words(comparison.samples)}" for m in comparison.models if m.nonfinite]
 

@@ -12,7 +12,7 @@ from hqp_onnx.engine import BuildReport, EngineLatency
 
 
 def build_lines(report: BuildReport, output: Path) -> list[str]:
-    """What was built or prepared, how, and why so."""
+    """What was built or prepared, how, and why."""
     how = [report.precision.upper(), *([report.path] if report.path else [])]
     how += [f"scales: {report.scales}"] if report.scales else []
     how += [f"{'strongly' if report.strongly_typed else 'weakly'} typed"]

@@ -22,7 +22,7 @@ def report_table(report: Report) -> Table:
 
 
 def budget_line(report: Report) -> str:
-    """What took how much of the budget."""
+    """How much of the budget each stage took."""
     points = {name: f"{100 * drop:.2f}" for name, drop in report.budget_spent.items()}
     sure = f"{points['uncertainty']} are uncertainty, " if "uncertainty" in points else ""
     return (

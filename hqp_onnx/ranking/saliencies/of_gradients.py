@@ -1,11 +1,11 @@
-"""Saliencies of the loss: the mean over samples of what each sample's own gradient says of a filter.
+"""Saliencies of the loss: the mean over samples of what each sample's own gradient says about a filter.
 
 fisher: S_f = 1/|D| sum_i ||dL(x_i, y_i) / dW_f||^2, each sample's own gradient. The gradient of a batch is a sum over
 samples whose cross terms do not belong to S; ``gradients`` computes the exact value in batches.
 taylor: 1/|D| sum_i <W_f, dL_i/dW_f>^2, the squared first-order change of the loss if f is removed (Molchanov et al.,
 "Importance Estimation for Neural Network Pruning", CVPR 2019).
 Both stand on the loss: cross-entropy of the labels, the model's own distribution, random projections of the outputs
-(Gauss-Newton, for models that are no classifiers), or a loss model of the user's; see ``gradients.loss``.
+(Gauss-Newton, for models that are not classifiers), or the user's own loss model; see ``gradients.loss``.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class OfGradients(Saliency):
             execution: threads, progress and checkpoint.
 
         Raises:
-            DataError: no samples, a missing label, or one that is no class.
+            DataError: no samples, a missing label, or one that is not a class.
             GradientError: the model cannot be differentiated.
             MissingRuntimeError: the engine is not installed.
         """
@@ -95,7 +95,7 @@ def _values(opened: OpenEngine, batch: Batch, start: int, draw: Draw) -> Mapping
 
 
 def _micro_batches(data: Iterable[Batch], size: int, skip: int) -> Iterator[tuple[int, Batch]]:
-    """(position of the first sample, at most ``size`` samples), leaving out the first ``skip`` samples."""
+    """(position of the first sample, at most ``size`` samples), skipping the first ``skip`` samples."""
     position = 0
     for batch in data:
         for start in range(0, len(batch), size):

@@ -52,7 +52,7 @@ FilterFunction = Callable[[onnx.ModelProto, Samples | None], Mapping[str, FloatA
 
 @dataclass(frozen=True)
 class Execution:
-    """How the work runs, which changes no score.
+    """How the work runs; none of it changes a score.
 
     Attributes:
         threads: of the runtime; 0 is its own choice.
@@ -110,7 +110,7 @@ class Saliency(ABC):
 
 @dataclass(frozen=True)
 class OfFunction(Saliency):
-    """A plain function of model and data; ``name`` is for errors."""
+    """A plain function of model and data; ``name`` appears in errors."""
 
     name: str
     function: FilterFunction
@@ -170,8 +170,8 @@ class Scoring:
 
     Raises:
         UsageError: an unknown name.
-        UsageError: another value that makes no sense, or an engine without what the saliency takes.
-        ModelError: the loss model's file is no model.
+        UsageError: another value that makes no sense, or an engine that lacks what the saliency needs.
+        ModelError: the loss model's file is not a model.
     """
 
     saliency: str | Saliency | FilterFunction = "fisher"
