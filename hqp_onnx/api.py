@@ -256,7 +256,7 @@ def benchmark(
     Args:
         models: one or more.
         batch: samples per run, where the models leave it open.
-        threads: of the runtime; 0 takes its choice.
+        threads: of the runtime; 0 lets it choose.
         target: what runs them, see ``quantize``.
         progress: called with stage, done and total.
 

@@ -54,7 +54,7 @@ def read_text(path: Path) -> str:
     """The text in a UTF-8 file.
 
     Raises:
-        FileError: it cannot be read, or is no text.
+        FileError: it cannot be read, or is not text.
     """
     with _failures(path, "read"):
         try:

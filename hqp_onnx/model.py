@@ -25,10 +25,10 @@ from hqp_onnx.runtimes.session import Runner
 from hqp_onnx.runtimes.targets import target as target_named
 
 IN_MEMORY = Path("<model>")
-"""What errors call a model that is no file."""
+"""What errors call a model in memory."""
 
 ModelSource: TypeAlias = str | Path | onnx.ModelProto
-"""A file, or a model in memory, which is left as it is."""
+"""A file, or a model in memory, which is not changed."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Model:
 
 
 def open_model(source: ModelSource, threads: int = 0, target_name: str = "onnxruntime") -> Model:
-    """Load, check and canonicalise a file or a ModelProto, which is left; the session is of the target's runtime.
+    """Load, check and canonicalise a file or a ModelProto, which is not changed; the session uses the target's runtime.
 
     Raises:
         ModelError: see ``model_io.load``; or the runtime cannot load it.

@@ -1,4 +1,4 @@
-"""The contract of a pass: a graph in, a changed graph out, and a truthful word on whether anything changed."""
+"""The contract of a pass: a graph in, a changed graph out, and whether anything really changed."""
 
 from __future__ import annotations
 

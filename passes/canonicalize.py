@@ -47,7 +47,7 @@ def canonicalize(graph: gs.Graph) -> PassResult:
 
 
 def canonicalize_with_shapes(graph: gs.Graph) -> tuple[PassResult, Shapes]:
-    """``canonicalize``, and the shapes that it found by running the model: they hold for the result."""
+    """``canonicalize``, and the shapes of the result, found by running the model."""
     before = _signature(graph)
     raised = raise_opset(graph, MINIMUM_OPSET)
     graph = raised.graph

@@ -1,4 +1,4 @@
-"""Bias correction: give back to each output channel the mean that rounded weights shift it by.
+"""Bias correction: undo the shift that rounded weights cause in each output channel's mean.
 
 A layer y = W x + b whose weight becomes W' shifts the mean of its output by (W - W') E[x]; added to b, the shift is
 gone (Nagel et al. 2019, arXiv:1906.04721). The mean is that of float inputs, taken at every tap with its padding: a
@@ -71,7 +71,7 @@ def correct_bias(
 
 
 def _loss(graph: gs.Graph, name: str, axis: int, scale: NDArray[np.float32], limit: int) -> NDArray[np.float32]:
-    """What plain rounding takes from a weight."""
+    """What plain rounding takes away from a weight."""
     values: NDArray[np.float32] = graph.tensors()[name].values
     column = along(scale, axis, values.ndim).astype(np.float64)
     return (values - nearest(values, column, limit) * column).astype(np.float32)

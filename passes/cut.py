@@ -2,7 +2,7 @@
 
     prune_channels ─► [compensate ─► [refit_in_order]] ─► [absorb_scales, where a branch was removed as a whole]
 
-The same plan and the same ``Refit`` give the same model, whoever asks.
+The same plan and the same ``Refit`` always give the same model.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def cut(graph: gs.Graph, channels: ChannelMap, plan: PruningPlan, refit: Refit |
         refit: None leaves all other weights as they are.
 
     Returns:
-        The graph, with the notes of all that was done.
+        The graph, with the notes of every pass that ran.
 
     Raises:
         UsageError: see ``prune_channels``.

@@ -122,7 +122,7 @@ class _Groups:
                 self.groups[tensor.name].frozen = True
 
     def visit(self, node: gs.Node) -> bool:
-        """Note what ``node`` asks of its tensors; False if it allows no scaling."""
+        """Record what ``node`` requires of its tensors; False if it allows no scaling."""
         if operator(node) != node.op or len(node.outputs) != 1:  # of another domain
             return False
         source, output = node.inputs[0].name, node.outputs[0].name
@@ -191,7 +191,7 @@ def _read(group: _Group) -> list[str]:
 
 
 def _base(group: _Group, stats: Mapping[str, ChannelStats]) -> FloatArray:
-    """a_i over the largest, the most that any tensor of the group has; 1 where a channel is never used."""
+    """Each channel's largest magnitude as a share of its tensor's, the most in the group; 1 where it is never used."""
     tops = [stats[name].top / max(stats[name].top.max(), _TINY) for name in _read(group)]
     top = np.max(tops, axis=0)
     return np.where(top > 0, np.maximum(top, _LEAST), 1.0)

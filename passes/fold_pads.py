@@ -33,7 +33,7 @@ def fold_pads(graph: gs.Graph) -> PassResult:
 
 
 def _padding(tensor: gs.Tensor) -> list[int]:
-    """Zeros that a Pad adds before and after each position axis of ``tensor``; empty if it is no such Pad."""
+    """Zeros that a Pad adds before and after each position axis of ``tensor``; empty for any other Pad."""
     node = tensor.inputs[0] if tensor.inputs else None
     if node is None or node.op != "Pad" or node.attrs.get("mode", "constant") != "constant":
         return []

@@ -134,7 +134,7 @@ def quantization(observed: Range, target: Target) -> tuple[np.float32, int]:
 
 
 def _insert_pair(graph: gs.Graph, tensor: gs.Variable, form: _Format) -> None:
-    """Route all uses of ``tensor`` through a pair; an output of the graph keeps its name and is the restored one."""
+    """Route all uses of ``tensor`` through a pair; an output of the graph keeps its name and its dequantized value."""
     stem = tensor.name
     quantized = gs.Variable(f"{stem}/quantized", form.tensors[1].dtype, tensor.shape)
     if any(t is tensor for t in graph.outputs) and tensor.inputs:

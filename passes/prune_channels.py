@@ -31,7 +31,7 @@ def prune_channels(graph: gs.Graph, channels: ChannelMap, plan: PruningPlan) -> 
         plan: units to remove.
 
     Raises:
-        UsageError: the plan removes a frozen unit, or every channel of a tensor that is no branch's.
+        UsageError: the plan removes a frozen unit, or every channel of a tensor outside the branches.
     """
     _check(channels, plan)
     pruned = graph.copy()

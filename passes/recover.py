@@ -57,7 +57,7 @@ def recover(
     checkpoint: Path | None = None,
     progress: StageProgress | None = None,
 ) -> Recovered:
-    """A copy of ``student`` that answers more like ``teacher`` on held-out samples, or is as it was.
+    """A copy of ``student`` that answers more like ``teacher`` on held-out samples, or is unchanged.
 
     Args:
         student: canonical; pruned, or quantized with Q/DQ, or both.
@@ -87,7 +87,7 @@ def recover(
 
 
 def check_recoverable(graph: gs.Graph, data: Dataset, settings: Recovery) -> None:
-    """Raise, before any work, what ``recover`` would raise for students that are made of ``graph``."""
+    """Raise, before any work, what ``recover`` would raise for students that are made from ``graph``."""
     _open(expose_masters(graph), graph, data, settings, {}, 0)
 
 

@@ -63,7 +63,7 @@ def refit_in_order(
         plan: the units that were removed.
         data: calibration batches, read once per depth.
         ridge: lambda, in units of the mean diagonal of S.
-        threads: of onnxruntime; 0 takes its choice.
+        threads: of onnxruntime; 0 lets it choose.
 
     Raises:
         DataError: no batch.
@@ -87,7 +87,7 @@ def refit_in_order(
 
 
 def _stages(original: gs.Graph, graph: gs.Graph) -> list[dict[str, Contraction]]:
-    """Weights to refit by depth: none depends on another of its own depth."""
+    """Weights to refit by depth: no two weights of one depth depend on each other."""
     uses, old = contractions(graph), original.tensors()
     depth: dict[str, int] = {}  # of tensors that differ from the original's
     stages: dict[int, dict[str, Contraction]] = {}

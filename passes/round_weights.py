@@ -1,4 +1,4 @@
-"""Round weights to their INT8 grid so that the layer's output, not the weight, changes least.
+"""Round weights to their INT8 grid so that the layer's output, rather than the weight, changes least.
 
 A weight row w multiplies features x (``moments``). With H the covariance of x and q on the grid s Z, |q| <= limit s,
 

@@ -34,14 +34,14 @@ class BuildReport:
         model, model_sha256: what was given.
         engine: the name of its file.
         tensorrt: the version of the machine that builds.
-        built: whether it was built here, on ``device``; it has so many ``bytes`` and these ``layers``, as TensorRT
+        built: whether it was built here, on ``device``; its ``bytes`` and its ``layers``, as TensorRT
             describes them.
         precision, path, scales, strongly_typed, flags, float_weights: see ``plan.Plan``.
         float16_model: whether the model itself was converted.
         calibration, calibration_cache, workspace_mib, dla, version_compatible, hardware_compatible: as asked for.
         shapes: by input.
-        seconds: that all of it took.
-        notes: what to know.
+        seconds: that the whole build took.
+        notes: what the user should know.
     """
 
     model: str

@@ -102,7 +102,7 @@ class _Lines(threading.Thread):
     def watts(self) -> float:
         """The last value; waits for the first."""
         if not self._first.wait(timeout=5):
-            raise MissingRuntimeError("tegrastats prints no power rail: run it by hand, as root if need be")
+            raise MissingRuntimeError("tegrastats prints no power rail: run it by hand, as root if necessary")
         return self._last
 
 
@@ -153,7 +153,7 @@ def package_joules() -> float | None:
 
 
 def joules_per_run(run: Callable[[], object], on_gpu: bool, seconds: float = 1.0) -> float | None:
-    """Energy of one of the runs that fill so many seconds: of the GPU's board or module, or of the processor's package.
+    """Energy of one run, of runs that fill ``seconds``: of the GPU's board or module, or of the processor's package.
 
     None where there is no counter that can be read.
     """

@@ -62,7 +62,7 @@ class EngineSession:
         feeds: inputs by name; seeded noise where absent.
 
     Raises:
-        ModelError: the file is no engine for this TensorRT and GPU.
+        ModelError: the file is not an engine for this TensorRT and GPU.
         UsageError: a batch outside the engine's profile.
         MissingRuntimeError: no TensorRT, or no GPU.
     """
@@ -170,7 +170,7 @@ def measure(
 
 
 def event_times(enqueue: Callable[[], None], cuda: Cuda, seconds: float, least: int = 50) -> Sequence[float]:
-    """Milliseconds of single runs, for so many seconds and ``least`` runs at least."""
+    """Milliseconds of single runs, for at least ``seconds`` and ``least`` runs."""
     start, end = cuda.event(), cuda.event()
     times: list[float] = []
     for _ in range(WARM_UP):

@@ -1,9 +1,9 @@
-"""The budget: how far the metric may fall, and how sure a measured fall is.
+"""The budget: how far the metric may fall, and how certain a measured drop is.
 
 A candidate is admitted while A_baseline - A <= max_drop, A being the mean score on D_val, and all its outputs are
 finite; the comparison is made on sums of scores, so counts are exact. D_val is a sample, and the search takes the
 candidate that just passes on it: on other data, the drop is as likely above the budget as below. With a confidence
-above 0.5, what must be inside the budget is the drop's upper bound at that confidence.
+above 0.5, it is the drop's upper bound at that confidence that must be inside the budget.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Budget:
         return f"{broken}drop {least}{drop:.2f}{bound} of {100 * self.max_drop:g} points"
 
     def spent(self, pruning: float, scores: Scores) -> dict[str, float]:
-        """Where the budget went: pruning, the change of precision that led to ``scores``, and what is left.
+        """Where the budget went: to pruning and to the lower precision that led to ``scores``, and what is left.
 
         Args:
             pruning: the drop of the pruned model, 0..1.
@@ -103,5 +103,5 @@ def paired_drop(baseline: FloatArray, candidate: FloatArray) -> Interval:
 
 
 def _standard_error(values: FloatArray) -> float:
-    """Of their mean; 0 for a single one."""
+    """The standard error of the mean; 0 for a single value."""
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0

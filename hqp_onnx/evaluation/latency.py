@@ -1,4 +1,4 @@
-"""Latency of several models side by side: in turn, so noise meets all alike, and each as if it were alone.
+"""Latency of several models side by side: in turn, so noise meets all alike, and each as if it ran alone.
 
 A turn is many runs of one model. Every session has threads of its own, which spin after a run, onnxruntime's for 40 ms
 by default, on the cores that the next session needs: with one run a turn, a model may take three times as long as alone
@@ -67,7 +67,7 @@ def measure(
 
 
 def _rest() -> None:
-    """Wait until no thread of this process computes; not for ever, since a process may have other work of its own."""
+    """Wait until no thread of this process computes, but not for ever: the process may have other work."""
     end = time.perf_counter() + _PATIENCE_SECONDS
     while time.perf_counter() < end:
         before = time.process_time()
@@ -77,7 +77,7 @@ def _rest() -> None:
 
 
 def _runs(session: Runner, feeds: Mapping[str, Array], seconds: float, fewest: int) -> list[float]:
-    """Milliseconds of each run of so many seconds."""
+    """Milliseconds of each run, for ``seconds``."""
     times: list[float] = []
     end = time.perf_counter() + seconds
     while len(times) < fewest or (len(times) < _MOST_RUNS and time.perf_counter() < end):

@@ -1,9 +1,9 @@
 """Quality of a model on data, sample by sample: top-1, top-5, agreement with the original, or a user's function.
 
 A metric gives every sample a score in 0..1; the model's metric is their mean. Scores are kept per sample, so
-two models on the same data can be compared in pairs, and an evaluation can stop as soon as no
-remaining sample can change its verdict. A sample whose outputs hold NaN or infinities scores nothing, whatever the
-metric, which never sees it.
+two models on the same data can be compared in pairs, and an evaluation can stop as soon as no remaining sample can
+change its verdict. A sample whose outputs hold NaN or infinities scores 0 under every metric,
+which never sees it.
 
 Anything that is named is a ``Metric`` or a function of (outputs by name, labels or None), which returns scores [n]:
 an entry point of the group ``hqp_onnx.metrics``, or ``FILE.py:name``.

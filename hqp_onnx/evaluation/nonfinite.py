@@ -1,4 +1,4 @@
-"""Samples whose outputs hold NaN or infinities: they are no answers, so no metric may count them as right."""
+"""Samples whose outputs hold NaN or infinities: they are not answers, so no metric may count them as right."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NONE = NonFinite()
 
 
 def finite_samples(outputs: Mapping[str, Array], count: int) -> tuple[BoolArray, NonFinite]:
-    """Which of ``count`` samples have finite outputs, bool [count], and what is to be said of the others.
+    """Which of ``count`` samples have finite outputs, bool [count], and what to say of the others.
 
     An output whose first axis is not that of the samples belongs to all of them.
     """

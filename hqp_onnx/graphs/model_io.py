@@ -84,7 +84,7 @@ def save(model: onnx.ModelProto | gs.Graph, path: Path) -> None:
 
 
 def parts(path: Path) -> list[Path]:
-    """The files of a model: ``path``, and those of its external data; ``path`` alone where it is no model."""
+    """The files of a model: ``path``, and those of its external data; ``path`` alone where it is not a model."""
     try:
         model = onnx.load(path, load_external_data=False) if path.is_file() else onnx.ModelProto()
     except (DecodeError, ValueError, OSError):

@@ -67,7 +67,7 @@ def batches(
         data: DATA, see ``sources.open_source``.
         inputs: numpy type and shape (None: any size) of each input of the model.
         batch: samples per batch.
-        limit: use only the first so many samples.
+        limit: use only this many samples, the first ones.
         preprocess: JSON file, for image folders.
 
     Raises:
@@ -100,7 +100,7 @@ def write_script(
         model: any model that onnxruntime runs.
         output: the script.
         batch: samples per batch; None for the model's own, or 1 where that is dynamic.
-        limit: use only the first so many samples.
+        limit: use only this many samples, the first ones.
         preprocess: JSON file, for image folders.
 
     Raises:

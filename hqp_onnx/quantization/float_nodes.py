@@ -67,7 +67,7 @@ def compare(first: Runner, second: Runner, feeds: Mapping[str, Array], seconds: 
 
 
 def _chunk(first: Runner, second: Runner, feeds: Mapping[str, Array], runs: int) -> tuple[float, float]:
-    """Median gain, and median of the first: so many runs of it, twice as many of the second, as many of the first."""
+    """Median gain, and median of the first, over n runs of the first, 2 n of the second, n of the first."""
     before = [_seconds(first, feeds) for _ in range(runs)]
     _settle(second, feeds)
     after = [_seconds(second, feeds) for _ in range(2 * runs)]

@@ -2,7 +2,7 @@
 
 A cut of the original is a tensor after which no other tensor is waited for: the sums of a residual network, the
 activations of a plain chain. Some of them, spread evenly over the depth, are enough to lead the way. A pruned model
-has a part of their channels; ``kept`` says which.
+has some of their channels; ``kept`` says which.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Point:
     kept: Mapping[int, IntArray]
 
     def cut(self, values: Array) -> Array:
-        """The original's values without what the other model has not."""
+        """The original's values, without what the other model lacks."""
         for axis, positions in self.kept.items():
             values = values.take(positions, axis)
         return values
@@ -50,7 +50,7 @@ def kept_positions(channels: ChannelMap, gone: BoolArray) -> Kept:
 
 
 def cuts(model: onnx.ModelProto, traced: Trace) -> list[str]:
-    """Float activations, in graph order, of which alone the rest of the model is made."""
+    """Float activations, in graph order, each of which is all that the rest of the model depends on."""
     constants = {tensor.name for tensor in model.graph.initializer}
     waiting = Counter(name for node in model.graph.node for name in reads(node))
     live = {value.name for value in model.graph.input} - constants

@@ -2,7 +2,7 @@
 
 The learning rate is relative: a step moves a weight by a share of the root mean square of its tensor. That share falls
 with the square root of the loss before training, since near the optimum the loss grows with the square of the distance:
-what is nearly right is not shaken.
+what is nearly right is changed little.
 
 Everything that a step depends on is a function of the settings, the seed and the weights, and a checkpoint after every
 epoch holds weights and moments to the bit: an interrupted run ends in the same weights.
@@ -168,7 +168,7 @@ class Trainer:
         return digest.hexdigest()
 
     def _save(self, state: _State, path: Path | None, key: str) -> None:
-        """Write the file; once all is done, the best weights are all that is needed."""
+        """Write the file; after the last epoch, the best weights are enough."""
         if path is None:
             return
         size = self.start.size if self._goes_on(state.losses) else 0

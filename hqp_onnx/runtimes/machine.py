@@ -11,7 +11,7 @@ from hqp_onnx.runtimes.session import onnxruntime
 
 @dataclass(frozen=True)
 class Machine:
-    """What measurements were made on, in words and versions; ``runtime`` ran the models on so many ``threads``."""
+    """What measurements were made on, in words and versions; ``runtime`` ran the models on ``threads`` threads."""
 
     system: str
     processor: str
@@ -22,7 +22,7 @@ class Machine:
 
 
 def machine(threads: int, runtime: str) -> Machine:
-    """What we run on; ``threads`` 0 leaves their number to the runtime."""
+    """The machine that this runs on; ``threads`` 0 leaves their number to the runtime."""
     return Machine(
         system=platform.platform(terse=True),
         processor=processor(),

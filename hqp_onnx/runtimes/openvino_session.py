@@ -42,7 +42,7 @@ class OpenVinoSession:
     Args:
         model: a ModelProto, serialised bytes, or a path (external data are found beside it).
         outputs: tensors to fetch; the graph's own outputs if None.
-        threads: 0 takes OpenVINO's choice.
+        threads: 0 lets OpenVINO choose.
 
     Raises:
         ModelError: OpenVINO cannot load the model.

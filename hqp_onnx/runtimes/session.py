@@ -113,7 +113,7 @@ class Session:
         model: a ModelProto, serialised bytes, or a path (external data are found beside it).
         outputs: tensors to fetch; the graph's own outputs if None.
         provider: onnxruntime's execution provider; what it does not take runs on the CPU's.
-        threads: intra-op threads; 0 takes onnxruntime's choice.
+        threads: intra-op threads; 0 lets onnxruntime choose.
         optimize: apply onnxruntime's graph optimizations.
         integer_kernels: compute what stands between Q/DQ pairs in integers.
         spin: threads wait for the next run awake for 1 ms (by onnxruntime's default, and in versions that know no

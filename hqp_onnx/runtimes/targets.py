@@ -183,7 +183,7 @@ def target(name: str, reduced_range: bool | None = None) -> Target:
             which matters to u8 activations only. Say so explicitly where the model will run elsewhere.
 
     Raises:
-        UsageError: an unknown name, or what it names fails or is no target.
+        UsageError: an unknown name, or what it names fails or is not a target.
     """
     runtime, _, provider = name.partition(":")
     on_provider = runtime == "onnxruntime" and provider.endswith("ExecutionProvider")

@@ -48,7 +48,7 @@ def channel_stats(
         tensors: activation, samples first -> the number of its channels where they are the last axis; 0 where they
             are axis 1.
         data: batches of the model's inputs.
-        threads: of onnxruntime; 0 takes its choice.
+        threads: of onnxruntime; 0 lets it choose.
 
     Raises:
         DataError: no batch.

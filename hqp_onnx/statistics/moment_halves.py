@@ -1,4 +1,4 @@
-"""Second moments of two halves of the calibration data: what one half teaches, the other can judge."""
+"""Second moments of two halves of the calibration data: what is fitted on one half can be judged on the other."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _shifted(progress: StageProgress, before: int, total: int) -> StageProgress:
 
 
 def joined(first: Mapping[str, Moments], second: Mapping[str, Moments]) -> dict[str, Moments]:
-    """Moments over the samples of both; what weights share, they share still."""
+    """Moments over the samples of both; weights that shared moments still do."""
     sums: dict[int, Moments] = {}
     for name, one in first.items():
         other = second[name]

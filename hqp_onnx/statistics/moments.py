@@ -181,7 +181,7 @@ def input_moments(
         weights: initializers to measure; None for all.
         data: batches of the model's inputs.
         progress: called with (samples done, samples in all or 0 if unknown) after each batch.
-        threads: of onnxruntime; 0 takes its choice.
+        threads: of onnxruntime; 0 lets it choose.
 
     Raises:
         DataError: no batch.

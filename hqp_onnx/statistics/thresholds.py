@@ -77,7 +77,7 @@ def _threshold(name: str, method: Method, histogram: Histogram) -> float:
 
 
 def _answer(name: str, function: Callable[..., Any], *arguments: object) -> Any:
-    """What a function of a package or a file answers, or the reason why it does not, in one line."""
+    """What a function of a package or a file returns; where it fails, the reason in one line."""
     try:
         return function(*arguments)
     except Exception as e:  # it may raise anything
@@ -85,7 +85,7 @@ def _answer(name: str, function: Callable[..., Any], *arguments: object) -> Any:
 
 
 def _split(name: str) -> tuple[str, tuple[float, ...]]:
-    """A name and its number, if it has one: no name of Python's begins as numbers do."""
+    """A name and its number, if it has one: no name in Python begins like a number."""
     base, _, digits = name.rpartition(":")
     try:
         return (base, (float(digits),)) if base and digits[:1] in "0123456789.+-" else (name, ())
