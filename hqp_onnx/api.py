@@ -160,7 +160,7 @@ def recover(
     preprocess: str | Path | None = None,
     progress: Progress = silent,
 ) -> onnx.ModelProto:
-    """``student``, pruned or quantized by any tool, trained towards the model that it was made of, without labels.
+    """``student``, pruned or quantized by any tool, trained towards the model that it was made from, without labels.
 
     Args:
         student: a float model, or one with QuantizeLinear and DequantizeLinear pairs.

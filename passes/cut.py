@@ -57,7 +57,7 @@ def cut(graph: gs.Graph, channels: ChannelMap, plan: PruningPlan, refit: Refit |
     """A copy of ``graph`` without the units of ``plan``.
 
     Args:
-        graph: the canonical graph that ``channels`` was made of.
+        graph: the canonical graph that ``channels`` was made from.
         channels: its units.
         plan: units to remove.
         refit: None leaves all other weights as they are.

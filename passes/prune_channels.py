@@ -26,7 +26,7 @@ def prune_channels(graph: gs.Graph, channels: ChannelMap, plan: PruningPlan) -> 
     """A copy of ``graph`` without the units of ``plan``; names, inputs and outputs stay.
 
     Args:
-        graph: the canonical graph that ``channels`` was made of.
+        graph: the canonical graph that ``channels`` was made from.
         channels: its units.
         plan: units to remove.
 

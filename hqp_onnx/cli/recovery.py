@@ -16,7 +16,7 @@ from hqp_onnx.steps.recover import recover_file
 
 @click.command()
 @click.argument("student", type=FILE)
-@click.option("--teacher", type=FILE, required=True, metavar="MODEL", help="The original that STUDENT was made of.")
+@click.option("--teacher", type=FILE, required=True, metavar="MODEL", help="The original that STUDENT was made from.")
 @click.option("--data", type=DATA, required=True, metavar="DATA", help="Samples; labels are not read.")
 @click.option("--epochs", type=int, default=2, show_default=True)
 @click.option("--ledger", type=FILE, help="What was removed, if not ledger.json beside STUDENT.")
@@ -43,7 +43,7 @@ def recover(
     quiet: bool,
     **chosen: Any,
 ) -> None:
-    """Train STUDENT, pruned or quantized (Q/DQ), towards the model that it was made of, without labels."""
+    """Train STUDENT, pruned or quantized (Q/DQ), towards the model that it was made from, without labels."""
     settings = Recovery(**chosen)
     with Display(quiet) as display:
         notes = recover_file(

@@ -44,7 +44,7 @@ class Candidate:
 
     @property
     def in_float32(self) -> Candidate:
-        """The candidate that this one is made of."""
+        """The candidate that this one is made from."""
         return replace(self, precision=Precision.FP32, floats=())
 
 

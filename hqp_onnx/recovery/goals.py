@@ -71,7 +71,7 @@ def _outputs(student: Net, teacher: Net, trained: Sequence[str], settings: Recov
     if not points:
         raise GradientError("no floating-point output depends on a weight; leave out {--recover}")
     if missing := [point.name for point in points if point.name not in known]:
-        raise GradientError(f"the teacher has no output '{missing[0]}': give the model that the student was made of")
+        raise GradientError(f"the teacher has no output '{missing[0]}': give the model that the student was made from")
     return points
 
 
