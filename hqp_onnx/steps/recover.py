@@ -50,7 +50,9 @@ def recover_model(
     graph = _student(proto)
     inputs, expected = ([x.name for x in some.inputs] for some in (graph, teacher.graph))
     if inputs != expected:
-        raise ModelError(f"{path}: its inputs {inputs} are not those of {teacher.path}: give the model it was made from")
+        raise ModelError(
+            f"{path}: its inputs {inputs} are not those of {teacher.path}: give the model it was made from"
+        )
     return recover(
         graph,
         teacher.graph,
