@@ -88,7 +88,7 @@ def canonical(body: str):
 
 
 @pytest.mark.parametrize("name", ALLOWED)
-def test_a_branch_leaves_and_its_bias_stays(name: str) -> None:
+def test_a_branch_is_removed_and_its_bias_stays(name: str) -> None:
     body, sizes = ALLOWED[name]
     graph = canonical(body)
     channels = analyze(graph)

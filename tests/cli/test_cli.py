@@ -44,7 +44,7 @@ def test_inspect_gives_every_unit_and_reason(tmp_path: Path, monkeypatch: pytest
     assert sum(group["branch"] for group in found["groups"]) == 8  # a residual branch of each block
 
 
-def test_prune_leaves_a_ledger_that_explains_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prune_writes_a_ledger_that_explains_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pruned, ledger = tmp_path / "pruned.onnx", tmp_path / "ledger.json"
     assert hqp(monkeypatch, "prune", str(MODEL), "--sparsity", "0.3", "-o", str(pruned), "--ledger", str(ledger)) == 0
     removed = json.loads(ledger.read_text())["removed"]
@@ -56,7 +56,7 @@ def test_prune_leaves_a_ledger_that_explains_the_model(tmp_path: Path, monkeypat
     assert to_proto(open_model(again).graph).graph.output[0].name == "logits"
 
 
-def test_prune_lets_branches_leave_if_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prune_removes_branches_if_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pruned, ledger = tmp_path / "pruned.onnx", tmp_path / "ledger.json"
     model = MODEL.with_name("mobilenet_v3_small.onnx")
     options = ("--sparsity", "0.6", "--branches", "-o", str(pruned), "--ledger", str(ledger))
@@ -99,7 +99,7 @@ def test_quantize_stores_weights_in_int4(
         assert part in capfd.readouterr().err
 
 
-def test_quantize_leaves_in_float_what_is_faster_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quantize_keeps_in_float_what_is_faster_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few, mixed = tmp_path / "few.npz", tmp_path / "mixed.onnx"
     with np.load(CALIB) as data:
         np.savez(few, input=data["input"][:16], labels=data["labels"][:16])

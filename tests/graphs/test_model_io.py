@@ -58,7 +58,7 @@ def test_external_data_are_read_and_written(tmp_path: Path, monkeypatch: pytest.
     assert np.array_equal(run(model_io.load(target), IMAGES)[0], want)
 
 
-def test_data_files_of_others_are_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_files_of_others_are_not_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = onnx.load(MODELS / "resnet18.onnx")
     target, shared = tmp_path / "copy.onnx", tmp_path / "shared.bin"
     onnx.save_model(onnx.load(MODELS / "resnet18.onnx"), target, save_as_external_data=True, location=shared.name)

@@ -79,7 +79,7 @@ def test_a_confidence_keeps_the_upper_bound_of_the_drop_inside(options: Options,
     assert any(found.rows["baseline"].val_metric - trial.metric <= options.max_drop for trial in rejected)
 
 
-def test_gates_that_hardly_vary_leave(options: Options, report: dict[str, Any]) -> None:
+def test_gates_that_hardly_vary_are_removed(options: Options, report: dict[str, Any]) -> None:
     gates = [
         sum(node.op_type == "HardSigmoid" for node in onnx.load(file).graph.node)
         for file in (options.model, options.output / "pruned.onnx")
@@ -225,7 +225,7 @@ def test_what_alignment_makes_the_same_is_quantized_once(small: Options, monkeyp
 
 
 @pytest.mark.parametrize("objective", ["macs", "latency"])
-def test_an_objective_changes_what_leaves(small: Options, objective: str) -> None:
+def test_an_objective_changes_what_is_removed(small: Options, objective: str) -> None:
     plain, chosen = (
         optimize(replace(small, output=small.output / name, saliency="l1", objective=name)).trials
         for name in ("sparsity", objective)

@@ -209,7 +209,7 @@ def test_removed_outputs_of_the_refitted_weight_stay_removed():
     np.testing.assert_allclose(rows(new["y"]), rows(values["b"][:, 3:]) @ weight.T + bias, atol=2e-3)
 
 
-def test_flattened_positions_of_one_unit_leave_together():
+def test_flattened_positions_of_one_unit_are_removed_together():
     labels = {ParamAxis("w2", 0): np.repeat(np.arange(6), 25)}
     graph = graph_of(
         "a = Conv(x, w1)  h = Relu(a)  f = Flatten(h)  y = Gemm(f, w2)", w1=normal(6, 3, 1, 1), w2=normal(150, 4)

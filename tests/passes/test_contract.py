@@ -111,7 +111,7 @@ def test_signature(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_pass_leaves_its_graph_and_returns_one_that_runs(name: str) -> None:
+def test_a_pass_does_not_change_its_graph_and_returns_one_that_runs(name: str) -> None:
     raw = gs.import_onnx(small_model())
     graph = raw if name == "canonicalize" else canonicalize(raw).graph
     if name in ("insert_qdq", "equalize", "correct_bias", "round_weights"):

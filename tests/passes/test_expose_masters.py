@@ -18,9 +18,9 @@ X = small_data(8)["input"]
 @pytest.fixture(scope="module", params=["onnxruntime", "tensorrt"])
 def graph(request):
     """Quantized but for one node, whose weight is stored as int8 behind Cast and Mul where constants fold."""
-    model, goal = open_model(small_model()), target(request.param)
-    prepared = prepare(model.graph, open_data(model, small_data()), goal)
-    return quantize_prepared(prepared, goal, ["r2"] if request.param == "tensorrt" else ["c3"]).graph
+    model, wanted = open_model(small_model()), target(request.param)
+    prepared = prepare(model.graph, open_data(model, small_data()), wanted)
+    return quantize_prepared(prepared, wanted, ["r2"] if request.param == "tensorrt" else ["c3"]).graph
 
 
 def run(graph):
@@ -70,7 +70,7 @@ def test_what_is_stored_is_what_was_trained(graph):
             assert np.abs(new.astype(int)).max() <= np.abs(old.astype(int)).max()
 
 
-def test_a_float_graph_is_left(graph):
+def test_a_float_graph_is_not_changed(graph):
     plain = open_model(small_model()).graph
     exposed = expose_masters(plain)
     assert not exposed.modified

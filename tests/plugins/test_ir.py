@@ -55,7 +55,7 @@ def test_passes_compose_with_those_of_onnx_ir() -> None:
     assert np.abs(run(proto, FEEDS)[0] - want).max() <= 0.05 * np.abs(want).max()
 
 
-def test_a_pass_that_finds_nothing_to_do_leaves_the_model() -> None:
+def test_a_pass_that_finds_nothing_to_do_does_not_change_the_model() -> None:
     model = load()
     assert GraphPass(fold_batchnorm)(model).modified
     before = ir.to_proto(model).SerializeToString()

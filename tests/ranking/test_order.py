@@ -19,7 +19,7 @@ def test_order_is_ascending_without_frozen_units() -> None:
     assert removal_order(scores, one_axis(4, {3: "why"}), 0.0).tolist() == [1, 2, 0]
 
 
-def test_the_last_units_of_a_branch_leave_together_for_their_sum() -> None:
+def test_the_last_units_of_a_branch_are_removed_together_for_their_sum() -> None:
     members = {ParamAxis("a", 0): np.arange(10), ParamAxis("b", 0): np.arange(10, 20)}
     channels = ChannelMap(20, members, {}, {}, (np.arange(10),))
     scores = with_branches(np.arange(20.0), channels, 0.25)
@@ -72,7 +72,7 @@ def test_units_that_come_first_are_removed_in_their_order(scores: list[float]) -
     np.testing.assert_array_equal(given, scores)
 
 
-def test_what_is_left_keeps_its_unit_numbers() -> None:
+def test_what_remains_keeps_its_unit_numbers() -> None:
     members = {ParamAxis("a", 0): np.arange(4), ParamAxis("b", 1): np.array([0, 0, 1, 1, 2, -1])}
     rest = ChannelMap(4, members, {3: "why"}, {}).without(PruningPlan(np.array([0, 2])))
     assert rest.members[ParamAxis("a", 0)].tolist() == [1, 3]

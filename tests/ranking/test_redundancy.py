@@ -55,7 +55,7 @@ def test_all_kinds_are_found_and_of_twins_the_better_stays():
     assert found_in(graph, frozen)[0] == expected
 
 
-def test_they_leave_without_a_trace():
+def test_they_are_removed_without_a_trace():
     graph, channels = network()
     found, moments = found_in(graph, channels)
     plan = PruningPlan(np.array(list(found)))

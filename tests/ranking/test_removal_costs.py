@@ -137,7 +137,7 @@ def test_floors_frozen_units_and_gains():
     assert set(removal_order(plain, channels, 0.0)[:4]) - set(FIRST)
 
 
-def test_a_branch_leaves_as_one_for_what_its_mean_does_not_explain(monkeypatch):
+def test_a_branch_is_removed_as_one_for_what_its_mean_does_not_explain(monkeypatch):
     """Behind the last unit, the reader's output is its mean: the loss grows by the variance of what it was."""
     monkeypatch.setattr(surgeon, "RIDGE", 1e-9)
     model, _, channels = case()
@@ -154,7 +154,7 @@ def test_a_branch_leaves_as_one_for_what_its_mean_does_not_explain(monkeypatch):
     np.testing.assert_allclose(two[:5], costs[:5])
 
 
-def test_units_that_no_measured_weight_reads_leave_last():
+def test_units_that_no_measured_weight_reads_are_removed_last():
     model, _, channels = case()
     costs = removal_costs(to_graph(model), channels, {"w3": measured(model)["w3"]}, SENSITIVITIES)
     assert np.isinf(costs[list(FIRST)]).all() and np.isfinite(costs[list(SECOND)]).sum() == 5

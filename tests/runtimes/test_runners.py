@@ -32,11 +32,11 @@ RESNET = MODELS / "resnet18.onnx"
 
 @pytest.mark.parametrize("provider", [p for p in ort.get_available_providers() if p not in NVIDIA])
 def test_every_provider_of_onnxruntime_can_be_named(provider: str) -> None:
-    goal = target(f"onnxruntime:{provider}")
-    runner = open_runner(MODEL, goal, ["h"], threads=1)
+    wanted = target(f"onnxruntime:{provider}")
+    runner = open_runner(MODEL, wanted, ["h"], threads=1)
     assert runner.run({"x": X})["h"].tolist() == (-X).tolist()
-    assert ort.__version__ in runtime_name(goal)
-    assert provider == "CPUExecutionProvider" or provider in runtime_name(goal)
+    assert ort.__version__ in runtime_name(wanted)
+    assert provider == "CPUExecutionProvider" or provider in runtime_name(wanted)
 
 
 @pytest.mark.parametrize("name", ["cuda", "onnxruntime:TensorrtExecutionProvider", "onnxruntime:NoExecutionProvider"])
@@ -64,10 +64,10 @@ def test_a_gpu_gives_the_same_answers(name: str) -> None:
     with np.load(VAL) as data:
         feeds = {"input": data["input"][:8].astype(np.float32)}
     want = open_runner(RESNET, target("onnxruntime")).run(feeds)["logits"]
-    goal = target(name)
-    if goal.runtime.provider not in ort.get_available_providers() or shutil.which("nvidia-smi") is None:
-        pytest.skip(f"no {goal.runtime.provider}")
-    found = open_runner(RESNET, goal).run(feeds)["logits"]
+    wanted = target(name)
+    if wanted.runtime.provider not in ort.get_available_providers() or shutil.which("nvidia-smi") is None:
+        pytest.skip(f"no {wanted.runtime.provider}")
+    found = open_runner(RESNET, wanted).run(feeds)["logits"]
     assert np.abs(found - want).max() <= 1e-3 * np.abs(want).max()
 
 

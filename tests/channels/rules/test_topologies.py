@@ -617,7 +617,7 @@ def test_topology(name: str, check_plans: Callable[..., None]) -> None:
     check_plans(graph, channels, feeds_of(model), tolerance=1e-2 if case.type == np.float16 else 1e-5)
 
 
-def test_heads_leave_whole() -> None:
+def test_heads_are_removed_whole() -> None:
     channels = analyze(canonicalize(to_graph(build(TOPOLOGIES["attention"]))).graph)
     for name, axis in (("wq", 1), ("bq", 0), ("wk", 1), ("wv", 1), ("wo", 0)):
         np.testing.assert_array_equal(channels.members[ParamAxis(name, axis)], channels.members[ParamAxis("wo", 0)])

@@ -80,7 +80,7 @@ def test_signature(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_pass_leaves_its_model_and_computes_the_same(name: str) -> None:
+def test_a_pass_does_not_change_its_input_and_computes_the_same(name: str) -> None:
     model = build(BODIES[name])
     before = model.SerializeToString(deterministic=True)
     changed = applied(name, model)
