@@ -123,7 +123,9 @@ class Options:
         if not 0 < self.step <= 1:
             raise UsageError(f"{{--step}} {self.step}: expected a share in 0..1, such as 0.01 for one percent")
         if self.build and not target(self.target).engines:
-            raise UsageError(f"{{--build}}: engines are TensorRT's, and {{--target}} is {self.target}, not tensorrt")
+            raise UsageError(
+                f"{{--build}}: engines are TensorRT's, and {{--target}} is {self.target}. Use {{--target}} tensorrt"
+            )
         if self.refresh < 0 or (self.refresh and self.search != "linear"):
             raise UsageError(
                 f"{{--refresh}} {self.refresh}: expected a number of steps, 0 or more, with {{--search}} linear "
