@@ -16,7 +16,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import onnx
 
@@ -45,6 +45,7 @@ from hqp_onnx.steps.quantize import mixed_model, quantize_model
 from hqp_onnx.steps.recover import recover_model
 from hqp_onnx.steps.score import score_model
 
+T = TypeVar("T")
 __all__ = ["benchmark", "build", "compare", "evaluate", "inspect", "prune", "quantize", "recover", "score"]
 
 
@@ -92,8 +93,8 @@ def prune(
         min_width=min_width,
         branches=branches,
         multiple_of=multiple_of,
-        keep=tuple(keep),
-        only=tuple(only),
+        keep=_several(keep),
+        only=_several(only),
         seed=seed,
     )
     opened = open_model(model)
@@ -179,7 +180,7 @@ def recover(
         preprocess: JSON file, for a folder of images.
         progress: called with stage, done and total.
     """
-    settings = Recovery(epochs, rate, batch, held_out, loss, temperature, features, beta, tuple(augment), seed)
+    settings = Recovery(epochs, rate, batch, held_out, loss, temperature, features, beta, _several(augment), seed)
     opened = open_model(teacher)
     dataset = open_data(opened, data, preprocess)
     return to_proto(recover_model(student, opened, dataset, settings, progress=progress).graph)
@@ -298,7 +299,7 @@ def compare(
             data,
             preprocess=None if preprocess is None else Path(preprocess),
             metric=metric,
-            ledgers=tuple(map(Path, ledgers)),
+            ledgers=tuple(map(Path, _several(ledgers))),
             tolerance=tolerance,
             samples=samples,
             threads=threads,
@@ -314,6 +315,11 @@ def build(options: BuildOptions, progress: Progress = silent) -> BuildReport:
         progress: called with stage, done and total.
     """
     return build_file(options, progress)
+
+
+def _several(values: Sequence[T] | str) -> tuple[T | str, ...]:
+    """A sequence; a single string is one of one."""
+    return (values,) if isinstance(values, str) else tuple(values)
 
 
 def _named(model: ModelSource, file: Path) -> str:

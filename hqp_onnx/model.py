@@ -14,7 +14,7 @@ from hqp_onnx.channels.channel_map import ChannelMap
 from hqp_onnx.channels.walk import analyze
 from hqp_onnx.data.dataset import Dataset, batch_size
 from hqp_onnx.data.sources import Data, open_dataset
-from hqp_onnx.errors import ModelError
+from hqp_onnx.errors import ModelError, UsageError
 from hqp_onnx.evaluation.metrics import Metric, classes, predictions
 from hqp_onnx.files import sha256
 from hqp_onnx.graphs import model_io
@@ -79,7 +79,8 @@ def read_model(source: ModelSource, quantized: bool = False) -> tuple[Path, onnx
         ModelError: see ``model_io.load``; ``quantized`` ones are refused unless they are asked for.
     """
     if not isinstance(source, onnx.ModelProto):
-        return Path(source), model_io.load(Path(source), quantized=quantized)
+        path = _path(source)
+        return path, model_io.load(path, quantized=quantized)
     copy = onnx.ModelProto()
     copy.CopyFrom(source)  # onnx-graphsurgeon names tensors inside the model that it imports
     model_io.check(copy, IN_MEMORY, quantized=quantized)
@@ -101,13 +102,19 @@ def open_session(source: ModelSource, target_name: str = "onnxruntime", threads:
         ModelError: no such file, or the runtime cannot load it.
         MissingRuntimeError: the runtime is not installed.
     """
-    target, model = target_named(target_name), source if isinstance(source, onnx.ModelProto) else Path(source)
+    target, model = target_named(target_name), source if isinstance(source, onnx.ModelProto) else _path(source)
     if isinstance(model, Path):
         model_io.require_file(model)
     try:
         return open_runner(model, target, threads=threads)
     except ModelError as e:
         raise ModelError(f"{IN_MEMORY if isinstance(model, onnx.ModelProto) else model}: {e}") from e
+
+
+def _path(source: object) -> Path:
+    if not isinstance(source, (str, Path)):
+        raise UsageError(f"the model is a {type(source).__name__}: expected a path or a ModelProto")
+    return Path(source)
 
 
 def open_data(model: Model, data: Data, preprocess: str | Path | None = None, metric: Metric | None = None) -> Dataset:

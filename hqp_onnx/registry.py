@@ -100,7 +100,7 @@ class Registry(Generic[T]):
             value = point.load()
         except HqpError:
             raise
-        except Exception as e:  # a package may raise anything
+        except (Exception, SystemExit) as e:  # a package may raise anything
             reason = f"{type(e).__name__}: {e}"
             raise UsageError(f"{self.noun} '{point.name}' of {package} cannot be imported: {reason}") from e
         return self._checked(value, f"{point.name}' of '{package}")
@@ -112,9 +112,9 @@ class Registry(Generic[T]):
 
 
 def is_file_name(name: str) -> bool:
-    """Whether a name is of the form ``FILE.py:name``."""
-    file, _, attribute = name.rpartition(":")
-    return file.endswith(".py") and bool(attribute)
+    """Whether a name is of the form ``FILE.py:name``, with or without a number behind it."""
+    _, _, attribute = name.partition(".py:")
+    return bool(attribute)
 
 
 def load_from_file(name: str) -> Any:
@@ -133,7 +133,7 @@ def load_from_file(name: str) -> Any:
         spec.loader.exec_module(module)
     except HqpError:
         raise
-    except Exception as e:  # a user's file may raise anything
+    except (Exception, SystemExit) as e:  # a user's file may raise anything
         raise UsageError(f"{file}: cannot be imported: {type(e).__name__}: {e}") from e
     if not hasattr(module, attribute):
         raise UsageError(f"{file}: no function '{attribute}'")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +110,54 @@ def test_recovered_is_closer_to_the_original_and_keeps_its_form() -> None:
             t.name: (t.data_type, *t.dims) for t in student.graph.initializer
         }
     assert [m.SerializeToString() for m in (model, pruned)] == before
+
+
+@pytest.mark.parametrize("wrong", [None, 5, b"model"])
+def test_what_is_no_model_is_refused(wrong: Any) -> None:
+    for call in (hqp_onnx.inspect, lambda m: hqp_onnx.prune(m, 0.1), lambda m: hqp_onnx.evaluate(m, DATA)):
+        with pytest.raises(UsageError, match=r"the model is a .*: expected a path or a ModelProto"):
+            call(wrong)
+
+
+@pytest.mark.parametrize("wrong", [None, 5, lambda: None, lambda: 1 / 0])
+def test_what_is_no_data_is_refused(wrong: Any) -> None:
+    with pytest.raises(DataError, match=r"the data"):
+        hqp_onnx.evaluate(small_model(), wrong)
+
+
+def test_data_may_be_a_function() -> None:
+    found = hqp_onnx.evaluate(small_model(), lambda: iter([({"input": DATA["input"]}, DATA["labels"])]))
+    assert found.metric == hqp_onnx.evaluate(small_model(), DATA).metric
+
+
+def test_one_name_is_a_list_of_one(tmp_path: Path) -> None:
+    model, options = small_model(), {"sparsity": 0.4, "saliency": "l2"}
+    one, several = (hqp_onnx.prune(model, keep=keep, **options) for keep in ("w1", ["w1"]))
+    assert one == several != hqp_onnx.prune(model, **options)
+    onnx.save(model, tmp_path / "m.onnx")
+    assert list(hqp_onnx.benchmark(str(tmp_path / "m.onnx"))) == [str(tmp_path / "m.onnx")]
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5])
+def test_seeds_are_whole_numbers(seed: Any) -> None:
+    with pytest.raises(UsageError, match=r"^seed "):
+        hqp_onnx.prune(small_model(), 0.2, saliency="random", seed=seed)
+
+
+def test_every_argument_is_documented() -> None:
+    """In the functions of the facade, and in the two classes of options."""
+    for name in (
+        "benchmark",
+        "compare",
+        "evaluate",
+        "prune",
+        "quantize",
+        "recover",
+        "score",
+        "Options",
+        "BuildOptions",
+    ):
+        documented = getattr(hqp_onnx, name)
+        words = inspect.getdoc(documented) or ""
+        for argument in inspect.signature(documented).parameters:
+            assert re.search(rf"^\s+([a-z_0-9]+, )*{argument}(, [a-z_0-9]+)*:", words, re.M), (name, argument)

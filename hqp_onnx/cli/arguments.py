@@ -12,13 +12,14 @@ from click.shell_completion import CompletionItem
 
 from hqp_onnx.comparison.contenders import named
 from hqp_onnx.evaluation.metrics import METRICS
-from hqp_onnx.files import forbid_overlap
+from hqp_onnx.files import Names, forbid_overlap
 from hqp_onnx.gradients.engines import ENGINES
 from hqp_onnx.gradients.loss import LOSSES
 from hqp_onnx.graphs.model_io import parts
 from hqp_onnx.passes.cut import REFITS
 from hqp_onnx.registry import Registry, is_file_name
 
+_WRITTEN = ("output", "json_file")
 F = TypeVar("F", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
 DATA = click.Path()  # or file.py:func, or MODEL@TARGET: a path for the shell's sake
@@ -71,22 +72,38 @@ def json_option(command: F) -> F:
 
     @wraps(command)
     def checked(*arguments: Any, json_file: Path | None, **options: Any) -> Any:
-        if json_file is not None and str(json_file) != "-":
-            output: Path | None = options.get("output")
-            written = {"output": None if output is None or output.is_dir() else output, "json_file": json_file}
-            forbid_overlap(written, _named(click.get_current_context()))
+        context = click.get_current_context()
+        output: Path | None = options.get("output")
+        written = {
+            "output": None if output is None or output.is_dir() else output,
+            "json_file": None if str(json_file) == "-" else json_file,
+        }
+        inputs = _extensions(context) | (_named(context) if written["json_file"] is not None else {})
+        if inputs:
+            forbid_overlap(written, inputs)
         return command(*arguments, json_file=json_file, **options)
 
     option = click.option("--json", "json_file", type=FILE, help="Write the result as JSON to this file ('-': stdout).")
     return option(cast(F, checked))
 
 
-def _named(context: click.Context) -> dict[str, list[Path]]:
-    """The files, and folders of data, that a command's other parameters name."""
-    inputs: dict[str, list[Path]] = {}
+def _extensions(context: click.Context) -> dict[str, Names]:
+    """The files of code and of options that a command reads, in words."""
+    config = context.find_root().params.get("config_file")
+    files: dict[str, Names] = {} if config is None else {"the file of --config": config}
     for parameter in context.command.params:
         value = context.params[str(parameter.name)]
-        if not isinstance(parameter.type, click.Path) or parameter.name in ("output", "json_file") or not value:
+        if isinstance(value, str) and is_file_name(value):
+            files[f"the file of {{--{parameter.name}}}"] = value
+    return files
+
+
+def _named(context: click.Context) -> dict[str, Names]:
+    """The files, and folders of data, that a command's other parameters name."""
+    inputs: dict[str, Names] = {}
+    for parameter in context.command.params:
+        value = context.params[str(parameter.name)]
+        if not isinstance(parameter.type, click.Path) or parameter.name in _WRITTEN or not value:
             continue
         paths = [named(str(text))[0] for text in (value if isinstance(value, tuple) else (value,))]
         words = f"{{--{parameter.name}}}" if isinstance(parameter, click.Option) else parameter.human_readable_name

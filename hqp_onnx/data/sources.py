@@ -80,10 +80,20 @@ def open_dataset(
 
 def _in_memory(data: Mapping[str, Any] | Iterable[Any] | Callable[[], Iterable[Any]]) -> ArraySource:
     if callable(data):
-        return _in_memory(data())
+        return _in_memory(_called(data))
+    if not isinstance(data, Iterable):
+        raise DataError(f"the data are a {type(data).__name__}: expected a path, arrays by input name, or feeds")
     if not isinstance(data, Mapping):
         return _collected(data, "the data")
     return _named({key: _array(values, f"the data, '{key}'") for key, values in data.items()}, "the data")
+
+
+def _called(function: Callable[[], Iterable[Any]]) -> Iterable[Any]:
+    """What a user's function returns."""
+    try:
+        return function()
+    except Exception as e:  # it may raise anything
+        raise DataError(f"the data: their function fails: {type(e).__name__}: {one_line(e)}") from e
 
 
 def _open_npz(file: Path) -> ArraySource:

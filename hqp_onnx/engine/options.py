@@ -11,7 +11,30 @@ from hqp_onnx.errors import UsageError
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What ``hqp build`` is asked for; the command's help describes each field. ``elsewhere`` is ``--for``."""
+    """What ``build`` is asked for.
+
+    Attributes:
+        model: the float model, or one with Q/DQ pairs.
+        output: the engine; OUTPUT.json says how it was built.
+        data: calibration data, for INT8 of a float model.
+        preprocess: JSON file, for a folder of images.
+        precision: int8, fp16 or fp32; None takes int8 with data or Q/DQ where the GPU has INT8, else fp16.
+        calibration: how ranges are chosen.
+        calibration_cache: scales of the implicit path: read if it exists, else written.
+        shapes: of inputs, as x:1x3x224x224,8x3x224x224,32x3x224x224 (least, best, most).
+        timing_cache: TensorRT's tactic timings, read and extended.
+        workspace: limit of TensorRT's scratch memory, in MiB.
+        dla: core of a deep-learning accelerator; what it cannot run goes to the GPU.
+        hardware_compatible: the engine loads on other GPUs from Ampere on.
+        version_compatible: the engine loads in later versions of TensorRT.
+        path: implicit (ranges) or explicit (Q/DQ); None takes what the version knows.
+        scales: of the implicit path: own (KL ranges) or tensorrt (its calibrator).
+        strongly_typed: types as the model states them.
+        elsewhere: version of the TensorRT that a script for another machine is for; None builds here.
+
+    Raises:
+        UsageError: a value that makes no sense.
+    """
 
     model: Path
     output: Path
@@ -32,6 +55,10 @@ class BuildOptions:
     elsewhere: str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("model", "output", "preprocess", "calibration_cache", "timing_cache"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, Path(getattr(self, name)))
+        object.__setattr__(self, "shapes", (self.shapes,) if isinstance(self.shapes, str) else tuple(self.shapes))
         for option, value, known in (
             ("{--precision}", self.precision, (None, *PRECISIONS)),
             ("{--path}", self.path, (None, *PATHS)),

@@ -28,9 +28,12 @@ _PATIENCE_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds per run of one batch: median, 10th and 90th percentile; number of runs.
+    """Time of one run of a batch.
 
-    ``speedup`` is the time of the first session that was measured beside it over its own.
+    Attributes:
+        median_ms, p10_ms, p90_ms: milliseconds: median, 10th and 90th percentile.
+        runs: that were measured.
+        speedup: time of the first session that was measured beside it over its own.
     """
 
     median_ms: float

@@ -79,7 +79,7 @@ class Metric:
             scores = np.asarray(self.function(outputs, labels), np.float64)
         except HqpError:
             raise
-        except Exception as e:  # a user's function may raise anything
+        except (Exception, SystemExit) as e:  # a user's function may raise anything
             raise UsageError(f"metric '{self.name}' failed: {type(e).__name__}: {e}") from e
         if scores.shape != (count,) or not ((scores >= 0) & (scores <= 1)).all():
             raise UsageError(f"metric '{self.name}' must return one score in 0..1 per sample of the batch")

@@ -107,12 +107,20 @@ class Options:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "output", Path(self.output))
+        for name in ("keep", "only", "augment"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
         for argument, value, known in (
             ("objective", self.objective, OBJECTIVES),
             ("precision", self.precision, PRECISIONS),
         ):
             if value not in known:
                 raise UsageError(f"{{--{argument}}} {value}: expected one of {', '.join(known)}")
+        for part, data in (("calib", self.calib), ("val", self.val)):
+            if data is None:
+                raise UsageError(f"{{--{part}}} is None: expected data")
+        if self.recover < 0:
+            raise UsageError(f"{{--recover}} {self.recover}: expected a number of epochs, 0 or more")
         SEARCHES.get(self.search)
         _ = self.scoring
         method(self.calibration)

@@ -18,7 +18,7 @@ from hqp_onnx.job.ledger import Ledger
 from hqp_onnx.job.models import CandidateModels
 from hqp_onnx.job.path import Path
 from hqp_onnx.job.precision import admissible, as_asked
-from hqp_onnx.job.search import SEARCHES, step_size
+from hqp_onnx.job.search import last_admissible, step_size
 from hqp_onnx.job.setup import Setup
 
 
@@ -81,7 +81,7 @@ def _pruned(setup: Setup, ledger: Ledger, judge: Judge, path: Path) -> tuple[Pat
             path = replace(path, order=refreshed_order(setup, ledger, path.order, before, plan, graph))
         return judge.admits(Candidate(path.plan(count)))
 
-    removed = SEARCHES.get(setup.options.search)(len(path), path.step, admits)
+    removed = last_admissible(setup.options.search, len(path), path.step, admits)
     return path, removed
 
 
@@ -89,8 +89,9 @@ def _recovered(setup: Setup, judge: Judge, path: Path, count: int, like: Candida
     """The last admissible recovered candidate ``like`` another, from ``count`` units on; None if there is none."""
     counts = path.beyond(count)
     trained = [replace(like, plan=path.plan(more), trained=True) for more in counts]
-    search = SEARCHES.get(setup.options.search)
-    most = search(len(counts) - 1, 1, lambda number: judge.admits(trained[number].in_float32))
+    most = last_admissible(
+        setup.options.search, len(counts) - 1, 1, lambda number: judge.admits(trained[number].in_float32)
+    )
     for candidate in trained[most::-1]:  # trained again, as it ships: nothing that failed in FP32
         if judge.admits(candidate.in_float32) and judge.admits(candidate):
             return candidate

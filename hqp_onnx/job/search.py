@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
+
+from hqp_onnx.errors import HqpError, UsageError, one_line
 from hqp_onnx.registry import Registry
 
 Verdict = Callable[[int], bool]
@@ -18,6 +21,34 @@ Search = Callable[[int, int, Verdict], int]
 """(limit, step, admits) -> the count to ship: 0, or one up to ``limit`` that ``admits`` was asked for and admitted."""
 
 SEARCHES: Registry[Search] = Registry("search", "hqp_onnx.searches")
+
+
+def last_admissible(name: str, limit: int, step: int, admits: Verdict) -> int:
+    """What the search called ``name`` finds.
+
+    Raises:
+        UsageError: it fails, asks for a count that there is not, or ends in one that was not admitted.
+    """
+    admitted = {0}
+
+    def asked(count: int) -> bool:
+        if not isinstance(count, (int, np.integer)) or not 0 <= count <= limit:
+            raise UsageError(f"search '{name}' asks for {count!r}: expected a whole number from 0 to {limit}")
+        if not admits(int(count)):
+            return False
+        admitted.add(int(count))
+        return True
+
+    search = SEARCHES.get(name)
+    try:
+        count = search(limit, step, asked)
+    except HqpError:
+        raise
+    except (Exception, SystemExit) as e:  # a user's function may raise anything
+        raise UsageError(f"search '{name}' failed: {type(e).__name__}: {one_line(e)}") from e
+    if not isinstance(count, (int, np.integer)) or count not in admitted:
+        raise UsageError(f"search '{name}' ends in {count!r}: expected 0, or a count that was admitted")
+    return int(count)
 
 
 def step_size(step: float, units: int) -> int:

@@ -51,7 +51,9 @@ class Recovery:
 
     def __post_init__(self) -> None:
         if self.epochs < 0:
-            raise UsageError(f"{{--recover}} {self.epochs}: expected a number of epochs, 0 or more")
+            raise UsageError(f"{{--epochs}} {self.epochs}: expected a number of epochs, 0 or more")
+        if self.seed < 0:
+            raise UsageError(f"{{--seed}} {self.seed}: expected a whole number, 0 or more")
         if self.batch < 1 or self.features < 0 or self.beta < 0:
             raise UsageError("recovery: batch must be at least 1, features and beta at least 0")
         if not (self.rate > 0 and self.temperature > 0 and 0 < self.held_out < 1):

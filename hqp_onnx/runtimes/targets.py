@@ -198,7 +198,7 @@ def _registered(name: str) -> Target:
         return entry
     try:
         target = entry()
-    except Exception as e:  # of a package or a file
+    except (Exception, SystemExit) as e:  # of a package or a file
         raise UsageError(f"target '{name}' fails: {type(e).__name__}: {one_line(e)}") from e
     if not isinstance(target, Target):
         raise UsageError(f"target '{name}' gives a {type(target).__name__}: expected a Target")

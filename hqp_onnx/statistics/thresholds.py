@@ -70,7 +70,7 @@ def method(name: str) -> Method:
 def _threshold(name: str, method: Method, histogram: Histogram) -> float:
     if histogram.top == 0:
         return 1.0
-    value = float(_answer(name, method, histogram))
+    value: float = _answer(name, lambda: float(method(histogram)))
     if not (np.isfinite(value) and value > 0):
         raise UsageError(f"calibration method '{name}' gives {value}: expected a threshold above 0")
     return value
@@ -80,7 +80,7 @@ def _answer(name: str, function: Callable[..., Any], *arguments: object) -> Any:
     """What a function of a package or a file returns; where it fails, the reason in one line."""
     try:
         return function(*arguments)
-    except Exception as e:  # it may raise anything
+    except (Exception, SystemExit) as e:  # it may raise anything
         raise UsageError(f"calibration method '{name}': {one_line(e)}") from e
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import onnx
 
@@ -23,6 +24,9 @@ def benchmark_models(
     progress: Progress = silent,
 ) -> dict[str, Latency]:
     """Latency of models run in turn on the same seeded input; see ``hqp_onnx.benchmark``."""
+    if isinstance(models, (str, Path, onnx.ModelProto)):
+        models = [models]
+    models = list(models)
     if not models:
         raise UsageError("no models: give one or more")
     if batch < 1:

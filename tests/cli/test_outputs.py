@@ -104,3 +104,15 @@ def test_a_report_is_not_written_over(
     (folder / "directory" / "report.json").write_text("{}")
     assert hqp(monkeypatch, "report", "directory", "--json", "directory/report.json") == 2
     assert "--json directory/report.json is the report: choose another file" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("options", [("-o", "mine.py"), ("-o", "new", "--json", "mine.py")])
+def test_the_code_of_an_extension_is_no_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    onnx.save(small_model(), "model.onnx")
+    Path("mine.py").write_text("def rank(model, data):\n    return {}\n")
+    assert hqp(monkeypatch, "prune", "model.onnx", "--sparsity", "0.2", "--saliency", "mine.py:rank", *options) == 2
+    assert capsys.readouterr().err.strip().endswith("mine.py is the file of --saliency: choose another file")
+    assert Path("mine.py").read_text().startswith("def rank")

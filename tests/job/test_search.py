@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from hqp_onnx.job.search import bisect, candidates, linear, step_size
+from hqp_onnx.errors import UsageError
+from hqp_onnx.job.search import bisect, candidates, last_admissible, linear, step_size
 
 
 @pytest.mark.parametrize("limit", [1, 7, 99, 100, 101])
@@ -45,3 +48,30 @@ def test_no_unit_to_remove() -> None:
 def test_a_step_is_a_share_of_the_units_and_at_least_one() -> None:
     assert step_size(0.01, 1080) == 11
     assert step_size(0.01, 3) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("return None", "ends in None: expected 0, or a count that was admitted"),
+        ("return limit", "ends in 40: expected 0"),
+        ("return -1", "ends in -1"),
+        ("return 20 if admits(20) else 20", "ends in 20"),
+        ("return admits(41)", "asks for 41: expected a whole number from 0 to 40"),
+        ("return admits(-3)", "asks for -3"),
+        ("return admits(2.5)", "asks for 2.5"),
+        ("return admits('x')", "asks for 'x'"),
+        ("raise ValueError('two\\nlines')", "failed: ValueError: two$"),
+        ("import sys; sys.exit(0)", "failed: SystemExit: 0"),
+    ],
+)
+def test_a_search_of_one_s_own_is_held_to_its_contract(tmp_path: Path, body: str, words: str) -> None:
+    (tmp_path / "mine.py").write_text(f"def search(limit, step, admits):\n    {body}\n")
+    with pytest.raises(UsageError, match=words):
+        last_admissible(f"{tmp_path / 'mine.py'}:search", 40, 4, lambda count: count <= 10)
+
+
+def test_a_search_of_one_s_own_is_believed_what_it_was_told(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def search(limit, step, admits):\n    return 7 if admits(7) else 0\n")
+    assert last_admissible(f"{tmp_path / 'mine.py'}:search", 40, 4, lambda count: count <= 10) == 7
+    assert last_admissible(f"{tmp_path / 'mine.py'}:search", 40, 4, lambda count: False) == 0

@@ -128,7 +128,7 @@ class OfFunction(Saliency):
             scores = {weight: np.asarray(values, np.float64) for weight, values in answer.items()}
         except HqpError:
             raise
-        except Exception as e:  # a user's function may raise anything
+        except (Exception, SystemExit) as e:  # a user's function may raise anything
             raise UsageError(f"saliency '{self.name}' failed: {type(e).__name__}: {e}") from e
         self._check(scores, model)
         return scores
@@ -185,6 +185,8 @@ class Scoring:
     def __post_init__(self) -> None:
         object.__setattr__(self, "method", _method(self.saliency, self.name))
         object.__setattr__(self, "loss_model", _opened(self.loss))
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise UsageError(f"{{--seed}} {self.seed}: expected a whole number, 0 or more")
         if self.draws < 1:
             raise UsageError(f"{{--draws}} {self.draws}: expected at least 1")
         kinds, kind = ENGINES.get(self.engine).kinds, self.method.gradients
@@ -207,7 +209,7 @@ def _method(saliency: str | Saliency | FilterFunction, name: str) -> Saliency:
         return OfFunction(name, cast(FilterFunction, entry))
     try:
         return entry()
-    except Exception as e:  # a user's class may raise anything
+    except (Exception, SystemExit) as e:  # a user's class may raise anything
         raise UsageError(f"saliency '{name}' cannot be made: {type(e).__name__}: {e}") from e
 
 
