@@ -177,4 +177,4 @@ def test_pads_and_means_are_what_kernels_know() -> None:
     assert [node.op for node in graph.nodes] == ["Conv", "GlobalAveragePool", "Flatten"]
     result, shapes = canonicalize_with_shapes(to_graph(model))
     pooled = result.graph.nodes[1].outputs[0].name
-    assert shapes.sizes[pooled] == (2, 5, 1, 1) and shapes.varying[pooled] == (True, False, False, False)
+    assert shapes.sizes[pooled] == (2, 5, 1, 1) and shapes.varying(pooled) == (True, False, False, False)
