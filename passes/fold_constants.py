@@ -92,6 +92,8 @@ def _merge(graph: gs.Graph, fixed: list[gs.Node]) -> None:
                 for index in [i for i, t in enumerate(reader.inputs) if t is old]:
                     reader.inputs[index] = new
         fixed.remove(node)
+        node.inputs.clear()
+        node.outputs.clear()
 
 
 def _exposed(graph: gs.Graph) -> Collection[str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
+from hqp_onnx.graphs.model_io import name_nodes
 from hqp_onnx.passes.base import PassResult
 
 __all__ = ["take_branches"]
@@ -33,21 +35,36 @@ def _splice(graph: gs.Graph, node: gs.Node, branch: gs.Graph) -> None:
     node.attrs.clear()
     node.inputs.clear()
     node.outputs.clear()
-    outer = {id(tensor) for tensor in graph.tensors().values()}
-    taken = {tensor.name for tensor in _tensors(graph)}
-    for tensor in _tensors(branch):
-        if id(tensor) not in outer and tensor.name in taken:
-            tensor.name = _unused(tensor.name, taken)
-        taken.add(tensor.name)
+    _settle_names(graph, branch)
     ends = [
         gs.Node("Identity", f"{node.name}_{i}", inputs=[made], outputs=[result])
         for i, (made, result) in enumerate(zip(branch.outputs, results, strict=True))
     ]
     graph.nodes[place : place + 1] = [*branch.nodes, *ends]
-    names: set[str] = set()
-    for other in graph.nodes:
-        other.name = _unused(other.name, names) if other.name in names else other.name
-        names.add(other.name)
+    name_nodes(graph)
+
+
+def _settle_names(graph: gs.Graph, branch: gs.Graph) -> None:
+    """Let ``branch`` read the constants of ``graph``, of which it may hold copies, and rename what is its own."""
+    outer = {tensor.name: tensor for tensor in _tensors(graph)}
+    for tensor in list(_tensors(branch)):
+        other = outer.setdefault(tensor.name, tensor)
+        if other is tensor:
+            continue
+        if _equal(tensor, other):
+            for reader in list(tensor.outputs):
+                for index in [i for i, read in enumerate(reader.inputs) if read is tensor]:
+                    reader.inputs[index] = other
+            branch.outputs = [other if made is tensor else made for made in branch.outputs]
+        else:
+            tensor.name = _unused(tensor.name, outer)
+            outer[tensor.name] = tensor
+
+
+def _equal(a: gs.Tensor, b: gs.Tensor) -> bool:
+    if not (isinstance(a, gs.Constant) and isinstance(b, gs.Constant)):
+        return False
+    return a._values is b._values or np.array_equal(a.values, b.values)
 
 
 def _tensors(graph: gs.Graph) -> Iterator[gs.Tensor]:
@@ -56,7 +73,7 @@ def _tensors(graph: gs.Graph) -> Iterator[gs.Tensor]:
         yield from inner.tensors().values()
 
 
-def _unused(name: str, taken: set[str]) -> str:
+def _unused(name: str, taken: Container[str]) -> str:
     count = 1
     while f"{name}_{count}" in taken:
         count += 1

@@ -6,7 +6,7 @@ tensors and default values of inputs are kept here, and put back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +24,13 @@ class Origin:
         header: the model without its graph's content; inputs and outputs are there.
         notes: doc string and metadata of nodes, by operator and first output, and of tensors, by name.
         defaults: values of inputs that a caller may leave out.
+        weights: names of the initializers of the graph itself.
     """
 
     header: onnx.ModelProto
     notes: Mapping[tuple[str, str], Any]
     defaults: Mapping[str, onnx.TensorProto]
+    weights: frozenset[str]
 
     @classmethod
     def of(cls, model: onnx.ModelProto, defaults: Mapping[str, onnx.TensorProto]) -> Origin:
@@ -42,7 +44,7 @@ class Origin:
         header.graph.input.extend(model.graph.input)
         header.graph.output.extend(model.graph.output)
         noted = {key: _note(entry) for key, entry in _entries(model.graph) if entry.doc_string or entry.metadata_props}
-        return cls(header, noted, defaults)
+        return cls(header, noted, defaults, frozenset(tensor.name for tensor in model.graph.initializer))
 
     def restore(self, model: onnx.ModelProto) -> None:
         """Put into ``model``, in place, what still holds of it."""
@@ -62,6 +64,7 @@ class Origin:
                 entry.doc_string = self.notes[key].doc_string
                 del entry.metadata_props[:]
                 entry.metadata_props.extend(self.notes[key].metadata_props)
+        _share(model.graph, self.weights)
         present = {value.name for value in model.graph.input}
         model.graph.initializer.extend(value for name, value in self.defaults.items() if name in present)
 
@@ -82,6 +85,25 @@ def carrying(graph: gs.Graph, origin: Origin) -> CarryingGraph:
     graph.origin = origin
     assert isinstance(graph, CarryingGraph)
     return graph
+
+
+def _share(graph: onnx.GraphProto, weights: frozenset[str]) -> None:
+    """Move the graph's own weights out of the graphs in its nodes, into which onnx-graphsurgeon writes copies."""
+    present = {tensor.name for tensor in graph.initializer}
+    for inner in _inner(graph):
+        for tensor in [tensor for tensor in inner.initializer if tensor.name in weights]:
+            if tensor.name not in present:
+                graph.initializer.append(tensor)
+                present.add(tensor.name)
+            inner.initializer.remove(tensor)
+
+
+def _inner(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    for node in graph.node:
+        for entry in node.attribute:
+            if entry.HasField("g"):
+                yield entry.g
+                yield from _inner(entry.g)
 
 
 def _entries(graph: onnx.GraphProto) -> Iterable[tuple[tuple[str, str], Any]]:

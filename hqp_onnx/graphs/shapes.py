@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import helper
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import ModelError
@@ -51,8 +50,7 @@ class Shapes:
 
     def constant(self, name: str) -> Array | None:
         """The value that a small tensor of integers has for all sizes."""
-        value = self.known.integers(name)
-        return None if value is None else value.astype(helper.tensor_dtype_to_np_dtype(self.known.types[name]))
+        return self.known.constants.get(name) if name in self.known.values else None
 
     def including(self, sizes: Mapping[str, tuple[int, ...]], dims: Mapping[str, Dims]) -> Shapes:
         """These, and those of further tensors."""

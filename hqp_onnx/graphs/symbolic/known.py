@@ -27,7 +27,7 @@ class Known:
         dims: shape, of tensors whose number of axes is known.
         types: element types, as ``onnx.TensorProto`` numbers them.
         values: elements of small tensors of integers or truth values.
-        constants: values of tensors that depend on no input at all, None of large ones.
+        constants: values of tensors that are the same for all inputs, None of large ones.
     """
 
     dims: dict[str, Dims] = field(default_factory=dict)

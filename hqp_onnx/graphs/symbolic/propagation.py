@@ -18,7 +18,7 @@ from onnx import TensorProto, TypeProto, helper, numpy_helper, shape_inference
 from hqp_onnx.arrays import Array
 from hqp_onnx.graphs.draws import draws
 from hqp_onnx.graphs.symbolic.expressions import Expression, integer, symbol
-from hqp_onnx.graphs.symbolic.known import LARGEST_VALUE, Known, Reading, each
+from hqp_onnx.graphs.symbolic.known import LARGEST_VALUE, Known, Reading, Value, each
 from hqp_onnx.graphs.symbolic.shape_rules import SHAPES
 from hqp_onnx.graphs.symbolic.value_rules import VALUES
 
@@ -77,7 +77,7 @@ class _Walk:
         elif node.op_type in VALUES and self.known.types.get(node.output[0]) in _INTEGERS:
             for name, value in zip(node.output, VALUES[node.op_type](reading), strict=False):
                 if value is not None and np.size(value) <= LARGEST_VALUE:
-                    self.known.values[name] = np.asarray(value, object)
+                    self._know(name, np.asarray(value, object))
 
     def _learn(self, name: str, value: Array | None) -> None:
         """``name`` is a constant, of this value if that is known and small."""
@@ -85,6 +85,12 @@ class _Walk:
         self.known.constants[name] = value if small else None
         if value is not None and small and value.dtype.kind in "iub":
             self.known.values[name] = each(value)
+
+    def _know(self, name: str, value: Value) -> None:
+        """Elements of ``name``; a constant if they are the same for all sizes."""
+        self.known.values[name] = value
+        if (found := self.known.integers(name)) is not None:
+            self.known.constants[name] = found.astype(helper.tensor_dtype_to_np_dtype(self.known.types[name]))
 
     def _fixed(self, node: onnx.NodeProto) -> bool:
         """Whether all that a node reads is constant."""

@@ -67,7 +67,8 @@ BODIES = {
     " p = Reshape(c, s) \n y = Concat<axis=-1>(p, d)",
 }
 INTS: dict[str, object] = {
-    "zero": 0, "one": 1, "two": 2, "eight": 8, "five": 5, "five1": [5], "fifty": 50, "four0": 4, "twelve0": 12, "axis0": [0],
+    "zero": 0, "one": 1, "two": 2, "eight": 8, "five": 5, "five1": [5],
+    "fifty": 50, "four0": 4, "twelve0": 12, "axis0": [0],
     "axis1": [1], "one1": [1], "twelve": [12], "minus": [-1], "minus2": [-2], "far": [2**62], "zeros4": [0] * 4,
     "ones3": [1] * 3, "three": [3], "four": [4], "three1": [3], "rows": [-1, 12], "rest": [0, -1],
 }  # fmt: skip
