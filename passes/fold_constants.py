@@ -3,8 +3,8 @@
 A node whose inputs are all constant becomes constants, but for what would make the file larger: results that hold more
 elements than the initializers they replace (ConstantOfShape, Expand, Tile, Range, a look-up that repeats rows) stay
 computed, unless they are small. Of a weight stored in fewer bits (Cast, scales), floats are what channels and integers
-are made of: its elements count, not its bytes. Nodes that do the same to the same constants become one, and Identity
-of a constant becomes that constant. What draws random numbers, holds graphs or quantizes is never computed.
+are made of: its elements count, not its bytes. Nodes that do the same to the same large constants become one, and
+Identity of a large constant becomes that constant. What draws random numbers, holds graphs or quantizes stays.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def fold_constants(graph: gs.Graph) -> PassResult:
     count = len(graph.nodes)
     _lower(graph)
     fixed = _fixed(graph)
-    _merge(graph, fixed)
     results = _evaluated(graph, fixed)
+    _merge(graph, fixed, results)
     _replace(graph, fixed, results)
     graph.cleanup().toposort()
     folded = count - len(graph.nodes)
@@ -76,16 +76,19 @@ def _fixed(graph: gs.Graph) -> list[gs.Node]:
     return found
 
 
-def _merge(graph: gs.Graph, fixed: list[gs.Node]) -> None:
-    """Let readers of equal nodes read the first, and those of Identity its input."""
+def _merge(graph: gs.Graph, fixed: list[gs.Node], results: Mapping[str, Array]) -> None:
+    """Let readers of equal nodes read the first, and those of Identity its input; small results are copied."""
     exposed = _exposed(graph)
     first: dict[str, gs.Node] = {}
     for node in list(fixed):
-        key = str([node.op, node.domain, sorted(node.attrs.items(), key=str), [t.name for t in node.inputs]])
+        names = [t.name for t in node.outputs]
+        if not exposed.isdisjoint(names) or sum(results[n].nbytes for n in names if n in results) <= _SMALL:
+            continue
+        key = str([node.op, sorted(node.attrs.items(), key=str), [t.name for t in node.inputs]])
         tensors = any(isinstance(value, gs.Tensor) for value in node.attrs.values())
         same = node if tensors else first.setdefault(key, node)
         sources = node.inputs if node.op == "Identity" else same.outputs
-        if (same is node and node.op != "Identity") or any(t.name in exposed for t in node.outputs):
+        if same is node and node.op != "Identity":
             continue
         for old, new in zip(node.outputs, sources, strict=True):
             for reader in list(old.outputs):
@@ -96,7 +99,7 @@ def _merge(graph: gs.Graph, fixed: list[gs.Node]) -> None:
         node.outputs.clear()
 
 
-def _exposed(graph: gs.Graph) -> Collection[str]:
+def _exposed(graph: gs.Graph) -> set[str]:
     """Results of the graph and of graphs inside its nodes."""
     return {t.name for inner in [graph, *graph.subgraphs(recursive=True)] for t in inner.outputs}
 
