@@ -1,6 +1,7 @@
 """The form that every other part of hqp_onnx expects, computing the same function.
 
 - opset 13 or newer, and every node has a name of its own;
+- optional inputs and outputs at the end of a node's list that are stated as absent are not stated;
 - no Constant nodes: every constant is an initializer; nodes over constants alone are folded where that does not make
   the file larger (``fold_constants``), and of an If with a constant condition the branch is in its place;
 - explicit ``pads`` instead of ``auto_pad`` wherever the spatial sizes are static;
@@ -56,6 +57,7 @@ def canonicalize_with_shapes(graph: gs.Graph) -> tuple[PassResult, Shapes]:
     before = _signature(graph)
     raised = raise_opset(graph, MINIMUM_OPSET)
     name_nodes(raised.graph)
+    _drop_absent(raised.graph)
     graph, shapes = _without_shape_arithmetic(raised.graph.toposort())
     _explicit_pads(graph, shapes)
     _drop_expansions(graph, shapes)
@@ -64,6 +66,13 @@ def canonicalize_with_shapes(graph: gs.Graph) -> tuple[PassResult, Shapes]:
     ranks = {name: len(dims) for name, dims in known.dims.items() if known.types.get(name) == _FLOAT}
     graph = pool_spatial_means(fold_pads(graph).graph, ranks).graph
     return PassResult(graph, _signature(graph) != before, raised.notes), _with_pooled(shapes, graph)
+
+
+def _drop_absent(graph: gs.Graph) -> None:
+    for node in graph.nodes:
+        for tensors in (node.inputs, node.outputs):
+            while node.domain in (None, "", "ai.onnx") and tensors and tensors[-1].is_empty():
+                tensors.pop()
 
 
 def _without_shape_arithmetic(graph: gs.Graph) -> tuple[gs.Graph, Shapes]:
