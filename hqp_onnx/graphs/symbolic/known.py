@@ -9,9 +9,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper
 
 from hqp_onnx.arrays import Array
+from hqp_onnx.graphs.nodes import attribute
 from hqp_onnx.graphs.symbolic.expressions import Expression, integer
 
 Dims: TypeAlias = "tuple[Expression, ...]"
@@ -73,11 +73,7 @@ class Reading:
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """Value of an attribute; text as str."""
-        for entry in self.node.attribute:
-            if entry.name == name:
-                value = helper.get_attribute_value(entry)
-                return value.decode(errors="replace") if isinstance(value, bytes) else value
-        return default
+        return attribute(self.node, name, default)
 
 
 ShapeRule: TypeAlias = "Callable[[Reading], Sequence[Sequence[Expression | None] | None]]"

@@ -17,6 +17,7 @@ from onnx import TensorProto, TypeProto, helper, numpy_helper, shape_inference
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.graphs.draws import draws
+from hqp_onnx.graphs.nodes import opset
 from hqp_onnx.graphs.symbolic.expressions import Expression, integer, symbol
 from hqp_onnx.graphs.symbolic.known import LARGEST_VALUE, Known, Reading, Value, each
 from hqp_onnx.graphs.symbolic.shape_rules import SHAPES
@@ -47,7 +48,7 @@ class _Walk:
         self.known = Known()
         self._measured, self._model = measured, model
         self._named: dict[str, Expression] = {}
-        self._opset = next((entry.version for entry in model.opset_import if entry.domain in _STANDARD), 0)
+        self._opset = opset(model)
         self._whole = _whole_model(model)
         for value in model.graph.input:
             names = [dim.dim_param for dim in value.type.tensor_type.shape.dim if dim.dim_param]
