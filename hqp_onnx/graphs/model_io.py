@@ -131,7 +131,7 @@ def to_proto(model: onnx.ModelProto | gs.Graph) -> onnx.ModelProto:
     return proto
 
 
-def to_graph(model: onnx.ModelProto, origin: Origin | None = None) -> CarryingGraph:
+def to_graph(model: onnx.ModelProto, origin: Origin | None = None) -> gs.Graph:
     """``model`` as an onnx-graphsurgeon graph with unique node names, local functions inlined.
 
     An initializer that is an input too is the default value of that input, which stays one. It is a constant in files

@@ -193,7 +193,7 @@ def test_every_real_input_of_every_rule_has_a_row():
     rows = differentiated()
     missing = [
         (op, index)
-        for op in sorted(RULES.keys() | set(LOWERED))
+        for op in sorted(set(RULES.names) | set(LOWERED))
         for index in real_inputs(op)
         if (op, index) not in rows and index not in REFUSED.get(op, []) and not (op in elsewhere and index == 0)
     ]
