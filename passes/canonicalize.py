@@ -1,11 +1,12 @@
 """The form that every other part of hqp_onnx expects, computing the same function.
 
 - opset 13 or newer, and every node has a name of its own;
-- no Constant nodes: every constant is an initializer; nodes over constants alone are folded;
+- optional inputs and outputs at the end of a node's list that are stated as absent are not stated;
+- no Constant nodes: every constant is an initializer; nodes over constants alone are folded where that does not make
+  the file larger (``fold_constants``), and of an If with a constant condition the branch is in its place;
 - explicit ``pads`` instead of ``auto_pad`` wherever the spatial sizes are static;
-- shape arithmetic folded: a tensor that depends only on input shapes, and is the same for all assignments of the
-  symbolic dimensions that were tried (``shapes``), becomes a constant. In a Reshape target the entries that differ
-  become 0 (copied) or -1 (inferred) where that says the same;
+- shape arithmetic folded: a tensor of integers that is proven to be the same for all sizes of the inputs becomes a
+  constant. In a Reshape target the other entries become 0 (copied) or -1 (inferred) where that says the same;
 - no Expand before an operator that broadcasts its inputs to the same shape anyway;
 - zeros around an image are padding of the convolution that reads it (``fold_pads``);
 - the mean over all positions is a GlobalAveragePool (``pool_spatial_means``).
@@ -22,10 +23,15 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from hqp_onnx.arrays import Array
 from hqp_onnx.graphs.model_io import name_nodes
 from hqp_onnx.graphs.shapes import Shapes, probe
+from hqp_onnx.graphs.symbolic.expressions import Expression, integer
+from hqp_onnx.graphs.symbolic.known import Dims
+from hqp_onnx.graphs.symbolic.shape_rules import broadcast
 from hqp_onnx.passes.base import PassResult
+from hqp_onnx.passes.fold_constants import fold_constants
 from hqp_onnx.passes.fold_pads import fold_pads
 from hqp_onnx.passes.pool_spatial_means import pool_spatial_means
 from hqp_onnx.passes.raise_opset import raise_opset
+from hqp_onnx.passes.take_branches import take_branches
 
 __all__ = ["canonicalize", "canonicalize_with_shapes"]
 
@@ -34,7 +40,7 @@ G_LOGGER.severity = G_LOGGER.ERROR  # it prints to stdout
 _BROADCASTING = frozenset(
     ["Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "Where", "And", "Or", "Equal", "Greater", "Less"]
 )
-_FOLD_BYTES = 1 << 26  # a constant that a fold may create
+_FLOAT = 1  # onnx.TensorProto.FLOAT
 
 
 def canonicalize(graph: gs.Graph) -> PassResult:
@@ -50,28 +56,48 @@ def canonicalize_with_shapes(graph: gs.Graph) -> tuple[PassResult, Shapes]:
     """``canonicalize``, and the shapes of the result, found by running the model."""
     before = _signature(graph)
     raised = raise_opset(graph, MINIMUM_OPSET)
-    graph = raised.graph
-    name_nodes(graph)
-    _type_constants(graph)
-    graph.fold_constants(
-        fold_shapes=False, size_threshold=_FOLD_BYTES, should_exclude_node=lambda node: node.op.startswith("Random")
-    ).cleanup().toposort()
-    shapes = probe(graph)
+    name_nodes(raised.graph)
+    _drop_absent(raised.graph)
+    graph, shapes = _without_shape_arithmetic(raised.graph.toposort())
     _explicit_pads(graph, shapes)
-    _fold_shape_arithmetic(graph, shapes)
     _drop_expansions(graph, shapes)
     graph.cleanup().toposort()
-    graph = pool_spatial_means(fold_pads(graph).graph, {name: len(size) for name, size in shapes.sizes.items()}).graph
-    return PassResult(graph, _signature(graph) != before, raised.notes), shapes.including(_pooled(graph, shapes))
+    known = shapes.known
+    ranks = {name: len(dims) for name, dims in known.dims.items() if known.types.get(name) == _FLOAT}
+    graph = pool_spatial_means(fold_pads(graph).graph, ranks).graph
+    return PassResult(graph, _signature(graph) != before, raised.notes), _with_pooled(shapes, graph)
 
 
-def _pooled(graph: gs.Graph, shapes: Shapes) -> dict[str, tuple[tuple[int, ...], ...]]:
+def _drop_absent(graph: gs.Graph) -> None:
+    for node in graph.nodes:
+        for tensors in (node.inputs, node.outputs):
+            while node.domain in (None, "", "ai.onnx") and tensors and tensors[-1].is_empty():
+                tensors.pop()
+
+
+def _without_shape_arithmetic(graph: gs.Graph) -> tuple[gs.Graph, Shapes]:
+    """Fold what is constant until nothing is: a branch that is taken brings nodes of its own."""
+    while True:
+        graph = fold_constants(graph).graph
+        shapes = probe(graph)
+        _fold_shape_arithmetic(graph, shapes)
+        taken = take_branches(fold_constants(graph).graph)
+        graph = taken.graph
+        if not taken.modified:
+            return graph, shapes
+
+
+def _with_pooled(shapes: Shapes, graph: gs.Graph) -> Shapes:
     """Shapes of poolings that were none when ``shapes`` were found."""
-    pools = [node for node in graph.nodes if node.op == "GlobalAveragePool" and node.inputs[0].name in shapes.runs]
-    return {
-        node.outputs[0].name: tuple((*size[:2], *[1] * len(size[2:])) for size in shapes.runs[node.inputs[0].name])
-        for node in pools
-    }
+    sizes, dims = {}, {}
+    for node in graph.nodes:
+        name = node.inputs[0].name if node.op == "GlobalAveragePool" else ""
+        if name in shapes.known.dims and name in shapes.sizes:
+            own = node.outputs[0].name
+            rank = len(shapes.sizes[name]) - 2
+            sizes[own] = (*shapes.sizes[name][:2], *[1] * rank)
+            dims[own] = (*shapes.known.dims[name][:2], *[integer(1)] * rank)
+    return shapes.including(sizes, dims)
 
 
 def _signature(graph: gs.Graph) -> list[object]:
@@ -86,23 +112,13 @@ def _signature(graph: gs.Graph) -> list[object]:
     ]
 
 
-def _type_constants(graph: gs.Graph) -> None:
-    """State every Constant as a tensor: onnx-graphsurgeon would take ``value_float`` for a double."""
-    types = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
-    for node in graph.nodes:
-        name = next(iter(node.attrs), "")
-        if node.op == "Constant" and name in types:
-            values = np.asarray(node.attrs.pop(name), types[name])
-            node.attrs["value"] = gs.Constant(f"{node.outputs[0].name}_value", values)
-
-
 def _explicit_pads(graph: gs.Graph, shapes: Shapes) -> None:
     for node in graph.nodes:
         mode = node.attrs.get("auto_pad", "NOTSET")
         if node.op not in ("Conv", "MaxPool", "AveragePool", "LpPool") or mode == "NOTSET":
             continue
-        size, dynamic = shapes.sizes.get(node.inputs[0].name), shapes.varying.get(node.inputs[0].name)
-        if size is None or dynamic is None or (mode != "VALID" and any(dynamic[2:])):
+        size = shapes.sizes.get(node.inputs[0].name)
+        if size is None or (mode != "VALID" and any(shapes.varying(node.inputs[0].name)[2:])):
             continue
         kernel = node.attrs.get("kernel_shape") or list(node.inputs[1].shape[2:])
         rank = len(kernel)
@@ -120,13 +136,12 @@ def _explicit_pads(graph: gs.Graph, shapes: Shapes) -> None:
 def _fold_shape_arithmetic(graph: gs.Graph, shapes: Shapes) -> None:
     for node in graph.nodes:
         for index, tensor in enumerate(node.inputs):
-            if tensor.name in shapes.constants:
-                node.inputs[index] = gs.Constant(
-                    f"{tensor.name}_folded_{node.name}_{index}", shapes.constants[tensor.name]
-                )
-        if node.op == "Reshape" and node.inputs[1].name in shapes.targets and not node.attrs.get("allowzero", 0):
+            if isinstance(tensor, gs.Variable) and (value := shapes.constant(tensor.name)) is not None:
+                node.inputs[index] = gs.Constant(f"{tensor.name}_folded_{node.name}_{index}", value)
+        if node.op == "Reshape" and isinstance(node.inputs[1], gs.Variable) and not node.attrs.get("allowzero", 0):
             data, target = node.inputs
-            relative = _relative_target(shapes.runs.get(data.name, ()), shapes.targets[target.name])
+            sizes, entries = shapes.known.dims.get(data.name), shapes.known.values.get(target.name)
+            relative = None if sizes is None or entries is None else _relative_target(sizes, list(entries.flat))
             if relative is not None:
                 node.inputs[1] = gs.Constant(f"{target.name}_folded_{node.name}", relative)
 
@@ -139,33 +154,32 @@ def _drop_expansions(graph: gs.Graph, shapes: Shapes) -> None:
             if not tensor.inputs or tensor.inputs[0].op != "Expand":
                 continue
             narrow = [*node.inputs[:index], tensor.inputs[0].inputs[0], *node.inputs[index + 1 :]]
-            if _broadcast(narrow, shapes) == shapes.runs.get(node.outputs[0].name):
+            sizes = _broadcast(narrow, shapes)
+            if sizes is not None and sizes == shapes.known.dims.get(node.outputs[0].name):
                 node.inputs[index] = narrow[index]
 
 
-def _broadcast(tensors: Sequence[gs.Tensor], shapes: Shapes) -> tuple[tuple[int, ...], ...] | None:
-    """Shape that ``tensors`` broadcast to, in every run; None if one is unknown."""
-    known = [shapes.runs.get(t.name) for t in tensors if isinstance(t, gs.Variable)]
-    fixed = [tuple(t.shape) for t in tensors if isinstance(t, gs.Constant)]
-    if not all(known):
-        return None
-    return tuple(np.broadcast_shapes(*sizes, *fixed) for sizes in zip(*(run for run in known if run), strict=True))
+def _broadcast(tensors: Sequence[gs.Tensor], shapes: Shapes) -> Dims | None:
+    """Shape that ``tensors`` broadcast to; None if it is not known for all sizes."""
+    shape: Sequence[Expression | None] = ()
+    for tensor in tensors:
+        constant = isinstance(tensor, gs.Constant)
+        dims = tuple(map(integer, tensor.shape)) if constant else shapes.known.dims.get(tensor.name)
+        if dims is None or None in shape:
+            return None
+        shape = broadcast(tuple(size for size in shape if size is not None), dims)
+    return None if None in shape else tuple(size for size in shape if size is not None)
 
 
-def _relative_target(sizes: Sequence[tuple[int, ...]], targets: Sequence[Array]) -> Array | None:
-    """A Reshape target that is right in all runs: entries that differ copied (0) or, at most one, inferred (-1)."""
-    if not sizes or any((target == 0).any() for target in targets):
+def _relative_target(sizes: Dims, target: Sequence[Expression]) -> Array | None:
+    """A Reshape target that is right for all sizes: entries that are open copied (0) or, at most one, inferred (-1)."""
+    if any(entry.value == 0 for entry in target):
         return None
-    relative = targets[0].copy()
-    inferred = []
-    for axis, entries in enumerate(zip(*targets, strict=True)):
-        if len(set(entries)) == 1:
-            continue
-        if axis < len(sizes[0]) and entries == tuple(size[axis] for size in sizes):
-            relative[axis] = 0
-        else:
-            inferred.append(axis)
-    if len(inferred) > 1 or (inferred and (relative == -1).any()):
+    relative = [0 if entry.value is None else entry.value for entry in target]
+    open_ends = [axis for axis, entry in enumerate(target) if entry.value is None]
+    inferred = [axis for axis in open_ends if axis >= len(sizes) or target[axis] != sizes[axis]]
+    if len(inferred) > 1 or (inferred and -1 in relative):
         return None
-    relative[inferred] = -1
-    return relative
+    for axis in inferred:
+        relative[axis] = -1
+    return np.array(relative, np.int64)

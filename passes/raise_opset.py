@@ -26,4 +26,6 @@ def raise_opset(graph: gs.Graph, opset: int) -> PassResult:
         raise ModelError(
             f"opset {graph.opset} cannot be converted to {opset}: {one_line(e)}. Export the model with opset {opset}"
         ) from e
-    return PassResult(to_graph(model), True, (f"converted from opset {graph.opset} to {opset}",))
+    return PassResult(
+        to_graph(model, getattr(graph, "origin", None)), True, (f"converted from opset {graph.opset} to {opset}",)
+    )

@@ -117,8 +117,7 @@ class _Branch:
         others = [t for t in node.inputs if isinstance(t, gs.Variable) and not t.is_empty() and t is not constant]
         if not others:
             return all(self.absorbed(tensor) for tensor in node.outputs)
-        runs = self.search.shapes.runs
-        full = len(others) == 1 and runs.get(others[0].name, ()) == runs.get(node.outputs[0].name)
+        full = len(others) == 1 and self.search.shapes.same(others[0].name, node.outputs[0].name)
         taken = {**self.search.joins, **self.joins}.get(id(node), constant.name)
         self.joins[id(node)] = constant.name
         return full and node.op in JOINS and taken == constant.name

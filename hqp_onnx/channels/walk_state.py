@@ -51,7 +51,7 @@ class Walk:
 
     def dynamic(self, tensor: gs.Tensor) -> tuple[bool, ...]:
         """Per axis of an activation, whether its size differs from run to run."""
-        return self._shapes.varying.get(tensor.name, (True,) * len(self.sizes(tensor)))
+        return self._shapes.varying(tensor.name) if isinstance(tensor, gs.Variable) else (False,) * len(tensor.shape)
 
     def sizes(self, tensor: gs.Tensor) -> tuple[int, ...]:
         """Concrete shape of a tensor that has one (rules are only called on such)."""

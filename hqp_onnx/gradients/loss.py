@@ -183,8 +183,8 @@ def _projection(t: Tape, outputs: list[str]) -> Loss:
         dims, rows = t.dims(name), t.traced.rows.get(name)
         if rows is None or None in dims[1:]:
             raise GradientError(
-                f"output '{name}' does not hold one sample after the other in a fixed shape: remove it from the "
-                "outputs, or give a loss model"
+                f"output '{name}' does not hold one sample after the other in a fixed shape{_mixer(t)}: remove it "
+                "from the outputs, or give a loss model"
             )
         start, stop = stop, stop + rows * prod(map(_size, dims[1:]))
         v = t.op("Slice", source, t.ints(start), t.ints(stop), t.ints(1))
@@ -192,6 +192,18 @@ def _projection(t: Tape, outputs: list[str]) -> Loss:
     if not seeds:
         raise GradientError("no floating-point output depends on a weight")
     return Loss("gauss-newton", seeds, source, width=stop)
+
+
+def _mixer(t: Tape) -> str:
+    """Which node is the first to put other samples into a row, in words."""
+    rows, dims = t.traced.rows, t.traced.dims
+    for node in t.model.graph.node:
+        name = node.output[0]
+        if name not in rows and None in dims.get(name, ()) and any(read in rows for read in node.input):
+            through = [read for read in node.input if read and read not in rows and read not in t.traced.values]
+            by = f" through '{through[0]}'" if through else ""
+            return f" ({node.op_type} node '{node.name or name}' mixes samples{by})"
+    return ""
 
 
 def _new_input(t: Tape, name: str, element: int, extra: int = 0) -> str:

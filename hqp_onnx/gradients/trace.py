@@ -15,7 +15,9 @@ from onnx import numpy_helper
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import GradientError
+from hqp_onnx.graphs.draws import draws
 from hqp_onnx.graphs.nodes import reads
+from hqp_onnx.graphs.symbolic.propagation import propagate
 from hqp_onnx.runtimes.session import Session
 
 Dims = tuple[int | None, ...]
@@ -28,7 +30,7 @@ class Trace:
     Attributes:
         dims: shape of each tensor; None for a dimension that grows with the batch.
         types: numpy dtype of each tensor.
-        values: initializers, and tensors that depend on nothing but shapes and did not differ.
+        values: initializers, and tensors that depend on nothing but shapes and are the same for all batches.
         rows: of a tensor whose first axis holds the samples in order, rows per sample; others are absent.
         size: elements per sample, of all tensors.
     """
@@ -49,7 +51,7 @@ def trace(model: onnx.ModelProto, feeds: Mapping[str, Array], batch: int | None)
     first, second = ({**rows, **session.run(rows)} for rows in inputs)
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     arrays = {name: value for name, value in first.items() if isinstance(value, np.ndarray)}
-    constant = shape_only(model.graph)
+    constant = _proven(model, inputs[0], first, batch)
     values |= {name: x for name, x in arrays.items() if name in constant and np.array_equal(x, second[name])}
     known = {**values, **arrays}
     dims: dict[str, Dims] = {name: x.shape for name, x in known.items()}
@@ -59,6 +61,21 @@ def trace(model: onnx.ModelProto, feeds: Mapping[str, Array], batch: int | None)
     rows_of = {name: len(x) // counts[0] for name, x in arrays.items() if _apart(x, second[name], counts)}
     size = sum(x.size for x in arrays.values()) // counts[0]
     return Trace(dims, {name: x.dtype for name, x in known.items()}, values, rows_of, size)
+
+
+def _proven(
+    model: onnx.ModelProto, rows: Mapping[str, Array], measured: Mapping[str, Array], batch: int | None
+) -> set[str]:
+    """Tensors that have one value for batches of any size, of samples of the size of ``rows``."""
+    sized = onnx.ModelProto()
+    sized.CopyFrom(model)
+    for value in sized.graph.input:
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim if value.name in rows else ()):
+            if axis or batch is not None:
+                dim.dim_value = rows[value.name].shape[axis]
+            else:
+                dim.dim_param = "batch"
+    return set(propagate(sized, measured).constants) & shape_only(model.graph)
 
 
 def fixed_batch(model: onnx.ModelProto) -> int | None:
@@ -100,7 +117,7 @@ def shape_only(graph: onnx.GraphProto) -> set[str]:
     variable: set[str] = {value.name for value in graph.input} - {tensor.name for tensor in graph.initializer}
     free: set[str] = set()
     for node in graph.node:
-        random = node.op_type.startswith("Random") or node.op_type in ("If", "Loop", "Scan")
+        random = draws(node.op_type, node.input) or node.op_type in ("If", "Loop", "Scan")
         reads = node.op_type not in ("Shape", "Size") and not variable.isdisjoint(node.input)
         (variable if random or reads else free).update(node.output)
     return free

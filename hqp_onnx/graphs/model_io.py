@@ -5,21 +5,32 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import chain, count
 from pathlib import Path
 
 import onnx
 import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
+from onnx import inliner
 
 from hqp_onnx import files
 from hqp_onnx.errors import ModelError
 from hqp_onnx.graphs.nodes import opset
+from hqp_onnx.graphs.origin import CarryingGraph, Origin, carrying
 from hqp_onnx.runtimes.external_data import weight_bytes, write_apart
 
 OLDEST_OPSET = 11
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
+_CONSTANTS_FROM = 4  # the IR version that has initializers which are no inputs
+_DROPPED = (
+    onnx.AttributeProto.SPARSE_TENSOR,
+    onnx.AttributeProto.SPARSE_TENSORS,
+    onnx.AttributeProto.TENSORS,
+    onnx.AttributeProto.GRAPHS,
+    onnx.AttributeProto.TYPE_PROTO,
+    onnx.AttributeProto.TYPE_PROTOS,
+)
 _EXTERNAL_FROM = 1_900_000_000  # bytes of weights; protobuf ends at 2 GiB
 
 
@@ -94,22 +105,78 @@ def parts(path: Path) -> list[Path]:
 
 
 def to_proto(model: onnx.ModelProto | gs.Graph) -> onnx.ModelProto:
-    """``model`` as a ModelProto."""
+    """``model`` as a ModelProto, with what its origin says of it; of IR version 4 at least, which knows constants."""
     if isinstance(model, onnx.ModelProto):
         return model
     proto: onnx.ModelProto = gs.export_onnx(model, do_type_check=False)
+    proto.ir_version = max(proto.ir_version, _CONSTANTS_FROM)
+    if isinstance(model, CarryingGraph):
+        model.origin.restore(proto)
     return proto
 
 
-def to_graph(model: onnx.ModelProto) -> gs.Graph:
-    """``model`` as an onnx-graphsurgeon graph with unique node names.
+def to_graph(model: onnx.ModelProto, origin: Origin | None = None) -> gs.Graph:
+    """``model`` as an onnx-graphsurgeon graph with unique node names, local functions inlined.
 
-    A graph input that is an initializer too is a constant from here on: exporters before IR version 4 list every
-    weight as an input, and a caller who fed another value would feed one that no channel analysis can know.
+    An initializer that is an input too is the default value of that input, which stays one. It is a constant in files
+    of IR version 3, which list every constant as an input, and in those of exporters that still do so: a caller who
+    fed another value would feed one that no channel analysis can know.
+
+    Args:
+        model: not changed, but the graph reads its weights.
+        origin: what the graph carries, if not what ``model`` says.
+
+    Raises:
+        ModelError: onnx-graphsurgeon cannot hold an attribute or a sparse weight.
     """
-    graph = gs.import_onnx(model)
+    plain = inliner.inline_local_functions(model, convert_version=True) if model.functions else model
+    _refuse_what_is_lost(plain)
+    defaults = _defaults(plain)
+    if defaults:
+        copy = onnx.ModelProto()
+        copy.CopyFrom(plain)
+        del copy.graph.initializer[:]
+        copy.graph.initializer.extend(tensor for tensor in plain.graph.initializer if tensor.name not in defaults)
+        plain = copy
+    graph = gs.import_onnx(plain)
+    for tensor in [t for t in graph.tensors().values() if isinstance(t, gs.Variable) and t.type != "tensor_type"]:
+        tensor.dtype = tensor.shape = None
     name_nodes(graph)
-    return graph
+    return carrying(graph, origin or Origin.of(model, defaults))
+
+
+def default_values(graph: gs.Graph) -> Collection[str]:
+    """Names of the inputs that a caller may leave out."""
+    return graph.origin.defaults if isinstance(graph, CarryingGraph) else ()
+
+
+def _defaults(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    """Initializers that are default values of inputs."""
+    inputs = {value.name for value in model.graph.input}
+    found = {tensor.name: tensor for tensor in model.graph.initializer if tensor.name in inputs}
+    listed = len(found) == len(model.graph.initializer)
+    return {} if model.ir_version < _CONSTANTS_FROM or listed else found
+
+
+def _refuse_what_is_lost(model: onnx.ModelProto) -> None:
+    """Raise ``ModelError`` for what onnx-graphsurgeon would drop or break."""
+    if model.graph.sparse_initializer:
+        name = model.graph.sparse_initializer[0].values.name
+        raise ModelError(f"weight '{name}' is sparse. Store it as a dense initializer")
+    for node in nodes(model.graph):
+        for entry in node.attribute:
+            try:
+                for text in [entry.s, *entry.strings]:
+                    text.decode()
+            except UnicodeDecodeError as e:
+                raise ModelError(
+                    f"attribute '{entry.name}' of {node.op_type} node '{node.name or node.output[0]}' is no UTF-8 text"
+                ) from e
+            if entry.type in _DROPPED:
+                kind = onnx.AttributeProto.AttributeType.Name(entry.type)
+                raise ModelError(
+                    f"attribute '{entry.name}' of {node.op_type} node '{node.name or node.output[0]}' is of type {kind}"
+                )
 
 
 def name_nodes(graph: gs.Graph) -> None:

@@ -1,18 +1,14 @@
-"""Concrete shapes and shape-only constants of a model, found by running it.
+"""Shapes of a model: concrete ones, found by running it, and what is proven of them for all sizes.
 
-The model runs at several assignments of its symbolic dimensions, every tensor an output. Where the model takes it,
-dimensions of different names get sizes of their own in no fixed ratio: else 2 * height would pass for width. A
-dimension that differs between runs is dynamic. A tensor that depends on the inputs' shapes alone (every path to an
-input passes a Shape or Size node) and is the same in all runs is a constant. Two runs must succeed; further ones at
-odd sizes, which expose floor divisions and padding to a multiple, count where the model takes them. Where it
-cannot run, ``onnx.shape_inference`` on the first assignment gives what it can.
+The model runs once, every tensor an output, at sizes of its symbolic dimensions that it takes; where it cannot run,
+inference at these sizes gives what it can. Sizes of one run say nothing about other sizes: that is for ``symbolic``.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -20,57 +16,69 @@ import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import ModelError
-from hqp_onnx.graphs.model_io import to_proto
+from hqp_onnx.graphs.model_io import default_values, to_proto
+from hqp_onnx.graphs.symbolic.known import Dims, Known
+from hqp_onnx.graphs.symbolic.propagation import propagate
 from hqp_onnx.runtimes.session import Session
 
-_UNITS = (64, 96, 32, 16, 512)  # of the symbolic dimensions' sizes; the first at which both runs succeed is taken
-_WITNESSES = ((5, 93, 46), (7, 160, 64))  # leading, first other size, step
+_BATCH = 2
+_UNITS = (64, 96, 32, 16, 512)  # of the other symbolic dimensions' sizes; the first that runs is taken
 _LARGEST_VALUE = 4096  # elements; shape arithmetic is smaller
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """What the runs showed.
+    """Shapes of the tensors of a model.
 
     Attributes:
-        sizes: concrete shape of each tensor in the first run; batch 2 where the batch is dynamic.
-        runs: concrete shapes in every run.
-        varying: per dimension, whether it differed between runs.
-        constants: values of tensors that depend on shapes alone and never differed.
-        targets: shape-only int64 vectors that did differ: their values in every run.
+        sizes: concrete shape in the run; batch 2 where the batch is dynamic.
+        known: what is proven for all sizes.
     """
 
     sizes: Mapping[str, tuple[int, ...]]
-    runs: Mapping[str, tuple[tuple[int, ...], ...]]
-    varying: Mapping[str, tuple[bool, ...]]
-    constants: Mapping[str, Array]
-    targets: Mapping[str, tuple[Array, ...]]
+    known: Known
 
-    def including(self, runs: Mapping[str, tuple[tuple[int, ...], ...]]) -> Shapes:
+    def varying(self, name: str) -> tuple[bool, ...]:
+        """Per dimension of a tensor of known shape, whether its size may depend on the inputs'."""
+        dims = self.known.dims.get(name)
+        return (True,) * len(self.sizes[name]) if dims is None else tuple(dim.value is None for dim in dims)
+
+    def same(self, name: str, other: str) -> bool:
+        """Whether two tensors have one shape, for all sizes."""
+        dims = self.known.dims
+        return name in dims and dims[name] == dims.get(other)
+
+    def constant(self, name: str) -> Array | None:
+        """The value that a small tensor of integers has for all sizes."""
+        return self.known.constants.get(name) if name in self.known.values else None
+
+    def including(self, sizes: Mapping[str, tuple[int, ...]], dims: Mapping[str, Dims]) -> Shapes:
         """These, and those of further tensors."""
-        return _shapes({**self.runs, **runs}, self.constants, self.targets)
+        return Shapes({**self.sizes, **sizes}, replace(self.known, dims={**self.known.dims, **dims}))
 
 
 def probe(graph: gs.Graph) -> Shapes:
     """Shapes of every tensor of ``graph``; tensors that neither run nor inference reaches are absent."""
+    model = to_proto(graph)
     symbolic = any(not isinstance(dim, int) or dim < 0 for t in graph.inputs for dim in (t.shape or [])[1:])
-    names = [t.name for node in graph.nodes for t in node.outputs if t.name]
+    values: dict[str, Array] = {}
     try:
-        session = Session(to_proto(graph), outputs=names, optimize=False)
+        session = Session(model, outputs=[name for n in model.graph.node for name in n.output if name], optimize=False)
     except ModelError:
         session = None
     for unit, apart in itertools.product(_UNITS, (1, 0)) if symbolic else [(1, 0)]:
-        # 1, 3, 5, ... and 2, 5, 8, ... units
-        pair = [_run(graph, session, n, (n - 1) * unit, n * unit * apart) for n in (2, 3)]
-        if all(pair):
-            witnesses = [_run(graph, session, *sizes) for sizes in (_WITNESSES if symbolic else _WITNESSES[:1])]
-            return _compare(graph, [run for run in (*pair, *witnesses) if run])
-    inferred = [_inferred(graph, n, (n - 1) * _UNITS[0]) for n in (2, 3)]
-    return _shapes({name: tuple(sizes[name] for sizes in inferred) for name in inferred[0]}, {}, {})
+        feeds = example_feeds(graph, _BATCH, unit, 2 * unit * apart)
+        if session is not None and (values := _run(session, feeds)):
+            break
+    known = propagate(model, values)
+    sizes = {name: value.shape for name, value in values.items()} or _inferred(graph, model)
+    return Shapes(sizes, known)
 
 
 def example_feeds(graph: gs.Graph, leading: int = 1, other: int = 224, step: int = 0) -> dict[str, Array]:
     """Seeded inputs of a model: symbolic dimensions become ``leading`` (the first) or ``other``.
+
+    Inputs with default values are left to these.
 
     Args:
         graph: the model.
@@ -80,6 +88,7 @@ def example_feeds(graph: gs.Graph, leading: int = 1, other: int = 224, step: int
     """
     rng = np.random.default_rng(0)
     seen: dict[object, int] = {}
+    defaults = default_values(graph)
 
     def size(tensor: gs.Variable, axis: int, dim: int | str | None) -> int:
         if isinstance(dim, int) and dim >= 0:
@@ -89,7 +98,9 @@ def example_feeds(graph: gs.Graph, leading: int = 1, other: int = 224, step: int
         return other + step * seen.setdefault(dim if isinstance(dim, str) else (tensor.name, axis), len(seen))
 
     return {
-        t.name: _value(rng, t, [size(t, axis, dim) for axis, dim in enumerate(t.shape or [])]) for t in graph.inputs
+        t.name: _value(rng, t, [size(t, axis, dim) for axis, dim in enumerate(t.shape or [])])
+        for t in graph.inputs
+        if t.name not in defaults
     }
 
 
@@ -100,73 +111,28 @@ def _value(rng: np.random.Generator, tensor: gs.Variable, dims: list[int]) -> Ar
     return np.ones(dims, dtype)
 
 
-def _run(graph: gs.Graph, session: Session | None, leading: int, other: int, step: int) -> dict[str, Array]:
-    """Values of every tensor; empty if the model does not run at these sizes."""
-    feeds = example_feeds(graph, leading, other, step)
+def _run(session: Session, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """Values of every tensor; empty if the model does not run on ``feeds``."""
     try:
-        values = {} if session is None else {**feeds, **session.run(feeds)}
+        values = {**feeds, **session.run(feeds)}
     except ModelError:
         return {}
-    return {name: _light(value) for name, value in values.items()}
+    return {name: _light(value) for name, value in values.items() if isinstance(value, np.ndarray)}  # no sequences
 
 
 def _light(value: Array) -> Array:
     """``value``, or zeros of its shape without memory where only the shape is of interest."""
-    if not isinstance(value, np.ndarray) or value.size <= _LARGEST_VALUE:
-        return value
-    return np.broadcast_to(np.zeros((), value.dtype), value.shape)
+    return value if value.size <= _LARGEST_VALUE else np.broadcast_to(np.zeros((), value.dtype), value.shape)
 
 
-def _compare(graph: gs.Graph, runs: Sequence[Mapping[str, Array]]) -> Shapes:
-    shapes, constants, targets = {}, {}, {}
-    by_shape = _shape_only(graph)
-    for name in runs[0]:
-        values = [run[name] for run in runs]
-        if not all(isinstance(value, np.ndarray) for value in values):
-            continue  # sequences and optionals have no shape
-        shapes[name] = tuple(value.shape for value in values)
-        if name in by_shape and values[0].size <= _LARGEST_VALUE and len(set(shapes[name])) == 1:
-            if all(np.array_equal(values[0], value) for value in values):
-                constants[name] = values[0]
-            elif values[0].ndim == 1 and values[0].dtype == np.int64:
-                targets[name] = tuple(values)
-    return _shapes(shapes, constants, targets)
-
-
-def _shapes(
-    runs: Mapping[str, tuple[tuple[int, ...], ...]],
-    constants: Mapping[str, Array],
-    targets: Mapping[str, tuple[Array, ...]],
-) -> Shapes:
-    sizes = {name: shapes[0] for name, shapes in runs.items()}
-    varying = {name: tuple(len(set(axis)) > 1 for axis in zip(*shapes, strict=True)) for name, shapes in runs.items()}
-    return Shapes(sizes, runs, varying, constants, targets)
-
-
-def _shape_only(graph: gs.Graph) -> set[str]:
-    """Node outputs that depend on the values of no graph input."""
-    by_value = {tensor.name for tensor in graph.inputs}
-    for node in graph.nodes:  # topological
-        opaque = any(isinstance(value, gs.Graph) for value in node.attrs.values()) or node.op.startswith("Random")
-        reads = node.op not in ("Shape", "Size") and any(t.name in by_value for t in node.inputs)
-        if opaque or reads:
-            by_value.update(t.name for t in node.outputs)
-    return {t.name for node in graph.nodes for t in node.outputs} - by_value
-
-
-def _inferred(graph: gs.Graph, leading: int, other: int) -> dict[str, tuple[int, ...]]:
-    """Shapes that inference finds for one assignment."""
-    model = onnx.ModelProto()
-    model.CopyFrom(to_proto(graph))
-    feeds = example_feeds(graph, leading, other)
-    for value in model.graph.input:
-        for dim, size in zip(value.type.tensor_type.shape.dim, feeds[value.name].shape, strict=True):
+def _inferred(graph: gs.Graph, model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Shapes at the sizes of the run, without running."""
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    feeds = example_feeds(graph, _BATCH, _UNITS[0])
+    for value in fixed.graph.input:
+        for dim, size in zip(value.type.tensor_type.shape.dim, np.shape(feeds.get(value.name, 0)), strict=False):
             dim.dim_value = size
-    del model.graph.value_info[:]
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    return {
-        value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
-        for value in [*inferred.input, *inferred.value_info, *inferred.output]
-        if value.type.tensor_type.HasField("shape")
-        and all(dim.HasField("dim_value") for dim in value.type.tensor_type.shape.dim)
-    }
+    dims = propagate(fixed, {}).dims
+    sizes = {name: tuple(dim.value for dim in shape) for name, shape in dims.items()}
+    return {name: tuple(n for n in shape if n is not None) for name, shape in sizes.items() if None not in shape}

@@ -83,7 +83,7 @@ class _Writer:
     def sizes(self, node: gs.Node, x: gs.Tensor, first: int) -> tuple[int, ...]:
         """Sizes of x from axis ``first`` on."""
         rank, shapes = self.rank(node, x), self._probed()
-        if any(shapes.varying[x.name][first:]):
+        if any(shapes.varying(x.name)[first:]):
             raise GradientError(f"{node.op} node '{node.name}' reads '{x.name}' of varying size: fix the input's size")
         return shapes.sizes[x.name][first:rank]
 

@@ -360,3 +360,63 @@ CASES += [
     ),
     ("MatMul", "MatMul (x, w)", {"x": (2, 3, 4), "w": (4, 5)}, {}, 20),
 ]
+# inputs that are usually constants, computed
+CASES += [
+    ("Clip", "Clip (x, u, high)", {**PLAIN, "u": ()}, {"high": np.float32(0.8)}, 20),
+    ("Clip", "Clip (x, low, u)", {**PLAIN, "u": ()}, {"low": np.float32(-0.5)}, 20),
+    ("Clip", "Clip (x, u)", {**PLAIN, "u": ()}, {}, 20),
+    ("Clip", "Clip (x, , u)", {**PLAIN, "u": ()}, {}, 20),
+    ("Clip", "v = Add (u, gap) y = Clip (x, u, v)", {**PLAIN, "u": ()}, {"gap": np.float32(0.5)}, 20),
+    ("Clip", "v = Sub (u, gap) y = Clip (x, u, v)", {**PLAIN, "u": ()}, {"gap": np.float32(0.5)}, 20),
+    ("Pad", "Pad (x, p, u)", {**PLAIN, "u": ()}, {"p": ints(0, 1, 0, 0, 2, 3)}, 20),
+    ("Pad", "Pad (x, p, u, a)", {**IMAGE, "u": ()}, {"p": ints(1, 0, 2, 3), "a": ints(3, 2)}, 20),
+    ("Dropout", "r = Sigmoid (u) y, m = Dropout (x, r)", {**PLAIN, "u": ()}, {}, 20),
+    ("CastLike", "CastLike (x, u)", {**PLAIN, "u": (3,)}, {}, 20),
+    (
+        "Pow",
+        "e = Exp (u) b = Add (e, one) c = Relu (x) y = Pow (c, b)",
+        {**PLAIN, "u": (3, 1)},
+        {"one": np.float32(1)},
+        20,
+    ),
+    ("Where", "Where (c, u, x)", {**PLAIN, "u": ()}, {"c": normal(2, 3, 4) > 0}, 20),
+    ("LayerNormalization", "LayerNormalization <axis = 1> (x, s, b)", {**PLAIN, "s": (3, 4), "b": (4,)}, {}, 20),
+    (
+        "GroupNormalization",
+        "GroupNormalization <num_groups = 2> (x, s, b)",
+        {**IMAGE, "s": (4,), "b": (4,)},
+        {},
+        21,
+    ),
+    (
+        "Attention",
+        "Attention (x, u, v, m)",
+        {"x": (1, 2, 3, 4), "u": (1, 2, 5, 4), "v": (1, 2, 5, 3), "m": (3, 5)},
+        {},
+        23,
+    ),
+    (
+        "Attention",
+        "y, j, k = Attention (x, u, v, m, p, r)",
+        {"x": (1, 2, 3, 4), "u": (1, 2, 5, 4), "v": (1, 2, 5, 3), "m": (3, 7), "p": (1, 2, 2, 4), "r": (1, 2, 2, 3)},
+        {},
+        23,
+    ),
+    ("RotaryEmbedding", "RotaryEmbedding (x, c, s)", {"x": (1, 2, 3, 4), "c": (1, 3, 2), "s": (1, 3, 2)}, {}, 23),
+    (
+        "SoftmaxCrossEntropyLoss",
+        "w = Exp (u) y = SoftmaxCrossEntropyLoss (x, l, w)",
+        {"x": (3, 4), "u": (4,)},
+        {"l": ints(1, 3, 0)},
+        20,
+    ),
+    (
+        "NegativeLogLikelihoodLoss",
+        "w = Exp (u) y = NegativeLogLikelihoodLoss (x, l, w)",
+        {"x": (3, 4), "u": (4,)},
+        {"l": ints(1, 3, 0)},
+        20,
+    ),
+]
+# operator -> inputs of real numbers that are not differentiated; the error names the operator
+REFUSED = {"BatchNormalization": [3, 4], "Resize": [1, 2], "QuantizeLinear": [1], "DequantizeLinear": [1]}

@@ -7,7 +7,7 @@ import onnx
 import onnx.parser
 import pytest
 from gradients.double_ops import OURS
-from gradients.rule_cases import CASES, ints, normal
+from gradients.rule_cases import CASES, REFUSED, ints, normal
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 from oracle import runs
@@ -165,6 +165,62 @@ def test_negative_pads():
 def test_every_rule_has_a_row():
     elsewhere = {"Split", "QuantizeLinear", "DequantizeLinear"}  # the latter two in test_straight_through
     assert {case[0] for case in CASES} | elsewhere == set(RULES.names) | set(LOWERED)
+
+
+def differentiated():
+    """(operator, index) of the inputs that depend on an activation in some row."""
+    found = set()
+    for _, text, shapes, constants, opset in CASES:
+        flows = set(shapes)
+        for node in build(text, shapes, constants, opset).graph.node:
+            found |= {(node.op_type, index) for index, name in enumerate(node.input) if name in flows}
+            flows |= set(node.output) if flows & set(node.input) else set()
+    return found
+
+
+def real_inputs(op):
+    """Indices of the inputs of an operator that may be float."""
+    schema = onnx.defs.get_schema(op)
+    types = {entry.type_param_str: entry.allowed_type_strs for entry in schema.type_constraints}
+    for index, entry in enumerate(schema.inputs):
+        if "tensor(float)" in types.get(entry.type_str, [entry.type_str]):
+            yield index
+
+
+def test_every_real_input_of_every_rule_has_a_row():
+    """A rule that gave one input's gradient for another's would be found by differences, if there is a row."""
+    elsewhere = {"Split", "QuantizeLinear", "DequantizeLinear"}
+    rows = differentiated()
+    missing = [
+        (op, index)
+        for op in sorted(set(RULES.names) | set(LOWERED))
+        for index in real_inputs(op)
+        if (op, index) not in rows and index not in REFUSED.get(op, []) and not (op in elsewhere and index == 0)
+    ]
+    assert not missing
+
+
+@pytest.mark.parametrize(
+    ("op", "index", "text", "constants"),
+    [
+        ("BatchNormalization", 3, "BatchNormalization (x, s, s, u, k3)", {"s": normal(3), "k3": normal(3) ** 2}),
+        ("BatchNormalization", 4, "w = Exp (u) y = BatchNormalization (x, s, s, s, w)", {"s": normal(3)}),
+        ("Resize", 1, 'Resize <coordinate_transformation_mode="tf_crop_and_resize"> (x, v, s)', {}),
+        ("Resize", 2, "w = Exp (u) y = Resize (x, , w)", {}),
+        ("QuantizeLinear", 1, "w = Exp (v) q = QuantizeLinear (x, w) y = DequantizeLinear (q, k)", {}),
+        ("DequantizeLinear", 1, "w = Exp (v) q = QuantizeLinear (x, k) y = DequantizeLinear (q, w)", {}),
+    ],
+)
+def test_refused_inputs_name_the_operator(op, index, text, constants):
+    assert index in REFUSED[op]
+    feeds = {"x": normal(2, 3, 4), "u": np.zeros(3, np.float32), "v": np.zeros(6 if op == "Resize" else (), np.float32)}
+    constants = {"s": np.ones(3, np.float32), "k": np.float32(0.1), **constants}
+    model = build(text, {name: x.shape for name, x in feeds.items()}, constants, 20)
+    used = {name for node in model.graph.node for name in node.input}
+    for value in [value for value in model.graph.input if value.name not in used]:
+        model.graph.input.remove(value)
+    with pytest.raises(GradientError, match=f"^{op} node"):
+        reverse(model, {name: x for name, x in feeds.items() if name in used}, normal(2, 3, 4))
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,17 @@ def test_values_of_the_input_never_fold() -> None:
     assert [node.op for node in graph.nodes] == ["ReduceMax", "Sub", "Greater", "Cast", "Mul"]
 
 
+def test_absent_inputs_and_outputs_at_the_end_are_not_stated() -> None:
+    model = parse("y = Relu(c)", w=RNG.random((4, 3, 3, 3), np.float32))
+    model.graph.node.insert(0, onnx.helper.make_node("MaxPool", ["x"], ["p", ""], kernel_shape=[2, 2]))
+    model.graph.node.insert(1, onnx.helper.make_node("Conv", ["p", "w", ""], ["c"]))
+    model.graph.node.insert(0, onnx.helper.make_node("Clip", ["x", "", ""], ["z"]))
+    model.graph.node[1].input[0] = "z"
+    graph = check(model, (2, 3, 9, 8))
+    assert [len(node.inputs) for node in graph.nodes] == [1, 1, 2, 1]
+    assert all(len(node.outputs) == 1 for node in graph.nodes)
+
+
 def test_old_opsets_are_converted() -> None:
     graph = check(parse("y = Softmax<axis=1>(x)", 11), (2, 3, 9, 8))
     assert graph.opset == 13
@@ -177,4 +188,4 @@ def test_pads_and_means_are_what_kernels_know() -> None:
     assert [node.op for node in graph.nodes] == ["Conv", "GlobalAveragePool", "Flatten"]
     result, shapes = canonicalize_with_shapes(to_graph(model))
     pooled = result.graph.nodes[1].outputs[0].name
-    assert shapes.sizes[pooled] == (2, 5, 1, 1) and shapes.varying[pooled] == (True, False, False, False)
+    assert shapes.sizes[pooled] == (2, 5, 1, 1) and shapes.varying(pooled) == (True, False, False, False)

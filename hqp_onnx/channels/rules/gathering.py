@@ -6,6 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.channels.labels import along, varied
+from hqp_onnx.channels.rules.lines import keep_open
 from hqp_onnx.channels.rules.registry import rewrite, rule
 from hqp_onnx.channels.survivors import Survivors
 from hqp_onnx.channels.walk_state import Walk
@@ -17,6 +18,7 @@ def _gather(walk: Walk, node: gs.Node) -> None:
     data, indices = node.inputs
     if isinstance(data, gs.Constant):
         return _table(walk, node)
+    keep_open(walk, node)
     labels = walk.labels(data)
     axis = node.attrs.get("axis", 0) % labels.ndim
     rank = len(walk.sizes(indices))

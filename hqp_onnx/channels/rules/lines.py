@@ -57,3 +57,10 @@ def computed(walk: Walk, node: gs.Node, first: int = 1) -> bool:
     if (walk.labels(node.inputs[0]) >= 0).any():
         walk.refuse(node, f"{node.op} '{node.name}' computes its shape in the graph")
     return True
+
+
+def keep_open(walk: Walk, node: gs.Node) -> None:
+    """Freeze labels along an axis whose size is open: which of them a position has differs from size to size."""
+    labels = walk.labels(node.inputs[0])
+    if any(walk.dynamic(node.inputs[0])[axis] for axis in varied(labels)):
+        walk.freeze(labels, f"{node.op} '{node.name}' picks positions along an axis whose size is open")

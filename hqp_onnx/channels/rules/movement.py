@@ -7,7 +7,7 @@ import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import IntArray
 from hqp_onnx.channels.labels import along, varied
-from hqp_onnx.channels.rules.lines import computed, constant_input
+from hqp_onnx.channels.rules.lines import computed, constant_input, keep_open
 from hqp_onnx.channels.rules.registry import rewrite, rule
 from hqp_onnx.channels.survivors import Survivors
 from hqp_onnx.channels.walk_state import Walk
@@ -59,6 +59,7 @@ def _side_by_side(walk: Walk, node: gs.Node, axes: set[int]) -> None:
 @rule("Split")
 def _split(walk: Walk, node: gs.Node) -> None:
     axis = node.attrs.get("axis", 0) % len(walk.sizes(node.inputs[0]))
+    keep_open(walk, node)
     if computed(walk, node):
         return
     labels = operand(walk, node.inputs[0], axis)
@@ -83,6 +84,7 @@ def _split_sizes(survivors: Survivors, node: gs.Node) -> None:
 
 @rule("Slice")
 def _slice(walk: Walk, node: gs.Node) -> None:
+    keep_open(walk, node)
     if computed(walk, node):
         return
     labels = walk.labels(node.inputs[0])
@@ -126,6 +128,7 @@ def _slice_bounds(survivors: Survivors, node: gs.Node) -> None:
 def _pad(walk: Walk, node: gs.Node) -> None:
     """Padded channels are new channels; along any other axis padding belongs to the channel that it pads."""
     data, result = node.inputs[0], node.outputs[0]
+    keep_open(walk, node)
     if computed(walk, node):
         return
     labels = walk.labels(data)

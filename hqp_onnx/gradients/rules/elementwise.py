@@ -57,10 +57,12 @@ def div(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> str:
 
 @broadcast("Pow")
 def power(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> str:
-    """d(a^b) = b a^(b-1) da + y log(a) db."""
+    """d(a^b) = b a^(b-1) da + y log(a) db, where 0^b is 0 for all b."""
     a, b = n.input
     if i == 1:
-        return t.mul(str(g[0]), t.mul(n.output[0], t.op("Log", a)))
+        base = t.op("Where", t.op("Equal", a, t.scalar(0, a)), t.scalar(1, a), a)
+        slope = t.mul(str(g[0]), t.mul(n.output[0], t.op("Log", base)))
+        return slope if t.traced.types[a] == t.traced.types[b] else t.op("CastLike", slope, b)
     one_less = t.op("Sub", b, t.scalar(1, b))
     factor = b if t.traced.types[a] == t.traced.types[b] else t.op("CastLike", b, a)
     return t.mul(str(g[0]), t.mul(factor, t.op("Pow", a, one_less)))

@@ -72,13 +72,26 @@ def selu(t: Tape, n: onnx.NodeProto, x: str, y: str) -> str:
     return _piecewise(t, x, t.scalar(gamma, x), t.add(y, t.scalar(alpha * gamma, x)))
 
 
-@unary("Clip")
-def clip(t: Tape, n: onnx.NodeProto, x: str, y: str) -> str:
-    """1 strictly between the bounds, as ReLU6 has it; read from y like Relu."""
-    sides = [t.op(kind, y, name) for kind, name in zip(("Greater", "Less"), n.input[1:], strict=False) if name]
-    if not sides:
-        return t.scalar(1, x)
-    return t.mask(sides[0] if len(sides) == 1 else t.op("And", *sides), x)
+@rule("Clip")
+def clip(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> str:
+    """To x strictly between the bounds, as ReLU6 has it, read from y like Relu; else to the bound that was taken.
+
+    The upper bound is taken where it is below the lower one.
+    """
+    x, low, high = [*n.input, "", ""][:3]
+    y, grad = n.output[0], str(g[0])
+    if i == 0:
+        sides = [t.op(kind, y, name) for kind, name in (("Greater", low), ("Less", high)) if name]
+        return t.mul(grad, t.mask(_all(t, *sides), x)) if sides else grad
+    if i == 1:
+        taken = _all(t, t.op("Less", x, low), *([t.op("Less", low, high)] if high else []))
+    else:
+        taken = t.op("GreaterOrEqual", t.op("Max", x, low) if low else x, high)
+    return t.reduce_to(t.mul(grad, t.mask(taken, x)), t.dims(y), n.input[i])
+
+
+def _all(t: Tape, *conditions: str) -> str:
+    return conditions[0] if len(conditions) == 1 else t.op("And", *conditions)
 
 
 @unary("Sigmoid")

@@ -27,11 +27,11 @@ def reshape(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> str:
 
 
 @rule("Identity", "Dropout")
-def identity(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> str:
-    """Unchanged; Dropout does nothing at inference."""
+def identity(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> str | None:
+    """Unchanged; Dropout does nothing at inference, so nothing depends on its ratio."""
     if n.op_type == "Dropout" and (training := t.value(n, 2)) is not None and bool(training):
         raise refuse(n, "has no gradient rule in training mode")
-    return str(g[0])
+    return None if i else str(g[0])
 
 
 @rule("Cast", "CastLike")
@@ -89,12 +89,14 @@ def slice_(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> str:
 
 
 @rule("Pad")
-def pad(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> str:
-    """Constant padding is cut off; reflect, edge and wrap padding add up; negative pads restore zeros."""
+def pad(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> str | None:
+    """Constant padding is cut off: it is its value's; other padding adds up; negative pads restore zeros."""
     pads, mode = _vector(t, n, 1), str(attribute(n, "mode", "constant"))
     axes = [_axis(t, n, axis) for axis in _vector(t, n, 3, range(len(pads) // 2))]
     widths = {a: w for a, w in zip(axes, zip(pads[: len(axes)], pads[len(axes) :], strict=True), strict=True) if any(w)}
     grad = str(g[0])
+    if i == 2:
+        return _padded_sum(t, n, grad) if mode == "constant" else None
     if mode == "constant":
         return _cut(t, grad, widths, len(t.dims(n.input[0])))
     for axis, (before, after) in widths.items():
@@ -103,6 +105,14 @@ def pad(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> str:
         added: Any = (max(0, before), max(0, after))
         grad = put_back(t, n, grad, np.pad(kept, added, mode), axis)  # type: ignore[call-overload]
     return grad
+
+
+def _padded_sum(t: Tape, n: onnx.NodeProto, g: str) -> str:
+    """The gradient of the value that was padded: the sum over what it fills."""
+    x, pads, value, *axes = n.input
+    empty = t.op("Expand", t.scalar(0, x), t.op("Shape", x))
+    filled = t.op("Pad", empty, pads, t.scalar(1, x), *axes)
+    return t.reduce_to(t.mul(g, filled), t.dims(n.output[0]), value)
 
 
 @rule("Tile")

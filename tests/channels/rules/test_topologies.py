@@ -558,7 +558,7 @@ TOPOLOGIES = {
       c = Conv(b, wc)
       y = Conv(c, wy)""",
         {"wa": (4, 3, 1, 1), "wc": (5, 4, 1, 1), "wy": (3, 5, 1, 1)},
-        {("wa", 0): 0, ("wc", 0): 5},
+        {("wa", 0): 4, ("wc", 0): 5},
         functions='<domain: "local", opset_import: ["" : 17]> twice (p) => (q) { q = Add(p, p) }',
     ),
     "weights shared": Topology(

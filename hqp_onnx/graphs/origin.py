@@ -1,0 +1,128 @@
+"""What a model says beside what it computes, carried from the file that was read to the one that is written.
+
+onnx-graphsurgeon keeps what is computed; names of producers, versions, doc strings, metadata, types that are no
+tensors and default values of inputs are kept here, and put back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+import onnx_graphsurgeon as gs
+
+_HEADER = ("producer_name", "producer_version", "domain", "model_version", "doc_string")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What is carried.
+
+    Attributes:
+        header: the model without its graph's content; inputs and outputs are there.
+        notes: doc string and metadata of nodes, by operator and first output, and of tensors, by name.
+        defaults: values of inputs that a caller may leave out.
+        weights: names of the initializers of the graph itself.
+    """
+
+    header: onnx.ModelProto
+    notes: Mapping[tuple[str, str], Any]
+    defaults: Mapping[str, onnx.TensorProto]
+    weights: frozenset[str]
+
+    @classmethod
+    def of(cls, model: onnx.ModelProto, defaults: Mapping[str, onnx.TensorProto]) -> Origin:
+        """What is to be carried of ``model``."""
+        header = onnx.ModelProto()
+        for name in _HEADER:
+            setattr(header, name, getattr(model, name))
+        header.metadata_props.extend(model.metadata_props)
+        header.graph.doc_string = model.graph.doc_string
+        header.graph.metadata_props.extend(model.graph.metadata_props)
+        header.graph.input.extend(model.graph.input)
+        header.graph.output.extend(model.graph.output)
+        noted = {key: _note(entry) for key, entry in _entries(model.graph) if entry.doc_string or entry.metadata_props}
+        return cls(header, noted, defaults, frozenset(tensor.name for tensor in model.graph.initializer))
+
+    def restore(self, model: onnx.ModelProto) -> None:
+        """Put into ``model``, in place, what still holds of it."""
+        header = self.header
+        for name in _HEADER:
+            setattr(model, name, getattr(header, name))
+        model.metadata_props.extend(header.metadata_props)
+        model.graph.doc_string = header.graph.doc_string
+        model.graph.metadata_props.extend(header.graph.metadata_props)
+        for values, stated in ((model.graph.input, header.graph.input), (model.graph.output, header.graph.output)):
+            known = {value.name: value for value in stated}
+            for value in values:
+                if value.name in known and _agree(value, known[value.name]):
+                    value.CopyFrom(known[value.name])
+        for key, entry in _entries(model.graph):
+            if key in self.notes:
+                entry.doc_string = self.notes[key].doc_string
+                del entry.metadata_props[:]
+                entry.metadata_props.extend(self.notes[key].metadata_props)
+        _share(model.graph, self.weights)
+        present = {value.name for value in model.graph.input}
+        model.graph.initializer.extend(value for name, value in self.defaults.items() if name in present)
+
+
+class CarryingGraph(gs.Graph):  # type: ignore[misc]
+    """An onnx-graphsurgeon graph whose copies know where they come from."""
+
+    origin: Origin
+
+    def copy(self, tensor_map: Mapping[str, gs.Tensor] | None = None) -> CarryingGraph:
+        """As gs.Graph."""
+        return carrying(super().copy(tensor_map), self.origin)
+
+
+def carrying(graph: gs.Graph, origin: Origin) -> CarryingGraph:
+    """``graph`` itself, with an origin."""
+    graph.__class__ = CarryingGraph
+    graph.origin = origin
+    assert isinstance(graph, CarryingGraph)
+    return graph
+
+
+def _share(graph: onnx.GraphProto, weights: frozenset[str]) -> None:
+    """Move the graph's own weights out of the graphs in its nodes, into which onnx-graphsurgeon writes copies."""
+    present = {tensor.name for tensor in graph.initializer}
+    for inner in _inner(graph):
+        for tensor in [tensor for tensor in inner.initializer if tensor.name in weights]:
+            if tensor.name not in present:
+                graph.initializer.append(tensor)
+                present.add(tensor.name)
+            inner.initializer.remove(tensor)
+
+
+def _inner(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    for node in graph.node:
+        for entry in node.attribute:
+            if entry.HasField("g"):
+                yield entry.g
+                yield from _inner(entry.g)
+
+
+def _entries(graph: onnx.GraphProto) -> Iterable[tuple[tuple[str, str], Any]]:
+    for node in graph.node:
+        yield (node.op_type, node.output[0] if node.output else ""), node
+    for tensor in graph.initializer:
+        yield ("", tensor.name), tensor
+    for value in graph.value_info:
+        yield ("", value.name), value
+
+
+def _note(entry: Any) -> onnx.ValueInfoProto:
+    return onnx.ValueInfoProto(doc_string=entry.doc_string, metadata_props=entry.metadata_props)
+
+
+def _agree(value: onnx.ValueInfoProto, stated: onnx.ValueInfoProto) -> bool:
+    """Whether ``stated`` is of the type of ``value``, or of one that onnx-graphsurgeon does not keep."""
+    if not stated.type.HasField("tensor_type"):
+        return True
+    a, b = value.type.tensor_type, stated.type.tensor_type
+    sizes = [[(dim.dim_value, dim.dim_param) for dim in kind.shape.dim] for kind in (a, b)]
+    return bool(a.elem_type == b.elem_type and sizes[0] == sizes[1])

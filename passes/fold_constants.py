@@ -1,0 +1,170 @@
+"""Compute what depends on constants alone, once and for all.
+
+A node whose inputs are all constant becomes constants, but for what would make the file larger: results that hold more
+elements than the initializers they replace (ConstantOfShape, Expand, Tile, Range, a look-up that repeats rows) stay
+computed, unless they are small. Of a weight stored in fewer bits (Cast, scales), floats are what channels and integers
+are made of: its elements count, not its bytes. Nodes that do the same to the same large constants become one, and
+Identity of a large constant becomes that constant. What draws random numbers, holds graphs or quantizes stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from hqp_onnx.arrays import Array
+from hqp_onnx.errors import ModelError
+from hqp_onnx.graphs.draws import draws
+from hqp_onnx.graphs.model_io import to_proto
+from hqp_onnx.passes.base import PassResult
+from hqp_onnx.runtimes.session import Session
+
+__all__ = ["fold_constants"]
+
+_SMALL = 4096  # bytes
+_KEPT = frozenset(["QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"])
+_VALUES = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+
+
+def fold_constants(graph: gs.Graph) -> PassResult:
+    """``graph`` without nodes over constants, as a copy; its nodes are in topological order."""
+    graph = graph.copy()
+    count = len(graph.nodes)
+    _lower(graph)
+    fixed = _fixed(graph)
+    results = _evaluated(graph, fixed)
+    _merge(graph, fixed, results)
+    _replace(graph, fixed, results)
+    graph.cleanup().toposort()
+    folded = count - len(graph.nodes)
+    return PassResult(graph, bool(folded), (f"{folded} nodes over constants folded",) if folded else ())
+
+
+def _lower(graph: gs.Graph) -> None:
+    """Constant nodes become initializers."""
+    for node in [node for node in graph.nodes if node.op == "Constant" and len(node.attrs) == 1]:
+        ((name, stated),) = node.attrs.items()
+        if name in _VALUES:
+            stated = np.asarray(stated, _VALUES[name])
+        elif name == "value":
+            stated = stated._values  # lazily loaded: it is not copied
+        else:
+            continue
+        _become(node.outputs[0], stated)
+
+
+def _become(tensor: gs.Variable, values: Array) -> None:
+    tensor.to_constant(values)
+    tensor.inputs.clear()
+
+
+def _fixed(graph: gs.Graph) -> list[gs.Node]:
+    """Nodes whose results depend on constants alone."""
+    made: set[str] = set()
+    found = []
+    for node in graph.nodes:
+        reads = [t for t in node.inputs if t.name]
+        if node.domain not in (None, "", "ai.onnx") or node.op in _KEPT or list(node.subgraphs()):
+            continue
+        if not node.outputs or draws(node.op, [t.name for t in node.inputs]) or node.op == "Constant":
+            continue
+        if all(isinstance(t, gs.Constant) or t.name in made for t in reads):
+            found.append(node)
+            made.update(t.name for t in node.outputs)
+    return found
+
+
+def _merge(graph: gs.Graph, fixed: list[gs.Node], results: Mapping[str, Array]) -> None:
+    """Let readers of equal nodes read the first, and those of Identity its input; small results are copied."""
+    exposed = _exposed(graph)
+    first: dict[str, gs.Node] = {}
+    for node in list(fixed):
+        names = [t.name for t in node.outputs]
+        if not exposed.isdisjoint(names) or sum(results[n].nbytes for n in names if n in results) <= _SMALL:
+            continue
+        key = str([node.op, sorted(node.attrs.items(), key=str), [t.name for t in node.inputs]])
+        tensors = any(isinstance(value, gs.Tensor) for value in node.attrs.values())
+        same = node if tensors else first.setdefault(key, node)
+        sources = node.inputs if node.op == "Identity" else same.outputs
+        if same is node and node.op != "Identity":
+            continue
+        for old, new in zip(node.outputs, sources, strict=True):
+            for reader in list(old.outputs):
+                for index in [i for i, t in enumerate(reader.inputs) if t is old]:
+                    reader.inputs[index] = new
+        fixed.remove(node)
+        node.inputs.clear()
+        node.outputs.clear()
+
+
+def _exposed(graph: gs.Graph) -> set[str]:
+    """Results of the graph and of graphs inside its nodes."""
+    return {t.name for inner in [graph, *graph.subgraphs(recursive=True)] for t in inner.outputs}
+
+
+def _evaluated(graph: gs.Graph, fixed: list[gs.Node]) -> dict[str, Array]:
+    """Results of ``fixed``; none where they cannot be computed."""
+    outputs = [t for node in fixed for t in node.outputs if t.name]
+    if not outputs:
+        return {}
+    part = gs.Graph(fixed, [], outputs, opset=graph.opset, import_domains=graph.import_domains)
+    part.ir_version = graph.ir_version
+    names = [t.name for t in outputs]
+    try:
+        results = Session(to_proto(part), outputs=names, optimize=False).run({})
+    except ModelError:
+        return {}
+    return {name: value for name, value in results.items() if isinstance(value, np.ndarray)}
+
+
+def _replace(graph: gs.Graph, fixed: list[gs.Node], results: Mapping[str, Array]) -> None:
+    """Make constants of results that are read by other nodes, from the last on; a node that stays needs its inputs."""
+    inside = {id(node) for node in fixed}
+    exposed = _exposed(graph)
+    needed = {
+        t.name
+        for node in fixed
+        for t in node.outputs
+        if t.name in exposed or any(id(reader) not in inside for reader in t.outputs)
+    }
+    sources = _sources(fixed)
+    spare = {name: t.values.size for name, t in _initializers(fixed).items() if _spare(t, inside, exposed)}
+    for node in reversed(fixed):
+        wanted = [t for t in node.outputs if t.name in needed]
+        if not wanted:
+            continue
+        values = [results.get(t.name) for t in node.outputs if t.name]
+        paid = set().union(*(sources[t.name] for t in wanted)) & spare.keys()
+        room = sum(spare[name] for name in paid)
+        if any(value is None for value in values) or not _affordable([v for v in values if v is not None], room):
+            needed.update(t.name for t in node.inputs)
+            continue
+        for name in paid if sum(v.nbytes for v in values if v is not None) > _SMALL else ():
+            del spare[name]
+        for tensor in wanted:
+            _become(tensor, results[tensor.name])
+
+
+def _affordable(values: list[Array], room: int) -> bool:
+    return sum(v.nbytes for v in values) <= _SMALL or sum(v.size for v in values) <= room
+
+
+def _initializers(fixed: list[gs.Node]) -> dict[str, gs.Constant]:
+    return {t.name: t for node in fixed for t in node.inputs if isinstance(t, gs.Constant)}
+
+
+def _spare(tensor: gs.Constant, inside: Collection[int], exposed: Collection[str]) -> bool:
+    """Whether nothing else reads an initializer."""
+    return tensor.name not in exposed and all(id(reader) in inside for reader in tensor.outputs)
+
+
+def _sources(fixed: list[gs.Node]) -> dict[str, frozenset[str]]:
+    """Initializers that each result depends on."""
+    found: dict[str, frozenset[str]] = {}
+    for node in fixed:
+        own = frozenset(t.name for t in node.inputs if isinstance(t, gs.Constant))
+        reached = own.union(*(found.get(t.name, frozenset()) for t in node.inputs))
+        found.update({t.name: reached for t in node.outputs})
+    return found
