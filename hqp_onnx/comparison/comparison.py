@@ -155,9 +155,7 @@ def compare(
     """
     if tolerance <= 0 or samples < 1:
         raise UsageError(f"{{--tolerance}} {tolerance} must be above 0, and {{--samples}} {samples} at least 1")
-    asked = None if metric is None else load_metric(metric)
-    if asked is not None and asked.labels == "original":
-        raise UsageError(f"metric '{asked.name}': agreement with the first model is always given; name another or none")
+    asked = _asked(metric)
     contenders = open_contenders(models, threads)
     batch = _batch(contenders)
     dataset = open_dataset(data, contenders[0].session.inputs, preprocess=preprocess, batch_size=batch or BATCH)
@@ -185,6 +183,15 @@ def compare(
         steps.append(_step(first, second, lambda a, b: trace(a, b, dataset, lineage, samples, tolerance)))
     name = chosen.name if chosen else ""
     return Comparison(dataset.source.name, len(dataset), name, batch or 1, tolerance, tuple(compared), tuple(steps))
+
+
+def _asked(name: str | None) -> Metric | None:
+    metric = None if name is None else load_metric(name)
+    if metric is not None and metric.labels == "original":
+        raise UsageError(
+            f"metric '{metric.name}': agreement with the first model is always given; name another or none"
+        )
+    return metric
 
 
 def _batch(contenders: Sequence[Contender]) -> int | None:

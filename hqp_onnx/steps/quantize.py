@@ -75,18 +75,12 @@ def quantize_file(
         {"output": output, "calibration_out": calibration_files(calibration_out)},
         {"the input model": model_io.parts(path), "the data": data, "the file of {--preprocess}": preprocess},
     )
-    if calibration_out is not None and (precision == "fp16" or int4_weights is not None):
-        raise UsageError("{--calibration_out} needs INT8: float16 and INT4 weights take no calibration")
-    if precision == "fp16":
-        if int4_weights is not None:
-            raise UsageError("{--int4_weights} and {--precision} fp16 exclude each other: leave one out")
-        converted = in_float16(open_model(path).graph)
+    _check(precision, data, calibration_out, int4_weights, tensorrt_version)
+    model = open_model(path)
+    if precision == "fp16" or data is None:
+        converted = in_float16(model.graph)
         model_io.save(converted.graph, output)
         return (*converted.notes, *remarks(target, precision))
-    if data is None:
-        raise UsageError(f"{{--precision}} {precision} needs calibration data: add {{--data}} DATA")
-    tensorrt_number(tensorrt_version)
-    model = open_model(path)
     dataset = open_data(model, data, preprocess)
     if int4_weights is not None:
         packed = int4_model(model, dataset, int4_weights, progress)
@@ -100,6 +94,19 @@ def quantize_file(
     if calibration_out is not None:
         write_calibration(quantized.calibration, calibration_out, tensorrt_version)
     return remarks(target, precision)
+
+
+def _check(
+    precision: str, data: str | None, calibration_out: Path | None, int4_weights: float | None, tensorrt_version: str
+) -> None:
+    """Raise, before any work, what excludes each other or is missing."""
+    if calibration_out is not None and (precision == "fp16" or int4_weights is not None):
+        raise UsageError("{--calibration_out} needs INT8: float16 and INT4 weights take no calibration")
+    if precision == "fp16" and int4_weights is not None:
+        raise UsageError("{--int4_weights} and {--precision} fp16 exclude each other: leave one out")
+    if precision != "fp16" and data is None:
+        raise UsageError(f"{{--precision}} {precision} needs calibration data: add {{--data}} DATA")
+    tensorrt_number(tensorrt_version)
 
 
 def quantize_model(
