@@ -101,7 +101,7 @@ def write_text(path: Path, text: str) -> None:
 def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
     """Write a .npz file of numeric arrays; errors as for ``replacing``."""
     with replacing(path) as stream:
-        np.savez(stream, **arrays)  # type: ignore[arg-type]  # numpy's stub takes any name for allow_pickle
+        np.savez(stream, **arrays)  # type: ignore[arg-type]  # numpy's types take any name for allow_pickle
 
 
 def append_line(path: Path, line: str) -> None:
