@@ -9,11 +9,11 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
+from hqp_onnx.timing.node_seconds import node_seconds
 
 from hqp_onnx.errors import MissingRuntimeError, ModelError
 from hqp_onnx.runtimes import session as runtime
 from hqp_onnx.runtimes.session import Session, TensorSpec
-from hqp_onnx.timing.node_seconds import node_seconds
 
 TEXT = '<ir_version: 8, opset_import: ["" : 17]> g (float[{n},3] x) => (float[{n},3] y, float s) {{ BODY }}'
 TEXT = TEXT.replace("BODY", "h = Neg(x)\n y = Relu(h)\n s = ReduceSum<keepdims=0>(x)")

@@ -1,0 +1,109 @@
+"""Measure the time table of a model: some width configurations, built, profiled and timed on the target."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from time import perf_counter
+
+import numpy as np
+import onnx
+
+from hqp_onnx.allocation.groups import Groups
+from hqp_onnx.arrays import Array, IntArray
+from hqp_onnx.channels.channel_map import PruningPlan
+from hqp_onnx.progress import StageProgress
+from hqp_onnx.runtimes.kernels import undisturbed
+from hqp_onnx.runtimes.runtime import Profiling
+from hqp_onnx.runtimes.targets import Target
+from hqp_onnx.timing.kernel_times import KeyTime, by_key
+from hqp_onnx.timing.table import Configuration, TimeTable, fit_table
+
+CONFIGURATIONS, HELD_OUT = 36, 6
+_UNIFORM = (0.25, 0.5, 0.75, 1.0)
+_ENDS = 0.25  # chance of a group to be at its last level, so that branches that end are seen
+SECONDS = 40.0  # of all configurations
+_FEWEST_RUNS, _MOST_RUNS = 5, 40
+
+Shipped = Callable[[PruningPlan], onnx.ModelProto]
+"""The model of a plan in the precision that it ships in; its weights' values do not matter."""
+
+
+def configurations(groups: Groups, count: int, seed: int) -> list[IntArray]:
+    """Choices to measure: whole, evenly narrower, and random ones, the most telling first."""
+    rng, least = np.random.default_rng(seed), groups.least
+    chosen = [groups.whole, *(np.round(share * least).astype(np.int64) for share in _UNIFORM)]
+    while len(chosen) < count:
+        ends = rng.random(len(least)) < _ENDS
+        chosen.append(np.where(ends, least, rng.integers(0, least + 1)))
+    return chosen
+
+
+def measure_table(
+    groups: Groups,
+    shipped: Shipped,
+    target: Target,
+    feeds: Mapping[str, Array],
+    positions: Mapping[str, int],
+    threads: int,
+    progress: StageProgress,
+    seed: int,
+) -> TimeTable:
+    """The table of a model on a target, from configurations within ``SECONDS``.
+
+    Args:
+        groups: of the model.
+        shipped: see ``Shipped``.
+        target: where times are measured. Where it has no profile of kernels, each node with a weight counts in
+            proportion to its multiply-accumulates, fitted to the times of whole models.
+        feeds: what one run computes.
+        positions: how often each node's weight is used, by name (``cost.positions``).
+        threads: of the runtime.
+        progress: called with the configurations measured and their number.
+        seed: of the random ones.
+
+    Raises:
+        ModelError: the runtime cannot run one of them.
+    """
+    measured: list[Configuration] = []
+    end = perf_counter() + SECONDS
+    for choice in configurations(groups, max(CONFIGURATIONS, len(groups) // 2 + 12), seed):
+        model = shipped(groups.plan(choice))
+        seconds, runs = _whole(model, target, feeds, threads)
+        kernels = _kernels(model, target, feeds, threads, runs) or _macs(model, positions)
+        measured.append(Configuration(groups.widths(choice), kernels, seconds))
+        progress(len(measured), CONFIGURATIONS)
+        if perf_counter() > end and len(measured) > 2 * HELD_OUT:
+            break
+    return fit_table(measured, HELD_OUT)
+
+
+def _whole(model: onnx.ModelProto, target: Target, feeds: Mapping[str, Array], threads: int) -> tuple[float, int]:
+    """Seconds of a run, and how many runs are worth their time."""
+    session = target.runtime.open(model, None, threads, False)
+    times: list[float] = []
+    while len(times) < _MOST_RUNS and (len(times) < _FEWEST_RUNS or sum(times) < SECONDS / CONFIGURATIONS / 3):
+        start = perf_counter()
+        session.run(feeds)
+        times.append(perf_counter() - start)
+    return undisturbed(times[1:]), len(times)
+
+
+def _kernels(
+    model: onnx.ModelProto, target: Target, feeds: Mapping[str, Array], threads: int, runs: int
+) -> dict[str, KeyTime]:
+    if not isinstance(target.runtime, Profiling):
+        return {}
+    known = {name for node in model.graph.node for name in (node.name, *node.output) if name}
+    return by_key(target.runtime.kernels(model, feeds, threads, runs), known)
+
+
+def _macs(model: onnx.ModelProto, positions: Mapping[str, int]) -> dict[str, KeyTime]:
+    """In place of seconds, multiply-accumulates of the nodes with a weight."""
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    times = {}
+    for node in model.graph.node:
+        weight = next((shapes[name] for name in node.input[:2] if name in shapes), None)
+        if node.name in positions and weight is not None:
+            times[node.name] = KeyTime(float(positions[node.name] * math.prod(weight)), 1, (weight,))
+    return times
