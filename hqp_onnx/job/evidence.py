@@ -53,7 +53,7 @@ def gather(setup: Setup, ledger: Ledger) -> Evidence:
     if measured is None or moments is None:
         return Evidence(ranking, order, redundant, None)
     ridges = ledger.once("ridges", lambda: ridges_of(graph, channels, order, measured))
-    again = setup.data["calib"].first(REFIT_SAMPLES) if options.refit == "in-order" else None
+    again = setup.data["calib"].first(REFIT_SAMPLES) if options.chosen_refit == "in-order" else None
     return Evidence(ranking, order, redundant, Refit(moments, ridges, again, options.threads))
 
 
