@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -86,7 +86,7 @@ def test_a_descent_gets_faster_within_its_threshold_and_beats_the_sum_of_curves(
     inside = [program.seconds(c) for c in all_choices(of) if loss(c) <= threshold]
     assert seconds[-1] <= 1.1 * min(inside)
     front = allocation.front([*path, *found])
-    assert all(loss(a) < loss(b) for a, b in zip(front, front[1:], strict=False))
+    assert all(loss(a) < loss(b) for a, b in pairwise(front))
 
 
 def test_curves_around_a_choice_are_what_was_measured_there() -> None:

@@ -77,7 +77,7 @@ def test_kernels_are_timed_by_name() -> None:
     for node in timed.graph.node:
         node.name = f"the {node.op_type}"
     kernels = onnxruntime_kernels(timed, {"x": np.zeros((4096, 3), np.float32)}, runs=3)
-    assert [kernel.names for kernel in kernels] == [("the Neg",), ("the Relu",), ("the ReduceSum",)]
-    assert all(0 < kernel.seconds < 1 for kernel in kernels) and (4096, 3) in kernels[0].shapes
+    assert {kernel.names for kernel in kernels} == {("the Neg",), ("the Relu",), ("the ReduceSum",)}
+    assert all(0 < kernel.seconds < 1 for kernel in kernels) and any((4096, 3) in kernel.shapes for kernel in kernels)
     with pytest.raises(ModelError, match="onnxruntime cannot run the model"):
         onnxruntime_kernels(timed, {"x": np.zeros((4, 2), np.float32)})

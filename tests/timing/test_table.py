@@ -14,7 +14,7 @@ SIZES = (64, 48, 32)  # the last group is a branch that may go
 
 def seconds(widths: tuple[int, int, int]) -> dict[str, float]:
     """Two convolutions of 16 channels a block, and a branch."""
-    a, b, c = widths
+    _, b, c = widths
     blocks = [-(-x // 16) * 16 for x in widths]
     times = {"conv1": 2e-6 + 1e-8 * blocks[0], "conv2": 1e-6 + 3e-9 * blocks[0] * blocks[1]}
     if c:
@@ -23,12 +23,11 @@ def seconds(widths: tuple[int, int, int]) -> dict[str, float]:
 
 
 def shapes(key: str, widths: tuple[int, int, int]) -> tuple[tuple[int, ...], ...]:
-    a, b, c = (-(-x // 16) * 16 for x in widths[:2]), widths[2], None
-    first, second = a
+    first, second = (-(-x // 16) * 16 for x in widths[:2])
     return {
         "conv1": ((1, 3, 8, 8), (1, first, 8, 8)),
         "conv2": ((1, first, 8, 8), (second, first, 3, 3), (1, second, 8, 8)),
-        "branch": ((1, widths[1], 8, 8), (1, b, 8, 8)),
+        "branch": ((1, widths[1], 8, 8), (1, widths[2], 8, 8)),
     }[key]
 
 
