@@ -62,13 +62,18 @@ class Model:
 
     def source(self, data: Dataset | None = None) -> Source:
         """What models made from this one are held to, on a few samples of ``data``, or on random inputs."""
-        if data is None:
-            feeds = random_feeds(self.graph, self.session)
-            words = "random inputs (no data were given)" if feeds else "no samples: give {--data}"
-            return Source(self.session, self.interface, self.bytes, feeds, words)
-        few = data.first(SAMPLES)
-        batches = [batch.feeds for batch in few.in_batches(self.session.batch or _VERIFIED_BATCH)]
-        return Source(self.session, self.interface, self.bytes, batches, f"{len(few)} samples of {data.source.name}")
+        return held_to(self.session, self.interface, self.bytes, data or self.graph)
+
+
+def held_to(session: Runner, interface: Interface, size: int, data: Dataset | gs.Graph) -> Source:
+    """See ``Source``; samples are the first of ``data``, or random ones that the inputs of a graph may take."""
+    if isinstance(data, gs.Graph):
+        feeds = random_feeds(data, session)
+        words = "random inputs (no data were given)" if feeds else "no samples: give {--data}"
+        return Source(session, interface, size, feeds, words)
+    few = data.first(SAMPLES)
+    batches = [batch.feeds for batch in few.in_batches(session.batch or _VERIFIED_BATCH)]
+    return Source(session, interface, size, batches, f"{len(few)} samples of {data.source.name}")
 
 
 def open_model(source: ModelSource, threads: int = 0, target_name: str = "onnxruntime") -> Model:

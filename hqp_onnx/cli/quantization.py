@@ -114,11 +114,13 @@ def quantize(
 @preprocess_option
 @click.option("-o", "--output", type=FILE, required=True, help="model.engine; model.engine.json says how it was built.")
 @json_option
+@strict_option
 @quiet_option
-def build(quiet: bool, json_file: Path | None, **chosen: Any) -> None:
+def build(quiet: bool, strict: bool, json_file: Path | None, **chosen: Any) -> None:
     """Build a TensorRT engine of MODEL (float, or INT8 with Q/DQ) for this GPU, or prepare it for another."""
     with Display(quiet) as display:
         report = build_file(engine.BuildOptions(**chosen), display)
     if not give_json(report.json(), json_file):
         for line in build_lines(report, chosen["output"]):
             click.echo(line)
+    give_warnings(report.warnings, strict)
