@@ -8,9 +8,9 @@ from typing import Any
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.engine import EngineLatency
-from hqp_onnx.evaluation.budget import paired_drop
 from hqp_onnx.evaluation.latency import measure
 from hqp_onnx.evaluation.metrics import Scores
+from hqp_onnx.evaluation.paired import paired_drop
 from hqp_onnx.job.results import EngineRow, Row
 from hqp_onnx.runtimes.session import Runner
 

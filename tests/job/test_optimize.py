@@ -72,8 +72,9 @@ def test_a_confidence_keeps_the_upper_bound_of_the_drop_inside(options: Options,
         for model in (options.model, tmp_path / "pruned.onnx")
     ]
     lost = right[0].astype(float) - right[1]
-    assert lost.mean() + 2.326 * lost.std(ddof=1) / np.sqrt(len(lost)) <= options.max_drop
-    assert found.budget_spent["uncertainty"] == pytest.approx(2.326 * lost.std(ddof=1) / np.sqrt(len(lost)), rel=1e-3)
+    normal = 2.326 * lost.std(ddof=1) / np.sqrt(len(lost))
+    assert lost.mean() + found.budget_spent["uncertainty"] <= options.max_drop
+    assert normal < found.budget_spent["uncertainty"] < 2 * normal + 0.005  # exact bounds are wider
     rejected = [trial for trial in found.trials if not trial.accepted and trial.complete]
     assert all("at 99 %" in trial.why for trial in rejected)
     assert any(found.rows["baseline"].val_metric - trial.metric <= options.max_drop for trial in rejected)
