@@ -57,9 +57,9 @@ class Budget:
     def margin(self, scores: Scores) -> float:
         """How far the upper bound of a candidate's drop is above the drop; 0 at a confidence of 0.5.
 
-        It is unknown, and 0, for a candidate that not every sample was seen of.
+        It is unknown, and 0, for a candidate that not every sample was seen of; the baseline itself has none.
         """
-        if self.confidence == 0.5 or not scores.complete:
+        if self.confidence == 0.5 or not scores.complete or scores is self.baseline:
             return 0.0
         differences = self.baseline.values - scores.values
         return max(0.0, upper_bound(differences, self.confidence) - float(differences.mean()))
