@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import onnx
 
@@ -39,12 +40,22 @@ class Interface:
         for kind, mine, its in (("input", self.inputs, other.inputs), ("output", self.outputs, other.outputs)):
             if list(mine) != list(its):
                 yield f"its {kind}s are {', '.join(its) or 'none'}, not {', '.join(mine) or 'none'}"
-            changed = (name for name, words in mine.items() if words and its.get(name, words) != words)
+            changed = (name for name, words in mine.items() if not _fits(words, its.get(name, words)))
             yield from (f"{kind} '{name}' is {its[name]}, not {mine[name]}" for name in changed)
         if self.optional != other.optional:
             yield f"input '{min(self.optional ^ other.optional)}' has lost or gained its default value"
         lost = [name for name, words in self.said.items() if other.said.get(name) != words]
         yield from (f"its metadata '{name}' is not that of the original" for name in lost)
+
+
+def _fits(mine: str, its: str) -> bool:
+    """Whether ``its`` is a type as ``mine`` states it; sizes and their names may be added where none are."""
+    kind, stated, sizes = mine.partition("[")
+    other, _, others = its.partition("[")
+    if not stated or kind != other:
+        return kind in ("", other)
+    pairs = list(zip_longest(sizes.split(", "), others.split(", "), fillvalue=""))
+    return all(a == b or (a.strip("]") == "?" and b and not b.strip("]").isdigit()) for a, b in pairs)
 
 
 def _words(kind: onnx.TypeProto) -> str:

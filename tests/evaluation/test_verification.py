@@ -18,6 +18,7 @@ from hqp_onnx.graphs.interface import Interface
 from hqp_onnx.model import open_data, open_model
 from hqp_onnx.runtimes.targets import target
 
+Sizes = list[int | str | None] | None
 Change = Callable[[onnx.ModelProto], object]
 
 
@@ -114,6 +115,25 @@ def test_lost_metadata_and_defaults_are_changes_of_the_interface() -> None:
     assert [words for words in changes if "classes" in words] and [words for words in changes if "producer" in words]
     assert "its inputs are input, not input, d4" in changes and any("default value" in words for words in changes)
     assert not list(Interface.of(said).changes(Interface.of(said)))
+
+
+@pytest.mark.parametrize(
+    ("stated", "fits", "does_not"),
+    [
+        ([None, 3], [["n", 3], [None, 3]], [[1, 3], [None, 4], [None, None], [None], [None, 3, 1]]),
+        (["n", 3], [["n", 3]], [["m", 3], [None, 3], [1, 3]]),
+        ([], [[]], [[1]]),
+        (None, [[1], ["n"], []], []),
+    ],
+)
+def test_what_is_stated_of_sizes_stays(stated: Sizes, fits: list[Sizes], does_not: list[Sizes]) -> None:
+    def of(sizes: Sizes, kind: int = TensorProto.FLOAT) -> Interface:
+        graph = helper.make_graph([], "g", [], [helper.make_tensor_value_info("y", kind, sizes)])
+        return Interface.of(helper.make_model(graph))
+
+    assert not [sizes for sizes in fits if list(of(stated).changes(of(sizes)))]
+    assert all(list(of(stated).changes(of(sizes))) for sizes in does_not)
+    assert list(of(stated).changes(of(stated, TensorProto.FLOAT16)))
 
 
 SEQUENCES = """
