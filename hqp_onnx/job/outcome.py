@@ -145,7 +145,8 @@ def _write_models(setup: Setup, ledger: Ledger, result: SearchResult) -> dict[st
         model_io.save(proto, place)
         size = model_io.stored_bytes(place)
         measured = _measured(setup, result, candidate, size, setup.load(place))
-        admitted = budget.admits(measured.val)
+        trial = ledger.trials.get(candidate.key)  # Q8-only may have none
+        admitted = budget.admits(measured.val) and (trial is None or trial.accepted)
         if admitted and place != file:
             model_io.save(proto, file)
         written[name] = _Written(file, measured, replace(verified, bytes=size), admitted)
