@@ -38,7 +38,8 @@ def choose(rows: Mapping[str, Row], precisions: Mapping[str, Precision], asked: 
     competing = rows
     if asked in ("int8", "fp16"):
         competing = {name: row for name, row in rows.items() if (precisions[name].value == asked) == met}
-    return Shipping(*_fastest(competing, "" if met else f"no {wanted.upper()} model is inside the budget; "), met)
+    row, why = _fastest(competing, "" if met else f"no {wanted.upper()} model is inside the budget; ")
+    return Shipping(row, why[0].upper() + why[1:], met)
 
 
 def _fastest(rows: Mapping[str, Row], start: str) -> tuple[str, str]:
