@@ -32,7 +32,7 @@ from reproduce_curves import THETAS, Case, Curves, curves, draw, ranges
 
 from hqp_onnx.channels import cost
 from hqp_onnx.engine.energy import joules_per_run
-from hqp_onnx.evaluation.budget import paired_drop
+from hqp_onnx.evaluation.paired import paired_drop
 from hqp_onnx.graphs import model_io
 from hqp_onnx.job.options import Options
 from hqp_onnx.job.results import Report
