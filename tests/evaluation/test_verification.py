@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -190,6 +191,13 @@ def test_a_model_that_takes_no_random_inputs_is_loaded_and_that_is_said() -> Non
     model.graph.initializer.append(numpy_helper.from_array(np.array(1000), "far"))
     verified = verify(model, "new", open_model(model).source())
     assert verified.outputs == {} and "was not run" in verified.warnings[-1]
+
+
+def test_samples_that_the_original_cannot_run_say_nothing_of_the_new_model() -> None:
+    opened = open_model(small_model())
+    feeds = [{"input": np.zeros((1, 2, 8, 8), np.float32)}, {"input": small_data(3)["input"]}]
+    verified = verify(small_model(), "new", replace(opened.source(), feeds=feeds))
+    assert verified.samples == 3 and verified.outputs["logits"].equal == 1
 
 
 def test_openvino_runs_what_is_for_openvino_and_onnxruntime_where_it_is_not_installed(
