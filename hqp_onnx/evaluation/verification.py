@@ -6,14 +6,15 @@ on a few samples; else it is not written. What it computes is compared output by
     SQNR = 10 log10(sum y^2 / sum (y' - y)^2) dB of float outputs, the share of equal values of all others
 
 Below 10 dB the noise is more than a tenth of the signal. That, outputs that are no longer finite, a file larger than
-its input and a precision that changed nothing are warnings: the file is written, and they are said.
+its input and a precision that changed nothing are warnings: the file is written, and they are said. An output that a
+metric has judged, and found inside the budget, may be at 0 dB: the answers of a classifier survive much noise.
 """
 
 from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from hqp_onnx.runtimes.session import Runner
 from hqp_onnx.runtimes.targets import Target, target
 
 SAMPLES, SECONDS = 16, 10.0  # that a comparison takes at most
-LEAST_DB, LEAST_EQUAL = 10.0, 0.9
+LEAST_DB, LEAST_EQUAL, LEAST_JUDGED_DB = 10.0, 0.9, 0.0
 _LARGER = 1.02  # names of nodes take a little
 _CHECKED_BYTES = 1_900_000_000  # the checker takes no larger models in memory
 _INT4 = (onnx.TensorProto.INT4, onnx.TensorProto.UINT4)
@@ -113,7 +114,12 @@ class Verified:
 
 
 def verify(
-    model: onnx.ModelProto, name: str | Path, source: Source, goal: Target | None = None, precision: str = "fp32"
+    model: onnx.ModelProto,
+    name: str | Path,
+    source: Source,
+    goal: Target | None = None,
+    precision: str = "fp32",
+    judged: Collection[str] = (),
 ) -> Verified:
     """Check ``model``, run it and compare it with its source.
 
@@ -123,6 +129,7 @@ def verify(
         source: what it was made from.
         goal: what it is for; onnxruntime stands in for a runtime that is not installed.
         precision: what was asked for: fp32, int8, mixed, fp16 or int4.
+        judged: outputs that a metric has judged.
 
     Raises:
         ModelError: it is not valid, has other inputs or outputs, does not load or does not run.
@@ -135,7 +142,7 @@ def verify(
         raise ModelError(f"{name}: is not written, since it would be of no use: {e}") from e
     size = weight_bytes(model) if weight_bytes(model) >= _CHECKED_BYTES else model.ByteSize()
     found = Verified(runtime, source.data, samples, size, source.bytes, outputs)
-    said = list(_doubts(found))
+    said = list(_doubts(found, judged))
     if not _changed(model, precision):
         said.append(f"nothing was brought to {precision}: it computes in float as before")
     return replace(found, warnings=tuple(f"{name}: {words}" for words in said))
@@ -220,7 +227,7 @@ def _arrays(value: Any) -> Iterable[Array]:
         yield array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 
-def _doubts(found: Verified) -> Iterable[str]:
+def _doubts(found: Verified, judged: Collection[str]) -> Iterable[str]:
     """What a user should not miss."""
     if found.bytes > _LARGER * found.original_bytes:
         yield f"{found.bytes} bytes, larger than its input of {found.original_bytes}"
@@ -231,8 +238,9 @@ def _doubts(found: Verified) -> Iterable[str]:
             yield f"{output.broken} values of output '{name}' are NaN or infinite, and the original's are not"
         if output.other_shape:
             yield f"output '{name}' has another shape than the original's on some samples, which were not compared"
-        if output.sqnr_db is not None and output.sqnr_db < LEAST_DB:
-            yield f"output '{name}' is at {output.sqnr_db:.1f} dB: more noise than a tenth of the original's signal"
+        if output.sqnr_db is not None and output.sqnr_db < (LEAST_JUDGED_DB if name in judged else LEAST_DB):
+            share = "" if name in judged else "a tenth of "
+            yield f"output '{name}' is at {output.sqnr_db:.1f} dB: more noise than {share}the original's signal"
         if output.equal is not None and output.sqnr_db is None and output.equal < LEAST_EQUAL and not output.broken:
             yield f"only {100 * output.equal:.1f} % of output '{name}' equal the original's"
 

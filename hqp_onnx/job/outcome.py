@@ -135,7 +135,7 @@ def _write_models(setup: Setup, ledger: Ledger, result: SearchResult) -> dict[st
         try:
             proto = model_io.to_proto(result.judge.models.graph(candidate))
             precision = "mixed" if candidate.floats else candidate.precision.value
-            verified = verify(proto, file, source, setup.target, precision)
+            verified = verify(proto, file, source, setup.target, precision, _judged(setup))
         except HqpError as e:
             if name not in _IF_ADMITTED:  # of the others, the search has found that they run
                 raise
@@ -151,6 +151,12 @@ def _write_models(setup: Setup, ledger: Ledger, result: SearchResult) -> dict[st
             model_io.save(proto, file)
         written[name] = _Written(file, measured, replace(verified, bytes=size), admitted)
     return written
+
+
+def _judged(setup: Setup) -> list[str]:
+    """The outputs that the metric reads, as far as that is known."""
+    outputs = [spec.name for spec in setup.model.session.outputs]
+    return outputs[:1] if len(outputs) == 1 or setup.metric.labels != "any" else []
 
 
 def _latencies(setup: Setup, ledger: Ledger, models: Mapping[str, Measured]) -> dict[str, Latency]:

@@ -81,6 +81,16 @@ def test_what_is_of_doubtful_use_is_a_warning(change: Change, words: str) -> Non
     assert re.search(words, warning), warning
 
 
+@pytest.mark.parametrize(("factor", "warns", "of_judged"), [(1.3, False, False), (1.5, True, False), (2.5, True, True)])
+def test_an_output_that_a_metric_has_judged_may_be_noisier(factor: float, warns: bool, of_judged: bool) -> None:
+    """Noise of 0.3, 0.5 and 1.5 times the signal: 10.5, 6 and -3.5 dB."""
+    opened = open_model(small_model())
+    source = opened.source(open_data(opened, small_data()))
+    noisy = changed(weight("w4", lambda w: factor * w), weight("d4", lambda d: factor * d))
+    assert bool(verify(noisy, "new", source).warnings) is warns
+    assert bool(verify(noisy, "new", source, judged=["logits"]).warnings) is of_judged
+
+
 @pytest.mark.parametrize("precision", ["int8", "mixed", "fp16", "int4"])
 def test_a_precision_that_changed_nothing_is_a_warning(precision: str) -> None:
     assert f"nothing was brought to {precision}" in found(small_model(), precision=precision).warnings[-1]
