@@ -26,6 +26,17 @@ def check_budget(max_drop: float, confidence: float) -> None:
         raise UsageError(f"{{--confidence}} {confidence}: expected 0.5 or more and below 1, such as 0.95")
 
 
+def check_samples(samples: int, max_drop: float, confidence: float) -> None:
+    """Raise ``UsageError`` where there are too few validation samples for any candidate to be surely inside."""
+    if confidence == 0.5:
+        return
+    asked = f"{{--confidence}} {confidence:g} that the drop is at most {100 * max_drop:g} points"
+    if not max_drop:
+        raise UsageError(f"{asked}: no data can prove that. Allow some {{--max_drop}}")
+    if samples < (needed := fewest_samples(max_drop, confidence)):
+        raise UsageError(f"{asked} takes {needed} samples in {{--val}} or more, which has {samples}")
+
+
 @dataclass(frozen=True)
 class Budget:
     """``baseline`` scores, the largest drop of their mean, 0..1 (0.015 = 1.5 points), and with what confidence.
@@ -63,17 +74,6 @@ class Budget:
             return 0.0
         differences = self.baseline.values - scores.values
         return max(0.0, upper_bound(differences, self.confidence) - float(differences.mean()))
-
-    def require_samples(self) -> None:
-        """Raise ``UsageError`` where there are too few samples for any candidate to be surely inside."""
-        if self.confidence == 0.5:
-            return
-        needed, samples = fewest_samples(self.max_drop, self.confidence), self.baseline.samples
-        asked = f"{{--confidence}} {self.confidence:g} that the drop is at most {100 * self.max_drop:g} points"
-        if not self.max_drop:
-            raise UsageError(f"{asked}: no data can prove that. Allow some {{--max_drop}}")
-        if samples < needed:
-            raise UsageError(f"{asked} takes {needed} samples in {{--val}} or more, which has {samples}")
 
     def words(self, scores: Scores) -> str:
         """The drop, and its upper bound if that is what counts, beside the budget; or what rules a candidate out."""

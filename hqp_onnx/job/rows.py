@@ -10,7 +10,7 @@ from hqp_onnx.arrays import Array
 from hqp_onnx.engine import EngineLatency
 from hqp_onnx.evaluation.latency import Latency, measure
 from hqp_onnx.evaluation.metrics import Scores
-from hqp_onnx.evaluation.paired import paired_drop
+from hqp_onnx.evaluation.paired import Interval, paired_drop
 from hqp_onnx.job.candidate import Candidate
 from hqp_onnx.job.results import EngineRow, Row
 from hqp_onnx.runtimes.session import Runner
@@ -63,7 +63,8 @@ def engine_row(base: Measured, engine: Measured, latency: EngineLatency, admitte
 
 def _judged(base: Measured, model: Measured) -> dict[str, Any]:
     """The fields of ``Judged``."""
-    interval = paired_drop(base.scores.values, model.scores.values)
+    same = model is base
+    interval = Interval(0.0, 0.0, 0.0) if same else paired_drop(base.scores.values, model.scores.values)
     return {
         "metric": model.scores.metric,
         "drop": interval.drop,

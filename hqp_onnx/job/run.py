@@ -47,7 +47,6 @@ def run(setup: Setup, ledger: Ledger) -> SearchResult:
     with ledger.timed("baseline"):
         baseline = setup.scores(setup.model.session, "val")
     budget = Budget(baseline, options.max_drop, options.confidence)
-    budget.require_samples()
     evidence = gather(setup, ledger)
     judge = Judge(setup, ledger, budget, CandidateModels(setup, evidence.refit, ledger.cache))
     step = step_size(options.step, len(setup.channels.prunable))

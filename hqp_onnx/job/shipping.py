@@ -7,7 +7,7 @@ so only models in it compete; where none of these is inside the budget, it is mi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hqp_onnx.job.candidate import Precision
@@ -35,22 +35,22 @@ def choose(rows: Mapping[str, Row], precisions: Mapping[str, Precision], asked: 
     """
     wanted = {"mixed": "int8"}.get(asked, asked)
     met = any(precisions[name].value == wanted for name in rows)
-    competing = rows
+    competing, kind = rows, ""
     if asked in ("int8", "fp16"):
         competing = {name: row for name, row in rows.items() if (precisions[name].value == asked) == met}
-    row, why = _fastest(competing, "" if met else f"no {wanted.upper()} model is inside the budget; ")
-    return Shipping(row, why[0].upper() + why[1:], met)
+        kind = f"{asked.upper()} " * met
+    row, why = _fastest(competing, kind)
+    return Shipping(row, why if met else f"No {wanted.upper()} model is inside the budget; {why}", met)
 
 
-def _fastest(rows: Mapping[str, Row], start: str) -> tuple[str, str]:
+def _fastest(rows: Mapping[str, Row], kind: str) -> tuple[str, str]:
     fastest = max(rows, key=lambda name: rows[name].speedup)
     as_fast = [name for name in rows if rows[name].speedup * (1 + NOISE) >= rows[fastest].speedup]
     chosen = min(as_fast, key=lambda name: (rows[name].bytes, rows[name].latency_ms))
-    why = f"{start}of {_listed(rows)} inside the budget, {title_of(chosen)} is "
+    if len(rows) == 1:
+        return chosen, f"{title_of(chosen)} ships: the only {kind}model inside the budget"
+    inside = f"of {len(rows)} {kind}models inside the budget"
     if chosen == fastest:
-        return chosen, f"{why}the fastest" if len(rows) > 1 else f"{start}only {title_of(chosen)} is inside the budget"
-    return chosen, f"{why}as fast as {title_of(fastest)}, within {100 * NOISE:g} %, and smaller"
-
-
-def _listed(rows: Collection[str]) -> str:
-    return ", ".join(title_of(name) for name in rows)
+        return chosen, f"{title_of(chosen)} ships: the fastest {inside}"
+    tie = f"as fast as {title_of(fastest)}, within {100 * NOISE:g} %, and smaller"
+    return chosen, f"{title_of(chosen)} ships: {inside}, {tie}"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 
 from hqp_onnx.errors import ModelError, UsageError
-from hqp_onnx.evaluation.budget import Budget
+from hqp_onnx.evaluation.budget import Budget, check_samples
 from hqp_onnx.evaluation.metrics import Scores
 from hqp_onnx.evaluation.nonfinite import NonFinite
 from hqp_onnx.evaluation.paired import paired_drop
@@ -63,14 +64,18 @@ def test_few_samples_without_a_difference_prove_little() -> None:
     for samples, admitted in ((10, False), (50, False), (198, False), (199, True)):
         budget = Budget(hits(samples, samples), 0.015, 0.95)
         assert budget.admits(hits(samples, samples)) is admitted
-        if admitted:
-            budget.require_samples()
-        else:
-            with pytest.raises(UsageError, match=f"takes 199 samples in val or more, which has {samples}"):
-                budget.require_samples()
-    Budget(hits(10, 10), 0.015).require_samples()
+        with (
+            nullcontext() if admitted else pytest.raises(UsageError, match=f"takes 199 .* or more, which has {samples}")
+        ):
+            check_samples(samples, 0.015, 0.95)
+    check_samples(10, 0.015, 0.5)
     with pytest.raises(UsageError, match="no data can prove that"):
-        Budget(hits(9999, 9999), 0.0, 0.95).require_samples()
+        check_samples(9999, 0.0, 0.95)
+
+
+def test_the_baseline_itself_is_certain() -> None:
+    budget = Budget(hits(3, 5), 0.0, 0.99)
+    assert budget.admits(budget.baseline) and budget.margin(budget.baseline) == 0
 
 
 def test_a_verdict_says_the_drop_its_bound_and_the_budget() -> None:
