@@ -25,9 +25,10 @@ from hqp_onnx.cli.arguments import (
     quiet_option,
     refit_option,
     selection_options,
+    strict_option,
     target_option,
 )
-from hqp_onnx.cli.output import Display, give_json, out
+from hqp_onnx.cli.output import Display, give_json, give_warnings, out
 from hqp_onnx.cli.tables.optimization import budget_line, cost_lines, report_table
 from hqp_onnx.errors import UsageError
 from hqp_onnx.job.options import OBJECTIVES, PAPER, PRECISIONS, Options
@@ -113,10 +114,13 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
 @click.option("--build", is_flag=True, help="Build a TensorRT engine of the result, and hold it to the budget too.")
 @click.option("-o", "--output", type=FILE, required=True, metavar="OUT", help="Folder for the models and the report.")
 @json_option
+@strict_option
 @quiet_option
 @click.option("--paper", is_flag=True, help=f"Algorithm 1 to the letter: {PAPER_FLAGS}.")
 @click.pass_context
-def optimize(context: click.Context, /, quiet: bool, json_file: Path | None, paper: bool, **chosen: Any) -> None:
+def optimize(
+    context: click.Context, /, quiet: bool, strict: bool, json_file: Path | None, paper: bool, **chosen: Any
+) -> None:
     """Prune and quantize MODEL as far as the budget allows."""
     if paper:
         chosen |= _of_paper(context)
@@ -128,8 +132,12 @@ def optimize(context: click.Context, /, quiet: bool, json_file: Path | None, pap
             budget_line(report),
             *cost_lines(report.cost_model),
             *report.notes,
+            *(f"{name}: {model.words}" for name, model in report.verified.items()),
+            report.why,
             f"Wrote {report.shipped}; {chosen['output'] / HTML} shows it",
         ):
             click.echo(line)
     if not report.budget_met:
+        give_warnings(report.warnings, strict=False)
         raise pipeline.budget_error(report)
+    give_warnings(report.warnings, strict)
