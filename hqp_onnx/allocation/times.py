@@ -54,8 +54,9 @@ def measure_table(
     Args:
         groups: of the model.
         shipped: see ``Shipped``.
-        target: where times are measured. Where it has no profile of kernels, each node with a weight counts in
-            proportion to its multiply-accumulates, fitted to the times of whole models.
+        target: where times are measured. Without a profile of kernels, each node with a weight counts in proportion to
+            its multiply-accumulates, fitted to the times of whole models; where another runtime stands in for the
+            target's, multiply-accumulates are all that counts.
         feeds: what one run computes.
         positions: how often each node's weight is used, by name (``cost.positions``).
         threads: of the runtime.
@@ -68,10 +69,14 @@ def measure_table(
     measured: list[Configuration] = []
     end = perf_counter() + SECONDS
     for choice in configurations(groups, max(CONFIGURATIONS, len(groups) // 2 + 12), seed):
-        model = shipped(groups.plan(choice))
-        seconds, runs = _whole(model, target, feeds, threads)
-        kernels = _kernels(model, target, feeds, threads, runs) or _macs(model, positions)
-        measured.append(Configuration(groups.widths(choice), kernels, seconds))
+        model, widths = shipped(groups.plan(choice)), groups.widths(choice)
+        if target.stand_in:
+            kernels = _macs(model, positions)
+            measured.append(Configuration(widths, kernels, sum(kernel.seconds for kernel in kernels.values())))
+        else:
+            seconds, runs = _whole(model, target, feeds, threads)
+            kernels = _kernels(model, target, feeds, threads, runs) or _macs(model, positions)
+            measured.append(Configuration(widths, kernels, seconds))
         progress(len(measured), CONFIGURATIONS)
         if perf_counter() > end and len(measured) > 2 * HELD_OUT:
             break
@@ -99,11 +104,11 @@ def _kernels(
 
 
 def _macs(model: onnx.ModelProto, positions: Mapping[str, int]) -> dict[str, KeyTime]:
-    """In place of seconds, multiply-accumulates of the nodes with a weight."""
+    """In place of seconds, multiply-accumulates of the nodes with a weight, at 1e12 per second."""
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     times = {}
     for node in model.graph.node:
         weight = next((shapes[name] for name in node.input[:2] if name in shapes), None)
         if node.name in positions and weight is not None:
-            times[node.name] = KeyTime(float(positions[node.name] * math.prod(weight)), 1, (weight,))
+            times[node.name] = KeyTime(1e-12 * positions[node.name] * math.prod(weight), 1, (weight,))
     return times

@@ -207,7 +207,7 @@ def _notes(setup: Setup, result: SearchResult, rows: Mapping[str, Row], plan: Pr
         notes.append(f"{len(redundant)} units were ranked first, since they can be removed at no loss: {listed}")
     if ended := channels.ended(plan):
         notes.append(f"{ended} of {len(channels.branches)} gates and residual branches were removed as a whole")
-    return (*notes, *stand_in(setup.target), *remarks(setup.target, setup.options.precision))
+    return (*notes, *result.notes, *stand_in(setup.target), *remarks(setup.target, setup.options.precision))
 
 
 def _measured(setup: Setup, result: SearchResult, candidate: Candidate, size: int, session: Runner) -> Measured:

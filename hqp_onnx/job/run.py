@@ -33,6 +33,7 @@ class SearchResult:
         pruned: the FP32 candidate.
         chosen: the one in the precision that was asked for; None where none is admissible, or FP32 was asked for.
         recovered: the one that was trained; None where none is admissible, or none was asked for.
+        notes: on how the path was made.
     """
 
     judge: Judge
@@ -40,6 +41,7 @@ class SearchResult:
     pruned: Candidate
     chosen: Candidate | None
     recovered: Candidate | None
+    notes: tuple[str, ...]
 
 
 def run(setup: Setup, ledger: Ledger) -> SearchResult:
@@ -50,7 +52,7 @@ def run(setup: Setup, ledger: Ledger) -> SearchResult:
     budget = Budget(baseline, options.max_drop, options.confidence)
     evidence = gather(setup, ledger)
     judge = Judge(setup, ledger, budget, CandidateModels(setup, evidence.refit, ledger.cache))
-    path, removed = _pruned(setup, ledger, judge, evidence)
+    path, removed, notes = _pruned(setup, ledger, judge, evidence)
     pruned, chosen, recovered = Candidate(path.plan(removed)), None, None
     wanted, count = pruned, removed  # what recovery starts from
     if options.precision != "fp32":
@@ -59,16 +61,17 @@ def run(setup: Setup, ledger: Ledger) -> SearchResult:
         chosen, count = admitted or (None, 0)
     if options.recover:
         recovered = _recovered(setup, judge, path, count, chosen or wanted)
-    return SearchResult(judge, evidence, pruned, chosen, recovered)
+    return SearchResult(judge, evidence, pruned, chosen, recovered, notes)
 
 
-def _pruned(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence) -> tuple[Path, int]:
-    """The path of candidates, and the last admissible number on it in FP32."""
+def _pruned(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence) -> tuple[Path, int, tuple[str, ...]]:
+    """The path of candidates, the last admissible number on it in FP32, and notes on the path."""
     options, channels = setup.options, setup.channels
     if options.objective == "latency":
-        return allocated_path(setup, ledger, judge, evidence)
+        found = allocated_path(setup, ledger, judge, evidence)
+        return found.path, found.count, (found.note,)
     step = step_size(options.step, len(channels.prunable))
-    return _along(setup, ledger, judge, OrderPath(evidence.order, channels, options.width_multiple, step))
+    return *_along(setup, ledger, judge, OrderPath(evidence.order, channels, options.width_multiple, step)), ()
 
 
 def _along(setup: Setup, ledger: Ledger, judge: Judge, path: OrderPath) -> tuple[OrderPath, int]:
