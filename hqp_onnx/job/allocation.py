@@ -101,8 +101,7 @@ def allocated_path(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidenc
     count = _last_admissible(setup, judge, allocation, refined)
     faster = [c for c in choices if allocation.program.seconds(c) < allocation.program.seconds(refined[-1])]
     plans = tuple(allocation.groups.plan(choice) for choice in (*refined, *faster))
-    error = ledger.once("times", dict)["error"]
-    note = f"times of other widths were predicted within {100 * error:.0f} % of what was measured"
+    note = f"times of other widths were predicted within {100 * allocation.program.error:.0f} % of what was measured"
     if setup.target.stand_in:
         note = "widths were chosen by multiply-accumulates: times of the target are not measured here"
     return Allocated(PlanPath(plans), count, note)
