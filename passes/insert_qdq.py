@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from hqp_onnx.arrays import FloatArray
 from hqp_onnx.errors import ModelError
 from hqp_onnx.graphs.model_io import is_quantized
+from hqp_onnx.graphs.unique_names import UniqueNames
 from hqp_onnx.graphs.weight_axes import weight_axes
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.raise_opset import raise_opset
@@ -39,11 +40,11 @@ WeightScales = Mapping[tuple[str, int], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class _Format:
-    """Scale and zero-point of one activation range, and their constants in the graph."""
+    """Scale and zero-point of one activation range, that of ``source``."""
 
+    source: str
     scale: np.float32
     zero: int
-    tensors: tuple[gs.Constant, gs.Constant]
 
 
 def insert_qdq(
@@ -72,10 +73,11 @@ def insert_qdq(
         notes.append(f"opset {graph.opset} is above {target.max_opset}, the highest known to {target.name}")
     placement = place(graph, target, floats)
     by_tensor = _formats(placement, calibration, target)
-    tensors = graph.tensors()
-    _quantize_weights(graph, placement, by_tensor, target, scales or {})
+    tensors, names = graph.tensors(), UniqueNames(graph)
+    constants = {form.source: _constants(form, target, names) for form in by_tensor.values()}
+    _quantize_weights(graph, placement, by_tensor, target, scales or {}, names)
     for name, form in by_tensor.items():
-        _insert_pair(graph, tensors[name], form)
+        _insert_pair(graph, tensors[name], constants[form.source], names)
     graph.cleanup().toposort()
     summary = f"{len(placement.tensors)} activations and {len(placement.weighted)} weighted nodes quantized"
     return PassResult(graph, bool(placement.tensors), (summary, *notes, *placement.notes))
@@ -116,12 +118,14 @@ def _format(name: str, calibration: Calibration, target: Target) -> _Format:
         raise ModelError(
             f"the calibration has no range for tensor '{name}': calibrate quantized_tensors(graph, target)"
         )
-    scale, zero = quantization(calibration.ranges[name], target)
-    constants = (
-        gs.Constant(f"{name}/scale", np.array(scale, np.float32)),
-        gs.Constant(f"{name}/zero_point", np.array(zero, target.activation_type)),
+    return _Format(name, *quantization(calibration.ranges[name], target))
+
+
+def _constants(form: _Format, target: Target, names: UniqueNames) -> tuple[gs.Constant, gs.Constant]:
+    return (
+        gs.Constant(names.tensor(f"{form.source}/scale"), np.array(form.scale, np.float32)),
+        gs.Constant(names.tensor(f"{form.source}/zero_point"), np.array(form.zero, target.activation_type)),
     )
-    return _Format(scale, zero, constants)
 
 
 def quantization(observed: Range, target: Target) -> tuple[np.float32, int]:
@@ -133,20 +137,22 @@ def quantization(observed: Range, target: Target) -> tuple[np.float32, int]:
     return scale, round(-lo / float(scale))
 
 
-def _insert_pair(graph: gs.Graph, tensor: gs.Variable, form: _Format) -> None:
+def _insert_pair(
+    graph: gs.Graph, tensor: gs.Variable, form: tuple[gs.Constant, gs.Constant], names: UniqueNames
+) -> None:
     """Route all uses of ``tensor`` through a pair; an output of the graph keeps its name and its dequantized value."""
     stem = tensor.name
-    quantized = gs.Variable(f"{stem}/quantized", form.tensors[1].dtype, tensor.shape)
+    quantized = gs.Variable(names.tensor(f"{stem}/quantized"), form[1].dtype, tensor.shape)
     if any(t is tensor for t in graph.outputs) and tensor.inputs:
-        restored, tensor = tensor, gs.Variable(f"{stem}/float", np.float32, tensor.shape)
+        restored, tensor = tensor, gs.Variable(names.tensor(f"{stem}/float"), np.float32, tensor.shape)
         _replace(restored.inputs[0].outputs, restored, tensor)
     else:
-        restored = gs.Variable(f"{stem}/dequantized", np.float32, tensor.shape)
+        restored = gs.Variable(names.tensor(f"{stem}/dequantized"), np.float32, tensor.shape)
         for node in graph.nodes:
             _replace(node.inputs, tensor, restored)
     graph.nodes += [
-        gs.Node("QuantizeLinear", f"{stem}/Q", inputs=[tensor, *form.tensors], outputs=[quantized]),
-        gs.Node("DequantizeLinear", f"{stem}/DQ", inputs=[quantized, *form.tensors], outputs=[restored]),
+        gs.Node("QuantizeLinear", names.node(f"{stem}/Q"), {}, [tensor, *form], [quantized]),
+        gs.Node("DequantizeLinear", names.node(f"{stem}/DQ"), {}, [quantized, *form], [restored]),
     ]
 
 
@@ -162,17 +168,18 @@ def _quantize_weights(
     formats: Mapping[str, _Format],
     target: Target,
     scales: WeightScales,
+    names: UniqueNames,
 ) -> None:
     """One int8 initializer and DQ per weight and axis; its scales suit the biases of every node that shares it."""
     for (name, axis), nodes in _sharing(graph, placement).items():
         weight = nodes[0].inputs[1]
         scale = scales[name, axis] if (name, axis) in scales else _scales(nodes, axis, formats, target)
         stored = nearest(weight.values, along(scale, axis, weight.values.ndim), target.weight_limit).astype(np.int8)
-        restored = _dequantized(graph, f"{weight.name}/axis{axis}", stored, scale, axis)
+        restored = _dequantized(graph, f"{weight.name}/axis{axis}", stored, scale, axis, names)
         for node in nodes:
             node.inputs[1] = restored
             if target.int32_bias and _has_bias(node):
-                _quantize_bias(graph, node, scale, formats)
+                _quantize_bias(graph, node, scale, formats, names)
 
 
 def _sharing(graph: gs.Graph, placement: Placement) -> dict[tuple[str, int], list[gs.Node]]:
@@ -201,23 +208,32 @@ def _least_scale(node: gs.Node, channels: int, formats: Mapping[str, _Format]) -
 
 
 def _quantize_bias(
-    graph: gs.Graph, node: gs.Node, weight_scale: NDArray[np.float32], formats: Mapping[str, _Format]
+    graph: gs.Graph,
+    node: gs.Node,
+    weight_scale: NDArray[np.float32],
+    formats: Mapping[str, _Format],
+    names: UniqueNames,
 ) -> None:
     scale = (weight_scale * _input_scale(node, formats)).astype(np.float32)
     integers = np.rint(_bias(node, len(scale)) / scale).astype(np.int32)
-    node.inputs[2] = _dequantized(graph, f"{node.outputs[0].name}/bias", integers, scale, 0)
+    node.inputs[2] = _dequantized(graph, f"{node.outputs[0].name}/bias", integers, scale, 0, names)
 
 
 def _dequantized(
-    graph: gs.Graph, stem: str, integers: NDArray[np.integer], scale: NDArray[np.float32], axis: int
+    graph: gs.Graph,
+    stem: str,
+    integers: NDArray[np.integer],
+    scale: NDArray[np.float32],
+    axis: int,
+    names: UniqueNames,
 ) -> gs.Variable:
-    output = gs.Variable(f"{stem}/dequantized", np.float32, integers.shape)
+    output = gs.Variable(names.tensor(f"{stem}/dequantized"), np.float32, integers.shape)
     inputs = [
-        gs.Constant(f"{stem}/quantized", np.ascontiguousarray(integers)),
-        gs.Constant(f"{stem}/scale", scale),
-        gs.Constant(f"{stem}/zero_point", np.zeros(len(scale), integers.dtype)),
+        gs.Constant(names.tensor(f"{stem}/quantized"), np.ascontiguousarray(integers)),
+        gs.Constant(names.tensor(f"{stem}/scale"), scale),
+        gs.Constant(names.tensor(f"{stem}/zero_point"), np.zeros(len(scale), integers.dtype)),
     ]
-    graph.nodes.append(gs.Node("DequantizeLinear", f"{stem}/DQ", {"axis": axis}, inputs, [output]))
+    graph.nodes.append(gs.Node("DequantizeLinear", names.node(f"{stem}/DQ"), {"axis": axis}, inputs, [output]))
     return output
 
 

@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 
 from hqp_onnx.data.dataset import Batch
 from hqp_onnx.graphs.model_io import to_proto
+from hqp_onnx.graphs.unique_names import UniqueNames
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.compress_weights import compress_weights
 from hqp_onnx.passes.correct_bias import correct_bias
@@ -142,7 +143,8 @@ def quantize_prepared(prepared: Prepared, target: Target, floats: Collection[str
         results.append(compress_weights(results[-1].graph, prepared.scales))
     notes = tuple(note for result in results for note in result.notes)
     modified = any(result.modified for result in results)
+    names = UniqueNames(results[-1].graph)
     for tensor in results[-1].graph.tensors().values():
         if tensor.name in prepared.scaled:  # what is not the float model's has another name, for whoever compares
-            tensor.name += ".equalized"
+            tensor.name = names.tensor(f"{tensor.name}.equalized")
     return Quantized(results[-1].graph, modified, notes, calibration=prepared.calibration)

@@ -21,6 +21,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import FloatArray
+from hqp_onnx.graphs.unique_names import UniqueNames
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.compensate import replace_weight
 from hqp_onnx.passes.insert_qdq import WeightScales, nearest
@@ -59,15 +60,23 @@ def round_weights(
         The graph; one note per weight: its output error as a share of that of plain rounding.
     """
     graph = graph.copy()
-    tensors, notes = graph.tensors(), []
+    tensors, notes, names = graph.tensors(), [], UniqueNames(graph)
     for name, use in contractions(graph).items():
         if name in moments:
             scale = scales[name, 1 - use.axis].astype(np.float64)
-            notes.append(_round(tensors[name], use, moments[name], scale, limit, ridge))
+            notes.append(_round(tensors[name], use, moments[name], scale, limit, ridge, names))
     return PassResult(graph, bool(notes), tuple(notes))
 
 
-def _round(weight: gs.Constant, use: Contraction, moments: Moments, scale: FloatArray, limit: int, ridge: float) -> str:
+def _round(
+    weight: gs.Constant,
+    use: Contraction,
+    moments: Moments,
+    scale: FloatArray,
+    limit: int,
+    ridge: float,
+    names: UniqueNames,
+) -> str:
     values = np.moveaxis(weight.values.astype(np.float64), use.axis, 1)
     rows = values.reshape(len(values), -1)
     biased = takes_bias(weight)
@@ -77,7 +86,7 @@ def _round(weight: gs.Constant, use: Contraction, moments: Moments, scale: Float
     refined = rounded(rows, grid, covariance, limit, ridge) * grid
     plain = nearest(rows, grid, limit) * grid
     bias = (rows - refined) @ mean if biased else None
-    replace_weight(weight, np.moveaxis(refined.reshape(values.shape), 1, use.axis), bias)
+    replace_weight(weight, np.moveaxis(refined.reshape(values.shape), 1, use.axis), bias, names)
     before, after = (float((((rows - q) @ covariance) * (rows - q)).sum()) for q in (plain, refined))
     return f"{use.weight}: {after / before if before else 1:.0%} of the output error of plain rounding"
 
