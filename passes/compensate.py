@@ -25,6 +25,7 @@ import onnx_graphsurgeon as gs
 from hqp_onnx.arrays import Array, BoolArray
 from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis, PruningPlan
 from hqp_onnx.errors import ModelError
+from hqp_onnx.graphs.nonfinite_weights import is_finite
 from hqp_onnx.graphs.unique_names import UniqueNames, tensor_names
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.prune_channels import constant_name
@@ -71,6 +72,9 @@ def compensate(
         blocks = [part for part in block_names(name, len(removed)) if part in moments]
         if name not in moments and not blocks:
             notes.append(f"{name}: not compensated: no moments of its input")
+            continue
+        if not is_finite(before[name]):
+            notes.append(f"{name}: not compensated: it holds NaN or infinities")
             continue
         kept_outputs = ~removal_mask(channels, gone, ParamAxis(name, 1 - use.axis), before[name])
         if removed.all() or (ended and name not in after):

@@ -17,6 +17,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from hqp_onnx.graphs.nodes import operator
+from hqp_onnx.graphs.nonfinite_weights import is_finite
 from hqp_onnx.graphs.unique_names import UniqueNames
 from hqp_onnx.graphs.weight_axes import WEIGHTED, weight_axes
 from hqp_onnx.passes.base import PassResult
@@ -57,6 +58,7 @@ def _worthwhile(weight: gs.Tensor) -> bool:
         and weight.dtype == np.float32
         and len(weight.shape) > 1
         and int(np.prod(weight.shape)) >= _SMALLEST
+        and is_finite(weight)
     )
 
 

@@ -60,7 +60,8 @@ def convert_fp16(graph: gs.Graph) -> PassResult:
     tensors = result.tensors()
     beyond = [t.name for t in floats if isinstance(t, gs.Constant) and _beyond(t.values)]
     cut = [name for name in beyond if name in tensors and tensors[name].dtype == np.float16]
-    return PassResult(result, True, tuple(f"'{name}' has finite values beyond 65504, cut to it" for name in cut))
+    notes = tuple(f"'{name}' has finite values beyond 65504, cut to it" for name in cut)
+    return PassResult(result, True, notes, notes)
 
 
 def in_float16(graph: gs.Graph) -> PassResult:

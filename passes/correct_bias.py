@@ -61,7 +61,8 @@ def correct_bias(
     twins = {node.outputs[0].name: _twin(measured, node, losses[node.inputs[1].name], names) for node in nodes}
     read = [name for pair in twins.items() for name in pair]
     stats = channel_stats(to_proto(measured), dict.fromkeys(read, 0), data, threads=threads)
-    worst = 0.0
+    finite = {own for own, twin in twins.items() if stats[own].is_finite and stats[twin].is_finite}
+    worst, nodes = 0.0, [node for node in nodes if node.outputs[0].name in finite]
     for node in nodes:
         seen, shift = stats[node.outputs[0].name], stats[twins[node.outputs[0].name]].mean
         deviation = np.sqrt(np.maximum(seen.power - seen.mean**2, _TINY))

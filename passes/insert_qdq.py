@@ -1,7 +1,7 @@
 """Insert quantize/dequantize pairs on activations; store weights, and biases where wanted, as integers.
 
     activation   x -> DQ(Q(x)):  q = clip(round(x / s) + z),  x' = s (q - z)           per tensor
-    weight       W -> DQ(int8):  s_c = max|W_c| / limit,  q = round(W_c / s_c)         per output channel c
+    weight       W -> DQ(int8):  s_c = max|W_c| / limit,  q = round(W_c / s_c)         per output channel c, or all
     bias         b -> DQ(int32): s = s_x s_c,  q = round(b / s)                        exact to half a product unit
 
 A bias must fit its int32: s_c is at least |b_c| / (s_x 2^30), which also gives channels whose weights are all zero a
@@ -71,7 +71,7 @@ def insert_qdq(
     graph, notes = raised.graph, [*raised.notes]
     if graph.opset > target.max_opset:
         notes.append(f"opset {graph.opset} is above {target.max_opset}, the highest known to {target.name}")
-    placement = place(graph, target, floats)
+    placement = place(graph, target, floats, calibration.unbounded)
     by_tensor = _formats(placement, calibration, target)
     tensors, names = graph.tensors(), UniqueNames(graph)
     constants = {form.source: _constants(form, target, names) for form in by_tensor.values()}
@@ -80,12 +80,17 @@ def insert_qdq(
         _insert_pair(graph, tensors[name], constants[form.source], names)
     graph.cleanup().toposort()
     summary = f"{len(placement.tensors)} activations and {len(placement.weighted)} weighted nodes quantized"
-    return PassResult(graph, bool(placement.tensors), (summary, *notes, *placement.notes))
+    warnings = [
+        f"'{name}' is NaN or infinite on calibration samples, and stays in float" for name in calibration.unbounded
+    ]
+    if not placement.weighted and not floats:
+        warnings.append("no node was quantized: " + "; ".join(placement.notes[:3] or ["there is none that could be"]))
+    return PassResult(graph, bool(placement.tensors), (summary, *notes, *placement.notes), tuple(warnings))
 
 
 def weight_scales(graph: gs.Graph, calibration: Calibration, target: Target) -> WeightScales:
     """The scales that ``insert_qdq`` gives the weights of ``graph``; arguments and errors as there."""
-    placement = place(graph, target)
+    placement = place(graph, target, unbounded=calibration.unbounded)
     formats = _formats(placement, calibration, target)
     shared = _sharing(graph, placement)
     return {key: _scales(nodes, key[1], formats, target) for key, nodes in shared.items()}
@@ -175,7 +180,8 @@ def _quantize_weights(
         weight = nodes[0].inputs[1]
         scale = scales[name, axis] if (name, axis) in scales else _scales(nodes, axis, formats, target)
         stored = nearest(weight.values, along(scale, axis, weight.values.ndim), target.weight_limit).astype(np.int8)
-        restored = _dequantized(graph, f"{weight.name}/axis{axis}", stored, scale, axis, names)
+        one = _is_stack(nodes[0])  # kernels of such products take one scale, as a scalar
+        restored = _dequantized(graph, f"{weight.name}/axis{axis}", stored, scale[0] if one else scale, axis, names)
         for node in nodes:
             node.inputs[1] = restored
             if target.int32_bias and _has_bias(node):
@@ -196,6 +202,7 @@ def _scales(nodes: list[gs.Node], axis: int, formats: Mapping[str, _Format], tar
     """Scales of the weight that ``nodes`` share."""
     values = np.moveaxis(nodes[0].inputs[1].values.astype(np.float64), axis, 0)
     scale = np.abs(values).max(axis=tuple(range(1, values.ndim))) / target.weight_limit
+    scale = np.full_like(scale, scale.max()) if any(map(_is_stack, nodes)) else scale
     if target.int32_bias:
         for node in nodes:
             scale = np.maximum(scale, _least_scale(node, len(scale), formats))
@@ -223,18 +230,23 @@ def _dequantized(
     graph: gs.Graph,
     stem: str,
     integers: NDArray[np.integer],
-    scale: NDArray[np.float32],
+    scale: NDArray[np.float32] | np.float32,
     axis: int,
     names: UniqueNames,
 ) -> gs.Variable:
     output = gs.Variable(names.tensor(f"{stem}/dequantized"), np.float32, integers.shape)
     inputs = [
         gs.Constant(names.tensor(f"{stem}/quantized"), np.ascontiguousarray(integers)),
-        gs.Constant(names.tensor(f"{stem}/scale"), scale),
-        gs.Constant(names.tensor(f"{stem}/zero_point"), np.zeros(len(scale), integers.dtype)),
+        gs.Constant(names.tensor(f"{stem}/scale"), np.asarray(scale)),
+        gs.Constant(names.tensor(f"{stem}/zero_point"), np.zeros(np.shape(scale), integers.dtype)),
     ]
     graph.nodes.append(gs.Node("DequantizeLinear", names.node(f"{stem}/DQ"), {"axis": axis}, inputs, [output]))
     return output
+
+
+def _is_stack(node: gs.Node) -> bool:
+    """Whether ``node`` multiplies by several matrices, or one written as several."""
+    return node.op == "MatMul" and len(node.inputs[1].shape) > 2
 
 
 def _has_bias(node: gs.Node) -> bool:

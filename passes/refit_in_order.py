@@ -36,6 +36,7 @@ from hqp_onnx.statistics.moments import (
     feature_moments,
     takes_bias,
 )
+from hqp_onnx.statistics.ridge import ridge_strength, solve
 
 __all__ = ["refit_in_order"]
 
@@ -81,8 +82,9 @@ def refit_in_order(
             labels = channels.members.get(ParamAxis(name, 1 - use.axis))
             count = sources[name].shape[1 - use.axis]
             stays = np.ones(count, bool) if labels is None else ~gone[labels]
-            _refit(weights[name], use, moments, stays, ridge, names)
-            notes.append(f"{name}: refitted")
+            if np.isfinite(moments.gram).all() and np.isfinite(weights[name].values).all():
+                _refit(weights[name], use, moments, stays, ridge, names)
+                notes.append(f"{name}: refitted")
     return PassResult(graph, bool(notes), tuple(notes))
 
 
@@ -143,8 +145,8 @@ def _refit(
     biased = takes_bias(weight)
     second = moments.gram - np.outer(moments.mean, moments.mean) * biased
     inner, cross = second[:size, :size], second[:size, size:][:, stays]
-    strength = ridge * np.trace(inner) / size or 1.0
-    new = rows + np.linalg.solve(inner + strength * np.eye(size), cross - inner @ rows.T).T
+    strength = ridge_strength(inner, moments.gram[:size, :size], ridge)
+    new = rows + solve(inner + strength * np.eye(size), cross - inner @ rows.T).T
     bias = moments.mean[size:][stays] - new @ moments.mean[:size] - _bias(weight.outputs[0]) if biased else None
     replace_weight(weight, np.moveaxis(new.reshape(now.shape), 1, use.axis), bias, names)
 

@@ -38,6 +38,11 @@ class ChannelStats:
     power: FloatArray
     top: FloatArray
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether all are: not, if an activation is NaN, infinite or beyond what float32 can square."""
+        return bool(np.isfinite([self.mean, self.power, self.top]).all())
+
 
 def channel_stats(
     model: onnx.ModelProto, tensors: Mapping[str, int], data: Iterable[Batch], *, threads: int = 0

@@ -58,14 +58,14 @@ def _shifted(progress: StageProgress, before: int, total: int) -> StageProgress:
 
 
 def joined(first: Mapping[str, Moments], second: Mapping[str, Moments]) -> dict[str, Moments]:
-    """Moments over the samples of both; weights that shared moments still do."""
+    """Moments over the samples of both, of weights that are in both; weights that shared moments still do."""
     sums: dict[int, Moments] = {}
-    for name, one in first.items():
-        other = second[name]
+    for name in (name for name in first if name in second):
+        one, other = first[name], second[name]
         if id(one) not in sums:
             count = one.count + other.count
             gram, mean = (
                 (a * one.count + b * other.count) / count for a, b in ((one.gram, other.gram), (one.mean, other.mean))
             )
             sums[id(one)] = Moments(gram, mean, count)
-    return {name: sums[id(one)] for name, one in first.items()}
+    return {name: sums[id(one)] for name, one in first.items() if name in second}

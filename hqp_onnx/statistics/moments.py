@@ -132,7 +132,8 @@ def input_moments(
     """Moments by weight name; weights that read the same features share one object.
 
     A weight used by several nodes gets the moments of all their inputs together. Weights that do not mix
-    channels (see ``contractions``) are left out, with a line in the log; one that reads more than ``LARGEST`` channels
+    channels (see ``contractions``), or read what is not finite, are left out, with a line in the log; one that reads
+    more than ``LARGEST`` channels
     has the moments of each block of them instead, under ``block_names``.
     In a model of fixed batch size, a short batch is completed by its own samples in turn.
 
@@ -151,7 +152,11 @@ def input_moments(
     groups = list(dict.fromkeys(use.features for use in uses))
     sums = feature_sums(model, groups, data, progress=progress, threads=threads)
     moments = dict(zip(groups, map(_moments, sums), strict=True))
-    return {use.weight: moments[use.features] for use in uses}
+    known = [use for use in uses if np.isfinite(moments[use.features].gram).all()]
+    for use in uses:
+        if use not in known:
+            _logger.warning("%s: no moments: its input is NaN or infinite on some samples", use.weight)
+    return {use.weight: moments[use.features] for use in known}
 
 
 def feature_moments(
