@@ -108,7 +108,7 @@ def _blocks(weight: FloatArray, sensitivity: FloatArray, moments: Moments | None
     tops = np.maximum.reduceat(np.abs(weight), starts, axis=0)
     scales = np.where(tops > 0, tops / _LIMIT, 1.0).astype(np.float32).astype(np.float64)
     grid = np.repeat(scales, BLOCK, axis=0)[:inputs]
-    refined = None if moments is None else rounded(weight.T, grid.T, moments.gram, moments.gram, _LIMIT)
+    refined = None if moments is None else rounded(weight.T, grid.T, moments.gram, _LIMIT)
     integers = nearest(weight, grid, _LIMIT) if refined is None else refined.T
     change = np.square(integers * grid - weight).sum(0)
     return _Blocks(integers, scales, float(sensitivity @ change) / (2 * inputs * weight.size))

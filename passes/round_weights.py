@@ -88,7 +88,7 @@ def _round(
     mean = moments.mean * biased
     covariance = moments.gram - np.outer(mean, mean)
     grid = scale[:, None]
-    integers, plain = rounded(rows, grid, covariance, moments.gram, limit, ridge), nearest(rows, grid, limit) * grid
+    integers, plain = rounded(rows, grid, covariance, limit, ridge, moments.gram), nearest(rows, grid, limit) * grid
     refined = plain if integers is None else integers * grid
     bias = (rows - refined) @ mean if biased else None
     replace_weight(weight, np.moveaxis(refined.reshape(values.shape), 1, use.axis), bias, names)
@@ -99,7 +99,12 @@ def _round(
 
 
 def rounded(
-    rows: FloatArray, grid: FloatArray, covariance: FloatArray, gram: FloatArray, limit: int, ridge: float = RIDGE
+    rows: FloatArray,
+    grid: FloatArray,
+    covariance: FloatArray,
+    limit: int,
+    ridge: float = RIDGE,
+    gram: FloatArray | None = None,
 ) -> FloatArray | None:
     """Integers of ``rows`` on their grid; None where the covariance is no use.
 
@@ -107,12 +112,12 @@ def rounded(
         rows: float64 [outputs, F].
         grid: steps above 0 that broadcast against ``rows``.
         covariance: of the features, float64 [F, F].
-        gram: the second moments that it was made of.
         limit: largest integer.
         ridge: see ``round_weights``.
+        gram: the second moments that the covariance was made of, if not these themselves.
     """
     order = np.argsort(-np.diag(covariance), kind="stable")
-    strength = ridge_strength(covariance, gram, ridge)
+    strength = ridge_strength(covariance, covariance if gram is None else gram, ridge)
     sorted_covariance = covariance[np.ix_(order, order)]
     upper = _factor(sorted_covariance, strength)
     upper = _factor(sorted_covariance, 100 * strength) if upper is None else upper

@@ -31,6 +31,7 @@ _DROPPED = (
     onnx.AttributeProto.TYPE_PROTO,
     onnx.AttributeProto.TYPE_PROTOS,
 )
+_BLOCKED = "com.microsoft.nchwc"  # operators of blocked layouts
 _EXTERNAL_FROM = 1_900_000_000  # bytes of weights; protobuf ends at 2 GiB
 
 
@@ -39,7 +40,8 @@ def load(path: Path, quantized: bool = False) -> onnx.ModelProto:
 
     Raises:
         ModelError: no such file, not ONNX, corrupt, missing external data, an opset outside
-            11 .. the newest of the installed onnx, no nodes, or already quantized unless ``quantized``.
+            11 .. the newest of the installed onnx, no nodes, or already quantized unless ``quantized``,
+            or in a blocked layout.
     """
     model = _parse(path)
     check(model, path, quantized)
@@ -58,6 +60,11 @@ def check(model: onnx.ModelProto, path: Path, quantized: bool = False) -> None:
     if not quantized and (node := next((n for n in nodes(model.graph) if is_quantized(n.op_type)), None)):
         raise ModelError(
             f"{path}: already quantized (node '{node.name or node.output[0]}' is {node.op_type}). Give the float model"
+        )
+    if node := next((n for n in nodes(model.graph) if n.domain == _BLOCKED), None):
+        raise ModelError(
+            f"{path}: onnxruntime optimized it for one machine (node '{node.name or node.output[0]}' is of {_BLOCKED}). "
+            "Give the model that it was made from"
         )
     _check(path, model)
 

@@ -84,8 +84,9 @@ class Sums:
 
     def add(self, gram: Array, total: Array, count: float) -> None:
         """Add what others sum up to."""
-        self.gram += gram
-        self.total += total
+        with np.errstate(invalid="ignore"):  # infinities of both signs
+            self.gram += gram
+            self.total += total
         self.count += count
 
 
@@ -195,10 +196,11 @@ class _Pass:
 
 def _shift(gram: Array, total: Array, count: float) -> Float32Array | None:
     """What to subtract from features of these sums; None where means are small beside deviations, or not finite."""
-    mean = total.astype(np.float64) / count
-    variance = float(np.maximum(np.diag(gram) / count - mean**2, 0).mean())
-    needed = np.isfinite(mean).all() and float(np.square(mean).max()) > LARGE * variance
-    return mean.astype(np.float32) if needed else None
+    mean, power = total.astype(np.float64) / count, np.diag(gram).astype(np.float64) / count
+    if not np.isfinite([mean, power]).all():
+        return None
+    variance = float(np.maximum(power - mean**2, 0).mean())
+    return mean.astype(np.float32) if float(np.square(mean).max()) > LARGE * variance else None
 
 
 def _about_zero(measured: _Measured, shift: Float32Array | None) -> _Measured:

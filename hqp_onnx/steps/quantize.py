@@ -85,7 +85,7 @@ def quantize_file(
     if int4_weights is not None:
         packed = int4_model(model, dataset, int4_weights, progress)
         model_io.save(packed.graph, output)
-        return packed.notes
+        return (*packed.warnings, *packed.notes)
     if calibration_out is not None:
         recipe |= {"equalize": False}
     make = mixed_model if precision == "mixed" else quantize_model
@@ -93,7 +93,7 @@ def quantize_file(
     model_io.save(quantized.graph, output)
     if calibration_out is not None:
         write_calibration(quantized.calibration, calibration_out, tensorrt_version)
-    return remarks(target, precision)
+    return (*quantized.warnings, *remarks(target, precision))
 
 
 def _check(

@@ -1,0 +1,73 @@
+"""Sums of features: grams beyond the room take more passes, uses of one weight one sum, large means no precision."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from onnx import numpy_helper
+
+from hqp_onnx.data.dataset import Batch
+from hqp_onnx.graphs.model_io import to_graph
+from hqp_onnx.graphs.nonfinite_weights import nonfinite_weights
+from hqp_onnx.statistics import feature_sums
+from hqp_onnx.statistics.moments import input_moments
+
+RNG = np.random.default_rng(3)
+X = RNG.standard_normal((20, 4, 6)).astype(np.float32)
+BODY = """a = Gather<axis=1>(x, zero) b = Gather<axis=1>(x, one) c = MatMul(a, w) d = MatMul(b, w)
+          e = Add(c, d) f = Tanh(e) y = MatMul(f, v)"""
+
+
+def model(body: str = BODY, **weights: np.ndarray) -> onnx.ModelProto:
+    text = f'<ir_version: 8, opset_import: ["": 17]> g (float[n,4,6] x) => (float[n,3] y) {{ {body} }}'
+    proto = onnx.parser.parse_model(text)
+    found = {"w": RNG.standard_normal((6, 5)), "v": RNG.standard_normal((5, 3)), **weights}
+    proto.graph.initializer.extend(numpy_helper.from_array(v.astype(np.float32), k) for k, v in found.items())
+    proto.graph.initializer.extend(numpy_helper.from_array(np.int64(k), name) for k, name in enumerate(("zero", "one")))
+    return proto
+
+
+def test_passes_with_few_grams_each_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    proto, data, opened, done = model(), [Batch({"x": X[:9]}), Batch({"x": X[9:]})], [], []
+    whole = input_moments(proto, None, data)
+    monkeypatch.setattr(feature_sums, "GRAMS", 4 * 36 + 4)
+    session = feature_sums.Session
+    monkeypatch.setattr(feature_sums, "Session", lambda *a, **k: opened.append(a) or session(*a, **k))
+    parts = input_moments(proto, None, data, progress=lambda some, total: done.append(some))
+    assert len(opened) == 3 and done == [9, 20] * 3
+    for name in ("w", "v"):
+        np.testing.assert_allclose(parts[name].gram, whole[name].gram, rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(parts[name].mean, whole[name].mean, rtol=1e-6, atol=1e-7)
+    both = np.concatenate([X[:, 0], X[:, 1]]).astype(np.float64)
+    np.testing.assert_allclose(whole["w"].gram, both.T @ both / len(both), rtol=1e-5, atol=1e-6)
+    assert whole["w"].count == 40
+
+
+@pytest.mark.parametrize("offset", [1e3, 1e4])
+def test_a_covariance_is_exact_where_means_are_large(offset: float) -> None:
+    x = (X + np.float32(offset)).astype(np.float32)
+    want = np.cov(np.concatenate([x[:, 0], x[:, 1]]).astype(np.float64).T, bias=True)
+    found = input_moments(model(), ["w"], [Batch({"x": x[:9]}), Batch({"x": x[9:]})])["w"]
+    covariance = found.gram - np.outer(found.mean, found.mean)
+    np.testing.assert_allclose(covariance, want, atol=1e-5)
+    assert np.linalg.eigvalsh(covariance).min() > 0
+
+
+def test_what_is_not_finite_has_no_moments(caplog: pytest.LogCaptureFixture) -> None:
+    x = X.copy()
+    x[3, 0, 2] = np.inf
+    found = input_moments(model(), None, [Batch({"x": x})])
+    assert set(found) == {"v"}
+    assert "w: no moments: its input is NaN or infinite on some samples" in caplog.text
+
+
+def test_weights_that_are_not_finite_are_named_and_masks_are_not() -> None:
+    mask = np.where(np.arange(5) < 2, -np.inf, 0)
+    table, broken = np.array([[-np.inf] * 5, [0.0] * 5]), np.full((5, 3), np.nan)
+    body = (
+        "i = Gather(t, zero) a = Gather<axis=1>(x, one) c = MatMul(a, w) d = Add(c, m) e = Add(d, i) y = MatMul(e, v)"
+    )
+    lines = nonfinite_weights(to_graph(model(body, m=mask, t=table, v=broken)))
+    assert sorted(lines) == ["weight 't': 5 infinite of 10 values", "weight 'v': 15 NaN of 15 values"]
