@@ -6,6 +6,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.errors import ModelError, one_line
+from hqp_onnx.graphs.foreign_names import converted
 from hqp_onnx.graphs.model_io import to_graph, to_proto
 from hqp_onnx.passes.base import PassResult
 
@@ -21,7 +22,7 @@ def raise_opset(graph: gs.Graph, opset: int) -> PassResult:
     if graph.opset >= opset:
         return PassResult(graph.copy(), False)
     try:
-        model = onnx.version_converter.convert_version(to_proto(graph), opset)
+        model = converted(to_proto(graph), lambda model: onnx.version_converter.convert_version(model, opset))
     except Exception as e:  # the converter raises bare RuntimeError and its own types
         raise ModelError(
             f"opset {graph.opset} cannot be converted to {opset}: {one_line(e)}. Export the model with opset {opset}"

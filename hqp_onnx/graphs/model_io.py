@@ -63,8 +63,8 @@ def check(model: onnx.ModelProto, path: Path, quantized: bool = False) -> None:
         )
     if node := next((n for n in nodes(model.graph) if n.domain == _BLOCKED), None):
         raise ModelError(
-            f"{path}: onnxruntime optimized it for one machine (node '{node.name or node.output[0]}' is of {_BLOCKED}). "
-            "Give the model that it was made from"
+            f"{path}: onnxruntime optimized it for one machine (node '{node.name or node.output[0]}' is of "
+            f"{_BLOCKED}). Give the model that it was made from"
         )
     _check(path, model)
 

@@ -19,6 +19,7 @@ import onnx_graphsurgeon as gs
 from hqp_onnx.arrays import BoolArray, FloatArray
 from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis, PruningPlan
 from hqp_onnx.errors import ModelError
+from hqp_onnx.graphs.nonfinite_weights import is_finite
 from hqp_onnx.statistics.moments import Contraction, Moments, contractions, takes_bias
 from hqp_onnx.statistics.ridge import ridge_strength, solve
 
@@ -44,7 +45,8 @@ def held_out_ridges(
     for name, use in contractions(graph).items():
         weight = graph.tensors()[name]
         removed = removal_mask(channels, gone, ParamAxis(name, use.axis), weight)
-        if not removed.any() or removed.all() or not all(name in half for half in halves):
+        known = all(name in half for half in halves) and is_finite(weight)
+        if not removed.any() or removed.all() or not known:
             continue
         values = np.moveaxis(weight.values, use.axis, 1).astype(np.float64)
         errors = {}

@@ -27,6 +27,7 @@ import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import FloatArray, IntArray
 from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis
+from hqp_onnx.graphs.nonfinite_weights import is_finite
 from hqp_onnx.ranking.least_squares import RIDGE
 from hqp_onnx.ranking.order import Floors
 from hqp_onnx.statistics.moments import Contraction, Moments, contractions, takes_bias
@@ -62,6 +63,10 @@ def removal_costs(
     """
     readers = _readers(graph, channels, moments, sensitivities, ridges or {})
     costs = _Costs(readers, channels.units)
+    for name, use in contractions(graph).items():
+        labels = channels.members.get(ParamAxis(name, use.axis))
+        if labels is not None and not is_finite(graph.tensors()[name]):
+            costs.known[labels[labels >= 0]] = False
     rate = np.ones(channels.units) if gains is None else gains
     waiting = np.zeros(channels.units, bool)
     waiting[channels.prunable] = costs.known[channels.prunable]
@@ -99,7 +104,7 @@ def _readers(
     alike: dict[tuple[int, bool, bytes], list[Contraction]] = {}
     for name, use in contractions(graph).items():
         labels = channels.members.get(ParamAxis(name, use.axis))
-        if labels is not None and name in moments and name in sensitivities:
+        if labels is not None and name in moments and name in sensitivities and is_finite(tensors[name]):
             key = id(moments[name]), _biased(tensors[name], moments[name], use), labels.tobytes()
             alike.setdefault(key, []).append(use)
     readers = []

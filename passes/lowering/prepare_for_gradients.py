@@ -6,6 +6,7 @@ import onnx
 from onnx import inliner, version_converter
 
 from hqp_onnx.errors import GradientError, one_line
+from hqp_onnx.graphs.foreign_names import converted
 from hqp_onnx.graphs.nodes import opset
 from hqp_onnx.passes.lowering.expand_functions import expand_functions
 from hqp_onnx.passes.lowering.inline_constants import inline_constants
@@ -34,7 +35,7 @@ def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
     if opset(model) >= OLDEST_OPSET:
         return model
     try:
-        return version_converter.convert_version(model, OLDEST_OPSET)
+        return converted(model, lambda each: version_converter.convert_version(each, OLDEST_OPSET))
     except (RuntimeError, ValueError) as e:
         raise GradientError(
             f"gradients need opset {OLDEST_OPSET}, the model has {opset(model)} and does not convert: {one_line(e)}"

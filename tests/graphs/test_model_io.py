@@ -12,6 +12,7 @@ import onnx
 import pytest
 from conftest import BUNDLED, MODELS
 from oracle import run
+from small_model import small_model
 
 from hqp_onnx.errors import FileError, ModelError
 from hqp_onnx.graphs import model_io
@@ -139,3 +140,15 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
         model_io.save(model, path)
     monkeypatch.undo()
     assert path.read_bytes() == before
+
+
+def test_models_in_a_blocked_layout_are_refused(tmp_path: Path) -> None:
+    ort = pytest.importorskip("onnxruntime")
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(tmp_path / "blocked.onnx")
+    ort.InferenceSession(small_model().SerializeToString(), options, providers=["CPUExecutionProvider"])
+    if all(node.domain != "com.microsoft.nchwc" for node in onnx.load(tmp_path / "blocked.onnx").graph.node):
+        pytest.skip("onnxruntime has no blocked layout on this machine")
+    with pytest.raises(ModelError, match="onnxruntime optimized it for one machine"):
+        model_io.load(tmp_path / "blocked.onnx")

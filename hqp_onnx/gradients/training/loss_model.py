@@ -25,6 +25,7 @@ from hqp_onnx.gradients.loss import classes
 from hqp_onnx.gradients.per_sample import Kind
 from hqp_onnx.gradients.tape import Tape, refuse
 from hqp_onnx.gradients.training.worker import IGNORED, LABELS, LOSS
+from hqp_onnx.graphs.foreign_names import converted
 from hqp_onnx.graphs.model_io import to_graph, to_proto
 from hqp_onnx.graphs.nodes import number, opset
 from hqp_onnx.graphs.unique_names import tensor_names
@@ -83,7 +84,7 @@ def _forward(model: onnx.ModelProto, logits: str) -> onnx.ModelProto:
     lowered = lower_for_training(to_proto(to_graph(typed).cleanup()))
     if opset(lowered) > NEWEST_OPSET:
         try:
-            lowered = version_converter.convert_version(lowered, NEWEST_OPSET)
+            lowered = converted(lowered, lambda each: version_converter.convert_version(each, NEWEST_OPSET))
         except (RuntimeError, ValueError) as e:
             raise GradientError(
                 f"onnxruntime-training reads opset {NEWEST_OPSET}, the model has {opset(lowered)} and does not convert "
