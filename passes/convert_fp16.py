@@ -17,7 +17,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.errors import ModelError, one_line
-from hqp_onnx.graphs.foreign_names import converted
+from hqp_onnx.graphs.foreign_names import names_apart
 from hqp_onnx.graphs.model_io import is_quantized, to_graph, to_proto
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
@@ -46,7 +46,7 @@ def convert_fp16(graph: gs.Graph) -> PassResult:
     quantized = any(is_quantized(node.op) for node in graph.nodes)
     raised = raise_opset(graph, _QDQ_OPSET if quantized else graph.opset).graph
     try:
-        result = to_graph(converted(to_proto(raised), _halved)).cleanup().toposort()
+        result = to_graph(names_apart(_halved)(to_proto(raised))).cleanup().toposort()
         onnx.checker.check_model(to_proto(result), full_check=True)
     except Exception as e:  # the converters assert, onnx's inference and checker have types of their own
         raise ModelError(f"the model has no float16 form: {one_line(e)}") from e

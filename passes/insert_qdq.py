@@ -74,7 +74,8 @@ def insert_qdq(
     placement = place(graph, target, floats, calibration.unbounded)
     by_tensor = _formats(placement, calibration, target)
     tensors, names = graph.tensors(), UniqueNames(graph)
-    constants = {form.source: _constants(form, target, names) for form in by_tensor.values()}
+    forms = {form.source: form for form in by_tensor.values()}
+    constants = {source: _constants(form, target, names) for source, form in forms.items()}
     _quantize_weights(graph, placement, by_tensor, target, scales or {}, names)
     for name, form in by_tensor.items():
         _insert_pair(graph, tensors[name], constants[form.source], names)

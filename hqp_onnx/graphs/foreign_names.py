@@ -16,14 +16,22 @@ import onnx
 
 from hqp_onnx.graphs.unique_names import tensor_names, unused, unused_prefix
 
+Converter = Callable[[onnx.ModelProto], onnx.ModelProto]
 _Rename = Callable[[str], str]
 
 
-def converted(model: onnx.ModelProto, convert: Callable[[onnx.ModelProto], onnx.ModelProto]) -> onnx.ModelProto:
-    """``convert(model)``, with all names apart; neither may change ``model``. Errors are those of ``convert``."""
-    result = convert(model)
-    if not _collide(result.graph):
-        return result
+def names_apart(convert: Converter) -> Converter:
+    """``convert``, which must not change its model, so that all names of what it gives are apart; its errors stay."""
+
+    def apart(model: onnx.ModelProto) -> onnx.ModelProto:
+        result = convert(model)
+        return _by_tokens(model, convert) if _collide(result.graph) else result
+
+    return apart
+
+
+def _by_tokens(model: onnx.ModelProto, convert: Converter) -> onnx.ModelProto:
+    """``convert(model)``, its names replaced by tokens for the while."""
     tensors, nodes = tensor_names(model.graph) - {""}, {node.name for node in _nodes(model.graph)} - {""}
     prefix = unused_prefix("hqp", [*tensors, *nodes])
     meanings = {f"{prefix}{n}.": name for n, name in enumerate([*sorted(tensors), *sorted(nodes)])}

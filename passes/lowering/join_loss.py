@@ -6,11 +6,13 @@ loss per sample [N], or their sum.
 
 from __future__ import annotations
 
+from functools import partial
+
 import onnx
 from onnx import compose, version_converter
 
 from hqp_onnx.errors import GradientError, one_line
-from hqp_onnx.graphs.foreign_names import converted
+from hqp_onnx.graphs.foreign_names import names_apart
 from hqp_onnx.graphs.nodes import opset
 from hqp_onnx.graphs.unique_names import tensor_names, unused_prefix
 from hqp_onnx.passes.lowering.prepare_for_gradients import prepare_for_gradients
@@ -62,7 +64,7 @@ def _converted(loss: onnx.ModelProto, version: int) -> onnx.ModelProto:
     if opset(loss) == version:
         return loss
     try:
-        return converted(loss, lambda each: version_converter.convert_version(each, version))
+        return names_apart(partial(version_converter.convert_version, target_version=version))(loss)
     except (RuntimeError, ValueError) as e:
         raise GradientError(
             f"the loss model has opset {opset(loss)} and does not convert to {version}, the model's: {one_line(e)}"

@@ -9,7 +9,7 @@ import pytest
 from onnx import numpy_helper
 from oracle import run
 
-from hqp_onnx.graphs.foreign_names import converted
+from hqp_onnx.graphs.foreign_names import names_apart
 from hqp_onnx.graphs.unique_names import tensor_names
 
 TEXT = """<ir_version: 7, opset_import: ["" : 11]> g (float[2,3,1] x) => (float[2,3] y) {
@@ -18,7 +18,7 @@ X = np.random.default_rng(0).random((2, 3, 1)).astype(np.float32)
 
 
 def raised(model: onnx.ModelProto) -> onnx.ModelProto:
-    return converted(model, lambda each: onnx.version_converter.convert_version(each, 18))
+    return names_apart(lambda each: onnx.version_converter.convert_version(each, 18))(model)
 
 
 def test_free_names_are_those_of_the_converter() -> None:

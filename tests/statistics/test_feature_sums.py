@@ -12,6 +12,7 @@ from hqp_onnx.data.dataset import Batch
 from hqp_onnx.graphs.model_io import to_graph
 from hqp_onnx.graphs.nonfinite_weights import nonfinite_weights
 from hqp_onnx.statistics import feature_sums
+from hqp_onnx.statistics.channel_stats import channel_stats
 from hqp_onnx.statistics.moments import input_moments
 
 RNG = np.random.default_rng(3)
@@ -71,3 +72,18 @@ def test_weights_that_are_not_finite_are_named_and_masks_are_not() -> None:
     )
     lines = nonfinite_weights(to_graph(model(body, m=mask, t=table, v=broken)))
     assert sorted(lines) == ["weight 't': 5 infinite of 10 values", "weight 'v': 15 NaN of 15 values"]
+
+
+def test_names_of_the_measurement_may_exist() -> None:
+    proto = model()
+    names = {"c": "hqp.moments.gram.0", "d": "hqp.moments.own.0", "e": "hqp.stats.mean.0", "f": "hqp.stats.flat.0"}
+    taken = onnx.ModelProto()
+    taken.CopyFrom(proto)
+    for node in taken.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    data = [Batch({"x": X})]
+    for name, found in input_moments(proto, None, data).items():
+        np.testing.assert_array_equal(input_moments(taken, None, data)[name].gram, found.gram)
+    (plain,), (renamed,) = (channel_stats(m, {own: 5}, data).values() for m, own in ((proto, "f"), (taken, names["f"])))
+    np.testing.assert_array_equal(plain.power, renamed.power)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx
@@ -25,7 +26,7 @@ from hqp_onnx.gradients.loss import classes
 from hqp_onnx.gradients.per_sample import Kind
 from hqp_onnx.gradients.tape import Tape, refuse
 from hqp_onnx.gradients.training.worker import IGNORED, LABELS, LOSS
-from hqp_onnx.graphs.foreign_names import converted
+from hqp_onnx.graphs.foreign_names import names_apart
 from hqp_onnx.graphs.model_io import to_graph, to_proto
 from hqp_onnx.graphs.nodes import number, opset
 from hqp_onnx.graphs.unique_names import tensor_names
@@ -84,7 +85,7 @@ def _forward(model: onnx.ModelProto, logits: str) -> onnx.ModelProto:
     lowered = lower_for_training(to_proto(to_graph(typed).cleanup()))
     if opset(lowered) > NEWEST_OPSET:
         try:
-            lowered = converted(lowered, lambda each: version_converter.convert_version(each, NEWEST_OPSET))
+            lowered = names_apart(partial(version_converter.convert_version, target_version=NEWEST_OPSET))(lowered)
         except (RuntimeError, ValueError) as e:
             raise GradientError(
                 f"onnxruntime-training reads opset {NEWEST_OPSET}, the model has {opset(lowered)} and does not convert "
