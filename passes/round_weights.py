@@ -140,6 +140,7 @@ def _factor(covariance: FloatArray, strength: float) -> FloatArray | None:
     """U of the covariance with a ridge; None unless that is positive definite."""
     try:
         inverse = np.linalg.inv(covariance + strength * np.eye(len(covariance)))
-        return np.asarray(np.linalg.cholesky(inverse).T, np.float64)
+        upper = np.asarray(np.linalg.cholesky(inverse).T, np.float64)
     except np.linalg.LinAlgError:
         return None
+    return upper if np.isfinite(upper).all() else None
