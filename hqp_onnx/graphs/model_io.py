@@ -18,6 +18,7 @@ from hqp_onnx import files
 from hqp_onnx.errors import ModelError
 from hqp_onnx.graphs.nodes import opset
 from hqp_onnx.graphs.origin import CarryingGraph, Origin, carrying
+from hqp_onnx.graphs.unique_names import unused
 from hqp_onnx.runtimes.external_data import weight_bytes, write_apart
 
 OLDEST_OPSET = 11
@@ -188,11 +189,12 @@ def _refuse_what_is_lost(model: onnx.ModelProto) -> None:
 
 def name_nodes(graph: gs.Graph) -> None:
     """Give every node of ``graph`` a name of its own."""
-    taken: set[str] = set()
+    seen, taken = set[str](), {node.name for node in graph.nodes}
     for index, node in enumerate(graph.nodes):
-        if not node.name or node.name in taken:
-            node.name = f"{node.op}_{index}"
-        taken.add(node.name)
+        if not node.name or node.name in seen:
+            node.name = unused(f"{node.op}_{index}", taken)
+            taken.add(node.name)
+        seen.add(node.name)
 
 
 def stored_bytes(path: Path) -> int:
