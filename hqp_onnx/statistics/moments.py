@@ -155,7 +155,7 @@ def input_moments(
     known = [use for use in uses if np.isfinite(moments[use.features].gram).all()]
     for use in uses:
         if use not in known:
-            _logger.warning("%s: no moments: its input is NaN or infinite on some samples", use.weight)
+            _logger.info("%s: no moments: its input is NaN or infinite on some samples", use.weight)
     return {use.weight: moments[use.features] for use in known}
 
 
