@@ -230,9 +230,15 @@ def _instrumented(
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     constants = [constant("axis", 0, [0]), constant("axis", 1, [1])]
+    half = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer)
     for n, x in enumerate(features):
         nodes, rows = [], x.rank == 0  # a matrix [positions, features], else [features, positions]
         source, flat = x.tensor, name("flat" if x.beside else "own", n)
+        beside = x.beside
+        if half:  # sums of float16 would overflow
+            casts = {tensor: name(f"wide.{part}", n) for part, tensor in enumerate((source, beside)) if tensor}
+            nodes += [make_node("Cast", [own], [wide], to=onnx.TensorProto.FLOAT) for own, wide in casts.items()]
+            source, beside = casts[source], casts.get(beside, "")
         if x.part:
             ends = [("start", x.start), ("stop", x.start + x.channels), ("along", -1 if rows else 1)]
             constants += [constant(part, n, [value]) for part, value in ends]
@@ -243,8 +249,8 @@ def _instrumented(
             nodes.append(make_node("Conv", [source, name("taps", n)], [name("patches", n)], group=x.channels))
             nodes[-1].attribute.extend(onnx.helper.make_attribute(key, value) for key, value in x.window)
             source = name("patches", n)
-        parts = [(source, x.channels * x.taps, "own"), (x.beside, x.beside_channels, "beside")]
-        parts = parts if x.beside else parts[:1]
+        parts = [(source, x.channels * x.taps, "own"), (beside, x.beside_channels, "beside")]
+        parts = parts if beside else parts[:1]
         for tensor, size, part in parts:
             if not rows:
                 turned = name(f"{part}.turned", n)

@@ -88,3 +88,16 @@ def test_names_of_the_measurement_may_exist() -> None:
         np.testing.assert_array_equal(input_moments(taken, None, data)[name].gram, found.gram)
     (plain,), (renamed,) = (channel_stats(m, {own: 5}, data).values() for m, own in ((proto, "f"), (taken, names["f"])))
     np.testing.assert_array_equal(plain.power, renamed.power)
+
+
+def test_float16_is_summed_in_float32() -> None:
+    proto = model()
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    for tensor in [t for t in proto.graph.initializer if t.name in "wv"]:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+    x = (100 * X).astype(np.float16)
+    found = input_moments(proto, None, [Batch({"x": x})])["w"]
+    both = np.concatenate([x[:, 0], x[:, 1]]).astype(np.float64)
+    assert both.T[0] @ both.T[0] > 65504
+    np.testing.assert_allclose(found.gram, both.T @ both / len(both), rtol=1e-5, atol=0.1)
