@@ -123,12 +123,16 @@ class _Placer:
         return isinstance(tensor, gs.Constant) or self.chain(tensor)[-1].name not in self.unbounded
 
     def fused(self, node: gs.Node) -> gs.Variable | None:
-        """The input of a residual sum that goes without a pair: the convolution that makes it takes in the sum."""
+        """The input of a residual sum that goes without a pair: the convolution that makes it takes in the sum.
+
+        Whether that stays in float makes no difference, so the ranges that are needed do not depend on it.
+        """
         if node.op not in self.target.residual or not self.target.fuses_sum:
             return None
+        makers = CONVOLUTIONS & self.target.weighted
         for tensor in _activations(node.inputs):
-            maker = tensor.inputs[0].op if tensor.inputs and tensor.name in self.weighted else ""
-            if maker in CONVOLUTIONS and len(tensor.outputs) == 1 and tensor.name not in self.exposed:
+            alone = len(tensor.outputs) == 1 and tensor.name not in self.exposed
+            if alone and tensor.inputs and operator(tensor.inputs[0]) in makers:
                 return tensor
         return None
 
