@@ -86,6 +86,7 @@ from hqp_onnx.steps import optimize as pipeline
 @click.option("--threads", type=click.IntRange(0), default=0, help="Threads of the runtime; 0 lets it choose.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random saliency and of draws.")
 @click.option("--resume", is_flag=True, help="Go on with what OUT holds.")
+@click.option("--force", is_flag=True, help="Replace the results of another model in OUT.")
 @click.option(
     "--recover", type=int, default=0, metavar="EPOCHS", help="Also train pruned models towards MODEL, without labels."
 )
