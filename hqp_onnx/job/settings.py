@@ -73,7 +73,8 @@ def owner(model: ModelSource) -> tuple[str, str]:
 
 def _weights(model: ModelSource | None) -> list[str]:
     """Digests of external data, which the digest of a model's file says nothing of."""
-    return [sha256(path) for path in parts(Path(model))[1:]] if isinstance(model, (str, Path)) else []
+    files = parts(Path(model))[1:] if isinstance(model, (str, Path)) else []
+    return [sha256(path) for path in files if path.is_file()]
 
 
 def _digest(setup: Setup, data: Data, part: str) -> str:
