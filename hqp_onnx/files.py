@@ -14,6 +14,9 @@ import json
 import os
 import secrets
 import stat
+import struct
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import combinations
@@ -23,7 +26,7 @@ from typing import BinaryIO, Protocol, TypeAlias
 import numpy as np
 
 from hqp_onnx.arrays import Array
-from hqp_onnx.errors import FileError, UsageError
+from hqp_onnx.errors import DataError, FileError, UsageError
 
 Names: TypeAlias = str | Path | Sequence[str | Path] | None
 TEMPORARY = ".hqp-*.tmp"  # what a killed process may leave
@@ -98,6 +101,24 @@ def read_text(path: Path) -> str:
         return read_bytes(path).decode()
     except UnicodeDecodeError as e:
         raise FileError(f"{path}: is not text ({e.reason} at byte {e.start})") from e
+
+
+def read_arrays(path: Path) -> dict[str, Array]:
+    """The arrays of a .npz file, read at once.
+
+    Raises:
+        DataError: it cannot be read, is damaged, or holds something else.
+    """
+    try:
+        with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
+            members = [name for name in archive.namelist() if name.endswith(".npy")]
+            arrays = {}
+            for name in members:
+                with archive.open(name) as member:
+                    arrays[name.removesuffix(".npy")] = np.lib.format.read_array(member, allow_pickle=False)
+            return arrays
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error) as e:
+        raise DataError(f"{path}: not a whole .npz file of numeric arrays ({type(e).__name__})") from e
 
 
 @contextmanager

@@ -197,6 +197,21 @@ class OutFolder:
             ) from e
 
 
+@contextmanager
+def revised(folder: Path) -> Iterator[None]:
+    """Inside, files are written as by the job whose results ``folder`` holds; without a manifest, as anywhere.
+
+    Raises:
+        UsageError, FileError: as for ``OutFolder.opened``.
+    """
+    owner, _ = _parsed(folder / MANIFEST)
+    if owner is None:
+        yield
+        return
+    with OutFolder(folder, str(owner.get("job")), str(owner.get("model"))).opened():
+        yield
+
+
 def _entry(name: str, size: int, digest: str, settings: str) -> dict[str, Any]:
     return {"file": name, "bytes": size, "sha256": digest, "settings": settings}
 

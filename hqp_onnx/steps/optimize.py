@@ -8,7 +8,9 @@ resumes to the same model.
 
 from __future__ import annotations
 
-from hqp_onnx.errors import BudgetError
+from pathlib import Path
+
+from hqp_onnx.errors import BudgetError, UsageError
 from hqp_onnx.files import forbid_overlap
 from hqp_onnx.job.ledger import Ledger
 from hqp_onnx.job.options import Options
@@ -55,7 +57,11 @@ def optimize(options: Options, progress: Progress = silent) -> Report:
 def _out(options: Options) -> OutFolder:
     """The folder to write, checked."""
     out = OutFolder(options.folder, *owner(options.model), _NAMES, options.force)
-    forbid_overlap({"output": [options.folder / name for name in _NAMES]}, inputs_of(options))
+    inputs, folder = inputs_of(options), options.folder.resolve()
+    forbid_overlap({"output": [options.folder / name for name in _NAMES]}, inputs)
+    for words, source in inputs.items():
+        if isinstance(source, (str, Path)) and Path(source).resolve() in (folder, *folder.parents):
+            raise UsageError(f"{{--output}} {options.folder} lies in {words}, a folder: choose another")
     out.check()
     return out
 
