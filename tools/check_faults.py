@@ -133,6 +133,23 @@ def make_inputs(folder: Path, samples: int = 96) -> None:
     subprocess.run([sys.executable, "-m", "hqp_onnx", *words], cwd=folder, check=True, env=_environment())
 
 
+class Run:
+    """A process that was started, and what it writes to stderr."""
+
+    def __init__(
+        self, words: Sequence[str], stdout: int = subprocess.DEVNULL, limit: Callable[[], None] | None = None
+    ) -> None:
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in ``end``
+        self.process = subprocess.Popen(words, stdout=stdout, stderr=self._errors, env=_environment(), preexec_fn=limit)
+
+    def end(self) -> tuple[int, str]:
+        """Wait; exit code and stderr."""
+        code = self.process.wait()
+        with self._errors as stream:
+            stream.seek(0)
+            return code, stream.read()
+
+
 def results(command: Command, output: Path) -> dict[str, bytes]:
     """The results that are there."""
     return {name: (output / name).read_bytes() for name in command.files if (output / name).is_file()}
@@ -142,18 +159,19 @@ def undisturbed(command: Command, inputs: Path, output: Path) -> Reference:
     """Run a command to its end."""
     output.mkdir()
     start, seen, changes = time.monotonic(), _state(output), 0
-    process = _start(command.run(inputs, output))
-    while process.poll() is None:
+    run = Run(command.run(inputs, output))
+    while run.process.poll() is None:
         now = _state(output)
         changes, seen = changes + (now != seen), now
         time.sleep(0.001)
-    if process.returncode not in (0, 3):
-        raise RuntimeError(f"{command.name}: ends with {process.returncode}: {_errors(process)}")
+    code, errors = run.end()
+    if code not in (0, 3):
+        raise RuntimeError(f"{command.name}: ends with {code}: {errors}")
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
     return Reference(results(command, output), time.monotonic() - start, changes, size)
 
 
-def moment(process: subprocess.Popen[str], output: Path, whole: Reference, rng: random.Random) -> bool:
+def moment(process: subprocess.Popen[bytes], output: Path, whole: Reference, rng: random.Random) -> bool:
     """Wait for a random moment of a run; whether it came before the end."""
     end = time.monotonic() + rng.uniform(0, whole.seconds)
     by_change, left, seen = rng.random() < 0.5, rng.randint(1, max(whole.changes, 1)), _state(output)
@@ -170,29 +188,29 @@ def killed(
     number: signal.Signals, command: Command, inputs: Path, output: Path, whole: Reference, rng: random.Random
 ) -> tuple[int, str]:
     """A signal at a random moment."""
-    process = _start(command.run(inputs, output))
-    if moment(process, output, whole, rng):
-        process.send_signal(number)
-    return process.wait(), _errors(process)
+    run = Run(command.run(inputs, output))
+    if moment(run.process, output, whole, rng):
+        run.process.send_signal(number)
+    return run.end()
 
 
 def vanished(command: Command, inputs: Path, output: Path, whole: Reference, rng: random.Random) -> tuple[int, str]:
     """The folder is removed at a random moment."""
-    process = _start(command.run(inputs, output))
-    if moment(process, output, whole, rng):
+    run = Run(command.run(inputs, output))
+    if moment(run.process, output, whole, rng):
         shutil.rmtree(output, ignore_errors=True)
-    code, errors = process.wait(), _errors(process)
+    found = run.end()
     output.mkdir(exist_ok=True)
-    return code, errors
+    return found
 
 
 def closed_pipe(command: Command, inputs: Path, output: Path, whole: Reference, rng: random.Random) -> tuple[int, str]:
     """Nobody reads stdout."""
     reader, writer = os.pipe()
     os.close(reader)
-    process = _start(command.run(inputs, output), stdout=writer)
+    run = Run(command.run(inputs, output), stdout=writer)
     os.close(writer)
-    return process.wait(), _errors(process)
+    return run.end()
 
 
 def full_disk(command: Command, inputs: Path, output: Path, whole: Reference, rng: random.Random) -> tuple[int, str]:
@@ -200,8 +218,7 @@ def full_disk(command: Command, inputs: Path, output: Path, whole: Reference, rn
     part = rng.randint(1, max(whole.size - 1, 1))
     with mounted(output, f"size={max(part // 4096, 1) * 4096}") as disk:
         limit = None if disk else partial(resource.setrlimit, resource.RLIMIT_FSIZE, (part, part))
-        process = _start(command.run(inputs, output), limit=limit)
-        found = process.wait(), _errors(process)
+        found = Run(command.run(inputs, output), limit=limit).end()
         if disk:
             _copy_back(output)
     return found
@@ -212,22 +229,19 @@ def read_only(command: Command, inputs: Path, output: Path, whole: Reference, rn
     with mounted(output, "ro") as disk:
         if not disk:
             output.chmod(0o555)
-        process = _start(command.run(inputs, output))
-        found = process.wait(), _errors(process)
+        found = Run(command.run(inputs, output)).end()
     output.chmod(0o755)
     return found
 
 
 def two_runs(command: Command, inputs: Path, output: Path, whole: Reference, rng: random.Random) -> tuple[int, str]:
-    """A second run begins at a random moment of the first one."""
-    first = _start(command.run(inputs, output))
-    while first.poll() is None and not (output / "out" / ".hqp.lock").exists():
+    """A second run begins as soon as the first one has the folder; the exit code is the second's."""
+    first = Run(command.run(inputs, output))
+    while first.process.poll() is None and not (output / "out" / ".hqp.lock").exists():
         time.sleep(0.001)
-    second = _start(command.run(inputs, output))
-    codes, errors = (second.wait(), first.wait()), _errors(second)
-    if codes[1] not in (0, 3):
-        return codes[1], _errors(first)
-    return codes[0], errors
+    second = Run(command.run(inputs, output)).end()
+    end = first.end()
+    return second if end[0] in (0, 3) else end
 
 
 FAULTS: dict[str, Callable[[Command, Path, Path, Reference, random.Random], tuple[int, str]]] = {
@@ -283,9 +297,9 @@ def _again(row: Row, command: Command, whole: Reference, inputs: Path, output: P
     more = [command.again] * bool(command.again)
     found = []
     for _ in range(1 + command.timed):
-        process = _start(command.run(inputs, output, *more))
-        if process.wait() not in (0, 3):
-            row.defects.append(f"again: exit code {process.returncode}: {_errors(process)[-200:]}")
+        code, errors = Run(command.run(inputs, output, *more)).end()
+        if code not in (0, 3):
+            row.defects.append(f"again: exit code {code}: {errors[-200:]}")
             return
         found.append(results(command, output))
     same = found[0] == (found[-1] if command.timed else whole.files)
@@ -317,28 +331,6 @@ def mounted(folder: Path, options: str) -> Iterator[bool]:
 def _copy_back(folder: Path) -> None:
     """What a file system in memory holds goes to the folder under it when it is unmounted: the disk has room again."""
     shutil.copytree(folder, folder.with_name(f"{folder.name}.back"))
-
-
-def _start(
-    words: Sequence[str], stdout: int = subprocess.DEVNULL, limit: Callable[[], None] | None = None
-) -> subprocess.Popen[str]:
-    errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process that it belongs to
-    process = subprocess.Popen(
-        words,
-        stdout=stdout,
-        stderr=errors,
-        text=True,
-        env=_environment(),
-        preexec_fn=limit,
-    )
-    process.__dict__["errors"] = errors
-    return process
-
-
-def _errors(process: subprocess.Popen[str]) -> str:
-    stream = process.__dict__["errors"]
-    stream.seek(0)
-    return str(stream.read())
 
 
 def _environment() -> dict[str, str]:

@@ -19,7 +19,7 @@ from hqp_onnx.job.results import Report
 from hqp_onnx.job.run import run
 from hqp_onnx.job.settings import inputs_of, owner, settings_of
 from hqp_onnx.job.setup import open_setup
-from hqp_onnx.out_folder import LEDGER, OutFolder
+from hqp_onnx.out_folder import LEDGER, LOCK, MANIFEST, OutFolder
 from hqp_onnx.progress import Progress, silent
 from hqp_onnx.report.reading import JSON
 from hqp_onnx.report.writing import HTML, write_report
@@ -54,11 +54,16 @@ def optimize(options: Options, progress: Progress = silent) -> Report:
     return report
 
 
+def outputs(folder: Path) -> list[Path]:
+    """Every file that may be written in OUT, beside working state."""
+    return [folder / name for name in (*_NAMES, MANIFEST, LOCK)]
+
+
 def _out(options: Options) -> OutFolder:
     """The folder to write, checked."""
     out = OutFolder(options.folder, *owner(options.model), _NAMES, options.force)
     inputs, folder = inputs_of(options), options.folder.resolve()
-    forbid_overlap({"output": [options.folder / name for name in _NAMES]}, inputs)
+    forbid_overlap({"output": outputs(options.folder)}, inputs)
     for words, source in inputs.items():
         if isinstance(source, (str, Path)) and Path(source).resolve() in (folder, *folder.parents):
             raise UsageError(f"{{--output}} {options.folder} lies in {words}, a folder: choose another")
