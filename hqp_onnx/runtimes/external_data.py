@@ -43,7 +43,12 @@ def read_apart(model: onnx.ModelProto, path: Path) -> None:
     onnx.load_external_data_for_model(model, str(path.parent))
 
 
-def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+def check_large(model: onnx.ModelProto) -> None:
+    """``onnx.checker.check_model`` of a model of any size, all but the values of large weights."""
+    onnx.checker.check_model(_without_weights(model))
+
+
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy in which initializers with raw data are inputs of the same type and shape."""
     copy = onnx.ModelProto()
     _copy(model, copy, "graph")
