@@ -190,15 +190,17 @@ class OutFolder:
     def _take(self, stream: BinaryIO, tries: int) -> None:
         for left in reversed(range(tries)):
             try:
-                return _take(stream)
+                _take(stream)
             except (BlockingIOError, PermissionError) as e:  # the second on Windows
                 if not left:
                     raise UsageError(
                         f"{self.folder}: another run is writing there. Wait until it ends, or name another folder"
                     ) from e
+                time.sleep(0.05)
+                continue
             except OSError as e:
-                return log.warning("%s: its file system has no locks (%s): start no second run there", self.folder, e)
-            time.sleep(0.05)
+                log.warning("%s: its file system has no locks (%s): start no second run there", self.folder, e)
+            return
 
 
 @contextmanager
