@@ -2,7 +2,8 @@
 
 A model's file says where its data lie, and may be anybody's: it must not make this program read what its user did not
 name. onnx reads regular files below the model's folder, and no links. Caches of downloads, as Hugging Face's, hold
-links only, to ``blobs/DIGEST``: data may be links to files in the folder where the model really lies. A link to anywhere else stays an error, as do absolute names and those that lead upwards.
+links only, to ``blobs/DIGEST``: data may be links to files in the folder where the model really lies. A link to
+anywhere else stays an error, as do absolute names and those that lead upwards.
 """
 
 from __future__ import annotations
