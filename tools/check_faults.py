@@ -216,9 +216,12 @@ def closed_pipe(command: Command, inputs: Path, output: Path, whole: Reference, 
 def full_disk(command: Command, inputs: Path, output: Path, whole: Reference, rng: random.Random) -> tuple[int, str]:
     """A file system of memory that holds a part of the results; or files no larger than that."""
     part = rng.randint(1, max(whole.size - 1, 1))
-    with mounted(output, f"size={max(part // 4096, 1) * 4096}") as disk:
+    with mounted(output, f"size={(part // _PAGE + 1) * _PAGE}") as disk:
+        filler = output / "filler"
+        filler.write_bytes(bytes(_PAGE))  # a disk of no page at all cannot be mounted
         limit = None if disk else partial(resource.setrlimit, resource.RLIMIT_FSIZE, (part, part))
         found = Run(command.run(inputs, output), limit=limit).end()
+        filler.unlink()
         if disk:
             _copy_back(output)
     return found
@@ -346,6 +349,7 @@ def _state(folder: Path) -> set[tuple[str, int]]:
     return found
 
 
+_PAGE = 4096
 HEAD = """| command | fault | runs | exit codes | results left | temporary files | then, the same bytes | defects |
 |---|---|---|---|---|---|---|---|"""
 
