@@ -35,6 +35,7 @@ import onnx
 import onnx.parser
 
 ROOT = Path(__file__).parents[1]
+_PAGE = 4096  # bytes, what file systems in memory are made of
 TEXT = """
 <ir_version: 8, opset_import: ["" : 17]> small (float[n,1,8,8] input) => (float[n,4] logits) {
   c1 = Conv<pads=[1,1,1,1]>(input, w1, b1)  r1 = Relu(c1)
@@ -130,7 +131,8 @@ def make_inputs(folder: Path, samples: int = 96) -> None:
     images = rng.standard_normal((samples, 1, 8, 8)).astype(np.float32)
     np.savez(folder / "data.npz", input=images, labels=rng.integers(0, 4, samples))
     words = ["prune", "model.onnx", "--sparsity", "0.3", "-o", "student.onnx", "--quiet"]
-    subprocess.run([sys.executable, "-m", "hqp_onnx", *words], cwd=folder, check=True, env=_environment())
+    command = [sys.executable, "-m", "hqp_onnx", *words]
+    subprocess.run(command, cwd=folder, check=True, env=_environment(), stdout=subprocess.DEVNULL)
 
 
 class Run:
@@ -349,7 +351,6 @@ def _state(folder: Path) -> set[tuple[str, int]]:
     return found
 
 
-_PAGE = 4096
 HEAD = """| command | fault | runs | exit codes | results left | temporary files | then, the same bytes | defects |
 |---|---|---|---|---|---|---|---|"""
 
