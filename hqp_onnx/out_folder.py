@@ -97,7 +97,9 @@ class OutFolder:
             )
 
     def record(self, path: Path, content: Path) -> None:
-        """See ``files.Keeper``."""
+        """See ``files.Keeper``; ``FileError`` where the manifest is gone, so that no file is left unlisted."""
+        if not (self.folder / MANIFEST).is_file():
+            raise FileError(f"{self.folder}: was removed, or a part of it, while a run was writing there")
         name, size, digest = self._name(path), content.stat().st_size, files.sha256(content)
         self._listed.setdefault(name, {})[size, digest] = self._settings
         files.append_line(self.folder / MANIFEST, json.dumps(_entry(name, size, digest, self._settings)))

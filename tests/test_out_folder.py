@@ -214,7 +214,14 @@ def test_a_lock_that_is_no_file(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_folder_that_vanishes(tmp_path: Path) -> None:
-    with pytest.raises((FileError, UsageError), match="out"), job(tmp_path / "out").opened():
-        shutil.rmtree(tmp_path / "out")
-        files.write_text(tmp_path / "out" / "int8.onnx", "x")
-    assert not (tmp_path / "out").exists()
+    """Made again meanwhile, it is another one, and nothing is written there that the next run would not know."""
+    folder = tmp_path / "out"
+    for again, words in ((False, "there is no folder"), (True, "was removed, or a part of it, while a run")):
+        with job(folder).opened():
+            shutil.rmtree(folder)
+            if again:
+                folder.mkdir()
+            with pytest.raises((FileError, UsageError), match=words):
+                files.write_text(folder / "int8.onnx", "x")
+        assert not [path for path in tmp_path.rglob("*") if path != folder]
+    write(folder)
