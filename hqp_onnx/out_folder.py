@@ -143,8 +143,9 @@ class OutFolder:
                 f"{self.folder}: holds the results of another model ({owner.get('model')}). Name another folder, or "
                 "add {--force} to replace them"
             )
-        if owner is None and self.state.is_dir():
-            raise UsageError(f"{self.state}: was not made by this program. Move it, or name another folder")
+        for path in (self.folder / MANIFEST, self.state):
+            if owner is None and os.path.lexists(path):
+                raise UsageError(f"{path}: was not made by this program. Move it, or name another folder")
         entries = [
             _entry(name, *identity, settings)
             for name, versions in self._listed.items()
@@ -164,7 +165,10 @@ class OutFolder:
 
     def _is_inside(self, name: str) -> bool:
         """Whether a name is of a file in the folder, and not above it or behind a link: a manifest may lie."""
-        return (self.folder / name).parent.resolve().is_relative_to(self.folder.resolve())
+        try:
+            return (self.folder / name).parent.resolve().is_relative_to(self.folder.resolve())
+        except ValueError:  # a name that no system takes
+            return False
 
     def _inside_state(self) -> list[Path]:
         found = sorted(path for path in self.state.glob("**/*") if path.is_symlink() or not path.is_dir())
