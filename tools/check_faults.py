@@ -197,10 +197,12 @@ def killed(
 
 
 def vanished(command: Command, inputs: Path, output: Path, whole: Reference, rng: random.Random) -> tuple[int, str]:
-    """The folder is removed at a random moment."""
+    """The folder is renamed, and then removed, at a random moment."""
     run = Run(command.run(inputs, output))
     if moment(run.process, output, whole, rng):
-        shutil.rmtree(output, ignore_errors=True)
+        gone = output.with_name(f"{output.name}.gone")
+        output.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)  # what is open there may still be written
     found = run.end()
     output.mkdir(exist_ok=True)
     return found
