@@ -64,6 +64,7 @@ def _options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
 
 model_argument = click.argument("model", type=FILE)
 preprocess_option = click.option("--preprocess", type=FILE, help="JSON for image folders: size, crop, mean, std, ...")
+strict_option = click.option("--strict", is_flag=True, help="Warnings end in exit code 3.")
 quiet_option = click.option("--quiet", is_flag=True, help="No progress.")
 
 

@@ -7,8 +7,16 @@ from typing import Any
 
 import click
 
-from hqp_onnx.cli.arguments import DATA, FILE, augment_option, json_option, preprocess_option, quiet_option
-from hqp_onnx.cli.output import Display, give_json
+from hqp_onnx.cli.arguments import (
+    DATA,
+    FILE,
+    augment_option,
+    json_option,
+    preprocess_option,
+    quiet_option,
+    strict_option,
+)
+from hqp_onnx.cli.output import Display, give_json, give_warnings, verified_json
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.recovery.settings import LOSSES
 from hqp_onnx.steps.recover import recover_file
@@ -30,6 +38,7 @@ from hqp_onnx.steps.recover import recover_file
 @preprocess_option
 @click.option("-o", "--output", type=FILE, required=True)
 @json_option
+@strict_option
 @quiet_option
 def recover(
     student: Path,
@@ -40,13 +49,14 @@ def recover(
     preprocess: Path | None,
     output: Path,
     json_file: Path | None,
+    strict: bool,
     quiet: bool,
     **chosen: Any,
 ) -> None:
     """Train STUDENT, pruned or quantized (Q/DQ), towards the model that it was made from, without labels."""
     settings = Recovery(**chosen)
     with Display(quiet) as display:
-        notes = recover_file(
+        written = recover_file(
             student,
             teacher,
             output,
@@ -57,7 +67,8 @@ def recover(
             preprocess=preprocess,
             progress=display,
         )
-    if not give_json({"output": str(output), "notes": list(notes)}, json_file):
-        for note in notes:
+    if not give_json({"output": str(output), **verified_json(written.notes, written.verified)}, json_file):
+        for note in (*written.notes, written.verified.words):
             click.echo(note)
         click.echo(f"Wrote {output}")
+    give_warnings(written.verified.warnings, strict)
