@@ -9,16 +9,16 @@ import click
 
 from hqp_onnx.cli import config, environment, measurement, optimization, pruning, quantization, recovery, reporting
 from hqp_onnx.cli.arguments import FILE
+from hqp_onnx.cli.interruption import INTERRUPTED, Ended, end_by_exception, words
 from hqp_onnx.errors import HqpError
 from hqp_onnx.version import __version__
 
 __all__ = ["cli", "main"]
 
-INTERRUPTED = 130
-
 
 def main() -> None:
     """Entry point of ``hqp``."""
+    end_by_exception()
     try:
         code = cli.main(prog_name="hqp", standalone_mode=False)
     except HqpError as e:
@@ -26,8 +26,15 @@ def main() -> None:
     except click.ClickException as e:
         code = _fail(e.format_message(), e.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        code = _fail("interrupted; `hqp optimize --resume` with the same options goes on from here", INTERRUPTED)
+        code = _interrupted(INTERRUPTED)
+    except Ended as e:
+        code = _interrupted(e.code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _interrupted(code: int) -> int:
+    command = next((word for word in sys.argv[1:] if word in cli.commands), None)
+    return _fail(words(sys.argv[1:], command), code)
 
 
 def _option(argument: str) -> str:

@@ -31,6 +31,7 @@ from hqp_onnx.cli.arguments import (
 from hqp_onnx.cli.output import Display, give_json, give_warnings, out
 from hqp_onnx.cli.tables.optimization import budget_line, cost_lines, report_table
 from hqp_onnx.errors import UsageError
+from hqp_onnx.files import forbid_overlap
 from hqp_onnx.job.options import OBJECTIVES, PAPER, PRECISIONS, Options
 from hqp_onnx.job.search import SEARCHES
 from hqp_onnx.ranking.saliencies import SALIENCIES
@@ -107,6 +108,7 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
 @click.option("--threads", type=click.IntRange(0), default=0, help="Threads of the runtime; 0 lets it choose.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random saliency and of draws.")
 @click.option("--resume", is_flag=True, help="Go on with what OUT holds.")
+@click.option("--force", is_flag=True, help="Replace the results of another model in OUT.")
 @click.option(
     "--recover", type=int, default=0, metavar="EPOCHS", help="Also train pruned models towards MODEL, without labels."
 )
@@ -124,6 +126,8 @@ def optimize(
     """Prune and quantize MODEL as far as the budget allows."""
     if paper:
         chosen |= _of_paper(context)
+    if json_file is not None and str(json_file) != "-":
+        forbid_overlap({"output": pipeline.outputs(chosen["output"]), "json_file": json_file}, {})
     with Display(quiet) as display:
         report = pipeline.optimize(Options(**chosen), display)
     if not give_json(report.json(), json_file):

@@ -38,8 +38,8 @@ _FILES = (*_FILE_NAMES.values(), LEDGER)
 _IF_ADMITTED = {"q8_only": "q8_only.onnx", "int8_everywhere": "int8_everywhere.onnx"}  # measured to compare with
 BASELINE = "baseline.onnx"
 """The input, where nothing is better."""
-_OPTIONAL = (PRUNED_LEDGER, "int8.onnx", "fp16.onnx", *_IF_ADMITTED.values(), BASELINE)
-_OPTIONAL = (*_OPTIONAL, *(f"recovered/{name}" for name in _FILES))
+OUTPUTS = (*_FILES, PRUNED_LEDGER, *_IF_ADMITTED.values(), BASELINE, *(f"recovered/{name}" for name in _FILES))
+"""What may be written, relative to OUT."""
 log = logging.getLogger(__name__)
 
 
@@ -56,14 +56,13 @@ class _Written:
 def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[Report, dict[str, Measured]]:
     """Write the models, measure what was written; the report, and its models by row."""
     options = setup.options
-    for earlier in {options.folder / name for name in _OPTIONAL}:
-        earlier.unlink(missing_ok=True)
+    ledger.out.keep_only([file for name, (_, file) in _to_write(setup, result).items() if name not in _IF_ADMITTED])
     written = _write_models(setup, ledger, result)
     models = {"baseline": _measured(setup, result, ORIGINAL, setup.model.bytes, setup.model.session)}
     models |= {name: model.measured for name, model in written.items()}
     models.setdefault("hqp", models["pruned"])
     models = {name: models[name] for name in TITLES if name in models}
-    _write_ledgers(setup, result, written)
+    _write_ledgers(setup, ledger, result, written)
     rows = make_rows(models, _latencies(setup, ledger, models))
     admitted = ["baseline", *(name for name, model in written.items() if model.admitted)]
     admitted = [name for name in rows if name in admitted]
@@ -166,7 +165,7 @@ def _latencies(setup: Setup, ledger: Ledger, models: Mapping[str, Measured]) -> 
     return {row: Latency(**values) for row, values in found.items()}
 
 
-def _write_ledgers(setup: Setup, result: SearchResult, written: Mapping[str, _Written]) -> None:
+def _write_ledgers(setup: Setup, ledger: Ledger, result: SearchResult, written: Mapping[str, _Written]) -> None:
     """Write the ledgers of models that repeat the verdict of their trial."""
     for name in ("hqp", "recovered"):
         if name == "recovered" and name not in written:
@@ -174,9 +173,10 @@ def _write_ledgers(setup: Setup, result: SearchResult, written: Mapping[str, _Wr
         model = written.get(name, written["pruned"])
         plan = model.measured.candidate.plan
         if not model.admitted:
-            metric = model.measured.val.metric
+            ledger.out.keep_only(())
             raise BudgetError(
-                f"{model.file}: {metric:.4f} on {setup.data['val'].source.name} does not repeat its trial"
+                f"{model.file}: {model.measured.val.metric:.4f} on {setup.data['val'].source.name} does not repeat its "
+                "trial, so it was removed. Leave out {--resume} to start anew"
             )
         _write_ledger(setup, plan, model.file.with_name(LEDGER))
         if name == "hqp" and plan_key(plan) != plan_key(result.pruned.plan):
