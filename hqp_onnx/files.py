@@ -21,7 +21,7 @@ from typing import BinaryIO, TypeAlias
 import numpy as np
 
 from hqp_onnx.arrays import Array
-from hqp_onnx.errors import FileError, UsageError
+from hqp_onnx.errors import DataError, FileError, HqpError, UsageError
 
 Names: TypeAlias = str | Path | Sequence[str | Path] | None
 _KINDS = ((stat.S_ISLNK, "a symbolic link"), (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"))
@@ -56,11 +56,35 @@ def read_text(path: Path) -> str:
     Raises:
         FileError: it cannot be read, or is not text.
     """
+    if path.exists() and not path.is_dir():
+        require_regular(path, "a text file", FileError)
     with _failures(path, "read"):
         try:
             return path.read_text(encoding="utf-8")
         except UnicodeDecodeError as e:
             raise FileError(f"{path}: is not text ({e.reason} at byte {e.start})") from e
+
+
+def require_regular(path: Path, expected: str, error: type[HqpError] = DataError) -> None:
+    """Raise ``error`` unless ``path`` is a regular file, or a link to one; a pipe or a device may never end.
+
+    Args:
+        path: to be read.
+        expected: what it should be, as "an .onnx model".
+        error: what to raise.
+
+    Raises:
+        FileError: the system does not say.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as e:
+        raise error(f"{path}: no such file. Expected {expected}") from e
+    except (OSError, ValueError) as e:
+        raise FileError(f"{path}: cannot be read: {getattr(e, 'strerror', None) or e}") from e
+    if not stat.S_ISREG(mode):
+        kind = next((words for is_kind, words in _KINDS if is_kind(mode)), "a device or a socket")
+        raise error(f"{path}: is {kind}. Expected {expected}")
 
 
 @contextmanager

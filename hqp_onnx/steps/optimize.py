@@ -8,6 +8,7 @@ resumes to the same model.
 
 from __future__ import annotations
 
+from hqp_onnx.boundary import public
 from hqp_onnx.errors import BudgetError
 from hqp_onnx.job.ledger import Ledger
 from hqp_onnx.job.options import Options
@@ -21,6 +22,7 @@ from hqp_onnx.report.writing import write_report
 from hqp_onnx.steps.ship_engine import add_engine, remove_engine, require_engine
 
 
+@public
 def optimize(options: Options, progress: Progress = silent) -> Report:
     """Run the main job and write OUT/: pruned.onnx, int8.onnx (or fp16.onnx), ledgers, report.json and report.html.
 
