@@ -15,18 +15,18 @@ class HqpError(Exception):
 
     Args:
         message: one line. An argument is named as ``{--max_drop}``: in Python that reads max_drop, on the command line
-            it is the option (``text``).
+            it is the option (``text``). ``template`` is the message as given.
     """
 
     exit_code = 2
 
     def __init__(self, message: str = "") -> None:
-        self._message = message
+        self.template = message
         super().__init__(self.text(str))
 
     def text(self, name: Callable[[str], str]) -> str:
         """The message, with ``name`` of each argument in its place."""
-        return _ARGUMENT.sub(lambda match: name(match[1]), self._message)
+        return _ARGUMENT.sub(lambda match: name(match[1]), self.template)
 
 
 class ModelError(HqpError):

@@ -13,16 +13,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-from hqp_onnx.errors import UsageError
+from hqp_onnx.errors import LimitError, UsageError
 
 PROBE_SECONDS = 60.0
 VARIABLE = "HQP_PROBE_SECONDS"
+LARGEST_PROBE = 1 << 28  # elements of an input that is made up
+MOST_NODES = 1_000_000  # of a model whose functions are inlined
 _CHOSEN: ContextVar[float | None] = ContextVar("probe_seconds", default=None)
+_PROBING: ContextVar[bool] = ContextVar("probing", default=False)
 _GROUPS = (
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
     (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
@@ -50,6 +54,48 @@ def probe_seconds() -> float:
     if not 0 < seconds < float("inf"):
         raise UsageError(f"{VARIABLE} is '{text}': expected seconds, above 0")
     return seconds
+
+
+@contextmanager
+def probing() -> Iterator[None]:
+    """Runs in this block only look at a model, and may take ``probe_seconds()`` each."""
+    token = _PROBING.set(True)
+    try:
+        yield
+    finally:
+        _PROBING.reset(token)
+
+
+@contextmanager
+def deadline(stop: Callable[[], None]) -> Iterator[None]:
+    """Call ``stop``, from another thread, when a run that only looks has taken its time.
+
+    Raises:
+        LimitError: it was called.
+    """
+    if not _PROBING.get():
+        yield
+        return
+    seconds = probe_seconds()
+    passed = threading.Event()
+
+    def end() -> None:
+        passed.set()
+        stop()
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except Exception as e:
+        if passed.is_set():
+            raise LimitError(
+                f"a trial run did not end within {seconds:g} s: {{--probe_seconds}} (in Python, {VARIABLE}) allows more"
+            ) from e
+        raise
+    finally:
+        timer.cancel()
 
 
 @contextmanager

@@ -15,14 +15,14 @@ from hqp_onnx.channels.channel_map import ChannelMap
 from hqp_onnx.channels.walk import analyze
 from hqp_onnx.data.dataset import Dataset, batch_size
 from hqp_onnx.data.sources import Data, open_dataset
-from hqp_onnx.errors import ModelError, UsageError
+from hqp_onnx.errors import LimitError, ModelError, UsageError
 from hqp_onnx.evaluation.metrics import Metric, classes, predictions
 from hqp_onnx.files import sha256
 from hqp_onnx.graphs import model_io
 from hqp_onnx.graphs.shapes import Shapes
 from hqp_onnx.passes.canonicalize import canonicalize_with_shapes
 from hqp_onnx.runtimes.runners import open_runner
-from hqp_onnx.runtimes.session import Runner
+from hqp_onnx.runtimes.session import Runner, try_run
 from hqp_onnx.runtimes.targets import target as target_named
 
 IN_MEMORY = Path("<model>")
@@ -69,8 +69,8 @@ def open_model(source: ModelSource, threads: int = 0, target_name: str = "onnxru
     try:
         session = open_runner(proto if path is IN_MEMORY else path, target_named(target_name), threads=threads)
         canonical, shapes = canonicalize_with_shapes(model_io.to_graph(proto))
-    except ModelError as e:
-        raise ModelError(f"{path}: {e}") from e
+    except (ModelError, LimitError) as e:
+        raise type(e)(f"{path}: {e.template}") from e
     return Model(path, *_identity(path, proto), session, canonical.graph, shapes)
 
 
@@ -106,11 +106,16 @@ def open_session(source: ModelSource, target_name: str = "onnxruntime", threads:
     """
     target, model = target_named(target_name), source if isinstance(source, onnx.ModelProto) else _path(source)
     if isinstance(model, Path):
-        model_io.require_file(model)
+        model_io.require_bounded(model)
     try:
         return open_runner(model, target, threads=threads)
     except ModelError as e:
-        raise ModelError(f"{IN_MEMORY if isinstance(model, onnx.ModelProto) else model}: {e}") from e
+        raise ModelError(f"{name_of(source)}: {e}") from e
+
+
+def name_of(source: ModelSource) -> Path:
+    """What errors call a model."""
+    return IN_MEMORY if isinstance(source, onnx.ModelProto) else Path(source)
 
 
 def _path(source: object) -> Path:
@@ -130,10 +135,7 @@ def open_data(model: Model, data: Data, preprocess: str | Path | None = None, me
     dataset = open_dataset(
         data, model.session.inputs, preprocess=preprocess, batch_size=batch_size(model.session.inputs)
     )
-    try:
-        model.session.run(dataset.rows(0, 1).feeds)
-    except ModelError as e:
-        raise ModelError(f"{model.path}: {e}") from e
+    try_run(model.session, dataset.rows(0, 1).feeds, model.path)
     if metric is not None and metric.labels == "data":
         dataset.check_labels(classes(model.session.outputs))
     if metric is not None and metric.labels == "original":

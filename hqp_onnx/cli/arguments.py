@@ -16,6 +16,7 @@ from hqp_onnx.files import Names, forbid_overlap
 from hqp_onnx.gradients.engines import ENGINES
 from hqp_onnx.gradients.loss import LOSSES
 from hqp_onnx.graphs.model_io import parts
+from hqp_onnx.limits import PROBE_SECONDS, set_probe_seconds
 from hqp_onnx.passes.cut import REFITS
 from hqp_onnx.registry import Registry, is_file_name
 from hqp_onnx.runtimes.targets import TARGETS
@@ -89,6 +90,13 @@ def _options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
 
 
 model_argument = click.argument("model", type=FILE)
+probe_option = click.option(
+    "--probe-seconds",
+    type=click.FloatRange(0, min_open=True),
+    expose_value=False,
+    callback=lambda context, option, value: set_probe_seconds(value),
+    help=f"Trial runs of a model may take so long.  [default: {PROBE_SECONDS:g}]",
+)
 preprocess_option = click.option("--preprocess", type=FILE, help="JSON for image folders: size, crop, mean, std, ...")
 quiet_option = click.option("--quiet", is_flag=True, help="No progress.")
 
@@ -118,7 +126,7 @@ def _extensions(context: click.Context) -> dict[str, Names]:
     config = context.find_root().params.get("config_file")
     files: dict[str, Names] = {} if config is None else {"the file of --config": config}
     for parameter in context.command.params:
-        value = context.params[str(parameter.name)]
+        value = context.params.get(str(parameter.name))
         if isinstance(value, str) and is_file_name(value):
             files[f"the file of {{--{parameter.name}}}"] = value
     return files
@@ -128,7 +136,7 @@ def _named(context: click.Context) -> dict[str, Names]:
     """The files, and folders of data, that a command's other parameters name."""
     inputs: dict[str, Names] = {}
     for parameter in context.command.params:
-        value = context.params[str(parameter.name)]
+        value = context.params.get(str(parameter.name))
         if not isinstance(parameter.type, click.Path) or parameter.name in _WRITTEN or not value:
             continue
         paths = [named(str(text))[0] for text in (value if isinstance(value, tuple) else (value,))]

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from click.shell_completion import get_completion_class
 
-from hqp_onnx.cli.arguments import DATA, FILE, OUT, json_option, preprocess_option
+from hqp_onnx.cli.arguments import DATA, FILE, OUT, json_option, preprocess_option, probe_option
 from hqp_onnx.cli.output import give_json, out, say
 from hqp_onnx.cli.tables import findings
 from hqp_onnx.errors import UsageError
@@ -26,6 +26,7 @@ SHELLS = ("bash", "zsh", "fish")
 @click.option("--limit", type=int, help="Only this many samples, the first ones.")
 @preprocess_option
 @click.option("-o", "--output", type=OUT, required=True, metavar="FILE.py")
+@probe_option
 @json_option
 def data_loader(data: str, model: Path, output: Path, json_file: Path | None, **chosen: Any) -> None:
     """Write DATA as a script for Polygraphy's --data-loader-script."""

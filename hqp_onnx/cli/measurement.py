@@ -16,6 +16,7 @@ from hqp_onnx.cli.arguments import (
     metric_option,
     model_argument,
     preprocess_option,
+    probe_option,
     quiet_option,
     target_option,
 )
@@ -39,6 +40,7 @@ from hqp_onnx.steps.evaluate import evaluate_model
 @click.option("--reference", type=FILE, help="The original model, for --metric agreement.")
 @target_option
 @preprocess_option
+@probe_option
 @json_option
 @quiet_option
 def evaluate(
@@ -68,6 +70,7 @@ def evaluate(
 @target_option
 @click.option("--batch", type=int, help="Default: 1, or what an engine was built for.")
 @click.option("--threads", type=click.IntRange(0), default=0)
+@probe_option
 @json_option
 @quiet_option
 def benchmark(
@@ -102,6 +105,7 @@ def benchmark(
 @click.option("--samples", type=int, default=64, show_default=True, help="Samples to compare layers with.")
 @click.option("--threads", type=click.IntRange(0), default=0)
 @preprocess_option
+@probe_option
 @json_option
 @quiet_option
 def compare(models: tuple[str, ...], json_file: Path | None, quiet: bool, **chosen: Any) -> None:

@@ -21,6 +21,7 @@ from hqp_onnx.cli.arguments import (
     min_width_option,
     model_argument,
     preprocess_option,
+    probe_option,
     quiet_option,
     refit_option,
     selection_options,
@@ -92,6 +93,7 @@ from hqp_onnx.steps import optimize as pipeline
 @augment_option
 @click.option("--build", is_flag=True, help="Build a TensorRT engine of the result, and hold it to the budget too.")
 @click.option("-o", "--output", type=OUT, required=True, metavar="OUT", help="Folder for the models and the report.")
+@probe_option
 @json_option
 @quiet_option
 def optimize(quiet: bool, json_file: Path | None, **chosen: Any) -> None:

@@ -19,6 +19,7 @@ from hqp_onnx.cli.arguments import (
     min_width_option,
     model_argument,
     preprocess_option,
+    probe_option,
     quiet_option,
     refit_option,
     selection_options,
@@ -33,6 +34,7 @@ from hqp_onnx.steps.score import score_file
 
 @click.command()
 @model_argument
+@probe_option
 @json_option
 def inspect(model: Path, json_file: Path | None) -> None:
     """Show the units of MODEL, which cannot be pruned, and why.
@@ -51,6 +53,7 @@ def inspect(model: Path, json_file: Path | None) -> None:
 @gradient_options
 @preprocess_option
 @click.option("-o", "--output", type=OUT, required=True, help="scores.npz: filter/<weight> and unit.")
+@probe_option
 @json_option
 @quiet_option
 def score(
@@ -87,6 +90,7 @@ def score(
 @preprocess_option
 @click.option("--ledger", type=OUT, help="Write what was removed, as JSON.")
 @click.option("-o", "--output", type=OUT, required=True)
+@probe_option
 @json_option
 @quiet_option
 def prune(

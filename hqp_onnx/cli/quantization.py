@@ -15,6 +15,7 @@ from hqp_onnx.cli.arguments import (
     json_option,
     model_argument,
     preprocess_option,
+    probe_option,
     quiet_option,
     target_option,
 )
@@ -58,6 +59,7 @@ from hqp_onnx.steps.quantize import quantize_file
 )
 @preprocess_option
 @click.option("-o", "--output", type=OUT, required=True)
+@probe_option
 @json_option
 @quiet_option
 def quantize(
@@ -110,6 +112,7 @@ def quantize(
 )
 @preprocess_option
 @click.option("-o", "--output", type=OUT, required=True, help="model.engine; model.engine.json says how it was built.")
+@probe_option
 @json_option
 @quiet_option
 def build(quiet: bool, json_file: Path | None, **chosen: Any) -> None:

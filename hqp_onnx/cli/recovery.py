@@ -7,7 +7,16 @@ from typing import Any
 
 import click
 
-from hqp_onnx.cli.arguments import DATA, FILE, OUT, augment_option, json_option, preprocess_option, quiet_option
+from hqp_onnx.cli.arguments import (
+    DATA,
+    FILE,
+    OUT,
+    augment_option,
+    json_option,
+    preprocess_option,
+    probe_option,
+    quiet_option,
+)
 from hqp_onnx.cli.output import Display, give_json, say
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.recovery.settings import LOSSES
@@ -29,6 +38,7 @@ from hqp_onnx.steps.recover import recover_file
 @click.option("--checkpoint", type=OUT, help="Written after every epoch; the same command goes on from it.")
 @preprocess_option
 @click.option("-o", "--output", type=OUT, required=True)
+@probe_option
 @json_option
 @quiet_option
 def recover(

@@ -18,6 +18,7 @@ from hqp_onnx import files
 from hqp_onnx.errors import ModelError
 from hqp_onnx.graphs.nodes import opset
 from hqp_onnx.graphs.origin import CarryingGraph, Origin, carrying
+from hqp_onnx.limits import MOST_NODES
 from hqp_onnx.runtimes.external_data import weight_bytes, write_apart
 
 OLDEST_OPSET = 11
@@ -31,6 +32,7 @@ _DROPPED = (
     onnx.AttributeProto.TYPE_PROTO,
     onnx.AttributeProto.TYPE_PROTOS,
 )
+_DEEPEST = 100  # functions that call one another
 _EXTERNAL_FROM = 1_900_000_000  # bytes of weights; protobuf ends at 2 GiB
 
 
@@ -55,6 +57,7 @@ def check(model: onnx.ModelProto, path: Path, quantized: bool = False) -> None:
     if tensor := next((t for t in model.graph.initializer if onnx.external_data_helper.uses_external_data(t)), None):
         raise ModelError(f"{path}: external data of '{tensor.name}' are not loaded. Load the model with its data")
     _check_opset(path, model)
+    _check_functions(path, model)
     if not quantized and (node := next((n for n in nodes(model.graph) if is_quantized(n.op_type)), None)):
         raise ModelError(
             f"{path}: already quantized (node '{node.name or node.output[0]}' is {node.op_type}). Give the float model"
@@ -62,7 +65,7 @@ def check(model: onnx.ModelProto, path: Path, quantized: bool = False) -> None:
     _check(path, model)
 
 
-def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+def nodes(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.NodeProto]:
     """Every node of a graph and of the graphs inside its nodes."""
     for node in graph.node:
         yield node
@@ -198,6 +201,40 @@ def require_file(path: Path) -> None:
     files.require_regular(path, "an .onnx model", ModelError)
     if path.stat().st_size == 0:
         raise ModelError(f"{path}: the file is empty. Expected an .onnx model")
+
+
+def require_bounded(path: Path) -> None:
+    """Raise ``ModelError`` unless ``path`` is a file whose functions, if it is a model, can be inlined."""
+    require_file(path)
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (DecodeError, ValueError, OSError):  # which a runtime explains
+        return
+    _check_functions(path, model)
+
+
+def _check_functions(path: Path, model: onnx.ModelProto) -> None:
+    """Raise ``ModelError`` for functions that call themselves, or call so many others that no machine holds them."""
+    functions = {(function.domain, function.name): function for function in model.functions}
+    sizes: dict[tuple[str, str], int] = {}
+
+    def size(body: onnx.GraphProto | onnx.FunctionProto, above: tuple[tuple[str, str], ...]) -> int:
+        total = 0
+        for node in nodes(body):
+            key = (node.domain, node.op_type)
+            if key not in functions:
+                total += 1
+                continue
+            if key in above or len(above) == _DEEPEST:
+                reason = "calls itself" if key in above else f"is called {_DEEPEST} functions deep"
+                raise ModelError(f"{path}: function '{node.op_type}' {reason}")
+            if key not in sizes:
+                sizes[key] = size(functions[key], (*above, key))
+            total += sizes[key]
+        return total
+
+    if functions and (total := size(model.graph, ())) > MOST_NODES:
+        raise ModelError(f"{path}: its functions make {total:.3g} nodes when they are inlined: expected {MOST_NODES:,}")
 
 
 def _parse(path: Path) -> onnx.ModelProto:
