@@ -155,11 +155,13 @@ class Display:
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def __enter__(self) -> Display:
-        self._bars.start()
+        if not self._bars.disable:
+            self._bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bars.stop()
+        if not self._bars.disable:  # rich 13 prints an empty line otherwise
+            self._bars.stop()
 
 
 class _Rate(ProgressColumn):

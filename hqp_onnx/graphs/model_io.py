@@ -245,7 +245,7 @@ def _parse(path: Path) -> onnx.ModelProto:
         raise ModelError(f"{path}: not an ONNX model, or truncated (protobuf cannot parse it). Export it again") from e
     try:
         onnx.load_external_data_for_model(model, str(path.parent))
-    except (onnx.checker.ValidationError, OSError, ValueError) as e:
+    except (onnx.checker.ValidationError, OSError, ValueError, RuntimeError, AttributeError) as e:  # onnx's own, in C++
         raise ModelError(
             f"{path}: external data cannot be read ({_one_line(e)}). Keep the data files beside the model"
         ) from e

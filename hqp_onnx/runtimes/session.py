@@ -74,11 +74,12 @@ class Runner(Protocol):
 
 
 def onnxruntime() -> Any:
-    """The onnxruntime module; ``MissingRuntimeError`` names the extra where it is not installed."""
+    """The onnxruntime module, silent; ``MissingRuntimeError`` names the extra where it is not installed."""
     try:
         import onnxruntime as ort
     except ImportError as e:
         raise MissingRuntimeError("onnxruntime is not installed: pip install 'hqp-onnx[onnxruntime]'") from e
+    ort.disable_telemetry_events()  # which its builds for Windows send
     return ort
 
 
