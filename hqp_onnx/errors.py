@@ -49,6 +49,14 @@ class MissingRuntimeError(HqpError):
     """An optional dependency is not installed; the message names the extra to install."""
 
 
+class LimitError(HqpError):
+    """A run was stopped since it took more time or memory than it may; the message says which, and what allows more."""
+
+
+class PluginError(HqpError):
+    """A user's file or an installed package raised something; the message names it and the line."""
+
+
 class GradientError(HqpError):
     """A node cannot be differentiated; ``reason`` names the node and its operator, ``advice`` what to do instead."""
 

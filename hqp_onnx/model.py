@@ -10,6 +10,7 @@ from typing import TypeAlias
 import onnx
 import onnx_graphsurgeon as gs
 
+from hqp_onnx.boundary import public
 from hqp_onnx.channels.channel_map import ChannelMap
 from hqp_onnx.channels.walk import analyze
 from hqp_onnx.data.dataset import Dataset, batch_size
@@ -56,6 +57,7 @@ class Model:
         return analyze(self.graph, self.shapes)
 
 
+@public
 def open_model(source: ModelSource, threads: int = 0, target_name: str = "onnxruntime") -> Model:
     """Load, check and canonicalise a file or a ModelProto, which is not changed; the session uses the target's runtime.
 
@@ -120,6 +122,7 @@ def _path(source: object) -> Path:
     return Path(source)
 
 
+@public
 def open_data(model: Model, data: Data, preprocess: str | Path | None = None, metric: Metric | None = None) -> Dataset:
     """``data`` as the inputs of ``model``; with ``metric``, labels are checked or made as it needs them.
 
@@ -139,3 +142,16 @@ def open_data(model: Model, data: Data, preprocess: str | Path | None = None, me
     if metric is not None and metric.labels == "original":
         dataset = dataset.labeled_with(predictions(model.session, dataset))
     return dataset
+
+
+def open_optional_data(model: Model, data: Data | None, preprocess: str | Path | None = None) -> Dataset | None:
+    """``open_data``, or None without data.
+
+    Raises:
+        UsageError: ``preprocess`` without data.
+    """
+    if data is not None:
+        return open_data(model, data, preprocess)
+    if preprocess is not None:
+        raise UsageError("{--preprocess} is for {--data}: add it, or leave both out")
+    return None

@@ -19,7 +19,7 @@ from hqp_onnx.cli.arguments import (
     quiet_option,
     target_option,
 )
-from hqp_onnx.cli.output import Display, give_json, out
+from hqp_onnx.cli.output import Display, give_json, out, say
 from hqp_onnx.cli.tables import comparison, engines
 from hqp_onnx.cli.tables.latency import latency_table
 from hqp_onnx.comparison import compare as compare_models
@@ -58,9 +58,9 @@ def evaluate(
     summary = {"model": str(model), "metric": metric, "value": scores.metric, "samples": scores.samples}
     summary |= {"nonfinite": scores.nonfinite.samples, "target": target, "runtime": runtime}
     if not give_json(summary, json_file):
-        click.echo(f"{metric} {100 * scores.metric:.2f} % on {scores.samples} samples, {runtime}")
+        say(f"{metric} {100 * scores.metric:.2f} % on {scores.samples} samples, {runtime}")
         if scores.nonfinite:
-            click.echo(f"{scores.nonfinite.words(scores.samples)}: these score nothing")
+            say(f"{scores.nonfinite.words(scores.samples)}: these score nothing")
 
 
 @click.command()
@@ -115,8 +115,8 @@ def compare(models: tuple[str, ...], json_file: Path | None, quiet: bool, **chos
     if not give_json(result.json(), json_file):
         out.print(comparison.models_table(result))
         for line in comparison.nonfinite_lines(result):
-            click.echo(line)
+            say(line)
         for step in result.steps:
-            click.echo(comparison.step_line(result, step))
+            say(comparison.step_line(result, step))
             if step.trace is not None:
                 out.print(comparison.layers_table(step.trace))

@@ -9,8 +9,8 @@ import click
 
 from hqp_onnx.cli.arguments import (
     DATA,
-    FILE,
     MULTIPLE_HELP,
+    OUT,
     Named,
     augment_option,
     branches_option,
@@ -26,7 +26,7 @@ from hqp_onnx.cli.arguments import (
     selection_options,
     target_option,
 )
-from hqp_onnx.cli.output import Display, give_json, out
+from hqp_onnx.cli.output import Display, give_json, out, say
 from hqp_onnx.cli.tables.optimization import budget_line, cost_lines, report_table
 from hqp_onnx.files import forbid_overlap
 from hqp_onnx.job.options import OBJECTIVES, PRECISIONS, Options
@@ -93,7 +93,7 @@ from hqp_onnx.steps import optimize as pipeline
 )
 @augment_option
 @click.option("--build", is_flag=True, help="Build a TensorRT engine of the result, and hold it to the budget too.")
-@click.option("-o", "--output", type=FILE, required=True, metavar="OUT", help="Folder for the models and the report.")
+@click.option("-o", "--output", type=OUT, required=True, metavar="OUT", help="Folder for the models and the report.")
 @json_option
 @quiet_option
 def optimize(quiet: bool, json_file: Path | None, **chosen: Any) -> None:
@@ -110,6 +110,6 @@ def optimize(quiet: bool, json_file: Path | None, **chosen: Any) -> None:
             *report.notes,
             f"Wrote {report.shipped}; {chosen['output'] / HTML} shows it",
         ):
-            click.echo(line)
+            say(line)
     if not report.budget_met:
         raise pipeline.budget_error(report)

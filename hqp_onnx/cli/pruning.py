@@ -10,8 +10,8 @@ import msgspec
 
 from hqp_onnx.cli.arguments import (
     DATA,
-    FILE,
     MULTIPLE_HELP,
+    OUT,
     Named,
     branches_option,
     gradient_options,
@@ -23,7 +23,7 @@ from hqp_onnx.cli.arguments import (
     refit_option,
     selection_options,
 )
-from hqp_onnx.cli.output import Display, give_json, out
+from hqp_onnx.cli.output import Display, give_json, out, say
 from hqp_onnx.cli.tables.units import inspect_table
 from hqp_onnx.ranking.saliencies import SALIENCIES, Scoring
 from hqp_onnx.steps.inspect import inspect_model
@@ -50,7 +50,7 @@ def inspect(model: Path, json_file: Path | None) -> None:
 @click.option("--saliency", type=Named(SALIENCIES), default="fisher", show_default=True)
 @gradient_options
 @preprocess_option
-@click.option("-o", "--output", type=FILE, required=True, help="scores.npz: filter/<weight> and unit.")
+@click.option("-o", "--output", type=OUT, required=True, help="scores.npz: filter/<weight> and unit.")
 @json_option
 @quiet_option
 def score(
@@ -67,7 +67,7 @@ def score(
         ranking = score_file(model, data, output, Scoring(**chosen), preprocess, display)
     filters = {name: len(values) for name, values in ranking.filters.items()}
     if not give_json({"output": str(output), "filters": filters, "units": len(ranking.units)}, json_file):
-        click.echo(f"{output}: {len(filters)} weights, {len(ranking.units)} units")
+        say(f"{output}: {len(filters)} weights, {len(ranking.units)} units")
 
 
 @click.command()
@@ -85,8 +85,8 @@ def score(
 @selection_options
 @click.option("--seed", type=int, default=0, show_default=True)
 @preprocess_option
-@click.option("--ledger", type=FILE, help="Write what was removed, as JSON.")
-@click.option("-o", "--output", type=FILE, required=True)
+@click.option("--ledger", type=OUT, help="Write what was removed, as JSON.")
+@click.option("-o", "--output", type=OUT, required=True)
 @json_option
 @quiet_option
 def prune(
@@ -105,6 +105,6 @@ def prune(
         pruned = prune_file(model, output, options, data=data, preprocess=preprocess, ledger=ledger, progress=display)
     summary = {"output": str(output), "removed": pruned.units, "prunable": pruned.prunable, "notes": list(pruned.notes)}
     if not give_json(summary, json_file):
-        click.echo(f"{output}: {pruned.units} of {pruned.prunable} prunable units removed")
+        say(f"{output}: {pruned.units} of {pruned.prunable} prunable units removed")
         for note in pruned.notes:
-            click.echo(note)
+            say(note)

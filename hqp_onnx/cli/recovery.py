@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from hqp_onnx.cli.arguments import DATA, FILE, augment_option, json_option, preprocess_option, quiet_option
-from hqp_onnx.cli.output import Display, give_json
+from hqp_onnx.cli.arguments import DATA, FILE, OUT, augment_option, json_option, preprocess_option, quiet_option
+from hqp_onnx.cli.output import Display, give_json, say
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.recovery.settings import LOSSES
 from hqp_onnx.steps.recover import recover_file
@@ -26,9 +26,9 @@ from hqp_onnx.steps.recover import recover_file
 @click.option("--loss", type=click.Choice(LOSSES), help="Of the outputs. Default: kl for a classifier, else mse.")
 @augment_option
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--checkpoint", type=FILE, help="Written after every epoch; the same command goes on from it.")
+@click.option("--checkpoint", type=OUT, help="Written after every epoch; the same command goes on from it.")
 @preprocess_option
-@click.option("-o", "--output", type=FILE, required=True)
+@click.option("-o", "--output", type=OUT, required=True)
 @json_option
 @quiet_option
 def recover(
@@ -59,5 +59,5 @@ def recover(
         )
     if not give_json({"output": str(output), "notes": list(notes)}, json_file):
         for note in notes:
-            click.echo(note)
-        click.echo(f"Wrote {output}")
+            say(note)
+        say(f"Wrote {output}")

@@ -205,8 +205,7 @@ def stored_bytes(path: Path) -> int:
 
 def require_file(path: Path) -> None:
     """Raise ``ModelError`` unless ``path`` is a file with content."""
-    if not path.is_file():
-        raise ModelError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}. Expected an .onnx model")
+    files.require_regular(path, "an .onnx model", ModelError)
     if path.stat().st_size == 0:
         raise ModelError(f"{path}: the file is empty. Expected an .onnx model")
 

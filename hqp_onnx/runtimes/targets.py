@@ -92,6 +92,12 @@ class Target:
     engines: bool = False
     reduced_range: bool = False
 
+    def __post_init__(self) -> None:
+        for method in ("open", "describe", "remarks"):
+            if not callable(getattr(self.runtime, method, None)):
+                kind = type(self.runtime).__name__
+                raise UsageError(f"target '{self.name}': its runtime is a {kind} without {method}()")
+
     @property
     def activation_type(self) -> np.dtype[Any]:
         """Numpy type of quantized activations."""

@@ -27,10 +27,11 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx.helper import make_node
 
+from hqp_onnx.archives import read_arrays
 from hqp_onnx.arrays import Array, FloatArray
 from hqp_onnx.data.dataset import Batch, Dataset
 from hqp_onnx.errors import DataError
-from hqp_onnx.files import read_arrays, write_arrays
+from hqp_onnx.files import write_arrays
 from hqp_onnx.graphs.nodes import operator, reads
 from hqp_onnx.graphs.weight_axes import CONVOLUTIONS, WEIGHTED, weight_axes
 from hqp_onnx.progress import StageProgress
