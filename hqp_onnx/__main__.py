@@ -1,5 +1,19 @@
-"""``python -m hqp_onnx`` is ``hqp``."""
+"""``hqp``, and ``python -m hqp_onnx``."""
 
-from hqp_onnx.cli import main
+from __future__ import annotations
 
-main()
+import sys
+
+
+def main() -> None:
+    """Load the command line and run it; Ctrl-C meanwhile is one line, too."""
+    try:
+        from hqp_onnx.cli import main as run
+    except KeyboardInterrupt:
+        sys.stderr.write("error: interrupted\n")
+        sys.exit(130)
+    run()
+
+
+if __name__ == "__main__":
+    main()

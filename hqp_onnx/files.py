@@ -2,7 +2,9 @@
 
 A file appears whole or not at all: it is written under an unpredictable name in the same folder, which must be new,
 is brought to the disk, and is renamed. Links, devices, pipes and folders are never replaced. What the system refuses
-(a full disk, a folder that vanished) is one ``FileError``; the old file stays, and no temporary one does.
+(a full disk, a folder that vanished) is one ``FileError``; the old file stays, and no temporary one does, unless the
+process is killed outright. A folder may have a ``Keeper``, which decides what is replaced there and learns what is
+written.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import combinations
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO, Protocol, TypeAlias
 
 import numpy as np
 
@@ -24,7 +26,37 @@ from hqp_onnx.arrays import Array
 from hqp_onnx.errors import DataError, FileError, HqpError, UsageError
 
 Names: TypeAlias = str | Path | Sequence[str | Path] | None
+TEMPORARY = ".hqp-*.tmp"  # what a killed process may leave
 _KINDS = ((stat.S_ISLNK, "a symbolic link"), (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"))
+
+
+class Keeper(Protocol):
+    """Of a folder that this program fills; see ``out_folder``."""
+
+    def admit(self, path: Path) -> None:
+        """Raise ``UsageError`` if the file ``path`` is there and may not be replaced."""
+
+    def record(self, path: Path, content: Path) -> None:
+        """``path`` is about to be a file with these contents."""
+
+
+_keepers: dict[Path, Keeper] = {}  # by folder: in this process what the folder's lock is among processes
+
+
+@contextmanager
+def kept_by(folder: Path, keeper: Keeper) -> Iterator[None]:
+    """Inside, ``keeper`` decides on all that this process writes in ``folder`` and in its folders."""
+    key = folder.resolve()
+    _keepers[key] = keeper
+    try:
+        yield
+    finally:
+        del _keepers[key]
+
+
+def _keeper(path: Path) -> Keeper | None:
+    folder = path.parent.resolve() if _keepers else path
+    return next((_keepers[above] for above in (folder, *folder.parents) if above in _keepers), None)
 
 
 def sha256(path: Path) -> str:
@@ -50,19 +82,24 @@ def json_text(value: object) -> str:
     return json.dumps(value, indent=1) + "\n"
 
 
+def read_bytes(path: Path) -> bytes:
+    """What a regular file holds; ``FileError`` where it cannot be read."""
+    if path.exists() and not path.is_dir():
+        require_regular(path, "a file", FileError)
+    with _failures(path, "read"):
+        return path.read_bytes()
+
+
 def read_text(path: Path) -> str:
     """The text in a UTF-8 file.
 
     Raises:
         FileError: it cannot be read, or is not text.
     """
-    if path.exists() and not path.is_dir():
-        require_regular(path, "a text file", FileError)
-    with _failures(path, "read"):
-        try:
-            return path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as e:
-            raise FileError(f"{path}: is not text ({e.reason} at byte {e.start})") from e
+    try:
+        return read_bytes(path).decode()
+    except UnicodeDecodeError as e:
+        raise FileError(f"{path}: is not text ({e.reason} at byte {e.start})") from e
 
 
 def require_regular(path: Path, expected: str, error: type[HqpError] = DataError) -> None:
@@ -98,13 +135,18 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     require_replaceable(path)
     if not path.parent.is_dir():
         raise UsageError(f"{path}: there is no folder {path.parent}. Make it first, or name another file")
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    temporary = path.with_name(TEMPORARY.replace("*", secrets.token_hex(8)))
+    keeper = _keeper(path)
     with _failures(path, "written"):
+        if keeper is not None:
+            keeper.admit(path)
         try:
             with temporary.open("xb") as stream:
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
+            if keeper is not None:
+                keeper.record(path, temporary)
             temporary.replace(path)
         finally:
             with suppress(OSError):  # renamed already, or gone with its folder
@@ -144,7 +186,11 @@ def append_line(path: Path, line: str) -> None:
 def move(source: Path, target: Path) -> None:
     """Rename a file within a file system; errors as for ``replacing``."""
     require_replaceable(target)
+    keeper = _keeper(target)
     with _failures(target, "written"):
+        if keeper is not None:
+            keeper.admit(target)
+            keeper.record(target, source)
         source.replace(target)
 
 

@@ -67,7 +67,8 @@ def open_model(source: ModelSource, threads: int = 0, target_name: str = "onnxru
     """
     path, proto = read_model(source)
     try:
-        session = open_runner(proto if path is IN_MEMORY else path, target_named(target_name), threads=threads)
+        stored = path is not IN_MEMORY and not model_io.is_linked(path)
+        session = open_runner(path if stored else proto, target_named(target_name), threads=threads)
         canonical, shapes = canonicalize_with_shapes(model_io.to_graph(proto))
     except (ModelError, LimitError) as e:
         raise type(e)(f"{path}: {e.template}") from e
@@ -108,6 +109,8 @@ def open_session(source: ModelSource, target_name: str = "onnxruntime", threads:
     if isinstance(model, Path):
         model_io.require_bounded(model)
     try:
+        if isinstance(model, Path) and model_io.is_linked(model):
+            return open_runner(model_io.load(model, quantized=True), target, threads=threads)
         return open_runner(model, target, threads=threads)
     except ModelError as e:
         raise ModelError(f"{name_of(source)}: {e}") from e

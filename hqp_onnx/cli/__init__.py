@@ -1,7 +1,7 @@
 """The command line. Errors are one line on stderr; HQP_DEBUG=1 shows the traceback of any.
 
 Exit codes: 0 done; 1 a fault of hqp itself; 2 bad usage or input, something that the system refuses, code of the user's
-that fails; 3 a missed budget; 130 interrupted.
+that fails; 3 a missed budget; 130 interrupted (143, 129: by SIGTERM, SIGHUP).
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ import click
 from hqp_onnx.boundary import boundary, fault
 from hqp_onnx.cli import config, environment, measurement, optimization, pruning, quantization, recovery, reporting
 from hqp_onnx.cli.arguments import FILE
+from hqp_onnx.cli.interruption import INTERRUPTED, Ended, end_by_exception, words
 from hqp_onnx.cli.output import begin, drop, finish, say
 from hqp_onnx.errors import HqpError
 from hqp_onnx.version import __version__
 
 __all__ = ["cli", "main"]
 
-FAULT, INTERRUPTED = 1, 130
+FAULT = 1
 
 
 def main() -> None:
     """Entry point of ``hqp``."""
+    end_by_exception()
     try:
         with boundary():
             begin()
@@ -37,12 +39,19 @@ def main() -> None:
     except click.ClickException as e:
         code = _fail(e.format_message(), e.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        code = _fail("interrupted; `hqp optimize --resume` with the same options goes on from here", INTERRUPTED)
+        code = _interrupted(INTERRUPTED)
+    except Ended as e:
+        code = _interrupted(e.code)
     except SystemExit:  # which is how click ends where a pipe is closed; one in a user's code is a PluginError
         code = _fail("stdout cannot be written: Broken pipe", HqpError.exit_code)
     except Exception as e:  # noqa: BLE001 - whatever the boundary does not know is a fault of this package
         code = _fail(fault(e), FAULT)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _interrupted(code: int) -> int:
+    command = next((word for word in sys.argv[1:] if word in cli.commands), None)
+    return _fail(words(sys.argv[1:], command), code)
 
 
 def _option(argument: str) -> str:

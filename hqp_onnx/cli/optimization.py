@@ -29,6 +29,7 @@ from hqp_onnx.cli.arguments import (
 )
 from hqp_onnx.cli.output import Display, give_json, out, say
 from hqp_onnx.cli.tables.optimization import budget_line, cost_lines, report_table
+from hqp_onnx.files import forbid_overlap
 from hqp_onnx.job.options import OBJECTIVES, PRECISIONS, Options
 from hqp_onnx.job.search import SEARCHES
 from hqp_onnx.ranking.saliencies import SALIENCIES
@@ -87,6 +88,7 @@ from hqp_onnx.steps import optimize as pipeline
 @click.option("--threads", type=click.IntRange(0), default=0, help="Threads of the runtime; 0 lets it choose.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random saliency and of draws.")
 @click.option("--resume", is_flag=True, help="Go on with what OUT holds.")
+@click.option("--force", is_flag=True, help="Replace the results of another model in OUT.")
 @click.option(
     "--recover", type=int, default=0, metavar="EPOCHS", help="Also train pruned models towards MODEL, without labels."
 )
@@ -98,6 +100,8 @@ from hqp_onnx.steps import optimize as pipeline
 @quiet_option
 def optimize(quiet: bool, json_file: Path | None, **chosen: Any) -> None:
     """Prune and quantize MODEL as far as the budget allows."""
+    if json_file is not None and str(json_file) != "-":
+        forbid_overlap({"output": pipeline.outputs(chosen["output"]), "json_file": json_file}, {})
     with Display(quiet) as display:
         report = pipeline.optimize(Options(**chosen), display)
     if not give_json(report.json(), json_file):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +16,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from hqp_onnx.archives import read_arrays
 from hqp_onnx.arrays import Array
 from hqp_onnx.data.dataset import Batch
 from hqp_onnx.errors import DataError
@@ -87,9 +87,9 @@ class RunningSums:
         if self._path is None or not self._path.exists():
             return
         try:
-            with np.load(self._path) as stored:
-                if str(stored["key"]) == self._key:
-                    self.sums = {name: stored[f"sum/{name}"] for name in self.sums}
-                    self.done = int(stored["done"])
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as e:
+            stored = read_arrays(self._path)
+            if str(stored["key"]) == self._key:
+                self.sums = {name: stored[f"sum/{name}"] for name in self.sums}
+                self.done = int(stored["done"])
+        except (DataError, KeyError, TypeError, ValueError) as e:
             raise DataError(f"{self._path}: not a checkpoint of saliency scores ({e}): remove it") from e

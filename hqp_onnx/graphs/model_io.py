@@ -19,7 +19,7 @@ from hqp_onnx.errors import ModelError
 from hqp_onnx.graphs.nodes import opset
 from hqp_onnx.graphs.origin import CarryingGraph, Origin, carrying
 from hqp_onnx.limits import MOST_NODES
-from hqp_onnx.runtimes.external_data import weight_bytes, write_apart
+from hqp_onnx.runtimes.external_data import read_apart, weight_bytes, without_weights, write_apart
 
 OLDEST_OPSET = 11
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
@@ -91,7 +91,12 @@ def save(model: onnx.ModelProto | gs.Graph, path: Path) -> None:
     else:
         names = (f"{path.name}{number}.data" for number in chain([""], (f".{n}" for n in count(1))))
         data = next(path.with_name(name) for name in names if not os.path.lexists(path.with_name(name)))
-        write_apart(proto, path, data)
+        try:
+            write_apart(proto, path, data)
+        except BaseException:
+            if data not in parts(path):  # the model that reads them was not written
+                data.unlink(missing_ok=True)
+            raise
     for data in earlier:
         if re.fullmatch(re.escape(path.name) + r"(\.\d+)?\.data", data.name):
             data.unlink(missing_ok=True)
@@ -105,6 +110,11 @@ def parts(path: Path) -> list[Path]:
         return [path]
     entries = (entry for tensor in model.graph.initializer for entry in tensor.external_data)
     return [path, *(path.parent / name for name in {e.value: None for e in entries if e.key == "location"})]
+
+
+def is_linked(path: Path) -> bool:
+    """Whether external data of a model are links, which not every runtime follows."""
+    return any(part.is_symlink() for part in parts(path)[1:])
 
 
 def to_proto(model: onnx.ModelProto | gs.Graph) -> onnx.ModelProto:
@@ -244,7 +254,7 @@ def _parse(path: Path) -> onnx.ModelProto:
     except (DecodeError, ValueError, UnicodeDecodeError) as e:
         raise ModelError(f"{path}: not an ONNX model, or truncated (protobuf cannot parse it). Export it again") from e
     try:
-        onnx.load_external_data_for_model(model, str(path.parent))
+        read_apart(model, path)
     except (onnx.checker.ValidationError, OSError, ValueError, RuntimeError, AttributeError) as e:  # onnx's own, in C++
         raise ModelError(
             f"{path}: external data cannot be read ({_one_line(e)}). Keep the data files beside the model"
@@ -266,7 +276,7 @@ def _check(path: Path, model: onnx.ModelProto) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            onnx.checker.check_model(str(path) if weight_bytes(model) >= _EXTERNAL_FROM and path.is_file() else model)
+            onnx.checker.check_model(without_weights(model) if weight_bytes(model) >= _EXTERNAL_FROM else model)
     except (onnx.checker.ValidationError, ValueError) as e:
         raise ModelError(f"{path}: not a valid ONNX model: {_one_line(e)}") from e
 

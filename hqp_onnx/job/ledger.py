@@ -1,24 +1,33 @@
 """What an optimization has paid for: one JSON line per trial, flushed as it happens, read back to resume.
 
-The first line of ``ledger.jsonl`` holds the settings that decide every result. A line that was cut off by the
-end of the process is dropped. Larger results (scores, moments, calibrations) are files in ``.cache`` beside it.
+The first line of ``ledger.jsonl`` holds the settings that decide every result. Every line has a digest of its content
+and of these settings: one that was cut off, damaged, edited or copied from elsewhere is dropped, and what it said is
+found again. Larger results (scores, moments, calibrations) are files in ``.cache`` beside it, which ``out_folder``
+holds to their digests in the same way.
+
+Digests find accidents and careless edits. Who makes new ones can still make the search end elsewhere, but not make a
+model ship that is outside the budget: what ships is judged once more, as it was written.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import shutil
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
+
 from hqp_onnx.errors import UsageError
-from hqp_onnx.files import append_line, make_folder, read_text, write_text
+from hqp_onnx.files import append_line, read_bytes, read_text, write_text
+from hqp_onnx.out_folder import LEDGER, OutFolder
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +74,7 @@ class Ledger:
     """Trials and stage times of one output folder.
 
     Args:
-        folder: created if it does not exist.
+        out: the folder, opened.
         settings: what decides the results, as JSON values.
         resume: keep what the folder holds; otherwise start anew.
 
@@ -73,23 +82,20 @@ class Ledger:
         UsageError: the folder to resume was made with other settings.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], resume: bool) -> None:
-        self.path = folder / "ledger.jsonl"
-        self.cache = folder / ".cache"
+    def __init__(self, out: OutFolder, settings: Mapping[str, Any], resume: bool) -> None:
+        self.out, self.path, self.cache = out, out.folder / LEDGER, out.state
         self.trials: dict[str, Trial] = {}
         self.seconds: dict[str, float] = {}
-        lines = self._read() if resume else []
-        if lines:
-            self._check(lines[0].get("settings", {}), settings)
-        else:
-            shutil.rmtree(self.cache, ignore_errors=True)
-        make_folder(self.cache)
-        for line in lines[1:]:
+        self._job = _digest("", settings)
+        lines = self._read(settings) if resume else []
+        out.begin(self._job, resume)
+        for line in lines:
             if "trial" in line:
-                trial = Trial(**line["trial"])
+                trial = msgspec.convert(line["trial"], Trial)
                 self.trials[trial.key] = trial
             self.seconds.update(line.get("seconds", {}))
-        self._rewrite([{"settings": dict(settings)}, *lines[1:]])
+        first = _line("", {"settings": dict(settings)})
+        write_text(self.path, "".join(f"{line}\n" for line in (first, *(_line(self._job, line) for line in lines))))
 
     def add(self, trial: Trial) -> None:
         """Record a trial."""
@@ -121,14 +127,41 @@ class Ledger:
                 "Give the same options and data, or leave out {--resume} to start anew"
             )
 
-    def _read(self) -> list[dict[str, Any]]:
+    def _read(self, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What the lines say that are whole and of this job; errors as for ``__init__``."""
         if not self.path.is_file():
             return []
-        *whole, _cut_off = read_text(self.path).split("\n")  # empty, unless the process ended while it wrote a line
-        return [json.loads(line) for line in whole]
+        first, *rest = read_bytes(self.path).split(b"\n")
+        earlier = _content("", first)
+        if earlier is not None:
+            self._check(earlier.get("settings", {}), settings)
+        whole = rest[:-1]  # the last is empty, unless the process ended while it wrote a line
+        lines = [line for line in (_content(self._job, text) for text in whole) if line is not None]
+        if lost := len(whole) - len(lines) + (earlier is None and bool(rest)):
+            log.warning("%s: %d damaged lines are dropped, and what they said is measured again", self.path, lost)
+        return lines
 
-    def _rewrite(self, lines: list[dict[str, Any]]) -> None:
-        write_text(self.path, "".join(json.dumps(line) + "\n" for line in lines))
+    def _append(self, content: Mapping[str, Any]) -> None:
+        append_line(self.path, _line(self._job, content))
 
-    def _append(self, line: Mapping[str, Any]) -> None:
-        append_line(self.path, json.dumps(line))
+
+def _digest(job: str, content: Mapping[str, Any]) -> str:
+    """Of a line's content and its job."""
+    text = json.dumps([job, content], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _line(job: str, content: Mapping[str, Any]) -> str:
+    return json.dumps({**content, "digest": _digest(job, content)})
+
+
+def _content(job: str, text: bytes) -> dict[str, Any] | None:
+    """What a line says; None if it is not one that this job wrote."""
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(line, dict):
+        return None
+    digest = line.pop("digest", None)
+    return line if digest == _digest(job, line) else None

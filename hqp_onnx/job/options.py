@@ -63,6 +63,7 @@ class Options:
         threads: of the runtime; 0 lets it choose.
         seed: of the random saliency, of draws and of recovery.
         resume: continue from what ``output`` holds.
+        force: replace the results of another model in ``output``; files of someone else stay in any case.
         build: also build a TensorRT engine of the result, and hold it to the budget.
         recover: epochs of training of pruned models towards the original, without labels; 0 trains none.
         augment: some of flip and crop, for images that may be varied so in training.
@@ -102,6 +103,7 @@ class Options:
     threads: int = 0
     seed: int = 0
     resume: bool = False
+    force: bool = False
     build: bool = False
     recover: int = 0
     augment: tuple[str, ...] = ()

@@ -31,7 +31,8 @@ from hqp_onnx.runtimes.session import Runner
 NOISE = 0.02  # of a ratio of latencies
 _FILE_NAMES = {Precision.FP32: "pruned.onnx", Precision.FP16: "fp16.onnx", Precision.INT8: "int8.onnx"}
 _FILES = (*_FILE_NAMES.values(), LEDGER)
-_OPTIONAL = (PRUNED_LEDGER, "int8.onnx", "fp16.onnx", *(f"recovered/{name}" for name in _FILES))
+OUTPUTS = (*_FILES, PRUNED_LEDGER, *(f"recovered/{name}" for name in _FILES))
+"""What may be written, relative to OUT."""
 
 _Written = dict[str, tuple[Candidate, Path]]
 """By row."""
@@ -41,10 +42,9 @@ def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[R
     """Write the models, measure what was written; the report, and its models by row."""
     options = setup.options
     written = _to_write(setup, ledger, result)
-    for earlier in {options.folder / name for name in _OPTIONAL} - {file for _, file in written.values()}:
-        earlier.unlink(missing_ok=True)
+    ledger.out.keep_only([file for _, file in written.values()])
     models = _write_models(setup, result, written)
-    _write_ledgers(setup, result, written, models)
+    _write_ledgers(setup, ledger, result, written, models)
     rows = make_rows(models, setup.sample)
     plan, ranked = result.best.plan, result.evidence.ranking.units
     measured: dict[str, Any] = {**rows, **vars(describe(setup.model, setup.channels, plan, ranked, setup.sample))}
@@ -104,15 +104,20 @@ def _write_models(setup: Setup, result: SearchResult, written: _Written) -> dict
     return {name: models[name] for name in TITLES if name in models}
 
 
-def _write_ledgers(setup: Setup, result: SearchResult, written: _Written, models: Mapping[str, Measured]) -> None:
+def _write_ledgers(
+    setup: Setup, ledger: Ledger, result: SearchResult, written: _Written, models: Mapping[str, Measured]
+) -> None:
     """Write the ledgers of models that repeat the verdict of their trial."""
     for name in ("hqp", "recovered"):
         if name not in models:
             continue
         candidate, file = written.get(name, written["pruned"])
         if not result.judge.budget.admits(models[name].val):
-            metric = models[name].val.metric
-            raise BudgetError(f"{file}: {metric:.4f} on {setup.data['val'].source.name} does not repeat its trial")
+            ledger.out.keep_only(())
+            raise BudgetError(
+                f"{file}: {models[name].val.metric:.4f} on {setup.data['val'].source.name} does not repeat its trial, "
+                "so it was removed. Leave out {--resume} to start anew"
+            )
         _write_ledger(setup, candidate.plan, file.with_name(LEDGER))
         if name == "hqp" and plan_key(candidate.plan) != plan_key(result.pruned.plan):
             _write_ledger(setup, result.pruned.plan, file.with_name(PRUNED_LEDGER))

@@ -11,10 +11,11 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from hqp_onnx.archives import read_arrays
 from hqp_onnx.arrays import FloatArray
 from hqp_onnx.channels.channel_map import ChannelMap
 from hqp_onnx.data.dataset import Dataset
-from hqp_onnx.errors import ModelError, UsageError
+from hqp_onnx.errors import DataError, ModelError, UsageError
 from hqp_onnx.files import make_folder, write_arrays
 from hqp_onnx.graphs import model_io
 from hqp_onnx.ranking.saliencies import Execution, FilterScores, Samples, Scoring
@@ -38,10 +39,12 @@ class Ranking:
 
     @classmethod
     def load(cls, path: Path) -> Ranking:
-        """What ``save`` wrote."""
-        with np.load(path) as arrays:
-            filters = {name.removeprefix("filter/"): arrays[name] for name in arrays.files if name != "unit"}
-            return cls(filters, arrays["unit"])
+        """What ``save`` wrote; ``DataError`` where the file is damaged or another."""
+        arrays = read_arrays(path)
+        if "unit" not in arrays:
+            raise DataError(f"{path}: not a file of scores: 'unit' is missing")
+        units = arrays.pop("unit")
+        return cls({name.removeprefix("filter/"): values for name, values in arrays.items()}, units)
 
 
 def rank(

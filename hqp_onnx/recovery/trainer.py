@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from hqp_onnx.archives import read_arrays
 from hqp_onnx.arrays import Array, Float32Array, IntArray
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.errors import DataError
@@ -181,11 +181,11 @@ class Trainer:
         if path is None or not path.is_file():
             return None
         try:
-            with np.load(path) as x:
-                if str(x["key"]) != key:
-                    return None
-                return _State(x["weights"], Adam(x["m"], x["v"], int(x["step"])), x["best"], x["losses"].tolist())
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
+            x = read_arrays(path)
+            if str(x["key"]) != key:
+                return None
+            return _State(x["weights"], Adam(x["m"], x["v"], int(x["step"])), x["best"], x["losses"].tolist())
+        except (DataError, KeyError, TypeError, ValueError) as e:
             raise DataError(f"{path}: not a checkpoint of a recovery ({e}): remove it") from e
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hqp_onnx.files import json_text, write_text
 from hqp_onnx.job.results import Report
+from hqp_onnx.out_folder import revised
 from hqp_onnx.report.reading import JSON, read_report
 
 HTML = "report.html"
@@ -23,7 +24,9 @@ def rewrite_html(folder: Path) -> Path:
     Raises:
         DataError: see ``read_report``; or the model that ships is not there.
     """
-    _write_page(read_report(folder), folder)
+    report = read_report(folder)
+    with revised(folder):
+        _write_page(report, folder)
     return folder / HTML
 
 

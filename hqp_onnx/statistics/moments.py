@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import logging
 import math
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +27,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx.helper import make_node
 
+from hqp_onnx.archives import read_arrays
 from hqp_onnx.arrays import Array, FloatArray
 from hqp_onnx.data.dataset import Batch, Dataset
 from hqp_onnx.errors import DataError
@@ -369,10 +369,9 @@ def load_moments(path: Path) -> dict[str, Moments]:
         DataError: missing or damaged file.
     """
     try:
-        with path.open("rb") as stream:
-            stored = np.load(stream, allow_pickle=False)
-            counts = stored["counts"].tolist()
-            distinct = [Moments(stored[f"gram/{n}"], stored[f"mean/{n}"], count) for n, count in enumerate(counts)]
-            return {str(name): distinct[n] for name, n in zip(stored["weights"], stored["index"], strict=True)}
-    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as e:
+        stored = read_arrays(path)
+        counts = stored["counts"].tolist()
+        distinct = [Moments(stored[f"gram/{n}"], stored[f"mean/{n}"], count) for n, count in enumerate(counts)]
+        return {str(name): distinct[n] for name, n in zip(stored["weights"], stored["index"], strict=True)}
+    except (DataError, ValueError, KeyError, IndexError, TypeError) as e:
         raise DataError(f"{path}: not a file of moments ({type(e).__name__}): delete it and measure again") from e

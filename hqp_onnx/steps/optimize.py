@@ -8,18 +8,25 @@ resumes to the same model.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from hqp_onnx.boundary import public
-from hqp_onnx.errors import BudgetError
+from hqp_onnx.errors import BudgetError, UsageError
+from hqp_onnx.files import forbid_overlap
 from hqp_onnx.job.ledger import Ledger
 from hqp_onnx.job.options import Options
-from hqp_onnx.job.outcome import write_outcome
+from hqp_onnx.job.outcome import OUTPUTS, write_outcome
 from hqp_onnx.job.results import Report
 from hqp_onnx.job.run import run
-from hqp_onnx.job.settings import settings_of
+from hqp_onnx.job.settings import inputs_of, owner, settings_of
 from hqp_onnx.job.setup import open_setup
+from hqp_onnx.out_folder import LEDGER, LOCK, MANIFEST, OutFolder
 from hqp_onnx.progress import Progress, silent
-from hqp_onnx.report.writing import write_report
-from hqp_onnx.steps.ship_engine import add_engine, remove_engine, require_engine
+from hqp_onnx.report.reading import JSON
+from hqp_onnx.report.writing import HTML, write_report
+from hqp_onnx.steps.ship_engine import ENGINE_FILES, add_engine, require_engine
+
+_NAMES = (*OUTPUTS, LEDGER, JSON, HTML, *ENGINE_FILES)
 
 
 @public
@@ -32,20 +39,38 @@ def optimize(options: Options, progress: Progress = silent) -> Report:
     ``options.build`` adds model.engine, see ``ship_engine``.
 
     Raises:
-        HqpError: bad input.
+        HqpError: bad input; or OUT holds what is not of this job, see ``out_folder``.
     """
     if options.build:
         require_engine(options)
+    out = _out(options)
     setup = open_setup(options, progress)
-    ledger = Ledger(options.folder, settings_of(setup), options.resume)
-    result = run(setup, ledger)
-    remove_engine(options.folder)
-    report, models = write_outcome(setup, ledger, result)
-    write_report(report, options.folder)
-    if options.build:
-        report = add_engine(setup, ledger, result, report, models)  # which holds good without it
+    with out.opened():
+        ledger = Ledger(out, settings_of(setup), options.resume)
+        result = run(setup, ledger)
+        report, models = write_outcome(setup, ledger, result)
         write_report(report, options.folder)
+        if options.build:
+            report = add_engine(setup, ledger, result, report, models)  # which holds good without it
+            write_report(report, options.folder)
     return report
+
+
+def outputs(folder: Path) -> list[Path]:
+    """Every file that may be written in OUT, beside working state."""
+    return [folder / name for name in (*_NAMES, MANIFEST, LOCK)]
+
+
+def _out(options: Options) -> OutFolder:
+    """The folder to write, checked."""
+    out = OutFolder(options.folder, *owner(options.model), _NAMES, options.force)
+    inputs, folder = inputs_of(options), options.folder.resolve()
+    forbid_overlap({"output": outputs(options.folder)}, inputs)
+    for words, source in inputs.items():
+        if isinstance(source, (str, Path)) and Path(source).resolve() in (folder, *folder.parents):
+            raise UsageError(f"{{--output}} {options.folder} lies in {words}, a folder: choose another")
+    out.check()
+    return out
 
 
 def budget_error(report: Report) -> BudgetError:

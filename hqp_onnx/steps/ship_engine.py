@@ -29,7 +29,7 @@ from hqp_onnx.runtimes.session import Runner
 from hqp_onnx.steps.build import build_file, require_build
 
 ENGINE = "model.engine"
-_FILES = (ENGINE, f"{ENGINE}.json")
+ENGINE_FILES = (ENGINE, f"{ENGINE}.json")
 _FLOATS = ("fp16", "fp32")
 
 
@@ -41,12 +41,6 @@ def require_engine(options: Options) -> None:
         UsageError: the device has no INT8, or this TensorRT is too old.
     """
     require_build(options.precision if options.precision in _FLOATS else None)
-
-
-def remove_engine(folder: Path) -> None:
-    """Remove the engine of an earlier run."""
-    for name in _FILES:
-        (folder / name).unlink(missing_ok=True)
 
 
 def add_engine(
@@ -84,7 +78,7 @@ def _with_engine(
     if not row.admitted:
         outside = f"the engine is outside the budget, so {report.shipped} ships; it stays in {path}"
         return replace(report, engine=row, budget_met=False, notes=(*notes, outside))
-    for name in _FILES:
+    for name in ENGINE_FILES:
         move(path.with_name(name), setup.options.folder / name)
     spent = budget.spent(report.budget_spent["pruning"], val)
     return replace(report, engine=row, shipped=str(setup.options.folder / ENGINE), budget_spent=spent, notes=notes)

@@ -92,6 +92,10 @@ def test_outputs_are_not_each_other(
         ("quantize", "model.onnx", "--data", "data.npz", "--calibration-out", ".", "-o", "calibration.json"),
         ("score", "model.onnx", *OUTPUT, "--json", "./new"),
         ("build", "model.onnx", "--for", "10.3.0", "-o", "new", "--timing-cache", "new.json"),
+        *(
+            ("optimize", "model.onnx", "--calib", "data.npz", "--val", "data.npz", "-o", "new", "--json", f"new/{name}")
+            for name in ("report.json", "../new/int8.onnx", ".hqp.jsonl", "ledger.jsonl")
+        ),
     ):
         assert hqp(monkeypatch, *words) == 2
         assert capfd.readouterr().err.endswith("too: choose another file\n")

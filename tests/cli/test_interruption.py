@@ -1,0 +1,69 @@
+"""A command that is asked to end does so in one line, which names the command that goes on."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from small_model import small_data, small_model
+
+from hqp_onnx.cli import interruption
+
+DATA = ("--calib", "data.npz", "--val", "data.npz")
+
+
+def started(folder: Path, *words: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "hqp_onnx", *words],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_the_command_that_is_named_goes_on(number: signal.Signals, tmp_path: Path) -> None:
+    onnx.save(small_model(), tmp_path / "a model.onnx")
+    np.savez(tmp_path / "data.npz", **small_data(200))
+    command = started(tmp_path, "optimize", "a model.onnx", *DATA, "--precision", "fp32", "-o", "out")
+    assert command.stderr is not None
+    for line in command.stderr:
+        if "saliency" in line:
+            break
+    command.send_signal(number)
+    _, errors = command.communicate()
+    assert command.returncode == 128 + number
+    line = errors.strip().splitlines()[-1]
+    assert line.startswith("error: interrupted; `hqp optimize 'a model.onnx'") and "Traceback" not in errors
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert list((tmp_path / "out" / ".cache").iterdir())
+    again = started(tmp_path, *shlex.split(line.split("`")[1])[1:])
+    _, errors = again.communicate()
+    assert again.returncode == 0, errors
+    assert "fisher saliency: " not in errors and (tmp_path / "out" / "pruned.onnx").is_file()
+
+
+def test_what_is_said_of_each_command() -> None:
+    assert interruption.words(["prune", "m.onnx"], "prune") == "interrupted"
+    assert interruption.words(["recover", "m.onnx"], "recover") == "interrupted"
+    for words in (["recover", "--checkpoint", "a b"], ["recover", "--checkpoint=a b"]):
+        assert f"`hqp {shlex.join(words)}` goes on" in interruption.words(words, "recover")
+    assert "--resume --resume" not in interruption.words(["optimize", "--resume"], "optimize")
+
+
+def test_signals_that_are_ignored_stay_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_to: list[int] = []
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_IGN)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: set_to.append(number))
+    interruption.end_by_exception()
+    assert not set_to
