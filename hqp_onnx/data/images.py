@@ -28,6 +28,7 @@ from hqp_onnx.files import read_text, require_regular
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 LARGEST = 1 << 26  # pixels, 8192 x 8192
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+_HUGE = 1e30  # of a number that pixels are computed with; NaN is not below it
 _CHANNELS = {"RGB": 3, "BGR": 3, "L": 1}
 
 
@@ -131,11 +132,11 @@ def _require(key: str, value: object, good: bool, expected: str) -> None:
 
 
 def _pixels(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LARGEST
 
 
 def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _HUGE
 
 
 def _in_8_bits(image: Image.Image) -> Image.Image:
