@@ -27,7 +27,7 @@ unit: .venv/installed
 # make test-lowest LOWEST=tests runs everything.
 LOWEST ?= tests/test_api.py tests/test_boundary.py tests/test_limits.py tests/cli/test_habits.py tests/data tests/graphs \
     tests/runtimes tests/statistics tests/passes/test_convert_fp16.py tests/passes/test_insert_qdq.py \
-    tests/passes/test_quantize.py tests/passes/test_prune_channels.py tests/gradients/test_rules.py
+    tests/passes/test_prune_channels.py tests/gradients/test_rules.py tests/cli/test_outputs.py
 
 test-lowest: .venv-lowest/installed
 	.venv-lowest/bin/python -m pytest --numprocesses auto --dist loadfile --ignore tests/test_house.py $(LOWEST)

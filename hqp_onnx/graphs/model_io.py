@@ -11,7 +11,8 @@ from pathlib import Path
 
 import onnx
 import onnx_graphsurgeon as gs
-from google.protobuf.message import DecodeError
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
 from onnx import inliner
 
 from hqp_onnx import files
@@ -50,6 +51,7 @@ def load(path: Path, quantized: bool = False) -> onnx.ModelProto:
 
 def check(model: onnx.ModelProto, path: Path, quantized: bool = False) -> None:
     """Raise ``ModelError`` unless ``model``, called ``path``, is whole, valid, of a known opset, and float as asked."""
+    _check_names(path, model)
     if not model.HasField("graph") or not model.opset_import:
         raise ModelError(f"{path}: not an ONNX model. Expected a file written by an ONNX exporter")
     if not model.graph.node:
@@ -106,10 +108,10 @@ def parts(path: Path) -> list[Path]:
     """The files of a model: ``path``, and those of its external data; ``path`` alone where it is not a model."""
     try:
         model = onnx.load(path, load_external_data=False) if path.is_file() else onnx.ModelProto()
-    except (DecodeError, ValueError, OSError):
+        entries = [entry for tensor in model.graph.initializer for entry in tensor.external_data]
+        return [path, *(path.parent / name for name in {e.value: None for e in entries if e.key == "location"})]
+    except (DecodeError, ValueError, TypeError, OSError):
         return [path]
-    entries = (entry for tensor in model.graph.initializer for entry in tensor.external_data)
-    return [path, *(path.parent / name for name in {e.value: None for e in entries if e.key == "location"})]
 
 
 def is_linked(path: Path) -> bool:
@@ -214,13 +216,28 @@ def require_file(path: Path) -> None:
 
 
 def require_bounded(path: Path) -> None:
-    """Raise ``ModelError`` unless ``path`` is a file whose functions, if it is a model, can be inlined."""
+    """Raise ``ModelError`` unless ``path`` is a file whose names and functions, if it is a model, can be read."""
     require_file(path)
     try:
         model = onnx.load(path, load_external_data=False)
     except (DecodeError, ValueError, OSError):  # which a runtime explains
         return
+    _check_names(path, model)
     _check_functions(path, model)
+
+
+def _check_names(path: Path, model: onnx.ModelProto) -> None:
+    """Raise ``ModelError`` for a name that is no text: protobuf gives it as bytes, or raises, when it is read."""
+    left: list[Message] = [model]
+    try:
+        while left:
+            for field, value in left.pop().ListFields():
+                if field.type == FieldDescriptor.TYPE_MESSAGE:
+                    left.extend([value] if isinstance(value, Message) else value)
+                elif field.type == FieldDescriptor.TYPE_STRING:
+                    "".join([value] if isinstance(value, bytes) else value)
+    except (UnicodeDecodeError, TypeError) as e:
+        raise ModelError(f"{path}: holds a name that is not UTF-8. Export it again") from e
 
 
 def _check_functions(path: Path, model: onnx.ModelProto) -> None:
@@ -253,6 +270,7 @@ def _parse(path: Path) -> onnx.ModelProto:
         model = onnx.load(path, load_external_data=False)
     except (DecodeError, ValueError, UnicodeDecodeError) as e:
         raise ModelError(f"{path}: not an ONNX model, or truncated (protobuf cannot parse it). Export it again") from e
+    _check_names(path, model)
     try:
         read_apart(model, path)
     except (onnx.checker.ValidationError, OSError, ValueError, RuntimeError, AttributeError) as e:  # onnx's own, in C++

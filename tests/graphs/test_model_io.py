@@ -12,11 +12,23 @@ import onnx
 import pytest
 from conftest import BUNDLED, MODELS
 from oracle import run
+from small_model import small_model
 
 from hqp_onnx.errors import FileError, ModelError
 from hqp_onnx.graphs import model_io
+from hqp_onnx.model import open_model, open_session
 
 IMAGES = {"input": np.load(MODELS / "fashion_mnist_test.npz")["input"][:2].astype(np.float32)}
+
+
+@pytest.mark.parametrize("name", [b"w1", b"input", b"half"])
+def test_names_that_are_no_text_are_one_line(name: bytes, tmp_path: Path) -> None:
+    content = small_model().SerializeToString().replace(name, b"\xff" * len(name))
+    (tmp_path / "m.onnx").write_bytes(content)
+    for opens in (open_model, open_session):
+        with pytest.raises(ModelError, match=r"m\.onnx: .*(not UTF-8|cannot parse)"):
+            opens(tmp_path / "m.onnx")
+    assert model_io.parts(tmp_path / "m.onnx") == [tmp_path / "m.onnx"]
 
 
 @pytest.mark.parametrize("name", BUNDLED)
