@@ -244,7 +244,7 @@ def change_tensor(model: onnx.ModelProto, dice: random.Random) -> None:
 
 def change_values(model: onnx.ModelProto, dice: random.Random) -> None:
     tensor = _tensor(model, dice)
-    if tensor.data_type != onnx.TensorProto.FLOAT or not tensor.raw_data:
+    if tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.raw_data) % 4 or not tensor.raw_data:
         return
     values = np.frombuffer(tensor.raw_data, np.float32).copy()
     rows = values.reshape(tensor.dims[0] if tensor.dims and np.prod(tensor.dims) == values.size else 1, -1)
