@@ -229,15 +229,18 @@ def require_bounded(path: Path) -> None:
 def _check_names(path: Path, model: onnx.ModelProto) -> None:
     """Raise ``ModelError`` for a name that is no text: protobuf gives it as bytes, or raises, when it is read."""
     left: list[Message] = [model]
+    texts: list[object] = []
     try:
         while left:
             for field, value in left.pop().ListFields():
                 if field.type == FieldDescriptor.TYPE_MESSAGE:
                     left.extend([value] if isinstance(value, Message) else value)
                 elif field.type == FieldDescriptor.TYPE_STRING:
-                    "".join([value] if isinstance(value, bytes) else value)
-    except (UnicodeDecodeError, TypeError) as e:
-        raise ModelError(f"{path}: holds a name that is not UTF-8. Export it again") from e
+                    texts.extend([value] if isinstance(value, (str, bytes)) else value)
+    except UnicodeDecodeError:
+        texts.append(b"")
+    if any(isinstance(text, bytes) for text in texts):
+        raise ModelError(f"{path}: holds a name that is not UTF-8. Export it again")
 
 
 def _check_functions(path: Path, model: onnx.ModelProto) -> None:
