@@ -1,8 +1,10 @@
 """What a user of the library calls, beside ``optimize``: one function per command, on files or models in memory.
 
-Models are paths or ModelProtos, which stay as they are. Data are what the command line takes (a .npz file, a folder of
-images, ``FILE.py:function``), arrays by input name with optional ``labels``, an iterable of feed dictionaries or pairs
-(feeds, labels), or a function that returns such an iterable. Everything raises ``HqpError`` with a message of one line:
+Models are paths or ModelProtos, which stay as they are; those that are returned were loaded, run and compared with the
+original (``evaluation.verification``), and what their users should not miss is logged as a warning. Data are what the
+command line takes (a .npz file, a folder of images, ``FILE.py:function``), arrays by input name with optional
+``labels``, an iterable of feed dictionaries or pairs (feeds, labels), or a function that returns such an iterable.
+Everything raises ``HqpError`` with a message of one line:
 
     ModelError              the model is invalid, quantized already, or cannot run
     DataError               the data do not fit the model
@@ -31,7 +33,6 @@ from hqp_onnx.engine import BuildOptions, BuildReport
 from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.latency import Latency
 from hqp_onnx.evaluation.metrics import Metric, ScoreFunction, Scores
-from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.model import ModelSource, open_data, open_model, open_optional_data
 from hqp_onnx.passes.convert_fp16 import in_float16
 from hqp_onnx.passes.quantize import Recipe
@@ -46,8 +47,9 @@ from hqp_onnx.steps.evaluate import evaluate_model
 from hqp_onnx.steps.inspect import Inspection, inspect_model
 from hqp_onnx.steps.prune import Pruning, prune_model
 from hqp_onnx.steps.quantize import mixed_model, quantize_model
-from hqp_onnx.steps.recover import recover_model
+from hqp_onnx.steps.recover import recover_model, recovery_source
 from hqp_onnx.steps.score import score_model
+from hqp_onnx.steps.writing import verified_model
 
 T = TypeVar("T")
 __all__ = ["benchmark", "build", "compare", "evaluate", "inspect", "prune", "quantize", "recover", "score"]
@@ -104,7 +106,7 @@ def prune(
     )
     opened = open_model(model)
     dataset = open_optional_data(opened, data, preprocess)
-    return to_proto(prune_model(opened, chosen, dataset, progress).graph)
+    return verified_model(prune_model(opened, chosen, dataset, progress).graph, opened.source(dataset))
 
 
 @public
@@ -140,13 +142,15 @@ def quantize(
         raise UsageError(f"{{--precision}} {precision}: expected one of int8, mixed, fp16")
     resolved, opened = target_named(target), open_model(model)
     if precision == "fp16":
-        return to_proto(in_float16(opened.graph).graph)
+        source = opened.source(None if data is None else open_data(opened, data, preprocess))
+        return verified_model(in_float16(opened.graph).graph, source, resolved, precision)
     if data is None:
         raise UsageError(f"{{--precision}} {precision} needs calibration data: add {{--data}}")
     dataset = open_data(opened, data, preprocess)
     make = mixed_model if precision == "mixed" else quantize_model
     recipe = Recipe(equalize=equalize, correct_bias=correct_bias, round_weights=round_weights)
-    return to_proto(make(opened, dataset, resolved, calibration, progress, recipe).graph)
+    made = make(opened, dataset, resolved, calibration, progress, recipe).graph
+    return verified_model(made, opened.source(dataset), resolved, precision)
 
 
 @public
@@ -190,7 +194,8 @@ def recover(
     settings = Recovery(epochs, rate, batch, held_out, loss, temperature, features, beta, _several(augment), seed)
     opened = open_model(teacher)
     dataset = open_data(opened, data, preprocess)
-    return to_proto(recover_model(student, opened, dataset, settings, progress=progress).graph)
+    recovered = recover_model(student, opened, dataset, settings, progress=progress).graph
+    return verified_model(recovered, recovery_source(student, opened, dataset))
 
 
 @public

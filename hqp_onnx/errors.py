@@ -71,6 +71,12 @@ class BudgetError(HqpError):
     exit_code = 3
 
 
+class StrictError(HqpError):
+    """Something was warned of, and warnings were asked to fail. What was asked for was written."""
+
+    exit_code = 3
+
+
 def one_line(error: object) -> str:
     """The first line of another library's message; the error's type where it has none."""
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

@@ -17,14 +17,17 @@ from hqp_onnx.data.dataset import Dataset, batch_size
 from hqp_onnx.data.sources import Data, open_dataset
 from hqp_onnx.errors import LimitError, ModelError, UsageError
 from hqp_onnx.evaluation.metrics import Metric, classes, predictions
+from hqp_onnx.evaluation.verification import SAMPLES, Source
 from hqp_onnx.files import sha256
 from hqp_onnx.graphs import model_io
-from hqp_onnx.graphs.shapes import Shapes
+from hqp_onnx.graphs.interface import Interface
+from hqp_onnx.graphs.shapes import Shapes, random_feeds
 from hqp_onnx.passes.canonicalize import canonicalize_with_shapes
 from hqp_onnx.runtimes.runners import open_runner
 from hqp_onnx.runtimes.session import Runner, try_run
 from hqp_onnx.runtimes.targets import target as target_named
 
+_VERIFIED_BATCH = 4  # where the model leaves it open
 IN_MEMORY = Path("<model>")
 """What errors call a model in memory."""
 
@@ -41,6 +44,7 @@ class Model:
         digest: SHA-256 of the file, or of the serialized model.
         bytes: of the file with its external data, or of the serialized model.
         session: on the model as it is.
+        interface: what callers see of it.
         graph: canonical.
         shapes: of its tensors.
     """
@@ -49,12 +53,28 @@ class Model:
     digest: str
     bytes: int
     session: Runner
+    interface: Interface
     graph: gs.Graph
     shapes: Shapes
 
     def channels(self) -> ChannelMap:
         """The units of the graph."""
         return analyze(self.graph, self.shapes)
+
+    def source(self, data: Dataset | None = None) -> Source:
+        """What models made from this one are held to, on a few samples of ``data``, or on random inputs."""
+        return held_to(self.session, self.interface, self.bytes, data or self.graph)
+
+
+def held_to(session: Runner, interface: Interface, size: int, data: Dataset | gs.Graph) -> Source:
+    """See ``Source``; samples are the first of ``data``, or random ones that the inputs of a graph may take."""
+    if isinstance(data, gs.Graph):
+        feeds = random_feeds(data, session)
+        words = "random inputs (no data were given)" if feeds else "no samples: give {--data}"
+        return Source(session, interface, size, feeds, words)
+    few = data.first(SAMPLES)
+    batches = [batch.feeds for batch in few.in_batches(session.batch or _VERIFIED_BATCH)]
+    return Source(session, interface, size, batches, f"{len(few)} samples of {data.source.name}")
 
 
 @public
@@ -72,7 +92,7 @@ def open_model(source: ModelSource, threads: int = 0, target_name: str = "onnxru
         canonical, shapes = canonicalize_with_shapes(model_io.to_graph(proto))
     except (ModelError, LimitError) as e:
         raise type(e)(f"{path}: {e.template}") from e
-    return Model(path, *_identity(path, proto), session, canonical.graph, shapes)
+    return Model(path, *_identity(path, proto), session, Interface.of(proto), canonical.graph, shapes)
 
 
 def read_model(source: ModelSource, quantized: bool = False) -> tuple[Path, onnx.ModelProto]:

@@ -33,8 +33,8 @@ import numpy as np
 import onnx
 
 from hqp_onnx.arrays import Array
-from hqp_onnx.evaluation.budget import paired_drop
 from hqp_onnx.evaluation.latency import measure
+from hqp_onnx.evaluation.paired import paired_drop
 from hqp_onnx.graphs.model_io import load, save, to_graph
 from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm

@@ -32,7 +32,7 @@ from reproduce_curves import THETAS, Case, Curves, curves, draw, ranges
 
 from hqp_onnx.channels import cost
 from hqp_onnx.engine.energy import joules_per_run
-from hqp_onnx.evaluation.budget import paired_drop
+from hqp_onnx.evaluation.paired import paired_drop
 from hqp_onnx.graphs import model_io
 from hqp_onnx.job.options import Options
 from hqp_onnx.job.results import Report
@@ -171,12 +171,15 @@ def joules(case: Case, report: Report, on: str) -> dict[str, float]:
 
 
 def files(case: Case, report: Report, on: str) -> Iterator[tuple[str, Path]]:
-    """The model of each row; Q8-only, which no search keeps, is made again."""
+    """The model of each row; Q8-only is made again where it was outside the budget, so that no file of it was kept."""
     folder = Path(report.shipped).parent
-    yield from (("FP32", case.model), ("P50-only", folder / "p50_only.onnx"), ("HQP", Path(report.shipped)))
-    model, path = open_model(case.model), folder / "q8_only.onnx"
-    quantized = quantize_model(model, open_data(model, str(case.calib)), target(on), "entropy")
-    model_io.save(quantized.graph, path)
+    hqp = folder / report.files.get("hqp", report.files["pruned"])
+    yield from (("FP32", case.model), ("P50-only", folder / "p50_only.onnx"), ("HQP", hqp))
+    path = folder / "q8_only.onnx"
+    if "q8_only" not in report.files:
+        model = open_model(case.model)
+        quantized = quantize_model(model, open_data(model, str(case.calib)), target(on), "entropy")
+        model_io.save(quantized.graph, path)
     yield "Q8-only", path
 
 

@@ -17,7 +17,7 @@ from hqp_onnx.errors import DataError, FileError
 from hqp_onnx.files import read_text
 
 LEDGER = "ledger.json"
-"""What was removed from the model that ships."""
+"""What was removed from the model beside it (int8.onnx, fp16.onnx, else pruned.onnx)."""
 PRUNED_LEDGER = "pruned.ledger.json"
 """What was removed from pruned.onnx, where that is something else."""
 

@@ -98,6 +98,7 @@ probe_option = click.option(
     help=f"Trial runs of a model may take so long.  [default: {PROBE_SECONDS:g}]",
 )
 preprocess_option = click.option("--preprocess", type=FILE, help="JSON for image folders: size, crop, mean, std, ...")
+strict_option = click.option("--strict", is_flag=True, help="Warnings end in exit code 3.")
 quiet_option = click.option("--quiet", is_flag=True, help="No progress.")
 
 

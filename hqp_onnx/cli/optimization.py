@@ -25,9 +25,10 @@ from hqp_onnx.cli.arguments import (
     quiet_option,
     refit_option,
     selection_options,
+    strict_option,
     target_option,
 )
-from hqp_onnx.cli.output import Display, give_json, out, say
+from hqp_onnx.cli.output import Display, give_json, give_warnings, out, say
 from hqp_onnx.cli.tables.optimization import budget_line, cost_lines, report_table
 from hqp_onnx.files import forbid_overlap
 from hqp_onnx.job.options import OBJECTIVES, PRECISIONS, Options
@@ -97,8 +98,9 @@ from hqp_onnx.steps import optimize as pipeline
 @click.option("-o", "--output", type=OUT, required=True, metavar="OUT", help="Folder for the models and the report.")
 @probe_option
 @json_option
+@strict_option
 @quiet_option
-def optimize(quiet: bool, json_file: Path | None, **chosen: Any) -> None:
+def optimize(quiet: bool, strict: bool, json_file: Path | None, **chosen: Any) -> None:
     """Prune and quantize MODEL as far as the budget allows."""
     if json_file is not None and str(json_file) != "-":
         forbid_overlap({"output": pipeline.outputs(chosen["output"]), "json_file": json_file}, {})
@@ -110,8 +112,12 @@ def optimize(quiet: bool, json_file: Path | None, **chosen: Any) -> None:
             budget_line(report),
             *cost_lines(report.cost_model),
             *report.notes,
+            *(f"{name}: {model.words}" for name, model in report.verified.items()),
+            report.why,
             f"Wrote {report.shipped}; {chosen['output'] / HTML} shows it",
         ):
             say(line)
     if not report.budget_met:
+        give_warnings(report.warnings, strict=False)
         raise pipeline.budget_error(report)
+    give_warnings(report.warnings, strict)

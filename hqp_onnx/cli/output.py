@@ -12,10 +12,12 @@ import os
 import sys
 import time
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -28,7 +30,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from hqp_onnx.errors import FileError
+from hqp_onnx.errors import FileError, StrictError
+from hqp_onnx.evaluation.verification import Verified
 from hqp_onnx.files import json_text, write_text
 
 BEAT_S = 30.0
@@ -105,6 +108,24 @@ def give_json(value: Any, file: Path | None) -> bool:
         return True
     write_text(file, json_text(value))
     return False
+
+
+def verified_json(notes: Sequence[str], verified: Verified) -> dict[str, Any]:
+    """What is known of a written model, as JSON values."""
+    values: dict[str, Any] = msgspec.to_builtins(verified)
+    return {"notes": list(notes), "warnings": values.pop("warnings"), "verified": values}
+
+
+def give_warnings(warnings: Sequence[str], strict: bool) -> None:
+    """Say on stderr what a user should not miss.
+
+    Raises:
+        StrictError: there are any, and ``strict``.
+    """
+    for warning in warnings:
+        say("warning: " + " ".join(warning.split()), err=True)
+    if strict and warnings:
+        raise StrictError(f"{len(warnings)} warning{'s' * (len(warnings) > 1)}, and {{--strict}} was given")
 
 
 class Display:

@@ -23,8 +23,9 @@ from hqp_onnx.cli.arguments import (
     quiet_option,
     refit_option,
     selection_options,
+    strict_option,
 )
-from hqp_onnx.cli.output import Display, give_json, out, say
+from hqp_onnx.cli.output import Display, give_json, give_warnings, out, say, verified_json
 from hqp_onnx.cli.tables.units import inspect_table
 from hqp_onnx.ranking.saliencies import SALIENCIES, Scoring
 from hqp_onnx.steps.inspect import inspect_model
@@ -92,6 +93,7 @@ def score(
 @click.option("-o", "--output", type=OUT, required=True)
 @probe_option
 @json_option
+@strict_option
 @quiet_option
 def prune(
     model: Path,
@@ -100,6 +102,7 @@ def prune(
     preprocess: Path | None,
     ledger: Path | None,
     json_file: Path | None,
+    strict: bool,
     quiet: bool,
     **chosen: Any,
 ) -> None:
@@ -107,8 +110,10 @@ def prune(
     with Display(quiet) as display:
         options = Pruning(**chosen)
         pruned = prune_file(model, output, options, data=data, preprocess=preprocess, ledger=ledger, progress=display)
-    summary = {"output": str(output), "removed": pruned.units, "prunable": pruned.prunable, "notes": list(pruned.notes)}
-    if not give_json(summary, json_file):
+    assert pruned.verified is not None
+    counts = {"removed": pruned.units, "prunable": pruned.prunable}
+    if not give_json({"output": str(output), **counts, **verified_json(pruned.notes, pruned.verified)}, json_file):
         say(f"{output}: {pruned.units} of {pruned.prunable} prunable units removed")
-        for note in pruned.notes:
+        for note in (*pruned.notes, pruned.verified.words):
             say(note)
+    give_warnings(pruned.verified.warnings, strict)

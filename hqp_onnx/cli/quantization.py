@@ -17,11 +17,11 @@ from hqp_onnx.cli.arguments import (
     preprocess_option,
     probe_option,
     quiet_option,
+    strict_option,
     target_option,
 )
-from hqp_onnx.cli.output import Display, give_json, say
+from hqp_onnx.cli.output import Display, give_json, give_warnings, say, verified_json
 from hqp_onnx.cli.tables.engines import build_lines
-from hqp_onnx.graphs.model_io import stored_bytes
 from hqp_onnx.quantization.calibration_export import TENSORRT_VERSION
 from hqp_onnx.steps.build import build_file
 from hqp_onnx.steps.quantize import quantize_file
@@ -61,6 +61,7 @@ from hqp_onnx.steps.quantize import quantize_file
 @click.option("-o", "--output", type=OUT, required=True)
 @probe_option
 @json_option
+@strict_option
 @quiet_option
 def quantize(
     model: Path,
@@ -70,18 +71,20 @@ def quantize(
     preprocess: Path | None,
     output: Path,
     json_file: Path | None,
+    strict: bool,
     quiet: bool,
     **chosen: Any,
 ) -> None:
     """Quantize MODEL to INT8, store weights in INT4, or convert to float16."""
     with Display(quiet) as display:
-        notes = quantize_file(model, output, data, target, calibration, preprocess, display, **chosen)
-    size, before = stored_bytes(output), stored_bytes(model)
-    summary = {"output": str(output), "bytes": size, "original_bytes": before, "notes": list(notes)}
-    if not give_json(summary, json_file):
+        written = quantize_file(model, output, data, target, calibration, preprocess, display, **chosen)
+    size, before = written.verified.bytes, written.verified.original_bytes
+    summary = {"output": str(output), "bytes": size, "original_bytes": before}
+    if not give_json(summary | verified_json(written.notes, written.verified), json_file):
         say(f"{output}: {size / 1e6:.2f} MB, {size / before:.2f} of the original")
-        for note in notes:
+        for note in (*written.notes, written.verified.words):
             say(note)
+    give_warnings(written.verified.warnings, strict)
 
 
 @click.command()
@@ -114,11 +117,13 @@ def quantize(
 @click.option("-o", "--output", type=OUT, required=True, help="model.engine; model.engine.json says how it was built.")
 @probe_option
 @json_option
+@strict_option
 @quiet_option
-def build(quiet: bool, json_file: Path | None, **chosen: Any) -> None:
+def build(quiet: bool, strict: bool, json_file: Path | None, **chosen: Any) -> None:
     """Build a TensorRT engine of MODEL (float, or INT8 with Q/DQ) for this GPU, or prepare it for another."""
     with Display(quiet) as display:
         report = build_file(engine.BuildOptions(**chosen), display)
     if not give_json(report.json(), json_file):
         for line in build_lines(report, chosen["output"]):
             say(line)
+    give_warnings(report.warnings, strict)

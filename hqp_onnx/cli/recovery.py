@@ -16,8 +16,9 @@ from hqp_onnx.cli.arguments import (
     preprocess_option,
     probe_option,
     quiet_option,
+    strict_option,
 )
-from hqp_onnx.cli.output import Display, give_json, say
+from hqp_onnx.cli.output import Display, give_json, give_warnings, say, verified_json
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.recovery.settings import LOSSES
 from hqp_onnx.steps.recover import recover_file
@@ -40,6 +41,7 @@ from hqp_onnx.steps.recover import recover_file
 @click.option("-o", "--output", type=OUT, required=True)
 @probe_option
 @json_option
+@strict_option
 @quiet_option
 def recover(
     student: Path,
@@ -50,13 +52,14 @@ def recover(
     preprocess: Path | None,
     output: Path,
     json_file: Path | None,
+    strict: bool,
     quiet: bool,
     **chosen: Any,
 ) -> None:
     """Train STUDENT, pruned or quantized (Q/DQ), towards the model that it was made from, without labels."""
     settings = Recovery(**chosen)
     with Display(quiet) as display:
-        notes = recover_file(
+        written = recover_file(
             student,
             teacher,
             output,
@@ -67,7 +70,8 @@ def recover(
             preprocess=preprocess,
             progress=display,
         )
-    if not give_json({"output": str(output), "notes": list(notes)}, json_file):
-        for note in notes:
+    if not give_json({"output": str(output), **verified_json(written.notes, written.verified)}, json_file):
+        for note in (*written.notes, written.verified.words):
             say(note)
         say(f"Wrote {output}")
+    give_warnings(written.verified.warnings, strict)

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from hqp_onnx.comparison.contenders import Contender, open_contenders
-from hqp_onnx.comparison.deviation import Deviation, finite
 from hqp_onnx.comparison.lineage import find_lineage
 from hqp_onnx.comparison.runner import Agreement, Collector, SessionRunner, run_batches
 from hqp_onnx.comparison.trace import Trace, trace
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.data.sources import Data, open_dataset
 from hqp_onnx.errors import ModelError, UsageError
+from hqp_onnx.evaluation.deviation import Deviation, finite
 from hqp_onnx.evaluation.latency import Latency, measure
 from hqp_onnx.evaluation.metrics import Metric, classes, load_metric
 from hqp_onnx.evaluation.nonfinite import NONE, NonFinite, finite_samples

@@ -33,10 +33,10 @@ import onnx
 
 from hqp_onnx.arrays import Array, IntArray
 from hqp_onnx.comparison.contenders import Contender
-from hqp_onnx.comparison.deviation import Deviation
 from hqp_onnx.comparison.lineage import Lineage, Match
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.errors import ModelError
+from hqp_onnx.evaluation.deviation import Deviation
 
 MEMORY = 1 << 30
 _COPIES = 6  # of each tensor that are held at once: the two models', inputs, outputs of two runs, a cut one

@@ -42,6 +42,7 @@ class BuildReport:
         shapes: by input.
         seconds: that the whole build took.
         notes: what the user should know.
+        warnings, verified: of the model for another machine, see ``evaluation.verification``.
     """
 
     model: str
@@ -68,6 +69,8 @@ class BuildReport:
     notes: tuple[str, ...]
     bytes: int | None = None
     layers: tuple[Any, ...] | None = None
+    warnings: tuple[str, ...] = ()
+    verified: Mapping[str, Any] | None = None
 
     def json(self) -> dict[str, Any]:
         """JSON values."""

@@ -3,22 +3,19 @@
 A candidate is admitted while A_baseline - A <= max_drop, A being the mean score on D_val, and all its outputs are
 finite; the comparison is made on sums of scores, so counts are exact. D_val is a sample, and the search takes the
 candidate that just passes on it: on other data, the drop is as likely above the budget as below. With a confidence
-above 0.5, it is the drop's upper bound at that confidence that must be inside the budget.
+above 0.5, it is the drop's upper bound at that confidence that must be inside the budget (``paired``). Few samples
+prove little: a candidate that loses none of n answers is surely (95 %) inside a budget of 1.5 points from n = 199 on.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from statistics import NormalDist
 
-import numpy as np
-
-from hqp_onnx.arrays import FloatArray
 from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.metrics import Scores, require_finite
+from hqp_onnx.evaluation.paired import fewest_samples, upper_bound
 
 _ROUNDING = 1e-9  # of a sample: max_drop * samples is rarely exact in binary
-_Z95 = 1.959964
 
 
 def check_budget(max_drop: float, confidence: float) -> None:
@@ -27,6 +24,17 @@ def check_budget(max_drop: float, confidence: float) -> None:
         raise UsageError(f"{{--max_drop}} {max_drop}: expected a share in 0..1, such as 0.015 for 1.5 points")
     if not 0.5 <= confidence < 1:
         raise UsageError(f"{{--confidence}} {confidence}: expected 0.5 or more and below 1, such as 0.95")
+
+
+def check_samples(samples: int, max_drop: float, confidence: float) -> None:
+    """Raise ``UsageError`` where there are too few validation samples for any candidate to be surely inside."""
+    if confidence == 0.5:
+        return
+    asked = f"{{--confidence}} {confidence:g} that the drop is at most {100 * max_drop:g} points"
+    if not max_drop:
+        raise UsageError(f"{asked}: no data can prove that. Allow some {{--max_drop}}")
+    if samples < (needed := fewest_samples(max_drop, confidence)):
+        raise UsageError(f"{asked} takes {needed} samples in {{--val}} or more, which has {samples}")
 
 
 @dataclass(frozen=True)
@@ -58,9 +66,14 @@ class Budget:
         return scores.complete and not scores.nonfinite and reached >= self.required
 
     def margin(self, scores: Scores) -> float:
-        """How far the upper bound of a candidate's drop is above the drop (0 at a confidence of 0.5)."""
-        seen = len(scores.values)
-        return NormalDist().inv_cdf(self.confidence) * _standard_error(self.baseline.values[:seen] - scores.values)
+        """How far the upper bound of a candidate's drop is above the drop; 0 at a confidence of 0.5.
+
+        It is unknown, and 0, for a candidate that not every sample was seen of; the baseline itself has none.
+        """
+        if self.confidence == 0.5 or not scores.complete or scores is self.baseline:
+            return 0.0
+        differences = self.baseline.values - scores.values
+        return max(0.0, upper_bound(differences, self.confidence) - float(differences.mean()))
 
     def words(self, scores: Scores) -> str:
         """The drop, and its upper bound if that is what counts, beside the budget; or what rules a candidate out."""
@@ -83,25 +96,3 @@ class Budget:
         drop, margin = self.baseline.metric - scores.metric, self.margin(scores)
         uncertainty = {"uncertainty": margin} if self.confidence > 0.5 else {}
         return {"pruning": pruning, "precision": drop - pruning, **uncertainty, "left": self.max_drop - drop - margin}
-
-
-@dataclass(frozen=True)
-class Interval:
-    """Mean drop and its 95 % interval, in the metric's unit."""
-
-    drop: float
-    low: float
-    high: float
-
-
-def paired_drop(baseline: FloatArray, candidate: FloatArray) -> Interval:
-    """Drop of the mean score and its 95 % interval from the per-sample differences (normal approximation)."""
-    difference = baseline - candidate
-    drop = float(difference.mean())
-    half = _Z95 * _standard_error(difference)
-    return Interval(drop, drop - half, drop + half)
-
-
-def _standard_error(values: FloatArray) -> float:
-    """The standard error of the mean; 0 for a single value."""
-    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0

@@ -171,6 +171,11 @@ METRICS.register("agreement")(Metric("agreement", partial(_top, 1), "original"))
 
 def _logits(outputs: Mapping[str, Array]) -> Array:
     name, logits = next(iter(outputs.items()))
+    if not isinstance(logits, np.ndarray):
+        raise ModelError(
+            f"output '{name}' is no tensor, top1, top5 and agreement need one of [samples, classes]: give a metric of "
+            "your own, FILE.py:function"
+        )
     logits = logits.reshape(len(logits), -1) if logits.ndim > 2 and logits[0].size == max(logits.shape[1:]) else logits
     if logits.ndim != 2:
         raise ModelError(

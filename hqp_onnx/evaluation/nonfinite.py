@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -40,10 +41,7 @@ def finite_samples(outputs: Mapping[str, Array], count: int) -> tuple[BoolArray,
     """
     finite, broken = np.ones(count, bool), []
     for name, values in outputs.items():
-        if values.dtype.kind not in "fc":
-            continue
-        whole = np.isfinite(values)
-        rows = whole.reshape(count, -1).all(1) if _by_sample(values, count) else np.full(count, whole.all())
+        rows = _finite_rows(values, count)
         if not rows.all():
             finite &= rows
             broken.append(name)
@@ -52,8 +50,39 @@ def finite_samples(outputs: Mapping[str, Array], count: int) -> tuple[BoolArray,
 
 def chosen_samples(outputs: Mapping[str, Array], chosen: BoolArray) -> Mapping[str, Array]:
     """``outputs`` of some of the samples, bool [samples]."""
-    return {name: x[chosen] if _by_sample(x, len(chosen)) else x for name, x in outputs.items()}
+    return {name: _chosen(values, chosen) for name, values in outputs.items()}
 
 
-def _by_sample(values: Array, count: int) -> bool:
-    return values.ndim > 0 and len(values) == count
+def _finite_rows(values: Any, count: int) -> BoolArray:
+    """Which samples are finite in one output: a tensor, a sequence, or a sequence of a map for each sample."""
+    if isinstance(values, list):
+        if _maps_of_samples(values, count):
+            return np.array([all(map(_finite, item.values())) for item in values])
+        rows: BoolArray = np.all([np.ones(count, bool), *(_finite_rows(item, count) for item in values)], 0)
+        return rows
+    if isinstance(values, Mapping):
+        return np.full(count, all(map(_finite, values.values())))
+    if values is None or values.dtype.kind not in "fc":
+        return np.ones(count, bool)
+    whole = np.isfinite(values)
+    return whole.reshape(count, -1).all(1) if _by_sample(values, count) else np.full(count, whole.all())
+
+
+def _chosen(values: Any, chosen: BoolArray) -> Any:
+    if isinstance(values, list):
+        if _maps_of_samples(values, len(chosen)):
+            return [item for item, taken in zip(values, chosen, strict=True) if taken]
+        return [_chosen(item, chosen) for item in values]
+    return values[chosen] if _by_sample(values, len(chosen)) else values
+
+
+def _maps_of_samples(values: list[Any], count: int) -> bool:
+    return len(values) == count and all(isinstance(item, Mapping) for item in values)
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, (str, bytes)) or bool(np.isfinite(value).all())
+
+
+def _by_sample(values: Any, count: int) -> bool:
+    return isinstance(values, np.ndarray) and values.ndim > 0 and len(values) == count

@@ -128,6 +128,8 @@ def logits_of(t: Tape) -> str:
     """
     producers = {name: node for node in t.model.graph.node for name in node.output}
     name = str(t.model.graph.output[0].name)
+    if not t.model.graph.output[0].type.HasField("tensor_type"):
+        raise GradientError(f"output '{name}' is no tensor: cross-entropy needs logits", "use the loss gauss-newton")
     node = producers.get(name)
     while node is not None and (node.op_type == "Identity" or _over_classes(t, node)):
         name = node.input[0]

@@ -146,7 +146,7 @@ def to_graph(model: onnx.ModelProto, origin: Origin | None = None) -> gs.Graph:
     """
     plain = inliner.inline_local_functions(model, convert_version=True) if model.functions else model
     _refuse_what_is_lost(plain)
-    defaults = _defaults(plain)
+    defaults = stated_defaults(plain)
     if defaults:
         copy = onnx.ModelProto()
         copy.CopyFrom(plain)
@@ -165,8 +165,8 @@ def default_values(graph: gs.Graph) -> Collection[str]:
     return graph.origin.defaults if isinstance(graph, CarryingGraph) else ()
 
 
-def _defaults(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
-    """Initializers that are default values of inputs."""
+def stated_defaults(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    """Initializers that are default values of inputs; see ``to_graph``."""
     inputs = {value.name for value in model.graph.input}
     found = {tensor.name: tensor for tensor in model.graph.initializer if tensor.name in inputs}
     listed = len(found) == len(model.graph.initializer)

@@ -21,7 +21,7 @@ from hqp_onnx.graphs.model_io import default_values, to_proto
 from hqp_onnx.graphs.symbolic.known import Dims, Known
 from hqp_onnx.graphs.symbolic.propagation import propagate
 from hqp_onnx.limits import LARGEST_PROBE
-from hqp_onnx.runtimes.session import Session, try_run
+from hqp_onnx.runtimes.session import Runner, Session, try_run
 
 _BATCH = 2
 _UNITS = (64, 96, 32, 16, 512)  # of the other symbolic dimensions' sizes; the first that runs is taken
@@ -106,6 +106,18 @@ def example_feeds(graph: gs.Graph, leading: int = 1, other: int = 224, step: int
         for t in graph.inputs
         if t.name not in defaults
     }
+
+
+def random_feeds(graph: gs.Graph, session: Runner, count: int = 4) -> list[dict[str, Array]]:
+    """One seeded batch that ``session``, of a model with the inputs of ``graph``, takes; none if it takes none."""
+    for unit, apart in itertools.product(_UNITS, (1, 0)):
+        try:
+            feeds = example_feeds(graph, session.batch or count, unit, 2 * unit * apart)
+            try_run(session, feeds)
+        except (DataError, ModelError, TypeError):  # or an input of text
+            continue
+        return [feeds]
+    return []
 
 
 def _value(rng: np.random.Generator, tensor: gs.Variable, dims: list[int]) -> Array:

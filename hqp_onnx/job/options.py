@@ -37,7 +37,7 @@ class Options:
         test: test data; only the report uses them. None reports on ``val``.
         max_drop: the budget: how far the metric may fall, 0..1 (0.015 = 1.5 points).
         confidence: that the budget holds on data like ``val``: 0.95 asks it of the drop's upper bound, 0.5 of the drop
-            itself.
+            itself; see ``evaluation.paired``.
         step: share of the units from one candidate to the next.
         search: bisect, linear (Algorithm 1), or ``FILE.py:name``.
         saliency: how units are ranked: fisher, obs, taylor, l1, l2, bn-gamma, random, or ``FILE.py:name``.
@@ -48,7 +48,8 @@ class Options:
         refit: once, or in-order: once more, each weight from what it then reads.
         objective: units are ranked by saliency (sparsity), per MAC (macs) or per measured second (latency).
         refresh: rank again after every this many steps of a linear search; 0 for never.
-        precision: mixed (INT8 where it is faster, as measured, and harmless), int8, fp16 or fp32.
+        precision: mixed (INT8 where it is faster, as measured, and harmless), int8, fp16 or fp32. The fastest model
+            inside the budget ships; with int8 and fp16 only one in that precision.
         target: where the model will run: onnxruntime, openvino, tensorrt, cuda, onnxruntime:PROVIDER, or
             ``FILE.py:name``.
         calibration: how ranges are chosen, as entropy or percentile:99.9.

@@ -2,72 +2,107 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.channels.removals import LEDGER, PRUNED_LEDGER, removals_json
-from hqp_onnx.errors import BudgetError
+from hqp_onnx.errors import BudgetError, HqpError
+from hqp_onnx.evaluation.latency import Latency
+from hqp_onnx.evaluation.verification import Verified, verify
 from hqp_onnx.files import write_text
 from hqp_onnx.graphs import model_io
-from hqp_onnx.job.candidate import ORIGINAL, Candidate, Precision, plan_key
+from hqp_onnx.job.candidate import ORIGINAL, Candidate, Precision, digest, plan_key
 from hqp_onnx.job.cost_model import CostModel
 from hqp_onnx.job.details import describe
 from hqp_onnx.job.evidence import MOMENTS
 from hqp_onnx.job.ledger import Ledger
 from hqp_onnx.job.results import TITLES, Report, Row, Units
-from hqp_onnx.job.rows import Measured, make_rows
+from hqp_onnx.job.rows import Measured, latencies_of, make_rows
 from hqp_onnx.job.run import SearchResult
 from hqp_onnx.job.settings import settings_of
 from hqp_onnx.job.setup import Setup
+from hqp_onnx.job.shipping import choose
+from hqp_onnx.model import read_model
 from hqp_onnx.ranking.redundancy import KINDS
 from hqp_onnx.runtimes.machine import machine
 from hqp_onnx.runtimes.runners import remarks, runtime_name, stand_in
 from hqp_onnx.runtimes.session import Runner
 
-NOISE = 0.02  # of a ratio of latencies
 _FILE_NAMES = {Precision.FP32: "pruned.onnx", Precision.FP16: "fp16.onnx", Precision.INT8: "int8.onnx"}
 _FILES = (*_FILE_NAMES.values(), LEDGER)
-OUTPUTS = (*_FILES, PRUNED_LEDGER, *(f"recovered/{name}" for name in _FILES))
+_IF_ADMITTED = {"q8_only": "q8_only.onnx", "int8_everywhere": "int8_everywhere.onnx"}  # measured to compare with
+BASELINE = "baseline.onnx"
+"""The input, where nothing is better."""
+_OPTIONAL = (PRUNED_LEDGER, "int8.onnx", "fp16.onnx", *_IF_ADMITTED.values(), BASELINE)
+_OPTIONAL = (*_OPTIONAL, *(f"recovered/{name}" for name in _FILES))
+OUTPUTS = tuple(dict.fromkeys((*_FILES, *_OPTIONAL)))
 """What may be written, relative to OUT."""
+log = logging.getLogger(__name__)
 
-_Written = dict[str, tuple[Candidate, Path]]
-"""By row."""
+
+@dataclass(frozen=True)
+class _Written:
+    """A model that was measured as it was written: its file, which stays only if it is ``admitted``."""
+
+    file: Path
+    measured: Measured
+    verified: Verified
+    admitted: bool
 
 
 def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[Report, dict[str, Measured]]:
     """Write the models, measure what was written; the report, and its models by row."""
     options = setup.options
-    written = _to_write(setup, ledger, result)
-    ledger.out.keep_only([file for _, file in written.values()])
-    models = _write_models(setup, result, written)
-    _write_ledgers(setup, ledger, result, written, models)
-    rows = make_rows(models, setup.sample)
-    plan, ranked = result.best.plan, result.evidence.ranking.units
+    ledger.out.keep_only([file for name, (_, file) in _to_write(setup, result).items() if name not in _IF_ADMITTED])
+    written = _write_models(setup, ledger, result)
+    models = {"baseline": _measured(setup, result, ORIGINAL, setup.model.bytes, setup.model.session)}
+    models |= {name: model.measured for name, model in written.items()}
+    models.setdefault("hqp", models["pruned"])
+    models = {name: models[name] for name in TITLES if name in models}
+    _write_ledgers(setup, ledger, result, written)
+    rows = make_rows(models, _latencies(setup, ledger, models))
+    admitted = ["baseline", *(name for name, model in written.items() if model.admitted)]
+    admitted = [name for name in rows if name in admitted]
+    shipping = choose(
+        {name: rows[name] for name in admitted},
+        {name: models[name].candidate.precision for name in admitted},
+        options.precision,
+    )
+    files = {name: str(written[name].file.relative_to(options.folder)) for name in admitted if name in written}
+    if shipping.row == "baseline":
+        files["baseline"] = BASELINE
+        model_io.save(read_model(options.model)[1], options.folder / BASELINE)
+    shipped = models[shipping.row].candidate
+    plan, ranked = shipped.plan, result.evidence.ranking.units
     measured: dict[str, Any] = {**rows, **vars(describe(setup.model, setup.channels, plan, ranked, setup.sample))}
-    last = "recovered" if result.recovered else "hqp"
-    _, shipped = written.get(last, written["pruned"])
     report = Report(
         model=str(setup.model.path),
         **measured,
+        ships=shipping.row,
+        why=shipping.why,
+        files=files,
+        verified={name: written[name].verified for name in files if name in written},
+        warnings=tuple(words for name in files if name in written for words in written[name].verified.warnings),
         data=_data_name(setup),
         samples=models["baseline"].scores.samples,
-        budget_met=result.best is not result.pruned or options.precision == "fp32",
-        shipped=str(shipped),
+        budget_met=shipping.met,
+        shipped=str(options.folder / files[shipping.row]),
         settings=settings_of(setup),
         trials=tuple(ledger.trials.values()),
-        budget_spent=_spent(result, models[last]),
-        floats=result.best.floats,
+        budget_spent=_spent(result, models[shipping.row]),
+        floats=(result.chosen or result.recovered or result.pruned).floats,
         cost_model=_cost(setup, ledger),
         seconds=dict(ledger.seconds),
         units=Units(setup.channels.units, len(setup.channels.prunable), len(plan)),
         machine=machine(options.threads, runtime_name(setup.target)),
-        notes=_notes(setup, result, rows, last, str(shipped.relative_to(options.folder))),
+        notes=_notes(setup, result, rows, plan),
     )
-    for large in (*ledger.cache.glob("*.onnx"), *(ledger.cache / name for name in MOMENTS)):  # and soon made again
+    for large in (*ledger.cache.glob("*.onnx*"), *(ledger.cache / name for name in MOMENTS)):  # and soon made again
         large.unlink(missing_ok=True)
     return report, models
 
@@ -78,49 +113,76 @@ def _data_name(setup: Setup) -> str:
     return f"{setup.data['val'].source.name} (the data that the search saw: no --test was given)"
 
 
-def _to_write(setup: Setup, ledger: Ledger, result: SearchResult) -> _Written:
-    """The models to write, in the order of the report."""
-    output, cache, chosen = setup.options.folder, ledger.cache, result.chosen
-    rows: _Written = {"pruned": (result.pruned, output / "pruned.onnx")}
+def _to_write(setup: Setup, result: SearchResult) -> dict[str, tuple[Candidate, Path]]:
+    """The models to write and their files, by row, in the order of the report."""
+    output, chosen = setup.options.folder, result.chosen
+    rows = {"pruned": (result.pruned, output / "pruned.onnx")}
     if setup.options.precision in ("int8", "mixed"):
         untouched = replace(ORIGINAL, precision=Precision.INT8)
-        rows = {"q8_only": (untouched, cache / "q8_only.onnx"), **rows}
+        rows = {"q8_only": (untouched, output / _IF_ADMITTED["q8_only"]), **rows}
     if chosen is not None:
         if chosen.floats:
-            rows["int8_everywhere"] = replace(chosen, floats=()), cache / "int8_everywhere.onnx"
+            rows["int8_everywhere"] = replace(chosen, floats=()), output / _IF_ADMITTED["int8_everywhere"]
         rows["hqp"] = chosen, output / _FILE_NAMES[chosen.precision]
     if result.recovered is not None:
         rows["recovered"] = result.recovered, output / "recovered" / _FILE_NAMES[result.recovered.precision]
     return rows
 
 
-def _write_models(setup: Setup, result: SearchResult, written: _Written) -> dict[str, Measured]:
+def _write_models(setup: Setup, ledger: Ledger, result: SearchResult) -> dict[str, _Written]:
     """The models by row, last first: the last candidates of the search are still in memory."""
-    models = {"baseline": _measured(setup, result, ORIGINAL, setup.model.bytes, setup.model.session)}
-    for name, (candidate, file) in reversed(written.items()):
-        model_io.save(result.judge.models.graph(candidate), file)
-        models[name] = _measured(setup, result, candidate, model_io.stored_bytes(file), setup.load(file))
-    models.setdefault("hqp", models["pruned"])
-    return {name: models[name] for name in TITLES if name in models}
+    source, budget, written = setup.model.source(setup.data["val"]), result.judge.budget, {}
+    for name, (candidate, file) in reversed(_to_write(setup, result).items()):
+        try:
+            proto = model_io.to_proto(result.judge.models.graph(candidate))
+            precision = "mixed" if candidate.floats else candidate.precision.value
+            verified = verify(proto, file, source, setup.target, precision, _judged(setup))
+        except HqpError as e:
+            if name not in _IF_ADMITTED:  # of the others, the search has found that they run
+                raise
+            log.info("%s is left out: %s", TITLES[name], e)
+            continue
+        place = ledger.cache / file.name if name in _IF_ADMITTED else file
+        model_io.save(proto, place)
+        size = model_io.stored_bytes(place)
+        measured = _measured(setup, result, candidate, size, setup.load(place))
+        trial = ledger.trials.get(candidate.key)  # Q8-only may have none
+        admitted = budget.admits(measured.val) and (trial is None or trial.accepted)
+        if admitted and place != file:
+            model_io.save(proto, file)
+        written[name] = _Written(file, measured, replace(verified, bytes=size), admitted)
+    return written
 
 
-def _write_ledgers(
-    setup: Setup, ledger: Ledger, result: SearchResult, written: _Written, models: Mapping[str, Measured]
-) -> None:
+def _judged(setup: Setup) -> list[str]:
+    """The outputs that the metric reads, as far as that is known."""
+    outputs = [spec.name for spec in setup.model.session.outputs]
+    return outputs[:1] if len(outputs) == 1 or setup.metric.labels != "any" else []
+
+
+def _latencies(setup: Setup, ledger: Ledger, models: Mapping[str, Measured]) -> dict[str, Latency]:
+    """Measured once, so that a resumed run ships the same model."""
+    name = f"latencies-{setup.options.threads}-threads-{digest(models)}"
+    found = ledger.once(name, lambda: {row: asdict(x) for row, x in latencies_of(models, setup.sample).items()})
+    return {row: Latency(**values) for row, values in found.items()}
+
+
+def _write_ledgers(setup: Setup, ledger: Ledger, result: SearchResult, written: Mapping[str, _Written]) -> None:
     """Write the ledgers of models that repeat the verdict of their trial."""
     for name in ("hqp", "recovered"):
-        if name not in models:
+        if name == "recovered" and name not in written:
             continue
-        candidate, file = written.get(name, written["pruned"])
-        if not result.judge.budget.admits(models[name].val):
+        model = written.get(name, written["pruned"])
+        plan = model.measured.candidate.plan
+        if not model.admitted:
             ledger.out.keep_only(())
             raise BudgetError(
-                f"{file}: {models[name].val.metric:.4f} on {setup.data['val'].source.name} does not repeat its trial, "
-                "so it was removed. Leave out {--resume} to start anew"
+                f"{model.file}: {model.measured.val.metric:.4f} on {setup.data['val'].source.name} does not repeat its "
+                "trial, so it was removed. Leave out {--resume} to start anew"
             )
-        _write_ledger(setup, candidate.plan, file.with_name(LEDGER))
-        if name == "hqp" and plan_key(candidate.plan) != plan_key(result.pruned.plan):
-            _write_ledger(setup, result.pruned.plan, file.with_name(PRUNED_LEDGER))
+        _write_ledger(setup, plan, model.file.with_name(LEDGER))
+        if name == "hqp" and plan_key(plan) != plan_key(result.pruned.plan):
+            _write_ledger(setup, result.pruned.plan, model.file.with_name(PRUNED_LEDGER))
 
 
 def _write_ledger(setup: Setup, plan: PruningPlan, path: Path) -> None:
@@ -129,25 +191,23 @@ def _write_ledger(setup: Setup, plan: PruningPlan, path: Path) -> None:
 
 def _spent(result: SearchResult, shipped: Measured) -> dict[str, float]:
     """Where the budget went, on D_val."""
-    budget, full = result.judge.budget, result.best.in_float32
+    budget, full = result.judge.budget, shipped.candidate.in_float32
     if not len(full.plan) or not result.judge.admits(full):
         return budget.spent(0.0, shipped.val)
     return budget.spent(budget.baseline.metric - result.judge.trial(full).metric, shipped.val)
 
 
-def _notes(setup: Setup, result: SearchResult, rows: Mapping[str, Row], last: str, shipped: str) -> tuple[str, ...]:
+def _notes(setup: Setup, result: SearchResult, rows: Mapping[str, Row], plan: PruningPlan) -> tuple[str, ...]:
     """What a reader of the table should not miss."""
     channels, redundant = setup.channels, result.evidence.redundant
     notes = [f"{TITLES[name]} is slower than the input on this machine" for name in rows if rows[name].speedup < 1]
-    if rows["pruned"].speedup > (1 + NOISE) * rows[last].speedup:
-        notes.append(f"pruned.onnx (FP32) is faster than {shipped} on this machine")
     if setup.options.recover and result.recovered is None:
         notes.append("no recovered candidate is inside the budget")
     if redundant:
         kinds = Counter(redundant.values())
         listed = ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS if kinds[kind])
         notes.append(f"{len(redundant)} units were ranked first, since they can be removed at no loss: {listed}")
-    if ended := channels.ended(result.best.plan):
+    if ended := channels.ended(plan):
         notes.append(f"{ended} of {len(channels.branches)} gates and residual branches were removed as a whole")
     return (*notes, *stand_in(setup.target), *remarks(setup.target, setup.options.precision))
 
@@ -157,6 +217,7 @@ def _measured(setup: Setup, result: SearchResult, candidate: Candidate, size: in
     val = judge.budget.baseline if session is setup.model.session else setup.scores(session, "val")
     scores = setup.scores(session, "test") if "test" in setup.data else val
     return Measured(
+        candidate,
         session,
         scores,
         val,

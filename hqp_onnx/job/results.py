@@ -11,11 +11,12 @@ from typing import Any
 
 import msgspec
 
+from hqp_onnx.evaluation.verification import Verified
 from hqp_onnx.job.cost_model import CostModel
 from hqp_onnx.job.ledger import Trial
 from hqp_onnx.runtimes.machine import Machine
 
-SCHEMA = 1  # of report.json; raised when a reader of the one before would go wrong
+SCHEMA = 2  # of report.json; raised when a reader of the one before would go wrong
 TITLES = {
     "baseline": "Baseline FP32",
     "q8_only": "Q8-only",
@@ -25,6 +26,7 @@ TITLES = {
     "recovered": "HQP + recovery",
     "engine": "Engine, on the GPU",
 }
+SPENT = {"pruning", "precision", "left"}
 Setting = str | int | float | bool | list[str] | None
 
 
@@ -183,15 +185,18 @@ class Report:
     Attributes:
         schema_version: of this type, as JSON.
         model: its path.
-        baseline, q8_only, pruned, int8_everywhere, hqp, recovered: rows of the paper's table, in its order; the model
-            that ships is ``engine`` if that was admitted, else ``recovered`` where there is one, else ``hqp``.
+        baseline, q8_only, pruned, int8_everywhere, hqp, recovered: rows of the paper's table, in its order.
         engine: None unless one was built.
+        ships: the row of the ONNX model that ships, see ``job.shipping``; an engine of it ships if it was admitted.
+        why: in words.
+        files: the models inside the budget, by row, relative to the folder.
+        verified: how near each file is to the original, by row; ``warnings`` of them all.
         data, samples: what the rows were measured on.
         budget_met: whether a model as asked for is inside the budget.
         shipped: path of the model that ships.
         settings: what decided the result, by option; digests of model and data.
         budget_spent: see ``Budget.spent``.
-        floats: first outputs of nodes of the shipped model that could be quantized and stay in float.
+        floats: first outputs of nodes of the row ``hqp`` that could be quantized and stay in float.
         cost_model, units, machine: see there.
         seconds: by stage.
         notes: what a reader of the table should not miss.
@@ -208,6 +213,11 @@ class Report:
     hqp: Row
     recovered: Row | None = None
     engine: EngineRow | None = None
+    ships: str
+    why: str
+    files: Mapping[str, str]
+    verified: Mapping[str, Verified]
+    warnings: tuple[str, ...]
     data: str
     samples: int
     budget_met: bool
@@ -228,6 +238,10 @@ class Report:
 
     def __post_init__(self) -> None:
         _ = self.request  # has what it needs
+        if lacking := sorted(SPENT - self.budget_spent.keys()):
+            raise ValueError(f"budget_spent has no '{lacking[0]}'")
+        if self.ships not in self.rows or self.ships not in self.files:
+            raise ValueError(f"what ships, '{self.ships}', has no row or no file")
 
     @property
     def request(self) -> Request:
@@ -249,7 +263,7 @@ class Report:
         """The name of the row of the model that ships."""
         if self.engine is not None and self.engine.admitted:
             return "engine"
-        return "hqp" if self.recovered is None else "recovered"
+        return self.ships
 
     def json(self) -> dict[str, Any]:
         """JSON values: the fields, without those that are None, and what follows from the cost model."""

@@ -8,17 +8,19 @@ from typing import Any
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.engine import EngineLatency
-from hqp_onnx.evaluation.budget import paired_drop
-from hqp_onnx.evaluation.latency import measure
+from hqp_onnx.evaluation.latency import Latency, measure
 from hqp_onnx.evaluation.metrics import Scores
+from hqp_onnx.evaluation.paired import Interval, paired_drop
+from hqp_onnx.job.candidate import Candidate
 from hqp_onnx.job.results import EngineRow, Row
 from hqp_onnx.runtimes.session import Runner
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A model and what is known of it; ``scores`` are on the report's data, ``val`` on D_val."""
+    """A candidate and what is known of it; ``scores`` are on the report's data, ``val`` on D_val."""
 
+    candidate: Candidate
     session: Runner
     scores: Scores
     val: Scores
@@ -28,9 +30,13 @@ class Measured:
     sparsity: float
 
 
-def make_rows(models: Mapping[str, Measured], feeds: Mapping[str, Array]) -> dict[str, Row]:
-    """One row per model; the first is the baseline. ``feeds`` is one sample, for latency."""
-    latencies = measure({name: model.session for name, model in models.items()}, feeds)
+def latencies_of(models: Mapping[str, Measured], feeds: Mapping[str, Array]) -> dict[str, Latency]:
+    """Of every model, in turn; the first is the baseline. ``feeds`` is one sample."""
+    return measure({name: model.session for name, model in models.items()}, feeds)
+
+
+def make_rows(models: Mapping[str, Measured], latencies: Mapping[str, Latency]) -> dict[str, Row]:
+    """One row per model; the first is the baseline."""
     base = next(iter(models.values()))
     return {
         name: Row(
@@ -57,7 +63,8 @@ def engine_row(base: Measured, engine: Measured, latency: EngineLatency, admitte
 
 def _judged(base: Measured, model: Measured) -> dict[str, Any]:
     """The fields of ``Judged``."""
-    interval = paired_drop(base.scores.values, model.scores.values)
+    same = model is base
+    interval = Interval(0.0, 0.0, 0.0) if same else paired_drop(base.scores.values, model.scores.values)
     return {
         "metric": model.scores.metric,
         "drop": interval.drop,

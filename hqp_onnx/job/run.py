@@ -40,11 +40,6 @@ class SearchResult:
     chosen: Candidate | None
     recovered: Candidate | None
 
-    @property
-    def best(self) -> Candidate:
-        """What ships."""
-        return self.recovered or self.chosen or self.pruned
-
 
 def run(setup: Setup, ledger: Ledger) -> SearchResult:
     """Search; nothing but the ledger and its cache is written."""

@@ -13,6 +13,7 @@ from hqp_onnx.arrays import Array
 from hqp_onnx.channels import cost
 from hqp_onnx.channels.channel_map import ChannelMap
 from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.evaluation.budget import check_samples
 from hqp_onnx.evaluation.metrics import Metric, Scores, evaluate, load_metric
 from hqp_onnx.job.options import Options
 from hqp_onnx.model import Model, open_data, open_model
@@ -84,6 +85,7 @@ def open_setup(options: Options, progress: Progress) -> Setup:
         for name, source in named.items()
         if source is not None
     }
+    check_samples(len(data["val"]), options.max_drop, options.confidence)
     for name, part in data.items():
         for number, _ in enumerate(part, 1):
             progress(f"checking {name}", min(number * part.batch_size, len(part)), len(part))

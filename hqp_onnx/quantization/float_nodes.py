@@ -1,10 +1,11 @@
 """Which nodes of an INT8 model are better left in float: for speed, and for accuracy; both measured, not guessed.
 
 Speed. An integer kernel saves arithmetic and pays for quantizing and dequantizing at its borders, so neighbours decide
-together. Starting from the faster of all-INT8 and all-float, blocks of consecutive nodes (halves, quarters, ... single
-nodes) are switched one by one; a switch stays if the model with it is faster beyond the noise, twice. The two models
-run in turn; a chunk of turns is one measurement, and the noise is three standard errors of the chunks' mean gain.
-What runs first in a turn does not count: caches are cold, and threads of the other model may still be awake.
+together. Starting from the faster of all-INT8 and all-float, by however little, blocks of consecutive nodes (halves,
+quarters, ... single nodes) are switched one by one, either way; a switch stays if the model with it is faster beyond
+the noise, twice. The two models run in turn; a chunk of turns is one measurement, and the noise is three standard
+errors of the chunks' mean gain. What runs first in a turn does not count: caches are cold, and threads of the other
+model may still be awake.
 
 Accuracy. The error of a node is what quantizing it alone does to the model's outputs: ||y_v - y||^2 / ||y||^2 on
 calibration samples.
@@ -109,6 +110,8 @@ def faster_in_float(
     current = open_with(floats)
     start = time.perf_counter()
     limit = max(SECONDS, RUNS * min(_seconds(current, feeds) for _ in range(3)))
+    if nodes and compare(current, plain := open_with(set(nodes)), feeds, _SHARE * limit).gain > 0:
+        floats, current = set(nodes), plain
     blocks = list(_blocks(nodes))
     for done, block in enumerate(blocks, 1):
         for changed in (floats | set(block), floats - set(block)):
@@ -131,11 +134,11 @@ def _surely_faster(candidate: Runner, current: Runner, feeds: Mapping[str, Array
 
 
 def _blocks(nodes: Sequence[str]) -> Iterator[Sequence[str]]:
-    """All nodes, their halves, quarters, ..., single nodes."""
+    """Halves of the nodes, quarters, ..., single nodes."""
     size = len(nodes)
-    while size:
+    while size > 1:
+        size = (size + 1) // 2
         yield from (nodes[start : start + size] for start in range(0, len(nodes), size))
-        size = (size + 1) // 2 if size > 1 else 0
 
 
 def output_errors(

@@ -16,7 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.data.dataset import Dataset
@@ -30,10 +32,12 @@ from hqp_onnx.engine.options import BuildOptions
 from hqp_onnx.engine.plan import Plan, Request, choose
 from hqp_onnx.engine.profiles import Profile, batch_of, profiles
 from hqp_onnx.errors import ModelError, UsageError
+from hqp_onnx.evaluation.verification import Verified
 from hqp_onnx.files import forbid_overlap, json_text, make_folder, read_text, sha256, write_bytes, write_text
 from hqp_onnx.graphs import model_io
+from hqp_onnx.graphs.interface import Interface
 from hqp_onnx.graphs.tensor_types import float_activations
-from hqp_onnx.model import open_session
+from hqp_onnx.model import held_to, open_session
 from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.passes.convert_fp16 import convert_fp16
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
@@ -43,6 +47,7 @@ from hqp_onnx.progress import Progress, silent
 from hqp_onnx.runtimes.targets import target
 from hqp_onnx.statistics import thresholds
 from hqp_onnx.statistics.calibration import calibrate
+from hqp_onnx.steps.writing import write_verified
 
 _ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 _ENGINE_STARTS = (b"ftrt", b"ptrt")
@@ -83,8 +88,9 @@ def build_file(options: BuildOptions, progress: Progress = silent) -> BuildRepor
         layers, size = _write_engine(job, graph)
         report = replace(_report(job, time.perf_counter() - start), bytes=size, layers=layers)
     else:
-        _write_script(job, graph)
-        report = _report(job, time.perf_counter() - start)
+        verified: dict[str, Any] = msgspec.to_builtins(_write_script(job, graph))
+        warned = tuple(verified.pop("warnings"))
+        report = replace(_report(job, time.perf_counter() - start), warnings=warned, verified=verified)
     write_text(_beside(options.output, ".json"), json_text(report.json()))
     return report
 
@@ -231,16 +237,19 @@ def _calibrator(job: _Job, folder: Path) -> Any:
     return calibrator(batches, cache, job.method)
 
 
-def _write_script(job: _Job, graph: gs.Graph) -> None:
+def _write_script(job: _Job, graph: gs.Graph) -> Verified:
     """Build elsewhere: model, cache and script beside OUTPUT."""
-    output = job.options.output
+    output, given = job.options.output, job.options.model
     model, kept = _beside(output, ".onnx"), _beside(output, ".cache")
-    model_io.save(graph, model)
+    interface = Interface.of(onnx.load(given, load_external_data=False))
+    source = held_to(open_session(given), interface, model_io.stored_bytes(given), job.data or job.graph)
+    verified = write_verified(graph, model, source, precision="fp16" if job.plan.half else "fp32")
     cache = _cache_file(job, kept)
     if cache is not None and cache != kept:
         write_text(kept, read_text(cache))
     table = None if cache is None else kept
     write_text(_beside(output, ".sh"), trtexec.command(model, output.name, job.plan, job.settings, job.able, table))
+    return verified
 
 
 def _report(job: _Job, seconds: float) -> BuildReport:

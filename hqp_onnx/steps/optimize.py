@@ -31,11 +31,11 @@ _NAMES = (*OUTPUTS, LEDGER, JSON, HTML, *ENGINE_FILES)
 
 @public
 def optimize(options: Options, progress: Progress = silent) -> Report:
-    """Run the main job and write OUT/: pruned.onnx, int8.onnx (or fp16.onnx), ledgers, report.json and report.html.
+    """Run the main job and write OUT/: every measured model inside the budget, ledgers, report.json and report.html.
 
-    All input is checked before OUT is touched. Where no quantized model is inside the budget though one was asked for,
-    ``report.budget_met`` is False and the best admissible model is pruned.onnx. ``options.recover`` adds a folder
-    recovered/ with a model that was trained, and ships if it is inside the budget, and its ledger.json.
+    All input is checked before OUT is touched. The fastest of these models ships, see ``job.shipping``. Where no
+    quantized model is inside the budget though one was asked for, ``report.budget_met`` is False. ``options.recover``
+    adds a folder recovered/ with a model that was trained, if it is inside the budget, and its ledger.json.
     ``options.build`` adds model.engine, see ``ship_engine``.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from hqp_onnx.channels.channel_map import ChannelMap, PruningPlan
 from hqp_onnx.channels.removals import removals_json
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.errors import UsageError
+from hqp_onnx.evaluation.verification import Verified
 from hqp_onnx.files import forbid_overlap, write_text
 from hqp_onnx.graphs import model_io
 from hqp_onnx.graphs.model_io import to_proto
@@ -23,6 +24,7 @@ from hqp_onnx.ranking.rank import rank
 from hqp_onnx.ranking.removal import order_units, ridges_of
 from hqp_onnx.ranking.saliencies import Execution, Scoring
 from hqp_onnx.statistics.moment_halves import halved_moments, joined
+from hqp_onnx.steps.writing import write_verified
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,16 @@ class Pruning:
 
 @dataclass(frozen=True)
 class Pruned:
-    """A pruned graph, the units of the original, and those that were removed of the number ``wanted``."""
+    """A pruned graph, the units of the original, and those that were removed of the number ``wanted``.
+
+    ``verified`` is what is known of the file, if there is one.
+    """
 
     graph: gs.Graph
     channels: ChannelMap
     plan: PruningPlan
     wanted: int
+    verified: Verified | None = None
 
     @property
     def units(self) -> int:
@@ -166,7 +172,7 @@ def prune_file(
     model = open_model(path)
     dataset = open_optional_data(model, data, preprocess)
     pruned = prune_model(model, options, dataset, progress)
-    model_io.save(pruned.graph, output)
+    verified = write_verified(pruned.graph, output, model.source(dataset))
     if ledger is not None:
         write_text(ledger, removals_json(model.digest, pruned.channels, pruned.plan))
-    return pruned
+    return replace(pruned, verified=verified)

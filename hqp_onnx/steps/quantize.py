@@ -32,6 +32,7 @@ from hqp_onnx.runtimes.targets import Target
 from hqp_onnx.runtimes.targets import target as target_named
 from hqp_onnx.statistics import thresholds
 from hqp_onnx.statistics.moments import input_moments
+from hqp_onnx.steps.writing import Written, write_verified
 
 
 def quantize_file(
@@ -48,8 +49,8 @@ def quantize_file(
     tensorrt_version: str = TENSORRT_VERSION,
     int4_weights: float | None = None,
     **recipe: bool,
-) -> tuple[str, ...]:
-    """Write a model in ``precision``: int8, mixed or fp16; or with INT4 weights; returns notes.
+) -> Written:
+    """Write a model in ``precision``: int8, mixed or fp16; or with INT4 weights.
 
     Args:
         path: the float model.
@@ -68,6 +69,7 @@ def quantize_file(
 
     Raises:
         UsageError: int8 without data; fp16 or INT4 weights with ``calibration_out``, or with each other.
+        ModelError: what would be written does not load or run.
     """
     target = target_named(target_name)
     thresholds.method(method)
@@ -79,21 +81,22 @@ def quantize_file(
     model = open_model(path)
     if precision == "fp16" or data is None:
         converted = in_float16(model.graph)
-        model_io.save(converted.graph, output)
-        return (*converted.notes, *remarks(target, precision))
+        source = model.source(None if data is None else open_data(model, data, preprocess))
+        verified = write_verified(converted.graph, output, source, target, "fp16")
+        return Written((*converted.notes, *remarks(target, precision)), verified)
     dataset = open_data(model, data, preprocess)
+    source = model.source(dataset)
     if int4_weights is not None:
         packed = int4_model(model, dataset, int4_weights, progress)
-        model_io.save(packed.graph, output)
-        return packed.notes
+        return Written(packed.notes, write_verified(packed.graph, output, source, target, "int4"))
     if calibration_out is not None:
         recipe |= {"equalize": False}
     make = mixed_model if precision == "mixed" else quantize_model
     quantized = make(model, dataset, target, method, progress, Recipe(**recipe))
-    model_io.save(quantized.graph, output)
+    verified = write_verified(quantized.graph, output, source, target, precision)
     if calibration_out is not None:
         write_calibration(quantized.calibration, calibration_out, tensorrt_version)
-    return remarks(target, precision)
+    return Written(remarks(target, precision), verified)
 
 
 def _check(

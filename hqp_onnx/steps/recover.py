@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -10,15 +11,18 @@ import onnx_graphsurgeon as gs
 from hqp_onnx.comparison.lineage import Lineage, find_lineage
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.errors import ModelError
+from hqp_onnx.evaluation.verification import Source
 from hqp_onnx.files import Names, forbid_overlap
 from hqp_onnx.graphs import model_io
+from hqp_onnx.graphs.interface import Interface
 from hqp_onnx.graphs.shapes import probe
-from hqp_onnx.model import Model, ModelSource, open_data, open_model, read_model
+from hqp_onnx.model import IN_MEMORY, Model, ModelSource, open_data, open_model, read_model
 from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.passes.recover import Recovered, recover
 from hqp_onnx.progress import Progress, silent
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.recovery.points import kept_positions
+from hqp_onnx.steps.writing import Written, write_verified
 
 
 def recover_model(
@@ -73,8 +77,8 @@ def recover_file(
     checkpoint: Path | None = None,
     preprocess: Path | None = None,
     progress: Progress = silent,
-) -> tuple[str, ...]:
-    """Write a recovered model; returns notes.
+) -> Written:
+    """Write a recovered model.
 
     Args:
         path: the student, pruned or quantized or both.
@@ -97,8 +101,14 @@ def recover_file(
     recovered = recover_model(
         path, original, dataset, settings, lineage=lineage, checkpoint=checkpoint, progress=progress
     )
-    model_io.save(recovered.graph, output)
-    return recovered.notes
+    return Written(recovered.notes, write_verified(recovered.graph, output, recovery_source(path, original, dataset)))
+
+
+def recovery_source(student: ModelSource, teacher: Model, data: Dataset) -> Source:
+    """What a recovered student is held to: its own size and interface, and the answers of its teacher."""
+    path, proto = read_model(student, quantized=True)
+    size = proto.ByteSize() if path is IN_MEMORY else model_io.stored_bytes(path)
+    return replace(teacher.source(data), interface=Interface.of(proto), bytes=size)
 
 
 def _student(proto: onnx.ModelProto) -> gs.Graph:

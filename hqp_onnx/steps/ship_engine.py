@@ -67,7 +67,7 @@ def _with_engine(
     setup: Setup, ledger: Ledger, result: SearchResult, report: Report, models: Mapping[str, Measured]
 ) -> Report:
     path, budget = ledger.cache / ENGINE, result.judge.budget
-    shipped = models["recovered" if result.recovered else "hqp"]
+    shipped = models[report.ships]
     built = build_file(_build_options(setup, ledger, result, report, shipped, path), setup.progress)
     session = EngineSession(path)
     val = setup.scores(session, "val")
@@ -88,10 +88,10 @@ def _build_options(
     setup: Setup, ledger: Ledger, result: SearchResult, report: Report, shipped: Measured, path: Path
 ) -> BuildOptions:
     """An engine in float16 is built from float32."""
-    source, precision = Path(report.shipped), result.best.precision
+    source, precision = Path(report.shipped), shipped.candidate.precision
     if precision is Precision.FP16:
         source = ledger.cache / "engine.onnx"
-        model_io.save(result.judge.models.graph(result.best.in_float32), source)
+        model_io.save(result.judge.models.graph(shipped.candidate.in_float32), source)
     kind = precision.value if precision.value in _FLOATS else None
     return BuildOptions(source, path, precision=kind, shapes=_shapes(shipped.session, setup.sample))
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx.parser
 import pytest
 
 from hqp_onnx.arrays import Array, FloatArray, IntArray
-from hqp_onnx.data.dataset import ArraySource, Dataset
+from hqp_onnx.data.dataset import ArraySource, Batch, Dataset
 from hqp_onnx.errors import ModelError, UsageError
 from hqp_onnx.evaluation.budget import Budget
 from hqp_onnx.evaluation.metrics import METRICS, Metric, Scores, classes, evaluate, load_metric, predictions
-from hqp_onnx.evaluation.nonfinite import NonFinite, finite_samples
+from hqp_onnx.evaluation.nonfinite import NonFinite, chosen_samples, finite_samples
 from hqp_onnx.runtimes.session import Session, TensorSpec
 
 IDENTITY = '<ir_version: 8, opset_import: ["" : 17]> g (float[n,7] x) => (float[n,7] y) { y = Relu(x) }'
@@ -202,3 +203,22 @@ def test_an_output_that_is_no_row_of_logits() -> None:
 )
 def test_the_number_of_classes(shape: tuple[int | None, ...], count: int | None) -> None:
     assert classes((TensorSpec("y", np.dtype(np.float32), shape),)) == count
+
+
+def test_samples_are_found_in_sequences_and_maps() -> None:
+    nan, count = float("nan"), 3
+    outputs: dict[str, Any] = {
+        "maps": [{"a": 1.0}, {"a": nan}, {"a": 0.0}],
+        "parts": [np.zeros((3, 2)), np.array([0.0, 0.0, nan])],
+        "words": np.array(["a", "b", "c"], object),
+        "one": {1: 2.0},
+        "none": None,
+    }
+    finite, nonfinite = finite_samples(outputs, count)
+    assert finite.tolist() == [True, False, False]
+    assert nonfinite.outputs == ("maps", "parts") and nonfinite.samples == 2
+    few = chosen_samples(outputs, finite)
+    assert few["maps"] == [{"a": 1.0}] and [part.shape for part in few["parts"]] == [(1, 2), (1,)]
+    assert few["one"] == {1: 2.0} and few["none"] is None
+    with pytest.raises(ModelError, match="output 'maps' is no tensor"):
+        load_metric("top1").scores({"maps": [{"a": 1.0}]}, Batch({"x": np.zeros((1, 1))}, np.array([0])))

@@ -14,6 +14,7 @@ import pytest
 from conftest import MODELS
 from oracle import worst_error
 from small_model import small_data, small_model
+from steady import steady
 
 from hqp_onnx.errors import UsageError
 from hqp_onnx.job import evidence, precision
@@ -72,8 +73,9 @@ def test_a_confidence_keeps_the_upper_bound_of_the_drop_inside(options: Options,
         for model in (options.model, tmp_path / "pruned.onnx")
     ]
     lost = right[0].astype(float) - right[1]
-    assert lost.mean() + 2.326 * lost.std(ddof=1) / np.sqrt(len(lost)) <= options.max_drop
-    assert found.budget_spent["uncertainty"] == pytest.approx(2.326 * lost.std(ddof=1) / np.sqrt(len(lost)), rel=1e-3)
+    normal = 2.326 * lost.std(ddof=1) / np.sqrt(len(lost))
+    assert lost.mean() + found.budget_spent["uncertainty"] <= options.max_drop
+    assert normal < found.budget_spent["uncertainty"] < 2 * normal + 0.005  # exact bounds are wider
     rejected = [trial for trial in found.trials if not trial.accepted and trial.complete]
     assert all("at 99 %" in trial.why for trial in rejected)
     assert any(found.rows["baseline"].val_metric - trial.metric <= options.max_drop for trial in rejected)
@@ -147,7 +149,10 @@ def test_killed_anywhere_it_resumes_to_the_same_bytes(
         assert (broken.output / name).read_bytes() == (options.output / name).read_bytes(), name
 
 
-def test_without_compensation_the_pruned_model_is_the_masked_one(options: Options, tmp_path: Path) -> None:
+def test_without_compensation_the_pruned_model_is_the_masked_one(
+    options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steady(monkeypatch)
     plain = replace(options, output=tmp_path, compensate=False, precision="fp32", saliency="l2", search="linear")
     found = optimize(plain)
     assert found.shipped == str(tmp_path / "pruned.onnx")
@@ -288,7 +293,8 @@ def test_nodes_that_are_faster_in_float_stay_there(mixed: Options) -> None:
     assert found.rows["hqp"].bytes < 1.1 * found.rows["int8_everywhere"].bytes  # their weights are stored as int8
     assert found.rows["hqp"].val_drop <= mixed.max_drop
     assert sum(found.budget_spent.values()) == pytest.approx(mixed.max_drop)
-    assert found.budget_spent["pruning"] + found.budget_spent["precision"] == pytest.approx(found.rows["hqp"].val_drop)
+    shipped = found.rows[found.ships]
+    assert found.budget_spent["pruning"] + found.budget_spent["precision"] == pytest.approx(shipped.val_drop)
     files = [(mixed.output / name).read_bytes() for name in FILES]
     optimize(mixed)  # resumed: the clock is not asked again
     assert [(mixed.output / name).read_bytes() for name in FILES] == files

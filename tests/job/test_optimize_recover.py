@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import MODELS
 from small_model import small_data, small_model
+from steady import steady
 
 from hqp_onnx.cli import cli
 from hqp_onnx.graphs.model_io import to_proto
@@ -46,7 +47,9 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> Options:
 
 @pytest.fixture(scope="module")
 def report(options: Options) -> dict[str, Any]:
-    optimize(options)
+    with pytest.MonkeyPatch.context() as patch:
+        steady(patch)
+        optimize(options)
     found: dict[str, Any] = json.loads((options.output / "report.json").read_text())
     return found
 

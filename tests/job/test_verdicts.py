@@ -128,6 +128,7 @@ def test_the_faster_way_back_into_the_budget_is_chosen(
     assert verdicts["fp32", 18] and not verdicts["int8", 18] and verdicts["int8", 16]
     spared = [trial for trial in found.trials if trial.accepted and trial.floats]
     assert spared and bool(found.floats) is not fewer_units
+    assert found.ships == ("hqp" if fewer_units else "pruned")
     assert found.rows["hqp"].sparsity == pytest.approx((16 if fewer_units else 18) / 24)
 
 

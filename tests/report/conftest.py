@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from small_model import small_data, small_model
+from steady import steady
 
 from hqp_onnx.job.options import Options
 from hqp_onnx.job.results import Report
@@ -22,7 +23,9 @@ def returned(tmp_path_factory: pytest.TempPathFactory) -> Report:
     np.savez(made / "data.npz", input=40 * data["input"], labels=data["labels"])  # the classes that it tells apart
     file, out = str(made / "data.npz"), made / "out"
     chosen = {"metric": "agreement", "precision": "int8", "saliency": "l2", "multiple_of": 1, "only": ("*",)}
-    return optimize(Options(made / "model.onnx", file, file, out, max_drop=0.008, step=0.05, **chosen))
+    with pytest.MonkeyPatch.context() as patch:
+        steady(patch)
+        return optimize(Options(made / "model.onnx", file, file, out, max_drop=0.008, step=0.05, **chosen))
 
 
 @pytest.fixture(scope="package")

@@ -177,13 +177,15 @@ def test_a_recovered_model_is_what_ships(folder: Path, report: Report) -> None:
     shutil.copy(folder / "int8.onnx", folder / "recovered")
     trials = (*report.trials, *(replace(report.trials[-1], trained=True, floats=floats) for floats in (0, 2)))
     row = replace(report.hqp, speedup=77.0, latency_ms=1e-3)
-    shown = Page(render(replace(report, recovered=row, trials=trials), folder))
+    files = {**report.files, "recovered": "recovered/int8.onnx"}
+    recovered = replace(report, recovered=row, trials=trials, ships="recovered", files=files)
+    shown = Page(render(recovered, folder))
     assert shown.all("dd")[0]["text"] == "77.00×"
     assert "HQP + recovery: 0.001 ms" in shown.all("rect", **{"class": "main"})[0]["text"]
     assert sum(str(folder / "recovered" / "int8.onnx") in e["text"] for e in shown.all("pre")) == 4
     shutil.rmtree(folder / "recovered")
-    with pytest.raises(DataError, match="has none of int8"):
-        render(replace(report, recovered=row), folder)
+    with pytest.raises(DataError, match=r"int8\.onnx: no such file"):
+        render(recovered, folder)
 
 
 def test_a_model_with_nothing_to_remove_has_a_page(folder: Path, report: Report) -> None:

@@ -38,7 +38,9 @@ def test_what_was_written_is_read(folder: Path, returned: Report) -> None:
 def test_every_part_survives(tmp_path: Path, returned: Report) -> None:
     cost = CostModel(0.5, 0.25, 3, 10, 20, 1.5, 2)
     inputs = (replace(returned.inputs[0], shape=(None, 1, None), name="\udcff \x00 <é>"),)
-    whole = replace(returned, q8_only=None, recovered=returned.hqp, cost_model=cost, inputs=inputs, floats=("a", "b"))
+    files = {**returned.files, "recovered": "recovered/int8.onnx"}
+    whole = replace(returned, q8_only=None, recovered=returned.hqp, ships="recovered", files=files)
+    whole = replace(whole, cost_model=cost, inputs=inputs, floats=("a", "b"))
     assert again(tmp_path, whole.json()) == whole
 
 
@@ -47,9 +49,13 @@ def test_the_keys_are_those_that_programs_read(values: Values, returned: Report)
     assert set(values) == rows | {
         *("schema_version", "model", "data", "samples", "budget_met", "shipped", "settings", "budget_spent", "floats"),
         *("cost_model", "seconds", "units", "machine", "notes", "trials", "layers", "saliency_histogram", "frozen"),
-        "inputs",
+        *("inputs", "ships", "why", "files", "verified", "warnings"),
     }
-    assert values["schema_version"] == 1
+    assert values["schema_version"] == 2
+    assert values["ships"] == "hqp" and values["files"]["hqp"] == "int8.onnx" == Path(values["shipped"]).name
+    assert (
+        values["verified"]["hqp"]["outputs"]["logits"]["sqnr_db"] == returned.verified["hqp"].outputs["logits"].sqnr_db
+    )
     assert list(returned.rows) == ["baseline", "q8_only", "pruned", "hqp"]
     for name, row in returned.rows.items():
         assert values[name] == asdict(row)
@@ -59,8 +65,8 @@ def test_the_keys_are_those_that_programs_read(values: Values, returned: Report)
     assert cost["qat_estimate"] == {"epochs": 10, "train_samples": 50_000}
 
 
-def test_reports_from_before_the_schema_had_a_version_are_read(tmp_path: Path, values: Values) -> None:
-    del values["schema_version"], values["settings"]["confidence"]
+def test_what_has_a_usual_value_may_be_left_out(tmp_path: Path, values: Values) -> None:
+    del values["settings"]["confidence"]
     del values["cost_model"]["c_recover"], values["cost_model"]["t_recover"]
     found = again(tmp_path, values)
     assert (found.request.confidence, found.cost_model.c_recover) == (0.5, 0)
@@ -90,7 +96,7 @@ def _set(path: str, value: object) -> Callable[[Values], None]:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (_set("schema_version", 2), "has schema 2, this version reads 1. Use the version that wrote it"),
+        (_set("schema_version", 1), "has schema 1, this version reads 2. Use the version that wrote it"),
         (_set("schema_version", "one"), "Expected `int`, got `str` - at `$.schema_version`"),
         (_set("hqp", None), "missing required field `hqp`"),
         (_set("hqp.metric", "high"), "Expected `float`, got `str` - at `$.hqp.metric`"),
@@ -101,6 +107,10 @@ def _set(path: str, value: object) -> Callable[[Values], None]:
         (_set("trials.0.accepted", 1), "Expected `bool`, got `int` - at `$.trials[0].accepted`"),
         (_set("settings.max_drop", None), "missing required field `max_drop`"),
         (_set("settings.max_drop", "1.5 points"), "Expected `float`, got `str` - at `$.max_drop`"),
+        (_set("budget_spent", {}), "budget_spent has no 'left'"),
+        (_set("budget_spent.left", "all"), "Expected `float`, got `str` - at `$.budget_spent[...]`"),
+        (_set("ships", "recovered"), "what ships, 'recovered', has no row or no file"),
+        (_set("files.hqp", None), "what ships, 'hqp', has no row or no file"),
         (_set("machine", ["x86"]), "Expected `object`, got `array` - at `$.machine`"),
     ],
 )

@@ -124,4 +124,4 @@ def test_the_main_job_runs_on_openvino(tmp_path: Path) -> None:
     session = open_runner(Path(report.shipped), target("openvino"))
     with np.load(val) as data:
         found = session.run({"input": data["input"].astype(np.float32)})["logits"].argmax(1)
-        assert report.rows["hqp"].val_metric == pytest.approx((found == data["labels"]).mean())
+        assert report.rows[report.ships].val_metric == pytest.approx((found == data["labels"]).mean())

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from small_model import small_data, small_model
+from steady import steady
 
 from hqp_onnx import cli
 from hqp_onnx.engine import Capability, Device, EngineLatency
@@ -59,7 +60,8 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
 
 
 @pytest.fixture
-def options(tmp_path: Path) -> Options:
+def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Options:
+    steady(monkeypatch)
     onnx.save(small_model(), tmp_path / "small.onnx")
     data = small_data(96)["input"]
     for part, rows in (("calib", data[:32]), ("val", data[32:64]), ("test", data[64:])):

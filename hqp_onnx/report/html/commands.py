@@ -11,7 +11,8 @@ from hqp_onnx.engine.trtexec import shape_text
 from hqp_onnx.errors import DataError
 from hqp_onnx.job.results import ModelInput, Report
 
-NAMES = ("int8.onnx", "fp16.onnx", "pruned.onnx")  # the first of them ships
+_INT8 = ("int8.onnx", "q8_only.onnx", "int8_everywhere.onnx")
+_FLOAT32 = ("pruned.onnx", "baseline.onnx")
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,9 @@ def recipes(report: Report, folder: Path) -> list[Recipe]:
 
 
 def _shipped(report: Report, folder: Path) -> Path:
-    place = folder if report.recovered is None else folder / "recovered"
-    file = next((place / name for name in NAMES if (place / name).is_file()), None)
-    if file is None:
-        raise DataError(
-            f"{place}: has none of {', '.join(NAMES)}: expected what `hqp optimize` wrote beside its report"
-        )
+    file = folder / report.files[report.ships]
+    if not file.is_file():
+        raise DataError(f"{file}: no such file: expected what `hqp optimize` wrote beside its report")
     return file
 
 
@@ -83,9 +81,9 @@ def _tensorrt(laid_out: str, folder: Path, model: Path, inputs: Sequence[ModelIn
         return Recipe("TensorRT: the engine", "sh", code, "It runs on the GPU and TensorRT that built it.")
     source, flag = model, "--int8"
     remark = "TensorRT 11 takes no precision flag: leave it out."
-    if model.name != "int8.onnx" or laid_out != "tensorrt":
-        source, flag = (model if model.name == "pruned.onnx" else folder / "pruned.onnx"), "--fp16"
-    if source != model and model.name == "int8.onnx":
+    if model.name not in _INT8 or laid_out != "tensorrt":
+        source, flag = (model if model.name in _FLOAT32 else folder / "pruned.onnx"), "--fp16"
+    if source != model and model.name in _INT8:
         remark += f" {model.name} is laid out for {laid_out}: --target tensorrt gives one for TensorRT."
     words = ["trtexec", f"--onnx={source}", flag, *shape_flags, f"--saveEngine={engine}"]
     return Recipe("TensorRT", "sh", _line(words), remark + " For a Jetson: hqp build --for VERSION.")

@@ -45,7 +45,8 @@ def render(report: Report, folder: Path) -> str:
 
 def _sections(report: Report, folder: Path, name: str) -> Iterator[Html]:
     yield _summary(report, name)
-    notes = (tag("p", note, class_="note") for note in report.notes)
+    warned = (f"Warning: {warning}" for warning in report.warnings)
+    notes = (tag("p", note, class_="note") for note in (report.why, *warned, *report.notes))
     yield _section("models", "Models", table(models_table(report), "figures wide"), *notes)
     figures = [latency(report), budget(report), trials(report), saliency(report), layers(report)]
     yield tag("div", *map(_figure, figures), _section("cost", "What it cost", *_cost(report)), class_="grid")

@@ -2,6 +2,7 @@
 
     max_abs = max |y - x|         mean_abs = mean |y - x|         relative = ||y - x|| / ||x||
     cosine = <x, y> / (||x|| ||y||)                 psnr_db = 20 log10(max |x|) - 10 log10(mean (y - x)^2)
+    sqnr_db = 20 log10(||x|| / ||y - x||)
 
 A signal below 1e-6 rms counts as 1e-6: else the noise of a tensor that is zero would be infinitely large. Positions
 that are infinite or NaN are left out: ``undefined`` counts those that are so in both alike, as masks are, ``broken``
@@ -103,6 +104,13 @@ class Deviation:
         if self.reference == 0 or self.candidate == 0:
             return float(self.reference == self.candidate)
         return self.product / math.sqrt(self.reference) / math.sqrt(self.candidate)
+
+    @property
+    def sqnr_db(self) -> float:
+        """Decibels of signal over noise; infinite where y equals x."""
+        if self.squared == 0:
+            return math.inf
+        return 10 * math.log10(max(self.reference, _FLOOR * self.count) / self.squared)
 
     @property
     def psnr_db(self) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from polygraphy import comparator
 
-from hqp_onnx.comparison.deviation import Deviation
+from hqp_onnx.evaluation.deviation import Deviation
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((6, 5, 4)).astype(np.float32)

@@ -1,0 +1,46 @@
+"""Write a model that a step made, if it passes what ``evaluation.verification`` asks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from hqp_onnx.evaluation.verification import Source, Verified, verify
+from hqp_onnx.graphs import model_io
+from hqp_onnx.model import IN_MEMORY
+from hqp_onnx.runtimes.targets import Target
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a user should know of a model that was written."""
+
+    notes: Sequence[str]
+    verified: Verified
+
+
+def write_verified(
+    graph: gs.Graph, path: Path, source: Source, goal: Target | None = None, precision: str = "fp32"
+) -> Verified:
+    """Write ``path``; arguments and errors as for ``verify`` and ``model_io.save``."""
+    proto = model_io.to_proto(graph)
+    verified = verify(proto, path, source, goal, precision)
+    model_io.save(proto, path)
+    return replace(verified, bytes=model_io.stored_bytes(path))
+
+
+def verified_model(
+    graph: gs.Graph, source: Source, goal: Target | None = None, precision: str = "fp32"
+) -> onnx.ModelProto:
+    """The model of ``graph``, for a caller in Python; warnings are logged."""
+    proto = model_io.to_proto(graph)
+    for warning in verify(proto, IN_MEMORY, source, goal, precision).warnings:
+        log.warning("%s", warning)
+    return proto
