@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import warnings
@@ -34,6 +35,7 @@ _DROPPED = (
     onnx.AttributeProto.TYPE_PROTOS,
 )
 _DEEPEST = 100  # functions that call one another
+_PACKED = {value for name, value in onnx.TensorProto.DataType.items() if name.endswith(("INT4", "INT2", "E2M1"))}
 _EXTERNAL_FROM = 1_900_000_000  # bytes of weights; protobuf ends at 2 GiB
 
 
@@ -300,6 +302,19 @@ def _check(path: Path, model: onnx.ModelProto) -> None:
             onnx.checker.check_model(without_weights(model) if weight_bytes(model) >= _EXTERNAL_FROM else model)
     except (onnx.checker.ValidationError, ValueError) as e:
         raise ModelError(f"{path}: not a valid ONNX model: {_one_line(e)}") from e
+    _check_sizes(path, model)
+
+
+def _check_sizes(path: Path, model: onnx.ModelProto) -> None:
+    """Raise ``ModelError`` for a weight of more or fewer values than its shape has, which onnx does not always see."""
+    for tensor in model.graph.initializer:
+        if not tensor.HasField("raw_data") or tensor.data_type in _PACKED:
+            continue
+        size = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        if math.prod(tensor.dims) * size != len(tensor.raw_data):
+            raise ModelError(
+                f"{path}: weight '{tensor.name}' of shape {list(tensor.dims)} holds {len(tensor.raw_data)} bytes"
+            )
 
 
 def is_quantized(op: str) -> bool:

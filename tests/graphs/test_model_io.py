@@ -151,3 +151,11 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
         model_io.save(model, path)
     monkeypatch.undo()
     assert path.read_bytes() == before
+
+
+def test_a_weight_of_another_size_than_its_shape_is_one_line(tmp_path: Path) -> None:
+    model = small_model()
+    del model.graph.initializer[0].dims[:]
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match=r"m\.onnx: (weight '.*' of shape \[\] holds|not a valid ONNX model)"):
+        model_io.load(tmp_path / "m.onnx")
