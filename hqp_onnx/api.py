@@ -143,14 +143,15 @@ def quantize(
     resolved, opened = target_named(target), open_model(model)
     if precision == "fp16":
         source = opened.source(None if data is None else open_data(opened, data, preprocess))
-        return verified_model(in_float16(opened.graph).graph, source, resolved, precision)
+        half = in_float16(opened.graph)
+        return verified_model(half.graph, source, resolved, precision, half.warnings)
     if data is None:
         raise UsageError(f"{{--precision}} {precision} needs calibration data: add {{--data}}")
     dataset = open_data(opened, data, preprocess)
     make = mixed_model if precision == "mixed" else quantize_model
     recipe = Recipe(equalize=equalize, correct_bias=correct_bias, round_weights=round_weights)
-    made = make(opened, dataset, resolved, calibration, progress, recipe).graph
-    return verified_model(made, opened.source(dataset), resolved, precision)
+    made = make(opened, dataset, resolved, calibration, progress, recipe)
+    return verified_model(made.graph, opened.source(dataset), resolved, precision, made.warnings)
 
 
 @public

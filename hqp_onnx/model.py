@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -21,12 +22,14 @@ from hqp_onnx.evaluation.verification import SAMPLES, Source
 from hqp_onnx.files import sha256
 from hqp_onnx.graphs import model_io
 from hqp_onnx.graphs.interface import Interface
+from hqp_onnx.graphs.nonfinite_weights import nonfinite_weights
 from hqp_onnx.graphs.shapes import Shapes, random_feeds
 from hqp_onnx.passes.canonicalize import canonicalize_with_shapes
 from hqp_onnx.runtimes.runners import open_runner
 from hqp_onnx.runtimes.session import Runner, try_run
 from hqp_onnx.runtimes.targets import target as target_named
 
+log = logging.getLogger(__name__)
 _VERIFIED_BATCH = 4  # where the model leaves it open
 IN_MEMORY = Path("<model>")
 """What errors call a model in memory."""
@@ -92,6 +95,8 @@ def open_model(source: ModelSource, threads: int = 0, target_name: str = "onnxru
         canonical, shapes = canonicalize_with_shapes(model_io.to_graph(proto))
     except (ModelError, LimitError) as e:
         raise type(e)(f"{path}: {e.template}") from e
+    for line in nonfinite_weights(canonical.graph):
+        log.warning("warning: %s", line)
     return Model(path, *_identity(path, proto), session, Interface.of(proto), canonical.graph, shapes)
 
 

@@ -11,8 +11,12 @@ __all__ = ["PassResult"]
 
 @dataclass(frozen=True)
 class PassResult:
-    """``modified`` is False only if ``graph`` equals the input; ``notes`` say what was done or refused, and why."""
+    """``modified`` is False only if ``graph`` equals the input; ``notes`` say what was done or refused, and why.
+
+    ``warnings`` are what nobody should miss.
+    """
 
     graph: gs.Graph
     modified: bool
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()

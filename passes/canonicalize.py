@@ -26,6 +26,7 @@ from hqp_onnx.graphs.shapes import Shapes, probe
 from hqp_onnx.graphs.symbolic.expressions import Expression, integer
 from hqp_onnx.graphs.symbolic.known import Dims
 from hqp_onnx.graphs.symbolic.shape_rules import broadcast
+from hqp_onnx.graphs.unique_names import UniqueNames
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.fold_constants import fold_constants
 from hqp_onnx.passes.fold_pads import fold_pads
@@ -134,16 +135,18 @@ def _explicit_pads(graph: gs.Graph, shapes: Shapes) -> None:
 
 
 def _fold_shape_arithmetic(graph: gs.Graph, shapes: Shapes) -> None:
+    names = UniqueNames(graph)
     for node in graph.nodes:
         for index, tensor in enumerate(node.inputs):
             if isinstance(tensor, gs.Variable) and (value := shapes.constant(tensor.name)) is not None:
-                node.inputs[index] = gs.Constant(f"{tensor.name}_folded_{node.name}_{index}", value)
+                wish = f"{tensor.name}_folded_{node.name}_{index}"
+                node.inputs[index] = gs.Constant(names.tensor(wish), value)
         if node.op == "Reshape" and isinstance(node.inputs[1], gs.Variable) and not node.attrs.get("allowzero", 0):
             data, target = node.inputs
             sizes, entries = shapes.known.dims.get(data.name), shapes.known.values.get(target.name)
             relative = None if sizes is None or entries is None else _relative_target(sizes, list(entries.flat))
             if relative is not None:
-                node.inputs[1] = gs.Constant(f"{target.name}_folded_{node.name}", relative)
+                node.inputs[1] = gs.Constant(names.tensor(f"{target.name}_folded_{node.name}"), relative)
 
 
 def _drop_expansions(graph: gs.Graph, shapes: Shapes) -> None:

@@ -25,6 +25,8 @@ import onnx_graphsurgeon as gs
 from hqp_onnx.arrays import Array, BoolArray
 from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis, PruningPlan
 from hqp_onnx.errors import ModelError
+from hqp_onnx.graphs.nonfinite_weights import is_finite
+from hqp_onnx.graphs.unique_names import UniqueNames, tensor_names
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.prune_channels import constant_name
 from hqp_onnx.ranking.least_squares import RIDGE, fit_blocks, fit_weight, mean_product, removal_mask
@@ -60,6 +62,7 @@ def compensate(
     graph = pruned.copy()
     gone, ended = channels.removed(plan), channels.ended(plan)  # nodes inside a branch that ended are gone
     before, after = original.tensors(), graph.tensors()
+    names, taken = UniqueNames(graph), tensor_names(original)
     notes: list[str] = []
     modified = False
     for name, use in contractions(original).items():
@@ -70,9 +73,13 @@ def compensate(
         if name not in moments and not blocks:
             notes.append(f"{name}: not compensated: no moments of its input")
             continue
+        if not is_finite(before[name]):
+            notes.append(f"{name}: not compensated: it holds NaN or infinities")
+            continue
         kept_outputs = ~removal_mask(channels, gone, ParamAxis(name, 1 - use.axis), before[name])
         if removed.all() or (ended and name not in after):
-            if _hold_mean(before[name], use, kept_outputs, after, moments.get(name)):
+            constant = after.get(constant_name(before[name].outputs[0], taken))
+            if _hold_mean(before[name], kept_outputs, use, constant, moments.get(name)):
                 notes.append(f"{name}: all of {len(removed)} inputs removed, its mean stays")
                 modified = True
             continue
@@ -85,17 +92,16 @@ def compensate(
             fit = fit_weight(weight, removed, moments[name], use, strength, biased)
         else:
             fit = fit_blocks(weight, removed, [moments[part] for part in blocks], use, strength, biased)
-        replace_weight(after[name], np.moveaxis(fit.weight, 1, use.axis), fit.bias)
+        replace_weight(after[name], np.moveaxis(fit.weight, 1, use.axis), fit.bias, names)
         notes.append(f"{name}: {removed.sum()} of {len(removed)} inputs removed, {fit.remains:.1%} of the error stays")
         modified = True
     return PassResult(graph, modified, tuple(notes))
 
 
 def _hold_mean(
-    weight: gs.Constant, use: Contraction, kept: BoolArray, after: Mapping[str, gs.Tensor], moments: Moments | None
+    weight: gs.Constant, kept: BoolArray, use: Contraction, constant: gs.Constant | None, moments: Moments | None
 ) -> bool:
     """Add the mean of what the reader of ``weight`` computed to the constant in its place; whether there is one."""
-    constant = after.get(constant_name(weight.outputs[0]))
     if constant is None or moments is None:
         return False
     mean = mean_product(np.moveaxis(weight.values, use.axis, 1)[kept], moments)
@@ -103,7 +109,7 @@ def _hold_mean(
     return True
 
 
-def replace_weight(weight: gs.Constant, values: Array, bias: Array | None) -> None:
+def replace_weight(weight: gs.Constant, values: Array, bias: Array | None, names: UniqueNames) -> None:
     """Put ``values`` in place of those of ``weight``, and add ``bias`` to that of its reader."""
     if values.shape != tuple(weight.shape):
         raise ModelError(
@@ -115,8 +121,8 @@ def replace_weight(weight: gs.Constant, values: Array, bias: Array | None) -> No
         return
     node = weight.outputs[0]
     if len(node.inputs) < 3:
-        node.inputs.append(gs.Constant(f"{weight.name}.bias", bias.astype(dtype)))
+        node.inputs.append(gs.Constant(names.tensor(f"{weight.name}.bias"), bias.astype(dtype)))
     else:
         old = node.inputs[2]
         new = (old.values + bias.reshape(-1 if old.values.ndim < 2 else (1, -1))).astype(dtype)
-        node.inputs[2] = gs.Constant(old.name if len(old.outputs) == 1 else f"{weight.name}.bias", new)
+        node.inputs[2] = gs.Constant(old.name if len(old.outputs) == 1 else names.tensor(f"{weight.name}.bias"), new)

@@ -17,6 +17,8 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from hqp_onnx.graphs.nodes import operator
+from hqp_onnx.graphs.nonfinite_weights import is_finite
+from hqp_onnx.graphs.unique_names import UniqueNames
 from hqp_onnx.graphs.weight_axes import WEIGHTED, weight_axes
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.insert_qdq import WeightScales, along, nearest
@@ -35,6 +37,7 @@ def compress_weights(graph: gs.Graph, scales: WeightScales | None = None) -> Pas
         scales: of weights that lie on a grid already, with integers in [-127, 127].
     """
     graph, known = graph.copy(), scales or {}
+    names = UniqueNames(graph)
     stored: dict[str, gs.Variable] = {}
     for node in list(graph.nodes):
         index = 0 if operator(node) == "Gather" else 1  # of a look-up, each row has a scale
@@ -43,7 +46,7 @@ def compress_weights(graph: gs.Graph, scales: WeightScales | None = None) -> Pas
         weight = node.inputs[index]
         if weight.name not in stored:
             axis = weight_axes(node, len(weight.shape)).output if index else 0
-            stored[weight.name] = _store(graph, weight, axis, known.get((weight.name, axis)))
+            stored[weight.name] = _store(graph, weight, axis, known.get((weight.name, axis)), names)
         node.inputs[index] = stored[weight.name]
     graph.cleanup().toposort()
     return PassResult(graph, bool(stored), (f"{len(stored)} float weights stored as int8",))
@@ -55,21 +58,25 @@ def _worthwhile(weight: gs.Tensor) -> bool:
         and weight.dtype == np.float32
         and len(weight.shape) > 1
         and int(np.prod(weight.shape)) >= _SMALLEST
+        and is_finite(weight)
     )
 
 
-def _store(graph: gs.Graph, weight: gs.Constant, axis: int, known: NDArray[np.float32] | None) -> gs.Variable:
+def _store(
+    graph: gs.Graph, weight: gs.Constant, axis: int, known: NDArray[np.float32] | None, names: UniqueNames
+) -> gs.Variable:
     """Add the nodes that restore ``weight``; their output."""
     values = weight.values.astype(np.float64)
     others = tuple(i for i in range(values.ndim) if i != axis)
     scale = np.abs(values).max(axis=others, keepdims=True) / _LIMIT
     scale = np.where(scale >= np.finfo(np.float32).tiny, scale, 1.0).astype(np.float32)
     scale = scale if known is None else along(known, axis, values.ndim)
-    integers = gs.Constant(f"{weight.name}/int8", nearest(values, scale, _LIMIT).astype(np.int8))
-    floats = gs.Variable(f"{weight.name}/float", np.float32, weight.shape)
-    restored = gs.Variable(f"{weight.name}/restored", np.float32, weight.shape)
+    integers = gs.Constant(names.tensor(f"{weight.name}/int8"), nearest(values, scale, _LIMIT).astype(np.int8))
+    steps = gs.Constant(names.tensor(f"{weight.name}/scale"), scale)
+    floats = gs.Variable(names.tensor(f"{weight.name}/float"), np.float32, weight.shape)
+    restored = gs.Variable(names.tensor(f"{weight.name}/restored"), np.float32, weight.shape)
     graph.nodes += [
-        gs.Node("Cast", floats.name, {"to": onnx.TensorProto.FLOAT}, [integers], [floats]),
-        gs.Node("Mul", restored.name, {}, [floats, gs.Constant(f"{weight.name}/scale", scale)], [restored]),
+        gs.Node("Cast", names.node(f"{weight.name}/float"), {"to": onnx.TensorProto.FLOAT}, [integers], [floats]),
+        gs.Node("Mul", names.node(f"{weight.name}/restored"), {}, [floats, steps], [restored]),
     ]
     return restored

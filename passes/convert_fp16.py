@@ -17,6 +17,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.errors import ModelError, one_line
+from hqp_onnx.graphs.foreign_names import names_apart
 from hqp_onnx.graphs.model_io import is_quantized, to_graph, to_proto
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
@@ -41,25 +42,35 @@ def convert_fp16(graph: gs.Graph) -> PassResult:
     floats = [tensor for tensor in graph.tensors().values() if tensor.dtype == np.float32]
     if not floats:
         raise ModelError("the model has no float32 tensors: there is nothing to convert to float16")
-    convert = float16_converter()
-    stays = [node.name for node in graph.nodes if node.op in _WINDOWS or _FLOAT_VALUES & node.attrs.keys()]
+    float16_converter()
     quantized = any(is_quantized(node.op) for node in graph.nodes)
     raised = raise_opset(graph, _QDQ_OPSET if quantized else graph.opset).graph
     try:
-        converted = convert(to_proto(raised), keep_io_types=True, node_block_list=stays)
-        result = to_graph(converted).cleanup().toposort()
+        result = to_graph(names_apart(_halved)(to_proto(raised))).cleanup().toposort()
         onnx.checker.check_model(to_proto(result), full_check=True)
     except Exception as e:  # the converters assert, onnx's inference and checker have types of their own
         raise ModelError(f"the model has no float16 form: {one_line(e)}") from e
     tensors = result.tensors()
     beyond = [t.name for t in floats if isinstance(t, gs.Constant) and _beyond(t.values)]
     cut = [name for name in beyond if name in tensors and tensors[name].dtype == np.float16]
-    return PassResult(result, True, tuple(f"'{name}' has finite values beyond 65504, cut to it" for name in cut))
+    notes = tuple(f"'{name}' has finite values beyond 65504, cut to it" for name in cut)
+    return PassResult(result, True, notes, notes)
 
 
 def in_float16(graph: gs.Graph) -> PassResult:
     """``graph`` (canonical, float32), BatchNormalization folded, in float16."""
     return convert_fp16(fold_batchnorm(graph).graph)
+
+
+def _halved(model: onnx.ModelProto) -> onnx.ModelProto:
+    """What the converter makes of ``model``."""
+    stays = [
+        node.name
+        for node in model.graph.node
+        if node.op_type in _WINDOWS or any(entry.name in _FLOAT_VALUES for entry in node.attribute)
+    ]
+    result: onnx.ModelProto = float16_converter()(model, keep_io_types=True, node_block_list=stays)
+    return result
 
 
 def _beyond(values: np.ndarray) -> bool:

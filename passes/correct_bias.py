@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from hqp_onnx.data.dataset import Batch
 from hqp_onnx.graphs.model_io import to_proto
+from hqp_onnx.graphs.unique_names import UniqueNames
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.insert_qdq import WeightScales, along, nearest
 from hqp_onnx.statistics.channel_stats import channel_stats
@@ -56,16 +57,17 @@ def correct_bias(
     graph = graph.copy()
     losses = {name: _loss(graph, name, axis, scales[name, axis], limit) for name, axis in scales if name not in skip}
     nodes = [node for node in graph.nodes if _is_correctable(node) and node.inputs[1].name in losses]
-    measured = graph.copy()
-    twins = {node.outputs[0].name: _twin(measured, node, losses[node.inputs[1].name]) for node in nodes}
-    names = [name for pair in twins.items() for name in pair]
-    stats = channel_stats(to_proto(measured), dict.fromkeys(names, 0), data, threads=threads)
-    worst = 0.0
+    measured, names = graph.copy(), UniqueNames(graph)
+    twins = {node.outputs[0].name: _twin(measured, node, losses[node.inputs[1].name], names) for node in nodes}
+    read = [name for pair in twins.items() for name in pair]
+    stats = channel_stats(to_proto(measured), dict.fromkeys(read, 0), data, threads=threads)
+    finite = {own for own, twin in twins.items() if stats[own].is_finite and stats[twin].is_finite}
+    worst, nodes = 0.0, [node for node in nodes if node.outputs[0].name in finite]
     for node in nodes:
         seen, shift = stats[node.outputs[0].name], stats[twins[node.outputs[0].name]].mean
         deviation = np.sqrt(np.maximum(seen.power - seen.mean**2, _TINY))
         worst = max(worst, float(np.abs(shift / deviation).max()))
-        _add_bias(node, shift)
+        _add_bias(node, shift, names)
     notes = (f"{len(nodes)} biases corrected, by up to {worst:.2f} standard deviations",) if nodes else ()
     return PassResult(graph, bool(nodes), notes)
 
@@ -77,12 +79,13 @@ def _loss(graph: gs.Graph, name: str, axis: int, scale: NDArray[np.float32], lim
     return (values - nearest(values, column, limit) * column).astype(np.float32)
 
 
-def _twin(measured: gs.Graph, node: gs.Node, weight: NDArray[np.float32]) -> str:
+def _twin(measured: gs.Graph, node: gs.Node, weight: NDArray[np.float32], names: UniqueNames) -> str:
     """Name of the output of a copy of ``node`` with another weight and no bias, added to ``measured``."""
-    name = f"{node.outputs[0].name}/rounding_loss"
+    stem = f"{node.outputs[0].name}/rounding_loss"
+    name = names.tensor(stem)
     source = measured.tensors()[node.inputs[0].name]
-    constant, output = gs.Constant(f"{name}/weight", weight), gs.Variable(name, np.float32)
-    measured.nodes.append(gs.Node(node.op, name, dict(node.attrs), [source, constant], [output]))
+    constant, output = gs.Constant(names.tensor(f"{stem}/weight"), weight), gs.Variable(name, np.float32)
+    measured.nodes.append(gs.Node(node.op, names.node(stem), dict(node.attrs), [source, constant], [output]))
     return name
 
 
@@ -96,8 +99,10 @@ def _is_correctable(node: gs.Node) -> bool:
     return isinstance(bias, gs.Constant) and len(bias.shape) == 1 and node.attrs.get("beta", 1.0) == 1.0
 
 
-def _add_bias(node: gs.Node, shift: NDArray[np.float64]) -> None:
+def _add_bias(node: gs.Node, shift: NDArray[np.float64], names: UniqueNames) -> None:
     old = node.inputs[2] if len(node.inputs) > 2 and not node.inputs[2].is_empty() else None
     values = shift if old is None else old.values + shift
-    new = gs.Constant(f"{node.outputs[0].name}/corrected_bias", values.astype(node.inputs[1].values.dtype))
+    new = gs.Constant(
+        names.tensor(f"{node.outputs[0].name}/corrected_bias"), values.astype(node.inputs[1].values.dtype)
+    )
     node.inputs = [*node.inputs[:2], new]

@@ -29,6 +29,7 @@ from hqp_onnx.arrays import FloatArray
 from hqp_onnx.data.dataset import Batch
 from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.graphs.nodes import operator
+from hqp_onnx.graphs.nonfinite_weights import is_finite
 from hqp_onnx.graphs.tensor_types import tensor_types
 from hqp_onnx.graphs.weight_axes import weight_axes
 from hqp_onnx.passes.base import PassResult
@@ -88,6 +89,8 @@ def equalize(graph: gs.Graph, data: Iterable[Batch], *, threads: int = 0) -> Equ
     stats = channel_stats(to_proto(graph), measured, data, threads=threads)
     notes, scaled = [], set[str]()
     for group in groups:
+        if not all(stats[name].is_finite for name in _read(group)):
+            continue
         base = _base(group, stats)
         noise = {power: _noise(group, stats, base**power) for power in _POWERS}
         best = min(noise, key=noise.__getitem__)
@@ -95,7 +98,7 @@ def equalize(graph: gs.Graph, data: Iterable[Batch], *, threads: int = 0) -> Equ
             _apply(group, base**best)
             scaled.update(group.tensors)
             notes.append(f"{group.tensors[0]}: equalized, {noise[best] / noise[0]:.0%} of its noise power is left")
-    return Equalized(graph, bool(notes), tuple(notes), frozenset(scaled))
+    return Equalized(graph, bool(notes), tuple(notes), scaled=frozenset(scaled))
 
 
 class _Groups:
@@ -162,7 +165,7 @@ def _count(sizes: Sequence[int | None]) -> float:
 def _is_linear(node: gs.Node) -> bool:
     """Whether ``node`` is a Conv (of one group, or depthwise) or Gemm whose parameters it alone reads."""
     parameters = [t for t in node.inputs[1:] if not t.is_empty()]
-    if not all(isinstance(t, gs.Constant) and len(t.outputs) == 1 for t in parameters):
+    if not all(isinstance(t, gs.Constant) and len(t.outputs) == 1 and is_finite(t) for t in parameters):
         return False
     if not isinstance(node.inputs[0], gs.Variable) or node.op not in ("Conv", "Gemm"):
         return False

@@ -17,6 +17,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import Array, Float32Array
+from hqp_onnx.graphs.unique_names import UniqueNames
 from hqp_onnx.passes.base import PassResult
 
 __all__ = ["Exposed", "Master", "expose_masters", "store_masters"]
@@ -107,26 +108,30 @@ class _Exposing:
     def __init__(self, graph: gs.Graph) -> None:
         self.graph = graph
         self.masters: dict[str, Master] = {}
+        self._names = UniqueNames(graph)
         self._floats: dict[str, gs.Constant] = {}
 
     def expose(self, node: gs.Node, stored: gs.Constant, scale: Float32Array, zero: Array, axis: int) -> None:
         """Let the output of ``node``, which restores ``stored``, come from a float constant."""
-        output, name = node.outputs[0], f"{stored.name}/master"
+        output, names = node.outputs[0], self._names
         node.outputs.clear()
-        if name not in self.masters:
-            self.masters[name] = _master(stored, scale, zero, axis)
-            self._floats[name] = gs.Constant(name, self.masters[name].floats(stored.values))
+        if stored.name not in self._floats:
+            name, master = names.tensor(f"{stored.name}/master"), _master(stored, scale, zero, axis)
+            self.masters[name], self._floats[stored.name] = master, gs.Constant(name, master.floats(stored.values))
+        floats = self._floats[stored.name]
         if stored.dtype == np.int32:
             for reader in list(output.outputs):
                 for i in [i for i, tensor in enumerate(reader.inputs) if tensor is output]:
-                    reader.inputs[i] = self._floats[name]
+                    reader.inputs[i] = floats
             return
         attributes = {"axis": axis} if scale.size > 1 else {}
-        form = [gs.Constant(f"{output.name}/{part}", x) for part, x in (("scale", scale), ("zero", zero))]
-        quantized = gs.Variable(f"{output.name}/Q", stored.dtype, stored.shape)
+        parts = (("scale", scale), ("zero", zero))
+        form = [gs.Constant(names.tensor(f"{output.name}/{part}"), x) for part, x in parts]
+        quantized = gs.Variable(names.tensor(f"{output.name}/Q"), stored.dtype, stored.shape)
+        pair = [names.node(f"{output.name}/{part}") for part in ("Q", "DQ")]
         self.graph.nodes += [
-            gs.Node("QuantizeLinear", f"{output.name}/Q", dict(attributes), [self._floats[name], *form], [quantized]),
-            gs.Node("DequantizeLinear", f"{output.name}/DQ", dict(attributes), [quantized, *form], [output]),
+            gs.Node("QuantizeLinear", pair[0], dict(attributes), [floats, *form], [quantized]),
+            gs.Node("DequantizeLinear", pair[1], dict(attributes), [quantized, *form], [output]),
         ]
 
 

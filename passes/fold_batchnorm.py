@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import FloatArray
 from hqp_onnx.graphs.nodes import operator
+from hqp_onnx.graphs.unique_names import UniqueNames
 from hqp_onnx.graphs.weight_axes import WEIGHTED, weight_axes
 from hqp_onnx.passes.base import PassResult
 
@@ -24,14 +25,14 @@ _FOLDING = WEIGHTED - {"MatMul"}
 def fold_batchnorm(graph: gs.Graph) -> PassResult:
     """``graph`` without the BatchNormalization nodes that can be folded; notes say why others stay."""
     graph = graph.copy()
-    exposed = {tensor.name for tensor in graph.outputs}
+    exposed, names = {tensor.name for tensor in graph.outputs}, UniqueNames(graph)
     notes: list[str] = []
     folded = 0
     for node in [n for n in graph.nodes if n.op == "BatchNormalization"]:
         if reason := _refusal(node, exposed):
             notes.append(f"BatchNormalization '{node.name}' stays: {reason}")
         else:
-            _fold(node)
+            _fold(node, names)
             folded += 1
     if folded:
         graph.cleanup().toposort()
@@ -55,7 +56,7 @@ def _refusal(bn: gs.Node, exposed: set[str]) -> str:
     return ""
 
 
-def _fold(bn: gs.Node) -> None:
+def _fold(bn: gs.Node, names: UniqueNames) -> None:
     gamma, beta, mean, variance = (np.asarray(t.values, np.float64) for t in bn.inputs[1:5])
     scale = gamma / np.sqrt(variance + bn.attrs.get("epsilon", 1e-5))
     node, output = bn.inputs[0].inputs[0], bn.outputs[0]
@@ -66,11 +67,10 @@ def _fold(bn: gs.Node) -> None:
     bias64 = bias.astype(np.float64) * (node.attrs.pop("beta", 1.0) if node.op == "Gemm" else 1.0)
     new_weight = _scaled(node, weight.astype(np.float64), scale)
     new_bias = scale * (bias64 - mean) + beta
-    stem = output.name  # unique in the graph, so names derived from it are too
     node.inputs = [
         node.inputs[0],
-        gs.Constant(f"{stem}/folded_weight", new_weight.astype(weight.dtype)),
-        gs.Constant(f"{stem}/folded_bias", new_bias.astype(weight.dtype)),
+        gs.Constant(names.tensor(f"{output.name}/folded_weight"), new_weight.astype(weight.dtype)),
+        gs.Constant(names.tensor(f"{output.name}/folded_bias"), new_bias.astype(weight.dtype)),
     ]
     bn.outputs.clear()
     node.outputs = [output]

@@ -1,7 +1,7 @@
 """Insert quantize/dequantize pairs on activations; store weights, and biases where wanted, as integers.
 
     activation   x -> DQ(Q(x)):  q = clip(round(x / s) + z),  x' = s (q - z)           per tensor
-    weight       W -> DQ(int8):  s_c = max|W_c| / limit,  q = round(W_c / s_c)         per output channel c
+    weight       W -> DQ(int8):  s_c = max|W_c| / limit,  q = round(W_c / s_c)         per output channel c, or all
     bias         b -> DQ(int32): s = s_x s_c,  q = round(b / s)                        exact to half a product unit
 
 A bias must fit its int32: s_c is at least |b_c| / (s_x 2^30), which also gives channels whose weights are all zero a
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from hqp_onnx.arrays import FloatArray
 from hqp_onnx.errors import ModelError
 from hqp_onnx.graphs.model_io import is_quantized
+from hqp_onnx.graphs.unique_names import UniqueNames
 from hqp_onnx.graphs.weight_axes import weight_axes
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.raise_opset import raise_opset
@@ -39,11 +40,11 @@ WeightScales = Mapping[tuple[str, int], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class _Format:
-    """Scale and zero-point of one activation range, and their constants in the graph."""
+    """Scale and zero-point of one activation range, that of ``source``."""
 
+    source: str
     scale: np.float32
     zero: int
-    tensors: tuple[gs.Constant, gs.Constant]
 
 
 def insert_qdq(
@@ -70,20 +71,27 @@ def insert_qdq(
     graph, notes = raised.graph, [*raised.notes]
     if graph.opset > target.max_opset:
         notes.append(f"opset {graph.opset} is above {target.max_opset}, the highest known to {target.name}")
-    placement = place(graph, target, floats)
+    placement = place(graph, target, floats, calibration.unbounded)
     by_tensor = _formats(placement, calibration, target)
-    tensors = graph.tensors()
-    _quantize_weights(graph, placement, by_tensor, target, scales or {})
+    tensors, names = graph.tensors(), UniqueNames(graph)
+    forms = {form.source: form for form in by_tensor.values()}
+    constants = {source: _constants(form, target, names) for source, form in forms.items()}
+    _quantize_weights(graph, placement, by_tensor, target, scales or {}, names)
     for name, form in by_tensor.items():
-        _insert_pair(graph, tensors[name], form)
+        _insert_pair(graph, tensors[name], constants[form.source], names)
     graph.cleanup().toposort()
     summary = f"{len(placement.tensors)} activations and {len(placement.weighted)} weighted nodes quantized"
-    return PassResult(graph, bool(placement.tensors), (summary, *notes, *placement.notes))
+    warnings = [
+        f"'{name}' is NaN or infinite on calibration samples, and stays in float" for name in calibration.unbounded
+    ]
+    if not placement.weighted and not floats:
+        warnings.append("no node was quantized: " + "; ".join(placement.notes[:3] or ["there is none that could be"]))
+    return PassResult(graph, bool(placement.tensors), (summary, *notes, *placement.notes), tuple(warnings))
 
 
 def weight_scales(graph: gs.Graph, calibration: Calibration, target: Target) -> WeightScales:
     """The scales that ``insert_qdq`` gives the weights of ``graph``; arguments and errors as there."""
-    placement = place(graph, target)
+    placement = place(graph, target, unbounded=calibration.unbounded)
     formats = _formats(placement, calibration, target)
     shared = _sharing(graph, placement)
     return {key: _scales(nodes, key[1], formats, target) for key, nodes in shared.items()}
@@ -116,12 +124,14 @@ def _format(name: str, calibration: Calibration, target: Target) -> _Format:
         raise ModelError(
             f"the calibration has no range for tensor '{name}': calibrate quantized_tensors(graph, target)"
         )
-    scale, zero = quantization(calibration.ranges[name], target)
-    constants = (
-        gs.Constant(f"{name}/scale", np.array(scale, np.float32)),
-        gs.Constant(f"{name}/zero_point", np.array(zero, target.activation_type)),
+    return _Format(name, *quantization(calibration.ranges[name], target))
+
+
+def _constants(form: _Format, target: Target, names: UniqueNames) -> tuple[gs.Constant, gs.Constant]:
+    return (
+        gs.Constant(names.tensor(f"{form.source}/scale"), np.array(form.scale, np.float32)),
+        gs.Constant(names.tensor(f"{form.source}/zero_point"), np.array(form.zero, target.activation_type)),
     )
-    return _Format(scale, zero, constants)
 
 
 def quantization(observed: Range, target: Target) -> tuple[np.float32, int]:
@@ -133,20 +143,22 @@ def quantization(observed: Range, target: Target) -> tuple[np.float32, int]:
     return scale, round(-lo / float(scale))
 
 
-def _insert_pair(graph: gs.Graph, tensor: gs.Variable, form: _Format) -> None:
+def _insert_pair(
+    graph: gs.Graph, tensor: gs.Variable, form: tuple[gs.Constant, gs.Constant], names: UniqueNames
+) -> None:
     """Route all uses of ``tensor`` through a pair; an output of the graph keeps its name and its dequantized value."""
     stem = tensor.name
-    quantized = gs.Variable(f"{stem}/quantized", form.tensors[1].dtype, tensor.shape)
+    quantized = gs.Variable(names.tensor(f"{stem}/quantized"), form[1].dtype, tensor.shape)
     if any(t is tensor for t in graph.outputs) and tensor.inputs:
-        restored, tensor = tensor, gs.Variable(f"{stem}/float", np.float32, tensor.shape)
+        restored, tensor = tensor, gs.Variable(names.tensor(f"{stem}/float"), np.float32, tensor.shape)
         _replace(restored.inputs[0].outputs, restored, tensor)
     else:
-        restored = gs.Variable(f"{stem}/dequantized", np.float32, tensor.shape)
+        restored = gs.Variable(names.tensor(f"{stem}/dequantized"), np.float32, tensor.shape)
         for node in graph.nodes:
             _replace(node.inputs, tensor, restored)
     graph.nodes += [
-        gs.Node("QuantizeLinear", f"{stem}/Q", inputs=[tensor, *form.tensors], outputs=[quantized]),
-        gs.Node("DequantizeLinear", f"{stem}/DQ", inputs=[quantized, *form.tensors], outputs=[restored]),
+        gs.Node("QuantizeLinear", names.node(f"{stem}/Q"), {}, [tensor, *form], [quantized]),
+        gs.Node("DequantizeLinear", names.node(f"{stem}/DQ"), {}, [quantized, *form], [restored]),
     ]
 
 
@@ -162,17 +174,19 @@ def _quantize_weights(
     formats: Mapping[str, _Format],
     target: Target,
     scales: WeightScales,
+    names: UniqueNames,
 ) -> None:
     """One int8 initializer and DQ per weight and axis; its scales suit the biases of every node that shares it."""
     for (name, axis), nodes in _sharing(graph, placement).items():
         weight = nodes[0].inputs[1]
         scale = scales[name, axis] if (name, axis) in scales else _scales(nodes, axis, formats, target)
         stored = nearest(weight.values, along(scale, axis, weight.values.ndim), target.weight_limit).astype(np.int8)
-        restored = _dequantized(graph, f"{weight.name}/axis{axis}", stored, scale, axis)
+        one = _is_stack(nodes[0])  # kernels of such products take one scale, as a scalar
+        restored = _dequantized(graph, f"{weight.name}/axis{axis}", stored, scale[0] if one else scale, axis, names)
         for node in nodes:
             node.inputs[1] = restored
             if target.int32_bias and _has_bias(node):
-                _quantize_bias(graph, node, scale, formats)
+                _quantize_bias(graph, node, scale, formats, names)
 
 
 def _sharing(graph: gs.Graph, placement: Placement) -> dict[tuple[str, int], list[gs.Node]]:
@@ -189,6 +203,7 @@ def _scales(nodes: list[gs.Node], axis: int, formats: Mapping[str, _Format], tar
     """Scales of the weight that ``nodes`` share."""
     values = np.moveaxis(nodes[0].inputs[1].values.astype(np.float64), axis, 0)
     scale = np.abs(values).max(axis=tuple(range(1, values.ndim))) / target.weight_limit
+    scale = np.full_like(scale, scale.max()) if any(map(_is_stack, nodes)) else scale
     if target.int32_bias:
         for node in nodes:
             scale = np.maximum(scale, _least_scale(node, len(scale), formats))
@@ -201,24 +216,38 @@ def _least_scale(node: gs.Node, channels: int, formats: Mapping[str, _Format]) -
 
 
 def _quantize_bias(
-    graph: gs.Graph, node: gs.Node, weight_scale: NDArray[np.float32], formats: Mapping[str, _Format]
+    graph: gs.Graph,
+    node: gs.Node,
+    weight_scale: NDArray[np.float32],
+    formats: Mapping[str, _Format],
+    names: UniqueNames,
 ) -> None:
     scale = (weight_scale * _input_scale(node, formats)).astype(np.float32)
     integers = np.rint(_bias(node, len(scale)) / scale).astype(np.int32)
-    node.inputs[2] = _dequantized(graph, f"{node.outputs[0].name}/bias", integers, scale, 0)
+    node.inputs[2] = _dequantized(graph, f"{node.outputs[0].name}/bias", integers, scale, 0, names)
 
 
 def _dequantized(
-    graph: gs.Graph, stem: str, integers: NDArray[np.integer], scale: NDArray[np.float32], axis: int
+    graph: gs.Graph,
+    stem: str,
+    integers: NDArray[np.integer],
+    scale: NDArray[np.float32] | np.float32,
+    axis: int,
+    names: UniqueNames,
 ) -> gs.Variable:
-    output = gs.Variable(f"{stem}/dequantized", np.float32, integers.shape)
+    output = gs.Variable(names.tensor(f"{stem}/dequantized"), np.float32, integers.shape)
     inputs = [
-        gs.Constant(f"{stem}/quantized", np.ascontiguousarray(integers)),
-        gs.Constant(f"{stem}/scale", scale),
-        gs.Constant(f"{stem}/zero_point", np.zeros(len(scale), integers.dtype)),
+        gs.Constant(names.tensor(f"{stem}/quantized"), np.ascontiguousarray(integers)),
+        gs.Constant(names.tensor(f"{stem}/scale"), np.asarray(scale)),
+        gs.Constant(names.tensor(f"{stem}/zero_point"), np.zeros(np.shape(scale), integers.dtype)),
     ]
-    graph.nodes.append(gs.Node("DequantizeLinear", f"{stem}/DQ", {"axis": axis}, inputs, [output]))
+    graph.nodes.append(gs.Node("DequantizeLinear", names.node(f"{stem}/DQ"), {"axis": axis}, inputs, [output]))
     return output
+
+
+def _is_stack(node: gs.Node) -> bool:
+    """Whether ``node`` multiplies by several matrices, or one written as several."""
+    return node.op == "MatMul" and len(node.inputs[1].shape) > 2
 
 
 def _has_bias(node: gs.Node) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from hqp_onnx.graphs.unique_names import UniqueNames
 from hqp_onnx.passes.base import PassResult
 
 __all__ = ["pool_spatial_means"]
@@ -24,14 +25,15 @@ def pool_spatial_means(graph: gs.Graph, ranks: dict[str, int]) -> PassResult:
         ranks: number of axes of the activations; those that are absent keep their ReduceMean.
     """
     graph = graph.copy()
+    names = UniqueNames(graph)
     means = [node for node in graph.nodes if node.op == "ReduceMean" and _is_spatial(node, ranks)]
     for node in means:
         data, (output,) = node.inputs[0], node.outputs
         node.op, node.inputs = "GlobalAveragePool", [data]
         if not node.attrs.get("keepdims", 1):
-            pooled = gs.Variable(f"{output.name}/pooled", output.dtype)
+            pooled = gs.Variable(names.tensor(f"{output.name}/pooled"), output.dtype)
             node.outputs = [pooled]
-            graph.nodes.append(gs.Node("Flatten", f"{node.name}/flat", inputs=[pooled], outputs=[output]))
+            graph.nodes.append(gs.Node("Flatten", names.node(f"{node.name}/flat"), {}, [pooled], [output]))
         node.attrs = {}
     graph.cleanup().toposort()
     return PassResult(graph, bool(means), (f"{len(means)} spatial means as GlobalAveragePool",))

@@ -7,6 +7,8 @@ but removed channels computes its bias: a constant takes its place, and the bran
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -16,6 +18,7 @@ from hqp_onnx.channels.rules import REWRITES
 from hqp_onnx.channels.survivors import Survivors
 from hqp_onnx.errors import UsageError
 from hqp_onnx.graphs.nodes import operator
+from hqp_onnx.graphs.unique_names import UniqueNames, tensor_names, unused
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.statistics.moments import contractions
 
@@ -39,7 +42,7 @@ def prune_channels(graph: gs.Graph, channels: ChannelMap, plan: PruningPlan) -> 
         return PassResult(pruned, False)
     gone = channels.removed(plan)
     _end_branches(pruned, channels, gone)
-    survivors = Survivors(channels, gone)
+    survivors = Survivors(channels, gone, UniqueNames(pruned, more=tensor_names(graph)))
     for node in pruned.nodes:
         if rewrite := REWRITES.find(operator(node)):
             rewrite(survivors, node)
@@ -60,14 +63,17 @@ def prune_channels(graph: gs.Graph, channels: ChannelMap, plan: PruningPlan) -> 
     return PassResult(pruned, True)
 
 
-def constant_name(reader: gs.Node) -> str:
-    """Name of the constant [1, C, 1, ...] that takes the place of what a Conv, Gemm or MatMul computed."""
-    return f"{reader.outputs[0].name}.constant"
+def constant_name(reader: gs.Node, taken: Container[str]) -> str:
+    """Name of the constant [1, C, 1, ...] that takes the place of what a Conv, Gemm or MatMul computed.
+
+    ``taken`` are the tensors of the graph before pruning (``tensor_names``): with them, the name is always the same.
+    """
+    return unused(f"{reader.outputs[0].name}.constant", taken)
 
 
 def _end_branches(graph: gs.Graph, channels: ChannelMap, gone: BoolArray) -> None:
     """Put constants in place of nodes that read nothing but removed units."""
-    ended, tensors = False, graph.tensors()
+    ended, tensors, taken = False, graph.tensors(), tensor_names(graph)
     for name, use in contractions(graph).items():
         labels = channels.members.get(ParamAxis(name, use.axis))
         if labels is None or not gone[labels].all():
@@ -78,7 +84,7 @@ def _end_branches(graph: gs.Graph, channels: ChannelMap, gone: BoolArray) -> Non
         outputs = channels.members.get(ParamAxis(name, axis))
         values = values if outputs is None else values[~gone[outputs]]
         shape = (1, -1, *[1] * (len(weight.shape) - 2))
-        constant = gs.Constant(constant_name(reader), values.reshape(shape).astype(weight.dtype))
+        constant = gs.Constant(constant_name(reader, taken), values.reshape(shape).astype(weight.dtype))
         for node in list(reader.outputs[0].outputs):
             node.inputs = [constant if t is reader.outputs[0] else t for t in node.inputs]
         ended = True

@@ -1,7 +1,8 @@
 """Float graph in, INT8 graph out, in two steps.
 
-``prepare`` reads the data: fold BatchNormalization, equalize, calibrate, round weights. ``quantize_prepared`` reads
-none: insert Q/DQ, except around nodes that are to stay in float, and compress the weights of those.
+``prepare`` reads the data: widen float16, fold BatchNormalization, equalize, calibrate, round weights.
+``quantize_prepared`` reads none: insert Q/DQ, except around nodes that are to stay in float, and compress the weights
+of those.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import onnx_graphsurgeon as gs
 
 from hqp_onnx.data.dataset import Batch
 from hqp_onnx.graphs.model_io import to_proto
+from hqp_onnx.graphs.unique_names import UniqueNames
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.compress_weights import compress_weights
 from hqp_onnx.passes.correct_bias import correct_bias
@@ -20,6 +22,7 @@ from hqp_onnx.passes.equalize import equalize
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.insert_qdq import WeightScales, insert_qdq, weight_scales
 from hqp_onnx.passes.round_weights import round_weights, roundable
+from hqp_onnx.passes.widen_float16 import widen_float16
 from hqp_onnx.progress import StageProgress
 from hqp_onnx.quantization.placement import quantized_tensors
 from hqp_onnx.runtimes.targets import Target
@@ -87,7 +90,7 @@ def prepare(
     """``graph`` with all that INT8 for ``target`` needs of the data.
 
     Args:
-        graph: float32, canonical and sorted; not changed.
+        graph: float32 or float16, canonical and sorted; not changed.
         data: calibration batches, re-iterable.
         target: see ``targets.target``.
         method: calibration method, see ``calibration.calibrate``.
@@ -101,7 +104,8 @@ def prepare(
         DataError, UsageError: see ``calibration.calibrate``.
     """
     chosen = recipe or Recipe()
-    results, scaled = [fold_batchnorm(graph)], frozenset[str]()
+    widened = widen_float16(graph)
+    results, scaled = [widened, fold_batchnorm(widened.graph)], frozenset[str]()
     if chosen.equalize:
         equalized = equalize(results[-1].graph, data, threads=threads)
         results, scaled = [*results, equalized], equalized.scaled
@@ -119,6 +123,7 @@ def prepare(
         results[-1].graph,
         any(result.modified for result in results),
         tuple(note for result in results for note in result.notes),
+        tuple(warning for result in results for warning in result.warnings),
         calibration=calibration,
         scales={key: scale for key, scale in scales.items() if key[0] in moments},
         scaled=scaled,
@@ -141,8 +146,10 @@ def quantize_prepared(prepared: Prepared, target: Target, floats: Collection[str
     if target.folds_constants:
         results.append(compress_weights(results[-1].graph, prepared.scales))
     notes = tuple(note for result in results for note in result.notes)
+    warnings = tuple(warning for result in results for warning in result.warnings)
     modified = any(result.modified for result in results)
+    names = UniqueNames(results[-1].graph)
     for tensor in results[-1].graph.tensors().values():
         if tensor.name in prepared.scaled:  # what is not the float model's has another name, for whoever compares
-            tensor.name += ".equalized"
-    return Quantized(results[-1].graph, modified, notes, calibration=prepared.calibration)
+            tensor.name = names.tensor(f"{tensor.name}.equalized")
+    return Quantized(results[-1].graph, modified, notes, warnings, calibration=prepared.calibration)

@@ -23,6 +23,8 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from hqp_onnx.arrays import FloatArray
 from hqp_onnx.errors import UsageError
 from hqp_onnx.graphs.nodes import operator
+from hqp_onnx.graphs.nonfinite_weights import is_finite
+from hqp_onnx.graphs.unique_names import UniqueNames
 from hqp_onnx.graphs.weight_axes import weight_axes
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.insert_qdq import nearest
@@ -70,15 +72,16 @@ def quantize_int4(
     }
     coded = {name: _blocks(_matrix(node), sensitivity[name], (moments or {}).get(name)) for name, node in nodes.items()}
     room = share * sum(blocks.integers.size for blocks in coded.values())
-    notes = []
+    notes, names = [], UniqueNames(graph)
     for name in sorted(coded, key=lambda name: coded[name].cost):
         room -= coded[name].integers.size
         if room < -0.5:
             break
-        _store(graph, nodes[name], coded[name])
+        _store(graph, nodes[name], coded[name], names)
         notes.append(f"{name}: INT4, costs {coded[name].cost:.2g} of the loss per parameter")
     graph.cleanup().toposort()
-    return PassResult(graph, bool(notes), tuple(notes))
+    none = "no weight was stored in INT4: no Gemm or MatMul reads a constant matrix, alone, of finite numbers"
+    return PassResult(graph, bool(notes), tuple(notes), () if notes or not share else (none,))
 
 
 def _takes_int4(node: gs.Node) -> bool:
@@ -87,7 +90,8 @@ def _takes_int4(node: gs.Node) -> bool:
         return False
     weight = node.inputs[1]
     plain = [node.attrs.get("alpha", 1.0), node.attrs.get("beta", 1.0), node.attrs.get("transA", 0)] == [1.0, 1.0, 0]
-    constant = isinstance(weight, gs.Constant) and len(weight.shape) == 2 and weight.dtype == np.float32
+    constant = isinstance(weight, gs.Constant) and len(weight.shape) == 2 and weight.dtype in (np.float32, np.float16)
+    constant = constant and is_finite(weight)
     fuses = len(node.inputs) > 2 or all(reader.op != "Relu" for reader in node.outputs[0].outputs)
     return bool(plain and constant and fuses and len(weight.outputs) == 1)
 
@@ -104,26 +108,29 @@ def _blocks(weight: FloatArray, sensitivity: FloatArray, moments: Moments | None
     tops = np.maximum.reduceat(np.abs(weight), starts, axis=0)
     scales = np.where(tops > 0, tops / _LIMIT, 1.0).astype(np.float32).astype(np.float64)
     grid = np.repeat(scales, BLOCK, axis=0)[:inputs]
-    integers = nearest(weight, grid, _LIMIT) if moments is None else rounded(weight.T, grid.T, moments.gram, _LIMIT).T
+    refined = None if moments is None else rounded(weight.T, grid.T, moments.gram, _LIMIT)
+    integers = nearest(weight, grid, _LIMIT) if refined is None else refined.T
     change = np.square(integers * grid - weight).sum(0)
     return _Blocks(integers, scales, float(sensitivity @ change) / (2 * inputs * weight.size))
 
 
-def _store(graph: gs.Graph, node: gs.Node, blocks: _Blocks) -> None:
+def _store(graph: gs.Graph, node: gs.Node, blocks: _Blocks, names: UniqueNames) -> None:
     """Make ``node`` a MatMul by the dequantized blocks, with an Add behind it where it had a bias."""
     name, output = node.inputs[1].name, node.outputs[0]
+    integers, kind = blocks.integers.astype(np.int8), node.inputs[1].dtype
     packed = onnx.helper.make_tensor(
-        f"{name}/int4", onnx.TensorProto.INT4, blocks.integers.shape, blocks.integers.astype(np.int8).ravel()
+        names.tensor(f"{name}/int4"), onnx.TensorProto.INT4, integers.shape, integers.ravel()
     )
-    restored = gs.Variable(f"{name}/dequantized", np.float32, blocks.integers.shape)
+    restored = gs.Variable(names.tensor(f"{name}/dequantized"), kind, integers.shape)
     inputs = [
         gs.Constant(packed.name, LazyValues(packed)),
-        gs.Constant(f"{name}/scale", blocks.scales.astype(np.float32)),
+        gs.Constant(names.tensor(f"{name}/scale"), blocks.scales.astype(kind)),
     ]
-    graph.nodes.append(gs.Node("DequantizeLinear", f"{name}/DQ", {"axis": 0, "block_size": BLOCK}, inputs, [restored]))
+    attributes = {"axis": 0, "block_size": BLOCK}
+    graph.nodes.append(gs.Node("DequantizeLinear", names.node(f"{name}/DQ"), attributes, inputs, [restored]))
     bias = node.inputs[2] if len(node.inputs) > 2 and not node.inputs[2].is_empty() else None
     node.op, node.attrs, node.inputs = "MatMul", {}, [node.inputs[0], restored]
     if bias is not None:
-        product = gs.Variable(f"{output.name}/product", np.float32)
+        product = gs.Variable(names.tensor(f"{output.name}/product"), kind)
         node.outputs = [product]
-        graph.nodes.append(gs.Node("Add", f"{node.name}/bias", inputs=[product, bias], outputs=[output]))
+        graph.nodes.append(gs.Node("Add", names.node(f"{node.name}/bias"), {}, [product, bias], [output]))

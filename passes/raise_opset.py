@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import onnx
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.errors import ModelError, one_line
+from hqp_onnx.graphs.foreign_names import names_apart
 from hqp_onnx.graphs.model_io import to_graph, to_proto
 from hqp_onnx.passes.base import PassResult
 
@@ -21,7 +24,7 @@ def raise_opset(graph: gs.Graph, opset: int) -> PassResult:
     if graph.opset >= opset:
         return PassResult(graph.copy(), False)
     try:
-        model = onnx.version_converter.convert_version(to_proto(graph), opset)
+        model = names_apart(partial(onnx.version_converter.convert_version, target_version=opset))(to_proto(graph))
     except Exception as e:  # the converter raises bare RuntimeError and its own types
         raise ModelError(
             f"opset {graph.opset} cannot be converted to {opset}: {one_line(e)}. Export the model with opset {opset}"

@@ -23,22 +23,22 @@ from hqp_onnx.arrays import BoolArray, FloatArray
 from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis, PruningPlan
 from hqp_onnx.data.dataset import Batch
 from hqp_onnx.graphs.model_io import to_proto
+from hqp_onnx.graphs.unique_names import UniqueNames, tensor_names, unused_prefix
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.compensate import replace_weight
 from hqp_onnx.ranking.least_squares import RIDGE
+from hqp_onnx.statistics.feature_sums import Features
 from hqp_onnx.statistics.moments import (
     LARGEST,
     Contraction,
-    Features,
     Moments,
     contractions,
     feature_moments,
     takes_bias,
 )
+from hqp_onnx.statistics.ridge import ridge_strength, solve
 
 __all__ = ["refit_in_order"]
-
-_ORIGINAL = "hqp.original."
 
 
 def refit_in_order(
@@ -70,19 +70,21 @@ def refit_in_order(
         ModelError: onnxruntime cannot run the graphs.
     """
     graph, gone, notes = pruned.copy(), channels.removed(plan), []
-    sources = original.tensors()
+    sources, names = original.tensors(), UniqueNames(graph)
+    prefix = unused_prefix("hqp.original.", tensor_names(original) | tensor_names(graph))
     for stage in _stages(original, graph):
-        merged = _merged(to_proto(graph), to_proto(original))
+        merged = _merged(to_proto(graph), to_proto(original), prefix)
         weights = graph.tensors()
-        features = [_beside(use, weights[name], sources[name]) for name, use in stage.items()]
+        features = [_beside(use, weights[name], sources[name], prefix) for name, use in stage.items()]
         for (name, use), moments in zip(
             stage.items(), feature_moments(merged, features, data, threads=threads), strict=True
         ):
             labels = channels.members.get(ParamAxis(name, 1 - use.axis))
             count = sources[name].shape[1 - use.axis]
             stays = np.ones(count, bool) if labels is None else ~gone[labels]
-            _refit(weights[name], use, moments, stays, ridge)
-            notes.append(f"{name}: refitted")
+            if np.isfinite(moments.gram).all() and np.isfinite(weights[name].values).all():
+                _refit(weights[name], use, moments, stays, ridge, names)
+                notes.append(f"{name}: refitted")
     return PassResult(graph, bool(notes), tuple(notes))
 
 
@@ -119,14 +121,14 @@ def _refittable(use: Contraction, weight: gs.Constant) -> bool:
     )
 
 
-def _beside(use: Contraction, weight: gs.Constant, source: gs.Constant) -> Features:
-    output = f"{_ORIGINAL}{weight.outputs[0].outputs[0].name}"
+def _beside(use: Contraction, weight: gs.Constant, source: gs.Constant, prefix: str) -> Features:
+    output = f"{prefix}{weight.outputs[0].outputs[0].name}"
     return replace(use.features[0], beside=output, beside_channels=source.shape[1 - use.axis])
 
 
-def _merged(changed: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelProto:
+def _merged(changed: onnx.ModelProto, original: onnx.ModelProto, prefix: str) -> onnx.ModelProto:
     """``changed`` and, under other names, the nodes of ``original``, on the same inputs."""
-    other = onnx.compose.add_prefix(original, _ORIGINAL, rename_inputs=False)
+    other = onnx.compose.add_prefix(original, prefix, rename_inputs=False)
     merged = onnx.ModelProto()
     merged.CopyFrom(changed)
     merged.graph.node.extend(other.graph.node)
@@ -134,17 +136,19 @@ def _merged(changed: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelPr
     return merged
 
 
-def _refit(weight: gs.Constant, use: Contraction, moments: Moments, stays: BoolArray, ridge: float) -> None:
+def _refit(
+    weight: gs.Constant, use: Contraction, moments: Moments, stays: BoolArray, ridge: float, names: UniqueNames
+) -> None:
     now = np.moveaxis(weight.values, use.axis, 1).astype(np.float64)
     rows = now.reshape(len(now), -1)
     size = rows.shape[1]
     biased = takes_bias(weight)
     second = moments.gram - np.outer(moments.mean, moments.mean) * biased
     inner, cross = second[:size, :size], second[:size, size:][:, stays]
-    strength = ridge * np.trace(inner) / size or 1.0
-    new = rows + np.linalg.solve(inner + strength * np.eye(size), cross - inner @ rows.T).T
+    strength = ridge_strength(inner, moments.gram[:size, :size], ridge)
+    new = rows + solve(inner + strength * np.eye(size), cross - inner @ rows.T).T
     bias = moments.mean[size:][stays] - new @ moments.mean[:size] - _bias(weight.outputs[0]) if biased else None
-    replace_weight(weight, np.moveaxis(new.reshape(now.shape), 1, use.axis), bias)
+    replace_weight(weight, np.moveaxis(new.reshape(now.shape), 1, use.axis), bias, names)
 
 
 def _bias(node: gs.Node) -> FloatArray | float:

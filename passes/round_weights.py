@@ -10,7 +10,8 @@ greedily: features are rounded one by one, from the largest variance down, and t
 
 (GPTQ, Frantar et al. 2022, arXiv:2210.17323; OBQ, arXiv:2208.11580). Where the node can take a bias, H is centred and
 the bias takes up what the mean of x makes of the change, (w - q) E[x]; else H are the plain second moments. A ridge
-keeps features that are nearly constant, or dependent on others, from moving others far.
+keeps features that are nearly constant, or dependent on others, from moving others far. Where H is no use all the
+same, because nothing varies but by noise, the weight is rounded to nearest.
 """
 
 from __future__ import annotations
@@ -21,12 +22,16 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import FloatArray
+from hqp_onnx.graphs.unique_names import UniqueNames
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.compensate import replace_weight
 from hqp_onnx.passes.insert_qdq import WeightScales, nearest
 from hqp_onnx.statistics.moments import LARGEST, Contraction, Moments, contractions, takes_bias
+from hqp_onnx.statistics.ridge import ridge_strength
 
-__all__ = ["round_weights", "roundable", "rounded"]
+__all__ = ["TO_NEAREST", "round_weights", "roundable", "rounded"]
+
+TO_NEAREST = "rounded to nearest, since its input hardly varies on the calibration samples"
 
 RIDGE = 0.01  # of the mean variance
 _BLOCK = 64  # features between two updates of all the rest
@@ -59,31 +64,49 @@ def round_weights(
         The graph; one note per weight: its output error as a share of that of plain rounding.
     """
     graph = graph.copy()
-    tensors, notes = graph.tensors(), []
+    tensors, notes, names = graph.tensors(), [], UniqueNames(graph)
     for name, use in contractions(graph).items():
         if name in moments:
             scale = scales[name, 1 - use.axis].astype(np.float64)
-            notes.append(_round(tensors[name], use, moments[name], scale, limit, ridge))
-    return PassResult(graph, bool(notes), tuple(notes))
+            notes.append(f"{name}: {_round(tensors[name], use, moments[name], scale, limit, ridge, names)}")
+    plain = tuple(note for note in notes if note.endswith(TO_NEAREST))
+    return PassResult(graph, bool(notes), tuple(notes), plain)
 
 
-def _round(weight: gs.Constant, use: Contraction, moments: Moments, scale: FloatArray, limit: int, ridge: float) -> str:
+def _round(
+    weight: gs.Constant,
+    use: Contraction,
+    moments: Moments,
+    scale: FloatArray,
+    limit: int,
+    ridge: float,
+    names: UniqueNames,
+) -> str:
     values = np.moveaxis(weight.values.astype(np.float64), use.axis, 1)
     rows = values.reshape(len(values), -1)
     biased = takes_bias(weight)
     mean = moments.mean * biased
     covariance = moments.gram - np.outer(mean, mean)
     grid = scale[:, None]
-    refined = rounded(rows, grid, covariance, limit, ridge) * grid
-    plain = nearest(rows, grid, limit) * grid
+    integers, plain = rounded(rows, grid, covariance, limit, ridge, moments.gram), nearest(rows, grid, limit) * grid
+    refined = plain if integers is None else integers * grid
     bias = (rows - refined) @ mean if biased else None
-    replace_weight(weight, np.moveaxis(refined.reshape(values.shape), 1, use.axis), bias)
+    replace_weight(weight, np.moveaxis(refined.reshape(values.shape), 1, use.axis), bias, names)
+    if integers is None:
+        return TO_NEAREST
     before, after = (float((((rows - q) @ covariance) * (rows - q)).sum()) for q in (plain, refined))
-    return f"{use.weight}: {after / before if before else 1:.0%} of the output error of plain rounding"
+    return f"{after / before if before else 1:.0%} of the output error of plain rounding"
 
 
-def rounded(rows: FloatArray, grid: FloatArray, covariance: FloatArray, limit: int, ridge: float = RIDGE) -> FloatArray:
-    """Integers of ``rows`` on their grid.
+def rounded(
+    rows: FloatArray,
+    grid: FloatArray,
+    covariance: FloatArray,
+    limit: int,
+    ridge: float = RIDGE,
+    gram: FloatArray | None = None,
+) -> FloatArray | None:
+    """Integers of ``rows`` on their grid; None where the covariance is no use.
 
     Args:
         rows: float64 [outputs, F].
@@ -91,11 +114,15 @@ def rounded(rows: FloatArray, grid: FloatArray, covariance: FloatArray, limit: i
         covariance: of the features, float64 [F, F].
         limit: largest integer.
         ridge: see ``round_weights``.
+        gram: the second moments that the covariance was made of, if not these themselves.
     """
-    strength = ridge * float(np.trace(covariance)) / len(covariance) or 1.0
     order = np.argsort(-np.diag(covariance), kind="stable")
-    damped = covariance[np.ix_(order, order)] + strength * np.eye(len(order))
-    upper = np.linalg.cholesky(np.linalg.inv(damped)).T
+    strength = ridge_strength(covariance, covariance if gram is None else gram, ridge)
+    sorted_covariance = covariance[np.ix_(order, order)]
+    upper = _factor(sorted_covariance, strength)
+    upper = _factor(sorted_covariance, 100 * strength) if upper is None else upper
+    if upper is None:
+        return None
     rest, steps, integers = rows[:, order], np.broadcast_to(grid, rows.shape)[:, order], np.empty_like(rows)
     for start in range(0, len(order), _BLOCK):
         stop = min(start + _BLOCK, len(order))
@@ -107,3 +134,13 @@ def rounded(rows: FloatArray, grid: FloatArray, covariance: FloatArray, limit: i
             integers[:, order[j]] = q
         rest[:, stop:] -= errors @ upper[start:stop, stop:]
     return integers
+
+
+def _factor(covariance: FloatArray, strength: float) -> FloatArray | None:
+    """U of the covariance with a ridge; None unless that is positive definite."""
+    try:
+        inverse = np.linalg.inv(covariance + strength * np.eye(len(covariance)))
+        upper = np.asarray(np.linalg.cholesky(inverse).T, np.float64)
+    except np.linalg.LinAlgError:
+        return None
+    return upper if np.isfinite(upper).all() else None

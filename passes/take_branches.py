@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.graphs.model_io import name_nodes
+from hqp_onnx.graphs.unique_names import unused
 from hqp_onnx.passes.base import PassResult
 
 __all__ = ["take_branches"]
@@ -57,7 +58,7 @@ def _settle_names(graph: gs.Graph, branch: gs.Graph) -> None:
                     reader.inputs[index] = other
             branch.outputs = [other if made is tensor else made for made in branch.outputs]
         else:
-            tensor.name = _unused(tensor.name, outer)
+            tensor.name = unused(tensor.name, outer)
             outer[tensor.name] = tensor
 
 
@@ -71,10 +72,3 @@ def _tensors(graph: gs.Graph) -> Iterator[gs.Tensor]:
     """Tensors of a graph and of the graphs inside its nodes."""
     for inner in [graph, *graph.subgraphs(recursive=True)]:
         yield from inner.tensors().values()
-
-
-def _unused(name: str, taken: Container[str]) -> str:
-    count = 1
-    while f"{name}_{count}" in taken:
-        count += 1
-    return f"{name}_{count}"

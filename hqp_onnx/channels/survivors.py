@@ -7,16 +7,21 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from hqp_onnx.arrays import BoolArray, IntArray
+from hqp_onnx.arrays import Array, BoolArray, IntArray
 from hqp_onnx.channels.channel_map import ChannelMap
+from hqp_onnx.graphs.unique_names import UniqueNames
 
 
 class Survivors:
-    """Which positions of each activation remain under a plan; ``added`` are nodes that rewrites put in."""
+    """Which positions of each activation remain under a plan.
 
-    def __init__(self, channels: ChannelMap, removed: BoolArray) -> None:
+    ``added`` are nodes that rewrites put in, ``names`` names what they add.
+    """
+
+    def __init__(self, channels: ChannelMap, removed: BoolArray, names: UniqueNames) -> None:
         self._channels = channels
         self._removed = removed
+        self.names = names
         self.added: list[gs.Node] = []
 
     def mask(self, tensor: gs.Tensor, axis: int) -> BoolArray | None:
@@ -45,11 +50,15 @@ class Survivors:
         masks = {axis: self.mask(tensor, axis) for axis in range(self.rank(tensor))}
         return {axis: kept for axis, kept in masks.items() if kept is not None and not kept.all()}
 
+    def constant(self, wish: str, values: Array) -> gs.Constant:
+        """A new constant, called ``wish`` if nothing else is."""
+        return gs.Constant(self.names.tensor(wish), values)
+
     def replace_input(self, node: gs.Node, index: int, values: IntArray) -> None:
         """Give ``node`` its own constant with new values; other users of the old one keep it."""
         old = node.inputs[index]
         if not np.array_equal(old.values, values):
-            node.inputs[index] = gs.Constant(f"{old.name}_{node.name}_pruned", values.astype(old.values.dtype))
+            node.inputs[index] = self.constant(f"{old.name}_{node.name}_pruned", values.astype(old.values.dtype))
 
     def restate(self, node: gs.Node, index: int, entries: Mapping[int, int], size: int) -> None:
         """Set entries of a shape input of ``size`` entries; one computed in the graph passes a new Where node."""
@@ -68,14 +77,14 @@ class Survivors:
         """Put a new node before an input of ``node``; arrays among its operands become constants."""
         old = node.inputs[index]
         stem = f"{old.name}_{node.name}_{index}_pruned"
-        inputs = [t if isinstance(t, gs.Tensor) else gs.Constant(f"{stem}_{i}", t) for i, t in enumerate(operands)]
-        node.inputs[index] = gs.Variable(stem, old.dtype)
-        self.added.append(gs.Node(op, f"{stem}_{op}", inputs=inputs, outputs=[node.inputs[index]]))
+        inputs = [t if isinstance(t, gs.Tensor) else self.constant(f"{stem}_{i}", t) for i, t in enumerate(operands)]
+        node.inputs[index] = gs.Variable(self.names.tensor(stem), old.dtype)
+        self.added.append(gs.Node(op, self.names.node(f"{stem}_{op}"), inputs=inputs, outputs=[node.inputs[index]]))
 
     def cut(self, node: gs.Node, index: int, axis: int, size: int) -> None:
         """Put a Slice behind an output of ``node`` that keeps the first ``size`` positions along ``axis``."""
         old = node.outputs[index]
         stem = f"{old.name}_{node.name}_pruned"
-        bounds = [gs.Constant(f"{stem}_{i}", np.array([n])) for i, n in enumerate((0, size, axis))]
-        node.outputs[index], old.shape = gs.Variable(stem, old.dtype), None
-        self.added.append(gs.Node("Slice", f"{stem}_Slice", inputs=[node.outputs[index], *bounds], outputs=[old]))
+        bounds = [self.constant(f"{stem}_{i}", np.array([n])) for i, n in enumerate((0, size, axis))]
+        node.outputs[index], old.shape = gs.Variable(self.names.tensor(stem), old.dtype), None
+        self.added.append(gs.Node("Slice", self.names.node(f"{stem}_Slice"), {}, [node.outputs[index], *bounds], [old]))

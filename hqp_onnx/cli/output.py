@@ -151,7 +151,7 @@ class Display:
         self._first = 0, 0.0
         self._began = self._said = self._last = time.perf_counter()
         logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s", force=True)
-        logging.getLogger().handlers = [_ConsoleHandler(console)]
+        logging.getLogger().handlers = [_ConsoleHandler(Console(stderr=True) if quiet else console)]
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Report how much of its total a stage has done."""

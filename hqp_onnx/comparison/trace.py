@@ -37,10 +37,10 @@ from hqp_onnx.comparison.lineage import Lineage, Match
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.errors import ModelError
 from hqp_onnx.evaluation.deviation import Deviation
+from hqp_onnx.graphs.unique_names import tensor_names, unused_prefix
 
 MEMORY = 1 << 30
 _COPIES = 6  # of each tensor that are held at once: the two models', inputs, outputs of two runs, a cut one
-_GIVEN = "/given"
 _STEADY = 1e-4  # energy of a signal that does not vary, as a share
 
 Values = Mapping[str, Array]
@@ -142,7 +142,8 @@ class _Pair:
         read = {name for node in first.proto.graph.node for name in node.input}
         self._given = [name for name in self._names if name in read]
         self._lacking = any(match is not None and match.lacking for match in map(self._matches.get, self._given))
-        forced = _forced(first.proto, {name: x[name] for name in self._given})
+        self._prefix = unused_prefix("given.", tensor_names(first.proto.graph))
+        forced = _forced(first.proto, {name: x[name] for name in self._given}, self._prefix)
         assert first.opener is not None
         self._reference = first.opener(forced, self._names)
         self._nodes = {name: node for node in first.proto.graph.node for name in node.output}
@@ -172,7 +173,7 @@ class _Pair:
         for name in self._given:
             match, values = self._matches.get(name), np.array(x[name]) if keep else np.zeros_like(x[name])
             values[_index(match, 0, values.ndim)] = y[name][_index(match, 1, values.ndim)]
-            forced[name + _GIVEN] = values
+            forced[self._prefix + name] = values
         return forced
 
     def errors(self, tolerance: float) -> Iterator[TensorError]:
@@ -236,15 +237,15 @@ def _take(values: Array, match: Match | None, side: int) -> Array:
     return values[_index(match, side, values.ndim)]
 
 
-def _forced(model: onnx.ModelProto, forced: Values) -> onnx.ModelProto:
-    """``model`` whose nodes read the tensors of ``forced`` from inputs of their own."""
+def _forced(model: onnx.ModelProto, forced: Values, prefix: str) -> onnx.ModelProto:
+    """``model`` whose nodes read the tensors of ``forced`` from inputs of their own, called ``prefix`` and the name."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for node in copy.graph.node:
         for index, name in enumerate(node.input):
             if name in forced:
-                node.input[index] = name + _GIVEN
+                node.input[index] = prefix + name
     for name, value in forced.items():
         kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
-        copy.graph.input.append(onnx.helper.make_tensor_value_info(name + _GIVEN, kind, [None] * value.ndim))
+        copy.graph.input.append(onnx.helper.make_tensor_value_info(prefix + name, kind, [None] * value.ndim))
     return copy

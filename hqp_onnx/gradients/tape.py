@@ -12,7 +12,8 @@ from onnx import helper, numpy_helper
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import GradientError
 from hqp_onnx.gradients.trace import Dims, Trace
-from hqp_onnx.graphs.nodes import number, operator, opset, unused_prefix
+from hqp_onnx.graphs.nodes import number, operator, opset
+from hqp_onnx.graphs.unique_names import tensor_names, unused_prefix
 from hqp_onnx.registry import Registry
 
 Grads = Sequence[str | None]
@@ -43,7 +44,7 @@ class Tape:
         self.model = onnx.ModelProto()
         self.model.CopyFrom(model)
         self.traced = traced
-        self.prefix = unused_prefix("hqp.", traced.dims)
+        self.prefix = unused_prefix("hqp.", tensor_names(model.graph))
         self._constants: dict[tuple[Any, ...], str] = {}
         self._count = 0
         self._opset = opset(model)

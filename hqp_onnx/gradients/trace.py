@@ -109,7 +109,12 @@ def _apart(first: Array, second: Array, counts: tuple[int, int]) -> bool:
     k = len(first) // counts[0]
     if not np.issubdtype(first.dtype, np.floating):
         return bool(np.array_equal(first[:k], second[:k]))
-    return bool(np.allclose(first[:k], second[:k], rtol=1e-3, atol=1e-4 * float(np.abs(first).max(initial=0.0))))
+    return close(first[:k], second[:k], float(np.abs(first[np.isfinite(first)]).max(initial=0.0)))
+
+
+def close(first: Array, second: Array, size: float) -> bool:
+    """Equal but for rounding of numbers of that size; NaN and infinities are what they are."""
+    return bool(np.allclose(first, second, rtol=1e-3, atol=1e-4 * size, equal_nan=True))
 
 
 def shape_only(graph: onnx.GraphProto) -> set[str]:

@@ -20,6 +20,7 @@ from hqp_onnx import files
 from hqp_onnx.errors import ModelError
 from hqp_onnx.graphs.nodes import opset
 from hqp_onnx.graphs.origin import CarryingGraph, Origin, carrying
+from hqp_onnx.graphs.unique_names import unused
 from hqp_onnx.limits import MOST_NODES
 from hqp_onnx.runtimes.external_data import read_apart, weight_bytes, without_weights, write_apart
 
@@ -36,6 +37,7 @@ _DROPPED = (
 )
 _DEEPEST = 100  # functions that call one another
 _PACKED = {value for name, value in onnx.TensorProto.DataType.items() if name.endswith(("INT4", "INT2", "E2M1"))}
+_BLOCKED = "com.microsoft.nchwc"  # operators of blocked layouts
 _EXTERNAL_FROM = 1_900_000_000  # bytes of weights; protobuf ends at 2 GiB
 
 
@@ -44,7 +46,8 @@ def load(path: Path, quantized: bool = False) -> onnx.ModelProto:
 
     Raises:
         ModelError: no such file, not ONNX, corrupt, missing external data, an opset outside
-            11 .. the newest of the installed onnx, no nodes, or already quantized unless ``quantized``.
+            11 .. the newest of the installed onnx, no nodes, or already quantized unless ``quantized``,
+            or in a blocked layout.
     """
     model = _parse(path)
     check(model, path, quantized)
@@ -65,6 +68,11 @@ def check(model: onnx.ModelProto, path: Path, quantized: bool = False) -> None:
     if not quantized and (node := next((n for n in nodes(model.graph) if is_quantized(n.op_type)), None)):
         raise ModelError(
             f"{path}: already quantized (node '{node.name or node.output[0]}' is {node.op_type}). Give the float model"
+        )
+    if node := next((n for n in nodes(model.graph) if n.domain == _BLOCKED), None):
+        raise ModelError(
+            f"{path}: onnxruntime optimized it for one machine (node '{node.name or node.output[0]}' is of "
+            f"{_BLOCKED}). Give the model that it was made from"
         )
     _check(path, model)
 
@@ -198,11 +206,12 @@ def _refuse_what_is_lost(model: onnx.ModelProto) -> None:
 
 def name_nodes(graph: gs.Graph) -> None:
     """Give every node of ``graph`` a name of its own."""
-    taken: set[str] = set()
+    seen, taken = set[str](), {node.name for node in graph.nodes}
     for index, node in enumerate(graph.nodes):
-        if not node.name or node.name in taken:
-            node.name = f"{node.op}_{index}"
-        taken.add(node.name)
+        if not node.name or node.name in seen:
+            node.name = unused(f"{node.op}_{index}", taken)
+            taken.add(node.name)
+        seen.add(node.name)
 
 
 def stored_bytes(path: Path) -> int:

@@ -6,7 +6,7 @@ onnx-graphsurgeon's, except where it says so.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import onnx
@@ -56,11 +56,3 @@ def reads(node: onnx.NodeProto) -> list[str]:
 def opset(model: onnx.ModelProto) -> int:
     """Version of the standard operators; 0 if the model imports none."""
     return next((int(entry.version) for entry in model.opset_import if entry.domain in _STANDARD), 0)
-
-
-def unused_prefix(prefix: str, names: Iterable[str]) -> str:
-    """``prefix``, with as many underscores behind it as it takes for no name to begin with it."""
-    taken = list(names)
-    while any(name.startswith(prefix) for name in taken):
-        prefix += "_"
-    return prefix

@@ -18,6 +18,7 @@ from hqp_onnx.passes.cut import Refit, cut
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.quantize import Prepared, prepare, quantize_prepared
 from hqp_onnx.passes.recover import recover
+from hqp_onnx.passes.widen_float16 import widen_float16
 from hqp_onnx.quantization.placement import quantizable
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.recovery.points import kept_positions
@@ -54,7 +55,8 @@ class CandidateModels:
 
     def quantizable(self, candidate: Candidate) -> list[str]:
         """First outputs of the nodes that can be quantized, in graph order."""
-        return quantizable(fold_batchnorm(self.graph(candidate.in_float32)).graph, self._setup.target)
+        graph = fold_batchnorm(widen_float16(self.graph(candidate.in_float32)).graph).graph
+        return quantizable(graph, self._setup.target)
 
     def _pruned(self, candidate: Candidate) -> gs.Graph:
         graph = cut(self._setup.model.graph, self._setup.channels, candidate.plan, self._refit).graph

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.graphs.nodes import operator
+from hqp_onnx.graphs.nonfinite_weights import is_finite
 from hqp_onnx.graphs.tensor_types import FLOAT, tensor_types
-from hqp_onnx.graphs.weight_axes import weight_axes
+from hqp_onnx.graphs.weight_axes import CONVOLUTIONS, weight_axes
 from hqp_onnx.runtimes.targets import Target
 
 
@@ -45,15 +46,16 @@ def quantizable(graph: gs.Graph, target: Target) -> list[str]:
     return [node.outputs[0].name for node in graph.nodes if node.outputs and node.outputs[0].name in weighted]
 
 
-def place(graph: gs.Graph, target: Target, floats: Collection[str] = ()) -> Placement:
+def place(graph: gs.Graph, target: Target, floats: Collection[str] = (), unbounded: Collection[str] = ()) -> Placement:
     """Placement of Q/DQ pairs in ``graph`` (float32, sorted, BatchNormalization folded).
 
     Args:
         graph: the model.
         target: its rules.
         floats: first outputs of nodes that stay in float though they could be quantized.
+        unbounded: activations without a range, as they are not finite; of ``quantized_tensors``.
     """
-    placer = _Placer(graph, target, frozenset(floats))
+    placer = _Placer(graph, target, frozenset(floats), frozenset(unbounded))
     placer.place_weighted()
     placer.place_followers()
     return Placement(placer.tensors, frozenset(placer.weighted), (*placer.refusals, *placer.summary()))
@@ -62,8 +64,8 @@ def place(graph: gs.Graph, target: Target, floats: Collection[str] = ()) -> Plac
 class _Placer:
     """The growing placement."""
 
-    def __init__(self, graph: gs.Graph, target: Target, floats: frozenset[str]) -> None:
-        self.graph, self.target, self.floats = graph, target, floats
+    def __init__(self, graph: gs.Graph, target: Target, floats: frozenset[str], unbounded: frozenset[str]) -> None:
+        self.graph, self.target, self.floats, self.unbounded = graph, target, floats, unbounded
         self.known = tensor_types(graph)
         self.exposed = {tensor.name for tensor in graph.outputs}
         self.tensors: dict[str, str] = {}
@@ -81,7 +83,8 @@ class _Placer:
             elif not (node.op in self.target.residual and self.is_residual(node)):
                 continue
             for tensor in _activations(node.inputs[:2]):
-                self.add(tensor)
+                if tensor is not self.fused(node):
+                    self.add(tensor)
             if node.op in self.target.outputs:
                 self.add(self.behind(node))
 
@@ -95,16 +98,43 @@ class _Placer:
                 for tensor in node.outputs:
                     if tensor.outputs and self.is_float(tensor):
                         self.add(tensor)
-            elif node.op in self.target.follows and len(inputs) == len(node.inputs) and node.outputs[0].outputs:
+            elif node.op in self.target.follows and len(inputs) == len(node.inputs) and self.is_read(node):
                 self.add(self.behind(node))
 
     def add(self, tensor: gs.Variable) -> None:
         """Give a pair to ``tensor``, and to every tensor back to the one whose values it holds."""
+        chain = self.chain(tensor)
+        for member in reversed(chain):
+            self.tensors.setdefault(member.name, chain[-1].name)
+
+    def chain(self, tensor: gs.Variable) -> list[gs.Variable]:
+        """``tensor``, and what it is moved from, back to the one whose values it holds."""
         chain = [tensor]
         while (parent := self.moved(chain[-1])) is not None:
             chain.append(parent)
-        for member in reversed(chain):
-            self.tensors.setdefault(member.name, chain[-1].name)
+        return chain
+
+    def is_read(self, node: gs.Node) -> bool:
+        """Whether anything reads what ``node`` gives, and a range can be given to it."""
+        return bool(node.outputs[0].outputs) and self.is_bounded(self.behind(node))
+
+    def is_bounded(self, tensor: gs.Tensor) -> bool:
+        """Whether a range can be given to ``tensor``."""
+        return isinstance(tensor, gs.Constant) or self.chain(tensor)[-1].name not in self.unbounded
+
+    def fused(self, node: gs.Node) -> gs.Variable | None:
+        """The input of a residual sum that goes without a pair: the convolution that makes it takes in the sum.
+
+        Whether that stays in float makes no difference, so the ranges that are needed do not depend on it.
+        """
+        if node.op not in self.target.residual or not self.target.fuses_sum:
+            return None
+        makers = CONVOLUTIONS & self.target.weighted
+        for tensor in _activations(node.inputs):
+            alone = len(tensor.outputs) == 1 and tensor.name not in self.exposed
+            if alone and tensor.inputs and operator(tensor.inputs[0]) in makers:
+                return tensor
+        return None
 
     def moved(self, tensor: gs.Variable) -> gs.Variable | None:
         """The float activation of which ``tensor`` is a moved copy."""
@@ -131,7 +161,7 @@ class _Placer:
     def is_residual(self, node: gs.Node) -> bool:
         """Whether ``node`` joins two float activations of one shape, as a skip connection does."""
         inputs, behind = _activations(node.inputs), self.target.residual_behind
-        if len(inputs) != 2 or not all(self.is_float(t) for t in inputs):
+        if len(inputs) != 2 or not all(self.is_float(t) and self.is_bounded(t) for t in inputs):
             return False
         if behind and not any(t.name in self.weighted and t.inputs[0].op in behind for t in inputs):
             return False
@@ -154,6 +184,12 @@ class _Placer:
             return "its weight is not constant"
         if isinstance(weight, gs.Constant) and (len(weight.shape) < 2 or 0 in weight.shape):
             return "its weight is not a matrix"
+        if not all(map(is_finite, node.inputs)):
+            return "its weight or bias holds NaN or infinities"
+        if not (self.is_bounded(data) and self.is_bounded(weight)):
+            return "its input is NaN or infinite on calibration samples"
+        if node.op in self.target.outputs and not self.is_bounded(self.behind(node)):
+            return "its output is NaN or infinite on calibration samples"
         if node.op == "Gemm" and (node.attrs.get("transA", 0) or node.attrs.get("alpha", 1.0) != 1.0):
             return "transA or alpha has no integer kernel"
         return self.bias_refusal(node) if self.target.int32_bias else ""

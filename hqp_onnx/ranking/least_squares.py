@@ -19,7 +19,9 @@ import onnx_graphsurgeon as gs
 from hqp_onnx.arrays import BoolArray, FloatArray
 from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis, PruningPlan
 from hqp_onnx.errors import ModelError
+from hqp_onnx.graphs.nonfinite_weights import is_finite
 from hqp_onnx.statistics.moments import Contraction, Moments, contractions, takes_bias
+from hqp_onnx.statistics.ridge import ridge_strength, solve
 
 RIDGE = 1e-3
 GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -43,7 +45,8 @@ def held_out_ridges(
     for name, use in contractions(graph).items():
         weight = graph.tensors()[name]
         removed = removal_mask(channels, gone, ParamAxis(name, use.axis), weight)
-        if not removed.any() or removed.all() or name not in halves[0]:
+        known = all(name in half for half in halves) and is_finite(weight)
+        if not removed.any() or removed.all() or not known:
             continue
         values = np.moveaxis(weight.values, use.axis, 1).astype(np.float64)
         errors = {}
@@ -139,8 +142,8 @@ def _least_squares(
     kept_kept = moments.gram[np.ix_(~removed, ~removed)] - np.outer(mean[~removed], mean[~removed])
     kept_lost = moments.gram[np.ix_(~removed, removed)] - np.outer(mean[~removed], mean[removed])
     target = kept_lost @ lost.T
-    strength = ridge * np.trace(kept_kept) / max(len(kept_kept), 1) or 1.0
-    change = np.linalg.solve(kept_kept + strength * np.eye(len(kept_kept)), target)
+    strength = ridge_strength(kept_kept, moments.gram[np.ix_(~removed, ~removed)], ridge)
+    change = solve(kept_kept + strength * np.eye(len(kept_kept)), target)
     error = np.sum((lost @ moments.gram[np.ix_(removed, removed)]) * lost)
     gain = np.sum((lost @ mean[removed]) ** 2) + np.sum(change * target) + strength * np.sum(change**2)
     bias = lost @ mean[removed] - change.T @ mean[~removed] if biased else None

@@ -27,9 +27,11 @@ import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import FloatArray, IntArray
 from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis
+from hqp_onnx.graphs.nonfinite_weights import is_finite
 from hqp_onnx.ranking.least_squares import RIDGE
 from hqp_onnx.ranking.order import Floors
 from hqp_onnx.statistics.moments import Contraction, Moments, contractions, takes_bias
+from hqp_onnx.statistics.ridge import inverse, ridge_strength, solve
 
 _SPARSE = 0.75  # readers are made smaller once no more than that share of their channels remains
 
@@ -61,6 +63,10 @@ def removal_costs(
     """
     readers = _readers(graph, channels, moments, sensitivities, ridges or {})
     costs = _Costs(readers, channels.units)
+    for name, use in contractions(graph).items():
+        labels = channels.members.get(ParamAxis(name, use.axis))
+        if labels is not None and not is_finite(graph.tensors()[name]):
+            costs.known[labels[labels >= 0]] = False
     rate = np.ones(channels.units) if gains is None else gains
     waiting = np.zeros(channels.units, bool)
     waiting[channels.prunable] = costs.known[channels.prunable]
@@ -98,7 +104,7 @@ def _readers(
     alike: dict[tuple[int, bool, bytes], list[Contraction]] = {}
     for name, use in contractions(graph).items():
         labels = channels.members.get(ParamAxis(name, use.axis))
-        if labels is not None and name in moments and name in sensitivities:
+        if labels is not None and name in moments and name in sensitivities and is_finite(tensors[name]):
             key = id(moments[name]), _biased(tensors[name], moments[name], use), labels.tobytes()
             alike.setdefault(key, []).append(use)
     readers = []
@@ -107,8 +113,8 @@ def _readers(
         rows = [_rows(tensors[use.weight].values, use, moments[use.weight], channels, sensitivities) for use in uses]
         weight, outputs, sensitivity = (np.concatenate(parts) for parts in zip(*rows, strict=True))
         ridge = max(ridges.get(use.weight, RIDGE) for use in uses)
-        inverse = _inverse(moments[uses[0].weight], biased, ridge)
-        readers.append(_Reader(labels, outputs, weight, sensitivity, inverse, len(inverse) // len(labels)))
+        damped = _inverse(moments[uses[0].weight], biased, ridge)
+        readers.append(_Reader(labels, outputs, weight, sensitivity, damped, len(damped) // len(labels)))
     return readers
 
 
@@ -137,9 +143,8 @@ def _rows(
 
 def _inverse(moments: Moments, biased: bool, ridge: float) -> FloatArray:
     second = moments.gram - np.outer(moments.mean, moments.mean) * biased
-    strength = ridge * np.trace(second) / len(second) or 1.0
-    inverse: FloatArray = np.linalg.inv(second + strength * np.eye(len(second)))
-    return inverse
+    strength = ridge_strength(second, moments.gram, ridge)
+    return inverse(second + strength * np.eye(len(second)))
 
 
 @dataclass
@@ -174,14 +179,14 @@ class _Reader:
         own = self.inverse.reshape(count, self.taps, count, self.taps)[np.arange(count), :, np.arange(count), :]
         scaled = self.weight * np.sqrt(self.sensitivity / 2)[:, None]
         rows = scaled.reshape(-1, count, self.taps)[:, self._stays].transpose(1, 0, 2)
-        costs[self._stays] = np.einsum("crt,crt->c", rows @ np.linalg.inv(own[self._stays]), rows)
+        costs[self._stays] = np.einsum("crt,crt->c", rows @ inverse(own[self._stays]), rows)
         return costs
 
     def cost_of(self, units: list[int]) -> float:
         """The cost of the remaining channels of ``units``, removed as one."""
         features = np.flatnonzero(np.repeat(np.isin(self.units, units) & self._stays, self.taps))
         rows = self.weight[:, features] * np.sqrt(self.sensitivity / 2)[:, None]
-        return float(np.sum(np.linalg.solve(self.inverse[np.ix_(features, features)], rows.T) * rows.T))
+        return float(np.sum(solve(self.inverse[np.ix_(features, features)], rows.T) * rows.T))
 
     def remove(self, unit: int) -> None:
         """Remove the unit's channels and outputs."""
@@ -191,7 +196,7 @@ class _Reader:
             return
         self._stays &= ~gone
         features = np.flatnonzero(np.repeat(gone, self.taps))
-        share = np.linalg.solve(self.inverse[np.ix_(features, features)], self.inverse[features])
+        share = solve(self.inverse[np.ix_(features, features)], self.inverse[features])
         self.weight -= self.weight[:, features] @ share
         self.inverse -= self.inverse[:, features] @ share
         if self._stays.sum() < _SPARSE * len(self._stays):

@@ -15,8 +15,9 @@ becomes QLinearConv only if its input, weight, int32 bias and output all carry p
 output's pair. A Gemm or MatMul needs no output pair. Elementwise float operators (HardSwish, HardSigmoid, gates)
 have no integer kernel that pays, and stay in float.
 
-TensorRT. Symmetric int8 with zero zero-points, pairs on the inputs of Conv, ConvTranspose, Gemm, MatMul and on both
-inputs of a residual Add, nothing between a Conv and its activation, float bias (NVIDIA, "Explicit Quantization").
+TensorRT. Symmetric int8 with zero zero-points, pairs on the inputs of Conv, ConvTranspose, Gemm, MatMul and of a
+residual Add, nothing between a Conv and its activation, float bias. Where a Conv alone feeds the Add, only the other
+input has a pair, since the Conv takes in the sum if nothing stands between them (NVIDIA, "Explicit Quantization").
 Weights are int8 initializers behind a DequantizeLinear: documented for TensorRT 10 and 11; parsers of TensorRT 8
 refuse int8 initializers.
 
@@ -58,6 +59,7 @@ class Target:
         weighted: operators that get pairs on their inputs and an int8 weight.
         residual: operators of two activations of equal shape, which get pairs on both inputs.
         residual_behind: quantized operators, one of which must give such an input; empty for any input.
+        fuses_sum: a residual sum of what a convolution alone gives becomes part of it, without a pair in between.
         outputs: operators whose output gets a pair, behind an ``absorbed`` activation that is its only consumer.
         absorbed: activations that vanish into the pair that follows them.
         follows: operators computed in INT8, with an output pair, where all their inputs carry pairs.
@@ -91,6 +93,7 @@ class Target:
     stand_in: str = ""
     engines: bool = False
     reduced_range: bool = False
+    fuses_sum: bool = False
 
     def __post_init__(self) -> None:
         for method in ("open", "describe", "remarks"):
@@ -141,12 +144,14 @@ _TENSORRT = Target(
     folds_constants=False,
     min_opset=13,
     max_opset=20,
+    fuses_sum=True,
 )
 _OPENVINO = replace(
     _TENSORRT,
     name="openvino",
     symmetric=False,
     residual_behind=frozenset({"Conv"}),
+    fuses_sum=False,
     same_range=_MOVES,
     channel_multiple=16,
     folds_constants=True,

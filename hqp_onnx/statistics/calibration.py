@@ -40,21 +40,27 @@ class Range:
 
 @dataclass(frozen=True)
 class Calibration:
-    """``ranges`` by tensor name, found by the method of that name (``thresholds.method``), its number included."""
+    """``ranges`` by tensor name, found by the method of that name (``thresholds.method``), its number included.
+
+    ``unbounded`` are tensors that have none, since they were NaN or infinite on some samples.
+    """
 
     ranges: Mapping[str, Range]
     method: str
+    unbounded: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """JSON text from which ``from_json`` restores every float exactly."""
-        return json.dumps({"method": self.method, "ranges": {k: asdict(r) for k, r in self.ranges.items()}}, indent=1)
+        values = {"method": self.method, "ranges": {k: asdict(r) for k, r in self.ranges.items()}}
+        return json.dumps(values | ({"unbounded": self.unbounded} if self.unbounded else {}), indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> Calibration:
         """The calibration written by ``to_json``; ``DataError`` for any other text."""
         try:
             values = json.loads(text)
-            return cls({name: Range(**r) for name, r in values["ranges"].items()}, str(values["method"]))
+            ranges = {name: Range(**r) for name, r in values["ranges"].items()}
+            return cls(ranges, str(values["method"]), tuple(map(str, values.get("unbounded", ()))))
         except (ValueError, KeyError, TypeError, AttributeError) as e:
             raise DataError(f"not a calibration file: {e}; write one with 'hqp quantize'") from e
 
@@ -73,7 +79,10 @@ def collect(
     threads: int = 0,
     progress: StageProgress | None = None,
 ) -> dict[str, Histogram]:
-    """Histograms of ``tensors`` (activations or inputs) over one pass of ``data``; errors as ``calibrate``."""
+    """Histograms of ``tensors`` (activations or inputs) over one pass of ``data``; errors as ``calibrate``.
+
+    Tensors that are NaN or infinite on some sample are left out.
+    """
     histograms = {name: Histogram() for name in tensors}
     inputs = {value.name for value in model.graph.input}
     fetched = [name for name in tensors if name not in inputs]
@@ -84,7 +93,7 @@ def collect(
         rows = rows or _affordable(session, batch)
         for start in range(0, len(batch), rows):
             feeds = {name: x[start : start + rows] for name, x in batch.feeds.items()}
-            _count(histograms, {**feeds, **session.run(feeds)} if session else feeds, samples + start)
+            _count(histograms, {**feeds, **session.run(feeds)} if session else feeds)
         samples += len(batch)
         if progress is not None:
             progress(samples, total)
@@ -105,11 +114,12 @@ def _affordable(session: Session | None, batch: Batch) -> int:
     return max(1, WORKSPACE // max(1, sum(values.nbytes for values in one.values())))
 
 
-def _count(histograms: Mapping[str, Histogram], values: Mapping[str, Array], start: int) -> None:
-    for name, histogram in histograms.items():
-        if not np.isfinite(values[name]).all():
-            raise DataError(f"tensor '{name}' is NaN or infinite on calibration samples from {start} on")
-        histogram.add(values[name])
+def _count(histograms: dict[str, Histogram], values: Mapping[str, Array]) -> None:
+    for name in list(histograms):
+        if np.isfinite(values[name]).all():
+            histograms[name].add(values[name])
+        else:
+            del histograms[name]
 
 
 def calibrate(
@@ -121,7 +131,7 @@ def calibrate(
     threads: int = 0,
     progress: StageProgress | None = None,
 ) -> Calibration:
-    """Ranges of ``tensors``, from one pass over ``data``.
+    """Ranges of ``tensors``, from one pass over ``data``; those that are not finite have none (``unbounded``).
 
     Args:
         model: the float model.
@@ -133,9 +143,10 @@ def calibrate(
 
     Raises:
         UsageError: an unknown method, or one that fails.
-        DataError: no samples, or a tensor that is not finite (named).
+        DataError: no samples.
         ModelError: onnxruntime cannot run the model.
     """
     threshold = thresholds.method(method)  # wrong names are found before any work
     histograms = collect(model, tensors, data, threads, progress)
-    return Calibration({name: Range(h.lo, h.hi, threshold(h)) for name, h in histograms.items()}, method)
+    ranges = {name: Range(h.lo, h.hi, threshold(h)) for name, h in histograms.items()}
+    return Calibration(ranges, method, tuple(name for name in tensors if name not in ranges))

@@ -20,6 +20,7 @@ from hqp_onnx.arrays import Array, FloatArray
 from hqp_onnx.data.dataset import Batch
 from hqp_onnx.errors import DataError
 from hqp_onnx.graphs.nodes import opset
+from hqp_onnx.graphs.unique_names import tensor_names, unused_prefix
 from hqp_onnx.runtimes.session import Session
 
 _AXES_ARE_INPUT = 18  # opset from which ReduceMean and ReduceMax take their axes as an input
@@ -36,6 +37,11 @@ class ChannelStats:
     mean: FloatArray
     power: FloatArray
     top: FloatArray
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all are: not, if an activation is NaN, infinite or beyond what float32 can square."""
+        return bool(np.isfinite([self.mean, self.power, self.top]).all())
 
 
 def channel_stats(
@@ -56,7 +62,8 @@ def channel_stats(
     """
     if not tensors:
         return {}
-    session = Session(_instrumented(model, tensors), _results(len(tensors)), threads=threads)
+    prefix = unused_prefix("hqp.stats.", tensor_names(model.graph))
+    session = Session(_instrumented(model, tensors, prefix), _results(len(tensors), prefix), threads=threads)
     totals = [_Total() for _ in tensors]
     for batch in data:
         bytes_each = sum(x.nbytes for x in batch.feeds.values()) / max(1, len(batch))
@@ -88,34 +95,34 @@ class _Total:
         return ChannelStats(self.mean / self.rows, self.power / self.rows, self.top)
 
 
-def _name(part: str, number: int) -> str:
-    return f"hqp.stats.{part}.{number}"
+def _results(count: int, prefix: str) -> list[str]:
+    return [f"{prefix}{part}.{n}" for n in range(count) for part in _PARTS]
 
 
-def _results(count: int) -> list[str]:
-    return [_name(part, n) for n in range(count) for part in _PARTS]
-
-
-def _instrumented(model: onnx.ModelProto, tensors: Mapping[str, int]) -> onnx.ModelProto:
+def _instrumented(model: onnx.ModelProto, tensors: Mapping[str, int], prefix: str) -> onnx.ModelProto:
     """``model`` plus nodes that give, for the n-th tensor, its mean, power and top as [samples, channels]."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for n, (tensor, last) in enumerate(tensors.items()):
-        flat, axis = _name("flat", n), 1 if last else 2
+
+        def name(part: str, number: int = n) -> str:
+            return f"{prefix}{part}.{number}"
+
+        flat, axis = name("flat"), 1 if last else 2
         shape = np.array([0, -1, last] if last else [0, 0, -1], np.int64)
         axes: dict[str, Any] = {"axes": [axis]} if opset(model) < _AXES_ARE_INPUT else {}
-        names = [] if axes else [_name("axes", n)]
-        copy.graph.initializer.append(onnx.numpy_helper.from_array(shape, _name("shape", n)))
+        names = [] if axes else [name("axes")]
+        copy.graph.initializer.append(onnx.numpy_helper.from_array(shape, name("shape")))
         if not axes:
             copy.graph.initializer.append(onnx.numpy_helper.from_array(np.array([axis], np.int64), names[0]))
         copy.graph.node.extend(
             [
-                make_node("Reshape", [tensor, _name("shape", n)], [flat]),
-                make_node("Mul", [flat, flat], [_name("square", n)]),
-                make_node("Abs", [flat], [_name("abs", n)]),
-                make_node("ReduceMean", [flat, *names], [_name("mean", n)], keepdims=0, **axes),
-                make_node("ReduceMean", [_name("square", n), *names], [_name("power", n)], keepdims=0, **axes),
-                make_node("ReduceMax", [_name("abs", n), *names], [_name("top", n)], keepdims=0, **axes),
+                make_node("Reshape", [tensor, name("shape")], [flat]),
+                make_node("Mul", [flat, flat], [name("square")]),
+                make_node("Abs", [flat], [name("abs")]),
+                make_node("ReduceMean", [flat, *names], [name("mean")], keepdims=0, **axes),
+                make_node("ReduceMean", [name("square"), *names], [name("power")], keepdims=0, **axes),
+                make_node("ReduceMax", [name("abs"), *names], [name("top")], keepdims=0, **axes),
             ]
         )
     return copy

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import onnx
 
-from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.data.dataset import Batch, Dataset
 from hqp_onnx.errors import DataError
 from hqp_onnx.progress import StageProgress
 from hqp_onnx.statistics.moments import Moments, input_moments
@@ -34,11 +35,22 @@ def halved_moments(
         raise DataError(f"{data.source.name}: 1 sample, compensation needs two or more")
     halves, before = [], 0
     for part in parts:
-        batches = (data.rows(rows.start, rows.stop) for rows in part)
+        batches = _Rows(data, part)
         shifted = None if progress is None else _shifted(progress, before, len(data))
         halves.append(input_moments(model, None, batches, progress=shifted, threads=threads))
         before += sum(map(len, part))
     return halves[0], halves[1]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Ranges of samples as batches, as often as they are asked for."""
+
+    data: Dataset
+    ranges: Sequence[range]
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (self.data.rows(rows.start, rows.stop) for rows in self.ranges)
 
 
 def _shifted(progress: StageProgress, before: int, total: int) -> StageProgress:
@@ -46,14 +58,14 @@ def _shifted(progress: StageProgress, before: int, total: int) -> StageProgress:
 
 
 def joined(first: Mapping[str, Moments], second: Mapping[str, Moments]) -> dict[str, Moments]:
-    """Moments over the samples of both; weights that shared moments still do."""
+    """Moments over the samples of both, of weights that are in both; weights that shared moments still do."""
     sums: dict[int, Moments] = {}
-    for name, one in first.items():
-        other = second[name]
+    for name in (name for name in first if name in second):
+        one, other = first[name], second[name]
         if id(one) not in sums:
             count = one.count + other.count
             gram, mean = (
                 (a * one.count + b * other.count) / count for a, b in ((one.gram, other.gram), (one.mean, other.mean))
             )
             sums[id(one)] = Moments(gram, mean, count)
-    return {name: sums[id(one)] for name, one in first.items()}
+    return {name: sums[id(one)] for name, one in first.items() if name in second}

@@ -82,18 +82,19 @@ def quantize_file(
     if precision == "fp16" or data is None:
         converted = in_float16(model.graph)
         source = model.source(None if data is None else open_data(model, data, preprocess))
-        verified = write_verified(converted.graph, output, source, target, "fp16")
+        verified = write_verified(converted.graph, output, source, target, "fp16", converted.warnings)
         return Written((*converted.notes, *remarks(target, precision)), verified)
     dataset = open_data(model, data, preprocess)
     source = model.source(dataset)
     if int4_weights is not None:
         packed = int4_model(model, dataset, int4_weights, progress)
-        return Written(packed.notes, write_verified(packed.graph, output, source, target, "int4"))
+        verified = write_verified(packed.graph, output, source, target, "int4", packed.warnings)
+        return Written(packed.notes, verified)
     if calibration_out is not None:
         recipe |= {"equalize": False}
     make = mixed_model if precision == "mixed" else quantize_model
     quantized = make(model, dataset, target, method, progress, Recipe(**recipe))
-    verified = write_verified(quantized.graph, output, source, target, precision)
+    verified = write_verified(quantized.graph, output, source, target, precision, quantized.warnings)
     if calibration_out is not None:
         write_calibration(quantized.calibration, calibration_out, tensorrt_version)
     return Written(remarks(target, precision), verified)

@@ -27,20 +27,29 @@ class Written:
 
 
 def write_verified(
-    graph: gs.Graph, path: Path, source: Source, goal: Target | None = None, precision: str = "fp32"
+    graph: gs.Graph,
+    path: Path,
+    source: Source,
+    goal: Target | None = None,
+    precision: str = "fp32",
+    warnings: tuple[str, ...] = (),
 ) -> Verified:
-    """Write ``path``; arguments and errors as for ``verify`` and ``model_io.save``."""
+    """Write ``path``; arguments and errors as for ``verify`` and ``model_io.save``, ``warnings`` those of passes."""
     proto = model_io.to_proto(graph)
     verified = verify(proto, path, source, goal, precision)
     model_io.save(proto, path)
-    return replace(verified, bytes=model_io.stored_bytes(path))
+    return replace(verified, bytes=model_io.stored_bytes(path), warnings=(*warnings, *verified.warnings))
 
 
 def verified_model(
-    graph: gs.Graph, source: Source, goal: Target | None = None, precision: str = "fp32"
+    graph: gs.Graph,
+    source: Source,
+    goal: Target | None = None,
+    precision: str = "fp32",
+    warnings: tuple[str, ...] = (),
 ) -> onnx.ModelProto:
     """The model of ``graph``, for a caller in Python; warnings are logged."""
     proto = model_io.to_proto(graph)
-    for warning in verify(proto, IN_MEMORY, source, goal, precision).warnings:
+    for warning in (*warnings, *verify(proto, IN_MEMORY, source, goal, precision).warnings):
         log.warning("%s", warning)
     return proto

@@ -19,7 +19,8 @@ from onnx import numpy_helper
 from onnx.helper import make_node
 
 from hqp_onnx.arrays import Array
-from hqp_onnx.graphs.nodes import operator, unused_prefix
+from hqp_onnx.graphs.nodes import operator
+from hqp_onnx.graphs.unique_names import tensor_names, unused_prefix
 from hqp_onnx.graphs.windows import Window, window_of
 
 __all__ = ["depthwise_as_products"]
@@ -48,7 +49,7 @@ def depthwise_as_products(
         return model
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    prefix = unused_prefix("hqp.", dims)
+    prefix = unused_prefix("hqp.", tensor_names(model.graph))
     nodes = [new for node in model.graph.node for new in _written(copy.graph, node, windows, types, prefix)]
     del copy.graph.node[:]
     copy.graph.node.extend(nodes)

@@ -6,11 +6,15 @@ loss per sample [N], or their sum.
 
 from __future__ import annotations
 
+from functools import partial
+
 import onnx
 from onnx import compose, version_converter
 
 from hqp_onnx.errors import GradientError, one_line
-from hqp_onnx.graphs.nodes import opset, unused_prefix
+from hqp_onnx.graphs.foreign_names import names_apart
+from hqp_onnx.graphs.nodes import opset
+from hqp_onnx.graphs.unique_names import tensor_names, unused_prefix
 from hqp_onnx.passes.lowering.prepare_for_gradients import prepare_for_gradients
 
 __all__ = ["join_loss"]
@@ -28,7 +32,7 @@ def join_loss(model: onnx.ModelProto, loss: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         GradientError: the loss does not fit the model.
     """
-    prefix = unused_prefix("hqp_loss.", (name for node in model.graph.node for name in node.output))
+    prefix = unused_prefix("hqp_loss.", tensor_names(model.graph))
     back = compose.add_prefix(_converted(prepare_for_gradients(loss), opset(model)), prefix).graph
     named = {prefix + value.name: value.name for value in (*model.graph.input, *model.graph.output)}
     constants = {tensor.name for tensor in back.initializer}
@@ -60,7 +64,7 @@ def _converted(loss: onnx.ModelProto, version: int) -> onnx.ModelProto:
     if opset(loss) == version:
         return loss
     try:
-        return version_converter.convert_version(loss, version)
+        return names_apart(partial(version_converter.convert_version, target_version=version))(loss)
     except (RuntimeError, ValueError) as e:
         raise GradientError(
             f"the loss model has opset {opset(loss)} and does not convert to {version}, the model's: {one_line(e)}"

@@ -24,6 +24,7 @@ from hqp_onnx.errors import GradientError
 from hqp_onnx.graphs.model_io import to_graph, to_proto
 from hqp_onnx.graphs.nodes import operator
 from hqp_onnx.graphs.shapes import Shapes, probe
+from hqp_onnx.graphs.unique_names import UniqueNames
 
 __all__ = ["LOWERED", "lower_for_training"]
 
@@ -60,14 +61,14 @@ class _Writer:
         self._graph = graph
         self._original = graph.copy()
         self._shapes: Shapes | None = None
-        self._taken = set(graph.tensors()) | {node.name for node in graph.nodes}
+        self._names = UniqueNames(graph)
         self._count = 0
 
     def op(self, kind: str, *inputs: Operand, **attributes: object) -> gs.Variable:
         """A new node's only output; numbers become float32 constants, sequences int64."""
         output = gs.Variable(self._name(kind), dtype=None)
         operands = [self._tensor(x) for x in inputs]
-        self._graph.nodes.append(gs.Node(kind, output.name, dict(attributes), operands, [output]))
+        self._graph.nodes.append(gs.Node(kind, self._names.node(output.name), dict(attributes), operands, [output]))
         return output
 
     def reduce(self, kind: str, x: gs.Tensor, axes: Sequence[int]) -> gs.Variable:
@@ -115,10 +116,8 @@ class _Writer:
         return gs.Constant(self._name("constant"), np.asarray(x, kind))
 
     def _name(self, kind: str) -> str:
-        while (name := f"lowered_{kind}_{self._count}") in self._taken:
-            self._count += 1
         self._count += 1
-        return name
+        return self._names.tensor(f"lowered_{kind}_{self._count - 1}")
 
 
 def _rule(*ops: str) -> Callable[[Rule], Rule]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import onnx
 from onnx import inliner, version_converter
 
 from hqp_onnx.errors import GradientError, one_line
+from hqp_onnx.graphs.foreign_names import names_apart
 from hqp_onnx.graphs.nodes import opset
 from hqp_onnx.passes.lowering.expand_functions import expand_functions
 from hqp_onnx.passes.lowering.inline_constants import inline_constants
@@ -34,7 +37,7 @@ def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
     if opset(model) >= OLDEST_OPSET:
         return model
     try:
-        return version_converter.convert_version(model, OLDEST_OPSET)
+        return names_apart(partial(version_converter.convert_version, target_version=OLDEST_OPSET))(model)
     except (RuntimeError, ValueError) as e:
         raise GradientError(
             f"gradients need opset {OLDEST_OPSET}, the model has {opset(model)} and does not convert: {one_line(e)}"

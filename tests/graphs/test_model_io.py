@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 from conftest import BUNDLED, MODELS
 from oracle import run
@@ -159,3 +160,21 @@ def test_a_weight_of_another_size_than_its_shape_is_one_line(tmp_path: Path) -> 
     onnx.save(model, tmp_path / "m.onnx")
     with pytest.raises(ModelError, match=r"m\.onnx: (weight '.*' of shape \[\] holds|not a valid ONNX model)"):
         model_io.load(tmp_path / "m.onnx")
+
+
+def test_models_in_a_blocked_layout_are_refused(tmp_path: Path) -> None:
+    ort = pytest.importorskip("onnxruntime")
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(tmp_path / "blocked.onnx")
+    ort.InferenceSession(small_model().SerializeToString(), options, providers=["CPUExecutionProvider"])
+    if all(node.domain != "com.microsoft.nchwc" for node in onnx.load(tmp_path / "blocked.onnx").graph.node):
+        pytest.skip("onnxruntime has no blocked layout on this machine")
+    with pytest.raises(ModelError, match="onnxruntime optimized it for one machine"):
+        model_io.load(tmp_path / "blocked.onnx")
+
+
+def test_nodes_without_names_of_their_own_get_some_that_are_free() -> None:
+    text = "g (float[n] x) => (float[n] y) { [Neg_1] a = Neg(x) b = Neg(a) [Neg_1] c = Neg(b) [Neg_2] y = Neg(c) }"
+    graph = model_io.to_graph(onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {text}'))
+    assert [node.name for node in graph.nodes] == ["Neg_1", "Neg_1_1", "Neg_2_1", "Neg_2"]

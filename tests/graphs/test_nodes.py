@@ -7,7 +7,7 @@ import onnx.parser
 import onnx_graphsurgeon as gs
 import pytest
 
-from hqp_onnx.graphs.nodes import attribute, operator, opset, reads, unused_prefix
+from hqp_onnx.graphs.nodes import attribute, operator, opset, reads
 
 MODEL = onnx.parser.parse_model(
     """<ir_version: 8, opset_import: ["acme" : 3, "" : 17]> g (float[n,3] x, bool c) => (float[n,3] y) {
@@ -34,8 +34,3 @@ def test_reads_include_those_of_subgraphs() -> None:
 def test_opset_is_that_of_the_standard_domain() -> None:
     assert opset(MODEL) == 17
     assert opset(onnx.ModelProto()) == 0
-
-
-def test_no_name_begins_with_an_unused_prefix() -> None:
-    assert unused_prefix("hqp.", ["x", "hqp"]) == "hqp."
-    assert unused_prefix("hqp.", (name for name in ["hqp.1", "hqp._2"])) == "hqp.__"

@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import pytest
 from small_model import small_data, small_model
 
 from hqp_onnx import Options, optimize
 from hqp_onnx.errors import BudgetError
 from hqp_onnx.evaluation import latency
+from hqp_onnx.job import models
+from hqp_onnx.passes.quantize import Prepared
 from hqp_onnx.runtimes.session import Session
 
 SAMPLES = 60
@@ -149,3 +152,22 @@ def test_recovery_without_room_keeps_what_was_found(options: Options, tmp_path: 
     trained = [trial for trial in found.trials if trial.trained]
     assert [trial.accepted for trial in trained] == [trial.removed == 0 for trial in trained]
     assert len(trained) > 1 and found.rows["recovered"].sparsity == found.rows["pruned"].sparsity == 0
+
+
+def test_a_candidate_that_overflows_in_calibration_is_rejected_and_the_run_goes_on(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = models.prepare
+
+    def overflowing(graph: gs.Graph, *given: Any, **more: Any) -> Prepared:
+        broken = graph.copy()
+        for name in ("w2", "w3"):
+            weight = broken.tensors()[name]
+            weight.values = weight.values * np.float32(1e30)
+        return honest(broken, *given, **more)
+
+    monkeypatch.setattr(models, "prepare", overflowing)
+    found = optimize(replace(options, precision="int8", max_drop=0.5, metric="agreement"))
+    tried = [trial for trial in found.trials if trial.precision == "int8"]
+    assert tried and not any(trial.accepted for trial in tried) and not found.budget_met
+    assert all("60 of 60 samples have NaN or infinities in output 'logits'" in trial.why for trial in tried)

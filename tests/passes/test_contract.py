@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 import pytest
 from oracle import run
@@ -23,6 +24,7 @@ from hqp_onnx.channels.channel_map import ChannelMap, PruningPlan
 from hqp_onnx.channels.walk import analyze
 from hqp_onnx.data.dataset import ArraySource, Batch, Dataset
 from hqp_onnx.graphs.model_io import to_proto
+from hqp_onnx.graphs.unique_names import tensor_names
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.passes.cut import Refit
@@ -32,7 +34,7 @@ from hqp_onnx.passes.round_weights import roundable
 from hqp_onnx.quantization.placement import quantized_tensors
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.runtimes.session import Session
-from hqp_onnx.runtimes.targets import target
+from hqp_onnx.runtimes.targets import Target, target
 from hqp_onnx.statistics.calibration import Calibration, calibrate
 from hqp_onnx.statistics.moments import input_moments
 
@@ -129,3 +131,60 @@ def test_a_pass_does_not_change_its_graph_and_returns_one_that_runs(name: str) -
     assert have.shape == want.shape
     loss = {"prune_channels": 0.5, "compensate": 0.5, "cut": 0.5, "quantize_int4": 0.1}.get(name, 0.05)
     assert np.abs(have - want).max() <= loss * np.abs(want).max()
+
+
+def prepared(name: str, proto: onnx.ModelProto) -> tuple[gs.Graph, tuple[Any, ...]]:
+    """The graph that a pass is given, and what it takes besides."""
+    raw = gs.import_onnx(proto)
+    canonical = canonicalize(raw).graph
+    graph = raw if name in ("canonicalize", "raise_opset", "fold_constants", "take_branches") else canonical
+    if name in ("insert_qdq", "equalize", "correct_bias", "round_weights"):
+        graph = the_pass("fold_batchnorm")(graph).graph
+    if name in ("expose_masters", "restore_float_weights"):
+        graph = the_pass("quantize")(graph, BATCHES, target("tensorrt"), "minmax").graph
+    channels = analyze(canonical)
+    return graph, arguments(name, graph, channels, PruningPlan(channels.prunable[:3]))
+
+
+def poisoned(proto: onnx.ModelProto, tensors: set[str], nodes: set[str]) -> onnx.ModelProto:
+    """``proto`` with an output of its own, a sum of numbers and results that bear these names."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    graph, total = copy.graph, "poison"
+    graph.node.append(onnx.helper.make_node("ReduceMax", [graph.input[0].name], [total], axes=[1, 2, 3]))
+    spare = iter([*sorted(nodes), *(f"poison{n}" for n in range(len(tensors)))])
+    for number, name in enumerate(sorted(tensors)):
+        constant, result = (name, f"poison.{number}") if number % 2 else (f"poison.{number}", name)
+        graph.initializer.append(onnx.numpy_helper.from_array(np.float32(number + 0.5), constant))
+        graph.node.append(onnx.helper.make_node("Add", [total, constant], [result], next(spare)))
+        total = result
+    for name in spare:
+        graph.node.append(onnx.helper.make_node("Neg", [total], [f"{name}.negative"], name))
+        total = f"{name}.negative"
+    graph.output.append(onnx.helper.make_tensor_value_info(total, onnx.TensorProto.FLOAT, ["n", 1, 1, 1]))
+    return copy
+
+
+def names_of(graph: gs.Graph) -> tuple[set[str], set[str]]:
+    return tensor_names(graph), {node.name for node in graph.nodes}
+
+
+@pytest.mark.parametrize(
+    ("name", "runtime"),
+    [(name, "tensorrt") for name in NAMES if name != "recover"]
+    + [("quantize", "onnxruntime"), ("quantize", "openvino")],
+)
+def test_names_that_happen_to_exist_do_no_harm(name: str, runtime: str) -> None:
+    def apply(proto: onnx.ModelProto) -> tuple[gs.Graph, gs.Graph]:
+        graph, more = prepared(name, proto)
+        more = tuple(target(runtime) if isinstance(each, Target) else each for each in more)
+        return graph, the_pass(name)(graph, *more).graph
+
+    before, after = apply(small_model())
+    added = [new - old for old, new in zip(names_of(before), names_of(after), strict=True)]
+    proto = poisoned(small_model(), *added)
+    _, hardened = apply(proto)
+    want, have = run(to_proto(after), {"input": IMAGES})[0], run(to_proto(hardened), {"input": IMAGES})
+    np.testing.assert_allclose(have[0], want, rtol=1e-5, atol=1e-6)
+    poison = run(proto, {"input": IMAGES})[1]
+    np.testing.assert_allclose(have[1], poison, rtol=0.02, atol=0.05 * np.abs(poison).max())

@@ -219,3 +219,14 @@ def test_without_onnxruntime_the_error_names_the_extra(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingRuntimeError, match=r"hqp-onnx\[onnxruntime\]"):
         convert_fp16(to_graph(parsed("g (float[n] x) => (float[n] y) { y = Neg(x) }")))
+
+
+def test_inputs_and_outputs_may_have_names_of_the_converter() -> None:
+    text = "g (float[n,4] graph_input_cast_1, float[n,4] x) => (float[n,4] graph_output_cast_1, float[n,4] y) {"
+    text += "[graph_input_cast0] y = Mul(graph_input_cast_1, x) graph_output_cast_1 = Add(y, x) }"
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {text}')
+    converted = to_proto(convert_fp16(to_graph(model)).graph)
+    for own, ends in ((converted.graph.input, model.graph.input), (converted.graph.output, model.graph.output)):
+        assert [value.name for value in own] == [value.name for value in ends]
+    feeds = {name: np.full((2, 4), k, np.float32) for k, name in enumerate(("graph_input_cast_1", "x"), 2)}
+    np.testing.assert_array_equal(run(converted, feeds)[0], np.full((2, 4), 9.0))

@@ -135,7 +135,7 @@ def test_tensorrt_arithmetic_is_fake_quantization() -> None:
     (w1, _), (w2, _), (w3, _) = (fake_weight(ARRAYS[k]) for k in ("w1", "w2", "w3"))
     xq = fake_s8(x, v["x"])
     r = fake_s8(np.maximum(conv1x1(xq, w1) + ARRAYS["b1"][:, None, None], 0), v["r"])
-    a = fake_s8(conv1x1(r, w2), v["c"]) + xq
+    a = conv1x1(r, w2) + xq
     expected = fake_s8(a.mean((2, 3)), v["p"]) @ w3.T + ARRAYS["b3"]
     got = run(quantized(parse(BLOCK, "N,4,5,5", ARRAYS), TRT, x), x)[0]
     off = np.abs(got - expected) > 1e-5
@@ -197,7 +197,7 @@ def test_tensorrt_pairs_sit_on_inputs_only() -> None:
     model = quantized(parse(BLOCK, "N,4,5,5", ARRAYS), TRT, normal(8, 4, 5, 5))
     made_by = producers(model)
     add = next(node for node in model.graph.node if node.op_type == "Add")
-    assert [made_by[name].op_type for name in add.input] == ["DequantizeLinear"] * 2
+    assert [made_by[name].op_type for name in add.input] == ["Conv", "DequantizeLinear"]
     relu = next(node for node in model.graph.node if node.op_type == "Relu")
     assert made_by[relu.input[0]].op_type == "Conv"
     pool = next(node for node in model.graph.node if node.op_type == "GlobalAveragePool")
@@ -383,3 +383,75 @@ def test_trained_models_stay_small_and_accurate(name: str, aim: Target, tmp_path
     if aim is ORT:
         ops = optimized_ops(model, tmp_path)
         assert (ops["QLinearConv"], ops["Conv"] + ops["FusedConv"]) == (CONVS[name], 0)
+
+
+# -- what has no integers, and what has unusual weights -------------------------------------------------------------
+
+RESIDUALS = {  # body, and the tensors with pairs for TensorRT
+    "the sum is part of the convolution before it": ("c = Conv(x, u) s = Add(c, x) y = Conv(s, u)", "x s"),
+    "of two convolutions, one takes the sum in": (
+        "b = Conv(x, u) c = Conv(x, u) s = Add(b, c) y = Conv(s, u)",
+        "x c s",
+    ),
+    "a convolution with other readers": ("c = Conv(x, u) s = Add(c, x) t = Conv(c, u) y = Add(s, t)", "x c s"),
+    "no convolution": ("c = Relu(x) s = Add(c, x) y = Conv(s, u)", "x c s"),
+}
+
+
+@pytest.mark.parametrize("name", RESIDUALS)
+def test_residual_sums_of_tensorrt(name: str) -> None:
+    body, pairs = RESIDUALS[name]
+    graph = parse(body, "N,4,5,5", {"u": normal(4, 4, 1, 1)})
+    assert set(place(graph, TRT).tensors) == set(pairs.split())
+    for node in graph.nodes:  # whatever stays in float, its ranges are known
+        assert set(place(graph, TRT, [node.outputs[0].name]).tensors) <= set(pairs.split())
+
+
+@pytest.mark.parametrize("aim", [ORT, TRT, target("openvino", reduced_range=False)], ids=lambda aim: aim.name)
+@pytest.mark.parametrize(
+    ("stack", "shape"), [((4, 6, 3), "N,4,5,6"), ((1, 6, 3), "N,5,6"), ((2, 1, 6, 3), "N,2,4,5,6")]
+)
+def test_products_by_stacks_of_matrices(aim: Target, stack: tuple[int, ...], shape: str) -> None:
+    x, w = normal(16, *map(int, shape.split(",")[1:])), normal(*stack)
+    model = quantized(parse("y = MatMul(x, w)", shape, {"w": w}), aim, x)
+    session = pytest.importorskip("onnxruntime").InferenceSession(model.SerializeToString())
+    got, want = session.run(None, {"x": x})[0], x @ w
+    assert np.square(got - want).sum() < 1e-3 * np.square(want).sum()  # 30 dB
+    assert "DequantizeLinear" in {node.op_type for node in model.graph.node}
+
+
+@pytest.mark.parametrize("aim", [ORT, TRT, target("openvino", reduced_range=False)], ids=lambda aim: aim.name)
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_weights_that_are_not_finite_stay_as_they_are(aim: Target, value: float) -> None:
+    x, arrays = normal(8, 4, 5, 5), {"u": normal(4, 4, 1, 1), "v": normal(16, 100), "b": normal(4)}
+    arrays["v"][3, 7] = value
+    body = """c = Conv(x, u, b) p = GlobalAveragePool(c) f = Flatten<axis=1>(p) g = Concat<axis=1>(f, f, f, f)
+              y = MatMul(g, v)"""
+    graph = parse(body, "N,4,5,5", arrays)
+    result = quantize(canonicalize(graph).graph, [Batch({"x": x})], aim, "minmax")
+    with np.errstate(all="ignore"):
+        want, got = run(gs.export_onnx(graph), x)[0], run(gs.export_onnx(result.graph), x)[0]
+    np.testing.assert_array_equal(np.isfinite(got), np.isfinite(want))
+    finite = np.isfinite(want)
+    assert finite.any() and np.abs(got[finite] - want[finite]).max() < 0.05 * np.abs(want[finite]).max()
+
+
+@pytest.mark.parametrize("aim", [ORT, TRT, target("openvino", reduced_range=False)], ids=lambda aim: aim.name)
+def test_activations_that_are_not_finite_stay_in_float(aim: Target) -> None:
+    x = normal(8, 4, 4)
+    mask = np.triu(np.full((4, 4), -np.inf, np.float32), 1)
+    body = """q = MatMul(x, u) s = MatMul(q, x) m = Add(s, mask) r = Reshape(m, shape) o = MatMul(r, one)
+              p = Softmax(m) y = MatMul(p, v) z = Identity(o)"""
+    arrays = {"u": normal(4, 4), "v": normal(4, 3), "mask": mask, "one": np.eye(4, dtype=np.float32)}
+    graph = parse(body, "N,4,4", {**arrays, "shape": np.array([0, 0, 4])}, outputs="y z")
+    result = quantize(canonicalize(graph).graph, [Batch({"x": x})], aim, "minmax")
+    want, got = run(gs.export_onnx(graph), x)[0], run(gs.export_onnx(result.graph), x)[0]
+    assert np.square(got - want).sum() < 1e-2 * np.square(want).sum()
+    assert any("is NaN or infinite on calibration samples, and stays in float" in line for line in result.warnings)
+
+
+def test_a_graph_with_nothing_to_quantize_says_so() -> None:
+    result = quantize(
+        parse("y = MatMul(w, x)", "5,6", {"w": normal(4, 5)}), [Batch({"x": normal(5, 6)})], ORT, "minmax"
+    )
+    assert "no node was quantized: MatMul" in result.warnings[0] and "its first input is constant" in result.warnings[0]

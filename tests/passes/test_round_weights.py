@@ -15,11 +15,11 @@ from hqp_onnx.graphs.model_io import to_graph
 from hqp_onnx.passes.correct_bias import correct_bias
 from hqp_onnx.passes.insert_qdq import insert_qdq, weight_scales
 from hqp_onnx.passes.quantize import Recipe, prepare, quantize
-from hqp_onnx.passes.round_weights import round_weights, roundable, rounded
+from hqp_onnx.passes.round_weights import TO_NEAREST, round_weights, roundable, rounded
 from hqp_onnx.quantization.placement import quantized_tensors
 from hqp_onnx.runtimes.targets import target
 from hqp_onnx.statistics.calibration import calibrate
-from hqp_onnx.statistics.moments import input_moments
+from hqp_onnx.statistics.moments import Moments, input_moments
 
 RNG = np.random.default_rng(0)
 ONE = np.ones((1, 1))
@@ -144,3 +144,38 @@ def test_biases_are_corrected_unless_that_is_turned_off() -> None:
     graph, data = block(), [Batch({"x": images()})]
     notes = [prepare(graph, data, target("tensorrt"), recipe=recipe).notes for recipe in (None, Recipe(True, False))]
     assert [any("biases corrected" in note for note in found) for found in notes] == [True, False]
+
+
+def test_a_covariance_of_noise_rounds_to_nearest_and_says_so() -> None:
+    rows, noise = RNG.uniform(-3, 3, size=(5, 8)), RNG.standard_normal((8, 8))
+    assert rounded(rows, ONE, noise + noise.T - 4 * np.eye(8), 127) is None
+    assert rounded(rows, ONE, np.full((8, 8), np.nan), 127) is None
+    np.testing.assert_array_equal(rounded(rows, ONE, np.zeros((8, 8)), 127, gram=100 * np.eye(8)), np.rint(rows))
+    text = "g (float[n,8] x) => (float[n,5] y) { y = Gemm<transB=1>(x, w) }"
+    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {text}')
+    proto.graph.initializer.append(numpy_helper.from_array(rows.astype(np.float32), "w"))
+    moments = {"w": Moments(noise + noise.T - 4 * np.eye(8), np.zeros(8), 9)}
+    scale = np.full(5, 0.1, np.float32)
+    result = round_weights(to_graph(proto), moments, {("w", 0): scale}, 127)
+    np.testing.assert_allclose(result.graph.tensors()["w"].values, np.rint(rows / 0.1) * 0.1, atol=1e-6)
+    assert result.warnings == (f"w: {TO_NEAREST}",) == result.notes
+
+
+@pytest.mark.parametrize("kind", ["one sample", "constant", "small", "large bias", "saturated"])
+def test_layers_whose_input_hardly_varies(kind: str) -> None:
+    x = {
+        "one sample": RNG.standard_normal((1, 12)),
+        "constant": np.ones((30, 12)),
+        "small": 0.01 * RNG.standard_normal((30, 12)),
+    }.get(kind, RNG.standard_normal((30, 12)))
+    bias = RNG.standard_normal(16) + {"large bias": 100, "saturated": 9}.get(kind, 0)
+    text = "g (float[n,12] x) => (float[n,3] y) { a = Gemm(x, u, b) c = ACT(a) d = Gemm(c, v, e) y = Gemm(d, w) }"
+    text = text.replace("ACT", "Tanh" if kind == "saturated" else "Relu")
+    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {text}')
+    arrays = {"u": (12, 16), "v": (16, 16), "e": (16,), "w": (16, 3)}
+    values = {name: RNG.standard_normal(shape) / 4 for name, shape in arrays.items()} | {"b": bias}
+    proto.graph.initializer.extend(numpy_helper.from_array(v.astype(np.float32), k) for k, v in values.items())
+    data = [Batch({"x": x.astype(np.float32)})]
+    result = quantize(to_graph(proto), data, ORT, "minmax")
+    want, have = (run(model, dict(data[0].feeds))[0] for model in (proto, gs.export_onnx(result.graph)))
+    assert np.square(have - want).sum() < 1e-3 * np.square(want).sum()  # 30 dB

@@ -14,7 +14,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from hqp_onnx.data.dataset import ArraySource, Batch, Dataset
 from hqp_onnx.errors import DataError
 from hqp_onnx.runtimes.session import Session
-from hqp_onnx.statistics import moments
+from hqp_onnx.statistics import feature_sums, moments
 from hqp_onnx.statistics.moments import Moments, contractions, input_moments, load_moments, save_moments
 
 RNG = np.random.default_rng(1)
@@ -166,7 +166,7 @@ def test_batches_and_workspace_do_not_matter(monkeypatch):
     data = Dataset(ArraySource("d", {"x": IMAGES}), Session(proto).inputs, batch_size=3)
     whole = input_moments(proto, None, data.in_batches(7))
     again = input_moments(proto, None, data.in_batches(7))
-    monkeypatch.setattr(moments, "WORKSPACE", 1 << 12)
+    monkeypatch.setattr(feature_sums, "WORKSPACE", 1 << 12)
     parts = input_moments(proto, None, data)
     for name, found in whole.items():
         np.testing.assert_array_equal(found.gram, again[name].gram)

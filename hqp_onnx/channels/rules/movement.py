@@ -79,7 +79,7 @@ def _split_sizes(survivors: Survivors, node: gs.Node) -> None:
     ends = np.minimum(np.arange(1, len(node.outputs) + 1) * chunk, len(whole)) if stated is None else np.cumsum(stated)
     sizes = [part.sum() for part in np.split(whole, ends[:-1])]
     node.attrs.pop("num_outputs", None)
-    node.inputs = [node.inputs[0], gs.Constant(f"{node.name}_split_pruned", np.asarray(sizes, np.int64))]
+    node.inputs = [node.inputs[0], survivors.constant(f"{node.name}_split_pruned", np.asarray(sizes, np.int64))]
 
 
 @rule("Slice")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx
@@ -25,14 +26,16 @@ from hqp_onnx.gradients.loss import classes
 from hqp_onnx.gradients.per_sample import Kind
 from hqp_onnx.gradients.tape import Tape, refuse
 from hqp_onnx.gradients.training.worker import IGNORED, LABELS, LOSS
+from hqp_onnx.graphs.foreign_names import names_apart
 from hqp_onnx.graphs.model_io import to_graph, to_proto
 from hqp_onnx.graphs.nodes import number, opset
+from hqp_onnx.graphs.unique_names import tensor_names
 from hqp_onnx.graphs.weight_axes import CONVOLUTIONS
 from hqp_onnx.passes.lowering.lower_for_training import lower_for_training
 from hqp_onnx.runtimes.session import with_outputs
 
 NEWEST_OPSET, NEWEST_IR = 21, 10
-_PREFIX = "hqp_gate_"
+_PREFIX = "hqp_"  # of all that is added
 
 
 @dataclass(frozen=True)
@@ -74,11 +77,15 @@ def _forward(model: onnx.ModelProto, logits: str) -> onnx.ModelProto:
         if tensor.data_type in (onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16):
             kind = onnx.TensorProto.DataType.Name(tensor.data_type)
             raise GradientError(f"'{tensor.name}' is {kind}: onnxruntime-training needs FLOAT. Use {{--engine}} native")
+    if taken := sorted(name for name in tensor_names(model.graph) if name.startswith(_PREFIX)):
+        raise GradientError(
+            f"tensor '{taken[0]}' has a name that {{--engine}} onnxruntime-training needs: use {{--engine}} native"
+        )
     typed = onnx.shape_inference.infer_shapes(with_outputs(model, [logits]))
     lowered = lower_for_training(to_proto(to_graph(typed).cleanup()))
     if opset(lowered) > NEWEST_OPSET:
         try:
-            lowered = version_converter.convert_version(lowered, NEWEST_OPSET)
+            lowered = names_apart(partial(version_converter.convert_version, target_version=NEWEST_OPSET))(lowered)
         except (RuntimeError, ValueError) as e:
             raise GradientError(
                 f"onnxruntime-training reads opset {NEWEST_OPSET}, the model has {opset(lowered)} and does not convert "
@@ -131,7 +138,7 @@ def _weights_as_inputs(graph: onnx.GraphProto, axes: Mapping[str, int]) -> dict[
 def _add_gates(t: Tape, graph: onnx.GraphProto, uses: list[Use], rows: int) -> dict[str, dict[str, tuple[int, ...]]]:
     gates: dict[str, dict[str, tuple[int, ...]]] = {}
     for index, use in enumerate(uses):
-        node, gate = use.node, f"{_PREFIX}{index}"
+        node, gate = use.node, f"{_PREFIX}gate_{index}"
         output = node.output[0]
         rank = len(t.dims(output))
         if output not in t.traced.rows:

@@ -16,6 +16,7 @@ from onnx import numpy_helper
 
 import hqp_onnx.passes.lowering
 from hqp_onnx.gradients.trace import trace
+from hqp_onnx.graphs.unique_names import tensor_names
 from hqp_onnx.runtimes.session import Session
 
 NAMES = [module.name for module in pkgutil.iter_modules(hqp_onnx.passes.lowering.__path__)]
@@ -94,3 +95,19 @@ def test_a_pass_does_not_change_its_input_and_computes_the_same(name: str) -> No
 def test_nothing_to_do_gives_the_same_object(name: str) -> None:
     model = build(NOTHING_TO_DO)
     assert applied(name, model) is model
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("inline_constants", "prepare_for_gradients")])
+def test_names_that_happen_to_exist_do_no_harm(name: str) -> None:
+    model = build(BODIES[name])
+    changed = applied(name, model)
+    added = sorted(tensor_names(changed.graph) - tensor_names(model.graph))
+    poisoned = build(BODIES[name])
+    poisoned.graph.node.extend(onnx.helper.make_node("Neg", ["x"], [new]) for new in added)
+    again = applied(name, poisoned)
+    written = [output for node in again.graph.node for output in node.output]
+    assert len({*written, *(tensor.name for tensor in again.graph.initializer)}) == len(written) + len(
+        again.graph.initializer
+    )
+    want, found = (Session(each, ["y"]).run({"x": X})["y"] for each in (changed, again))
+    np.testing.assert_array_equal(found, want)

@@ -1,0 +1,307 @@
+"""Sums of features and of their products over data, computed inside the model.
+
+    gram = sum_p x_p x_p^T,   total = sum_p x_p        over samples and positions p
+
+Nodes appended to the model make matrices of activations (patches by a depthwise Conv with one-hot kernels) and multiply
+them, so activations are never copied out or kept. Sums over a batch are float32, over batches float64. Where means are
+large beside deviations, float32 would lose what matters, the covariance; then nodes subtract c, the mean of the first
+samples, and the sums about zero are put together in float64,
+
+    gram = sum (x-c)(x-c)^T + c s^T + s c^T + n c c^T,   total = s + n c,       s = sum (x - c)
+
+Features of one group are added up as they come, so memory grows with weights rather than with their uses. Grams that
+do not fit ``GRAMS`` are measured by several passes over the data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx.helper import make_node
+
+from hqp_onnx.arrays import Array, Float32Array, FloatArray
+from hqp_onnx.data.dataset import Batch, Dataset
+from hqp_onnx.errors import DataError
+from hqp_onnx.graphs.nodes import reads
+from hqp_onnx.graphs.unique_names import tensor_names, unused_prefix
+from hqp_onnx.progress import StageProgress
+from hqp_onnx.runtimes.session import Session
+
+WORKSPACE = 1 << 26  # bytes of patches in one run; larger batches are run in parts
+GRAMS = 1 << 28  # bytes of grams that one run gives; what is beyond waits for another pass
+LARGE = 1e4  # squared mean of a feature over the mean variance, from which on means are subtracted first
+
+_Measured = tuple[Array, Array, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """The vectors that a node makes of ``tensor``.
+
+    Attributes:
+        tensor: the activation.
+        channels: of the activation, from ``start`` on, along axis 1 of ``rank``, or the last where ``rank`` is 0.
+        rank: see there.
+        window: attributes of the Conv that cuts patches; empty if the features are the channels.
+        beside: a tensor of the same positions whose channels are features too, after those of ``tensor``; "" if none.
+        beside_channels: its channels.
+        start: the first channel that is a feature.
+        part: whether other channels of ``tensor`` are left out.
+    """
+
+    tensor: str
+    channels: int
+    rank: int
+    window: tuple[tuple[str, Any], ...] = ()
+    beside: str = ""
+    beside_channels: int = 0
+    start: int = 0
+    part: bool = False
+
+    @property
+    def size(self) -> int:
+        """All features."""
+        return self.channels * self.taps + self.beside_channels
+
+    @property
+    def taps(self) -> int:
+        """Features per channel."""
+        return math.prod(dict(self.window).get("kernel_shape", ()))
+
+
+@dataclass
+class Sums:
+    """``gram`` float64 [F, F] and ``total`` float64 [F] over ``count`` positions."""
+
+    gram: FloatArray
+    total: FloatArray
+    count: float = 0.0
+
+    def add(self, gram: Array, total: Array, count: float) -> None:
+        """Add what others sum up to."""
+        with np.errstate(invalid="ignore"):  # infinities of both signs
+            self.gram += gram
+            self.total += total
+        self.count += count
+
+
+def feature_sums(
+    model: onnx.ModelProto,
+    groups: Sequence[tuple[Features, ...]],
+    data: Iterable[Batch],
+    *,
+    progress: StageProgress | None = None,
+    threads: int = 0,
+) -> list[Sums]:
+    """Sums over all features of each group, which are of one size.
+
+    Args:
+        model: canonical, opset 13 or newer.
+        groups: what to add up; different groups may share features.
+        data: batches of the model's inputs, re-iterable.
+        progress: called with (samples done, samples in all or 0 if unknown), passes counted as samples.
+        threads: of onnxruntime; 0 lets it choose.
+
+    Raises:
+        DataError: no batch.
+        ModelError: onnxruntime cannot run the model.
+    """
+    sums = [Sums(np.zeros((size, size)), np.zeros(size)) for size in (group[0].size for group in groups)]
+    passes = list(_passes(list(dict.fromkeys(each for group in groups for each in group))))
+    for number, features in enumerate(passes):
+        homes = [[own for own, group in zip(sums, groups, strict=True) if each in group] for each in features]
+        work = _Pass(model, features, homes, threads)
+        samples, whole = 0, len(data) if isinstance(data, Dataset) else 0
+        for batch in data:
+            work.add(batch)
+            samples += len(batch)
+            if progress is not None:
+                progress(number * whole + samples, len(passes) * whole)
+        if not samples:
+            raise DataError("no calibration data: moments need at least one batch")
+    return sums
+
+
+def _passes(features: Sequence[Features]) -> Iterator[list[Features]]:
+    """``features`` in portions whose grams fit ``GRAMS``."""
+    portion: list[Features] = []
+    room = GRAMS
+    for each in features:
+        need = 4 * each.size**2
+        if portion and need > room:
+            yield portion
+            portion, room = [], GRAMS
+        portion.append(each)
+        room -= need
+    if portion:
+        yield portion
+
+
+class _Pass:
+    """Some features, measured in one pass over the data.
+
+    Args:
+        model, threads: see ``feature_sums``.
+        features: to measure.
+        homes: the sums that each of them belongs to.
+    """
+
+    def __init__(
+        self, model: onnx.ModelProto, features: Sequence[Features], homes: Sequence[Sequence[Sums]], threads: int
+    ) -> None:
+        self._model, self._features, self._homes, self._threads = model, features, homes, threads
+        self._prefix = unused_prefix("hqp.moments.", tensor_names(model.graph))
+        count = range(len(features))
+        self._names = [f"{self._prefix}{part}.{n}" for part in ("gram", "sum", "positions") for n in count]
+        self._shifts: dict[int, Float32Array] = {}
+        self._rows = 0
+        self._session = self._opened()
+
+    def add(self, batch: Batch) -> None:
+        """Measure a batch."""
+        first = not self._rows
+        if first:
+            self._rows = self._session.batch or _affordable(self._run(_slice(batch, 0, 1, 1)), self._features)
+        for start in range(0, len(batch), self._rows):
+            feeds = _slice(batch, start, self._rows, self._session.batch or 0)
+            values = self._run(feeds)
+            if first and start == 0 and self._centre(values):
+                values = self._run(feeds)
+            for number, value in enumerate(values):
+                for home in self._homes[number]:
+                    home.add(*_about_zero(value, self._shifts.get(number)))
+
+    def _centre(self, values: Sequence[_Measured]) -> bool:
+        """Subtract means from now on, where that is called for; whether it is anywhere."""
+        shifts = {number: _shift(*value) for number, value in enumerate(values)}
+        self._shifts = {number: shift for number, shift in shifts.items() if shift is not None}
+        if self._shifts:
+            self._session = self._opened()
+        return bool(self._shifts)
+
+    def _opened(self) -> Session:
+        instrumented = _instrumented(self._model, self._features, self._shifts, self._prefix)
+        return Session(_needed(instrumented, self._names), self._names, threads=self._threads)
+
+    def _run(self, feeds: Mapping[str, Array]) -> list[_Measured]:
+        """Gram, total and count of each of the features."""
+        results, n = list(self._session.run(feeds).values()), len(self._features)
+        return [(results[i], results[n + i], float(results[2 * n + i][0])) for i in range(n)]
+
+
+def _shift(gram: Array, total: Array, count: float) -> Float32Array | None:
+    """What to subtract from features of these sums; None where means are small beside deviations, or not finite."""
+    mean, power = total.astype(np.float64) / count, np.diag(gram).astype(np.float64) / count
+    if not np.isfinite([mean, power]).all():
+        return None
+    variance = float(np.maximum(power - mean**2, 0).mean())
+    return mean.astype(np.float32) if float(np.square(mean).max()) > LARGE * variance else None
+
+
+def _about_zero(measured: _Measured, shift: Float32Array | None) -> _Measured:
+    """Sums of features of which ``shift`` was subtracted."""
+    gram, total, count = measured
+    if shift is None:
+        return measured
+    c, s = shift.astype(np.float64), total.astype(np.float64)
+    cross = np.outer(c, s)
+    return gram + cross + cross.T + count * np.outer(c, c), s + count * c, count
+
+
+def _instrumented(
+    model: onnx.ModelProto, features: Sequence[Features], shifts: Mapping[int, Float32Array], prefix: str
+) -> onnx.ModelProto:
+    """``model`` plus nodes that give, for the n-th features as a matrix, its gram, sum and number of positions.
+
+    ``shifts`` are subtracted first, from the features of that number.
+    """
+
+    def name(part: str, number: int) -> str:
+        return f"{prefix}{part}.{number}"
+
+    def constant(part: str, number: int, values: Sequence[int]) -> onnx.TensorProto:
+        return onnx.numpy_helper.from_array(np.array(values, np.int64), name(part, number))
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    constants = [constant("axis", 0, [0]), constant("axis", 1, [1])]
+    half = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer)
+    for n, x in enumerate(features):
+        nodes, rows = [], x.rank == 0  # a matrix [positions, features], else [features, positions]
+        source, flat = x.tensor, name("flat" if x.beside else "own", n)
+        beside = x.beside
+        if half:  # sums of float16 would overflow
+            casts = {tensor: name(f"wide.{part}", n) for part, tensor in enumerate((source, beside)) if tensor}
+            nodes += [make_node("Cast", [own], [wide], to=onnx.TensorProto.FLOAT) for own, wide in casts.items()]
+            source, beside = casts[source], casts.get(beside, "")
+        if x.part:
+            ends = [("start", x.start), ("stop", x.start + x.channels), ("along", -1 if rows else 1)]
+            constants += [constant(part, n, [value]) for part, value in ends]
+            nodes.append(make_node("Slice", [source, *(name(part, n) for part, _ in ends)], [name("block", n)]))
+            source = name("block", n)
+        if x.window:
+            constants.append(_one_hot(x, name("taps", n)))
+            nodes.append(make_node("Conv", [source, name("taps", n)], [name("patches", n)], group=x.channels))
+            nodes[-1].attribute.extend(onnx.helper.make_attribute(key, value) for key, value in x.window)
+            source = name("patches", n)
+        parts = [(source, x.channels * x.taps, "own"), (beside, x.beside_channels, "beside")]
+        parts = parts if beside else parts[:1]
+        for tensor, size, part in parts:
+            if not rows:
+                turned = name(f"{part}.turned", n)
+                nodes.append(make_node("Transpose", [tensor], [turned], perm=[1, 0, *range(2, x.rank)]))
+                tensor = turned
+            constants.append(constant(f"{part}.matrix", n, [-1, size] if rows else [size, -1]))
+            nodes.append(make_node("Reshape", [tensor, constants[-1].name], [name(part, n)]))
+        if x.beside:
+            nodes.append(make_node("Concat", [name(part, n) for *_, part in parts], [flat], axis=int(rows)))
+        if n in shifts:
+            shift = shifts[n] if rows else shifts[n][:, None]
+            constants.append(onnx.numpy_helper.from_array(shift, name("shift", n)))
+            nodes.append(make_node("Sub", [flat, name("shift", n)], [name("centred", n)]))
+            flat = name("centred", n)
+        nodes += [
+            make_node("Gemm", [flat, flat], [name("gram", n)], transA=int(rows), transB=int(not rows)),
+            make_node("ReduceSum", [flat, name("axis", int(not rows))], [name("sum", n)], keepdims=0),
+            make_node("Shape", [flat], [name("shape", n)]),
+            make_node("Gather", [name("shape", n), name("axis", int(not rows))], [name("positions", n)]),
+        ]
+        copy.graph.node.extend(nodes)
+    copy.graph.initializer.extend(constants)
+    return copy
+
+
+def _needed(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """``model``, in place, without the nodes that ``names`` do not depend on."""
+    wanted, kept = set(names), []
+    for node in reversed(model.graph.node):
+        if not wanted.isdisjoint(node.output):
+            wanted.update(reads(node))
+            kept.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(reversed(kept))
+    return model
+
+
+def _one_hot(x: Features, name: str) -> onnx.TensorProto:
+    """Depthwise kernels that copy tap t of channel c to output c * taps + t."""
+    kernel = dict(x.window)["kernel_shape"]
+    taps = np.tile(np.eye(x.taps, dtype=np.float32), (x.channels, 1))
+    return onnx.numpy_helper.from_array(taps.reshape(-1, 1, *kernel), name)
+
+
+def _affordable(one: Sequence[_Measured], features: Sequence[Features]) -> int:
+    """Samples whose matrices fit ``WORKSPACE``, given the results for one sample."""
+    floats = sum(x.size * int(count) for x, (*_, count) in zip(features, one, strict=True))
+    return max(1, WORKSPACE // (4 * floats))
+
+
+def _slice(batch: Batch, start: int, rows: int, least: int) -> dict[str, Array]:
+    """``rows`` samples from ``start`` on, repeated in turn if fewer than ``least``."""
+    parts = {name: x[start : start + rows] for name, x in batch.feeds.items()}
+    return {name: np.resize(x, (max(least, len(x)), *x.shape[1:])) for name, x in parts.items()}
