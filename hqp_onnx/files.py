@@ -194,6 +194,12 @@ def move(source: Path, target: Path) -> None:
         source.replace(target)
 
 
+def remove(path: Path) -> None:
+    """Remove a file, or a link, where there is one; ``FileError`` where the system refuses."""
+    with _failures(path, "removed"):
+        path.unlink(missing_ok=True)
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it, where they are not there.
 

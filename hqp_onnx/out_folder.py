@@ -16,6 +16,7 @@ import logging
 import os
 import stat
 import sys
+import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ from hqp_onnx import files
 from hqp_onnx.errors import FileError, UsageError
 
 MANIFEST, LOCK, STATE, LEDGER = ".hqp.jsonl", ".hqp.lock", ".cache", "ledger.jsonl"
+_PATIENCE = 10  # tries in half a second: another run may just be checking
 log = logging.getLogger(__name__)
 
 if sys.platform == "win32":
@@ -77,7 +79,7 @@ class OutFolder:
             FileError: the system refuses.
         """
         files.make_folder(self.folder)
-        with self._lock():
+        with self._lock(_PATIENCE):
             lines = self._read()
             self._remove_temporaries()
             text = "".join(json.dumps(line) + "\n" for line in lines)
@@ -95,7 +97,9 @@ class OutFolder:
             )
 
     def record(self, path: Path, content: Path) -> None:
-        """See ``files.Keeper``."""
+        """See ``files.Keeper``; ``FileError`` where the manifest is gone, so that no file is left unlisted."""
+        if not (self.folder / MANIFEST).is_file():
+            raise FileError(f"{self.folder}: was removed, or a part of it, while a run was writing there")
         name, size, digest = self._name(path), content.stat().st_size, files.sha256(content)
         self._listed.setdefault(name, {})[size, digest] = self._settings
         files.append_line(self.folder / MANIFEST, json.dumps(_entry(name, size, digest, self._settings)))
@@ -106,7 +110,7 @@ class OutFolder:
         for name in self._listed:
             path = self.folder / name
             if name not in kept and not _is_state(name) and path.is_file() and self._is_ours(path):
-                path.unlink()
+                files.remove(path)
 
     def begin(self, settings: str, resume: bool) -> None:
         """What is listed from here on is of these ``settings``, a digest; so is the working state, once this returns.
@@ -118,7 +122,7 @@ class OutFolder:
         for path in self._inside_state():
             found = self._listed.get(self._name(path), {}).get(_identity(path)) if resume else None
             if found != settings:
-                path.unlink()
+                files.remove(path)
                 damaged += resume and found is None
         if damaged:
             log.warning("%d damaged files in %s are made again", damaged, self.state)
@@ -139,8 +143,9 @@ class OutFolder:
                 f"{self.folder}: holds the results of another model ({owner.get('model')}). Name another folder, or "
                 "add {--force} to replace them"
             )
-        if owner is None and self.state.is_dir():
-            raise UsageError(f"{self.state}: was not made by this program. Move it, or name another folder")
+        for path in (self.folder / MANIFEST, self.state):
+            if owner is None and os.path.lexists(path):
+                raise UsageError(f"{path}: was not made by this program. Move it, or name another folder")
         entries = [
             _entry(name, *identity, settings)
             for name, versions in self._listed.items()
@@ -160,7 +165,10 @@ class OutFolder:
 
     def _is_inside(self, name: str) -> bool:
         """Whether a name is of a file in the folder, and not above it or behind a link: a manifest may lie."""
-        return (self.folder / name).parent.resolve().is_relative_to(self.folder.resolve())
+        try:
+            return (self.folder / name).parent.resolve().is_relative_to(self.folder.resolve())
+        except ValueError:  # a name that no system takes
+            return False
 
     def _inside_state(self) -> list[Path]:
         found = sorted(path for path in self.state.glob("**/*") if path.is_symlink() or not path.is_dir())
@@ -171,10 +179,10 @@ class OutFolder:
         for folder in {self.folder, self.state, *((self.folder / name).parent for name in self._names)}:
             for path in folder.glob(files.TEMPORARY):
                 if stat.S_ISREG(path.lstat().st_mode):
-                    path.unlink()
+                    files.remove(path)
 
     @contextmanager
-    def _lock(self) -> Iterator[None]:
+    def _lock(self, tries: int = 1) -> Iterator[None]:
         path = self.folder / LOCK
         files.require_replaceable(path)
         try:
@@ -182,19 +190,23 @@ class OutFolder:
         except OSError as e:
             raise FileError(f"{path}: cannot be written: {e.strerror or e}") from e
         with stream:
-            self._take(stream)
+            self._take(stream, tries)
             yield
 
-    def _take(self, stream: BinaryIO) -> None:
-        try:
-            _take(stream)
-        except OSError as e:
-            if not isinstance(e, (BlockingIOError, PermissionError)):
-                log.warning("%s: this file system has no locks (%s): start no second run there", self.folder, e)
-                return
-            raise UsageError(
-                f"{self.folder}: another run is writing there. Wait until it ends, or name another folder"
-            ) from e
+    def _take(self, stream: BinaryIO, tries: int) -> None:
+        for left in reversed(range(tries)):
+            try:
+                _take(stream)
+            except (BlockingIOError, PermissionError) as e:  # the second on Windows
+                if not left:
+                    raise UsageError(
+                        f"{self.folder}: another run is writing there. Wait until it ends, or name another folder"
+                    ) from e
+                time.sleep(0.05)
+                continue
+            except OSError as e:
+                log.warning("%s: its file system has no locks (%s): start no second run there", self.folder, e)
+            return
 
 
 @contextmanager

@@ -98,6 +98,10 @@ def test_another_job_needs_force(tmp_path: Path) -> None:
         job(tmp_path, "abc").check()
 
 
+def foreign_manifest(folder: Path) -> None:
+    (folder / MANIFEST).write_text("of somebody")
+
+
 def foreign_file(folder: Path) -> None:
     (folder / ".cache").mkdir()
     (folder / ".cache" / "file").write_text("of somebody")
@@ -115,15 +119,23 @@ def foreign_recovered(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "make",
-    [foreign_file, foreign_link, foreign_recovered, lambda x: (x / ".cache").mkdir(), lambda x: (x / ".cache").touch()],
+    [
+        foreign_manifest,
+        foreign_file,
+        foreign_link,
+        foreign_recovered,
+        lambda x: (x / ".cache").mkdir(),
+        lambda x: (x / ".cache").touch(),
+    ],
 )
 def test_folders_of_someone_else_stay(make: Callable[[Path], None], tmp_path: Path) -> None:
     make(tmp_path)
-    kept = contents(tmp_path)
+    before = {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
     for run in (job(tmp_path).check, lambda: write(tmp_path)):
         with pytest.raises(UsageError, match="Move it, or name another folder"):
             run()
-    assert contents(tmp_path) == kept
+    (tmp_path / LOCK).unlink()
+    assert {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_a_manifest_that_lies_reaches_nothing_outside(tmp_path: Path) -> None:
@@ -131,7 +143,7 @@ def test_a_manifest_that_lies_reaches_nothing_outside(tmp_path: Path) -> None:
     write(folder)
     victim.write_text("of somebody")
     (folder / "link").symlink_to(tmp_path)
-    names = ["../victim", str(victim), "link/victim", "recovered/../../victim"]
+    names = ["a\0b/c", "../victim", str(victim), "link/victim", "recovered/../../victim"]
     lines = [
         {"file": name, "bytes": 11, "sha256": files.sha256(victim), "settings": "settings"}
         for name in (*names, ".cache/../../victim")
@@ -214,7 +226,14 @@ def test_a_lock_that_is_no_file(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_folder_that_vanishes(tmp_path: Path) -> None:
-    with pytest.raises((FileError, UsageError), match="out"), job(tmp_path / "out").opened():
-        shutil.rmtree(tmp_path / "out")
-        files.write_text(tmp_path / "out" / "int8.onnx", "x")
-    assert not (tmp_path / "out").exists()
+    """Made again meanwhile, it is another one, and nothing is written there that the next run would not know."""
+    folder = tmp_path / "out"
+    for again, words in ((False, "there is no folder"), (True, "was removed, or a part of it, while a run")):
+        with job(folder).opened():
+            shutil.rmtree(folder)
+            if again:
+                folder.mkdir()
+            with pytest.raises((FileError, UsageError), match=words):
+                files.write_text(folder / "int8.onnx", "x")
+        assert not [path for path in tmp_path.rglob("*") if path != folder]
+    write(folder)

@@ -22,7 +22,7 @@ from hqp_onnx.graphs.nodes import opset
 from hqp_onnx.graphs.origin import CarryingGraph, Origin, carrying
 from hqp_onnx.graphs.unique_names import unused
 from hqp_onnx.limits import MOST_NODES
-from hqp_onnx.runtimes.external_data import read_apart, weight_bytes, without_weights, write_apart
+from hqp_onnx.runtimes.external_data import check_large, read_apart, weight_bytes, write_apart
 
 OLDEST_OPSET = 11
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
@@ -107,11 +107,11 @@ def save(model: onnx.ModelProto | gs.Graph, path: Path) -> None:
             write_apart(proto, path, data)
         except BaseException:
             if data not in parts(path):  # the model that reads them was not written
-                data.unlink(missing_ok=True)
+                files.remove(data)
             raise
     for data in earlier:
         if re.fullmatch(re.escape(path.name) + r"(\.\d+)?\.data", data.name):
-            data.unlink(missing_ok=True)
+            files.remove(data)
 
 
 def parts(path: Path) -> list[Path]:
@@ -308,7 +308,7 @@ def _check(path: Path, model: onnx.ModelProto) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            onnx.checker.check_model(without_weights(model) if weight_bytes(model) >= _EXTERNAL_FROM else model)
+            (check_large if weight_bytes(model) >= _EXTERNAL_FROM else onnx.checker.check_model)(model)
     except (onnx.checker.ValidationError, ValueError) as e:
         raise ModelError(f"{path}: not a valid ONNX model: {_one_line(e)}") from e
     _check_sizes(path, model)

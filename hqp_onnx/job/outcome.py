@@ -38,9 +38,7 @@ _FILES = (*_FILE_NAMES.values(), LEDGER)
 _IF_ADMITTED = {"q8_only": "q8_only.onnx", "int8_everywhere": "int8_everywhere.onnx"}  # measured to compare with
 BASELINE = "baseline.onnx"
 """The input, where nothing is better."""
-_OPTIONAL = (PRUNED_LEDGER, "int8.onnx", "fp16.onnx", *_IF_ADMITTED.values(), BASELINE)
-_OPTIONAL = (*_OPTIONAL, *(f"recovered/{name}" for name in _FILES))
-OUTPUTS = tuple(dict.fromkeys((*_FILES, *_OPTIONAL)))
+OUTPUTS = (*_FILES, PRUNED_LEDGER, *_IF_ADMITTED.values(), BASELINE, *(f"recovered/{name}" for name in _FILES))
 """What may be written, relative to OUT."""
 log = logging.getLogger(__name__)
 

@@ -2,8 +2,8 @@
 
 A model's file says where its data lie, and may be anybody's: it must not make this program read what its user did not
 name. onnx reads regular files below the model's folder, and no links. Caches of downloads, as Hugging Face's, hold
-links only, to ``blobs/DIGEST``: if the model is a link, its data may be links into the folder where the model really
-lies. A link to anywhere else stays an error, as do absolute names and those that lead upwards.
+links only, to ``blobs/DIGEST``: data may be links to files in the folder where the model really lies. A link to
+anywhere else stays an error, as do absolute names and those that lead upwards.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def read_apart(model: onnx.ModelProto, path: Path) -> None:
     Raises:
         ValidationError, OSError, ValueError: by onnx: data are missing, too short, or elsewhere.
     """
-    for tensor in model.graph.initializer if path.is_symlink() else ():
+    for tensor in model.graph.initializer:
         place = next((e for e in tensor.external_data if e.key == "location"), None)
         if tensor.data_location != EXTERNAL or place is None or not (path.parent / place.value).is_symlink():
             continue
@@ -43,7 +43,12 @@ def read_apart(model: onnx.ModelProto, path: Path) -> None:
     onnx.load_external_data_for_model(model, str(path.parent))
 
 
-def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+def check_large(model: onnx.ModelProto) -> None:
+    """``onnx.checker.check_model`` of a model of any size, all but the values of large weights."""
+    onnx.checker.check_model(_without_weights(model))
+
+
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy in which initializers with raw data are inputs of the same type and shape."""
     copy = onnx.ModelProto()
     _copy(model, copy, "graph")
