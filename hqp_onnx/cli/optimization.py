@@ -9,8 +9,8 @@ import click
 
 from hqp_onnx.cli.arguments import (
     DATA,
-    FILE,
     MULTIPLE_HELP,
+    OUT,
     Named,
     augment_option,
     branches_option,
@@ -21,13 +21,14 @@ from hqp_onnx.cli.arguments import (
     min_width_option,
     model_argument,
     preprocess_option,
+    probe_option,
     quiet_option,
     refit_option,
     selection_options,
     strict_option,
     target_option,
 )
-from hqp_onnx.cli.output import Display, give_json, give_warnings, out
+from hqp_onnx.cli.output import Display, give_json, give_warnings, out, say
 from hqp_onnx.cli.tables.optimization import budget_line, cost_lines, report_table
 from hqp_onnx.files import forbid_overlap
 from hqp_onnx.job.options import OBJECTIVES, PRECISIONS, Options
@@ -94,7 +95,8 @@ from hqp_onnx.steps import optimize as pipeline
 )
 @augment_option
 @click.option("--build", is_flag=True, help="Build a TensorRT engine of the result, and hold it to the budget too.")
-@click.option("-o", "--output", type=FILE, required=True, metavar="OUT", help="Folder for the models and the report.")
+@click.option("-o", "--output", type=OUT, required=True, metavar="OUT", help="Folder for the models and the report.")
+@probe_option
 @json_option
 @strict_option
 @quiet_option
@@ -114,7 +116,7 @@ def optimize(quiet: bool, strict: bool, json_file: Path | None, **chosen: Any) -
             report.why,
             f"Wrote {report.shipped}; {chosen['output'] / HTML} shows it",
         ):
-            click.echo(line)
+            say(line)
     if not report.budget_met:
         give_warnings(report.warnings, strict=False)
         raise pipeline.budget_error(report)
