@@ -4,7 +4,7 @@ BIN := .venv/bin
 OUT ?= build/demo
 DATA := --calib models/fashion_mnist_calib.npz --val models/fashion_mnist_val.npz --test models/fashion_mnist_test.npz
 
-.PHONY: demo test lint types unit zoo gpu peers clean
+.PHONY: demo test test-lowest lint types unit zoo gpu peers clean
 
 demo: .venv/installed
 	$(BIN)/hqp optimize models/mobilenet_v3_small.onnx $(DATA) -o $(OUT)/mobilenet_v3_small
@@ -22,6 +22,23 @@ types: .venv/installed
 
 unit: .venv/installed
 	$(BIN)/pytest --numprocesses auto --dist loadfile
+
+# The lowest versions that pyproject.toml admits, in an environment of their own. CI runs what touches other packages most;
+# make test-lowest LOWEST=tests runs everything.
+LOWEST ?= tests/test_api.py tests/test_boundary.py tests/test_limits.py tests/cli/test_habits.py tests/data tests/graphs \
+    tests/runtimes tests/statistics tests/passes/test_convert_fp16.py tests/passes/test_insert_qdq.py \
+    tests/passes/test_prune_channels.py tests/gradients/test_rules.py tests/cli/test_outputs.py
+
+test-lowest: .venv-lowest/installed
+	.venv-lowest/bin/python -m pytest --numprocesses auto --dist loadfile --ignore tests/test_house.py $(LOWEST)
+
+.venv-lowest/installed: pyproject.toml tools/lowest.py
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python tools/lowest.py > .venv-lowest/lowest.txt
+	.venv-lowest/bin/pip install --quiet --disable-pip-version-check --requirement .venv-lowest/lowest.txt \
+	    'pytest>=8' 'pytest-xdist>=3.6' 'hypothesis>=6.100' 'pyyaml>=6'
+	.venv-lowest/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
 
 # Export about 200 architectures with PyTorch and prune them all: an environment of its own, 2 GB of packages
 # (torch first and the others without their dependencies, so that none replaces it), about an hour on 2 cores.
@@ -68,4 +85,4 @@ peers:
 	build/peers/bin/pip install --quiet --no-deps onnx-neural-compressor
 
 clean:
-	rm -rf .venv .venv-zoo .venv-gpu build *.egg-info
+	rm -rf .venv .venv-lowest .venv-zoo .venv-gpu build *.egg-info

@@ -11,6 +11,9 @@ Everything raises ``HqpError`` with a message of one line:
     UsageError              an argument that makes no sense, or is missing here
     GradientError           a node that cannot be differentiated
     MissingRuntimeError     a runtime that is not installed; the message names the extra
+    FileError               the system refuses to read or write
+    LimitError              a model or data that would take more time or memory than they may
+    PluginError             what a user's file or an installed extension raises
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from typing import Literal, TypeVar
 
 import onnx
 
+from hqp_onnx.boundary import public
 from hqp_onnx.comparison import Comparison
 from hqp_onnx.comparison import compare as compare_files
 from hqp_onnx.data.sources import Data
@@ -29,7 +33,7 @@ from hqp_onnx.engine import BuildOptions, BuildReport
 from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.latency import Latency
 from hqp_onnx.evaluation.metrics import Metric, ScoreFunction, Scores
-from hqp_onnx.model import ModelSource, open_data, open_model
+from hqp_onnx.model import ModelSource, open_data, open_model, open_optional_data
 from hqp_onnx.passes.convert_fp16 import in_float16
 from hqp_onnx.passes.quantize import Recipe
 from hqp_onnx.progress import Progress, silent
@@ -51,6 +55,7 @@ T = TypeVar("T")
 __all__ = ["benchmark", "build", "compare", "evaluate", "inspect", "prune", "quantize", "recover", "score"]
 
 
+@public
 def prune(
     model: ModelSource,
     sparsity: float,
@@ -100,10 +105,11 @@ def prune(
         seed=seed,
     )
     opened = open_model(model)
-    dataset = None if data is None else open_data(opened, data, preprocess)
+    dataset = open_optional_data(opened, data, preprocess)
     return verified_model(prune_model(opened, chosen, dataset, progress).graph, opened.source(dataset))
 
 
+@public
 def quantize(
     model: ModelSource,
     data: Data | None = None,
@@ -148,6 +154,7 @@ def quantize(
     return verified_model(made.graph, opened.source(dataset), resolved, precision, made.warnings)
 
 
+@public
 def recover(
     student: ModelSource,
     teacher: ModelSource,
@@ -192,6 +199,7 @@ def recover(
     return verified_model(recovered, recovery_source(student, opened, dataset))
 
 
+@public
 def score(
     model: ModelSource,
     data: Data | None = None,
@@ -220,11 +228,13 @@ def score(
     return score_model(model, data, Scoring(saliency, engine, loss, draws, seed), preprocess, progress)
 
 
+@public
 def inspect(model: ModelSource) -> Inspection:
     """The units of a float model, which of them cannot be removed and why, its MACs and parameters."""
     return inspect_model(model)
 
 
+@public
 def evaluate(
     model: ModelSource,
     data: Data,
@@ -250,6 +260,7 @@ def evaluate(
     return evaluate_model(model, data, metric, preprocess, progress, reference, target)
 
 
+@public
 def benchmark(
     models: Sequence[ModelSource],
     *,
@@ -273,6 +284,7 @@ def benchmark(
     return benchmark_models(models, batch, threads, target, progress)
 
 
+@public
 def compare(
     models: Sequence[ModelSource],
     data: Data,
@@ -313,6 +325,7 @@ def compare(
         )
 
 
+@public
 def build(options: BuildOptions, progress: Progress = silent) -> BuildReport:
     """Write a TensorRT engine of a model, or what trtexec needs to build it elsewhere, and a report beside it.
 

@@ -15,18 +15,18 @@ class HqpError(Exception):
 
     Args:
         message: one line. An argument is named as ``{--max_drop}``: in Python that reads max_drop, on the command line
-            it is the option (``text``).
+            it is the option (``text``). ``template`` is the message as given.
     """
 
     exit_code = 2
 
     def __init__(self, message: str = "") -> None:
-        self._message = message
+        self.template = message
         super().__init__(self.text(str))
 
     def text(self, name: Callable[[str], str]) -> str:
         """The message, with ``name`` of each argument in its place."""
-        return _ARGUMENT.sub(lambda match: name(match[1]), self._message)
+        return _ARGUMENT.sub(lambda match: name(match[1]), self.template)
 
 
 class ModelError(HqpError):
@@ -47,6 +47,14 @@ class FileError(HqpError):
 
 class MissingRuntimeError(HqpError):
     """An optional dependency is not installed; the message names the extra to install."""
+
+
+class LimitError(HqpError):
+    """A run was stopped since it took more time or memory than it may; the message says which, and what allows more."""
+
+
+class PluginError(HqpError):
+    """A user's file or an installed package raised something; the message names it and the line."""
 
 
 class GradientError(HqpError):

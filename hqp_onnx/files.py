@@ -14,9 +14,6 @@ import json
 import os
 import secrets
 import stat
-import struct
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import combinations
@@ -26,7 +23,7 @@ from typing import BinaryIO, Protocol, TypeAlias
 import numpy as np
 
 from hqp_onnx.arrays import Array
-from hqp_onnx.errors import DataError, FileError, UsageError
+from hqp_onnx.errors import DataError, FileError, HqpError, UsageError
 
 Names: TypeAlias = str | Path | Sequence[str | Path] | None
 TEMPORARY = ".hqp-*.tmp"  # what a killed process may leave
@@ -86,7 +83,9 @@ def json_text(value: object) -> str:
 
 
 def read_bytes(path: Path) -> bytes:
-    """What a file holds; ``FileError`` where it cannot be read."""
+    """What a regular file holds; ``FileError`` where it cannot be read."""
+    if path.exists() and not path.is_dir():
+        require_regular(path, "a file", FileError)
     with _failures(path, "read"):
         return path.read_bytes()
 
@@ -103,22 +102,26 @@ def read_text(path: Path) -> str:
         raise FileError(f"{path}: is not text ({e.reason} at byte {e.start})") from e
 
 
-def read_arrays(path: Path) -> dict[str, Array]:
-    """The arrays of a .npz file, read at once.
+def require_regular(path: Path, expected: str, error: type[HqpError] = DataError) -> None:
+    """Raise ``error`` unless ``path`` is a regular file, or a link to one; a pipe or a device may never end.
+
+    Args:
+        path: to be read.
+        expected: what it should be, as "an .onnx model".
+        error: what to raise.
 
     Raises:
-        DataError: it cannot be read, is damaged, or holds something else.
+        FileError: the system does not say.
     """
     try:
-        with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
-            members = [name for name in archive.namelist() if name.endswith(".npy")]
-            arrays = {}
-            for name in members:
-                with archive.open(name) as member:
-                    arrays[name.removesuffix(".npy")] = np.lib.format.read_array(member, allow_pickle=False)
-            return arrays
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error) as e:
-        raise DataError(f"{path}: not a whole .npz file of numeric arrays ({type(e).__name__})") from e
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as e:
+        raise error(f"{path}: no such file. Expected {expected}") from e
+    except (OSError, ValueError) as e:
+        raise FileError(f"{path}: cannot be read: {getattr(e, 'strerror', None) or e}") from e
+    if not stat.S_ISREG(mode):
+        kind = next((words for is_kind, words in _KINDS if is_kind(mode)), "a device or a socket")
+        raise error(f"{path}: is {kind}. Expected {expected}")
 
 
 @contextmanager

@@ -11,11 +11,12 @@ from typing import TypeAlias
 import onnx
 import onnx_graphsurgeon as gs
 
+from hqp_onnx.boundary import public
 from hqp_onnx.channels.channel_map import ChannelMap
 from hqp_onnx.channels.walk import analyze
 from hqp_onnx.data.dataset import Dataset, batch_size
 from hqp_onnx.data.sources import Data, open_dataset
-from hqp_onnx.errors import ModelError, UsageError
+from hqp_onnx.errors import LimitError, ModelError, UsageError
 from hqp_onnx.evaluation.metrics import Metric, classes, predictions
 from hqp_onnx.evaluation.verification import SAMPLES, Source
 from hqp_onnx.files import sha256
@@ -25,7 +26,7 @@ from hqp_onnx.graphs.nonfinite_weights import nonfinite_weights
 from hqp_onnx.graphs.shapes import Shapes, random_feeds
 from hqp_onnx.passes.canonicalize import canonicalize_with_shapes
 from hqp_onnx.runtimes.runners import open_runner
-from hqp_onnx.runtimes.session import Runner
+from hqp_onnx.runtimes.session import Runner, try_run
 from hqp_onnx.runtimes.targets import target as target_named
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ def held_to(session: Runner, interface: Interface, size: int, data: Dataset | gs
     return Source(session, interface, size, batches, f"{len(few)} samples of {data.source.name}")
 
 
+@public
 def open_model(source: ModelSource, threads: int = 0, target_name: str = "onnxruntime") -> Model:
     """Load, check and canonicalise a file or a ModelProto, which is not changed; the session uses the target's runtime.
 
@@ -91,8 +93,8 @@ def open_model(source: ModelSource, threads: int = 0, target_name: str = "onnxru
         stored = path is not IN_MEMORY and not model_io.is_linked(path)
         session = open_runner(path if stored else proto, target_named(target_name), threads=threads)
         canonical, shapes = canonicalize_with_shapes(model_io.to_graph(proto))
-    except ModelError as e:
-        raise ModelError(f"{path}: {e}") from e
+    except (ModelError, LimitError) as e:
+        raise type(e)(f"{path}: {e.template}") from e
     for line in nonfinite_weights(canonical.graph):
         log.warning("warning: %s", line)
     return Model(path, *_identity(path, proto), session, Interface.of(proto), canonical.graph, shapes)
@@ -130,13 +132,18 @@ def open_session(source: ModelSource, target_name: str = "onnxruntime", threads:
     """
     target, model = target_named(target_name), source if isinstance(source, onnx.ModelProto) else _path(source)
     if isinstance(model, Path):
-        model_io.require_file(model)
+        model_io.require_bounded(model)
     try:
         if isinstance(model, Path) and model_io.is_linked(model):
             return open_runner(model_io.load(model, quantized=True), target, threads=threads)
         return open_runner(model, target, threads=threads)
     except ModelError as e:
-        raise ModelError(f"{IN_MEMORY if isinstance(model, onnx.ModelProto) else model}: {e}") from e
+        raise ModelError(f"{name_of(source)}: {e}") from e
+
+
+def name_of(source: ModelSource) -> Path:
+    """What errors call a model."""
+    return IN_MEMORY if isinstance(source, onnx.ModelProto) else Path(source)
 
 
 def _path(source: object) -> Path:
@@ -145,6 +152,7 @@ def _path(source: object) -> Path:
     return Path(source)
 
 
+@public
 def open_data(model: Model, data: Data, preprocess: str | Path | None = None, metric: Metric | None = None) -> Dataset:
     """``data`` as the inputs of ``model``; with ``metric``, labels are checked or made as it needs them.
 
@@ -155,12 +163,22 @@ def open_data(model: Model, data: Data, preprocess: str | Path | None = None, me
     dataset = open_dataset(
         data, model.session.inputs, preprocess=preprocess, batch_size=batch_size(model.session.inputs)
     )
-    try:
-        model.session.run(dataset.rows(0, 1).feeds)
-    except ModelError as e:
-        raise ModelError(f"{model.path}: {e}") from e
+    try_run(model.session, dataset.rows(0, 1).feeds, model.path)
     if metric is not None and metric.labels == "data":
         dataset.check_labels(classes(model.session.outputs))
     if metric is not None and metric.labels == "original":
         dataset = dataset.labeled_with(predictions(model.session, dataset))
     return dataset
+
+
+def open_optional_data(model: Model, data: Data | None, preprocess: str | Path | None = None) -> Dataset | None:
+    """``open_data``, or None without data.
+
+    Raises:
+        UsageError: ``preprocess`` without data.
+    """
+    if data is not None:
+        return open_data(model, data, preprocess)
+    if preprocess is not None:
+        raise UsageError("{--preprocess} is for {--data}: add it, or leave both out")
+    return None

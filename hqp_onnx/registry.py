@@ -5,12 +5,15 @@
     registry.get("mine.py:rank")     the name `rank` of a file, imported from there
 
 Entry points are listed without being imported; one is imported when it is asked for. This module is the only one that
-runs code that a name points to.
+runs code that a name points to, and knows whose it is: ``culprit`` says which of them an exception came from.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
+import sys
+import traceback
 from collections.abc import Callable
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
@@ -20,6 +23,9 @@ from typing import Any, Generic, TypeVar, cast
 from hqp_onnx.errors import HqpError, UsageError
 
 T = TypeVar("T")
+_FOREIGN: dict[
+    str, str
+] = {}  # files and folders (with a separator at the end) of code from outside -> what it is called
 
 
 class Registry(Generic[T]):
@@ -59,6 +65,11 @@ class Registry(Generic[T]):
         return decorate
 
     @property
+    def own(self) -> tuple[str, ...]:
+        """Names of our own, in order of registration."""
+        return tuple(self._own)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Of our own, in order of registration, then of installed packages."""
         return (*self._own, *(name for name in self._installed if name not in self._own))
@@ -67,11 +78,13 @@ class Registry(Generic[T]):
         """The extension of that name, or None; our own come first.
 
         Raises:
-            UsageError: an installed extension cannot be imported, or is not of this kind.
+            UsageError: an installed extension cannot be imported, is not of this kind, or shares its name with another.
         """
         if name in self._own:
             return self._own[name]
         if name not in self._loaded and name in self._installed:
+            if len(givers := self._givers.get(name, ())) > 1:
+                raise UsageError(f"{self.noun} '{name}' comes from {' and '.join(givers)}: remove all but one of them")
             self._loaded[name] = self._load(self._installed[name])
         return self._loaded.get(name)
 
@@ -91,11 +104,22 @@ class Registry(Generic[T]):
         raise UsageError(f"unknown {self.noun} '{name}': expected one of {known}{others}")
 
     @cached_property
+    def _points(self) -> tuple[EntryPoint, ...]:
+        return tuple(entry_points(group=self.group))
+
+    @cached_property
     def _installed(self) -> dict[str, EntryPoint]:
-        return {point.name: point for point in entry_points(group=self.group)}
+        return {point.name: point for point in self._points}
+
+    @cached_property
+    def _givers(self) -> dict[str, list[str]]:
+        """The packages that give each name."""
+        return {
+            name: sorted({_package(point) for point in self._points if point.name == name}) for name in self._installed
+        }
 
     def _load(self, point: EntryPoint) -> T:
-        package = point.dist.name if point.dist is not None else "an installed package"
+        package = _package(point)
         try:
             value = point.load()
         except HqpError:
@@ -103,12 +127,34 @@ class Registry(Generic[T]):
         except (Exception, SystemExit) as e:  # a package may raise anything
             reason = f"{type(e).__name__}: {e}"
             raise UsageError(f"{self.noun} '{point.name}' of {package} cannot be imported: {reason}") from e
+        root = sys.modules[point.module.partition(".")[0]]
+        folders = [f"{folder}{os.sep}" for folder in getattr(root, "__path__", ())]
+        _FOREIGN.update(dict.fromkeys(folders or [str(getattr(root, "__file__", ""))], package))
         return self._checked(value, f"{point.name}' of '{package}")
 
     def _checked(self, value: Any, name: str) -> T:
         if not self._check(value):
             raise UsageError(f"'{name}' is no {self.noun}: it is a {type(value).__name__}")
         return cast(T, value)
+
+
+def foreign(file: Path) -> None:
+    """Let ``culprit`` know a user's file that is run elsewhere."""
+    _FOREIGN[str(file)] = str(file)
+
+
+def culprit(error: BaseException) -> str | None:
+    """The innermost line of a user's file or an installed extension that ``error`` came from; None for ours."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        for place, name in _FOREIGN.items():
+            if frame.filename == place or (place.endswith(os.sep) and frame.filename.startswith(place)):
+                where = name if frame.filename == name else f"{name} ({Path(frame.filename).name})"
+                return f"{where}, line {frame.lineno}"
+    return None
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else "an installed package"
 
 
 def is_file_name(name: str) -> bool:
@@ -129,6 +175,7 @@ def load_from_file(name: str) -> Any:
     if not file.is_file() or spec is None or spec.loader is None:
         raise UsageError(f"{file}: no such file")
     module = importlib.util.module_from_spec(spec)
+    _FOREIGN[str(file)] = str(file)
     try:
         spec.loader.exec_module(module)
     except HqpError:

@@ -19,7 +19,7 @@ from hqp_onnx.errors import ModelError
 from hqp_onnx.graphs.draws import draws
 from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.passes.base import PassResult
-from hqp_onnx.runtimes.session import Session
+from hqp_onnx.runtimes.session import Session, try_run
 
 __all__ = ["fold_constants"]
 
@@ -113,7 +113,7 @@ def _evaluated(graph: gs.Graph, fixed: list[gs.Node]) -> dict[str, Array]:
     part.ir_version = graph.ir_version
     names = [t.name for t in outputs]
     try:
-        results = Session(to_proto(part), outputs=names, optimize=False).run({})
+        results = try_run(Session(to_proto(part), outputs=names, optimize=False), {})
     except ModelError:
         return {}
     return {name: value for name, value in results.items() if isinstance(value, np.ndarray)}

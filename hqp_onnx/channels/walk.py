@@ -18,6 +18,7 @@ from hqp_onnx.channels.branches import find_branches
 from hqp_onnx.channels.channel_map import ChannelMap
 from hqp_onnx.channels.rules import RULES, pass_counts
 from hqp_onnx.channels.walk_state import Walk
+from hqp_onnx.errors import ModelError, one_line
 from hqp_onnx.graphs.nodes import operator
 from hqp_onnx.graphs.shapes import Shapes, probe
 
@@ -49,5 +50,9 @@ def _visit(walk: Walk, node: gs.Node) -> None:
         where = f"{operator(node)} node '{node.name}'"
         walk.refuse(node, f"no rule for {where}" if rule is None else f"unknown shape of '{unknown[0]}' at {where}")
     else:
-        rule(walk, node)
+        try:
+            rule(walk, node)
+        except (ValueError, IndexError) as e:  # arrays of labels that do not fit: a bias of another width, say
+            where = f"{operator(node)} node '{node.name}'"
+            raise ModelError(f"the sizes of what {where} reads contradict one another: {one_line(e)}") from e
         pass_counts(walk, node)

@@ -1,26 +1,39 @@
-"""The command line. Errors are one line on stderr: exit code 2 for bad usage or input, 3 for a missed budget."""
+"""The command line. Errors are one line on stderr; HQP_DEBUG=1 shows the traceback of any.
+
+Exit codes: 0 done; 1 a fault of hqp itself; 2 bad usage or input, something that the system refuses, code of the user's
+that fails; 3 a missed budget; 130 interrupted (143, 129: by SIGTERM, SIGHUP).
+"""
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from pathlib import Path
 
 import click
 
+from hqp_onnx.boundary import boundary, fault
 from hqp_onnx.cli import config, environment, measurement, optimization, pruning, quantization, recovery, reporting
 from hqp_onnx.cli.arguments import FILE
 from hqp_onnx.cli.interruption import INTERRUPTED, Ended, end_by_exception, words
+from hqp_onnx.cli.output import begin, drop, finish, say
 from hqp_onnx.errors import HqpError
 from hqp_onnx.version import __version__
 
 __all__ = ["cli", "main"]
+
+FAULT = 1
 
 
 def main() -> None:
     """Entry point of ``hqp``."""
     end_by_exception()
     try:
-        code = cli.main(prog_name="hqp", standalone_mode=False)
+        with boundary():
+            begin()
+            code = cli.main(prog_name="hqp", standalone_mode=False)
+            finish()
     except HqpError as e:
         code = _fail(e.text(_option), e.exit_code)
     except click.ClickException as e:
@@ -29,6 +42,10 @@ def main() -> None:
         code = _interrupted(INTERRUPTED)
     except Ended as e:
         code = _interrupted(e.code)
+    except SystemExit:  # which is how click ends where a pipe is closed; one in a user's code is a PluginError
+        code = _fail("stdout cannot be written: Broken pipe", HqpError.exit_code)
+    except Exception as e:  # noqa: BLE001 - whatever the boundary does not know is a fault of this package
+        code = _fail(fault(e), FAULT)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -44,7 +61,10 @@ def _option(argument: str) -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo("error: " + " ".join(message.split()), err=True)
+    if os.environ.get("HQP_DEBUG"):
+        traceback.print_exc()
+    drop()
+    say("error: " + " ".join(message.split()), err=True)
     return code
 
 

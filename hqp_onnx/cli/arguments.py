@@ -16,8 +16,11 @@ from hqp_onnx.files import Names, forbid_overlap
 from hqp_onnx.gradients.engines import ENGINES
 from hqp_onnx.gradients.loss import LOSSES
 from hqp_onnx.graphs.model_io import parts
+from hqp_onnx.limits import PROBE_SECONDS, set_probe_seconds
 from hqp_onnx.passes.cut import REFITS
 from hqp_onnx.registry import Registry, is_file_name
+from hqp_onnx.runtimes.targets import TARGETS
+from hqp_onnx.statistics.thresholds import METHODS
 
 _WRITTEN = ("output", "json_file")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -25,16 +28,23 @@ FILE = click.Path(path_type=Path)
 DATA = click.Path()  # or file.py:func, or MODEL@TARGET: a path for the shell's sake
 
 
+class Written(click.Path):
+    """A path that a command writes; only the command line and the file of ``--config`` may name one."""
+
+
+OUT = Written(path_type=Path)
+
+
 class Named(click.types.StringParamType):
     """A name in a registry, or ``FILE.py:name``; nothing is imported to list, complete or take one."""
 
     def __init__(self, registry: Registry[Any]) -> None:
-        self._registry = registry
+        self.registry = registry
 
     @property
     def choices(self) -> tuple[str, ...]:
         """The known names."""
-        return self._registry.names
+        return self.registry.names
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         """The known names."""
@@ -44,13 +54,30 @@ class Named(click.types.StringParamType):
         """The name itself."""
         if value not in self.choices and not is_file_name(value):
             known = ", ".join(self.choices)
-            self.fail(f"unknown {self._registry.noun} '{value}': expected one of {known}, or FILE.py:name", param, ctx)
+            self.fail(f"unknown {self.registry.noun} '{value}': expected one of {known}, or FILE.py:name", param, ctx)
         return str(value)
+
+    def is_code(self, name: str) -> bool:
+        """Whether a name stands for code of a file or an installed package."""
+        base = name.partition(":")[0]
+        return is_file_name(name) or (base in self.registry.names and base not in self.registry.own)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """The known names, or files."""
         names = [name for name in self.choices if name.startswith(incomplete)]
         return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="file")]
+
+
+class Loose(Named):
+    """A name as ``Named`` takes it, or a form of one that its reader checks, as ``percentile:99.9``."""
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """The word for it."""
+        return "NAME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name itself."""
+        return str(value)
 
 
 def _options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
@@ -63,6 +90,13 @@ def _options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
 
 
 model_argument = click.argument("model", type=FILE)
+probe_option = click.option(
+    "--probe-seconds",
+    type=click.FloatRange(0, min_open=True),
+    expose_value=False,
+    callback=lambda context, option, value: set_probe_seconds(value),
+    help=f"Trial runs of a model may take so long.  [default: {PROBE_SECONDS:g}]",
+)
 preprocess_option = click.option("--preprocess", type=FILE, help="JSON for image folders: size, crop, mean, std, ...")
 strict_option = click.option("--strict", is_flag=True, help="Warnings end in exit code 3.")
 quiet_option = click.option("--quiet", is_flag=True, help="No progress.")
@@ -84,7 +118,7 @@ def json_option(command: F) -> F:
             forbid_overlap(written, inputs)
         return command(*arguments, json_file=json_file, **options)
 
-    option = click.option("--json", "json_file", type=FILE, help="Write the result as JSON to this file ('-': stdout).")
+    option = click.option("--json", "json_file", type=OUT, help="Write the result as JSON to this file ('-': stdout).")
     return option(cast(F, checked))
 
 
@@ -93,7 +127,7 @@ def _extensions(context: click.Context) -> dict[str, Names]:
     config = context.find_root().params.get("config_file")
     files: dict[str, Names] = {} if config is None else {"the file of --config": config}
     for parameter in context.command.params:
-        value = context.params[str(parameter.name)]
+        value = context.params.get(str(parameter.name))
         if isinstance(value, str) and is_file_name(value):
             files[f"the file of {{--{parameter.name}}}"] = value
     return files
@@ -103,7 +137,7 @@ def _named(context: click.Context) -> dict[str, Names]:
     """The files, and folders of data, that a command's other parameters name."""
     inputs: dict[str, Names] = {}
     for parameter in context.command.params:
-        value = context.params[str(parameter.name)]
+        value = context.params.get(str(parameter.name))
         if not isinstance(parameter.type, click.Path) or parameter.name in _WRITTEN or not value:
             continue
         paths = [named(str(text))[0] for text in (value if isinstance(value, tuple) else (value,))]
@@ -126,12 +160,14 @@ metric_option = click.option(
 )
 target_option = click.option(
     "--target",
+    type=Loose(TARGETS),
     default="onnxruntime",
     show_default=True,
     help="onnxruntime, openvino, tensorrt, cuda, onnxruntime:NAMEExecutionProvider or FILE.py:name.",
 )
 calibration_option = click.option(
     "--calibration",
+    type=Loose(METHODS),
     default="entropy",
     show_default=True,
     help="How ranges are chosen: entropy, percentile[:NUMBER], mse, minmax, or FILE.py:func.",

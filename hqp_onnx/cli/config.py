@@ -7,6 +7,10 @@
     keep = ["conv1*", "head*"]    # options that may be repeated
 
 The command line wins. Paths are relative to the working folder, as they are there.
+
+The file of ``--config`` may hold all of that. ``hqp.toml`` is read wherever somebody runs ``hqp``, in a folder that may
+come from anyone, so it is data: it names no code (``FILE.py``, extensions of installed packages, engines) and nothing
+that is written, and leaves these to the command line.
 """
 
 from __future__ import annotations
@@ -18,7 +22,11 @@ from typing import Any
 
 import click
 
-from hqp_onnx.errors import UsageError
+from hqp_onnx.cli.arguments import Loose, Named, Written
+from hqp_onnx.errors import UsageError, one_line
+from hqp_onnx.files import read_text, require_regular
+from hqp_onnx.registry import is_file_name
+from hqp_onnx.runtimes.targets import TARGETS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -26,6 +34,8 @@ else:
     import tomli as tomllib
 
 DEFAULT = Path("hqp.toml")
+_CODE = (".py", ".engine")
+_TARGETS = Loose(TARGETS)  # of MODEL@TARGET
 _KINDS: tuple[tuple[type[click.ParamType[Any]], tuple[type, ...], str], ...] = (
     (type(click.BOOL), (bool,), "true or false"),
     (type(click.INT), (int,), "a whole number"),
@@ -41,13 +51,15 @@ def read(path: Path | None, group: click.Group) -> dict[str, dict[str, Any]]:
         group: the commands.
 
     Raises:
-        UsageError: no such file, not TOML, or a section, key or value that no command knows.
+        UsageError: no such file, not TOML, a section, key or value that no command knows, or one that only ``--config``
+            may set.
     """
     if path is None and not DEFAULT.is_file():
         return {}
     file = DEFAULT if path is None else path
+    trusted = path is not None
     commands = {name: command for name, command in group.commands.items() if not isinstance(command, click.Group)}
-    return {name: _section(file, name, values, commands) for name, values in _parse(file).items()}
+    return {name: _section(file, name, values, commands, trusted) for name, values in _parse(file).items()}
 
 
 def names(command: click.Command) -> dict[str, click.Parameter]:
@@ -66,15 +78,16 @@ def _key(parameter: click.Parameter) -> str:
 
 
 def _parse(file: Path) -> dict[str, Any]:
+    require_regular(file, "a TOML file with options", UsageError)
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as e:
-        raise UsageError(f"{file}: cannot be read ({e.strerror}). Expected a TOML file with options") from e
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise UsageError(f"{file}: not TOML: {e}") from e
+        return tomllib.loads(read_text(file))
+    except (tomllib.TOMLDecodeError, RecursionError) as e:
+        raise UsageError(f"{file}: not TOML: {one_line(e)}") from e
 
 
-def _section(file: Path, name: str, values: Any, commands: Mapping[str, click.Command]) -> dict[str, Any]:
+def _section(
+    file: Path, name: str, values: Any, commands: Mapping[str, click.Command], trusted: bool
+) -> dict[str, Any]:
     if name not in commands:
         raise UsageError(f"{file}: unknown section [{name}]: expected one of {', '.join(sorted(commands))}")
     if not isinstance(values, dict):
@@ -86,6 +99,11 @@ def _section(file: Path, name: str, values: Any, commands: Mapping[str, click.Co
         if parameter is None:
             raise UsageError(f"{file}: [{name}] has no option '{key}': expected one of {', '.join(sorted(known))}")
         _check(f"{file}: [{name}] {key}", parameter, value, commands[name])
+        if not trusted and (what := _forbidden(parameter, value)):
+            raise UsageError(
+                f"{file}: [{name}] {key} = {value!r} names {what}, which a file that is merely found may not. "
+                f"Give it on the command line, or the file as --config {file}"
+            )
         chosen[str(parameter.name)] = value
     return chosen
 
@@ -102,6 +120,19 @@ def _check(where: str, parameter: click.Parameter, value: Any, command: click.Co
         parameter.type_cast_value(click.Context(command), value)
     except click.BadParameter as e:
         raise UsageError(f"{where}: {e.message}") from e
+
+
+def _forbidden(parameter: click.Parameter, value: Any) -> str:
+    """What a value names that only who runs the command may; empty if it does not."""
+    if isinstance(parameter.type, Written):
+        return "what is written"
+    named = parameter.type if isinstance(parameter.type, Named) else None
+    for text in map(str, value if isinstance(value, list) else [value]):
+        file, _, target = text.rpartition("@")
+        codes = [is_file_name(text), Path(text).suffix in _CODE, Path(file).suffix in _CODE]
+        if any(codes) or _TARGETS.is_code(target) or (named is not None and named.is_code(text)):
+            return "code"
+    return ""
 
 
 def _kind(parameter: click.Parameter) -> tuple[tuple[type, ...], str]:

@@ -8,8 +8,8 @@ from typing import Any
 import click
 from click.shell_completion import get_completion_class
 
-from hqp_onnx.cli.arguments import DATA, FILE, json_option, preprocess_option
-from hqp_onnx.cli.output import give_json, out
+from hqp_onnx.cli.arguments import DATA, FILE, OUT, json_option, preprocess_option, probe_option
+from hqp_onnx.cli.output import give_json, out, say
 from hqp_onnx.cli.tables import findings
 from hqp_onnx.errors import UsageError
 from hqp_onnx.gradients.training import engine as ort_training
@@ -25,14 +25,15 @@ SHELLS = ("bash", "zsh", "fish")
 @click.option("--batch", type=int, help="Samples per batch. Default: the model's own, or 1 where that is dynamic.")
 @click.option("--limit", type=int, help="Only this many samples, the first ones.")
 @preprocess_option
-@click.option("-o", "--output", type=FILE, required=True, metavar="FILE.py")
+@click.option("-o", "--output", type=OUT, required=True, metavar="FILE.py")
+@probe_option
 @json_option
 def data_loader(data: str, model: Path, output: Path, json_file: Path | None, **chosen: Any) -> None:
     """Write DATA as a script for Polygraphy's --data-loader-script."""
     feeds = write_script(data, model, output, **chosen)
     size = feeds.dataset.batch_size
     if not give_json({"output": str(output), "batches": len(feeds), "batch_size": size}, json_file):
-        click.echo(f"{output}: {len(feeds)} batches of {size}")
+        say(f"{output}: {len(feeds)} batches of {size}")
 
 
 @click.command()
@@ -73,4 +74,4 @@ def training(json_file: Path | None) -> None:
     """Install onnxruntime-training, apart from onnxruntime, for `hqp score --gradients ort-training`."""
     folder = str(ort_training.install())
     if not give_json({"folder": folder}, json_file):
-        click.echo(folder)
+        say(folder)

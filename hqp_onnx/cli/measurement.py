@@ -16,10 +16,11 @@ from hqp_onnx.cli.arguments import (
     metric_option,
     model_argument,
     preprocess_option,
+    probe_option,
     quiet_option,
     target_option,
 )
-from hqp_onnx.cli.output import Display, give_json, out
+from hqp_onnx.cli.output import Display, give_json, out, say
 from hqp_onnx.cli.tables import comparison, engines
 from hqp_onnx.cli.tables.latency import latency_table
 from hqp_onnx.comparison import compare as compare_models
@@ -39,6 +40,7 @@ from hqp_onnx.steps.evaluate import evaluate_model
 @click.option("--reference", type=FILE, help="The original model, for --metric agreement.")
 @target_option
 @preprocess_option
+@probe_option
 @json_option
 @quiet_option
 def evaluate(
@@ -58,9 +60,9 @@ def evaluate(
     summary = {"model": str(model), "metric": metric, "value": scores.metric, "samples": scores.samples}
     summary |= {"nonfinite": scores.nonfinite.samples, "target": target, "runtime": runtime}
     if not give_json(summary, json_file):
-        click.echo(f"{metric} {100 * scores.metric:.2f} % on {scores.samples} samples, {runtime}")
+        say(f"{metric} {100 * scores.metric:.2f} % on {scores.samples} samples, {runtime}")
         if scores.nonfinite:
-            click.echo(f"{scores.nonfinite.words(scores.samples)}: these score nothing")
+            say(f"{scores.nonfinite.words(scores.samples)}: these score nothing")
 
 
 @click.command()
@@ -68,6 +70,7 @@ def evaluate(
 @target_option
 @click.option("--batch", type=int, help="Default: 1, or what an engine was built for.")
 @click.option("--threads", type=click.IntRange(0), default=0)
+@probe_option
 @json_option
 @quiet_option
 def benchmark(
@@ -102,6 +105,7 @@ def benchmark(
 @click.option("--samples", type=int, default=64, show_default=True, help="Samples to compare layers with.")
 @click.option("--threads", type=click.IntRange(0), default=0)
 @preprocess_option
+@probe_option
 @json_option
 @quiet_option
 def compare(models: tuple[str, ...], json_file: Path | None, quiet: bool, **chosen: Any) -> None:
@@ -115,8 +119,8 @@ def compare(models: tuple[str, ...], json_file: Path | None, quiet: bool, **chos
     if not give_json(result.json(), json_file):
         out.print(comparison.models_table(result))
         for line in comparison.nonfinite_lines(result):
-            click.echo(line)
+            say(line)
         for step in result.steps:
-            click.echo(comparison.step_line(result, step))
+            say(comparison.step_line(result, step))
             if step.trace is not None:
                 out.print(comparison.layers_table(step.trace))

@@ -10,8 +10,8 @@ from click.core import ParameterSource
 
 from hqp_onnx.cli.arguments import (
     DATA,
-    FILE,
     MULTIPLE_HELP,
+    OUT,
     Named,
     augment_option,
     branches_option,
@@ -22,13 +22,14 @@ from hqp_onnx.cli.arguments import (
     min_width_option,
     model_argument,
     preprocess_option,
+    probe_option,
     quiet_option,
     refit_option,
     selection_options,
     strict_option,
     target_option,
 )
-from hqp_onnx.cli.output import Display, give_json, give_warnings, out
+from hqp_onnx.cli.output import Display, give_json, give_warnings, out, say
 from hqp_onnx.cli.tables.optimization import budget_line, cost_lines, report_table
 from hqp_onnx.errors import UsageError
 from hqp_onnx.files import forbid_overlap
@@ -114,7 +115,8 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
 )
 @augment_option
 @click.option("--build", is_flag=True, help="Build a TensorRT engine of the result, and hold it to the budget too.")
-@click.option("-o", "--output", type=FILE, required=True, metavar="OUT", help="Folder for the models and the report.")
+@click.option("-o", "--output", type=OUT, required=True, metavar="OUT", help="Folder for the models and the report.")
+@probe_option
 @json_option
 @strict_option
 @quiet_option
@@ -140,7 +142,7 @@ def optimize(
             report.why,
             f"Wrote {report.shipped}; {chosen['output'] / HTML} shows it",
         ):
-            click.echo(line)
+            say(line)
     if not report.budget_met:
         give_warnings(report.warnings, strict=False)
         raise pipeline.budget_error(report)

@@ -1,11 +1,17 @@
-"""What commands show: results on stdout, progress on stderr."""
+"""What commands show: results on stdout, progress on stderr.
+
+The door for text. Names come from models and files, and a terminal obeys what it is shown, so control characters and
+those that reorder text are shown as Python escapes (``printable``), whoever prints: ``say``, tables, progress.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,12 +30,73 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from hqp_onnx.errors import StrictError
+from hqp_onnx.errors import FileError, StrictError
 from hqp_onnx.evaluation.verification import Verified
 from hqp_onnx.files import json_text, write_text
 
 BEAT_S = 30.0
-out = Console(width=None if sys.stdout.isatty() else 140, markup=False)
+_HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")  # Unicode categories: control, format, surrogate, separators, ...
+
+
+def printable(text: str) -> str:
+    """``text`` with escapes in place of what is no visible character, line ends and tabs aside."""
+    return "".join(
+        char if char in "\n\t" or unicodedata.category(char) not in _HIDDEN else ascii(char)[1:-1] for char in text
+    )
+
+
+def say(text: str, err: bool = False) -> None:
+    """A line on stdout, or on stderr."""
+    click.echo(printable(text), err=err)
+
+
+class Door(Console):
+    """A console whose text, in tables too, is ``printable``, and for which a closed pipe is an error as any other."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """What a string looks like."""
+        return super().render_str(printable(text), **options)
+
+    def on_broken_pipe(self) -> None:
+        """Leave it to the boundary."""
+        raise
+
+
+out = Door(width=None if sys.stdout is not None and sys.stdout.isatty() else 140, markup=False, emoji=False)
+
+
+def begin() -> None:
+    """See to it that no file is ever opened as a standard stream that is closed, and that there is a stdout.
+
+    Raises:
+        FileError: it is closed.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    if sys.stdout is None:
+        raise FileError("stdout is closed: results have nowhere to go")
+
+
+def finish() -> None:
+    """Hand on what stdout holds back.
+
+    Raises:
+        FileError: it cannot be written; the rest is dropped.
+    """
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError) as e:
+        drop()
+        raise FileError(f"stdout cannot be written: {getattr(e, 'strerror', None) or e}") from e
+
+
+def drop() -> None:
+    """Send what stdout holds back nowhere, so that the interpreter does not try again when it ends."""
+    try:
+        print(end="", file=sys.stdout, flush=True)  # nowhere, if it is closed
+    except (OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def give_json(value: Any, file: Path | None) -> bool:
@@ -37,7 +104,7 @@ def give_json(value: Any, file: Path | None) -> bool:
     if file is None:
         return False
     if str(file) == "-":
-        click.echo(json.dumps(value, indent=1))
+        click.echo(json.dumps(value, indent=1))  # ASCII: all else is escaped
         return True
     write_text(file, json_text(value))
     return False
@@ -56,7 +123,7 @@ def give_warnings(warnings: Sequence[str], strict: bool) -> None:
         StrictError: there are any, and ``strict``.
     """
     for warning in warnings:
-        click.echo("warning: " + " ".join(warning.split()), err=True)
+        say("warning: " + " ".join(warning.split()), err=True)
     if strict and warnings:
         raise StrictError(f"{len(warnings)} warning{'s' * (len(warnings) > 1)}, and {{--strict}} was given")
 
@@ -69,8 +136,14 @@ class Display:
     """
 
     def __init__(self, quiet: bool, console: Console | None = None) -> None:
-        console = console or Console(stderr=True, quiet=quiet)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+        console = console or Door(stderr=True, quiet=quiet)
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeRemainingColumn(),
+        )
         self._bars = Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
         self._task = self._bars.add_task("", total=None, visible=False)
         self._console, self._plain = console, not quiet and not console.is_terminal
@@ -82,6 +155,7 @@ class Display:
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Report how much of its total a stage has done."""
+        stage = printable(stage)
         if stage != self._stage or done <= self._done:
             self._bars.reset(self._task, description=stage, visible=True)
             self._began = self._said = self._last
@@ -102,11 +176,13 @@ class Display:
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def __enter__(self) -> Display:
-        self._bars.start()
+        if not self._bars.disable:
+            self._bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bars.stop()
+        if not self._bars.disable:  # rich 13 prints an empty line otherwise
+            self._bars.stop()
 
 
 class _Rate(ProgressColumn):
@@ -123,4 +199,4 @@ class _ConsoleHandler(logging.Handler):
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._console.print(self.format(record), highlight=False, markup=False)
+        self._console.print(printable(self.format(record)), highlight=False, markup=False)

@@ -10,8 +10,8 @@ import msgspec
 
 from hqp_onnx.cli.arguments import (
     DATA,
-    FILE,
     MULTIPLE_HELP,
+    OUT,
     Named,
     branches_option,
     gradient_options,
@@ -19,12 +19,13 @@ from hqp_onnx.cli.arguments import (
     min_width_option,
     model_argument,
     preprocess_option,
+    probe_option,
     quiet_option,
     refit_option,
     selection_options,
     strict_option,
 )
-from hqp_onnx.cli.output import Display, give_json, give_warnings, out, verified_json
+from hqp_onnx.cli.output import Display, give_json, give_warnings, out, say, verified_json
 from hqp_onnx.cli.tables.units import inspect_table
 from hqp_onnx.ranking.saliencies import SALIENCIES, Scoring
 from hqp_onnx.steps.inspect import inspect_model
@@ -34,6 +35,7 @@ from hqp_onnx.steps.score import score_file
 
 @click.command()
 @model_argument
+@probe_option
 @json_option
 def inspect(model: Path, json_file: Path | None) -> None:
     """Show the units of MODEL, which cannot be pruned, and why.
@@ -51,7 +53,8 @@ def inspect(model: Path, json_file: Path | None) -> None:
 @click.option("--saliency", type=Named(SALIENCIES), default="fisher", show_default=True)
 @gradient_options
 @preprocess_option
-@click.option("-o", "--output", type=FILE, required=True, help="scores.npz: filter/<weight> and unit.")
+@click.option("-o", "--output", type=OUT, required=True, help="scores.npz: filter/<weight> and unit.")
+@probe_option
 @json_option
 @quiet_option
 def score(
@@ -68,7 +71,7 @@ def score(
         ranking = score_file(model, data, output, Scoring(**chosen), preprocess, display)
     filters = {name: len(values) for name, values in ranking.filters.items()}
     if not give_json({"output": str(output), "filters": filters, "units": len(ranking.units)}, json_file):
-        click.echo(f"{output}: {len(filters)} weights, {len(ranking.units)} units")
+        say(f"{output}: {len(filters)} weights, {len(ranking.units)} units")
 
 
 @click.command()
@@ -86,8 +89,9 @@ def score(
 @selection_options
 @click.option("--seed", type=int, default=0, show_default=True)
 @preprocess_option
-@click.option("--ledger", type=FILE, help="Write what was removed, as JSON.")
-@click.option("-o", "--output", type=FILE, required=True)
+@click.option("--ledger", type=OUT, help="Write what was removed, as JSON.")
+@click.option("-o", "--output", type=OUT, required=True)
+@probe_option
 @json_option
 @strict_option
 @quiet_option
@@ -109,7 +113,7 @@ def prune(
     assert pruned.verified is not None
     counts = {"removed": pruned.units, "prunable": pruned.prunable}
     if not give_json({"output": str(output), **counts, **verified_json(pruned.notes, pruned.verified)}, json_file):
-        click.echo(f"{output}: {pruned.units} of {pruned.prunable} prunable units removed")
+        say(f"{output}: {pruned.units} of {pruned.prunable} prunable units removed")
         for note in (*pruned.notes, pruned.verified.words):
-            click.echo(note)
+            say(note)
     give_warnings(pruned.verified.warnings, strict)

@@ -10,16 +10,17 @@ import click
 from hqp_onnx import engine
 from hqp_onnx.cli.arguments import (
     DATA,
-    FILE,
+    OUT,
     calibration_option,
     json_option,
     model_argument,
     preprocess_option,
+    probe_option,
     quiet_option,
     strict_option,
     target_option,
 )
-from hqp_onnx.cli.output import Display, give_json, give_warnings, verified_json
+from hqp_onnx.cli.output import Display, give_json, give_warnings, say, verified_json
 from hqp_onnx.cli.tables.engines import build_lines
 from hqp_onnx.quantization.calibration_export import TENSORRT_VERSION
 from hqp_onnx.steps.build import build_file
@@ -40,7 +41,7 @@ from hqp_onnx.steps.quantize import quantize_file
 @calibration_option
 @click.option(
     "--calibration-out",
-    type=FILE,
+    type=OUT,
     metavar="DIR",
     help="Write MODEL's own ranges (no --equalize): calibration.json, TensorRT's cache, onnxruntime's table.",
 )
@@ -57,7 +58,8 @@ from hqp_onnx.steps.quantize import quantize_file
     help="INT4 weights in this share of Gemm and MatMul, in place of INT8.",
 )
 @preprocess_option
-@click.option("-o", "--output", type=FILE, required=True)
+@click.option("-o", "--output", type=OUT, required=True)
+@probe_option
 @json_option
 @strict_option
 @quiet_option
@@ -79,9 +81,9 @@ def quantize(
     size, before = written.verified.bytes, written.verified.original_bytes
     summary = {"output": str(output), "bytes": size, "original_bytes": before}
     if not give_json(summary | verified_json(written.notes, written.verified), json_file):
-        click.echo(f"{output}: {size / 1e6:.2f} MB, {size / before:.2f} of the original")
+        say(f"{output}: {size / 1e6:.2f} MB, {size / before:.2f} of the original")
         for note in (*written.notes, written.verified.words):
-            click.echo(note)
+            say(note)
     give_warnings(written.verified.warnings, strict)
 
 
@@ -94,9 +96,9 @@ def quantize(
     help="Default: int8 with --data or Q/DQ where the GPU has INT8, else fp16.",
 )
 @calibration_option
-@click.option("--calibration-cache", type=FILE, help="Scales of the implicit path: read if it exists, else written.")
+@click.option("--calibration-cache", type=OUT, help="Scales of the implicit path: read if it exists, else written.")
 @click.option("--shapes", multiple=True, metavar="NAME:MIN,OPT,MAX", help="As x:1x3x224x224,8x3x224x224,32x3x224x224.")
-@click.option("--timing-cache", type=FILE, help="TensorRT's tactic timings, read and extended.")
+@click.option("--timing-cache", type=OUT, help="TensorRT's tactic timings, read and extended.")
 @click.option("--workspace", type=int, metavar="MIB", help="Limit of TensorRT's scratch memory.")
 @click.option("--dla", type=int, metavar="N", help="DLA core; what it cannot run goes to the GPU.")
 @click.option("--hardware-compatible", is_flag=True, help="The engine loads on other GPUs from Ampere on.")
@@ -112,7 +114,8 @@ def quantize(
     "--for", "elsewhere", metavar="VERSION", help="Prepare for a machine with this TensorRT, as a trtexec script."
 )
 @preprocess_option
-@click.option("-o", "--output", type=FILE, required=True, help="model.engine; model.engine.json says how it was built.")
+@click.option("-o", "--output", type=OUT, required=True, help="model.engine; model.engine.json says how it was built.")
+@probe_option
 @json_option
 @strict_option
 @quiet_option
@@ -122,5 +125,5 @@ def build(quiet: bool, strict: bool, json_file: Path | None, **chosen: Any) -> N
         report = build_file(engine.BuildOptions(**chosen), display)
     if not give_json(report.json(), json_file):
         for line in build_lines(report, chosen["output"]):
-            click.echo(line)
+            say(line)
     give_warnings(report.warnings, strict)

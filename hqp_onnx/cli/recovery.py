@@ -10,13 +10,15 @@ import click
 from hqp_onnx.cli.arguments import (
     DATA,
     FILE,
+    OUT,
     augment_option,
     json_option,
     preprocess_option,
+    probe_option,
     quiet_option,
     strict_option,
 )
-from hqp_onnx.cli.output import Display, give_json, give_warnings, verified_json
+from hqp_onnx.cli.output import Display, give_json, give_warnings, say, verified_json
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.recovery.settings import LOSSES
 from hqp_onnx.steps.recover import recover_file
@@ -34,9 +36,10 @@ from hqp_onnx.steps.recover import recover_file
 @click.option("--loss", type=click.Choice(LOSSES), help="Of the outputs. Default: kl for a classifier, else mse.")
 @augment_option
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--checkpoint", type=FILE, help="Written after every epoch; the same command goes on from it.")
+@click.option("--checkpoint", type=OUT, help="Written after every epoch; the same command goes on from it.")
 @preprocess_option
-@click.option("-o", "--output", type=FILE, required=True)
+@click.option("-o", "--output", type=OUT, required=True)
+@probe_option
 @json_option
 @strict_option
 @quiet_option
@@ -69,6 +72,6 @@ def recover(
         )
     if not give_json({"output": str(output), **verified_json(written.notes, written.verified)}, json_file):
         for note in (*written.notes, written.verified.words):
-            click.echo(note)
-        click.echo(f"Wrote {output}")
+            say(note)
+        say(f"Wrote {output}")
     give_warnings(written.verified.warnings, strict)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from hqp_onnx.cli.arguments import FILE, json_option
-from hqp_onnx.cli.output import give_json
+from hqp_onnx.cli.output import give_json, say
 from hqp_onnx.files import forbid_overlap
 from hqp_onnx.report.reading import JSON
 from hqp_onnx.report.writing import HTML, rewrite_html
@@ -21,4 +21,4 @@ def report(folder: Path, json_file: Path | None) -> None:
     forbid_overlap({"json_file": json_file}, {"the report": [folder / JSON, folder / HTML]})
     page = rewrite_html(folder)
     if not give_json({"report": str(page)}, json_file):
-        click.echo(f"Wrote {page}")
+        say(f"Wrote {page}")

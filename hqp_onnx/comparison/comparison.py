@@ -23,6 +23,7 @@ from hqp_onnx.evaluation.metrics import Metric, classes, load_metric
 from hqp_onnx.evaluation.nonfinite import NONE, NonFinite, finite_samples
 from hqp_onnx.graphs.model_io import stored_bytes
 from hqp_onnx.progress import Progress, silent
+from hqp_onnx.runtimes.session import try_run
 
 BATCH = 100
 
@@ -159,6 +160,8 @@ def compare(
     contenders = open_contenders(models, threads)
     batch = _batch(contenders)
     dataset = open_dataset(data, contenders[0].session.inputs, preprocess=preprocess, batch_size=batch or BATCH)
+    for contender in contenders:
+        try_run(contender.session, dataset.rows(0, 1).feeds, contender.name)
     lineage = find_lineage([c.path for c in contenders if c.opener is not None], ledgers)
     chosen = _metric(asked, contenders[0], dataset)
     collector, scores, nonfinite = _outputs(contenders, dataset, chosen, progress)

@@ -15,7 +15,7 @@ import onnx
 
 from hqp_onnx.engine.session import SUFFIXES, EngineSession
 from hqp_onnx.errors import ModelError, UsageError
-from hqp_onnx.graphs.model_io import require_file
+from hqp_onnx.graphs.model_io import require_bounded, require_file
 from hqp_onnx.runtimes.runners import open_runner, runtime_name
 from hqp_onnx.runtimes.session import Runner
 from hqp_onnx.runtimes.targets import target as target_named
@@ -90,6 +90,7 @@ def _open(text: str, threads: int) -> Contender:
         if name:
             raise UsageError(f"{text}: an engine runs on TensorRT only: leave out @{name}")
         return Contender(text, path, "TensorRT", EngineSession(path), None)
+    require_bounded(path)
     target = target_named(name or "onnxruntime")
 
     def opener(model: onnx.ModelProto | Path, outputs: Sequence[str] | None) -> Runner:

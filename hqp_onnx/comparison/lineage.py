@@ -115,7 +115,7 @@ def _mask(channels: ChannelMap, path: Path, removed: Mapping[str, Any]) -> BoolA
         for tensor, axes in removed.items():
             for axis, indices in axes.items():
                 mask[channels.members[ParamAxis(tensor, int(axis))][np.asarray(indices, np.int64)]] = True
-    except (KeyError, IndexError, AttributeError, ValueError) as e:
+    except (KeyError, IndexError, AttributeError, ValueError, OverflowError) as e:
         raise DataError(f"{path}: names channels that its original does not have: {e}") from e
     mask[-1] = False
     return mask

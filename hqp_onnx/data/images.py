@@ -2,11 +2,17 @@
 
 The usual convention of image classification: the shorter side is resized to ``size`` (bilinear, antialiased), the
 centre ``crop`` is cut, and pixels become (pixel * scale - mean) / std.
+
+Files come from anywhere: the formats of ``FORMATS`` are read, whatever a file is called, and no other decoder of Pillow
+sees it (one of them starts Ghostscript). Pixels are 8 bits a channel; 16-bit grey becomes that, v / 257 rounded, and
+what has no such scale (32-bit and float images) is refused. So are images of more than ``LARGEST`` pixels, before they
+are decoded and after they would be resized, and pipes and devices.
 """
 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +22,13 @@ from PIL import Image, UnidentifiedImageError
 
 from hqp_onnx.arrays import Array, IntArray
 from hqp_onnx.data.dataset import Batch
-from hqp_onnx.errors import DataError, UsageError, one_line
+from hqp_onnx.errors import DataError, FileError, UsageError, one_line
+from hqp_onnx.files import read_text, require_regular
 
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+LARGEST = 1 << 26  # pixels, 8192 x 8192
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+_HUGE = 1e30  # of a number that pixels are computed with; NaN is not below it
 _CHANNELS = {"RGB": 3, "BGR": 3, "L": 1}
 
 
@@ -64,7 +74,7 @@ class Preprocess:
 
     def __call__(self, image: Image.Image) -> Array:
         """``image`` as an array [C, H, W] or [H, W, C]: uint8 where pixels stay as they are, else float32."""
-        image = self._crop(self._resize(image.convert("L" if self.color == "L" else "RGB")))
+        image = self._crop(self._resize(_in_8_bits(image).convert("L" if self.color == "L" else "RGB")))
         pixels = np.asarray(image).reshape(image.height, image.width, _CHANNELS[self.color])
         if self.color == "BGR":
             pixels = pixels[:, :, ::-1]
@@ -82,6 +92,8 @@ class Preprocess:
             width, height = (int(self.size * side / short) for side in image.size)
         else:
             height, width = self.size
+        if width * height > LARGEST:
+            raise DataError(f"becomes {height}x{width} pixels: expected {LARGEST} at most. Give another 'size'")
         return image.resize((width, height), Image.Resampling.BILINEAR)
 
     def _crop(self, image: Image.Image) -> Image.Image:
@@ -102,8 +114,8 @@ def read_preprocess(file: Path) -> Preprocess:
     """
     known = list(Preprocess.__dataclass_fields__)
     try:
-        values = json.loads(file.read_text())
-    except (OSError, ValueError) as e:
+        values = json.loads(read_text(file))
+    except (FileError, ValueError, RecursionError) as e:
         raise UsageError(f"{file}: not a readable JSON file: {one_line(e)}") from e
     if not isinstance(values, dict) or (unknown := sorted(values.keys() - known)):
         problem = f"unknown key '{unknown[0]}'" if isinstance(values, dict) else f"a JSON {type(values).__name__}"
@@ -120,11 +132,26 @@ def _require(key: str, value: object, good: bool, expected: str) -> None:
 
 
 def _pixels(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LARGEST
 
 
 def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _HUGE
+
+
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    """``image`` with 8 bits a channel.
+
+    Raises:
+        DataError: its values have no scale that says what white is.
+    """
+    wide = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    if wide:
+        values = np.asarray(image).astype(np.uint32)  # of white: 65535
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise DataError(f"has 32-bit pixels (mode {image.mode}), expected 8 or 16 bits: convert it, or give arrays")
+    return image
 
 
 @dataclass(frozen=True)
@@ -145,22 +172,32 @@ class ImageSource:
     def rows(self, start: int, stop: int) -> Batch:
         """Images ``start`` to ``stop`` (exclusive), decoded; ``DataError`` names the image that is wrong."""
         files = self.files[start:stop]
-        images = [self._decode(file) for file in files]
-        for file, image in zip(files, images, strict=True):
-            if image.shape != images[0].shape:
+        images: list[Array] = []
+        for file in files:
+            images.append(self._decode(file))
+            if images[-1].shape != images[0].shape:
                 raise DataError(
-                    f"{file}: shape {list(image.shape)} differs from {list(images[0].shape)} of {files[0]}; "
+                    f"{file}: shape {list(images[-1].shape)} differs from {list(images[0].shape)} of {files[0]}; "
                     "give {--preprocess} with 'size' and 'crop'"
                 )
         return Batch({self.input_name: np.stack(images)}, None if self.labels is None else self.labels[start:stop])
 
     def _decode(self, file: Path) -> Array:
+        require_regular(file, "an image")
         try:
-            with Image.open(file) as image:
-                return self.preprocess(image)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Pillow's own, on sizes that are checked here
+                with Image.open(file, formats=FORMATS) as image:
+                    if image.width * image.height > LARGEST:
+                        raise DataError(f"is {image.height}x{image.width} pixels: expected {LARGEST} at most")
+                    return self.preprocess(image)
         except DataError as e:
             raise DataError(f"{file}: {e}") from e
-        except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as e:
+        except UnidentifiedImageError as e:
+            raise DataError(f"{file}: not a readable image: expected {', '.join(FORMATS)}") from e
+        except MemoryError:
+            raise
+        except Exception as e:  # decoders raise anything on damaged files, struct.error and IndexError among it
             raise DataError(f"{file}: not a readable image: {one_line(e)}") from e
 
 
@@ -183,4 +220,6 @@ def open_folder(folder: Path, preprocess: Preprocess, input_name: str) -> ImageS
 
 
 def _images(entries: Iterator[Path]) -> list[Path]:
-    return sorted(e for e in entries if e.suffix.lower() in IMAGE_SUFFIXES and not e.name.startswith("."))
+    return sorted(
+        e for e in entries if e.suffix.lower() in IMAGE_SUFFIXES and not e.name.startswith(".") and not e.is_dir()
+    )

@@ -5,8 +5,6 @@ from __future__ import annotations
 import runpy
 import sys
 import traceback
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +12,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from hqp_onnx.archives import read_arrays
 from hqp_onnx.arrays import Array
 from hqp_onnx.data.dataset import ArraySource, Dataset, Source
 from hqp_onnx.data.images import Preprocess, open_folder, read_preprocess
-from hqp_onnx.errors import DataError, UsageError, one_line
+from hqp_onnx.errors import DataError, HqpError, UsageError, one_line
+from hqp_onnx.files import require_regular
+from hqp_onnx.registry import foreign
 from hqp_onnx.runtimes.session import TensorSpec
 
 Data: TypeAlias = str | Path | Mapping[str, Any] | Iterable[Any] | Callable[[], Iterable[Any]]
@@ -46,8 +47,7 @@ def open_source(path: str, preprocess: Path | None = None, input_name: str = "in
         raise UsageError(
             f"{{--preprocess}} is for a folder of images, not for {path}: preprocess its arrays beforehand"
         )
-    if not file.is_file():
-        raise DataError(f"{path}: no such file or folder; expected .npz, a folder of images, or script.py[:function]")
+    require_regular(file, "a .npz file, a folder of images, or script.py[:function]")
     if file.suffix == ".py":
         return _open_script(file, function or "load_data")
     return _open_npz(file)
@@ -92,21 +92,12 @@ def _called(function: Callable[[], Iterable[Any]]) -> Iterable[Any]:
     """What a user's function returns."""
     try:
         return function()
-    except Exception as e:  # it may raise anything
+    except (Exception, SystemExit) as e:  # it may raise anything
         raise DataError(f"the data: their function fails: {type(e).__name__}: {one_line(e)}") from e
 
 
 def _open_npz(file: Path) -> ArraySource:
-    try:
-        with file.open("rb") as stream:
-            archive = np.load(stream, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{file}: holds one bare array; expected .npz with arrays named as the model's inputs")
-            arrays = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as e:
-        reason = "it holds Python objects" if "allow_pickle" in str(e) and zipfile.is_zipfile(file) else str(e)
-        raise DataError(f"{file}: not a readable .npz file of numeric arrays: {one_line(reason)}") from e
-    return _named(arrays, str(file))
+    return _named(read_arrays(file), str(file))
 
 
 def _named(arrays: dict[str, Array], name: str) -> ArraySource:
@@ -117,6 +108,7 @@ def _named(arrays: dict[str, Array], name: str) -> ArraySource:
 @contextmanager
 def _script_errors(file: Path) -> Iterator[None]:
     """Whatever a user's script raises, as one line; its folder is importable meanwhile."""
+    foreign(file)
     sys.path.insert(0, str(file.parent.resolve()))
     try:
         yield
@@ -138,10 +130,20 @@ def _open_script(file: Path, function: str) -> ArraySource:
 
 def _collected(items: Iterable[Any], name: str) -> ArraySource:
     """What ``items`` yields, as one source called ``name``."""
-    pieces = [_piece(item, f"{name}, item {n}") for n, item in enumerate(items)]
+    pieces = [_piece(item, f"{name}, item {n}") for n, item in enumerate(_yielded(items, name))]
     if not pieces:
         raise DataError(f"{name} yields nothing; expected feed dictionaries")
     return _concatenated(pieces, name)
+
+
+def _yielded(items: Iterable[Any], name: str) -> Iterator[Any]:
+    """The items; what a user's generator raises is one line."""
+    try:
+        yield from items
+    except HqpError:
+        raise
+    except (Exception, SystemExit) as e:  # it may raise anything
+        raise DataError(f"{name}: {type(e).__name__}: {one_line(e)}") from e
 
 
 def _items(file: Path, load: Callable[[], Any]) -> Iterator[Any]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_type_hints
 
+from hqp_onnx.boundary import require_types
 from hqp_onnx.engine.plan import PATHS, PRECISIONS, SCALES, Request
 from hqp_onnx.errors import UsageError
 
@@ -55,6 +57,7 @@ class BuildOptions:
     elsewhere: str | None = None
 
     def __post_init__(self) -> None:
+        require_types(vars(self), get_type_hints(BuildOptions))
         for name in ("model", "output", "preprocess", "calibration_cache", "timing_cache"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, Path(getattr(self, name)))

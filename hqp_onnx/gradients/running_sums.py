@@ -16,10 +16,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from hqp_onnx.archives import read_arrays
 from hqp_onnx.arrays import Array
 from hqp_onnx.data.dataset import Batch
 from hqp_onnx.errors import DataError
-from hqp_onnx.files import read_arrays, write_arrays
+from hqp_onnx.files import write_arrays
 
 SECONDS = 3.0  # between two writes
 

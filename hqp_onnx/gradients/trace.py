@@ -92,7 +92,7 @@ def fixed_batch(model: onnx.ModelProto) -> int | None:
         shape = value.type.tensor_type.shape.dim
         if not shape:
             raise GradientError(f"input '{value.name}' has no batch axis: per-sample gradients need one")
-        sizes.add(shape[0].dim_value)
+        sizes.add(max(0, shape[0].dim_value))  # below 0 is open, as for runtimes
     return next(iter(sizes)) or None if len(sizes) == 1 else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import warnings
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import onnx
 import onnx_graphsurgeon as gs
-from google.protobuf.message import DecodeError
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
 from onnx import inliner
 
 from hqp_onnx import files
@@ -19,6 +21,7 @@ from hqp_onnx.errors import ModelError
 from hqp_onnx.graphs.nodes import opset
 from hqp_onnx.graphs.origin import CarryingGraph, Origin, carrying
 from hqp_onnx.graphs.unique_names import unused
+from hqp_onnx.limits import MOST_NODES
 from hqp_onnx.runtimes.external_data import check_large, read_apart, weight_bytes, write_apart
 
 OLDEST_OPSET = 11
@@ -32,6 +35,8 @@ _DROPPED = (
     onnx.AttributeProto.TYPE_PROTO,
     onnx.AttributeProto.TYPE_PROTOS,
 )
+_DEEPEST = 100  # functions that call one another
+_PACKED = {value for name, value in onnx.TensorProto.DataType.items() if name.endswith(("INT4", "INT2", "E2M1"))}
 _BLOCKED = "com.microsoft.nchwc"  # operators of blocked layouts
 _EXTERNAL_FROM = 1_900_000_000  # bytes of weights; protobuf ends at 2 GiB
 
@@ -51,6 +56,7 @@ def load(path: Path, quantized: bool = False) -> onnx.ModelProto:
 
 def check(model: onnx.ModelProto, path: Path, quantized: bool = False) -> None:
     """Raise ``ModelError`` unless ``model``, called ``path``, is whole, valid, of a known opset, and float as asked."""
+    _check_names(path, model)
     if not model.HasField("graph") or not model.opset_import:
         raise ModelError(f"{path}: not an ONNX model. Expected a file written by an ONNX exporter")
     if not model.graph.node:
@@ -58,6 +64,7 @@ def check(model: onnx.ModelProto, path: Path, quantized: bool = False) -> None:
     if tensor := next((t for t in model.graph.initializer if onnx.external_data_helper.uses_external_data(t)), None):
         raise ModelError(f"{path}: external data of '{tensor.name}' are not loaded. Load the model with its data")
     _check_opset(path, model)
+    _check_functions(path, model)
     if not quantized and (node := next((n for n in nodes(model.graph) if is_quantized(n.op_type)), None)):
         raise ModelError(
             f"{path}: already quantized (node '{node.name or node.output[0]}' is {node.op_type}). Give the float model"
@@ -70,7 +77,7 @@ def check(model: onnx.ModelProto, path: Path, quantized: bool = False) -> None:
     _check(path, model)
 
 
-def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+def nodes(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.NodeProto]:
     """Every node of a graph and of the graphs inside its nodes."""
     for node in graph.node:
         yield node
@@ -111,10 +118,10 @@ def parts(path: Path) -> list[Path]:
     """The files of a model: ``path``, and those of its external data; ``path`` alone where it is not a model."""
     try:
         model = onnx.load(path, load_external_data=False) if path.is_file() else onnx.ModelProto()
-    except (DecodeError, ValueError, OSError):
+        entries = [entry for tensor in model.graph.initializer for entry in tensor.external_data]
+        return [path, *(path.parent / name for name in {e.value: None for e in entries if e.key == "location"})]
+    except (DecodeError, ValueError, TypeError, OSError):
         return [path]
-    entries = (entry for tensor in model.graph.initializer for entry in tensor.external_data)
-    return [path, *(path.parent / name for name in {e.value: None for e in entries if e.key == "location"})]
 
 
 def is_linked(path: Path) -> bool:
@@ -214,10 +221,61 @@ def stored_bytes(path: Path) -> int:
 
 def require_file(path: Path) -> None:
     """Raise ``ModelError`` unless ``path`` is a file with content."""
-    if not path.is_file():
-        raise ModelError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}. Expected an .onnx model")
+    files.require_regular(path, "an .onnx model", ModelError)
     if path.stat().st_size == 0:
         raise ModelError(f"{path}: the file is empty. Expected an .onnx model")
+
+
+def require_bounded(path: Path) -> None:
+    """Raise ``ModelError`` unless ``path`` is a file whose names and functions, if it is a model, can be read."""
+    require_file(path)
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (DecodeError, ValueError, OSError):  # which a runtime explains
+        return
+    _check_names(path, model)
+    _check_functions(path, model)
+
+
+def _check_names(path: Path, model: onnx.ModelProto) -> None:
+    """Raise ``ModelError`` for a name that is no text: protobuf gives it as bytes, or raises, when it is read."""
+    left: list[Message] = [model]
+    texts: list[object] = []
+    try:
+        while left:
+            for field, value in left.pop().ListFields():
+                if field.type == FieldDescriptor.TYPE_MESSAGE:
+                    left.extend([value] if isinstance(value, Message) else value)
+                elif field.type == FieldDescriptor.TYPE_STRING:
+                    texts.extend([value] if isinstance(value, (str, bytes)) else value)
+    except UnicodeDecodeError:
+        texts.append(b"")
+    if any(isinstance(text, bytes) for text in texts):
+        raise ModelError(f"{path}: holds a name that is not UTF-8. Export it again")
+
+
+def _check_functions(path: Path, model: onnx.ModelProto) -> None:
+    """Raise ``ModelError`` for functions that call themselves, or call so many others that no machine holds them."""
+    functions = {(function.domain, function.name): function for function in model.functions}
+    sizes: dict[tuple[str, str], int] = {}
+
+    def size(body: onnx.GraphProto | onnx.FunctionProto, above: tuple[tuple[str, str], ...]) -> int:
+        total = 0
+        for node in nodes(body):
+            key = (node.domain, node.op_type)
+            if key not in functions:
+                total += 1
+                continue
+            if key in above or len(above) == _DEEPEST:
+                reason = "calls itself" if key in above else f"is called {_DEEPEST} functions deep"
+                raise ModelError(f"{path}: function '{node.op_type}' {reason}")
+            if key not in sizes:
+                sizes[key] = size(functions[key], (*above, key))
+            total += sizes[key]
+        return total
+
+    if functions and (total := size(model.graph, ())) > MOST_NODES:
+        raise ModelError(f"{path}: its functions make {total:.3g} nodes when they are inlined: expected {MOST_NODES:,}")
 
 
 def _parse(path: Path) -> onnx.ModelProto:
@@ -226,9 +284,10 @@ def _parse(path: Path) -> onnx.ModelProto:
         model = onnx.load(path, load_external_data=False)
     except (DecodeError, ValueError, UnicodeDecodeError) as e:
         raise ModelError(f"{path}: not an ONNX model, or truncated (protobuf cannot parse it). Export it again") from e
+    _check_names(path, model)
     try:
         read_apart(model, path)
-    except (onnx.checker.ValidationError, OSError, ValueError) as e:
+    except (onnx.checker.ValidationError, OSError, ValueError, RuntimeError, AttributeError) as e:  # onnx's own, in C++
         raise ModelError(
             f"{path}: external data cannot be read ({_one_line(e)}). Keep the data files beside the model"
         ) from e
@@ -252,6 +311,19 @@ def _check(path: Path, model: onnx.ModelProto) -> None:
             (check_large if weight_bytes(model) >= _EXTERNAL_FROM else onnx.checker.check_model)(model)
     except (onnx.checker.ValidationError, ValueError) as e:
         raise ModelError(f"{path}: not a valid ONNX model: {_one_line(e)}") from e
+    _check_sizes(path, model)
+
+
+def _check_sizes(path: Path, model: onnx.ModelProto) -> None:
+    """Raise ``ModelError`` for a weight of more or fewer values than its shape has, which onnx does not always see."""
+    for tensor in model.graph.initializer:
+        if not tensor.HasField("raw_data") or tensor.data_type in _PACKED:
+            continue
+        size = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        if math.prod(tensor.dims) * size != len(tensor.raw_data):
+            raise ModelError(
+                f"{path}: weight '{tensor.name}' of shape {list(tensor.dims)} holds {len(tensor.raw_data)} bytes"
+            )
 
 
 def is_quantized(op: str) -> bool:

@@ -7,6 +7,7 @@ inference at these sizes gives what it can. Sizes of one run say nothing about o
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -15,11 +16,12 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import Array
-from hqp_onnx.errors import ModelError
+from hqp_onnx.errors import DataError, ModelError
 from hqp_onnx.graphs.model_io import default_values, to_proto
 from hqp_onnx.graphs.symbolic.known import Dims, Known
 from hqp_onnx.graphs.symbolic.propagation import propagate
-from hqp_onnx.runtimes.session import Runner, Session
+from hqp_onnx.limits import LARGEST_PROBE
+from hqp_onnx.runtimes.session import Runner, Session, try_run
 
 _BATCH = 2
 _UNITS = (64, 96, 32, 16, 512)  # of the other symbolic dimensions' sizes; the first that runs is taken
@@ -67,8 +69,7 @@ def probe(graph: gs.Graph) -> Shapes:
     except ModelError:
         session = None
     for unit, apart in itertools.product(_UNITS, (1, 0)) if symbolic else [(1, 0)]:
-        feeds = example_feeds(graph, _BATCH, unit, 2 * unit * apart)
-        if session is not None and (values := _run(session, feeds)):
+        if session is not None and (values := _run(session, graph, unit, 2 * unit * apart)):
             break
     known = propagate(model, values)
     sizes = {name: value.shape for name, value in values.items()} or _inferred(graph, model)
@@ -85,6 +86,9 @@ def example_feeds(graph: gs.Graph, leading: int = 1, other: int = 224, step: int
         leading: size of a symbolic first dimension.
         other: size of the other symbolic dimensions.
         step: how much larger each further dimension is, of another name or without one.
+
+    Raises:
+        DataError: an input would hold more than ``LARGEST_PROBE`` elements.
     """
     rng = np.random.default_rng(0)
     seen: dict[object, int] = {}
@@ -109,24 +113,30 @@ def random_feeds(graph: gs.Graph, session: Runner, count: int = 4) -> list[dict[
     for unit, apart in itertools.product(_UNITS, (1, 0)):
         try:
             feeds = example_feeds(graph, session.batch or count, unit, 2 * unit * apart)
-            session.run(feeds)
-        except (ModelError, TypeError):  # or an input of text
+            try_run(session, feeds)
+        except (DataError, ModelError, TypeError):  # or an input of text
             continue
         return [feeds]
     return []
 
 
 def _value(rng: np.random.Generator, tensor: gs.Variable, dims: list[int]) -> Array:
+    if math.prod(dims) > LARGEST_PROBE:
+        raise DataError(f"input '{tensor.name}' of shape {dims} is too large to be tried")
     dtype = np.dtype(tensor.dtype)
     if np.issubdtype(dtype, np.floating):
         return rng.standard_normal(dims).astype(dtype)
     return np.ones(dims, dtype)
 
 
-def _run(session: Session, feeds: Mapping[str, Array]) -> dict[str, Array]:
-    """Values of every tensor; empty if the model does not run on ``feeds``."""
+def _run(session: Session, graph: gs.Graph, unit: int, step: int) -> dict[str, Array]:
+    """Values of every tensor; empty if the model does not run at these sizes, or they are too large to be tried."""
     try:
-        values = {**feeds, **session.run(feeds)}
+        feeds = example_feeds(graph, _BATCH, unit, step)
+    except DataError:
+        return {}
+    try:
+        values = {**feeds, **try_run(session, feeds)}
     except ModelError:
         return {}
     return {name: _light(value) for name, value in values.items() if isinstance(value, np.ndarray)}  # no sequences

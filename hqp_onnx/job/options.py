@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
+from hqp_onnx.boundary import require_types
 from hqp_onnx.data.sources import Data
 from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.budget import check_budget
@@ -127,6 +128,7 @@ class Options:
     augment: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        require_types(vars(self), get_type_hints(Options))
         object.__setattr__(self, "output", Path(self.output))
         for name in ("keep", "only", "augment"):
             value = getattr(self, name)

@@ -11,11 +11,12 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from hqp_onnx.archives import read_arrays
 from hqp_onnx.arrays import FloatArray
 from hqp_onnx.channels.channel_map import ChannelMap
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.errors import DataError, ModelError, UsageError
-from hqp_onnx.files import make_folder, read_arrays, write_arrays
+from hqp_onnx.files import make_folder, write_arrays
 from hqp_onnx.graphs import model_io
 from hqp_onnx.ranking.saliencies import Execution, FilterScores, Samples, Scoring
 from hqp_onnx.statistics.moment_halves import Halves, halved_moments

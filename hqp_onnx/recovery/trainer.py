@@ -18,10 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
+from hqp_onnx.archives import read_arrays
 from hqp_onnx.arrays import Array, Float32Array, IntArray
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.errors import DataError
-from hqp_onnx.files import read_arrays, write_arrays
+from hqp_onnx.files import write_arrays
 from hqp_onnx.progress import StageProgress
 from hqp_onnx.recovery.adam import Adam, cosine
 from hqp_onnx.recovery.augment import augmented, spatial_axes

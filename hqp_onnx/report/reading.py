@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from hqp_onnx.errors import DataError
+from hqp_onnx.files import require_regular
 from hqp_onnx.job.results import SCHEMA, Report
 
 JSON = "report.json"
@@ -22,8 +23,7 @@ def read_report(folder: Path) -> Report:
         DataError: there is none that can be read, it is damaged, or a version with another schema wrote it.
     """
     path = folder / JSON
-    if not path.is_file():
-        raise DataError(f"{path}: no such file. Expected the folder that `hqp optimize` finished writing")
+    require_regular(path, "the report in a folder that `hqp optimize` finished writing")
     try:
         values = json.loads(path.read_bytes(), parse_float=_number, parse_constant=_number)
     except OSError as e:

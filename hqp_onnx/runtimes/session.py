@@ -17,7 +17,8 @@ import numpy as np
 import onnx
 
 from hqp_onnx.arrays import Array
-from hqp_onnx.errors import MissingRuntimeError, ModelError, one_line
+from hqp_onnx.errors import LimitError, MissingRuntimeError, ModelError, one_line
+from hqp_onnx.limits import deadline, probing
 from hqp_onnx.runtimes.external_data import weight_bytes, write_apart
 
 CPU = "CPUExecutionProvider"
@@ -73,11 +74,12 @@ class Runner(Protocol):
 
 
 def onnxruntime() -> Any:
-    """The onnxruntime module; ``MissingRuntimeError`` names the extra where it is not installed."""
+    """The onnxruntime module, silent; ``MissingRuntimeError`` names the extra where it is not installed."""
     try:
         import onnxruntime as ort
     except ImportError as e:
         raise MissingRuntimeError("onnxruntime is not installed: pip install 'hqp-onnx[onnxruntime]'") from e
+    ort.disable_telemetry_events()  # which its builds for Windows send
     return ort
 
 
@@ -172,11 +174,34 @@ class Session:
         return run_padded(self._infer, feeds, self.batch)
 
     def _infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        options = onnxruntime().RunOptions()
+        options.log_severity_level = 4  # as in __init__
         try:
-            results = self._session.run(self._names, dict(feeds))
+            with deadline(lambda: setattr(options, "terminate", True)):
+                results = self._session.run(self._names, dict(feeds), options)
+        except LimitError:
+            raise
         except Exception as e:
             raise ModelError(f"onnxruntime cannot run the model: {failure(e)}") from e
         return dict(zip(self._names, results, strict=True))
+
+
+def try_run(session: Runner, feeds: Mapping[str, Array], name: object = "") -> dict[str, Array]:
+    """One run of a model that nobody has run yet, held to ``limits.probe_seconds()`` by onnxruntime.
+
+    Args:
+        session: to be tried.
+        feeds: few samples.
+        name: what errors call it, if anything.
+
+    Raises:
+        ModelError, LimitError: it does not run, or does not end.
+    """
+    try:
+        with probing():
+            return session.run(feeds)
+    except (ModelError, LimitError) as e:
+        raise type(e)(f"{name}: {e.template}") if name else e from e
 
 
 def fixed_batch(inputs: Sequence[TensorSpec]) -> int | None:

@@ -95,6 +95,12 @@ class Target:
     reduced_range: bool = False
     fuses_sum: bool = False
 
+    def __post_init__(self) -> None:
+        for method in ("open", "describe", "remarks"):
+            if not callable(getattr(self.runtime, method, None)):
+                kind = type(self.runtime).__name__
+                raise UsageError(f"target '{self.name}': its runtime is a {kind} without {method}()")
+
     @property
     def activation_type(self) -> np.dtype[Any]:
         """Numpy type of quantized activations."""

@@ -24,10 +24,11 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from hqp_onnx.archives import read_arrays
 from hqp_onnx.arrays import Array, FloatArray
 from hqp_onnx.data.dataset import Batch
 from hqp_onnx.errors import DataError
-from hqp_onnx.files import read_arrays, write_arrays
+from hqp_onnx.files import write_arrays
 from hqp_onnx.graphs.nodes import operator
 from hqp_onnx.graphs.weight_axes import CONVOLUTIONS, WEIGHTED, weight_axes
 from hqp_onnx.progress import StageProgress

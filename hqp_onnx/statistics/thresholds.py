@@ -59,6 +59,9 @@ def method(name: str) -> Method:
         UsageError: an unknown method, one that takes no number, or a number that it refuses.
     """
     base, numbers = _split(name)
+    known, _, digits = name.partition(":")
+    if not numbers and digits and known in METHODS.names:
+        raise UsageError(f"calibration method '{name}': '{digits}' is no number")
     chosen = METHODS.get(base)
     if isinstance(chosen, type):
         chosen = _answer(name, chosen, *numbers)

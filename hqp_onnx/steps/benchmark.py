@@ -14,6 +14,7 @@ from hqp_onnx.graphs import model_io
 from hqp_onnx.graphs.shapes import example_feeds
 from hqp_onnx.model import ModelSource, open_session
 from hqp_onnx.progress import Progress, silent
+from hqp_onnx.runtimes.session import try_run
 
 
 def benchmark_models(
@@ -35,4 +36,6 @@ def benchmark_models(
     sessions = {name: open_session(m, target_name, threads) for name, m in zip(names, models, strict=True)}
     first = models[0] if isinstance(models[0], onnx.ModelProto) else onnx.load(models[0])
     feeds = example_feeds(model_io.to_graph(first), leading=sessions[names[0]].batch or batch)
+    for name, session in sessions.items():
+        try_run(session, feeds, name)
     return measure(sessions, feeds, progress=partial(progress, "latency"))

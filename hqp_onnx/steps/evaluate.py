@@ -9,8 +9,9 @@ from hqp_onnx.data.dataset import batch_size
 from hqp_onnx.data.sources import Data, open_dataset
 from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.metrics import Metric, ScoreFunction, Scores, classes, evaluate, load_metric, predictions
-from hqp_onnx.model import ModelSource, open_session
+from hqp_onnx.model import ModelSource, name_of, open_session
 from hqp_onnx.progress import Progress, silent
+from hqp_onnx.runtimes.session import try_run
 
 
 def evaluate_model(
@@ -29,6 +30,9 @@ def evaluate_model(
         raise UsageError(f"{{--metric}} {chosen.name} needs the original model: add {{--reference}}")
     origin = open_session(reference, target_name) if reference is not None else session
     dataset = open_dataset(data, session.inputs, preprocess=preprocess, batch_size=batch_size(session.inputs))
+    for source, opened in ((model, session), (reference, origin)):
+        if source is not None:
+            try_run(opened, dataset.rows(0, 1).feeds, name_of(source))
     if chosen.labels == "data":
         dataset.check_labels(classes(session.outputs))
     if chosen.labels == "original":

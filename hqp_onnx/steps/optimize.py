@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hqp_onnx.boundary import public
 from hqp_onnx.errors import BudgetError, UsageError
 from hqp_onnx.files import forbid_overlap
 from hqp_onnx.job.ledger import Ledger
@@ -28,6 +29,7 @@ from hqp_onnx.steps.ship_engine import ENGINE_FILES, add_engine, require_engine
 _NAMES = (*OUTPUTS, LEDGER, JSON, HTML, *ENGINE_FILES)
 
 
+@public
 def optimize(options: Options, progress: Progress = silent) -> Report:
     """Run the main job and write OUT/: every measured model inside the budget, ledgers, report.json and report.html.
 

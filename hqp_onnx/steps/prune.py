@@ -16,7 +16,7 @@ from hqp_onnx.evaluation.verification import Verified
 from hqp_onnx.files import forbid_overlap, write_text
 from hqp_onnx.graphs import model_io
 from hqp_onnx.graphs.model_io import to_proto
-from hqp_onnx.model import Model, open_data, open_model
+from hqp_onnx.model import Model, open_model, open_optional_data
 from hqp_onnx.passes.cut import Refit, check_refit, cut
 from hqp_onnx.progress import Progress, silent
 from hqp_onnx.ranking.order import aligned, check_min_width, check_multiple
@@ -115,8 +115,9 @@ def prune_model(model: Model, options: Pruning, data: Dataset | None = None, pro
     Raises:
         UsageError: a saliency or a refit without its data, patterns that match no tensor.
     """
-    if options.compensate and data is None:
-        raise UsageError("{--compensate} needs calibration data: add {--data}")
+    if data is None and (options.compensate or options.refit != "once"):
+        argument = "compensate" if options.compensate else "refit"
+        raise UsageError(f"{{--{argument}}} needs calibration data: add {{--data}}")
     scoring = options.scoring(data is not None)
     channels = model.channels().restricted(options.keep, options.only, options.branches)
     refitted = options.compensate is not False
@@ -169,7 +170,7 @@ def prune_file(
         {"the input model": model_io.parts(path), "the data": data, "the file of {--preprocess}": preprocess},
     )
     model = open_model(path)
-    dataset = None if data is None else open_data(model, data, preprocess)
+    dataset = open_optional_data(model, data, preprocess)
     pruned = prune_model(model, options, dataset, progress)
     verified = write_verified(pruned.graph, output, model.source(dataset))
     if ledger is not None:

@@ -8,7 +8,7 @@ from hqp_onnx.data.sources import Data
 from hqp_onnx.evaluation.metrics import classes
 from hqp_onnx.files import Names, forbid_overlap
 from hqp_onnx.graphs.model_io import parts
-from hqp_onnx.model import ModelSource, open_data, open_model
+from hqp_onnx.model import ModelSource, open_model, open_optional_data
 from hqp_onnx.progress import Progress, silent
 from hqp_onnx.ranking.rank import Ranking, rank
 from hqp_onnx.ranking.saliencies import Execution, Scoring
@@ -23,7 +23,7 @@ def score_model(
 ) -> Ranking:
     """Saliency of the filters and units of a model; see ``hqp_onnx.score``."""
     model = open_model(source)
-    dataset = None if data is None else open_data(model, data, preprocess)
+    dataset = open_optional_data(model, data, preprocess)
     if dataset is not None and dataset.labeled:
         dataset.check_labels(classes(model.session.outputs))
     return rank(model.graph, model.channels(), scoring, dataset, Execution(progress=progress))

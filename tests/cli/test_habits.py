@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import EntryPoint, version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from rich.console import Console
 from small_model import small_data, small_model
 
 from hqp_onnx.cli import cli, config, output
+from hqp_onnx.errors import UsageError
+from hqp_onnx.ranking.saliencies import SALIENCIES
 from hqp_onnx.steps.doctor import examine, instructions
 
 NO_RESULT = {"completion"}
@@ -59,8 +61,8 @@ def test_every_option_can_stand_in_the_file(folder: Path) -> None:
             value = samples.get(parameter.type.name, known)
             text += f"{key} = {json.dumps([value] if parameter.multiple or parameter.nargs != 1 else value)}\n"
             count += 1
-    (folder / "hqp.toml").write_text(text)
-    found = config.read(None, cli)
+    (folder / "all.toml").write_text(text)
+    found = config.read(folder / "all.toml", cli)
     assert count > 100
     assert sum(len(values) for values in found.values()) == count
     assert found["optimize"]["engine"] == "native"  # --gradients, by the name that the function takes
@@ -69,10 +71,8 @@ def test_every_option_can_stand_in_the_file(folder: Path) -> None:
 def test_the_file_sets_arguments_and_options_and_the_command_line_wins(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (folder / "hqp.toml").write_text(
-        '[prune]\nmodel = "model.onnx"\nsparsity = 0.5\noutput = "a.onnx"\nkeep = ["w1"]\n'
-    )
-    assert hqp(monkeypatch, "prune", "--json", "-") == 0
+    (folder / "hqp.toml").write_text('[prune]\nmodel = "model.onnx"\nsparsity = 0.5\nkeep = ["w1"]\n')
+    assert hqp(monkeypatch, "prune", "-o", "a.onnx", "--json", "-") == 0
     first = json.loads(capfd.readouterr().out)
     assert (first["output"], first["prunable"], first["removed"]) == ("a.onnx", 24, 12)  # w1's 16 units stay
     assert hqp(monkeypatch, "prune", "--sparsity", "0.25", "-o", "b.onnx", "--json", "-") == 0
@@ -80,6 +80,41 @@ def test_the_file_sets_arguments_and_options_and_the_command_line_wins(
     (folder / "other.toml").write_text('[prune]\nmodel = "model.onnx"\nsparsity = 0.5\noutput = "c.onnx"\n')
     assert hqp(monkeypatch, "--config", "other.toml", "prune", "--json", "-") == 0
     assert json.loads(capfd.readouterr().out)["prunable"] == 40
+
+
+FORBIDDEN = {
+    "names code": ("evaluate", "metric", "x.py:f"),
+    "loads data by code": ("evaluate", "data", "loader.py"),
+    "loads data by a function": ("optimize", "calib", "./loader.py:load"),
+    "compares on code": ("compare", "models", ["m.onnx", "m.onnx@x.py:target"]),
+    "ranks by code": ("prune", "saliency", "x.py:rank"),
+    "calibrates by code": ("quantize", "calibration", "x.py:f:3"),
+    "runs on code": ("benchmark", "target", "x.py:t"),
+    "loads an engine": ("benchmark", "models", ["a.engine"]),
+    "writes a model": ("prune", "output", "a.onnx"),
+    "writes a ledger": ("prune", "ledger", "a.json"),
+    "writes JSON": ("doctor", "json", "a.json"),
+    "writes a checkpoint": ("recover", "checkpoint", "a.npz"),
+    "writes a cache": ("build", "timing-cache", "a"),
+    "writes ranges": ("quantize", "calibration-out", "a"),
+}
+
+
+@pytest.mark.parametrize("what", FORBIDDEN)
+def test_a_file_that_is_found_names_no_code_and_no_output(what: str, folder: Path) -> None:
+    command, key, value = FORBIDDEN[what]
+    (folder / "hqp.toml").write_text(f"[{command}]\n{key} = {json.dumps(value)}\n")
+    with pytest.raises(UsageError, match=rf"hqp.toml: \[{command}\] {key} = .* names (code|what is written)"):
+        config.read(None, cli)
+    assert config.read(Path("hqp.toml"), cli)[command]
+
+
+def test_a_file_that_is_found_names_no_extension_of_a_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint("installed", "math:sqrt", SALIENCIES.group)
+    monkeypatch.setitem(SALIENCIES.__dict__, "_installed", {"installed": point})
+    (folder / "hqp.toml").write_text('[prune]\nsaliency = "installed"\n')
+    with pytest.raises(UsageError, match="names code"):
+        config.read(None, cli)
 
 
 def test_commands_write_json_of_what_they_did(

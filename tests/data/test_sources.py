@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -51,7 +54,7 @@ def corrupt_cases(folder):
     np.savez(folder / "ragged.npz", a=np.zeros(3), b=np.zeros(4))
     yield "ragged.npz", ("array 'b'", "expected 3 samples")
     np.savez(folder / "objects.npz", a=np.array([{}], object))
-    yield "objects.npz", ("it holds Python objects",)
+    yield "objects.npz", ("array 'a' holds Python objects",)
     np.savez(folder / "text.npz", a=np.array(["x"]))
     yield "text.npz", ("array 'a' is <U1, expected numbers",)
     np.savez(folder / "float_labels.npz", a=np.zeros(3), labels=np.zeros(3))
@@ -74,8 +77,25 @@ def corrupt_cases(folder):
     (folder / "damaged.npz").write_bytes(content)
     yield "damaged.npz", ("not a readable .npz",)
     np.save(folder / "bare.npy", np.zeros(3))
-    yield "bare.npy", ("one bare array", "expected .npz")
-    yield "missing.npz", ("no such file", "expected .npz")
+    yield "bare.npy", ("one bare array", "numpy.savez")
+    yield "missing.npz", ("no such file", "Expected a .npz file")
+    os.mkfifo(folder / "pipe.npz")
+    yield "pipe.npz", ("is a pipe",)
+    for name, declared in (("bomb.npz", (1 << 45,)), ("lies.npz", (5,)), ("overflow.npz", (1 << 62, 1 << 62))):
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": declared})
+        with zipfile.ZipFile(folder / name, "w") as archive:
+            archive.writestr("a.npy", header.getvalue() + bytes(24))
+        yield name, ("array 'a'", "which is not what follows")
+    with zipfile.ZipFile(folder / "member.npz", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    yield "member.npz", ("'readme.txt' is no array",)
+
+
+def test_arrays_that_do_not_fit_into_memory_are_not_read(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "zeros.npz", a=np.zeros((1 << 10, 1 << 10)))
+    monkeypatch.setattr("hqp_onnx.archives.available_bytes", lambda: 1 << 20)
+    refused(lambda: open_source(str(tmp_path / "zeros.npz")), "zeros.npz", "take 0.0 GB", "of memory are free")
 
 
 def test_bad_npz_files_are_refused_in_one_line(tmp_path):
@@ -212,6 +232,45 @@ def test_bad_images_are_named(classes):
     refused(lambda: open_source(str(folder)).rows(3, 5), folder / "bees" / "b.png", "[3, 3, 3]", "[3, 6, 9]", "size")
 
 
+def test_only_the_formats_that_are_meant_are_decoded(classes):
+    folder, _ = classes
+    file = folder / "bees" / "b.png"
+    file.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 6\n%%EndComments\nshowpage\n")
+    refused(lambda: open_source(str(folder)).rows(3, 5), file, "expected BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP")
+    file.unlink()
+    os.mkfifo(file)
+    refused(lambda: open_source(str(folder)).rows(3, 5), file, "is a pipe")
+    file.unlink()
+    file.symlink_to("/dev/zero")
+    refused(lambda: open_source(str(folder)).rows(3, 5), file, "is a device")
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff", "pgm"])
+def test_grey_of_16_bits_is_scaled_to_8(tmp_path, suffix):
+    values = np.array([[0, 128, 129, 255, 256], [257, 32768, 65278, 65406, 65535]], np.uint16)
+    if suffix == "pgm":
+        (tmp_path / "x.pgm").write_bytes(b"P5 5 2 65535\n" + values.astype(">u2").tobytes())
+    else:
+        Image.fromarray(values).save(tmp_path / f"x.{suffix}")
+    (tmp_path / "p.json").write_text('{"color": "L", "scale": 1}')
+    have = open_source(str(tmp_path), tmp_path / "p.json").rows(0, 1).feeds["input"][0, 0]
+    np.testing.assert_array_equal(have, np.rint(values / 257))
+
+
+def test_images_without_a_scale_are_refused(tmp_path):
+    for dtype in (np.float32, np.int32):
+        Image.fromarray(np.ones((4, 4), dtype)).save(tmp_path / "x.tiff")
+        refused(lambda: open_source(str(tmp_path)).rows(0, 1), "x.tiff", "32-bit pixels")
+
+
+def test_images_that_are_or_become_too_large_are_refused(tmp_path):
+    Image.new("1", (1 << 14, (1 << 12) + 1)).save(tmp_path / "x.png")
+    refused(lambda: open_source(str(tmp_path)).rows(0, 1), "x.png", "is 4097x16384 pixels")
+    Image.new("1", (1 << 20, 1)).save(tmp_path / "x.png")
+    (tmp_path / "p.json").write_text('{"size": 224, "crop": 224}')
+    refused(lambda: open_source(str(tmp_path), tmp_path / "p.json").rows(0, 1), "x.png", "becomes 224x234881024")
+
+
 def test_image_smaller_than_the_crop_is_named(classes, tmp_path):
     (tmp_path / "p.json").write_text('{"crop": 8}')
     refused(lambda: open_source(str(classes[0]), tmp_path / "p.json").rows(0, 1), "1.png", "6x9", "crop of 8x8")
@@ -288,5 +347,5 @@ def test_script_errors_are_one_line_with_path_and_line(tmp_path, body, parts):
 
 
 def test_missing_script_and_missing_function(tmp_path):
-    refused(lambda: open_source(str(tmp_path / "no.py") + ":f"), "no.py:f", "no such file")
+    refused(lambda: open_source(str(tmp_path / "no.py") + ":f"), "no.py", "no such file")
     refused(lambda: open_source(script(tmp_path, "") + ":f"), "loader.py", "no function 'f'")

@@ -17,8 +17,19 @@ from small_model import small_model
 
 from hqp_onnx.errors import FileError, ModelError
 from hqp_onnx.graphs import model_io
+from hqp_onnx.model import open_model, open_session
 
 IMAGES = {"input": np.load(MODELS / "fashion_mnist_test.npz")["input"][:2].astype(np.float32)}
+
+
+@pytest.mark.parametrize("name", [b"w1", b"input", b"half"])
+def test_names_that_are_no_text_are_one_line(name: bytes, tmp_path: Path) -> None:
+    content = small_model().SerializeToString().replace(name, b"\xff" * len(name))
+    (tmp_path / "m.onnx").write_bytes(content)
+    for opens in (open_model, open_session):
+        with pytest.raises(ModelError, match=r"m\.onnx: .*(not UTF-8|cannot parse)"):
+            opens(tmp_path / "m.onnx")
+    assert model_io.parts(tmp_path / "m.onnx") == [tmp_path / "m.onnx"]
 
 
 @pytest.mark.parametrize("name", BUNDLED)
@@ -141,6 +152,14 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
         model_io.save(model, path)
     monkeypatch.undo()
     assert path.read_bytes() == before
+
+
+def test_a_weight_of_another_size_than_its_shape_is_one_line(tmp_path: Path) -> None:
+    model = small_model()
+    del model.graph.initializer[0].dims[:]
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match=r"m\.onnx: (weight '.*' of shape \[\] holds|not a valid ONNX model)"):
+        model_io.load(tmp_path / "m.onnx")
 
 
 def test_models_in_a_blocked_layout_are_refused(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def model(body: str) -> onnx.ModelProto:
         ("p = Pad(x, crop) y = Conv(p, w)", ["Pad", "Conv"]),
         ("p = Pad(x, two_axes, zero, axes) y = Conv(p, w)", ["Pad", "Conv"]),
         ('p = Pad(x, even) y = Conv<auto_pad = "SAME_UPPER">(p, w)', ["Pad", "Conv"]),
-        ("p = Pad(x, even) y = MaxPool<kernel_shape = [2, 2]>(p)", ["Pad", "MaxPool"]),
+        ("p = Pad(x, even) y = MaxPool<kernel_shape = [3, 3]>(p)", ["Pad", "MaxPool"]),
         ("p = Pad(x, channel) s = Slice(p, zeros, three, first) y = Conv(s, w)", ["Pad", "Slice", "Conv"]),
     ],
 )

@@ -177,7 +177,7 @@ def test_percentile_takes_its_number(name: str) -> None:
         ("percentile:9.9.9", "'9.9.9' is no number"),
         (
             "percentile:nan",
-            "'percentile:nan': expected one of entropy, percentile, mse, minmax, percentile:NUMBER, or FILE.py:name",
+            "'percentile:nan': 'nan' is no number",
         ),
         ("percentile:", "'' is no number"),
         ("entropy:3", "'entropy' takes no number"),

@@ -12,6 +12,11 @@ from hqp_onnx.report.table import Table
 _BOTTOM = 180.0
 
 
+def _power(exponent: float) -> str:
+    """Ten to the ``exponent``, which a float may not hold."""
+    return f"{10**exponent:.1e}" if abs(exponent) < 300 else f"1e{exponent:+.0f}"
+
+
 def saliency(report: Report) -> Figure:
     """Histogram of log10 S over the prunable units: removed or kept."""
     histogram, kind = report.saliency_histogram, report.request.saliency
@@ -20,7 +25,7 @@ def saliency(report: Report) -> Figure:
     y = Scale(0, max(1, *(sum(both) for both in bins)), _BOTTOM, TOP)
     drawn, counts = y_axis(y, "prunable units"), []
     for left, right, (removed, kept) in zip(edges, edges[1:], bins, strict=False):
-        span = f"{10**left:.1e} to {10**right:.1e}"
+        span = f"{_power(left)} to {_power(right)}"
         says = f"{span}: {removed} removed, {kept} kept"
         drawn += [bar(x(left), y(0), x(right) - 1, y(removed), "removed", says)] if removed else []
         drawn += [bar(x(left), y(removed), x(right) - 1, y(removed + kept), "kept", says)] if kept else []

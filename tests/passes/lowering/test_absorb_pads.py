@@ -22,7 +22,7 @@ CASES = {
     "of channels": ("p = Pad (x, pads) z = Conv (p, w)", {"pads": np.array([0, 1, 0, 0, 0, 0, 0, 0])}, 1),
     "negative": ("p = Pad (x, pads) z = Conv (p, w)", {"pads": np.array([0, 0, -1, 0, 0, 0, 1, 0])}, 1),
     "automatic": ('p = Pad (x, pads) z = Conv <auto_pad = "SAME_UPPER"> (p, w)', {}, 1),
-    "before MaxPool": ("p = Pad (x, pads) m = MaxPool <kernel_shape = [2, 2]> (p) z = Conv (m, w)", {}, 1),
+    "before MaxPool": ("p = Pad (x, pads) m = MaxPool <kernel_shape = [3, 3]> (p) z = Conv (m, w)", {}, 1),
 }
 
 

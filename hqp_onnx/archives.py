@@ -1,0 +1,87 @@
+"""Arrays from .npz files that anyone may have made: nothing is unpickled, nothing is read before its size is known.
+
+An archive is a zip file of .npy files, each a header (type, shape) and that many values. The header and the length that
+the archive declares must agree, and all values together must fit into memory: a few kB can declare terabytes of zeros.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+import zipfile
+from pathlib import Path
+from typing import IO, Any
+
+from numpy.lib import format as npy
+
+from hqp_onnx.arrays import Array
+from hqp_onnx.errors import DataError, one_line
+from hqp_onnx.files import require_regular
+from hqp_onnx.limits import available_bytes
+
+_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+_KINDS = "biufcSU"
+_SUFFIX = ".npy"
+
+
+def read_arrays(file: Path) -> dict[str, Array]:
+    """The arrays of a .npz file, by name: numbers and strings, no Python objects.
+
+    Raises:
+        DataError: no such file, a pipe or a device, no .npz, damaged, of Python objects, or larger than memory.
+    """
+    require_regular(file, "a .npz file")
+    try:
+        with warnings.catch_warnings(), zipfile.ZipFile(file) as archive:
+            warnings.simplefilter("ignore")  # numpy's, on headers of Python 2
+            members = _members(archive)
+            _require_room(sum(member.file_size for member in members.values()))
+            return {name: _array(archive, member) for name, member in members.items()}
+    except MemoryError:
+        raise
+    except Exception as e:  # of damaged files, zipfile, zlib and numpy's parser of headers raise a dozen types
+        raise DataError(f"{file}: not a readable .npz file of numeric arrays: {_reason(file, e)}") from e
+
+
+def _reason(file: Path, error: Exception) -> str:
+    with file.open("rb") as stream:
+        bare = stream.read(6) == b"\x93NUMPY"
+    return "it holds one bare array; name it with numpy.savez" if bare else one_line(error)
+
+
+def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    found: dict[str, zipfile.ZipInfo] = {}
+    for member in archive.infolist():
+        name = member.filename.removesuffix(_SUFFIX)
+        if name == member.filename or name in found:
+            raise ValueError(f"'{member.filename}' is {'a second array of that name' if name in found else 'no array'}")
+        if member.flag_bits & 1:
+            raise ValueError(f"'{name}' is encrypted")
+        with archive.open(member) as stream:
+            _require_length(stream, name, member.file_size)
+        found[name] = member
+    return found
+
+
+def _require_length(stream: IO[bytes], name: str, length: int) -> None:
+    """Raise ``ValueError`` unless the header of a .npy file describes numbers, and as many as follow."""
+    version: Any = npy.read_magic(stream)
+    if version not in _HEADERS:
+        raise ValueError(f"array '{name}' has a header of version {version}")
+    shape, _, dtype = _HEADERS[version](stream)
+    if dtype.kind not in _KINDS:
+        raise ValueError(f"array '{name}' holds Python objects" if dtype.hasobject else f"array '{name}' is {dtype}")
+    if any(size < 0 for size in shape) or stream.tell() + math.prod(shape) * dtype.itemsize != length:
+        raise ValueError(f"array '{name}' is said to be {dtype}{list(shape)}, which is not what follows")
+
+
+def _require_room(size: int) -> None:
+    room = available_bytes()
+    if room is not None and size > room:
+        raise ValueError(f"its arrays take {size / 1e9:.1f} GB, and {room / 1e9:.1f} GB of memory are free")
+
+
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
+    with archive.open(member) as stream:
+        values: Array = npy.read_array(stream, allow_pickle=False)
+    return values
