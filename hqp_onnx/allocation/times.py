@@ -19,7 +19,7 @@ from hqp_onnx.runtimes.targets import Target
 from hqp_onnx.timing.kernel_times import KeyTime, by_key
 from hqp_onnx.timing.table import Configuration, TimeTable, fit_table
 
-CONFIGURATIONS, HELD_OUT = 36, 6
+FEWEST, EACH, MOST, HELD_OUT = 12, 2, 40, 6  # configurations: some, more for each group, no more than, for judging
 _UNIFORM = (0.25, 0.5, 0.75, 1.0)
 _ENDS = 0.25  # chance of a group to be at its last level, so that branches that end are seen
 SECONDS = 40.0  # of all configurations
@@ -68,7 +68,8 @@ def measure_table(
     """
     measured: list[Configuration] = []
     end = perf_counter() + SECONDS
-    for choice in configurations(groups, max(CONFIGURATIONS, len(groups) // 2 + 12), seed):
+    count = min(FEWEST + EACH * len(groups), MOST)
+    for choice in configurations(groups, count, seed):
         model, widths = shipped(groups.plan(choice)), groups.widths(choice)
         if target.stand_in:
             kernels = _macs(model, positions)
@@ -77,7 +78,7 @@ def measure_table(
             seconds, runs = _whole(model, target, feeds, threads)
             kernels = _kernels(model, target, feeds, threads, runs) or _macs(model, positions)
             measured.append(Configuration(widths, kernels, seconds))
-        progress(len(measured), CONFIGURATIONS)
+        progress(len(measured), count)
         if perf_counter() > end and len(measured) > 2 * HELD_OUT:
             break
     return fit_table(measured, HELD_OUT)
@@ -87,7 +88,7 @@ def _whole(model: onnx.ModelProto, target: Target, feeds: Mapping[str, Array], t
     """Seconds of a run, and how many runs are worth their time."""
     session = target.runtime.open(model, None, threads, False)
     times: list[float] = []
-    while len(times) < _MOST_RUNS and (len(times) < _FEWEST_RUNS or sum(times) < SECONDS / CONFIGURATIONS / 3):
+    while len(times) < _MOST_RUNS and (len(times) < _FEWEST_RUNS or sum(times) < SECONDS / MOST / 3):
         start = perf_counter()
         session.run(feeds)
         times.append(perf_counter() - start)
