@@ -25,8 +25,8 @@ _ENDS = 0.25  # chance of a group to be at its last level, so that branches that
 SECONDS = 40.0  # of all configurations
 _FEWEST_RUNS, _MOST_RUNS = 5, 40
 
-Shipped = Callable[[PruningPlan], onnx.ModelProto]
-"""The model of a plan in the precision that it ships in; its weights' values do not matter."""
+Built = Callable[[PruningPlan], onnx.ModelProto]
+"""The model of a plan; its weights' values do not matter."""
 
 
 def configurations(groups: Groups, count: int, seed: int) -> list[IntArray]:
@@ -41,7 +41,8 @@ def configurations(groups: Groups, count: int, seed: int) -> list[IntArray]:
 
 def measure_table(
     groups: Groups,
-    shipped: Shipped,
+    shipped: Built,
+    counted: Built,
     target: Target,
     feeds: Mapping[str, Array],
     positions: Mapping[str, int],
@@ -53,7 +54,8 @@ def measure_table(
 
     Args:
         groups: of the model.
-        shipped: see ``Shipped``.
+        shipped: models in the precision that they ship in.
+        counted: models in float32, whose multiply-accumulates count where there are no times of kernels.
         target: where times are measured. Without a profile of kernels, each node with a weight counts in proportion to
             its multiply-accumulates, fitted to the times of whole models; where another runtime stands in for the
             target's, multiply-accumulates are all that counts.
@@ -70,14 +72,15 @@ def measure_table(
     end = perf_counter() + SECONDS
     count = min(FEWEST + EACH * len(groups), MOST)
     for choice in configurations(groups, count, seed):
-        model, widths = shipped(groups.plan(choice)), groups.widths(choice)
+        plan, widths = groups.plan(choice), groups.widths(choice)
         if target.stand_in:
-            kernels = _macs(model, positions)
-            measured.append(Configuration(widths, kernels, sum(kernel.seconds for kernel in kernels.values())))
+            kernels = _macs(counted(plan), positions)
+            seconds = sum(kernel.seconds for kernel in kernels.values())
         else:
+            model = shipped(plan)
             seconds, runs = _whole(model, target, feeds, threads)
-            kernels = _kernels(model, target, feeds, threads, runs) or _macs(model, positions)
-            measured.append(Configuration(widths, kernels, seconds))
+            kernels = _kernels(model, target, feeds, threads, runs) or _macs(counted(plan), positions)
+        measured.append(Configuration(widths, kernels, seconds))
         progress(len(measured), count)
         if perf_counter() > end and len(measured) > 2 * HELD_OUT:
             break

@@ -23,7 +23,7 @@ from hqp_onnx.allocation.divergence import Divergence
 from hqp_onnx.allocation.groups import Groups, find_groups
 from hqp_onnx.allocation.program import Program
 from hqp_onnx.allocation.search import Allocation, between
-from hqp_onnx.allocation.times import Shipped, measure_table
+from hqp_onnx.allocation.times import Built, measure_table
 from hqp_onnx.arrays import FloatArray, IntArray
 from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.evaluation.latency import measure
@@ -132,14 +132,15 @@ def _table(setup: Setup, ledger: Ledger, groups: Groups) -> TimeTable:
     """In the precision that ships; where that is open, in the one that is faster at half the widths."""
     options = setup.options
     with ledger.timed("times"):
-        shipped, half = _in_float32(setup), groups.plan(groups.least // 2)
+        plain, half = _in_float32(setup), groups.plan(groups.least // 2)
+        shipped = plain
         if options.precision in ("int8", "mixed"):
             quantized = _in_int8(setup)
-            if options.precision == "int8" or _faster(setup, quantized(half), shipped(half)):
+            if options.precision == "int8" or _faster(setup, quantized(half), plain(half)):
                 shipped = quantized
         report = partial(setup.progress, "times")
         return measure_table(
-            groups, shipped, setup.target, setup.sample, setup.positions, options.threads, report, options.seed
+            groups, shipped, plain, setup.target, setup.sample, setup.positions, options.threads, report, options.seed
         )
 
 
@@ -149,14 +150,14 @@ def _faster(setup: Setup, first: onnx.ModelProto, second: onnx.ModelProto) -> bo
     return latencies["first"].speedup > 1
 
 
-def _in_float32(setup: Setup) -> Shipped:
+def _in_float32(setup: Setup) -> Built:
     def shipped(plan: PruningPlan) -> onnx.ModelProto:
         return to_proto(fold_batchnorm(cut(setup.model.graph, setup.channels, plan).graph).graph)
 
     return shipped
 
 
-def _in_int8(setup: Setup) -> Shipped:
+def _in_int8(setup: Setup) -> Built:
     """Quantized with any ranges: they do not change what a model takes."""
 
     def shipped(plan: PruningPlan) -> onnx.ModelProto:

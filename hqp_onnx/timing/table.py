@@ -133,7 +133,7 @@ def _corrected(configurations: Sequence[Configuration]) -> tuple[list[Configurat
     A profiler makes kernels slower, by so much each, and leaves out what is between them.
     """
     times = [[(k.seconds, k.count) for k in c.kernels.values()] for c in configurations]
-    design = np.array([[*np.sum(rows, 0), 1.0] for rows in times])
+    design = np.array([[*np.sum(rows, 0), 1.0] if rows else [0.0, 0.0, 1.0] for rows in times])
     measured = np.array([c.seconds for c in configurations])
     relative = design / measured[:, None]
     clock = float(np.median(measured)) / max(float(np.median(design[:, 1])), 1)
