@@ -1,9 +1,10 @@
 """How far a pruned model's outputs are from the original's, on calibration samples that its refit has not seen.
 
     classifier      mean of KL(p || q),  p and q = softmax of the original's and the pruned model's logits
-    anything else   mean over outputs of E |y - y'|^2 / E |y - E y|^2
+    anything else   mean over outputs of sum |y - y'|^2 / sum |y - mean of y|^2
 
-Outputs that are not finite are infinitely far.
+Logits, or probabilities, are the first output. Of other models, outputs that are tensors of floats count; one that has
+another shape than the original's tells as little as its mean. Outputs that are not finite are infinitely far.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Divergence:
         original: the model to stay close to.
         build: see ``Build``.
         batches: samples.
-        classifier: whether the only output is logits or probabilities of classes, along its last axis of several.
+        classifier: whether the first output is logits or probabilities of classes, one row per sample.
         threads: of onnxruntime.
 
     Raises:
@@ -41,9 +42,9 @@ class Divergence:
     def __init__(
         self, original: onnx.ModelProto, build: Build, batches: Sequence[Batch], classifier: bool, threads: int = 0
     ) -> None:
-        self._build, self._batches, self._classifier, self._threads = build, batches, classifier, threads
-        self._wanted = [_floating(outputs) for outputs in self._run(original)]
-        self._spread = {} if classifier else _spreads(self._wanted)
+        self._build, self._batches, self._threads = build, batches, threads
+        self._wanted = self._run(original)
+        self._classifier = classifier and bool(self._wanted[0])
         self.known: dict[bytes, float] = {}
 
     def __call__(self, plan: PruningPlan) -> float:
@@ -54,38 +55,41 @@ class Divergence:
         return self.known[key]
 
     def _measured(self, model: onnx.ModelProto) -> float:
-        count = sum(len(batch) for batch in self._batches)
-        pairs = zip(self._wanted, self._run(model), strict=True)
-        total = sum(self._between(wanted, outputs) for wanted, outputs in pairs) / count
-        return total if np.isfinite(total) else np.inf
+        found = self._run(model)
+        value = self._of_classes(found) if self._classifier else self._of_values(found)
+        return value if np.isfinite(value) else np.inf
 
-    def _run(self, model: onnx.ModelProto) -> list[dict[str, Array]]:
+    def _run(self, model: onnx.ModelProto) -> list[dict[str, FloatArray]]:
+        """What counts of the outputs, by batch."""
         session = Session(model, threads=self._threads)
-        return [session.run(batch.feeds) for batch in self._batches]
+        return [_floats(session.run(batch.feeds)) for batch in self._batches]
 
-    def _between(self, wanted: Mapping[str, FloatArray], outputs: Mapping[str, Array]) -> float:
-        """Summed over the samples of a batch."""
-        if self._classifier:
-            ((name, reference),) = wanted.items()
-            log_p, log_q = _log_probabilities(reference), _log_probabilities(outputs[name].astype(np.float64))
-            return float(np.sum(np.exp(log_p) * (log_p - log_q)))
-        parts = [np.square(reference - outputs[name]).sum() / self._spread[name] for name, reference in wanted.items()]
-        return float(np.mean(parts)) if parts else 0.0
+    def _of_classes(self, found: Sequence[Mapping[str, FloatArray]]) -> float:
+        name = next(iter(self._wanted[0]))
+        pairs = (
+            (_log_probabilities(x[name]), _log_probabilities(y[name])) for x, y in zip(self._wanted, found, strict=True)
+        )
+        total = sum(float(np.sum(np.exp(log_p) * (log_p - log_q))) for log_p, log_q in pairs)
+        return total / sum(map(len, self._batches))
+
+    def _of_values(self, found: Sequence[Mapping[str, FloatArray]]) -> float:
+        shares = []
+        for name in self._wanted[0]:
+            wanted, others = ([batch[name] for batch in batches] for batches in (self._wanted, found))
+            mean = sum(float(y.sum()) for y in wanted) / max(sum(y.size for y in wanted), 1)
+            spreads = [float(np.square(y - mean).sum()) for y in wanted]
+            pairs = zip(wanted, others, spreads, strict=True)
+            error = sum(float(np.square(x - y).sum()) if x.shape == y.shape else spread for x, y, spread in pairs)
+            shares.append(error / max(sum(spreads), _LEAST))
+        return float(np.mean(shares)) if shares else 0.0
 
 
-def _floating(outputs: Mapping[str, Array]) -> dict[str, FloatArray]:
-    return {name: y.astype(np.float64) for name, y in outputs.items() if np.issubdtype(y.dtype, np.floating)}
-
-
-def _spreads(batches: Sequence[Mapping[str, FloatArray]]) -> dict[str, float]:
-    """Mean over samples of each output's squared distance from its mean."""
-    spreads = {}
-    for name in batches[0]:
-        values = [batch[name] for batch in batches]
-        count, size = sum(map(len, values)), sum(y.size for y in values)
-        mean = sum(float(y.sum()) for y in values) / max(size, 1)
-        spreads[name] = max(sum(float(np.square(y - mean).sum()) for y in values) / max(count, 1), _LEAST)
-    return spreads
+def _floats(outputs: Mapping[str, Array]) -> dict[str, FloatArray]:
+    return {
+        name: np.atleast_1d(y).astype(np.float64)
+        for name, y in outputs.items()
+        if isinstance(y, (np.ndarray, np.generic)) and np.issubdtype(y.dtype, np.floating)
+    }
 
 
 def _log_probabilities(values: FloatArray) -> FloatArray:

@@ -38,6 +38,7 @@ from hqp_onnx.job.setup import Setup
 from hqp_onnx.passes.cut import Refit, cut
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.quantize import Recipe, prepare, quantize_prepared
+from hqp_onnx.passes.widen_float16 import widen_float16
 from hqp_onnx.quantization.placement import quantized_tensors
 from hqp_onnx.ranking.least_squares import Fits
 from hqp_onnx.statistics.calibration import Calibration, Range
@@ -161,7 +162,8 @@ def _in_int8(setup: Setup) -> Built:
     """Quantized with any ranges: they do not change what a model takes."""
 
     def shipped(plan: PruningPlan) -> onnx.ModelProto:
-        graph = fold_batchnorm(cut(setup.model.graph, setup.channels, plan).graph).graph
+        pruned = widen_float16(cut(setup.model.graph, setup.channels, plan).graph).graph
+        graph = fold_batchnorm(pruned).graph
         ranges = dict.fromkeys(quantized_tensors(graph, setup.target), _ANY_RANGE)
         prepared = prepare(graph, (), setup.target, known=Calibration(ranges, "any"), recipe=_BARE)
         return to_proto(quantize_prepared(prepared, setup.target).graph)
