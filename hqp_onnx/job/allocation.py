@@ -99,13 +99,14 @@ def allocated_path(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidenc
 
     better = [np.array(choice) for choice in ledger.once("descent", descent)]
     refined = allocation.front([*choices[: last + 1], *better])
-    count = _last_admissible(setup, judge, allocation, refined)
-    faster = [c for c in choices if allocation.program.seconds(c) < allocation.program.seconds(refined[-1])]
-    plans = tuple(allocation.groups.plan(choice) for choice in (*refined, *faster))
+    seconds, best = allocation.program.seconds, _last_admissible(setup, judge, allocation, refined)
+    slower = sorted([*choices[: last + 1], *refined[: best + 1]], key=seconds, reverse=True)
+    faster = [choice for choice in choices if seconds(choice) < seconds(slower[-1])]
+    plans = tuple(allocation.groups.plan(choice) for choice in (*slower, *faster))
     note = f"times of other widths were predicted within {100 * allocation.program.error:.0f} % of what was measured"
     if setup.target.stand_in:
         note = "widths were chosen by multiply-accumulates: times of the target are not measured here"
-    return Allocated(PlanPath(plans), count, note)
+    return Allocated(PlanPath(plans), len(slower) - 1, note)
 
 
 def unit_costs(scores: FloatArray, order: IntArray, cumulative: bool) -> FloatArray:
