@@ -71,10 +71,9 @@ def _curve(group: Group, known: Mapping[int, float]) -> FloatArray:
 
 def _shape(costs: FloatArray) -> FloatArray:
     """From 0 to 1 as the costs rise; evenly where they do not, or are not known."""
-    span = costs[-1] - costs[0]
-    if not (np.isfinite(costs).all() and span > 0):
+    if not np.isfinite(costs).all() or costs[-1] == costs[0]:
         return np.linspace(0, 1, len(costs))
-    return np.asarray((costs - costs[0]) / span)
+    return np.asarray((costs - costs[0]) / (costs[-1] - costs[0]))
 
 
 def _bent(curve: FloatArray, level: int, known: Mapping[int, float]) -> FloatArray:
