@@ -160,7 +160,8 @@ def _judged(setup: Setup) -> list[str]:
 
 def _latencies(setup: Setup, ledger: Ledger, models: Mapping[str, Measured]) -> dict[str, Latency]:
     """Measured once, so that a resumed run ships the same model."""
-    name = f"latencies-{setup.options.threads}-threads-{digest(models)}"
+    which = digest(f"{row} {model.candidate.key}" for row, model in models.items())
+    name = f"latencies-{setup.options.threads}-threads-{which}"
     found = ledger.once(name, lambda: {row: asdict(x) for row, x in latencies_of(models, setup.sample).items()})
     return {row: Latency(**values) for row, values in found.items()}
 
