@@ -26,7 +26,7 @@ unit: .venv/installed
 # The lowest versions that pyproject.toml admits, in an environment of their own. CI runs what touches other packages most;
 # make test-lowest LOWEST=tests runs everything.
 LOWEST ?= tests/test_api.py tests/test_boundary.py tests/test_limits.py tests/cli/test_habits.py tests/data tests/graphs \
-    tests/runtimes tests/statistics tests/passes/test_convert_fp16.py tests/passes/test_insert_qdq.py \
+    tests/runtimes tests/statistics tests/allocation tests/timing tests/passes/test_convert_fp16.py tests/passes/test_insert_qdq.py \
     tests/passes/test_prune_channels.py tests/gradients/test_rules.py tests/cli/test_outputs.py
 
 test-lowest: .venv-lowest/installed

@@ -83,9 +83,9 @@ class Registry(Generic[T]):
         if name in self._own:
             return self._own[name]
         if name not in self._loaded and name in self._installed:
-            if len(givers := self._givers.get(name, ())) > 1:
+            if len(givers := sorted(set(map(_package, self._installed[name])))) > 1:
                 raise UsageError(f"{self.noun} '{name}' comes from {' and '.join(givers)}: remove all but one of them")
-            self._loaded[name] = self._load(self._installed[name])
+            self._loaded[name] = self._load(self._installed[name][-1])
         return self._loaded.get(name)
 
     def get(self, name: str) -> T:
@@ -104,19 +104,12 @@ class Registry(Generic[T]):
         raise UsageError(f"unknown {self.noun} '{name}': expected one of {known}{others}")
 
     @cached_property
-    def _points(self) -> tuple[EntryPoint, ...]:
-        return tuple(entry_points(group=self.group))
-
-    @cached_property
-    def _installed(self) -> dict[str, EntryPoint]:
-        return {point.name: point for point in self._points}
-
-    @cached_property
-    def _givers(self) -> dict[str, list[str]]:
-        """The packages that give each name."""
-        return {
-            name: sorted({_package(point) for point in self._points if point.name == name}) for name in self._installed
-        }
+    def _installed(self) -> dict[str, list[EntryPoint]]:
+        """Entry points by name: more than one if several packages chose it."""
+        named: dict[str, list[EntryPoint]] = {}
+        for point in entry_points(group=self.group):
+            named.setdefault(point.name, []).append(point)
+        return named
 
     def _load(self, point: EntryPoint) -> T:
         package = _package(point)

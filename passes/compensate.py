@@ -29,7 +29,7 @@ from hqp_onnx.graphs.nonfinite_weights import is_finite
 from hqp_onnx.graphs.unique_names import UniqueNames, tensor_names
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.prune_channels import constant_name
-from hqp_onnx.ranking.least_squares import RIDGE, fit_blocks, fit_weight, mean_product, removal_mask
+from hqp_onnx.ranking.least_squares import RIDGE, Fits, fit_blocks, fit_weight, mean_product, removal_mask
 from hqp_onnx.statistics.moments import Contraction, Moments, block_names, contractions, takes_bias
 
 __all__ = ["compensate"]
@@ -42,6 +42,7 @@ def compensate(
     plan: PruningPlan,
     moments: Mapping[str, Moments],
     ridge: float | Mapping[str, float] = RIDGE,
+    known: Fits | None = None,
 ) -> PassResult:
     """A copy of ``pruned`` whose weights make up for the input channels that they lost.
 
@@ -52,6 +53,7 @@ def compensate(
         plan: the units that were removed.
         moments: of the inputs of ``original``'s weights, by weight name; others are left as they are.
         ridge: lambda, in units of the mean diagonal of S_KK; or one by weight (``held_out_ridges``), RIDGE for others.
+        known: fits that were made with the same ``original``, ``moments`` and ``ridge``; new ones are added.
 
     Returns:
         The graph; one note per weight that lost inputs: the share of its squared output error that remains.
@@ -85,13 +87,17 @@ def compensate(
             continue
         if name not in after:
             raise ModelError(f"weight '{name}' is not in the pruned graph: prune the graph that the units are of")
-        weight = np.moveaxis(before[name].values, use.axis, 1)[kept_outputs].astype(np.float64)
-        strength = ridge.get(name, RIDGE) if isinstance(ridge, Mapping) else ridge
-        biased = takes_bias(after[name])
-        if name in moments:
-            fit = fit_weight(weight, removed, moments[name], use, strength, biased)
-        else:
-            fit = fit_blocks(weight, removed, [moments[part] for part in blocks], use, strength, biased)
+        key = name, takes_bias(after[name]), removed.tobytes(), kept_outputs.tobytes()
+        fit = known.get(key) if known is not None else None
+        if fit is None:
+            weight = np.moveaxis(before[name].values, use.axis, 1)[kept_outputs].astype(np.float64)
+            strength = ridge.get(name, RIDGE) if isinstance(ridge, Mapping) else ridge
+            if name in moments:
+                fit = fit_weight(weight, removed, moments[name], use, strength, key[1])
+            else:
+                fit = fit_blocks(weight, removed, [moments[part] for part in blocks], use, strength, key[1])
+            if known is not None:
+                known.add(key, fit)
         replace_weight(after[name], np.moveaxis(fit.weight, 1, use.axis), fit.bias, names)
         notes.append(f"{name}: {removed.sum()} of {len(removed)} inputs removed, {fit.remains:.1%} of the error stays")
         modified = True

@@ -20,6 +20,7 @@ from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.compensate import compensate
 from hqp_onnx.passes.prune_channels import prune_channels
 from hqp_onnx.passes.refit_in_order import refit_in_order
+from hqp_onnx.ranking.least_squares import Fits
 from hqp_onnx.statistics.moments import Moments
 
 __all__ = ["REFITS", "Refit", "check_refit", "cut"]
@@ -53,7 +54,13 @@ class Refit:
     threads: int = 0
 
 
-def cut(graph: gs.Graph, channels: ChannelMap, plan: PruningPlan, refit: Refit | None = None) -> PassResult:
+def cut(
+    graph: gs.Graph,
+    channels: ChannelMap,
+    plan: PruningPlan,
+    refit: Refit | None = None,
+    known: Fits | None = None,
+) -> PassResult:
     """A copy of ``graph`` without the units of ``plan``.
 
     Args:
@@ -61,6 +68,7 @@ def cut(graph: gs.Graph, channels: ChannelMap, plan: PruningPlan, refit: Refit |
         channels: its units.
         plan: units to remove.
         refit: None leaves all other weights as they are.
+        known: fits of earlier cuts of ``graph`` with the same ``refit``; new ones are added.
 
     Returns:
         The graph, with the notes of every pass that ran.
@@ -71,7 +79,7 @@ def cut(graph: gs.Graph, channels: ChannelMap, plan: PruningPlan, refit: Refit |
     """
     results = [prune_channels(graph, channels, plan)]
     if refit is not None and len(plan):
-        results.append(compensate(graph, results[-1].graph, channels, plan, refit.moments, refit.ridges))
+        results.append(compensate(graph, results[-1].graph, channels, plan, refit.moments, refit.ridges, known))
         if refit.data is not None:
             results.append(
                 refit_in_order(graph, results[-1].graph, channels, plan, refit.data, threads=refit.threads),

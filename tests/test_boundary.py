@@ -85,7 +85,7 @@ def test_two_packages_of_one_name_are_named(monkeypatch: pytest.MonkeyPatch) -> 
     points = [registry.EntryPoint("same", "math:sqrt", made.group), registry.EntryPoint("same", "math:exp", made.group)]
     names = iter(["acme", "other"] * 2)
     monkeypatch.setattr(registry, "_package", lambda point: next(names))
-    made.__dict__["_points"] = tuple(points)
+    made.__dict__["_installed"] = {"same": points}
     with pytest.raises(UsageError, match="thing 'same' comes from acme and other: remove all but one"):
         made.get("same")
 

@@ -20,11 +20,11 @@ def registry() -> Registry[object]:
     made: Registry[object] = Registry("thing", "hqp_onnx.things_of_tests")
     made.register("own", "also")(thing)
     made.__dict__["_installed"] = {
-        "installed": EntryPoint("installed", "test_registry_package:good", made.group),
-        "broken": EntryPoint("broken", "no_such_package_at_all:good", made.group),
-        "number": EntryPoint("number", "math:pi", made.group),
-        "own": EntryPoint("own", "math:sqrt", made.group),
-        "root": EntryPoint("root", "math:sqrt", made.group),
+        "installed": [EntryPoint("installed", "test_registry_package:good", made.group)],
+        "broken": [EntryPoint("broken", "no_such_package_at_all:good", made.group)],
+        "number": [EntryPoint("number", "math:pi", made.group)],
+        "own": [EntryPoint("own", "math:sqrt", made.group)],
+        "root": [EntryPoint("root", "math:sqrt", made.group)],
     }
     return made
 

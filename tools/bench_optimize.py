@@ -2,10 +2,10 @@
 
     python tools/bench_optimize.py [--variants default confidence ...] [--max-drop 0.015] [-o FOLDER]
 
-For each model: the default search (bisection, with compensation), the same with the upper 95 % bound of the drop inside
-the budget, the same where no gate or residual branch is removed as a whole, Algorithm 1 to the letter (linear, without
-compensation or alignment), and what goes beyond the paper: units ranked by what the loss suffers after the refit, and
-two epochs of recovery. One run; within a row group latencies are measured in turn.
+For each model: the default (widths by measured time), the same on one thread, the same with the upper 95 % bound of the
+drop inside the budget; units in one order, by what the loss suffers per MAC, and by Fisher sensitivity; Algorithm 1 to
+the letter, with the paper's settings; two epochs of recovery; OpenVINO. One run; within a row group latencies are
+measured in turn.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 from hqp_onnx.cli.tables.optimization import cost_lines
-from hqp_onnx.job.options import Options
+from hqp_onnx.job.options import PAPER, Options
 from hqp_onnx.job.results import Report
 from hqp_onnx.report.table import models_table
 from hqp_onnx.steps.optimize import optimize
@@ -22,10 +22,14 @@ from hqp_onnx.steps.optimize import optimize
 ROOT = Path(__file__).parents[1] / "models"
 VARIANTS = {
     "default": {},
+    "one-thread": {"threads": 1},
     "confidence": {"confidence": 0.95},
-    "no-branches": {"branches": False},
-    "algorithm-1": {"search": "linear", "compensate": False, "multiple_of": 1, "branches": False},
-    "obs-recovery": {"saliency": "obs", "recover": 2},
+    "macs": {"objective": "macs"},
+    "sparsity": {"objective": "sparsity", "saliency": "fisher"},
+    "paper": dict(PAPER),
+    "recovery": {"recover": 2},
+    "openvino": {"target": "openvino"},
+    "openvino-one-thread": {"target": "openvino", "threads": 1},
 }
 
 
@@ -47,7 +51,7 @@ def main() -> None:
         for variant in options.variants:
             output, chosen = options.output / model.stem / variant, VARIANTS[variant]
             report = optimize(
-                Options(model, calib, val, output, test=test, max_drop=options.max_drop, resume=True, **chosen)
+                Options(model, calib, val, output, test=test, resume=True, **{"max_drop": options.max_drop, **chosen})
             )
             budget = f"Δ = {100 * options.max_drop:g} points"
             print(f"\n### {model.stem}, {variant} ({budget}, {report.machine.processor})\n")

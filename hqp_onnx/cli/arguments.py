@@ -189,13 +189,19 @@ branches_option = click.option(
 min_width_option = click.option(
     "--min-width", type=float, default=0.1, show_default=True, help="Share of every tensor's units that stays."
 )
-refit_option = click.option(
-    "--refit",
-    type=click.Choice(REFITS),
-    default="once",
-    show_default=True,
-    help="in-order: once more, each weight from what it then reads; a pass over the data per layer and candidate.",
-)
+
+
+def refit_option(default: str | None, chosen: str) -> Callable[[F], F]:
+    """``--refit``; ``chosen`` says what the default is."""
+    return click.option(
+        "--refit",
+        type=click.Choice(REFITS),
+        default=default,
+        help="in-order: once more, each weight from what it then reads; a pass over the data per layer and candidate. "
+        f"Default: {chosen}.",
+    )
+
+
 gradient_options = _options(
     click.option(
         "--gradients",

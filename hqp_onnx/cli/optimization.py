@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from hqp_onnx.cli.arguments import (
     DATA,
@@ -30,12 +31,31 @@ from hqp_onnx.cli.arguments import (
 )
 from hqp_onnx.cli.output import Display, give_json, give_warnings, out, say
 from hqp_onnx.cli.tables.optimization import budget_line, cost_lines, report_table
+from hqp_onnx.errors import UsageError
 from hqp_onnx.files import forbid_overlap
-from hqp_onnx.job.options import OBJECTIVES, PRECISIONS, Options
+from hqp_onnx.job.options import OBJECTIVES, PAPER, PRECISIONS, Options
 from hqp_onnx.job.search import SEARCHES
 from hqp_onnx.ranking.saliencies import SALIENCIES
 from hqp_onnx.report.writing import HTML
 from hqp_onnx.steps import optimize as pipeline
+
+
+def _flag(name: str, value: object) -> str:
+    words = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{words}" if value else f"--no-{words}"
+    return f"--{words} {value}"
+
+
+PAPER_FLAGS = " ".join(_flag(name, value) for name, value in PAPER.items())
+
+
+def _of_paper(context: click.Context) -> dict[str, Any]:
+    """What ``--paper`` stands for; ``UsageError`` where an option says something else."""
+    for name in PAPER:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise UsageError(f"--{name.replace('_', '-')} is set by --paper: leave one of them out")
+    return dict(PAPER)
 
 
 @click.command()
@@ -57,18 +77,18 @@ from hqp_onnx.steps import optimize as pipeline
 )
 @click.option("--step", type=float, default=0.01, show_default=True, help="Share of the units removed per step.")
 @click.option("--search", type=Named(SEARCHES), default="bisect", show_default=True, help="Algorithm 1 is linear.")
-@click.option("--saliency", type=Named(SALIENCIES), default="fisher", show_default=True, help="How units are ranked.")
+@click.option("--saliency", type=Named(SALIENCIES), default="obs", show_default=True, help="How units are ranked.")
 @gradient_options
 @click.option(
     "--compensate/--no-compensate", default=True, show_default=True, help="Refit weights that read removed channels."
 )
-@refit_option
+@refit_option(None, "in-order for the objective latency, else once")
 @click.option(
     "--objective",
     type=click.Choice(OBJECTIVES),
-    default="sparsity",
+    default="latency",
     show_default=True,
-    help="Rank by saliency, by saliency per MAC, or per second as measured by onnxruntime.",
+    help="latency: widths by measured time; macs, sparsity: units in one order, by saliency per MAC, or alone.",
 )
 @click.option("--refresh", type=int, default=0, metavar="R", help="Rank anew every R steps (--search linear).")
 @click.option(
@@ -100,8 +120,14 @@ from hqp_onnx.steps import optimize as pipeline
 @json_option
 @strict_option
 @quiet_option
-def optimize(quiet: bool, strict: bool, json_file: Path | None, **chosen: Any) -> None:
+@click.option("--paper", is_flag=True, help=f"Algorithm 1 to the letter: {PAPER_FLAGS}.")
+@click.pass_context
+def optimize(
+    context: click.Context, /, quiet: bool, strict: bool, json_file: Path | None, paper: bool, **chosen: Any
+) -> None:
     """Prune and quantize MODEL as far as the budget allows."""
+    if paper:
+        chosen |= _of_paper(context)
     if json_file is not None and str(json_file) != "-":
         forbid_overlap({"output": pipeline.outputs(chosen["output"]), "json_file": json_file}, {})
     with Display(quiet) as display:

@@ -21,8 +21,8 @@ from hqp_onnx.ranking.removal import order_units, ridges_of
 from hqp_onnx.ranking.saliencies import Execution
 from hqp_onnx.statistics.moment_halves import Halves, halved_moments, joined
 from hqp_onnx.statistics.moments import load_moments, save_moments
-from hqp_onnx.timing.node_seconds import node_seconds
 
+REFIT_SAMPLES = 1000  # of a second refit: with more, its cost grows and the result hardly improves
 MOMENTS = "moments-0.npz", "moments-1.npz"
 
 
@@ -46,14 +46,14 @@ class Evidence:
 def gather(setup: Setup, ledger: Ledger) -> Evidence:
     """Measure the evidence, or read the parts that the ledger's cache holds."""
     options, graph, channels = setup.options, setup.model.graph, setup.channels
-    halves = _halves(setup, ledger) if options.compensate or setup.scoring.method.needs_moments else None
-    ranking = measure_ranking(setup, ledger, graph, channels, halves)
-    moments = joined(*halves) if halves is not None and options.compensate else None
+    measured = halves(setup, ledger) if options.compensate or setup.scoring.method.needs_moments else None
+    ranking = measure_ranking(setup, ledger, graph, channels, measured)
+    moments = joined(*measured) if measured is not None and options.compensate else None
     order, redundant = order_units(graph, channels, ranking.units, options.min_width, moments)
-    if halves is None or moments is None:
+    if measured is None or moments is None:
         return Evidence(ranking, order, redundant, None)
-    ridges = ledger.once("ridges", lambda: ridges_of(graph, channels, order, halves))
-    again = setup.data["calib"] if options.refit == "in-order" else None
+    ridges = ledger.once("ridges", lambda: ridges_of(graph, channels, order, measured))
+    again = setup.data["calib"].first(REFIT_SAMPLES) if options.chosen_refit == "in-order" else None
     return Evidence(ranking, order, redundant, Refit(moments, ridges, again, options.threads))
 
 
@@ -86,26 +86,22 @@ def measure_ranking(
             execution,
             halves=halves,
             min_width=options.min_width,
-            gains=_gains(setup, ledger),
+            gains=_gains(setup),
         )
     ranking.save(file)
     return Ranking.load(file)
 
 
-def _gains(setup: Setup, ledger: Ledger) -> FloatArray | None:
+def _gains(setup: Setup) -> FloatArray | None:
     """How much of the objective the removal of each unit saves, float64 [units]; None where units are counted."""
-    graph, objective = setup.model.graph, setup.options.objective
-    if objective == "sparsity":
+    if setup.options.objective != "macs":
         return None
-    if objective == "macs":
-        return cost.unit_costs(graph, setup.channels, cost.node_macs(graph, setup.positions))
-    seconds = ledger.once(
-        "node_seconds", lambda: node_seconds(to_proto(graph), setup.sample, threads=setup.options.threads)
-    )
-    return cost.unit_costs(graph, setup.channels, seconds)
+    graph = setup.model.graph
+    return cost.unit_costs(graph, setup.channels, cost.node_macs(graph, setup.positions))
 
 
-def _halves(setup: Setup, ledger: Ledger) -> Halves:
+def halves(setup: Setup, ledger: Ledger) -> Halves:
+    """Moments of two halves of the calibration samples, measured or read."""
     files = [ledger.cache / name for name in MOMENTS]
     if not all(file.is_file() for file in files):
         with ledger.timed("moments"):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_type_hints
+from types import MappingProxyType
+from typing import Any, Literal, get_type_hints
 
 from hqp_onnx.boundary import require_types
 from hqp_onnx.data.sources import Data
@@ -21,7 +23,21 @@ from hqp_onnx.runtimes.targets import target
 from hqp_onnx.statistics.thresholds import method
 
 PRECISIONS = ("mixed", "int8", "fp16", "fp32")
-OBJECTIVES = ("sparsity", "macs", "latency")
+OBJECTIVES = ("latency", "macs", "sparsity")
+PAPER: Mapping[str, Any] = MappingProxyType(
+    {
+        "max_drop": 0.015,
+        "step": 0.01,
+        "search": "linear",
+        "saliency": "fisher",
+        "compensate": False,
+        "objective": "sparsity",
+        "precision": "int8",
+        "branches": False,
+        "multiple_of": 1,
+    }
+)
+"""Options of Algorithm 1 to the letter, with the paper's settings."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +61,10 @@ class Options:
         loss: a name of ``hqp optimize --help``, or the file of a loss model; None takes what data and model allow.
         draws: sampled labels or projections per sample.
         compensate: whether weights that read removed channels are refitted.
-        refit: once, or in-order: once more, each weight from what it then reads.
-        objective: units are ranked by saliency (sparsity), per MAC (macs) or per measured second (latency).
+        refit: once, or in-order: once more, each weight from what it then reads. None takes in-order for the objective
+            latency, whose candidates are few, and else once.
+        objective: what is gained within the budget. latency chooses widths by measured time; macs and sparsity remove
+            units in one order, by saliency per MAC, or by saliency alone.
         refresh: rank again after every this many steps of a linear search; 0 for never.
         precision: mixed (INT8 where it is faster, as measured, and harmless), int8, fp16 or fp32. The fastest model
             inside the budget ships; with int8 and fp16 only one in that precision.
@@ -83,13 +101,13 @@ class Options:
     confidence: float = 0.5
     step: float = 0.01
     search: str = "bisect"
-    saliency: str = "fisher"
+    saliency: str = "obs"
     engine: str = "native"
     loss: str | None = None
     draws: int = 1
     compensate: bool = True
-    refit: str = "once"
-    objective: str = "sparsity"
+    refit: str | None = None
+    objective: str = "latency"
     refresh: int = 0
     precision: str = "mixed"
     target: str = "onnxruntime"
@@ -130,7 +148,7 @@ class Options:
         _ = self.scoring
         method(self.calibration)
         check_budget(self.max_drop, self.confidence)
-        check_refit(self.refit, self.compensate)
+        check_refit(self.chosen_refit, self.compensate)
         check_min_width(self.min_width)
         check_multiple(self.width_multiple)
         if not 0 < self.step <= 1:
@@ -139,10 +157,10 @@ class Options:
             raise UsageError(
                 f"{{--build}}: engines are TensorRT's, and {{--target}} is {self.target}. Use {{--target}} tensorrt"
             )
-        if self.refresh < 0 or (self.refresh and self.search != "linear"):
+        if self.refresh < 0 or (self.refresh and (self.search != "linear" or self.objective == "latency")):
             raise UsageError(
                 f"{{--refresh}} {self.refresh}: expected a number of steps, 0 or more, with {{--search}} linear "
-                "(bisect needs one order)"
+                "(bisect needs one order) and another {--objective} than latency"
             )
         if self.augment and not self.recovery.epochs:
             raise UsageError("{--augment} is for {--recover}: add it, or leave both out")
@@ -158,6 +176,11 @@ class Options:
     def width_multiple(self) -> int:
         """What widths stay multiples of: ``multiple_of``, or what the target's kernels work on at a time."""
         return target(self.target).channel_multiple if self.multiple_of is None else self.multiple_of
+
+    @property
+    def chosen_refit(self) -> str:
+        """``refit``, or what the objective takes."""
+        return self.refit or ("in-order" if self.objective == "latency" and self.compensate else "once")
 
     @property
     def scoring(self) -> Scoring:

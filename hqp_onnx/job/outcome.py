@@ -160,7 +160,8 @@ def _judged(setup: Setup) -> list[str]:
 
 def _latencies(setup: Setup, ledger: Ledger, models: Mapping[str, Measured]) -> dict[str, Latency]:
     """Measured once, so that a resumed run ships the same model."""
-    name = f"latencies-{setup.options.threads}-threads-{digest(models)}"
+    which = digest(f"{row} {model.candidate.key}" for row, model in models.items())
+    name = f"latencies-{setup.options.threads}-threads-{which}"
     found = ledger.once(name, lambda: {row: asdict(x) for row, x in latencies_of(models, setup.sample).items()})
     return {row: Latency(**values) for row, values in found.items()}
 
@@ -207,7 +208,7 @@ def _notes(setup: Setup, result: SearchResult, rows: Mapping[str, Row], plan: Pr
         notes.append(f"{len(redundant)} units were ranked first, since they can be removed at no loss: {listed}")
     if ended := channels.ended(plan):
         notes.append(f"{ended} of {len(channels.branches)} gates and residual branches were removed as a whole")
-    return (*notes, *stand_in(setup.target), *remarks(setup.target, setup.options.precision))
+    return (*notes, *result.notes, *stand_in(setup.target), *remarks(setup.target, setup.options.precision))
 
 
 def _measured(setup: Setup, result: SearchResult, candidate: Candidate, size: int, session: Runner) -> Measured:

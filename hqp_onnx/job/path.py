@@ -1,9 +1,10 @@
-"""A path of plans: ever more units of one order are removed, as far as widths stay aligned."""
+"""A path of plans, numbered: ever more units of one order are removed, or ever faster plans of an allocation follow."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 from hqp_onnx.arrays import IntArray
 from hqp_onnx.channels.channel_map import ChannelMap, PruningPlan
@@ -13,8 +14,40 @@ from hqp_onnx.ranking.order import aligned
 _GROWING = tuple(2 ** (power / 2) for power in range(-10, 1))
 
 
+class Path(Protocol):
+    """Plans by number, from 0, which removes nothing."""
+
+    def plan(self, count: int) -> PruningPlan:
+        """The plan of a number."""
+
+    def up_to(self, count: int) -> list[int]:
+        """Numbers of distinct plans before ``count``, ascending; [0] if there are none."""
+
+    def beyond(self, count: int) -> list[int]:
+        """``count`` and numbers of distinct plans beyond it, ascending."""
+
+
 @dataclass(frozen=True, eq=False)
-class Path:
+class PlanPath:
+    """Given plans, each faster than the one before."""
+
+    plans: tuple[PruningPlan, ...]
+
+    def plan(self, count: int) -> PruningPlan:
+        """The plan of a number."""
+        return self.plans[count]
+
+    def up_to(self, count: int) -> list[int]:
+        """All numbers before ``count``; [0] if there are none."""
+        return list(range(count)) or [0]
+
+    def beyond(self, count: int) -> list[int]:
+        """``count`` and all numbers beyond it."""
+        return list(range(count, len(self.plans)))
+
+
+@dataclass(frozen=True, eq=False)
+class OrderPath:
     """Plans by how many units they would remove.
 
     Attributes:

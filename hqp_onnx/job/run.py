@@ -11,12 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from hqp_onnx.evaluation.budget import Budget
+from hqp_onnx.job.allocation import allocated_path
 from hqp_onnx.job.candidate import Candidate
 from hqp_onnx.job.evidence import Evidence, gather, refreshed_order
 from hqp_onnx.job.judge import Judge
 from hqp_onnx.job.ledger import Ledger
 from hqp_onnx.job.models import CandidateModels
-from hqp_onnx.job.path import Path
+from hqp_onnx.job.path import OrderPath, Path
 from hqp_onnx.job.precision import admissible, as_asked
 from hqp_onnx.job.search import last_admissible, step_size
 from hqp_onnx.job.setup import Setup
@@ -32,6 +33,7 @@ class SearchResult:
         pruned: the FP32 candidate.
         chosen: the one in the precision that was asked for; None where none is admissible, or FP32 was asked for.
         recovered: the one that was trained; None where none is admissible, or none was asked for.
+        notes: on how the path was made.
     """
 
     judge: Judge
@@ -39,6 +41,7 @@ class SearchResult:
     pruned: Candidate
     chosen: Candidate | None
     recovered: Candidate | None
+    notes: tuple[str, ...]
 
 
 def run(setup: Setup, ledger: Ledger) -> SearchResult:
@@ -49,9 +52,7 @@ def run(setup: Setup, ledger: Ledger) -> SearchResult:
     budget = Budget(baseline, options.max_drop, options.confidence)
     evidence = gather(setup, ledger)
     judge = Judge(setup, ledger, budget, CandidateModels(setup, evidence.refit, ledger.cache))
-    step = step_size(options.step, len(setup.channels.prunable))
-    path = Path(evidence.order, setup.channels, options.width_multiple, step)
-    path, removed = _pruned(setup, ledger, judge, path)
+    path, removed, notes = _pruned(setup, ledger, judge, evidence)
     pruned, chosen, recovered = Candidate(path.plan(removed)), None, None
     wanted, count = pruned, removed  # what recovery starts from
     if options.precision != "fp32":
@@ -60,10 +61,20 @@ def run(setup: Setup, ledger: Ledger) -> SearchResult:
         chosen, count = admitted or (None, 0)
     if options.recover:
         recovered = _recovered(setup, judge, path, count, chosen or wanted)
-    return SearchResult(judge, evidence, pruned, chosen, recovered)
+    return SearchResult(judge, evidence, pruned, chosen, recovered, notes)
 
 
-def _pruned(setup: Setup, ledger: Ledger, judge: Judge, path: Path) -> tuple[Path, int]:
+def _pruned(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence) -> tuple[Path, int, tuple[str, ...]]:
+    """The path of candidates, the last admissible number on it in FP32, and notes on the path."""
+    options, channels = setup.options, setup.channels
+    if options.objective == "latency":
+        found = allocated_path(setup, ledger, judge, evidence)
+        return found.path, found.count, (found.note,)
+    step = step_size(options.step, len(channels.prunable))
+    return *_along(setup, ledger, judge, OrderPath(evidence.order, channels, options.width_multiple, step)), ()
+
+
+def _along(setup: Setup, ledger: Ledger, judge: Judge, path: OrderPath) -> tuple[OrderPath, int]:
     """The path, ranked anew on the way if that was asked for, and the last admissible count in FP32."""
     refresh = setup.options.refresh * path.step
 

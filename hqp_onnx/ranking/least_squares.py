@@ -10,7 +10,7 @@ both ways; the lambda of least error is taken, weight by weight. No data are rea
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,6 +99,28 @@ class Fit:
     def remains(self) -> float:
         """The share of the plain cut's squared error that remains."""
         return max(self.residual, 0) / self.error if self.error > 0 else 0.0
+
+
+class Fits:
+    """Fits of weights by name and masks, the latest that need no more than ``limit`` bytes."""
+
+    def __init__(self, limit: int = 1 << 29) -> None:
+        self._limit, self._bytes = limit, 0
+        self._fits: dict[Hashable, Fit] = {}
+
+    def get(self, key: Hashable) -> Fit | None:
+        """The fit of ``key``, if it is known; it is then the latest."""
+        fit = self._fits.pop(key, None)
+        if fit is not None:
+            self._fits[key] = fit
+        return fit
+
+    def add(self, key: Hashable, fit: Fit) -> None:
+        """Remember a fit."""
+        self._fits[key] = fit
+        self._bytes += fit.weight.nbytes
+        while self._bytes > self._limit and len(self._fits) > 1:
+            self._bytes -= self._fits.pop(next(iter(self._fits))).weight.nbytes
 
 
 def fit_blocks(

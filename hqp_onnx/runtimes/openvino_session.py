@@ -20,6 +20,7 @@ import onnx
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import MissingRuntimeError, ModelError, one_line
+from hqp_onnx.runtimes.kernels import Kernel, undisturbed
 from hqp_onnx.runtimes.session import TensorSpec, fixed_batch, loadable, run_padded
 
 DEVICE = "CPU"
@@ -43,6 +44,7 @@ class OpenVinoSession:
         model: a ModelProto, serialised bytes, or a path (external data are found beside it).
         outputs: tensors to fetch; the graph's own outputs if None.
         threads: 0 lets OpenVINO choose.
+        profile: time every kernel, for ``kernels``.
 
     Raises:
         ModelError: OpenVINO cannot load the model.
@@ -50,10 +52,15 @@ class OpenVinoSession:
     """
 
     def __init__(
-        self, model: onnx.ModelProto | bytes | Path, outputs: Sequence[str] | None = None, threads: int = 0
+        self,
+        model: onnx.ModelProto | bytes | Path,
+        outputs: Sequence[str] | None = None,
+        threads: int = 0,
+        profile: bool = False,
     ) -> None:
         self._core = openvino().Core()
         self._settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        self._settings |= {"PERF_COUNT": True} if profile else {}
         if threads:
             self._settings["INFERENCE_NUM_THREADS"] = threads
         try:
@@ -83,6 +90,23 @@ class OpenVinoSession:
         layers = self._request(self._used(feeds)).get_compiled_model().get_runtime_model().get_ordered_ops()
         facts = [(layer.friendly_name, layer.get_rt_info()) for layer in layers]
         return [(name, *(info[k].astype(str) for k in ("layerType", "runtimePrecision"))) for name, info in facts]
+
+    def kernels(self, feeds: Mapping[str, Array], runs: int) -> list[Kernel]:
+        """The kernels in the order in which they run, with the mean time of each (its clock counts microseconds)."""
+        request, used = self._request(self._used(feeds)), self._used(feeds)
+        layers = {
+            layer.friendly_name: layer for layer in request.get_compiled_model().get_runtime_model().get_ordered_ops()
+        }
+        seconds: dict[str, list[float]] = {}
+        for _ in range(runs):
+            request.infer(used, share_inputs=True)
+            for kernel in request.get_profiling_info():
+                if str(kernel.status).endswith("EXECUTED") and kernel.node_name in layers:
+                    seconds.setdefault(kernel.node_name, []).append(kernel.real_time.total_seconds())
+        return [
+            Kernel(_originals(layers[name]), _shapes(layers[name]), undisturbed(times))
+            for name, times in seconds.items()
+        ]
 
     def _infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         used = self._used(feeds)
@@ -115,6 +139,18 @@ class OpenVinoSession:
             model.reshape({name: list(x.shape) for name, x in feeds.items()})
             self._requests[shapes] = self._core.compile_model(model, DEVICE, self._settings).create_infer_request()
         return self._requests[shapes]
+
+
+def _originals(layer: Any) -> tuple[str, ...]:
+    """The nodes of the model that a layer computes, last first."""
+    info = layer.get_rt_info()
+    names = info["originalLayersNames"].astype(str).split(",") if "originalLayersNames" in info else []
+    return tuple(name for name in (*reversed(names), layer.friendly_name) if name)
+
+
+def _shapes(layer: Any) -> tuple[tuple[int, ...], ...]:
+    ports = (port.get_partial_shape() for port in (*layer.inputs(), *layer.outputs()))
+    return tuple(tuple(size.get_length() for size in shape) for shape in ports if shape.is_static)
 
 
 def _graph(model: onnx.ModelProto | bytes | Path) -> onnx.GraphProto:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import onnx
 
+from hqp_onnx.arrays import Array
+from hqp_onnx.runtimes.kernels import Kernel, onnxruntime_kernels
 from hqp_onnx.runtimes.openvino_session import OpenVinoSession, openvino
 from hqp_onnx.runtimes.session import CPU, Runner, Session, onnxruntime, require_provider
 
@@ -32,6 +34,14 @@ class Runtime(Protocol):
         """What who runs models of ``precision`` on it should not miss."""
 
 
+@runtime_checkable
+class Profiling(Protocol):
+    """A runtime that times its kernels."""
+
+    def kernels(self, model: onnx.ModelProto, feeds: Mapping[str, Array], threads: int, runs: int) -> list[Kernel]:
+        """In the order in which they run; ``ModelError`` where it fails."""
+
+
 @dataclass(frozen=True)
 class OnnxRuntime:
     """onnxruntime, with an execution provider."""
@@ -43,6 +53,10 @@ class OnnxRuntime:
     ) -> Runner:
         """A ``Session``."""
         return Session(model, outputs, self.provider, threads, spin=spin)
+
+    def kernels(self, model: onnx.ModelProto, feeds: Mapping[str, Array], threads: int, runs: int) -> list[Kernel]:
+        """As its profiler times them."""
+        return onnxruntime_kernels(model, feeds, self.provider, threads, runs)
 
     def describe(self) -> str:
         """Its version, and the provider if it is not the processor's."""
@@ -65,6 +79,10 @@ class OpenVino:
     ) -> Runner:
         """An ``OpenVinoSession``; its threads spin for 1 ms, whatever ``spin`` says."""
         return OpenVinoSession(model, outputs, threads=threads)
+
+    def kernels(self, model: onnx.ModelProto, feeds: Mapping[str, Array], threads: int, runs: int) -> list[Kernel]:
+        """As its performance counters say."""
+        return OpenVinoSession(model, threads=threads, profile=True).kernels(feeds, runs)
 
     def describe(self) -> str:
         """Its version."""

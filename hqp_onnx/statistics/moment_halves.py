@@ -15,7 +15,7 @@ from hqp_onnx.statistics.moments import Moments, input_moments
 Halves = tuple[Mapping[str, Moments], Mapping[str, Moments]]
 
 
-def _halves(data: Dataset) -> tuple[list[range], ...]:
+def half_ranges(data: Dataset) -> tuple[list[range], ...]:
     """Ranges of samples: every other batch of ``data``, and those between; of a single batch, its halves."""
     size = max(1, min(data.batch_size, len(data) // 2))
     ranges = [range(start, min(start + size, len(data))) for start in range(0, len(data), size)]
@@ -30,7 +30,7 @@ def halved_moments(
     Raises:
         DataError: fewer than two samples.
     """
-    parts = _halves(data)
+    parts = half_ranges(data)
     if not parts[1]:
         raise DataError(f"{data.source.name}: 1 sample, compensation needs two or more")
     halves, before = [], 0

@@ -1,1 +1,1 @@
-"""What a node costs on the target."""
+"""What a model takes on its target, as a function of its widths."""

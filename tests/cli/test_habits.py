@@ -111,7 +111,7 @@ def test_a_file_that_is_found_names_no_code_and_no_output(what: str, folder: Pat
 
 def test_a_file_that_is_found_names_no_extension_of_a_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     point = EntryPoint("installed", "math:sqrt", SALIENCIES.group)
-    monkeypatch.setitem(SALIENCIES.__dict__, "_installed", {"installed": point})
+    monkeypatch.setitem(SALIENCIES.__dict__, "_installed", {"installed": [point]})
     (folder / "hqp.toml").write_text('[prune]\nsaliency = "installed"\n')
     with pytest.raises(UsageError, match="names code"):
         config.read(None, cli)

@@ -48,7 +48,8 @@ def files(tmp_path: Path) -> Path:
 def optimized(files: Path, *chosen: str) -> Path:
     data, out = str(files / "data.npz"), files / "out"
     arguments = ["optimize", str(files / "net.onnx"), "--calib", data, "--val", data, "-o", str(out), "--quiet"]
-    arguments += ["--metric", f"{files / 'metric.py'}:alive", "--precision", "fp32", "--multiple-of", "1", *chosen]
+    arguments += ["--metric", f"{files / 'metric.py'}:alive", "--precision", "fp32", "--multiple-of", "1"]
+    arguments += ["--objective", "sparsity", "--saliency", "fisher", *chosen]
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 0, result.output
     return out

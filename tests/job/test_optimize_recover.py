@@ -41,7 +41,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> Options:
     np.savez(folder / "val.npz", input=images[240:])
     calib, val = str(folder / "calib.npz"), str(folder / "val.npz")
     common: dict[str, Any] = {"metric": "agreement", "precision": "int8", "max_drop": 0.1, "step": 0.1, "threads": 1}
-    common |= {"compensate": False, "multiple_of": 1, "recover": 6}
+    common |= {"compensate": False, "multiple_of": 1, "recover": 6, "objective": "sparsity", "saliency": "fisher"}
     return Options(folder / "model.onnx", calib, val, folder / "out", **common)
 
 

@@ -36,7 +36,16 @@ def options(tmp_path: Path) -> Options:
     np.savez(tmp_path / "data.npz", **arrays)
     data = str(tmp_path / "data.npz")
     return Options(
-        tmp_path / "m.onnx", data, data, tmp_path / "out", precision="int8", step=0.1, max_drop=0.1, multiple_of=1
+        tmp_path / "m.onnx",
+        data,
+        data,
+        tmp_path / "out",
+        precision="int8",
+        step=0.1,
+        max_drop=0.1,
+        multiple_of=1,
+        objective="sparsity",
+        saliency="fisher",
     )
 
 

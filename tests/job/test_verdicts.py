@@ -49,7 +49,16 @@ def options(tmp_path: Path) -> Options:
     np.savez(tmp_path / "val.npz", input=data["input"], labels=np.arange(SAMPLES))
     chosen: dict[str, Any] = {"saliency": "l2", "compensate": False, "branches": False, "multiple_of": 1, "step": 0.1}
     calib, val = str(tmp_path / "calib.npz"), str(tmp_path / "val.npz")
-    return Options(tmp_path / "small.onnx", calib, val, tmp_path / "out", search="linear", threads=1, **chosen)
+    return Options(
+        tmp_path / "small.onnx",
+        calib,
+        val,
+        tmp_path / "out",
+        search="linear",
+        objective="sparsity",
+        threads=1,
+        **chosen,
+    )
 
 
 def metric(folder: Path, function: str, patience: int = 10**9) -> str:

@@ -107,7 +107,7 @@ def test_only_sums_that_a_convolution_takes_in_carry_pairs() -> None:
     graph = onnx.parser.parse_model(HEADER + text)
     graph.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((4, 4, 1, 1), np.float32), "w"))
     assert set(place(to_graph(graph), target("openvino")).tensors) == {"x", "a"}
-    assert set(place(to_graph(graph), target("tensorrt")).tensors) == {"x", "a", "c", "d"}
+    assert set(place(to_graph(graph), target("tensorrt")).tensors) == {"x", "c", "d"}  # its kernel of a adds x itself
 
 
 @pytest.mark.usefixtures("needs_openvino")

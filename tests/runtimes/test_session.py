@@ -12,8 +12,8 @@ import pytest
 
 from hqp_onnx.errors import MissingRuntimeError, ModelError
 from hqp_onnx.runtimes import session as runtime
+from hqp_onnx.runtimes.kernels import onnxruntime_kernels
 from hqp_onnx.runtimes.session import Session, TensorSpec
-from hqp_onnx.timing.node_seconds import node_seconds
 
 TEXT = '<ir_version: 8, opset_import: ["" : 17]> g (float[{n},3] x) => (float[{n},3] y, float s) {{ BODY }}'
 TEXT = TEXT.replace("BODY", "h = Neg(x)\n y = Relu(h)\n s = ReduceSum<keepdims=0>(x)")
@@ -72,12 +72,12 @@ def test_without_onnxruntime_the_error_names_the_extra(monkeypatch: pytest.Monke
         Session(model())
 
 
-def test_nodes_are_timed_by_name() -> None:
+def test_kernels_are_timed_by_name() -> None:
     timed = model()
     for node in timed.graph.node:
         node.name = f"the {node.op_type}"
-    times = node_seconds(timed, {"x": np.zeros((4096, 3), np.float32)}, runs=3)
-    assert set(times) == {"the Neg", "the Relu", "the ReduceSum"}
-    assert all(0 < seconds < 1 for seconds in times.values())
+    kernels = onnxruntime_kernels(timed, {"x": np.zeros((4096, 3), np.float32)}, runs=3)
+    assert {kernel.names for kernel in kernels} == {("the Neg",), ("the Relu",), ("the ReduceSum",)}
+    assert all(0 < kernel.seconds < 1 for kernel in kernels) and any((4096, 3) in kernel.shapes for kernel in kernels)
     with pytest.raises(ModelError, match="onnxruntime cannot run the model"):
-        node_seconds(timed, {"x": np.zeros((4, 2), np.float32)})
+        onnxruntime_kernels(timed, {"x": np.zeros((4, 2), np.float32)})

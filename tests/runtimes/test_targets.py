@@ -140,7 +140,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     points = {
-        name: EntryPoint(name, f"package_of_targets:{name}", TARGETS.group)
+        name: [EntryPoint(name, f"package_of_targets:{name}", TARGETS.group)]
         for name in ("chip", "simulated", "missing", "broken")
     }
     monkeypatch.setitem(TARGETS.__dict__, "_installed", points)

@@ -222,7 +222,7 @@ def test_methods_of_a_file_and_of_a_package(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "mine.py").write_text(MINE)
     file, histogram = tmp_path / "mine.py", filled(DATA["normal"])
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(METHODS.__dict__, "_installed", {"share": EntryPoint("share", "mine:Share", METHODS.group)})
+    monkeypatch.setitem(METHODS.__dict__, "_installed", {"share": [EntryPoint("share", "mine:Share", METHODS.group)]})
     assert method(f"{file}:half")(histogram) == histogram.top / 2
     assert method(f"{file}:Share")(histogram) == method("share")(histogram) == histogram.top
     assert method(f"{file}:Share:0.25")(histogram) == method("share:0.25")(histogram) == histogram.top / 4

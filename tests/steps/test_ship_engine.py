@@ -67,7 +67,16 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Options:
     for part, rows in (("calib", data[:32]), ("val", data[32:64]), ("test", data[64:])):
         np.savez(tmp_path / f"{part}.npz", input=rows)
     calib, val, test = (str(tmp_path / f"{part}.npz") for part in ("calib", "val", "test"))
-    job = Options(tmp_path / "small.onnx", calib, val, tmp_path / "out", test=test, metric="agreement")
+    job = Options(
+        tmp_path / "small.onnx",
+        calib,
+        val,
+        tmp_path / "out",
+        test=test,
+        metric="agreement",
+        objective="sparsity",
+        saliency="fisher",
+    )
     chosen = {"precision": "int8", "target": "tensorrt", "multiple_of": 1, "saliency": "l2", "compensate": False}
     return replace(job, max_drop=0.2, step=0.1, build=True, **chosen)
 

@@ -24,6 +24,7 @@ class RemovalCosts(OfGradients):
     """Units by ``removal_costs``."""
 
     needs_moments: ClassVar[bool] = True
+    cumulative: ClassVar[bool] = True
 
     def units(
         self,

@@ -72,11 +72,14 @@ class Saliency(ABC):
     Attributes:
         needs_data: whether ``filters`` needs samples.
         needs_moments: whether ``units`` needs second moments of what each weight reads.
+        cumulative: whether ``units`` gives what the loss has grown by once a unit is removed, after those before it,
+            and not what each unit costs alone.
         gradients: what it takes from the gradient engine, see ``PerSample``; None for nothing.
     """
 
     needs_data: ClassVar[bool] = False
     needs_moments: ClassVar[bool] = False
+    cumulative: ClassVar[bool] = False
     gradients: Kind | None = None
 
     @abstractmethod

@@ -1,0 +1,101 @@
+"""How far a pruned model's outputs are from the original's, on calibration samples that its refit has not seen.
+
+    classifier      mean of KL(p || q),  p and q = softmax of the original's and the pruned model's logits
+    anything else   mean over outputs of sum |y - y'|^2 / sum |y - mean of y|^2
+
+Logits, or probabilities, are the first output. Of other models, outputs that are tensors of floats count; one that has
+another shape than the original's tells as little as its mean. Outputs that are not finite are infinitely far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import onnx
+
+from hqp_onnx.arrays import Array, FloatArray
+from hqp_onnx.channels.channel_map import PruningPlan
+from hqp_onnx.data.dataset import Batch
+from hqp_onnx.runtimes.session import Session
+
+_LEAST = np.finfo(np.float64).tiny
+
+Build = Callable[[PruningPlan], onnx.ModelProto]
+"""The pruned model of a plan, refitted on other samples."""
+
+
+class Divergence:
+    """Divergence of plans, each measured once.
+
+    Args:
+        original: the model to stay close to.
+        build: see ``Build``.
+        batches: samples.
+        classifier: whether the first output is logits or probabilities of classes, one row per sample.
+        threads: of onnxruntime.
+
+    Raises:
+        ModelError: onnxruntime cannot run the original.
+    """
+
+    def __init__(
+        self, original: onnx.ModelProto, build: Build, batches: Sequence[Batch], classifier: bool, threads: int = 0
+    ) -> None:
+        self._build, self._batches, self._threads = build, batches, threads
+        self._wanted = self._run(original)
+        self._classifier = classifier and bool(self._wanted[0])
+        self.known: dict[bytes, float] = {}
+
+    def __call__(self, plan: PruningPlan) -> float:
+        """0 for what equals the original."""
+        key = plan.removed.tobytes()
+        if key not in self.known:
+            self.known[key] = self._measured(self._build(plan)) if len(plan) else 0.0
+        return self.known[key]
+
+    def _measured(self, model: onnx.ModelProto) -> float:
+        found = self._run(model)
+        value = self._of_classes(found) if self._classifier else self._of_values(found)
+        return value if np.isfinite(value) else np.inf
+
+    def _run(self, model: onnx.ModelProto) -> list[dict[str, FloatArray]]:
+        """What counts of the outputs, by batch."""
+        session = Session(model, threads=self._threads)
+        return [_floats(session.run(batch.feeds)) for batch in self._batches]
+
+    def _of_classes(self, found: Sequence[Mapping[str, FloatArray]]) -> float:
+        name = next(iter(self._wanted[0]))
+        pairs = (
+            (_log_probabilities(x[name]), _log_probabilities(y[name])) for x, y in zip(self._wanted, found, strict=True)
+        )
+        total = sum(float(np.sum(np.exp(log_p) * (log_p - log_q))) for log_p, log_q in pairs)
+        return total / sum(map(len, self._batches))
+
+    def _of_values(self, found: Sequence[Mapping[str, FloatArray]]) -> float:
+        shares = []
+        for name in self._wanted[0]:
+            wanted, others = ([batch[name] for batch in batches] for batches in (self._wanted, found))
+            mean = sum(float(y.sum()) for y in wanted) / max(sum(y.size for y in wanted), 1)
+            spreads = [float(np.square(y - mean).sum()) for y in wanted]
+            pairs = zip(wanted, others, spreads, strict=True)
+            error = sum(float(np.square(x - y).sum()) if x.shape == y.shape else spread for x, y, spread in pairs)
+            shares.append(error / max(sum(spreads), _LEAST))
+        return float(np.mean(shares)) if shares else 0.0
+
+
+def _floats(outputs: Mapping[str, Array]) -> dict[str, FloatArray]:
+    return {
+        name: np.atleast_1d(y).astype(np.float64)
+        for name, y in outputs.items()
+        if isinstance(y, (np.ndarray, np.generic)) and np.issubdtype(y.dtype, np.floating)
+    }
+
+
+def _log_probabilities(values: FloatArray) -> FloatArray:
+    """Of logits, or of probabilities, as float64 [samples, classes]."""
+    rows = values.reshape(len(values), -1)
+    if (rows >= 0).all() and np.allclose(rows.sum(1), 1, atol=1e-3):
+        return np.asarray(np.log(np.maximum(rows, 1e-12)))
+    shifted = rows - rows.max(1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))

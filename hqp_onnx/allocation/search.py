@@ -1,0 +1,94 @@
+"""Choices of least divergence for given times: a first path from the curves, then better ones around a plan in hand.
+
+    path       the exact choice for a row of times, each 6 % less than the one before
+    descent    from a choice on: the program is solved again for 3 % less time, within reach of the choice, with curves
+               that were measured around it. Where the outputs then diverge too far, the curves are measured anew, then
+               the reach is shortened, then the descent ends
+
+Sums of curves are a proxy: losses of groups add up to more or less than their sum, and only the measured divergence of
+a whole choice counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from hqp_onnx.allocation.curves import Measure, curves_around
+from hqp_onnx.allocation.groups import Groups
+from hqp_onnx.allocation.program import Program
+from hqp_onnx.arrays import FloatArray, IntArray
+
+STEP = 0.94
+_SMALL_STEP = 0.97
+_REACH = 3  # levels that one step of a descent may move a group
+
+
+@dataclass(frozen=True, eq=False)
+class Allocation:
+    """A model's groups, the program over their levels, and what each level costs.
+
+    Attributes:
+        groups: of units.
+        program: their times.
+        curves: divergence of each level of each group alone.
+        measure: divergence of a whole choice.
+    """
+
+    groups: Groups
+    program: Program
+    curves: list[FloatArray]
+    measure: Measure
+
+    def path(self) -> list[IntArray]:
+        """Distinct choices, slowest first, from the whole model to the fastest that there is."""
+        least = self.program.seconds(self.groups.least)
+        choices = [self.groups.whole]
+        limit = self.program.seconds(self.groups.whole) * STEP
+        while limit > least:
+            choice = self.program.solve(self.curves, limit)
+            if choice is None:
+                break
+            if not np.array_equal(choice, choices[-1]):
+                choices.append(choice)
+            limit = min(limit, self.program.seconds(choice)) * STEP
+        return choices
+
+    def descent(self, choice: IntArray, threshold: float) -> Iterator[IntArray]:
+        """Ever faster choices from ``choice`` on whose divergence stays within ``threshold``, as they are found."""
+        local, fresh, reach = self._around(choice), True, _REACH
+        while True:
+            limit = self.program.seconds(choice) * _SMALL_STEP
+            step = self.program.solve(local, limit, choice, reach)
+            if step is not None and self.measure(step) <= threshold:
+                choice, fresh, reach = step, False, _REACH
+                yield choice
+            elif not fresh:
+                local, fresh = self._around(choice), True
+            elif reach > 1:
+                reach -= 1
+            else:
+                return
+
+    def _around(self, choice: IntArray) -> list[FloatArray]:
+        return curves_around(self.groups, self.curves, choice, self.measure, 1)
+
+    def front(self, choices: list[IntArray]) -> list[IntArray]:
+        """``choices`` by time, slowest first, without those that a faster one beats in divergence."""
+        ordered = sorted(choices, key=lambda choice: (-self.program.seconds(choice), self.measure(choice)))
+        least = np.inf
+        front: list[IntArray] = []
+        for choice in reversed(ordered):
+            if self.measure(choice) < least:
+                front.append(choice)
+                least = self.measure(choice)
+        return front[::-1]
+
+
+def between(divergences: list[float], admitted: int) -> float:
+    """The divergence above which no candidate is expected to be admitted: that of the first one that was not."""
+    rising = [max(pair) for pair in pairwise(divergences)]
+    return rising[admitted] if admitted < len(rising) else divergences[-1]

@@ -1,0 +1,118 @@
+"""Measure the time table of a model: some width configurations, built, profiled and timed on the target."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from time import perf_counter
+
+import numpy as np
+import onnx
+
+from hqp_onnx.allocation.groups import Groups
+from hqp_onnx.arrays import Array, IntArray
+from hqp_onnx.channels.channel_map import PruningPlan
+from hqp_onnx.progress import StageProgress
+from hqp_onnx.runtimes.kernels import undisturbed
+from hqp_onnx.runtimes.runtime import Profiling
+from hqp_onnx.runtimes.targets import Target
+from hqp_onnx.timing.kernel_times import KeyTime, by_key
+from hqp_onnx.timing.table import Configuration, TimeTable, fit_table
+
+FEWEST, EACH, MOST, HELD_OUT = 12, 2, 40, 6  # configurations: some, more for each group, no more than, for judging
+_UNIFORM = (0.25, 0.5, 0.75, 1.0)
+_ENDS = 0.25  # chance of a group to be at its last level, so that branches that end are seen
+SECONDS = 40.0  # of all configurations
+_FEWEST_RUNS, _MOST_RUNS = 5, 40
+
+Built = Callable[[PruningPlan], onnx.ModelProto]
+"""The model of a plan; its weights' values do not matter."""
+
+
+def configurations(groups: Groups, count: int, seed: int) -> list[IntArray]:
+    """Choices to measure: whole, evenly narrower, and random ones, the most telling first."""
+    rng, least = np.random.default_rng(seed), groups.least
+    chosen = [groups.whole, *(np.round(share * least).astype(np.int64) for share in _UNIFORM)]
+    while len(chosen) < count:
+        ends = rng.random(len(least)) < _ENDS
+        chosen.append(np.where(ends, least, rng.integers(0, least + 1)))
+    return chosen
+
+
+def measure_table(
+    groups: Groups,
+    shipped: Built,
+    counted: Built,
+    target: Target,
+    feeds: Mapping[str, Array],
+    positions: Mapping[str, int],
+    threads: int,
+    progress: StageProgress,
+    seed: int,
+) -> TimeTable:
+    """The table of a model on a target, from configurations within ``SECONDS``.
+
+    Args:
+        groups: of the model.
+        shipped: models in the precision that they ship in.
+        counted: models in float32, whose multiply-accumulates count where there are no times of kernels.
+        target: where times are measured. Without a profile of kernels, each node with a weight counts in proportion to
+            its multiply-accumulates, fitted to the times of whole models; where another runtime stands in for the
+            target's, multiply-accumulates are all that counts.
+        feeds: what one run computes.
+        positions: how often each node's weight is used, by name (``cost.positions``).
+        threads: of the runtime.
+        progress: called with the configurations measured and their number.
+        seed: of the random ones.
+
+    Raises:
+        ModelError: the runtime cannot run one of them.
+    """
+    measured: list[Configuration] = []
+    end = perf_counter() + SECONDS
+    count = min(FEWEST + EACH * len(groups), MOST)
+    for choice in configurations(groups, count, seed):
+        plan, widths = groups.plan(choice), groups.widths(choice)
+        if target.stand_in:
+            kernels = _macs(counted(plan), positions)
+            seconds = sum(kernel.seconds for kernel in kernels.values())
+        else:
+            model = shipped(plan)
+            seconds, runs = _whole(model, target, feeds, threads)
+            kernels = _kernels(model, target, feeds, threads, runs) or _macs(counted(plan), positions)
+        measured.append(Configuration(widths, kernels, seconds))
+        progress(len(measured), count)
+        if perf_counter() > end and len(measured) > 2 * HELD_OUT:
+            break
+    return fit_table(measured, HELD_OUT)
+
+
+def _whole(model: onnx.ModelProto, target: Target, feeds: Mapping[str, Array], threads: int) -> tuple[float, int]:
+    """Seconds of a run, and how many runs are worth their time."""
+    session = target.runtime.open(model, None, threads, False)
+    times: list[float] = []
+    while len(times) < _MOST_RUNS and (len(times) < _FEWEST_RUNS or sum(times) < SECONDS / MOST / 3):
+        start = perf_counter()
+        session.run(feeds)
+        times.append(perf_counter() - start)
+    return undisturbed(times[1:]), len(times)
+
+
+def _kernels(
+    model: onnx.ModelProto, target: Target, feeds: Mapping[str, Array], threads: int, runs: int
+) -> dict[str, KeyTime]:
+    if not isinstance(target.runtime, Profiling):
+        return {}
+    known = {name for node in model.graph.node for name in (node.name, *node.output) if name}
+    return by_key(target.runtime.kernels(model, feeds, threads, runs), known)
+
+
+def _macs(model: onnx.ModelProto, positions: Mapping[str, int]) -> dict[str, KeyTime]:
+    """In place of seconds, multiply-accumulates of the nodes with a weight, at 1e12 per second."""
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    times = {}
+    for node in model.graph.node:
+        weight = next((shapes[name] for name in node.input[:2] if name in shapes), None)
+        if node.name in positions and weight is not None:
+            times[node.name] = KeyTime(1e-12 * positions[node.name] * math.prod(weight), 1, (weight,))
+    return times

@@ -1,0 +1,189 @@
+"""The path of plans that ``--objective latency`` walks: widths of least divergence for each time on the target.
+
+    ranking, moments ─► groups and their levels ─► times (measured) ─► curves (measured) ─► path
+    last admissible plan of the path ─► descent from it ─► the last admissible of what the descent found
+
+The model's weights are refitted from one half of the calibration samples where divergence is measured on the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from time import perf_counter
+
+import msgspec
+import numpy as np
+import onnx
+
+from hqp_onnx.allocation.curves import measured_curves
+from hqp_onnx.allocation.divergence import Divergence
+from hqp_onnx.allocation.groups import Groups, find_groups
+from hqp_onnx.allocation.program import Program
+from hqp_onnx.allocation.search import Allocation, between
+from hqp_onnx.allocation.times import Built, measure_table
+from hqp_onnx.arrays import FloatArray, IntArray
+from hqp_onnx.channels.channel_map import PruningPlan
+from hqp_onnx.evaluation.latency import measure
+from hqp_onnx.graphs.model_io import to_proto
+from hqp_onnx.job.candidate import Candidate
+from hqp_onnx.job.evidence import Evidence, halves
+from hqp_onnx.job.judge import Judge
+from hqp_onnx.job.ledger import Ledger
+from hqp_onnx.job.path import PlanPath
+from hqp_onnx.job.search import last_admissible
+from hqp_onnx.job.setup import Setup
+from hqp_onnx.passes.cut import Refit, cut
+from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
+from hqp_onnx.passes.quantize import Recipe, prepare, quantize_prepared
+from hqp_onnx.passes.widen_float16 import widen_float16
+from hqp_onnx.quantization.placement import quantized_tensors
+from hqp_onnx.ranking.least_squares import Fits
+from hqp_onnx.statistics.calibration import Calibration, Range
+from hqp_onnx.statistics.moment_halves import half_ranges
+from hqp_onnx.timing.table import TimeTable
+
+SAMPLES = 512  # that divergence is measured on
+DESCENT_SECONDS = 60.0
+_COMPARISON_SECONDS = 1.0
+_BARE = Recipe(equalize=False, correct_bias=False, round_weights=False)
+_ANY_RANGE = Range(-1.0, 1.0, 1.0)
+_BEYOND = 1.5  # of the divergence of the first candidate that was not admitted, where a descent ends
+
+
+def allocate(setup: Setup, ledger: Ledger, evidence: Evidence) -> Allocation:
+    """Measure what the choice of widths stands on, or read what the ledger's cache holds."""
+    options, channels = setup.options, setup.channels
+    costs = unit_costs(evidence.ranking.units, evidence.order, setup.scoring.method.cumulative)
+    groups = find_groups(channels, evidence.order, costs, options.width_multiple)
+    times = ledger.once("times", lambda: msgspec.to_builtins(_table(setup, ledger, groups)))
+    program = Program(groups, msgspec.convert(times, TimeTable))
+    divergence = _divergence(setup, ledger, evidence)
+
+    def diverges(choice: IntArray) -> float:
+        return divergence(groups.plan(choice))
+
+    def curves() -> list[list[float]]:
+        with ledger.timed("loss curves"):
+            report = partial(setup.progress, "loss curves")
+            return [curve.tolist() for curve in measured_curves(groups, diverges, report)]
+
+    return Allocation(groups, program, [np.array(c) for c in ledger.once("curves", curves)], diverges)
+
+
+@dataclass(frozen=True)
+class Allocated:
+    """A path, the number of its fastest admissible plan, and what a reader of the result should know of the times."""
+
+    path: PlanPath
+    count: int
+    note: str
+
+
+def allocated_path(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence) -> Allocated:
+    """The path of an allocation, its last admissible plan refined."""
+    allocation = allocate(setup, ledger, evidence)
+    choices = [np.array(c) for c in ledger.once("path", lambda: [c.tolist() for c in allocation.path()])]
+    last = _last_admissible(setup, judge, allocation, choices)
+
+    def descent() -> list[list[int]]:
+        if last + 1 == len(choices):
+            return []
+        with ledger.timed("descent"):
+            divergences = [allocation.measure(choice) for choice in choices[: last + 2]]
+            found = allocation.descent(choices[last], _BEYOND * between(divergences, last))
+            end = perf_counter() + DESCENT_SECONDS
+            return [choice.tolist() for choice in _until(end, found)]
+
+    better = [np.array(choice) for choice in ledger.once("descent", descent)]
+    refined = allocation.front([*choices[: last + 1], *better])
+    seconds, best = allocation.program.seconds, _last_admissible(setup, judge, allocation, refined)
+    slower = sorted([*choices[: last + 1], *refined[: best + 1]], key=seconds, reverse=True)
+    faster = [choice for choice in choices if seconds(choice) < seconds(slower[-1])]
+    plans = tuple(allocation.groups.plan(choice) for choice in (*slower, *faster))
+    note = f"times of other widths were predicted within {100 * allocation.program.error:.0f} % of what was measured"
+    if setup.target.stand_in:
+        note = "widths were chosen by multiply-accumulates: times of the target are not measured here"
+    return Allocated(PlanPath(plans), len(slower) - 1, note)
+
+
+def unit_costs(scores: FloatArray, order: IntArray, cumulative: bool) -> FloatArray:
+    """What the removal of each unit of ``order`` adds, float64 [units]; 0 for others."""
+    costs = np.zeros(len(scores))
+    ascending = order[np.argsort(scores[order], kind="stable")]
+    known = np.where(np.isfinite(scores[ascending]), scores[ascending], 0.0)
+    costs[ascending] = np.diff(known, prepend=min(known.min(initial=0.0), 0.0)) if cumulative else known
+    return costs
+
+
+def _last_admissible(setup: Setup, judge: Judge, allocation: Allocation, choices: list[IntArray]) -> int:
+    plans = [allocation.groups.plan(choice) for choice in choices]
+    return last_admissible(setup.options.search, len(plans) - 1, 1, lambda count: judge.admits(Candidate(plans[count])))
+
+
+def _until(end: float, choices: Iterable[IntArray]) -> Iterator[IntArray]:
+    for choice in choices:
+        yield choice
+        if perf_counter() > end:
+            return
+
+
+def _table(setup: Setup, ledger: Ledger, groups: Groups) -> TimeTable:
+    """In the precision that ships; where that is open, in the one that is faster at half the widths."""
+    options = setup.options
+    with ledger.timed("times"):
+        plain, half = _in_float32(setup), groups.plan(groups.least // 2)
+        shipped = plain
+        if options.precision in ("int8", "mixed"):
+            quantized = _in_int8(setup)
+            if options.precision == "int8" or _faster(setup, quantized(half), plain(half)):
+                shipped = quantized
+        report = partial(setup.progress, "times")
+        return measure_table(
+            groups, shipped, plain, setup.target, setup.sample, setup.positions, options.threads, report, options.seed
+        )
+
+
+def _faster(setup: Setup, first: onnx.ModelProto, second: onnx.ModelProto) -> bool:
+    """Whether the first model is faster than the second."""
+    latencies = measure({"second": setup.load(second), "first": setup.load(first)}, setup.sample, _COMPARISON_SECONDS)
+    return latencies["first"].speedup > 1
+
+
+def _in_float32(setup: Setup) -> Built:
+    def shipped(plan: PruningPlan) -> onnx.ModelProto:
+        return to_proto(fold_batchnorm(cut(setup.model.graph, setup.channels, plan).graph).graph)
+
+    return shipped
+
+
+def _in_int8(setup: Setup) -> Built:
+    """Quantized with any ranges: they do not change what a model takes."""
+
+    def shipped(plan: PruningPlan) -> onnx.ModelProto:
+        pruned = widen_float16(cut(setup.model.graph, setup.channels, plan).graph).graph
+        graph = fold_batchnorm(pruned).graph
+        ranges = dict.fromkeys(quantized_tensors(graph, setup.target), _ANY_RANGE)
+        prepared = prepare(graph, (), setup.target, known=Calibration(ranges, "any"), recipe=_BARE)
+        return to_proto(quantize_prepared(prepared, setup.target).graph)
+
+    return shipped
+
+
+def _divergence(setup: Setup, ledger: Ledger, evidence: Evidence) -> Divergence:
+    graph, data = setup.model.graph, setup.data["calib"]
+    parts = half_ranges(data)
+    rows = parts[1] or parts[0]
+    batches = [data.rows(part.start, part.stop) for part in rows]
+    kept = list(islice(batches, max(1, SAMPLES // max(map(len, batches)))))
+    first = None if evidence.refit is None else halves(setup, ledger)[0]
+    refit = None if first is None or evidence.refit is None else Refit(first, evidence.refit.ridges)
+    known = Fits()
+
+    def build(plan: PruningPlan) -> onnx.ModelProto:
+        return to_proto(fold_batchnorm(cut(graph, setup.channels, plan, refit, known).graph).graph)
+
+    classifier = setup.metric.labels != "any"
+    return Divergence(to_proto(graph), build, kept, classifier, setup.options.threads)

@@ -1,0 +1,245 @@
+"""What a model takes on its target as a function of the widths of its groups of units: a table fitted to measurements.
+
+Every kernel's time is a function of the widths u, v (in channels) of the groups that its shapes depend on,
+
+    t = a + b u + c v + f(u v),    0 where a group that it belongs to is gone,
+
+with a, b, c >= 0 and f rising, convex and piecewise linear (what no longer fits a cache is slower). The model's time is
+the sum. Times of kernels are corrected first, by a factor and a constant for each kernel, so that they add up to the
+measured time of the whole model: profilers cost time themselves.
+
+Which groups a kernel depends on is read from its shapes: a size that follows a group's width through all configurations
+is that group's, so names of fused kernels do not matter. Kernels that compute blocks of channels at a time show it:
+their time follows the width rounded up to blocks better than the width itself. The block that fits best is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+from scipy.optimize import lsq_linear, nnls
+
+from hqp_onnx.arrays import BoolArray, FloatArray, IntArray
+from hqp_onnx.timing.kernel_times import KeyTime
+
+BLOCKS = (1, 4, 8, 16, 32)
+KNOTS = (0.4, 0.75)  # quantiles of what was measured
+_LEAST = 0.05  # of a kernel's time as profiled is its own
+_FEWEST = 6  # configurations that a kernel must have been seen in
+_MOST_GROUPS = 3
+_EXPLAINED = 0.05  # of a size's spread that may remain
+_CLEARLY_BETTER = 0.9  # error of a larger block over that of a smaller one
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Widths, and what was measured with them.
+
+    Attributes:
+        widths: units left in each group, int64 [groups].
+        kernels: seconds by key.
+        seconds: of the whole model.
+    """
+
+    widths: IntArray
+    kernels: Mapping[str, KeyTime]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Part:
+    """A rising, convex, piecewise linear function of a product of widths.
+
+    Attributes:
+        groups: whose widths are multiplied; none for a constant.
+        slopes: seconds per unit of the product beyond each knot, (knot, slope).
+    """
+
+    groups: tuple[int, ...]
+    slopes: tuple[tuple[float, float], ...]
+
+    def __call__(self, product: FloatArray) -> FloatArray:
+        """Seconds."""
+        return np.asarray(sum(slope * np.maximum(product - knot, 0) for knot, slope in self.slopes))
+
+
+@dataclass(frozen=True)
+class KernelTime:
+    """Seconds of one kernel: the sum of its parts, over widths in whole blocks.
+
+    Attributes:
+        parts: see ``Part``.
+        owners: groups that take the kernel with them when they go.
+        block: of channels.
+    """
+
+    parts: tuple[Part, ...]
+    owners: tuple[int, ...]
+    block: int
+
+    def rounded(self, widths: IntArray) -> FloatArray:
+        """Widths in whole blocks."""
+        return np.asarray(-(-widths // self.block) * self.block, np.float64)
+
+    def seconds(self, widths: IntArray) -> float:
+        """For the widths of all groups."""
+        if any(widths[group] == 0 for group in self.owners):
+            return 0.0
+        blocks = self.rounded(widths)
+        return sum(float(part(np.prod(blocks[list(part.groups)], keepdims=True))[0]) for part in self.parts)
+
+
+@dataclass(frozen=True)
+class TimeTable:
+    """Seconds of a model by the widths of its groups.
+
+    Attributes:
+        kernels: by key.
+        rest: seconds outside any kernel.
+        error: mean relative error of the whole model's time on configurations that were not fitted.
+    """
+
+    kernels: Mapping[str, KernelTime]
+    rest: float
+    error: float
+
+    def seconds(self, widths: IntArray) -> float:
+        """Predicted time of the model, for int64 [groups] widths."""
+        return self.rest + sum(kernel.seconds(widths) for kernel in self.kernels.values())
+
+
+def fit_table(configurations: Sequence[Configuration], held_out: int) -> TimeTable:
+    """A table; the last ``held_out`` configurations only judge it, and are then fitted, too."""
+    seen = configurations[:-held_out] if held_out else configurations
+    trial = _fit(seen)
+    errors = [abs(trial.seconds(c.widths) / c.seconds - 1) for c in configurations[len(seen) :]]
+    table = _fit(configurations)
+    return TimeTable(table.kernels, table.rest, float(np.mean(errors)) if errors else 0.0)
+
+
+def _fit(configurations: Sequence[Configuration]) -> TimeTable:
+    corrected, rest = _corrected(configurations)
+    keys = dict.fromkeys(key for c in corrected for key in c.kernels)
+    fitted = {key: kernel for key in keys if (kernel := _fit_kernel(key, corrected)) is not None}
+    return TimeTable(fitted, rest, 0.0)
+
+
+def _corrected(configurations: Sequence[Configuration]) -> tuple[list[Configuration], float]:
+    """Configurations whose kernels add up to the model's time, but for so many seconds.
+
+    A profiler makes kernels slower, by so much each, and leaves out what is between them.
+    """
+    times = [[(k.seconds, k.count) for k in c.kernels.values()] for c in configurations]
+    design = np.array([[*np.sum(rows, 0), 1.0] if rows else [0.0, 0.0, 1.0] for rows in times])
+    measured = np.array([c.seconds for c in configurations])
+    relative = design / measured[:, None]
+    clock = float(np.median(measured)) / max(float(np.median(design[:, 1])), 1)
+    scale, each, rest = lsq_linear(
+        relative / np.array([1, 1 / clock, 1 / measured.mean()]), np.ones(len(measured)), ([0, -1, 0], np.inf)
+    ).x * np.array([1, clock, measured.mean()])
+
+    def seconds(time: KeyTime) -> float:
+        return float(max(scale * time.seconds + each * time.count, _LEAST * time.seconds))
+
+    return [
+        replace(c, kernels={key: replace(time, seconds=seconds(time)) for key, time in c.kernels.items()})
+        for c in configurations
+    ], float(rest)
+
+
+def _fit_kernel(key: str, configurations: Sequence[Configuration]) -> KernelTime | None:
+    """The function of one kernel; None where it was hardly ever seen."""
+    present = [c for c in configurations if key in c.kernels]
+    if len(present) < min(_FEWEST, len(configurations)):
+        return None
+    widths = np.array([c.widths for c in present])
+    seconds = np.array([c.kernels[key].seconds for c in present])
+    groups = _groups(widths, [c.kernels[key].shapes for c in present])
+    owners = _owners(np.array([c.widths for c in configurations]), np.array([key in c.kernels for c in configurations]))
+    best: tuple[float, KernelTime] | None = None
+    for block in BLOCKS if groups else BLOCKS[:1]:
+        parts, error = _fit_parts(-(-widths // block) * block, groups, seconds)
+        if best is None or error < _CLEARLY_BETTER * best[0]:
+            best = error, KernelTime(parts, owners, block)
+    return best[1] if best else None
+
+
+def _fit_parts(widths: IntArray, groups: Sequence[int], seconds: FloatArray) -> tuple[tuple[Part, ...], float]:
+    """Non-negative least squares of relative errors; the parts, and the error."""
+    products = [(), *((group,) for group in groups), *combinations(groups, 2)]
+    terms: list[tuple[tuple[int, ...], float]] = []
+    columns: list[FloatArray] = []
+    for chosen in products:
+        values = np.prod(widths[:, list(chosen)].astype(np.float64), axis=1)
+        bends = chosen and len(chosen) == min(len(groups), 2)
+        for knot in (0.0, *(np.quantile(values, KNOTS) if bends else ())):
+            terms.append((chosen, float(knot)))
+            columns.append(np.maximum(values - knot, 0))
+    weights = 1 / np.maximum(seconds, 0.3 * seconds.mean())
+    slopes, error = nnls(np.column_stack(columns) * weights[:, None], seconds * weights)
+    slope_of = dict(zip(terms, map(float, slopes), strict=True))
+    parts = (
+        Part(chosen, tuple((knot, slope) for (of, knot), slope in slope_of.items() if of == chosen and slope > 0))
+        for chosen in products
+    )
+    return tuple(part for part in parts if part.slopes), float(error)
+
+
+def _groups(widths: IntArray, shapes: Sequence[tuple[tuple[int, ...], ...]]) -> tuple[int, ...]:
+    """The groups that sizes follow, most used first; configurations that ran other kernels are left out."""
+    forms = [tuple(map(len, listed)) for listed in shapes]
+    usual = max(set(forms), key=forms.count)
+    rows = [number for number, form in enumerate(forms) if form == usual]
+    sizes = np.array([[size for shape in shapes[row] for size in shape] for row in rows], np.float64)
+    votes: dict[int, int] = {}
+    for size in sizes.T if sizes.size else ():
+        for group in _followed(widths[rows], size):
+            votes[group] = votes.get(group, 0) + 1
+    return tuple(sorted(sorted(votes, key=lambda group: -votes[group])[:_MOST_GROUPS]))
+
+
+def _followed(widths: IntArray, size: FloatArray) -> list[int]:
+    """The groups whose widths explain a size: one that it is a rising function of, or a few that add up to it."""
+    chosen: list[int] = []
+    spread = size - size.mean()
+    rest, total = spread, float(spread @ spread)
+    if total == 0:
+        return []
+    centred = widths - widths.mean(0)
+    norms = np.sqrt(np.square(centred).sum(0))
+    likeness = (centred.T @ spread) / np.where(norms > 0, norms, np.inf)
+    best = int(np.argmax(likeness))
+    if _rises(widths[:, best], size):
+        return [best]
+    while len(chosen) < _MOST_GROUPS and float(rest @ rest) > _EXPLAINED * total:
+        likeness = (centred.T @ rest) / np.where(norms > 0, norms, np.inf)
+        likeness[chosen] = 0
+        best = int(np.argmax(likeness))
+        if likeness[best] <= 0:
+            break
+        chosen.append(best)
+        design = centred[:, chosen]
+        rest = spread - design @ np.linalg.lstsq(design, spread, rcond=None)[0]
+    return chosen
+
+
+def _rises(width: IntArray, size: FloatArray) -> bool:
+    """Whether a size is a function of a width that never falls."""
+    order = np.lexsort((size, width))
+    width, size = width[order], size[order]
+    same = np.diff(width) == 0
+    return bool((np.diff(size) >= 0).all() and (np.diff(size)[same] == 0).all())
+
+
+def _owners(widths: IntArray, present: BoolArray) -> tuple[int, ...]:
+    """The fewest groups whose absence explains that of a kernel, each of them never seen without it."""
+    gone, missing = widths == 0, ~present
+    gone[:, (gone & present[:, None]).any(0)] = False
+    owners: list[int] = []
+    while (explained := (gone & missing[:, None]).sum(0)).any():
+        owners.append(int(np.argmax(explained)))
+        missing = missing & ~gone[:, owners[-1]]
+    return tuple(owners)

@@ -1,0 +1,89 @@
+"""Divergences against formulas written out, and groups of a model."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from scipy.special import log_softmax, rel_entr, softmax
+
+from hqp_onnx.allocation.divergence import Divergence
+from hqp_onnx.allocation.groups import find_groups
+from hqp_onnx.channels.channel_map import PruningPlan
+from hqp_onnx.data.dataset import Batch
+from hqp_onnx.model import open_model
+from tests.small_model import small_model
+
+X = np.random.default_rng(0).standard_normal((12, 3)).astype(np.float32)
+
+
+def linear(weight: np.ndarray, *more: str) -> onnx.ModelProto:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"]), *(helper.make_node(op, ["y"], ["p"]) for op in more)]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])]
+    outputs = [helper.make_tensor_value_info("p" if more else "y", TensorProto.FLOAT, None)]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, [numpy_helper.from_array(weight, "w")])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+WEIGHTS = [np.random.default_rng(seed).standard_normal((3, 4)).astype(np.float32) for seed in (1, 2)]
+PLAN = PruningPlan(np.array([0]))
+
+
+def between(classifier: bool, *more: str) -> float:
+    batches = [Batch({"x": X[:5]}), Batch({"x": X[5:]})]
+    return Divergence(linear(WEIGHTS[0], *more), lambda _: linear(WEIGHTS[1], *more), batches, classifier)(PLAN)
+
+
+@pytest.mark.parametrize("more", [(), ("Softmax",)])
+def test_of_a_classifier(more: tuple[str, ...]) -> None:
+    p, q = (softmax(X.astype(np.float64) @ w, axis=1) for w in WEIGHTS)
+    assert between(True, *more) == pytest.approx(rel_entr(p, q).sum(1).mean(), rel=1e-4)
+    assert np.isfinite(log_softmax(X, axis=1)).all()
+
+
+def test_of_anything_else() -> None:
+    y, other = (X.astype(np.float64) @ w for w in WEIGHTS)
+    expected = np.square(y - other).sum() / np.square(y - y.mean()).sum()
+    assert between(False) == pytest.approx(expected, rel=1e-4)
+
+
+def test_what_is_not_finite_is_infinitely_far_and_nothing_removed_is_no_distance() -> None:
+    nan = np.full((3, 4), np.nan, np.float32)
+    divergence = Divergence(linear(WEIGHTS[0]), lambda _: linear(nan), [Batch({"x": X})], True)
+    assert divergence(PLAN) == np.inf
+    assert divergence(PruningPlan(np.zeros(0))) == 0
+
+
+def test_groups_hold_every_unit_once_and_widths_stay_aligned() -> None:
+    channels = open_model(small_model()).channels()
+    groups = find_groups(channels, channels.prunable, np.arange(channels.units, dtype=float), 8)
+    sizes = sorted(group.size for group in groups.groups)
+    assert sizes == [16, 24]  # r1 and c3 meet in the sum; r2 is apart
+    removed = groups.plan(groups.least).removed
+    assert len(removed) == len(set(removed.tolist()))
+    for group in groups.groups:
+        assert (np.diff(group.widths) < 0).all() and (np.diff(group.costs) >= 0).all()
+        assert len(group.levels[0]) == 0
+
+
+def two_outputs(weight: np.ndarray) -> onnx.ModelProto:
+    """Logits, their sum as a scalar, a sequence, and as many rows as are positive."""
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[n,3] x)
+        => (float[n,4] y, float s, seq(float) q, float[k] r) {
+        y = MatMul(x, w) s = ReduceSum<keepdims = 0>(y) q = SequenceConstruct(y)
+        zero = Constant<value_float = 0.0>() p = Greater(y, zero) r = Compress(y, c) c0 = Cast<to = 9>(p)
+        m = Constant<value_ints = [-1]>() c = Reshape(c0, m) }"""
+    model = onnx.parser.parse_model(text)
+    nodes = sorted(model.graph.node, key=lambda node: node.op_type == "Compress")
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    return model
+
+
+@pytest.mark.parametrize("classifier", [True, False])
+def test_outputs_of_any_kind(classifier: bool) -> None:
+    batches = [Batch({"x": X[:5]}), Batch({"x": X[5:]})]
+    made = Divergence(two_outputs(WEIGHTS[0]), lambda _: two_outputs(WEIGHTS[1]), batches, classifier)
+    assert made(PLAN) == pytest.approx(between(True), rel=1e-6) if classifier else 0 < made(PLAN) < np.inf

@@ -1,0 +1,108 @@
+"""The path of an allocation, on a made-up model whose times and losses are functions."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from allocation.test_program import groups, table
+from small_model import small_data, small_model
+
+from hqp_onnx.allocation.curves import measured_curves
+from hqp_onnx.allocation.program import Program
+from hqp_onnx.allocation.search import Allocation
+from hqp_onnx.channels.channel_map import PruningPlan
+from hqp_onnx.job import allocation as module
+from hqp_onnx.job.allocation import allocated_path, unit_costs
+from hqp_onnx.job.options import PAPER, Options
+from hqp_onnx.steps.optimize import optimize
+
+
+def together(choice: np.ndarray) -> float:
+    """What groups lose adds up to less than its sum: that of the worst."""
+    return float(np.max([1.0, 3.0, 0.5] * np.square(choice)))
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> Allocation:
+    of = groups()
+    curves = measured_curves(of, together, lambda done, total: None)
+    allocation = Allocation(of, Program(of, table()), curves, together)
+    monkeypatch.setattr(module, "allocate", lambda *_: allocation)
+    return allocation
+
+
+def found_by(admits: Any) -> Any:
+    setup = SimpleNamespace(options=SimpleNamespace(search="bisect"), target=SimpleNamespace(stand_in=""))
+    ledger = SimpleNamespace(once=lambda _, make: make(), timed=lambda _: nullcontext())
+    return allocated_path(setup, ledger, SimpleNamespace(admits=admits), SimpleNamespace())  # type: ignore[arg-type]
+
+
+def seconds_of(made: Allocation, plan: PruningPlan) -> float:
+    widths = [group.size - np.isin(group.levels[-1], plan.removed).sum() for group in made.groups.groups]
+    return table().seconds(np.array(widths))
+
+
+def test_the_fastest_plan_that_was_admitted_is_the_one(made: Allocation) -> None:
+    """The judge takes the path up to some plan, and nothing of what the descent finds but the first third."""
+    admitted: list[float] = []
+    path = {tuple(made.groups.plan(choice).removed) for choice in made.path()}
+
+    def admits(candidate: Any) -> bool:
+        time, base = seconds_of(made, candidate.plan), tuple(candidate.plan.removed) in path
+        inside = time > (0.5 if base else 0.8) * made.program.seconds(made.groups.whole)
+        if inside:
+            admitted.append(time)
+        return inside
+
+    found = found_by(admits)
+    times = [seconds_of(made, plan) for plan in found.path.plans]
+    assert times == sorted(times, reverse=True)
+    assert times[found.count] == pytest.approx(min(admitted))
+
+
+@pytest.mark.parametrize("limit", [-1.0, np.inf])
+def test_nothing_or_everything_is_admitted(made: Allocation, limit: float) -> None:
+    found = found_by(lambda candidate: not len(candidate.plan) or loss_of(made, candidate.plan) <= limit)
+    fastest = min(seconds_of(made, plan) for plan in found.path.plans)
+    assert (len(found.path.plan(found.count)) == 0) == (limit < 0)
+    if limit > 0:
+        assert seconds_of(made, found.path.plan(found.count)) == pytest.approx(fastest)
+
+
+def loss_of(made: Allocation, plan: PruningPlan) -> float:
+    return float(len(plan))
+
+
+def test_costs_of_units_are_what_each_adds() -> None:
+    order = np.array([3, 1, 0])
+    assert unit_costs(np.array([5.0, 2.0, np.inf, 1.0]), order, cumulative=True).tolist() == [3, 1, 0, 1]
+    assert unit_costs(np.array([5.0, 2.0, np.inf, 1.0]), order, cumulative=False).tolist() == [5, 2, 0, 1]
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "tensorrt"])
+def test_optimize_by_measured_time(tmp_path: Any, target: str) -> None:
+    onnx.save(small_model(), tmp_path / "small.onnx")
+    np.savez(tmp_path / "data.npz", **small_data(60))
+    data = str(tmp_path / "data.npz")
+    options = Options(
+        tmp_path / "small.onnx", data, data, tmp_path / "out", max_drop=0.3, target=target, precision="int8"
+    )
+    report = optimize(options)
+    assert any(("predicted" if target == "onnxruntime" else "multiply-accumulates") in note for note in report.notes)
+    assert {"times", "loss curves"} <= set(report.seconds)
+    assert options.chosen_refit == "in-order"
+
+
+def test_the_papers_settings_are_options() -> None:
+    chosen = Options("m.onnx", "c.npz", "v.npz", "out", **PAPER)
+    assert (chosen.search, chosen.saliency, chosen.chosen_refit, chosen.width_multiple) == (
+        "linear",
+        "fisher",
+        "once",
+        1,
+    )

@@ -1,0 +1,74 @@
+"""Tables of made-up runtimes, whose times are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hqp_onnx.runtimes.kernels import Kernel
+from hqp_onnx.timing.kernel_times import KeyTime, by_key
+from hqp_onnx.timing.table import Configuration, fit_table
+
+SIZES = (64, 48, 32)  # the last group is a branch that may go
+
+
+def seconds(widths: tuple[int, int, int]) -> dict[str, float]:
+    """Two convolutions of 16 channels a block, and a branch."""
+    _, b, c = widths
+    blocks = [-(-x // 16) * 16 for x in widths]
+    times = {"conv1": 2e-6 + 1e-8 * blocks[0], "conv2": 1e-6 + 3e-9 * blocks[0] * blocks[1]}
+    if c:
+        times["branch"] = 5e-6 + 2e-9 * b * c
+    return times
+
+
+def shapes(key: str, widths: tuple[int, int, int]) -> tuple[tuple[int, ...], ...]:
+    first, second = (-(-x // 16) * 16 for x in widths[:2])
+    return {
+        "conv1": ((1, 3, 8, 8), (1, first, 8, 8)),
+        "conv2": ((1, first, 8, 8), (second, first, 3, 3), (1, second, 8, 8)),
+        "branch": ((1, widths[1], 8, 8), (1, widths[2], 8, 8)),
+    }[key]
+
+
+def configuration(widths: tuple[int, int, int], slower: float = 1.0, clock: float = 0.0) -> Configuration:
+    """A profiler that multiplies times by ``slower`` and adds ``clock`` to each; the model takes 4 us besides."""
+    true = seconds(widths)
+    kernels = {key: KeyTime(slower * t + clock, 1, shapes(key, widths)) for key, t in true.items()}
+    return Configuration(np.array(widths), kernels, sum(true.values()) + 4e-6)
+
+
+def random_widths(count: int) -> list[tuple[int, int, int]]:
+    rng = np.random.default_rng(0)
+    return [
+        (int(rng.integers(1, 65)), int(rng.integers(1, 49)), int(rng.choice([0, 8, 16, 24, 32]))) for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize(("slower", "clock"), [(1.0, 0.0), (1.3, 1.5e-6)])
+def test_a_table_predicts_configurations_that_it_has_not_seen(slower: float, clock: float) -> None:
+    table = fit_table([configuration(SIZES), *(configuration(w, slower, clock) for w in random_widths(40))][1:], 6)
+    assert table.error < 0.05
+    for widths in [SIZES, (20, 40, 0), (1, 1, 32)]:
+        assert table.seconds(np.array(widths)) == pytest.approx(sum(seconds(widths).values()) + 4e-6, rel=0.1)
+
+
+def test_a_kernel_goes_with_its_branch_and_knows_its_groups_and_blocks() -> None:
+    table = fit_table([configuration(w) for w in random_widths(40)], 0)
+    branch, conv = table.kernels["branch"], table.kernels["conv2"]
+    assert branch.owners == (2,) and branch.seconds(np.array([64, 48, 0])) == 0
+    assert {group for part in branch.parts for group in part.groups} <= {1, 2}
+    assert conv.owners == () and conv.block == 16
+    assert {group for part in conv.parts for group in part.groups} <= {0, 1}
+
+
+def test_kernels_of_unknown_names_count_with_the_one_before() -> None:
+    kernels = [
+        Kernel(("/a/Conv",), ((1, 8),), 1.0),
+        Kernel(("ReorderOutput_3",), ((1, 8),), 0.5),
+        Kernel(("y_fused_token",), ((1, 4),), 2.0),
+        Kernel(("/a/Conv_2/FusedAdd",), (), 0.25),
+    ]
+    times = by_key(kernels, {"/a/Conv", "/a/Conv_2", "y"})
+    assert {key: time.seconds for key, time in times.items()} == {"/a/Conv": 1.5, "y": 2.0, "/a/Conv_2": 0.25}
+    assert times["/a/Conv"].count == 2
