@@ -53,6 +53,13 @@ def test_auto_pad_of_pooling() -> None:
     assert "pads" in check(parse(body), (2, 3, 9, 8)).nodes[0].attrs
 
 
+def test_auto_pad_of_dilated_pooling_stays() -> None:
+    """There, onnxruntime pads less than the specification says."""
+    for mode, stays in (("SAME_UPPER", True), ("SAME_LOWER", True), ("VALID", False)):
+        body = f'y = MaxPool<auto_pad="{mode}", kernel_shape=[3,3], dilations=[2,1], strides=[1,2]>(x)'
+        assert ("auto_pad" in check(parse(body), (2, 3, 9, 8)).nodes[0].attrs) is stays
+
+
 def test_auto_pad_of_dynamic_sizes_stays() -> None:
     body = 'y = Conv<auto_pad="SAME_UPPER", strides=[2,2]>(x, w)'
     graph = check(parse(body, shape="n,3,h,w", w=RNG.random((4, 3, 3, 3), np.float32)), (1, 3, 9, 8), (1, 3, 10, 7))
