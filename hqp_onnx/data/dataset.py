@@ -66,7 +66,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ArraySource:
-    """Arrays in memory, by input name; first axis = samples.
+    """Arrays in memory, by input name; first axis = samples; seen read-only.
 
     Raises:
         DataError: no array, an array of Python objects or of another length, labels that are not class numbers.
@@ -87,6 +87,7 @@ class ArraySource:
                     f"{self.name}: array '{key}' has shape {list(values.shape)}, expected {self.count} samples "
                     f"along the first axis, as '{next(iter(self.arrays))}' has"
                 )
+        object.__setattr__(self, "arrays", {key: read_only(values) for key, values in self.arrays.items()})
         if self.labels is not None:
             object.__setattr__(self, "labels", class_labels(self.labels, self.count, self.name))
 
@@ -128,7 +129,7 @@ def class_labels(values: Array, count: int, where: str) -> IntArray:
     if (wrong := values > np.iinfo(np.int64).max).any():
         row = int(np.argmax(wrong))
         raise DataError(f"{where}: label {values[row]} of sample {row} is no class number: it takes more than 63 bits")
-    return values.astype(np.int64)
+    return read_only(values.astype(np.int64))
 
 
 @dataclass(frozen=True)

@@ -311,7 +311,7 @@ def test_a_loader_may_fill_the_same_arrays_again(tmp_path):
     body = (
         "def load_data():\n    x = np.zeros((1, 1))\n    for n in range(3):\n        x[:] = n\n        yield {'x': x}\n"
     )
-    np.testing.assert_array_equal(open_source(script(tmp_path, body)).rows(0, 3).feeds["x"][:, 0], [0, 1, 2])
+    np.testing.assert_array_equal(open_source(script(tmp_path, body)).rows(0, 3).feeds["x"].ravel(), [0, 1, 2])
 
 
 def test_script_labels_named_function_and_neighbour_modules(tmp_path):
