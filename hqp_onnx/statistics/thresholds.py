@@ -131,7 +131,10 @@ class Percentile:
 
     def __post_init__(self) -> None:
         if not 0 < self.percentile <= 100:
-            raise ValueError("expected a percentage above 0, up to 100, as percentile:99.9")
+            name = f"percentile:{self.percentile:g}"
+            raise UsageError(
+                f"calibration method '{name}': expected a percentage above 0, up to 100, as percentile:99.9"
+            )
 
     def __call__(self, histogram: Histogram, /) -> float:
         """The threshold."""
