@@ -131,10 +131,8 @@ class Percentile:
 
     def __post_init__(self) -> None:
         if not 0 < self.percentile <= 100:
-            name = f"percentile:{self.percentile:g}"
-            raise UsageError(
-                f"calibration method '{name}': expected a percentage above 0, up to 100, as percentile:99.9"
-            )
+            wrong = f"calibration method 'percentile:{self.percentile:g}'"
+            raise UsageError(f"{wrong}: expected a percentage above 0, up to 100, as percentile:99.9")
 
     def __call__(self, histogram: Histogram, /) -> float:
         """The threshold."""
