@@ -12,3 +12,17 @@ FloatArray = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
+
+
+def read_only(values: Array) -> Array:
+    """The same values, for code of others: what would change them raises ``ValueError``."""
+    view = values.view()
+    view.flags.writeable = False
+    return view
+
+
+def real_numbers(values: Any) -> FloatArray:
+    """``values`` as float64; ``TypeError`` where they are complex, which numpy would cut."""
+    if np.iscomplexobj(array := np.asarray(values)):
+        raise TypeError("complex numbers, where real ones are expected")
+    return array.astype(np.float64)

@@ -4,7 +4,7 @@
     MemoryError                    LimitError: what needs more memory than there is (``limits.bounded_memory``)
     RecursionError                 LimitError: input that is nested too deeply
     LinAlgError                    DataError: numbers that no matrix can be inverted with
-    anything, SystemExit too,      PluginError, which names the file and the line
+    anything, but interruptions,   PluginError, which names the file and the line
     out of a user's file or an
     installed extension
 
@@ -27,7 +27,7 @@ from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 
-from hqp_onnx.errors import DataError, FileError, HqpError, LimitError, PluginError, UsageError, one_line
+from hqp_onnx.errors import INTERRUPTIONS, DataError, FileError, HqpError, LimitError, PluginError, UsageError, one_line
 from hqp_onnx.limits import bounded_memory
 from hqp_onnx.registry import culprit
 
@@ -49,9 +49,9 @@ def boundary() -> Iterator[None]:
     try:
         with bounded_memory():
             yield
-    except HqpError:
+    except (HqpError, *INTERRUPTIONS):
         raise
-    except (Exception, SystemExit) as e:
+    except BaseException as e:
         known = _known(e)
         if known is None:
             raise

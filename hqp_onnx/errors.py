@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+LONGEST_REASON = 300  # characters of another library's message
 _ARGUMENT = re.compile(r"\{--([a-z_0-9]+)\}")
 
 
@@ -27,6 +28,17 @@ class HqpError(Exception):
     def text(self, name: Callable[[str], str]) -> str:
         """The message, with ``name`` of each argument in its place."""
         return _ARGUMENT.sub(lambda match: name(match[1]), self.template)
+
+
+class Ended(BaseException):
+    """A signal asks the process to end; ``code`` is what it exits with."""
+
+    def __init__(self, number: int) -> None:
+        self.code = 128 + number
+        super().__init__(number)
+
+
+INTERRUPTIONS = (KeyboardInterrupt, Ended)  # what nobody's code is to blame for
 
 
 class ModelError(HqpError):
@@ -78,5 +90,6 @@ class StrictError(HqpError):
 
 
 def one_line(error: object) -> str:
-    """The first line of another library's message; the error's type where it has none."""
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    """The first line of another library's message, without the middle if it is long; its type where it has none."""
+    line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    return line if len(line) <= LONGEST_REASON else f"{line[: LONGEST_REASON // 2]} ... {line[-LONGEST_REASON // 3 :]}"

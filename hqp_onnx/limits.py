@@ -34,7 +34,13 @@ _GROUPS = (
 
 
 def set_probe_seconds(seconds: float | None) -> None:
-    """Let runs that look at a model take so long, from here on in this context; None for the default."""
+    """Let runs that look at a model take so long, from here on in this context; None for the default.
+
+    Raises:
+        UsageError: no finite number above 0.
+    """
+    if seconds is not None and not 0 < seconds < float("inf"):
+        raise UsageError(f"{{--probe_seconds}} {seconds:g}: expected seconds, above 0")
     _CHOSEN.set(seconds)
 
 
@@ -83,7 +89,7 @@ def deadline(stop: Callable[[], None]) -> Iterator[None]:
         passed.set()
         stop()
 
-    timer = threading.Timer(seconds, end)
+    timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), end)
     timer.daemon = True
     timer.start()
     try:

@@ -14,18 +14,17 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
-from hqp_onnx.errors import HqpError, UsageError
+from hqp_onnx.errors import INTERRUPTIONS, HqpError, UsageError, one_line
 
 T = TypeVar("T")
-_FOREIGN: dict[
-    str, str
-] = {}  # files and folders (with a separator at the end) of code from outside -> what it is called
+_FOREIGN: dict[str, str] = {}  # absolute files and folders (with a separator at the end) of code from outside -> name
 
 
 class Registry(Generic[T]):
@@ -113,13 +112,8 @@ class Registry(Generic[T]):
 
     def _load(self, point: EntryPoint) -> T:
         package = _package(point)
-        try:
+        with outside_code(f"{self.noun} '{point.name}' of {package} cannot be imported"):
             value = point.load()
-        except HqpError:
-            raise
-        except (Exception, SystemExit) as e:  # a package may raise anything
-            reason = f"{type(e).__name__}: {e}"
-            raise UsageError(f"{self.noun} '{point.name}' of {package} cannot be imported: {reason}") from e
         root = sys.modules[point.module.partition(".")[0]]
         folders = [f"{folder}{os.sep}" for folder in getattr(root, "__path__", ())]
         _FOREIGN.update(dict.fromkeys(folders or [str(getattr(root, "__file__", ""))], package))
@@ -133,15 +127,33 @@ class Registry(Generic[T]):
 
 def foreign(file: Path) -> None:
     """Let ``culprit`` know a user's file that is run elsewhere."""
-    _FOREIGN[str(file)] = str(file)
+    _FOREIGN[str(file.absolute())] = str(file)
+
+
+@contextmanager
+def outside_code(what: str, error: type[HqpError] = UsageError) -> Iterator[None]:
+    """Whatever code from outside raises in this block, as ``error`` of one line, with where; interruptions pass.
+
+    Args:
+        what: it was, as "metric 'mine.py:f' failed".
+        error: what to raise.
+    """
+    try:
+        yield
+    except (HqpError, *INTERRUPTIONS):
+        raise
+    except BaseException as e:
+        place = culprit(e)
+        raise error(f"{what}: {type(e).__name__}: {one_line(e)}" + (f" ({place})" if place else "")) from e
 
 
 def culprit(error: BaseException) -> str | None:
     """The innermost line of a user's file or an installed extension that ``error`` came from; None for ours."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = str(Path(frame.filename).absolute())
         for place, name in _FOREIGN.items():
-            if frame.filename == place or (place.endswith(os.sep) and frame.filename.startswith(place)):
-                where = name if frame.filename == name else f"{name} ({Path(frame.filename).name})"
+            if file == place or (place.endswith(os.sep) and file.startswith(place)):
+                where = name if file == str(Path(name).absolute()) else f"{name} ({Path(file).name})"
                 return f"{where}, line {frame.lineno}"
     return None
 
@@ -168,13 +180,9 @@ def load_from_file(name: str) -> Any:
     if not file.is_file() or spec is None or spec.loader is None:
         raise UsageError(f"{file}: no such file")
     module = importlib.util.module_from_spec(spec)
-    _FOREIGN[str(file)] = str(file)
-    try:
+    foreign(file)
+    with outside_code(f"{file}: cannot be imported"):
         spec.loader.exec_module(module)
-    except HqpError:
-        raise
-    except (Exception, SystemExit) as e:  # a user's file may raise anything
-        raise UsageError(f"{file}: cannot be imported: {type(e).__name__}: {e}") from e
     if not hasattr(module, attribute):
         raise UsageError(f"{file}: no function '{attribute}'")
     return getattr(module, attribute)

@@ -4,7 +4,7 @@
 - optional inputs and outputs at the end of a node's list that are stated as absent are not stated;
 - no Constant nodes: every constant is an initializer; nodes over constants alone are folded where that does not make
   the file larger (``fold_constants``), and of an If with a constant condition the branch is in its place;
-- explicit ``pads`` instead of ``auto_pad`` wherever the spatial sizes are static;
+- explicit ``pads`` instead of ``auto_pad`` wherever the spatial sizes are static, but for dilated poolings;
 - shape arithmetic folded: a tensor of integers that is proven to be the same for all sizes of the inputs becomes a
   constant. In a Reshape target the other entries become 0 (copied) or -1 (inferred) where that says the same;
 - no Expand before an operator that broadcasts its inputs to the same shape anyway;
@@ -118,6 +118,8 @@ def _explicit_pads(graph: gs.Graph, shapes: Shapes) -> None:
         mode = node.attrs.get("auto_pad", "NOTSET")
         if node.op not in ("Conv", "MaxPool", "AveragePool", "LpPool") or mode == "NOTSET":
             continue
+        if node.op != "Conv" and mode != "VALID" and {*node.attrs.get("dilations", ())} - {1}:
+            continue  # onnxruntime's pooling pads for a kernel without dilations, against the specification
         size = shapes.sizes.get(node.inputs[0].name)
         if size is None or (mode != "VALID" and any(shapes.varying(node.inputs[0].name)[2:])):
             continue

@@ -46,6 +46,8 @@ def _refusal(bn: gs.Node, exposed: set[str]) -> str:
         return "it is in training mode"
     if not all(isinstance(tensor, gs.Constant) for tensor in bn.inputs[1:5]):
         return "its parameters are not constant"
+    if not (np.asarray(bn.inputs[4].values) + bn.attrs.get("epsilon", 1e-5) > 0).all():
+        return "variance plus epsilon is not above 0"
     source = bn.inputs[0]
     if not source.inputs or operator(source.inputs[0]) not in _FOLDING:
         return "no Conv, ConvTranspose or Gemm before it"

@@ -73,8 +73,15 @@ def test_a_fault_of_our_own_is_one_line_and_code_1(
 
 def test_what_a_users_file_raises_names_it(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
-    file.write_text("import sys\ndef ends():\n    sys.exit(0)\n\n\ndef fails():\n    raise LookupError('gone')\n")
-    for name, words in (("ends", "line 3: SystemExit: 0"), ("fails", "line 7: LookupError: gone")):
+    file.write_text(
+        "import sys\ndef ends():\n    sys.exit(0)\n\n\ndef fails():\n    raise LookupError('gone')\n"
+        "def leaves():\n    raise GeneratorExit('left')\n"
+    )
+    for name, words in (
+        ("ends", "line 3: SystemExit: 0"),
+        ("fails", "line 7: LookupError: gone"),
+        ("leaves", "line 9: GeneratorExit: left"),
+    ):
         function = registry.load_from_file(f"{file}:{name}")
         with pytest.raises(PluginError, match=f"mine.py, {words}"), boundary():
             function()

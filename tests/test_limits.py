@@ -68,6 +68,20 @@ def test_the_variable_is_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
             probe_seconds()
 
 
+def test_seconds_are_finite_and_may_be_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = saved(tmp_path, f"{HEAD} g (float[n,3] x) => (float[n,3] y) {{ y = Relu(x) }}")
+    for wrong in ("0", "-1", "inf", "nan"):
+        assert hqp(monkeypatch, "inspect", path, "--probe-seconds", wrong) == 2
+        assert capfd.readouterr().err == f"error: --probe-seconds {wrong}: expected seconds, above 0\n"
+        (tmp_path / "c.toml").write_text(f"[inspect]\nprobe-seconds = {wrong}\n")
+        assert hqp(monkeypatch, "--config", tmp_path / "c.toml", "inspect", path) == 2
+        assert capfd.readouterr().err == f"error: --probe-seconds {wrong}: expected seconds, above 0\n"
+    assert hqp(monkeypatch, "inspect", path, "--probe-seconds", "1e300") == 0
+    assert not capfd.readouterr().err
+
+
 @pytest.mark.parametrize(("text", "words"), [(laughs(9), r"make 1e\+09 nodes"), (laughs(3, own=3), "calls itself")])
 def test_functions_that_explode_are_counted_not_inlined(tmp_path: Path, text: str, words: str) -> None:
     path = saved(tmp_path, text)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hqp_onnx.errors import UsageError
-from hqp_onnx.registry import Registry
+from hqp_onnx.registry import Registry, culprit, load_from_file
 
 
 def thing() -> str:
@@ -62,9 +62,19 @@ def test_a_file_names_a_function(registry: Registry[object], tmp_path: Path) -> 
             registry.get(f"{file}:{name}")
     with pytest.raises(UsageError, match=r"other\.py: no such file"):
         registry.get(f"{tmp_path / 'other.py'}:f")
-    file.write_text("raise RuntimeError('at import')")
-    with pytest.raises(UsageError, match="cannot be imported: RuntimeError: at import"):
-        registry.get(f"{file}:f")
+    for raised in ("RuntimeError('at import')", "GeneratorExit('at import')", "BaseException('at import')"):
+        file.write_text(f"raise {raised}")
+        with pytest.raises(UsageError, match=r"cannot be imported: \w+: at import \(.*mine\.py, line 1\)$"):
+            registry.get(f"{file}:f")
+
+
+def test_lines_of_a_file_are_named_however_it_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text("def f():\n    raise LookupError\n")
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine.py", "./mine.py", "../" + tmp_path.name + "/mine.py", str(tmp_path / "mine.py")):
+        with pytest.raises(LookupError) as caught:
+            load_from_file(f"{name}:f")()
+        assert str(culprit(caught.value)).endswith("mine.py, line 2")
 
 
 def test_unknown_names_list_the_known(registry: Registry[object]) -> None:

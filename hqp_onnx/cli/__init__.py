@@ -16,9 +16,9 @@ import click
 from hqp_onnx.boundary import boundary, fault
 from hqp_onnx.cli import config, environment, measurement, optimization, pruning, quantization, recovery, reporting
 from hqp_onnx.cli.arguments import FILE
-from hqp_onnx.cli.interruption import INTERRUPTED, Ended, end_by_exception, words
+from hqp_onnx.cli.interruption import INTERRUPTED, end_by_exception, words
 from hqp_onnx.cli.output import begin, drop, finish, say
-from hqp_onnx.errors import HqpError
+from hqp_onnx.errors import Ended, HqpError
 from hqp_onnx.version import __version__
 
 __all__ = ["cli", "main"]
@@ -44,7 +44,7 @@ def main() -> None:
         code = _interrupted(e.code)
     except SystemExit:  # which is how click ends where a pipe is closed; one in a user's code is a PluginError
         code = _fail("stdout cannot be written: Broken pipe", HqpError.exit_code)
-    except Exception as e:  # noqa: BLE001 - whatever the boundary does not know is a fault of this package
+    except BaseException as e:  # noqa: BLE001 - whatever the boundary does not know is a fault of this package
         code = _fail(fault(e), FAULT)
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -11,6 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from hqp_onnx.comparison.contenders import named
+from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.metrics import METRICS
 from hqp_onnx.files import Names, forbid_overlap
 from hqp_onnx.gradients.engines import ENGINES
@@ -22,7 +23,7 @@ from hqp_onnx.registry import Registry, is_file_name
 from hqp_onnx.runtimes.targets import TARGETS
 from hqp_onnx.statistics.thresholds import METHODS
 
-_WRITTEN = ("output", "json_file")
+_NO_FOLDER = ("json_file", "ledger", "checkpoint")  # for these no folder is made
 F = TypeVar("F", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
 DATA = click.Path()  # or file.py:func, or MODEL@TARGET: a path for the shell's sake
@@ -92,7 +93,7 @@ def _options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
 model_argument = click.argument("model", type=FILE)
 probe_option = click.option(
     "--probe-seconds",
-    type=click.FloatRange(0, min_open=True),
+    type=float,
     expose_value=False,
     callback=lambda context, option, value: set_probe_seconds(value),
     help=f"Trial runs of a model may take so long.  [default: {PROBE_SECONDS:g}]",
@@ -103,23 +104,39 @@ quiet_option = click.option("--quiet", is_flag=True, help="No progress.")
 
 
 def json_option(command: F) -> F:
-    """``--json FILE``, which is refused before any work if another argument or option names that file."""
+    """``--json FILE``; what is written is refused before any work if another argument or option names that file."""
 
     @wraps(command)
     def checked(*arguments: Any, json_file: Path | None, **options: Any) -> Any:
         context = click.get_current_context()
-        output: Path | None = options.get("output")
-        written = {
-            "output": None if output is None or output.is_dir() else output,
-            "json_file": None if str(json_file) == "-" else json_file,
-        }
-        inputs = _extensions(context) | (_named(context) if written["json_file"] is not None else {})
-        if inputs:
-            forbid_overlap(written, inputs)
+        written = {name: path for name, path in _written(context).items() if str(path) != "-"}
+        inputs = _extensions(context) | _named(context)
+        forbid_overlap(
+            {name: path for name, path in written.items() if name == "json_file" or not path.is_dir()}, inputs
+        )
+        _require_folders(context, written)
         return command(*arguments, json_file=json_file, **options)
 
     option = click.option("--json", "json_file", type=OUT, help="Write the result as JSON to this file ('-': stdout).")
     return option(cast(F, checked))
+
+
+def _written(context: click.Context) -> dict[str, Path]:
+    """The paths that a command's parameters let it write."""
+    names = [str(parameter.name) for parameter in context.command.params if isinstance(parameter.type, Written)]
+    return {name: context.params[name] for name in names if context.params.get(name) is not None}
+
+
+def _require_folders(context: click.Context, written: Mapping[str, Path]) -> None:
+    """Raise ``UsageError`` if the folder of a file is not there, and is none that the command makes."""
+    output = written.get("output", Path())
+    made = output if context.command.name == "optimize" else output.parent
+    for name in (name for name in _NO_FOLDER if name in written):
+        folder = written[name].parent
+        if not folder.is_dir() and folder.resolve() != made.resolve():
+            raise UsageError(
+                f"{{--{name}}} {written[name]}: there is no folder {folder}. Make it first, or name another"
+            )
 
 
 def _extensions(context: click.Context) -> dict[str, Names]:
@@ -138,7 +155,7 @@ def _named(context: click.Context) -> dict[str, Names]:
     inputs: dict[str, Names] = {}
     for parameter in context.command.params:
         value = context.params.get(str(parameter.name))
-        if not isinstance(parameter.type, click.Path) or parameter.name in _WRITTEN or not value:
+        if not isinstance(parameter.type, click.Path) or isinstance(parameter.type, Written) or not value:
             continue
         paths = [named(str(text))[0] for text in (value if isinstance(value, tuple) else (value,))]
         words = f"{{--{parameter.name}}}" if isinstance(parameter, click.Option) else parameter.human_readable_name

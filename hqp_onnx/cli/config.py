@@ -15,6 +15,7 @@ that is written, and leaves these to the command line.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,7 +55,7 @@ def read(path: Path | None, group: click.Group) -> dict[str, dict[str, Any]]:
         UsageError: no such file, not TOML, a section, key or value that no command knows, or one that only ``--config``
             may set.
     """
-    if path is None and not DEFAULT.is_file():
+    if path is None and not os.path.lexists(DEFAULT):
         return {}
     file = DEFAULT if path is None else path
     trusted = path is not None

@@ -8,16 +8,10 @@ import threading
 from collections.abc import Sequence
 from types import FrameType
 
+from hqp_onnx.errors import Ended
+
 INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
 _SIGNALS = ("SIGTERM", "SIGHUP")  # Windows has no second
-
-
-class Ended(BaseException):
-    """A signal asks the process to end; ``code`` is what it exits with."""
-
-    def __init__(self, number: int) -> None:
-        self.code = 128 + number
-        super().__init__(number)
 
 
 def end_by_exception() -> None:

@@ -35,6 +35,7 @@ from hqp_onnx.errors import UsageError
 from hqp_onnx.files import forbid_overlap
 from hqp_onnx.job.options import OBJECTIVES, PAPER, PRECISIONS, Options
 from hqp_onnx.job.search import SEARCHES
+from hqp_onnx.out_folder import STATE
 from hqp_onnx.ranking.saliencies import SALIENCIES
 from hqp_onnx.report.writing import HTML
 from hqp_onnx.steps import optimize as pipeline
@@ -130,6 +131,8 @@ def optimize(
         chosen |= _of_paper(context)
     if json_file is not None and str(json_file) != "-":
         forbid_overlap({"output": pipeline.outputs(chosen["output"]), "json_file": json_file}, {})
+        if (chosen["output"] / STATE).resolve() in (json_file.resolve(), *json_file.resolve().parents):
+            raise UsageError(f"{{--json_file}} {json_file} is working state of {{--output}}: choose another file")
     with Display(quiet) as display:
         report = pipeline.optimize(Options(**chosen), display)
     if not give_json(report.json(), json_file):

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from hqp_onnx.arrays import Array, IntArray
+from hqp_onnx.arrays import Array, IntArray, read_only
 from hqp_onnx.errors import DataError, UsageError
 from hqp_onnx.runtimes.session import TensorSpec, fixed_batch
 
@@ -32,10 +32,14 @@ def batch_size(specs: Sequence[TensorSpec]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """``feeds`` by input name, first axis = samples; ``labels`` int64 [samples], or None."""
+    """``feeds`` by input name, first axis = samples; ``labels`` int64 [samples], or None; all are read-only."""
 
     feeds: Mapping[str, Array]
     labels: IntArray | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "feeds", {name: read_only(values) for name, values in self.feeds.items()})
+        object.__setattr__(self, "labels", None if self.labels is None else read_only(self.labels))
 
     def __len__(self) -> int:
         return len(next(iter(self.feeds.values())))
@@ -62,7 +66,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ArraySource:
-    """Arrays in memory, by input name; first axis = samples.
+    """Arrays in memory, by input name; first axis = samples; seen read-only.
 
     Raises:
         DataError: no array, an array of Python objects or of another length, labels that are not class numbers.
@@ -83,6 +87,7 @@ class ArraySource:
                     f"{self.name}: array '{key}' has shape {list(values.shape)}, expected {self.count} samples "
                     f"along the first axis, as '{next(iter(self.arrays))}' has"
                 )
+        object.__setattr__(self, "arrays", {key: read_only(values) for key, values in self.arrays.items()})
         if self.labels is not None:
             object.__setattr__(self, "labels", class_labels(self.labels, self.count, self.name))
 
@@ -121,7 +126,10 @@ def class_labels(values: Array, count: int, where: str) -> IntArray:
         )
     if len(values) != count:
         raise DataError(f"{where}: {len(values)} labels for {count} samples, expected as many")
-    return values.astype(np.int64)
+    if (wrong := values > np.iinfo(np.int64).max).any():
+        row = int(np.argmax(wrong))
+        raise DataError(f"{where}: label {values[row]} of sample {row} is no class number: it takes more than 63 bits")
+    return read_only(values.astype(np.int64))
 
 
 @dataclass(frozen=True)
@@ -225,11 +233,14 @@ def _convert(values: Array, spec: TensorSpec, source: str, start: int) -> Array:
         raise DataError(f"{where} has shape {list(values.shape)}, the model wants {spec} (first axis = samples)")
     if not _castable(values.dtype, spec.dtype):
         raise DataError(f"{where} is {values.dtype}, the model wants {spec.dtype}: convert it first")
-    converted = values.astype(spec.dtype, copy=False)
+    with np.errstate(over="ignore"):  # said below
+        converted = values.astype(spec.dtype, copy=False)
     if np.issubdtype(converted.dtype, np.floating):
         finite = np.isfinite(converted.reshape(len(converted), -1)).all(axis=1)
         if not finite.all():
-            raise DataError(f"{where} holds NaN or infinity in sample {start + int(np.argmin(finite))}")
+            row = int(np.argmin(finite))
+            what = f"numbers beyond {spec.dtype}" if np.isfinite(values[row]).all() else "NaN or infinity"
+            raise DataError(f"{where} holds {what} in sample {start + row}")
     return converted
 
 

@@ -16,9 +16,9 @@ from hqp_onnx.archives import read_arrays
 from hqp_onnx.arrays import Array
 from hqp_onnx.data.dataset import ArraySource, Dataset, Source
 from hqp_onnx.data.images import Preprocess, open_folder, read_preprocess
-from hqp_onnx.errors import DataError, HqpError, UsageError, one_line
+from hqp_onnx.errors import INTERRUPTIONS, DataError, UsageError, one_line
 from hqp_onnx.files import require_regular
-from hqp_onnx.registry import foreign
+from hqp_onnx.registry import foreign, outside_code
 from hqp_onnx.runtimes.session import TensorSpec
 
 Data: TypeAlias = str | Path | Mapping[str, Any] | Iterable[Any] | Callable[[], Iterable[Any]]
@@ -90,10 +90,8 @@ def _in_memory(data: Mapping[str, Any] | Iterable[Any] | Callable[[], Iterable[A
 
 def _called(function: Callable[[], Iterable[Any]]) -> Iterable[Any]:
     """What a user's function returns."""
-    try:
+    with outside_code("the data: their function fails", DataError):
         return function()
-    except (Exception, SystemExit) as e:  # it may raise anything
-        raise DataError(f"the data: their function fails: {type(e).__name__}: {one_line(e)}") from e
 
 
 def _open_npz(file: Path) -> ArraySource:
@@ -112,7 +110,9 @@ def _script_errors(file: Path) -> Iterator[None]:
     sys.path.insert(0, str(file.parent.resolve()))
     try:
         yield
-    except (Exception, SystemExit) as e:
+    except INTERRUPTIONS:
+        raise
+    except BaseException as e:
         lines = [frame.lineno for frame in traceback.extract_tb(e.__traceback__) if frame.filename == str(file)]
         line = e.lineno if isinstance(e, SyntaxError) and e.filename == str(file) else lines[-1] if lines else None
         raise DataError(f"{file}, line {line or '?'}: {type(e).__name__}: {one_line(e)}") from e
@@ -138,12 +138,13 @@ def _collected(items: Iterable[Any], name: str) -> ArraySource:
 
 def _yielded(items: Iterable[Any], name: str) -> Iterator[Any]:
     """The items; what a user's generator raises is one line."""
-    try:
-        yield from items
-    except HqpError:
-        raise
-    except (Exception, SystemExit) as e:  # it may raise anything
-        raise DataError(f"{name}: {type(e).__name__}: {one_line(e)}") from e
+    iterator, end = iter(items), object()
+    while True:
+        with outside_code(name, DataError):
+            item = next(iterator, end)
+        if item is end:
+            return
+        yield item
 
 
 def _items(file: Path, load: Callable[[], Any]) -> Iterator[Any]:
@@ -159,17 +160,17 @@ def _items(file: Path, load: Callable[[], Any]) -> Iterator[Any]:
 
 
 def _piece(item: Any, where: str) -> ArraySource:
-    """One yielded item, checked on its own."""
+    """One yielded item, checked on its own, and copied: a loader may fill the same arrays again."""
     feeds, labels = item if isinstance(item, tuple) and len(item) == 2 else (item, None)
     if not isinstance(feeds, Mapping) or not all(isinstance(key, str) for key in feeds):
         raise DataError(f"{where} is {type(feeds).__name__}, expected a dictionary of arrays by input name")
-    arrays = {key: _array(value, f"{where}, '{key}'") for key, value in feeds.items()}
-    return ArraySource(where, arrays, None if labels is None else _array(labels, f"{where}, labels"))
+    arrays = {key: _array(value, f"{where}, '{key}'", copy=True) for key, value in feeds.items()}
+    return ArraySource(where, arrays, None if labels is None else _array(labels, f"{where}, labels", copy=True))
 
 
-def _array(value: Any, where: str) -> Array:
+def _array(value: Any, where: str, copy: bool = False) -> Array:
     try:
-        return np.asarray(value)
+        return np.array(value) if copy else np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as e:
         raise DataError(f"{where}: not an array: {one_line(e)}") from e
 

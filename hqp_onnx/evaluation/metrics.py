@@ -18,12 +18,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hqp_onnx.arrays import Array, FloatArray, IntArray
+from hqp_onnx.arrays import Array, FloatArray, IntArray, read_only, real_numbers
 from hqp_onnx.data.dataset import Batch, Dataset
-from hqp_onnx.errors import HqpError, ModelError, UsageError
+from hqp_onnx.errors import ModelError, UsageError
 from hqp_onnx.evaluation.nonfinite import NONE, NonFinite, chosen_samples, finite_samples
 from hqp_onnx.progress import StageProgress
-from hqp_onnx.registry import Registry
+from hqp_onnx.registry import Registry, outside_code
 from hqp_onnx.runtimes.session import Runner, TensorSpec
 
 ScoreFunction = Callable[[Mapping[str, Array], IntArray | None], FloatArray]
@@ -75,12 +75,11 @@ class Metric:
         return Scores(values, len(batch), nonfinite)
 
     def _checked(self, outputs: Mapping[str, Array], labels: IntArray | None, count: int) -> FloatArray:
-        try:
-            scores = np.asarray(self.function(outputs, labels), np.float64)
-        except HqpError:
-            raise
-        except (Exception, SystemExit) as e:  # a user's function may raise anything
-            raise UsageError(f"metric '{self.name}' failed: {type(e).__name__}: {e}") from e
+        shown = {
+            name: read_only(values) if isinstance(values, np.ndarray) else values for name, values in outputs.items()
+        }
+        with outside_code(f"metric '{self.name}' failed"):
+            scores = real_numbers(self.function(shown, labels))
         if scores.shape != (count,) or not ((scores >= 0) & (scores <= 1)).all():
             raise UsageError(f"metric '{self.name}' must return one score in 0..1 per sample of the batch")
         return scores

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hqp_onnx.graphs.nodes import Node, attribute, number, numbers
+from hqp_onnx.graphs.nodes import Node, attribute, number, numbers, operator
+
+_POOLS = ("MaxPool", "AveragePool", "LpPool")
 
 
 @dataclass(frozen=True)
@@ -51,14 +53,18 @@ class Window:
 def window_of(node: Node, kernel: Sequence[int], inner: Sequence[int], outer: Sequence[int]) -> Window:
     """The window of a convolution or pooling node, from images of ``inner`` pixels to images of ``outer``.
 
-    Padding at the end follows from the sizes, so auto_pad and ceil_mode need no rules of their own.
+    Padding at the end follows from the sizes, so auto_pad and ceil_mode need no rules of their own;
+    but dilated poolings are padded as onnxruntime does it, as if they were not dilated.
     """
     ones = [1] * len(kernel)
     stride, dilation = numbers(node, "strides", ones), numbers(node, "dilations", ones)
     begin = numbers(node, "pads", [0] * 2 * len(kernel))[: len(kernel)]
     mode = attribute(node, "auto_pad", "NOTSET")
     if mode in ("SAME_UPPER", "SAME_LOWER"):
-        spans = [(o - 1) * s + (k - 1) * d + 1 for o, s, k, d in zip(outer, stride, kernel, dilation, strict=True)]
+        outer_same, reach = outer, dilation
+        if set(dilation) != {1} and operator(node) in _POOLS:
+            outer_same, reach = [-(-n // s) for n, s in zip(inner, stride, strict=True)], ones
+        spans = [(o - 1) * s + (k - 1) * d + 1 for o, s, k, d in zip(outer_same, stride, kernel, reach, strict=True)]
         total = [max(0, span - size) for span, size in zip(spans, inner, strict=True)]
         begin = [(n + (mode == "SAME_LOWER")) // 2 for n in total]
     group = int(number(node, "group", 1))

@@ -110,6 +110,7 @@ def halves(setup: Setup, ledger: Ledger) -> Halves:
                 setup.data["calib"],
                 threads=setup.options.threads,
                 progress=partial(setup.progress, "input moments"),
+                user="compensation" if setup.options.compensate else f"{{--saliency}} {setup.options.saliency}",
             )
         for moments, file in zip(halves, files, strict=True):
             save_moments(moments, file)

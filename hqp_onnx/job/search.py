@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from hqp_onnx.errors import HqpError, UsageError, one_line
-from hqp_onnx.registry import Registry
+from hqp_onnx.errors import UsageError
+from hqp_onnx.registry import Registry, outside_code
 
 Verdict = Callable[[int], bool]
 """Whether the candidate of that count is inside the budget; the counts of one path mean ever more removed."""
@@ -40,12 +40,8 @@ def last_admissible(name: str, limit: int, step: int, admits: Verdict) -> int:
         return True
 
     search = SEARCHES.get(name)
-    try:
+    with outside_code(f"search '{name}' failed"):
         count = search(limit, step, asked)
-    except HqpError:
-        raise
-    except (Exception, SystemExit) as e:  # a user's function may raise anything
-        raise UsageError(f"search '{name}' failed: {type(e).__name__}: {one_line(e)}") from e
     if not isinstance(count, (int, np.integer)) or count not in admitted:
         raise UsageError(f"search '{name}' ends in {count!r}: expected 0, or a count that was admitted")
     return int(count)

@@ -117,5 +117,11 @@ def rank_units(
         if data is None:
             raise UsageError(f"{{--saliency}} {scoring.name} needs {{--data}}")
         progress = partial(execution.progress, "input moments")
-        halves = halved_moments(model_io.to_proto(graph), data, threads=execution.threads, progress=progress)
+        halves = halved_moments(
+            model_io.to_proto(graph),
+            data,
+            threads=execution.threads,
+            progress=progress,
+            user=f"{{--saliency}} {scoring.name}",
+        )
     return Ranking(filters, scoring.method.units(graph, channels, filters, halves, min_width, gains))

@@ -42,8 +42,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from hqp_onnx.errors import UsageError, one_line
-from hqp_onnx.registry import Registry
+from hqp_onnx.errors import UsageError
+from hqp_onnx.registry import Registry, outside_code
 from hqp_onnx.runtimes.machine import saturates
 from hqp_onnx.runtimes.runtime import OnnxRuntime, OpenVino, Runtime
 
@@ -207,10 +207,8 @@ def _registered(name: str) -> Target:
     entry = TARGETS.get(name)
     if isinstance(entry, Target):
         return entry
-    try:
+    with outside_code(f"target '{name}' fails"):
         target = entry()
-    except (Exception, SystemExit) as e:  # of a package or a file
-        raise UsageError(f"target '{name}' fails: {type(e).__name__}: {one_line(e)}") from e
     if not isinstance(target, Target):
         raise UsageError(f"target '{name}' gives a {type(target).__name__}: expected a Target")
     return target

@@ -23,16 +23,21 @@ def half_ranges(data: Dataset) -> tuple[list[range], ...]:
 
 
 def halved_moments(
-    model: onnx.ModelProto, data: Dataset, *, progress: StageProgress | None = None, threads: int = 0
+    model: onnx.ModelProto,
+    data: Dataset,
+    *,
+    progress: StageProgress | None = None,
+    threads: int = 0,
+    user: str = "compensation",
 ) -> Halves:
-    """Moments of the inputs of all weights over two sets of samples; see ``input_moments``.
+    """Moments of the inputs of all weights over two sets of samples, for ``user``; see ``input_moments``.
 
     Raises:
         DataError: fewer than two samples.
     """
     parts = half_ranges(data)
     if not parts[1]:
-        raise DataError(f"{data.source.name}: 1 sample, compensation needs two or more")
+        raise DataError(f"{data.source.name}: 1 sample, {user} needs two or more")
     halves, before = [], 0
     for part in parts:
         batches = _Rows(data, part)

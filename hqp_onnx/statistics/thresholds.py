@@ -33,8 +33,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hqp_onnx.arrays import Array
-from hqp_onnx.errors import UsageError, one_line
-from hqp_onnx.registry import Registry
+from hqp_onnx.errors import UsageError
+from hqp_onnx.registry import Registry, outside_code
 from hqp_onnx.statistics.histogram import Histogram
 
 Method: TypeAlias = Callable[[Histogram], float]
@@ -81,10 +81,8 @@ def _threshold(name: str, method: Method, histogram: Histogram) -> float:
 
 def _answer(name: str, function: Callable[..., Any], *arguments: object) -> Any:
     """What a function of a package or a file returns; where it fails, the reason in one line."""
-    try:
+    with outside_code(f"calibration method '{name}'"):
         return function(*arguments)
-    except (Exception, SystemExit) as e:  # it may raise anything
-        raise UsageError(f"calibration method '{name}': {one_line(e)}") from e
 
 
 def _split(name: str) -> tuple[str, tuple[float, ...]]:
@@ -133,7 +131,8 @@ class Percentile:
 
     def __post_init__(self) -> None:
         if not 0 < self.percentile <= 100:
-            raise ValueError("expected a percentage above 0, up to 100, as percentile:99.9")
+            wrong = f"calibration method 'percentile:{self.percentile:g}'"
+            raise UsageError(f"{wrong}: expected a percentage above 0, up to 100, as percentile:99.9")
 
     def __call__(self, histogram: Histogram, /) -> float:
         """The threshold."""

@@ -123,7 +123,8 @@ def prune_model(model: Model, options: Pruning, data: Dataset | None = None, pro
     refitted = options.compensate is not False
     halves = None
     if data is not None and (refitted or scoring.method.needs_moments):
-        halves = halved_moments(to_proto(model.graph), data, progress=partial(progress, "input moments"))
+        user = "compensation" if refitted else f"{{--saliency}} {scoring.name}"
+        halves = halved_moments(to_proto(model.graph), data, progress=partial(progress, "input moments"), user=user)
     ranking = rank(
         model.graph,
         channels,

@@ -109,6 +109,21 @@ def test_a_file_that_is_found_names_no_code_and_no_output(what: str, folder: Pat
     assert config.read(Path("hqp.toml"), cli)[command]
 
 
+def test_what_is_found_is_a_regular_file(folder: Path) -> None:
+    found = folder / "hqp.toml"
+    found.mkdir()
+    with pytest.raises(UsageError, match=r"hqp.toml: is a folder"):
+        config.read(None, cli)
+    found.rmdir()
+    found.symlink_to("/dev/zero")
+    with pytest.raises(UsageError, match=r"hqp.toml: is a device"):
+        config.read(None, cli)
+    found.unlink()
+    found.symlink_to("nowhere")
+    with pytest.raises(UsageError, match=r"hqp.toml: no such file"):
+        config.read(None, cli)
+
+
 def test_a_file_that_is_found_names_no_extension_of_a_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     point = EntryPoint("installed", "math:sqrt", SALIENCIES.group)
     monkeypatch.setitem(SALIENCIES.__dict__, "_installed", {"installed": [point]})

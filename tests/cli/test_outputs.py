@@ -91,6 +91,8 @@ def test_outputs_are_not_each_other(
         ("recover", "student.onnx", "--teacher", "model.onnx", *OUTPUT, "--checkpoint", "directory/../new"),
         ("quantize", "model.onnx", "--data", "data.npz", "--calibration-out", ".", "-o", "calibration.json"),
         ("score", "model.onnx", *OUTPUT, "--json", "./new"),
+        ("prune", "model.onnx", "--sparsity", "0.3", "-o", "new", "--ledger", "l.json", "--json", "l.json"),
+        ("quantize", "model.onnx", "--data", "data.npz", "--calibration-out", "new", "-o", "new"),
         ("build", "model.onnx", "--for", "10.3.0", "-o", "new", "--timing-cache", "new.json"),
         *(
             ("optimize", "model.onnx", "--calib", "data.npz", "--val", "data.npz", "-o", "new", "--json", f"new/{name}")
@@ -100,6 +102,30 @@ def test_outputs_are_not_each_other(
         assert hqp(monkeypatch, *words) == 2
         assert capfd.readouterr().err.endswith("too: choose another file\n")
         assert state(folder) == before
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.endswith("--json")] + ["prune --ledger"])
+def test_the_folder_of_an_output_is_looked_for_before_any_work(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = state(folder)
+    assert hqp(monkeypatch, *(word.format("no/such/x.json") for word in CASES[name])) == 2
+    assert "no/such/x.json: there is no folder no/such. " in capfd.readouterr().err
+    assert state(folder) == before
+
+
+def test_working_state_is_no_output(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ("optimize", "model.onnx", "--calib", "data.npz", "--val", "data.npz", "-o", "new", "--json")
+    for path in ("new/.cache", "new/.cache/x"):
+        assert hqp(monkeypatch, *words, path) == 2
+        assert f"error: --json {path}" in capfd.readouterr().err
+        assert not (folder / "new").exists()
+    (folder / "new" / ".cache" / "deep").mkdir(parents=True)
+    for path in ("new/.cache/x", "./new/.cache/deep/x"):
+        assert hqp(monkeypatch, *words, path) == 2
+        assert "is working state of --output: choose another file" in capfd.readouterr().err
 
 
 def test_a_report_is_not_written_over(

@@ -89,6 +89,21 @@ def test_non_finite_values_name_the_sample():
         list(Dataset(source(values), [SPEC], batch_size=2))
 
 
+@pytest.mark.filterwarnings("error")
+def test_numbers_beyond_the_models_type_are_no_infinity():
+    values = PIXELS.astype(np.float64)
+    values[5, 1, 1] = 1e300
+    with pytest.raises(DataError, match=r"here.npz: array 'x' holds numbers beyond float32 in sample 5"):
+        list(Dataset(source(values), [SPEC], batch_size=2))
+
+
+def test_batches_are_read_only():
+    batch = Dataset(source(), [SPEC]).rows(0, 2)
+    for values in (batch.feeds["x"], batch.labels, source().rows(0, 2).feeds["x"]):
+        with pytest.raises(ValueError, match="read-only"):
+            values[:] = 1
+
+
 @pytest.mark.parametrize("options", [{"batch_size": 0}, {"limit": 0}, {"limit": -3}])
 def test_sizes_below_one_are_refused(options):
     with pytest.raises(UsageError, match="must be at least 1"):
@@ -120,6 +135,10 @@ def test_check_labels():
         (np.zeros(7, bool), "labels are bool, expected integer"),
         (np.eye(7, dtype=int), r"labels have shape \[7, 7\].*one-hot"),
         (np.zeros(6, int), "6 labels for 7 samples"),
+        (
+            np.array([0, 1, 2**63 + 5, 0, 0, 0, 0], np.uint64),
+            "label 9223372036854775813 of sample 2 is no class number",
+        ),
     ],
 )
 def test_labels_that_are_not_class_numbers_are_refused(labels, message):

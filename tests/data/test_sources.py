@@ -92,6 +92,15 @@ def corrupt_cases(folder):
     yield "member.npz", ("'readme.txt' is no array",)
 
 
+def test_what_numpy_says_of_a_header_is_cut(tmp_path):
+    with zipfile.ZipFile(tmp_path / "long.npz", "w") as archive:
+        text = b"{'descr': '<f8', " + b"x" * 5000 + b"\n"
+        archive.writestr("a.npy", b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
+    with pytest.raises(DataError) as caught:
+        open_source(str(tmp_path / "long.npz"))
+    assert len(str(caught.value)) < 500
+
+
 def test_arrays_that_do_not_fit_into_memory_are_not_read(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "zeros.npz", a=np.zeros((1 << 10, 1 << 10)))
     monkeypatch.setattr("hqp_onnx.archives.available_bytes", lambda: 1 << 20)
@@ -298,6 +307,13 @@ def test_script_batches_of_any_size_are_joined(tmp_path):
     np.testing.assert_array_equal(source.rows(0, 6).feeds["x"][:, 0], [2, 2, 1, 3, 3, 3])
 
 
+def test_a_loader_may_fill_the_same_arrays_again(tmp_path):
+    body = (
+        "def load_data():\n    x = np.zeros((1, 1))\n    for n in range(3):\n        x[:] = n\n        yield {'x': x}\n"
+    )
+    np.testing.assert_array_equal(open_source(script(tmp_path, body)).rows(0, 3).feeds["x"].ravel(), [0, 1, 2])
+
+
 def test_script_labels_named_function_and_neighbour_modules(tmp_path):
     (tmp_path / "hqp_test_neighbour.py").write_text("VALUE = 7\n")
     body = (
@@ -322,6 +338,8 @@ ITEM = "def load_data():\n    yield {'x': np.zeros((1, 2))}\n    yield "
         ("import hqp_no_such_module\n", ("line 2", "ModuleNotFoundError", "hqp_no_such_module")),
         ("raise SystemExit('bye')\n", ("line 2", "SystemExit: bye")),
         ("raise ValueError\n", ("line 2", "ValueError")),
+        ("def load_data():\n    raise GeneratorExit\n", ("line 3", "GeneratorExit")),
+        ("class E(BaseException):\n    pass\nraise E('bye')\n", ("line 4", "E: bye")),
         ("def load_data(:\n", ("line 2", "SyntaxError")),
         ("def load_data(path):\n    yield 1\n", ("TypeError", "path")),
         ("def load_data():\n    return 3\n", ("TypeError", "not iterable")),

@@ -163,6 +163,34 @@ def test_scores_of_a_user_are_one_in_0_to_1_per_sample(tmp_path: Path, scores: s
         evaluate(session(), dataset(), load_metric(f"{file}:wrong"))
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("labels[:] = 0", r"ValueError: assignment destination is read-only \(.*mine\.py, line 3\)"),
+        ("outputs['y'] -= 1", r"ValueError: output array is read-only \(.*mine\.py, line 3\)"),
+        ("return np.ones(len(labels)) * 1j", "TypeError: complex numbers"),
+        ("raise GeneratorExit", r"GeneratorExit: GeneratorExit \(.*mine\.py, line 3\)"),
+        ("raise type('Own', (BaseException,), {})('bad')", "Own: bad"),
+    ],
+)
+def test_a_metric_changes_nothing_and_fails_in_one_line(tmp_path: Path, line: str, words: str) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(f"import numpy as np\ndef f(outputs, labels):\n    {line}\n    return np.ones(len(labels))\n")
+    data = dataset()
+    before = [batch.labels.copy() for batch in data]
+    with pytest.raises(UsageError, match=f"failed: {words}$|failed: {words}"):
+        evaluate(session(), data, load_metric(f"{file}:f"))
+    assert all((batch.labels == labels).all() for batch, labels in zip(data, before, strict=True))
+
+
+def test_an_interrupted_metric_is_an_interruption() -> None:
+    def interrupted(outputs: object, labels: object) -> np.ndarray:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(session(), dataset(), load_metric(interrupted))
+
+
 @pytest.mark.parametrize("name", ["top2", "metric.py", "metric.txt:f", "metric.py:"])
 def test_an_unknown_metric_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match=r"unknown metric .*: expected one of top1, top5, agreement, or FILE\.py:name"):

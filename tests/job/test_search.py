@@ -61,7 +61,7 @@ def test_a_step_is_a_share_of_the_units_and_at_least_one() -> None:
         ("return admits(-3)", "asks for -3"),
         ("return admits(2.5)", "asks for 2.5"),
         ("return admits('x')", "asks for 'x'"),
-        ("raise ValueError('two\\nlines')", "failed: ValueError: two$"),
+        ("raise ValueError('two\\nlines')", r"failed: ValueError: two \(.*mine\.py, line 2\)$"),
         ("import sys; sys.exit(0)", "failed: SystemExit: 0"),
     ],
 )

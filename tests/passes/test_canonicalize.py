@@ -10,6 +10,7 @@ import pytest
 from oracle import run
 
 from hqp_onnx.graphs.model_io import to_graph, to_proto
+from hqp_onnx.graphs.windows import window_of
 from hqp_onnx.passes.canonicalize import canonicalize, canonicalize_with_shapes
 
 RNG = np.random.default_rng(0)
@@ -51,6 +52,21 @@ def test_auto_pad_becomes_explicit(mode: str, strides: list[int], dilations: lis
 def test_auto_pad_of_pooling() -> None:
     body = 'y = MaxPool<auto_pad="SAME_UPPER", kernel_shape=[3,2], strides=[2,2]>(x)'
     assert "pads" in check(parse(body), (2, 3, 9, 8)).nodes[0].attrs
+
+
+def test_auto_pad_of_dilated_pooling_stays() -> None:
+    """There, onnxruntime pads less than the specification says."""
+    for mode, stays in (("SAME_UPPER", True), ("SAME_LOWER", True), ("VALID", False)):
+        body = f'y = MaxPool<auto_pad="{mode}", kernel_shape=[3,3], dilations=[2,1], strides=[4,2]>(x)'
+        graph = check(parse(body), (2, 3, 9, 8))
+        assert ("auto_pad" in graph.nodes[0].attrs) is stays
+        x = RNG.standard_normal((1, 3, 9, 8)).astype(np.float32)
+        y = run(to_proto(graph), {"x": x})[0]
+        window = window_of(graph.nodes[0], (3, 3), (9, 8), y.shape[2:])
+        taps = window.attributes() | {"ceil_mode": 0}
+        del taps["group"]
+        attributes = ", ".join(f"{key}={list(value) if key != 'ceil_mode' else value}" for key, value in taps.items())
+        assert np.array_equal(run(parse(f"y = MaxPool<{attributes}>(x)"), {"x": x})[0], y)
 
 
 def test_auto_pad_of_dynamic_sizes_stays() -> None:

@@ -89,6 +89,15 @@ def arrays_for_convs() -> dict[str, np.ndarray]:
 BN = "BatchNormalization(z, g, s, m, v)"
 
 
+@pytest.mark.filterwarnings("error")
+def test_no_variance_stays() -> None:
+    arrays = arrays_for_convs()
+    arrays["v"][1] = 0
+    result = fold_batchnorm(model("z = Conv(x, w) y = BatchNormalization<epsilon=0.0>(z, g, s, m, v)", arrays, 4))
+    assert not result.modified
+    assert "not above 0" in result.notes[0]
+
+
 def test_a_shared_weight_is_copied() -> None:
     graph = model(f"z = Conv(x, w) a = {BN} q = Conv(x, w) y = Add(a, q)", arrays_for_convs(), 4)
     result = fold_batchnorm(graph)

@@ -17,6 +17,7 @@ from hqp_onnx.ranking.least_squares import GRID, held_out_ridges
 from hqp_onnx.runtimes.session import Session
 from hqp_onnx.statistics.moment_halves import halved_moments, joined
 from hqp_onnx.statistics.moments import input_moments
+from hqp_onnx.steps.prune import Pruning, prune_model
 
 TEXT = """
 <ir_version: 8, opset_import: ["": 17]> g (float[N,6] x) => (float[N,3] y) {
@@ -76,3 +77,5 @@ def test_halves_join_to_the_moments_of_all_samples():
         np.testing.assert_allclose(made[name].mean, found.mean, rtol=1e-5, atol=1e-6)
     with pytest.raises(DataError, match="1 sample, compensation needs two or more"):
         halved_moments(proto, open_data(model, small_data(1)))
+    with pytest.raises(DataError, match="1 sample, saliency obs needs two or more"):
+        prune_model(model, Pruning(0.2, "obs", compensate=False), open_data(model, small_data(1)))

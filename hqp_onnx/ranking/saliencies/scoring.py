@@ -18,14 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, cast
 
-import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from hqp_onnx.arrays import FloatArray
+from hqp_onnx.arrays import FloatArray, real_numbers
 from hqp_onnx.channels.channel_map import ChannelMap
 from hqp_onnx.data.dataset import Batch
-from hqp_onnx.errors import HqpError, UsageError
+from hqp_onnx.errors import UsageError
 from hqp_onnx.gradients import filter_weights
 from hqp_onnx.gradients.engines import ENGINES
 from hqp_onnx.gradients.loss import LOSSES, LossName
@@ -34,7 +33,7 @@ from hqp_onnx.graphs import model_io
 from hqp_onnx.passes.lowering.inline_constants import inline_constants
 from hqp_onnx.progress import Progress, silent
 from hqp_onnx.ranking.order import unit_scores, with_branches
-from hqp_onnx.registry import Registry
+from hqp_onnx.registry import Registry, outside_code
 from hqp_onnx.statistics.moment_halves import Halves
 
 FilterScores = dict[str, FloatArray]
@@ -126,13 +125,9 @@ class OfFunction(Saliency):
         Raises:
             UsageError: it fails, or does not return scores of filters.
         """
-        try:
+        with outside_code(f"saliency '{self.name}' failed"):
             answer = self.function(model, data)
-            scores = {weight: np.asarray(values, np.float64) for weight, values in answer.items()}
-        except HqpError:
-            raise
-        except (Exception, SystemExit) as e:  # a user's function may raise anything
-            raise UsageError(f"saliency '{self.name}' failed: {type(e).__name__}: {e}") from e
+            scores = {weight: real_numbers(values) for weight, values in answer.items()}
         self._check(scores, model)
         return scores
 
@@ -210,10 +205,8 @@ def _method(saliency: str | Saliency | FilterFunction, name: str) -> Saliency:
         return entry
     if not (isinstance(entry, type) and issubclass(entry, Saliency)):
         return OfFunction(name, cast(FilterFunction, entry))
-    try:
+    with outside_code(f"saliency '{name}' cannot be made"):
         return entry()
-    except (Exception, SystemExit) as e:  # a user's class may raise anything
-        raise UsageError(f"saliency '{name}' cannot be made: {type(e).__name__}: {e}") from e
 
 
 def _opened(loss: str | onnx.ModelProto | None) -> LossName | onnx.ModelProto | None:
