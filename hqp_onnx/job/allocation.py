@@ -8,7 +8,7 @@ The model's weights are refitted from one half of the calibration samples where 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -100,13 +100,16 @@ def allocated_path(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidenc
     better = [np.array(choice) for choice in ledger.once("descent", descent)]
     refined = allocation.front([*choices[: last + 1], *better])
     seconds, best = allocation.program.seconds, _last_admissible(setup, judge, allocation, refined)
-    slower = sorted([*choices[: last + 1], *refined[: best + 1]], key=seconds, reverse=True)
-    faster = [choice for choice in choices if seconds(choice) < seconds(slower[-1])]
-    plans = tuple(allocation.groups.plan(choice) for choice in (*slower, *faster))
+    tried = sorted([*choices[: last + 1], *refined[: best + 1]], key=seconds, reverse=True)
+    plans = [allocation.groups.plan(choice) for choice in tried]
+    admitted = [number for number, plan in enumerate(plans) if _is_admitted(ledger, plan)] or [len(plans) - 1]
+    fastest = admitted[ledger.once("fastest", lambda: _fastest(setup, [plans[number] for number in admitted]))]
+    slower = [*plans[:fastest], *plans[fastest + 1 :], plans[fastest]]
+    faster = [allocation.groups.plan(choice) for choice in choices if seconds(choice) < seconds(tried[-1])]
     note = f"times of other widths were predicted within {100 * allocation.program.error:.0f} % of what was measured"
     if setup.target.stand_in:
         note = "widths were chosen by multiply-accumulates: times of the target are not measured here"
-    return Allocated(PlanPath(plans), len(slower) - 1, note)
+    return Allocated(PlanPath((*slower, *faster)), len(slower) - 1, note)
 
 
 def unit_costs(scores: FloatArray, order: IntArray, cumulative: bool) -> FloatArray:
@@ -121,6 +124,21 @@ def unit_costs(scores: FloatArray, order: IntArray, cumulative: bool) -> FloatAr
 def _last_admissible(setup: Setup, judge: Judge, allocation: Allocation, choices: list[IntArray]) -> int:
     plans = [allocation.groups.plan(choice) for choice in choices]
     return last_admissible(setup.options.search, len(plans) - 1, 1, lambda count: judge.admits(Candidate(plans[count])))
+
+
+def _is_admitted(ledger: Ledger, plan: PruningPlan) -> bool:
+    trial = ledger.trials.get(Candidate(plan).key)
+    return trial is not None and trial.accepted
+
+
+def _fastest(setup: Setup, plans: Sequence[PruningPlan]) -> int:
+    """The number of the fastest plan, as measured where that is possible: predictions are good enough to search by."""
+    if len(plans) == 1 or setup.target.stand_in:
+        return len(plans) - 1
+    build = _in_int8(setup) if setup.options.precision == "int8" else _in_float32(setup)
+    sessions = {str(number): setup.load(build(plan)) for number, plan in enumerate(plans)}
+    latencies = measure(sessions, setup.sample, _COMPARISON_SECONDS)
+    return max(range(len(plans)), key=lambda number: latencies[str(number)].speedup)
 
 
 def _until(end: float, choices: Iterable[IntArray]) -> Iterator[IntArray]:
