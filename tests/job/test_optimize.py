@@ -27,7 +27,7 @@ from hqp_onnx.steps.optimize import budget_error, optimize
 FILES = ("pruned.onnx", "int8.onnx", "ledger.json")
 
 
-class Killed(BaseException):
+class Killed(KeyboardInterrupt):
     """Stands for SIGKILL: nothing handles it."""
 
 

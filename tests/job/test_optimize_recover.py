@@ -28,7 +28,7 @@ from hqp_onnx.steps.optimize import optimize
 from hqp_onnx.steps.prune import Pruning, prune_model
 
 
-class Killed(BaseException):
+class Killed(KeyboardInterrupt):
     """Stands for SIGKILL: nothing handles it."""
 
 

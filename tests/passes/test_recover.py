@@ -24,7 +24,7 @@ from hqp_onnx.runtimes.targets import target
 SETTINGS = Recovery(epochs=3, batch=8)
 
 
-class Killed(BaseException):
+class Killed(KeyboardInterrupt):
     """Stands for SIGKILL: nothing handles it."""
 
 
