@@ -100,7 +100,9 @@ def test_sizes_are_those_of_the_files(table: dict[str, list[str]], case, folder:
 def test_rows_stand_beside_the_papers(table: dict[str, list[str]]) -> None:
     assert [number(cell) for cell in table["the paper"][1:5]] == [2.51, 40, 35, 1.3]
     ratios = table["ours / the paper's"]
-    assert number(ratios[1]) == pytest.approx(number(table["HQP"][1]) / 2.51, abs=0.006)
+    assert number(ratios[1]) == pytest.approx(
+        number(table["HQP"][1]) / 2.51, abs=0.0075
+    )  # both are rounded to hundredths
     assert number(ratios[3]) == pytest.approx(number(table["HQP"][3]) / 35, abs=0.02)
 
 
