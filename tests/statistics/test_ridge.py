@@ -29,5 +29,5 @@ def test_singular_matrices_have_the_answer_of_least_norm(matrix: np.ndarray) -> 
     target = matrix @ np.array([1.0, 2.0, 3.0])
     found = solve(matrix, target)
     np.testing.assert_allclose(matrix @ found, target, atol=1e-12)
-    np.testing.assert_allclose(found, np.linalg.lstsq(matrix, target)[0], atol=1e-12)
+    np.testing.assert_allclose(found, np.linalg.lstsq(matrix, target, rcond=None)[0], atol=1e-12)
     np.testing.assert_allclose(inverse(np.stack([matrix, np.eye(3)]))[0], np.linalg.pinv(matrix), atol=1e-12)
