@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
@@ -86,9 +85,3 @@ class Allocation:
                 front.append(choice)
                 least = self.measure(choice)
         return front[::-1]
-
-
-def between(divergences: list[float], admitted: int) -> float:
-    """The divergence above which no candidate is expected to be admitted: that of the first one that was not."""
-    rising = [max(pair) for pair in pairwise(divergences)]
-    return rising[admitted] if admitted < len(rising) else divergences[-1]

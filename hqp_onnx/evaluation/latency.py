@@ -69,6 +69,12 @@ def measure(
     return {name: _summary(times, first) for name, times in turns.items()}
 
 
+def fastest(sessions: Sequence[Runner], feeds: Mapping[str, Array], seconds: float = 4.0) -> int:
+    """The number of the fastest session; see ``measure``."""
+    latencies = measure({str(number): session for number, session in enumerate(sessions)}, feeds, seconds)
+    return max(range(len(sessions)), key=lambda number: latencies[str(number)].speedup)
+
+
 def _rest() -> None:
     """Wait until no thread of this process computes, but not for ever: the process may have other work."""
     end = time.perf_counter() + _PATIENCE_SECONDS

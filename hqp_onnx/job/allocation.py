@@ -8,10 +8,10 @@ The model's weights are refitted from one half of the calibration samples where 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import islice, takewhile
 from time import perf_counter
 
 import msgspec
@@ -22,11 +22,11 @@ from hqp_onnx.allocation.curves import measured_curves
 from hqp_onnx.allocation.divergence import Divergence
 from hqp_onnx.allocation.groups import Groups, find_groups
 from hqp_onnx.allocation.program import Program
-from hqp_onnx.allocation.search import Allocation, between
+from hqp_onnx.allocation.search import Allocation
 from hqp_onnx.allocation.times import Built, measure_table
 from hqp_onnx.arrays import FloatArray, IntArray
 from hqp_onnx.channels.channel_map import PruningPlan
-from hqp_onnx.evaluation.latency import measure
+from hqp_onnx.evaluation.latency import fastest
 from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.job.candidate import Candidate
 from hqp_onnx.job.evidence import Evidence, halves
@@ -92,19 +92,19 @@ def allocated_path(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidenc
         if last + 1 == len(choices):
             return []
         with ledger.timed("descent"):
-            divergences = [allocation.measure(choice) for choice in choices[: last + 2]]
-            found = allocation.descent(choices[last], _BEYOND * between(divergences, last))
+            threshold = _BEYOND * max(map(allocation.measure, choices[last : last + 2]))
             end = perf_counter() + DESCENT_SECONDS
-            return [choice.tolist() for choice in _until(end, found)]
+            in_time = takewhile(lambda _: perf_counter() < end, allocation.descent(choices[last], threshold))
+            return [choice.tolist() for choice in in_time]
 
     better = [np.array(choice) for choice in ledger.once("descent", descent)]
     refined = allocation.front([*choices[: last + 1], *better])
-    seconds, best = allocation.program.seconds, _last_admissible(setup, judge, allocation, refined)
-    tried = sorted([*choices[: last + 1], *refined[: best + 1]], key=seconds, reverse=True)
+    seconds, found = allocation.program.seconds, _last_admissible(setup, judge, allocation, refined)
+    tried = sorted([*choices[: last + 1], *refined[: found + 1]], key=seconds, reverse=True)
     plans = [allocation.groups.plan(choice) for choice in tried]
     admitted = [number for number, plan in enumerate(plans) if _is_admitted(ledger, plan)] or [len(plans) - 1]
-    fastest = admitted[ledger.once("fastest", lambda: _fastest(setup, [plans[number] for number in admitted]))]
-    slower = [*plans[:fastest], *plans[fastest + 1 :], plans[fastest]]
+    best = admitted[ledger.once("fastest", lambda: _fastest(setup, [plans[number] for number in admitted]))]
+    slower = [*plans[:best], *plans[best + 1 :], plans[best]]
     faster = [allocation.groups.plan(choice) for choice in choices if seconds(choice) < seconds(tried[-1])]
     note = f"times of other widths were predicted within {100 * allocation.program.error:.0f} % of what was measured"
     if setup.target.stand_in:
@@ -136,16 +136,7 @@ def _fastest(setup: Setup, plans: Sequence[PruningPlan]) -> int:
     if len(plans) == 1 or setup.target.stand_in:
         return len(plans) - 1
     build = _in_int8(setup) if setup.options.precision == "int8" else _in_float32(setup)
-    sessions = {str(number): setup.load(build(plan)) for number, plan in enumerate(plans)}
-    latencies = measure(sessions, setup.sample, _COMPARISON_SECONDS)
-    return max(range(len(plans)), key=lambda number: latencies[str(number)].speedup)
-
-
-def _until(end: float, choices: Iterable[IntArray]) -> Iterator[IntArray]:
-    for choice in choices:
-        yield choice
-        if perf_counter() > end:
-            return
+    return fastest([setup.load(build(plan)) for plan in plans], setup.sample, _COMPARISON_SECONDS)
 
 
 def _table(setup: Setup, ledger: Ledger, groups: Groups) -> TimeTable:
@@ -156,18 +147,15 @@ def _table(setup: Setup, ledger: Ledger, groups: Groups) -> TimeTable:
         shipped = plain
         if options.precision in ("int8", "mixed"):
             quantized = _in_int8(setup)
-            if options.precision == "int8" or _faster(setup, quantized(half), plain(half)):
+            sides = plain, quantized
+            if options.precision == "int8" or fastest(
+                [setup.load(build(half)) for build in sides], setup.sample, _COMPARISON_SECONDS
+            ):
                 shipped = quantized
         report = partial(setup.progress, "times")
         return measure_table(
             groups, shipped, plain, setup.target, setup.sample, setup.positions, options.threads, report, options.seed
         )
-
-
-def _faster(setup: Setup, first: onnx.ModelProto, second: onnx.ModelProto) -> bool:
-    """Whether the first model is faster than the second."""
-    latencies = measure({"second": setup.load(second), "first": setup.load(first)}, setup.sample, _COMPARISON_SECONDS)
-    return latencies["first"].speedup > 1
 
 
 def _in_float32(setup: Setup) -> Built:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 
-from hqp_onnx.evaluation.latency import measure
+from hqp_onnx.evaluation.latency import fastest
 from hqp_onnx.job.candidate import Candidate, Precision
 from hqp_onnx.job.judge import Judge
 from hqp_onnx.job.ledger import Ledger
@@ -99,6 +99,4 @@ def _opened(models: CandidateModels, candidate: Candidate, floats: Collection[st
 
 def _fastest(setup: Setup, models: CandidateModels, candidates: Sequence[Candidate]) -> int:
     """Index of the fastest candidate."""
-    sessions = {str(number): models.session(candidate) for number, candidate in enumerate(candidates)}
-    latencies = measure(sessions, setup.sample)
-    return int(max(latencies, key=lambda number: latencies[number].speedup))
+    return fastest([models.session(candidate) for candidate in candidates], setup.sample)
