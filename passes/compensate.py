@@ -29,7 +29,7 @@ from hqp_onnx.graphs.nonfinite_weights import is_finite
 from hqp_onnx.graphs.unique_names import UniqueNames, tensor_names
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.prune_channels import constant_name
-from hqp_onnx.ranking.least_squares import RIDGE, Fits, fit_blocks, fit_weight, mean_product, removal_mask
+from hqp_onnx.ranking.least_squares import RIDGE, Fits, fit_blocks, mean_product, removal_mask
 from hqp_onnx.statistics.moments import Contraction, Moments, block_names, contractions, takes_bias
 
 __all__ = ["compensate"]
@@ -61,7 +61,7 @@ def compensate(
     Raises:
         ModelError: moments, plan and graphs do not belong together.
     """
-    graph = pruned.copy()
+    graph, known = pruned.copy(), known or Fits()
     gone, ended = channels.removed(plan), channels.ended(plan)  # nodes inside a branch that ended are gone
     before, after = original.tensors(), graph.tensors()
     names, taken = UniqueNames(graph), tensor_names(original)
@@ -87,17 +87,13 @@ def compensate(
             continue
         if name not in after:
             raise ModelError(f"weight '{name}' is not in the pruned graph: prune the graph that the units are of")
-        key = name, takes_bias(after[name]), removed.tobytes(), kept_outputs.tobytes()
-        fit = known.get(key) if known is not None else None
+        biased = takes_bias(after[name])
+        fit = known.get(key := (name, biased, removed.tobytes(), kept_outputs.tobytes()))
         if fit is None:
             weight = np.moveaxis(before[name].values, use.axis, 1)[kept_outputs].astype(np.float64)
             strength = ridge.get(name, RIDGE) if isinstance(ridge, Mapping) else ridge
-            if name in moments:
-                fit = fit_weight(weight, removed, moments[name], use, strength, key[1])
-            else:
-                fit = fit_blocks(weight, removed, [moments[part] for part in blocks], use, strength, key[1])
-            if known is not None:
-                known.add(key, fit)
+            parts = [moments[part] for part in ([name] if name in moments else blocks)]
+            fit = known.add(key, fit_blocks(weight, removed, parts, use, strength, biased))
         replace_weight(after[name], np.moveaxis(fit.weight, 1, use.axis), fit.bias, names)
         notes.append(f"{name}: {removed.sum()} of {len(removed)} inputs removed, {fit.remains:.1%} of the error stays")
         modified = True

@@ -115,12 +115,13 @@ class Fits:
             self._fits[key] = fit
         return fit
 
-    def add(self, key: Hashable, fit: Fit) -> None:
-        """Remember a fit."""
+    def add(self, key: Hashable, fit: Fit) -> Fit:
+        """Remember a fit, and give it back."""
         self._fits[key] = fit
         self._bytes += fit.weight.nbytes
         while self._bytes > self._limit and len(self._fits) > 1:
             self._bytes -= self._fits.pop(next(iter(self._fits))).weight.nbytes
+        return fit
 
 
 def fit_blocks(

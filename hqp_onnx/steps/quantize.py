@@ -79,25 +79,23 @@ def quantize_file(
     )
     _check(precision, data, calibration_out, int4_weights, tensorrt_version)
     model = open_model(path)
-    if precision == "fp16" or data is None:
-        converted = in_float16(model.graph)
-        source = model.source(None if data is None else open_data(model, data, preprocess))
-        verified = write_verified(converted.graph, output, source, target, "fp16", converted.warnings)
-        return Written((*converted.notes, *remarks(target, precision)), verified)
-    dataset = open_data(model, data, preprocess)
-    source = model.source(dataset)
-    if int4_weights is not None:
-        packed = int4_model(model, dataset, int4_weights, progress)
-        verified = write_verified(packed.graph, output, source, target, "int4", packed.warnings)
-        return Written(packed.notes, verified)
-    if calibration_out is not None:
-        recipe |= {"equalize": False}
-    make = mixed_model if precision == "mixed" else quantize_model
-    quantized = make(model, dataset, target, method, progress, Recipe(**recipe))
-    verified = write_verified(quantized.graph, output, source, target, precision, quantized.warnings)
-    if calibration_out is not None:
-        write_calibration(quantized.calibration, calibration_out, tensorrt_version)
-    return Written(remarks(target, precision), verified)
+    dataset = None if data is None else open_data(model, data, preprocess)
+    notes: tuple[str, ...] = remarks(target, precision)
+    made: PassResult
+    if precision == "fp16" or dataset is None:
+        made = in_float16(model.graph)
+        precision, notes = "fp16", (*made.notes, *notes)
+    elif int4_weights is not None:
+        made = int4_model(model, dataset, int4_weights, progress)
+        precision, notes = "int4", made.notes
+    else:
+        even = {"equalize": False} if calibration_out is not None else {}
+        make = mixed_model if precision == "mixed" else quantize_model
+        made = make(model, dataset, target, method, progress, Recipe(**{**recipe, **even}))
+    verified = write_verified(made.graph, output, model.source(dataset), target, precision, made.warnings)
+    if calibration_out is not None and isinstance(made, Quantized):
+        write_calibration(made.calibration, calibration_out, tensorrt_version)
+    return Written(notes, verified)
 
 
 def _check(
