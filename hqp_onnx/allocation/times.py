@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from time import perf_counter
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 
 from hqp_onnx.allocation.groups import Groups
 from hqp_onnx.arrays import Array, IntArray
+from hqp_onnx.channels import cost
 from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.progress import StageProgress
 from hqp_onnx.runtimes.kernels import undisturbed
@@ -42,7 +43,7 @@ def configurations(groups: Groups, count: int, seed: int) -> list[IntArray]:
 def measure_table(
     groups: Groups,
     shipped: Built,
-    counted: Built,
+    counted: Callable[[PruningPlan], gs.Graph],
     target: Target,
     feeds: Mapping[str, Array],
     positions: Mapping[str, int],
@@ -55,7 +56,7 @@ def measure_table(
     Args:
         groups: of the model.
         shipped: models in the precision that they ship in.
-        counted: models in float32, whose multiply-accumulates count where there are no times of kernels.
+        counted: the same as graphs in float32, whose multiply-accumulates count where there are no times of kernels.
         target: where times are measured. Without a profile of kernels, each node with a weight counts in proportion to
             its multiply-accumulates, fitted to the times of whole models; where another runtime stands in for the
             target's, multiply-accumulates are all that counts.
@@ -107,12 +108,7 @@ def _kernels(
     return by_key(target.runtime.kernels(model, feeds, threads, runs), known)
 
 
-def _macs(model: onnx.ModelProto, positions: Mapping[str, int]) -> dict[str, KeyTime]:
+def _macs(graph: gs.Graph, positions: Mapping[str, int]) -> dict[str, KeyTime]:
     """In place of seconds, multiply-accumulates of the nodes with a weight, at 1e12 per second."""
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    times = {}
-    for node in model.graph.node:
-        weight = next((shapes[name] for name in node.input[:2] if name in shapes), None)
-        if node.name in positions and weight is not None:
-            times[node.name] = KeyTime(1e-12 * positions[node.name] * math.prod(weight), 1, (weight,))
-    return times
+    shapes = cost.weight_shapes(graph)
+    return {name: KeyTime(1e-12 * macs, 1, (shapes[name],)) for name, macs in cost.node_macs(graph, positions).items()}

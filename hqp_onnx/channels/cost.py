@@ -41,12 +41,9 @@ def positions(graph: gs.Graph, shapes: Shapes) -> dict[str, int]:
 
 def macs(graph: gs.Graph, counts: Mapping[str, int]) -> int:
     """Multiply-accumulates per sample, given ``positions`` of the graph or of the one that it was pruned from."""
-    total = 0
-    for node in graph.nodes:
-        weight = next((t for t in node.inputs[:2] if isinstance(t, gs.Constant)), None)
-        if node.name in counts:
-            total += counts[node.name] * (prod(weight.shape) if weight is not None else 1)
-    return total
+    weights = _weights(graph)
+    names = [node.name for node in graph.nodes if node.name in counts]
+    return sum(counts[name] * (prod(weights[name].shape) if name in weights else 1) for name in names)
 
 
 def prunable(graph: gs.Graph, channels: ChannelMap, counts: Mapping[str, int]) -> tuple[int, int]:
@@ -61,10 +58,8 @@ def prunable(graph: gs.Graph, channels: ChannelMap, counts: Mapping[str, int]) -
                 labels = channels.members.get(ParamAxis(tensor.name, axis))
                 stays[axis] -= 0 if labels is None else int(free[labels].sum())
             touched[tensor.name] = prod(tensor.shape) - prod(stays)
-    products = 0
-    for node in graph.nodes:
-        weight = next((t for t in node.inputs[:2] if isinstance(t, gs.Constant)), None)
-        products += counts.get(node.name, 0) * (touched.get(weight.name, 0) if weight is not None else 0)
+    weights = _weights(graph).items()
+    products = sum(counts.get(name, 0) * touched.get(weight.name, 0) for name, weight in weights)
     return sum(touched.values()), products
 
 
@@ -95,10 +90,17 @@ def unit_costs(graph: gs.Graph, channels: ChannelMap, costs: Mapping[str, float]
 
 def node_macs(graph: gs.Graph, counts: Mapping[str, int]) -> dict[str, float]:
     """Multiply-accumulates per sample of each node with a weight."""
+    return {name: float(counts[name] * prod(w.shape)) for name, w in _weights(graph).items() if name in counts}
+
+
+def weight_shapes(graph: gs.Graph) -> dict[str, tuple[int, ...]]:
+    """The shape of the weight of each node that has one."""
+    return {name: tuple(weight.shape) for name, weight in _weights(graph).items()}
+
+
+def _weights(graph: gs.Graph) -> dict[str, gs.Constant]:
     weights = {n.name: next((t for t in n.inputs[:2] if isinstance(t, gs.Constant)), None) for n in graph.nodes}
-    return {
-        name: float(counts[name] * prod(w.shape)) for name, w in weights.items() if w is not None and name in counts
-    }
+    return {name: weight for name, weight in weights.items() if weight is not None}
 
 
 def params(graph: gs.Graph) -> int:

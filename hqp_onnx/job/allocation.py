@@ -17,13 +17,14 @@ from time import perf_counter
 import msgspec
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 
 from hqp_onnx.allocation.curves import measured_curves
 from hqp_onnx.allocation.divergence import Divergence
 from hqp_onnx.allocation.groups import Groups, find_groups
 from hqp_onnx.allocation.program import Program
 from hqp_onnx.allocation.search import Allocation
-from hqp_onnx.allocation.times import Built, measure_table
+from hqp_onnx.allocation.times import measure_table
 from hqp_onnx.arrays import FloatArray, IntArray
 from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.evaluation.latency import fastest
@@ -135,47 +136,47 @@ def _fastest(setup: Setup, plans: Sequence[PruningPlan]) -> int:
     """The number of the fastest plan, as measured where that is possible: predictions are good enough to search by."""
     if len(plans) == 1 or setup.target.stand_in:
         return len(plans) - 1
-    build = _in_int8(setup) if setup.options.precision == "int8" else _in_float32(setup)
-    return fastest([setup.load(build(plan)) for plan in plans], setup.sample, _COMPARISON_SECONDS)
+    build = _in_int8 if setup.options.precision == "int8" else _in_float32
+    return fastest([setup.load(build(setup, plan)) for plan in plans], setup.sample, _COMPARISON_SECONDS)
 
 
 def _table(setup: Setup, ledger: Ledger, groups: Groups) -> TimeTable:
     """In the precision that ships; where that is open, in the one that is faster at half the widths."""
     options = setup.options
     with ledger.timed("times"):
-        plain, half = _in_float32(setup), groups.plan(groups.least // 2)
-        shipped = plain
-        if options.precision in ("int8", "mixed"):
-            quantized = _in_int8(setup)
-            sides = plain, quantized
-            if options.precision == "int8" or fastest(
-                [setup.load(build(half)) for build in sides], setup.sample, _COMPARISON_SECONDS
-            ):
-                shipped = quantized
-        report = partial(setup.progress, "times")
+        build = _in_int8 if options.precision == "int8" else _in_float32
+        if options.precision == "mixed":
+            half, builds = groups.plan(groups.least // 2), (_in_float32, _in_int8)
+            sessions = [setup.load(build(setup, half)) for build in builds]
+            build = builds[fastest(sessions, setup.sample, _COMPARISON_SECONDS)]
         return measure_table(
-            groups, shipped, plain, setup.target, setup.sample, setup.positions, options.threads, report, options.seed
+            groups,
+            partial(build, setup),
+            partial(_bare, setup),
+            setup.target,
+            setup.sample,
+            setup.positions,
+            options.threads,
+            partial(setup.progress, "times"),
+            options.seed,
         )
 
 
-def _in_float32(setup: Setup) -> Built:
-    def shipped(plan: PruningPlan) -> onnx.ModelProto:
-        return to_proto(fold_batchnorm(cut(setup.model.graph, setup.channels, plan).graph).graph)
-
-    return shipped
+def _bare(setup: Setup, plan: PruningPlan) -> gs.Graph:
+    """Cut without a refit: the values of weights do not change what a model takes."""
+    return cut(setup.model.graph, setup.channels, plan).graph
 
 
-def _in_int8(setup: Setup) -> Built:
-    """Quantized with any ranges: they do not change what a model takes."""
+def _in_float32(setup: Setup, plan: PruningPlan) -> onnx.ModelProto:
+    return to_proto(fold_batchnorm(_bare(setup, plan)).graph)
 
-    def shipped(plan: PruningPlan) -> onnx.ModelProto:
-        pruned = widen_float16(cut(setup.model.graph, setup.channels, plan).graph).graph
-        graph = fold_batchnorm(pruned).graph
-        ranges = dict.fromkeys(quantized_tensors(graph, setup.target), _ANY_RANGE)
-        prepared = prepare(graph, (), setup.target, known=Calibration(ranges, "any"), recipe=_BARE)
-        return to_proto(quantize_prepared(prepared, setup.target).graph)
 
-    return shipped
+def _in_int8(setup: Setup, plan: PruningPlan) -> onnx.ModelProto:
+    """Quantized with any ranges, which do not change it either."""
+    graph = fold_batchnorm(widen_float16(_bare(setup, plan)).graph).graph
+    ranges = dict.fromkeys(quantized_tensors(graph, setup.target), _ANY_RANGE)
+    prepared = prepare(graph, (), setup.target, known=Calibration(ranges, "any"), recipe=_BARE)
+    return to_proto(quantize_prepared(prepared, setup.target).graph)
 
 
 def _divergence(setup: Setup, ledger: Ledger, evidence: Evidence) -> Divergence:
