@@ -64,6 +64,9 @@ def _curve(group: Group, known: Mapping[int, float]) -> FloatArray:
     """Through the known levels, made to rise; in between, the shape of the ranking's costs."""
     curve, levels = np.zeros(len(group.levels)), sorted(known)
     for low, high in pairwise(levels):
+        if not np.isfinite(known[high]):
+            curve[low + 1 :] = np.inf
+            break
         first = curve[low]
         curve[low : high + 1] = first + max(known[high] - first, 0.0) * _shape(group.costs[low : high + 1])
     return curve
@@ -78,9 +81,11 @@ def _shape(costs: FloatArray) -> FloatArray:
 
 def _bent(curve: FloatArray, level: int, known: Mapping[int, float]) -> FloatArray:
     """``curve`` less its value at ``level``, stretched on either side to what is known there."""
-    local: FloatArray = curve - curve[level]
+    local: FloatArray = curve - (curve[level] if np.isfinite(curve[level]) else 0.0)
     for at, change in known.items():
         side = slice(0, level) if at < level else slice(level + 1, len(curve))
+        if not (np.isfinite(change) and np.isfinite(local[at])):
+            continue
         distance = abs(local[at])
         if distance > 0:
             rise = change if at > level else -change

@@ -70,7 +70,7 @@ class Divergence:
             (_log_probabilities(x[name]), _log_probabilities(y[name])) for x, y in zip(self._wanted, found, strict=True)
         )
         total = sum(float(np.sum(np.exp(log_p) * (log_p - log_q))) for log_p, log_q in pairs)
-        return total / sum(map(len, self._batches))
+        return max(total, 0.0) / sum(map(len, self._batches))
 
     def _of_values(self, found: Sequence[Mapping[str, FloatArray]]) -> float:
         shares = []

@@ -29,6 +29,8 @@ Losses = Sequence[FloatArray]
 class Program:
     """The program of one model and one time table, whose relative error is ``error``.
 
+    A part of a kernel's time that depends on more than two groups counts the others as there.
+
     Args:
         groups: of the model.
         table: its times.
@@ -108,9 +110,7 @@ class Program:
     def _add(self, kernel: KernelTime) -> None:
         """Add a kernel's time to the tables."""
         for part in kernel.parts:
-            axes = tuple(sorted(dict.fromkeys((*part.groups, *kernel.owners)).keys()))
-            if len(axes) > 2:
-                axes = tuple(sorted((*part.groups, *kernel.owners)[:2]))
+            axes = tuple(sorted(list(dict.fromkeys((*part.groups, *kernel.owners)))[:2]))
             product, present = np.ones([1] * len(axes)), np.ones([1] * len(axes))
             for axis, group in enumerate(axes):
                 shape = [-1 if i == axis else 1 for i in range(len(axes))]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from time import perf_counter
 
 import numpy as np
 
@@ -56,10 +57,13 @@ class Allocation:
             limit = min(limit, self.program.seconds(choice)) * STEP
         return choices
 
-    def descent(self, choice: IntArray, threshold: float) -> Iterator[IntArray]:
-        """Ever faster choices from ``choice`` on whose divergence stays within ``threshold``, as they are found."""
+    def descent(self, choice: IntArray, threshold: float, end: float = np.inf) -> Iterator[IntArray]:
+        """Ever faster choices from ``choice`` on whose divergence stays within ``threshold``, as they are found.
+
+        No step begins after ``end`` of ``perf_counter``.
+        """
         local, fresh, reach = self._around(choice), True, _REACH
-        while True:
+        while perf_counter() < end:
             limit = self.program.seconds(choice) * _SMALL_STEP
             step = self.program.solve(local, limit, choice, reach)
             if step is not None and self.measure(step) <= threshold:
@@ -77,11 +81,8 @@ class Allocation:
 
     def front(self, choices: list[IntArray]) -> list[IntArray]:
         """``choices`` by time, slowest first, without those that a faster one beats in divergence."""
-        ordered = sorted(choices, key=lambda choice: (-self.program.seconds(choice), self.measure(choice)))
-        least = np.inf
         front: list[IntArray] = []
-        for choice in reversed(ordered):
-            if self.measure(choice) < least:
+        for choice in sorted(choices, key=lambda one: (self.program.seconds(one), self.measure(one))):
+            if not front or self.measure(choice) < self.measure(front[-1]):
                 front.append(choice)
-                least = self.measure(choice)
         return front[::-1]

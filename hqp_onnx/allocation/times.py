@@ -69,6 +69,8 @@ def measure_table(
     Raises:
         ModelError: the runtime cannot run one of them.
     """
+    if not len(groups):
+        return TimeTable({}, 0.0, 0.0)
     measured: list[Configuration] = []
     end = perf_counter() + SECONDS
     count = min(FEWEST + EACH * len(groups), MOST)

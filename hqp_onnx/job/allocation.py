@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice, takewhile
+from itertools import islice
 from time import perf_counter
 
 import msgspec
@@ -90,21 +90,25 @@ def allocated_path(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidenc
     last = _last_admissible(setup, judge, allocation, choices)
 
     def descent() -> list[list[int]]:
-        if last + 1 == len(choices):
+        if last + 1 == len(choices) or not np.isfinite(allocation.measure(choices[last])):
             return []
         with ledger.timed("descent"):
-            threshold = _BEYOND * max(map(allocation.measure, choices[last : last + 2]))
-            end = perf_counter() + DESCENT_SECONDS
-            in_time = takewhile(lambda _: perf_counter() < end, allocation.descent(choices[last], threshold))
-            return [choice.tolist() for choice in in_time]
+            known = [d for d in map(allocation.measure, choices[last : last + 2]) if np.isfinite(d)]
+            found = allocation.descent(choices[last], _BEYOND * max(known), perf_counter() + DESCENT_SECONDS)
+            return [choice.tolist() for choice in found]
 
     better = [np.array(choice) for choice in ledger.once("descent", descent)]
-    refined = allocation.front([*choices[: last + 1], *better])
+    refined = [choices[0], *allocation.front([*choices[1 : last + 1], *better])]
     seconds, found = allocation.program.seconds, _last_admissible(setup, judge, allocation, refined)
-    tried = sorted([*choices[: last + 1], *refined[: found + 1]], key=seconds, reverse=True)
+    distinct = {choice.tobytes(): choice for choice in (*choices[: last + 1], *refined[: found + 1])}
+    tried = sorted(distinct.values(), key=seconds, reverse=True)
     plans = [allocation.groups.plan(choice) for choice in tried]
-    admitted = [number for number, plan in enumerate(plans) if _is_admitted(ledger, plan)] or [len(plans) - 1]
-    best = admitted[ledger.once("fastest", lambda: _fastest(setup, [plans[number] for number in admitted]))]
+
+    def fastest_plan() -> int:
+        admitted = [number for number, plan in enumerate(plans) if _is_admitted(ledger, plan)] or [0]
+        return admitted[_fastest(setup, [plans[number] for number in admitted])]
+
+    best = ledger.once("fastest", fastest_plan)
     slower = [*plans[:best], *plans[best + 1 :], plans[best]]
     faster = [allocation.groups.plan(choice) for choice in choices if seconds(choice) < seconds(tried[-1])]
     note = f"times of other widths were predicted within {100 * allocation.program.error:.0f} % of what was measured"

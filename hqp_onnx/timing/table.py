@@ -157,6 +157,8 @@ def _fit_kernel(key: str, configurations: Sequence[Configuration]) -> KernelTime
         return None
     widths = np.array([c.widths for c in present])
     seconds = np.array([c.kernels[key].seconds for c in present])
+    if not seconds.any():  # below what the profiler's clock tells
+        return KernelTime((), (), 1)
     groups = _groups(widths, [c.kernels[key].shapes for c in present])
     owners = _owners(np.array([c.widths for c in configurations]), np.array([key in c.kernels for c in configurations]))
     best: tuple[float, KernelTime] | None = None
@@ -175,7 +177,7 @@ def _fit_parts(widths: IntArray, groups: Sequence[int], seconds: FloatArray) -> 
     for chosen in products:
         values = np.prod(widths[:, list(chosen)].astype(np.float64), axis=1)
         bends = chosen and len(chosen) == min(len(groups), 2)
-        for knot in (0.0, *(np.quantile(values, KNOTS) if bends else ())):
+        for knot in sorted({0.0, *(map(float, np.quantile(values, KNOTS)) if bends else ())}):
             terms.append((chosen, float(knot)))
             columns.append(np.maximum(values - knot, 0))
     weights = 1 / np.maximum(seconds, 0.3 * seconds.mean())

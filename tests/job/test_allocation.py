@@ -71,9 +71,9 @@ def test_the_fastest_plan_that_was_admitted_is_the_one(
         return inside
 
     def fastest(_: Any, plans: list[PruningPlan]) -> int:
-        """The clock has it that the third from the end is the fastest."""
-        chosen.append(seconds_of(made, plans[-3]))
-        return len(plans) - 3
+        """The clock has it that the first of them is the fastest."""
+        chosen.append(seconds_of(made, plans[0]))
+        return 0
 
     chosen: list[float] = []
     if measured:
