@@ -99,3 +99,29 @@ def test_curves_around_a_choice_are_what_was_measured_there() -> None:
         up = choice.copy()
         up[number] += 1
         assert curve[choice[number] + 1] == pytest.approx(loss(up) - loss(choice))
+
+
+def test_parts_with_several_owners_are_tables_of_two_groups() -> None:
+    of = groups()
+    kernel = KernelTime((Part((0,), ((0, 1.0),)),), (0, 2), 1)
+    program = Program(of, TimeTable({"k": kernel}, 0.5, 0.0))
+    for choice in all_choices(of):
+        assert program.seconds(choice) == pytest.approx(0.5 + kernel.seconds(of.widths(choice)))
+    third = Program(of, TimeTable({"k": KernelTime((Part((0,), ((0, 1.0),)),), (0, 1, 2), 1)}, 0.5, 0.0))
+    assert third.seconds(of.whole) == pytest.approx(8.5)
+
+
+def test_infinite_divergences_end_a_curve_and_nothing_else() -> None:
+    of = groups()
+    curves = measured_curves(of, lambda choice: np.inf if choice.max() > 2 else 0.1 * choice.max(), lambda *_: None)
+    for curve in curves:
+        assert curve[0] == 0 and np.isinf(curve[-1]) and not np.isnan(curve).any()
+    local = curves_around(of, curves, np.array([1, 1, 1]), lambda c: np.inf if c.max() > 1 else 0.0, 1)
+    assert not any(np.isnan(curve).any() for curve in local)
+
+
+def test_the_front_holds_one_choice_for_each_divergence() -> None:
+    of = groups()
+    allocation = Allocation(of, Program(of, table()), [], lambda choice: float(choice[1] > 0))
+    front = allocation.front([of.whole, np.array([1, 0, 0]), np.array([2, 0, 0]), np.array([2, 1, 0])])
+    assert [choice.tolist() for choice in front] == [[2, 0, 0], [2, 1, 0]]

@@ -72,3 +72,19 @@ def test_kernels_of_unknown_names_count_with_the_one_before() -> None:
     times = by_key(kernels, {"/a/Conv", "/a/Conv_2", "y"})
     assert {key: time.seconds for key, time in times.items()} == {"/a/Conv": 1.5, "y": 2.0, "/a/Conv_2": 0.25}
     assert times["/a/Conv"].count == 2
+
+
+def test_a_kernel_below_the_clock_takes_no_time_and_equal_knots_are_one() -> None:
+    """Two widths only: both quantiles of them are the same."""
+    configurations = [
+        Configuration(
+            np.array([width]),
+            {"reshape": KeyTime(0.0, 1, ((width,),)), "conv": KeyTime(0.1 * width, 1, ((width,),))},
+            0.1 * width,
+        )
+        for width in (8, 32, 32, 32, 8, 32, 32, 32)
+    ]
+    table = fit_table(configurations, 0)
+    assert table.kernels["reshape"].seconds(np.array([8])) == 0
+    assert table.seconds(np.array([32])) == pytest.approx(3.2, rel=0.02)
+    assert table.seconds(np.array([8])) == pytest.approx(0.8, rel=0.02)
