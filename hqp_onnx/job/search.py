@@ -1,6 +1,7 @@
-"""How many units are removed: Algorithm 1 of the paper, and a search in log steps under the same budget.
+"""How far along a path: Algorithm 1 of the paper, and a search in log steps under the same budget.
 
-Both walk one fixed order, least sensitive first, in steps of delta units. ``linear`` is Algorithm 1 to the
+Both walk one path: units in one order, least sensitive first, in steps of delta, or the plans of an allocation, slowest
+first. ``linear`` is Algorithm 1 to the
 letter: remove the next delta, evaluate, stop at the first violation. ``bisect`` assumes that the metric falls
 with every step, and finds the last admissible one in about log2(1 / delta) evaluations.
 """

@@ -19,7 +19,7 @@ from hqp_onnx.registry import is_file_name
 from hqp_onnx.runtimes.runners import runtime_name
 from hqp_onnx.version import __version__
 
-_ELSEWHERE = ("model", "calib", "val", "test", "output", "threads", "resume", "force", "preprocess", "build", "metric")
+_ELSEWHERE = ("model", "calib", "val", "test", "output", "resume", "force", "preprocess", "build", "metric")
 _NAMED = ("metric", "search", "saliency", "engine", "target", "calibration")
 
 

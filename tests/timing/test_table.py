@@ -87,4 +87,3 @@ def test_a_kernel_below_the_clock_takes_no_time_and_equal_knots_are_one() -> Non
     table = fit_table(configurations, 0)
     assert table.kernels["reshape"].seconds(np.array([8])) == 0
     assert table.seconds(np.array([32])) == pytest.approx(3.2, rel=0.02)
-    assert table.seconds(np.array([8])) == pytest.approx(0.8, rel=0.02)
