@@ -40,15 +40,13 @@ def measured_curves(groups: Groups, measure: Measure, progress: StageProgress) -
     return curves
 
 
-def curves_around(
-    groups: Groups, curves: list[FloatArray], choice: IntArray, measure: Measure, reach: int
-) -> list[FloatArray]:
-    """Curves that hold near ``choice``: 0 there, what changes in each group alone below and above, float64 [levels]."""
+def curves_around(groups: Groups, curves: list[FloatArray], choice: IntArray, measure: Measure) -> list[FloatArray]:
+    """Curves that hold near ``choice``: 0 there, what changes one level below and above alone, float64 [levels]."""
     base = measure(choice)
     local = []
     for number, (group, curve) in enumerate(zip(groups.groups, curves, strict=True)):
         level, last = int(choice[number]), len(group.levels) - 1
-        below, above = max(level - reach, 0), min(level + reach, last)
+        below, above = max(level - 1, 0), min(level + 1, last)
         known = {at: measure(_with(choice, number, at)) - base for at in {below, above} - {level}}
         local.append(_bent(curve, level, known))
     return local

@@ -16,6 +16,7 @@ from hqp_onnx.channels.channel_map import ChannelMap, PruningPlan
 from hqp_onnx.ranking.order import aligned
 
 _MOST_LEVELS = 16
+_FINER = 8  # counts that are looked at for each level that is kept
 _STEPS = 6  # that even a narrow group has, where its width allows
 
 
@@ -60,7 +61,8 @@ class Groups:
 
     def widths(self, choice: IntArray) -> IntArray:
         """Units left in each group."""
-        return np.array([group.widths[level] for group, level in zip(self.groups, choice, strict=True)])
+        pairs = zip(self.groups, choice, strict=True)
+        return np.array([group.size - len(group.levels[level]) for group, level in pairs], np.int64)
 
     def plan(self, choice: IntArray) -> PruningPlan:
         """What a choice removes."""
@@ -100,12 +102,11 @@ def _connected(channels: ChannelMap) -> list[IntArray]:
 def _group(channels: ChannelMap, units: IntArray, order: IntArray, costs: FloatArray, multiple: int) -> Group:
     step = min(multiple, 2 ** int(np.log2(max(1, len(units) // _STEPS))))
     levels: dict[int, IntArray] = {}
-    for count in range(len(order) + 1):
+    for count in np.unique(np.linspace(0, len(order), _FINER * _MOST_LEVELS + 1).round().astype(int)).tolist():
         removed = aligned(order[:count], channels, step)
         levels.setdefault(len(removed), removed)
     chosen = _thinned([levels[count] for count in sorted(levels)])
-    total = np.concatenate([[0.0], np.cumsum(np.maximum(costs[order], 0))])
-    return Group(len(units), chosen, np.array([total[len(removed)] for removed in chosen]))
+    return Group(len(units), chosen, np.array([np.maximum(costs[removed], 0).sum() for removed in chosen]))
 
 
 def _thinned(levels: Sequence[IntArray]) -> tuple[IntArray, ...]:

@@ -77,7 +77,7 @@ class Allocation:
                 return
 
     def _around(self, choice: IntArray) -> list[FloatArray]:
-        return curves_around(self.groups, self.curves, choice, self.measure, 1)
+        return curves_around(self.groups, self.curves, choice, self.measure)
 
     def front(self, choices: list[IntArray]) -> list[IntArray]:
         """``choices`` by time, slowest first, without those that a faster one beats in divergence."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from time import perf_counter
 
 import msgspec
@@ -57,7 +56,7 @@ _BEYOND = 1.5  # of the divergence of the first candidate that was not admitted,
 def allocate(setup: Setup, ledger: Ledger, evidence: Evidence) -> Allocation:
     """Measure what the choice of widths stands on, or read what the ledger's cache holds."""
     options, channels = setup.options, setup.channels
-    costs = unit_costs(evidence.ranking.units, evidence.order, setup.scoring.method.cumulative)
+    costs = added_costs(evidence.ranking.units, evidence.order, setup.scoring.method.cumulative)
     groups = find_groups(channels, evidence.order, costs, options.width_multiple)
     times = ledger.once("times", lambda: msgspec.to_builtins(_table(setup, ledger, groups)))
     program = Program(groups, msgspec.convert(times, TimeTable))
@@ -117,12 +116,12 @@ def allocated_path(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidenc
     return Allocated(PlanPath((*slower, *faster)), len(slower) - 1, note)
 
 
-def unit_costs(scores: FloatArray, order: IntArray, cumulative: bool) -> FloatArray:
+def added_costs(scores: FloatArray, order: IntArray, cumulative: bool) -> FloatArray:
     """What the removal of each unit of ``order`` adds, float64 [units]; 0 for others."""
     costs = np.zeros(len(scores))
     ascending = order[np.argsort(scores[order], kind="stable")]
     known = np.where(np.isfinite(scores[ascending]), scores[ascending], 0.0)
-    costs[ascending] = np.diff(known, prepend=min(known.min(initial=0.0), 0.0)) if cumulative else known
+    costs[ascending] = np.diff(known, prepend=known.min(initial=0.0)) if cumulative else known
     return costs
 
 
@@ -187,10 +186,8 @@ def _divergence(setup: Setup, ledger: Ledger, evidence: Evidence) -> Divergence:
     graph, data = setup.model.graph, setup.data["calib"]
     parts = half_ranges(data)
     rows = parts[1] or parts[0]
-    batches = [data.rows(part.start, part.stop) for part in rows]
-    kept = list(islice(batches, max(1, SAMPLES // max(map(len, batches)))))
-    first = None if evidence.refit is None else halves(setup, ledger)[0]
-    refit = None if first is None or evidence.refit is None else Refit(first, evidence.refit.ridges)
+    kept = [data.rows(part.start, part.stop) for part in rows[: max(1, SAMPLES // len(rows[0]))]]
+    refit = None if evidence.refit is None else Refit(halves(setup, ledger)[0], evidence.refit.ridges)
     known = Fits()
 
     def build(plan: PruningPlan) -> onnx.ModelProto:

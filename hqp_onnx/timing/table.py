@@ -15,6 +15,7 @@ their time follows the width rounded up to blocks better than the width itself. 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -116,8 +117,7 @@ def fit_table(configurations: Sequence[Configuration], held_out: int) -> TimeTab
     seen = configurations[:-held_out] if held_out else configurations
     trial = _fit(seen)
     errors = [abs(trial.seconds(c.widths) / c.seconds - 1) for c in configurations[len(seen) :]]
-    table = _fit(configurations)
-    return TimeTable(table.kernels, table.rest, float(np.mean(errors)) if errors else 0.0)
+    return replace(_fit(configurations), error=float(np.mean(errors)) if errors else 0.0)
 
 
 def _fit(configurations: Sequence[Configuration]) -> TimeTable:
@@ -191,16 +191,13 @@ def _fit_parts(widths: IntArray, groups: Sequence[int], seconds: FloatArray) -> 
 
 
 def _groups(widths: IntArray, shapes: Sequence[tuple[tuple[int, ...], ...]]) -> tuple[int, ...]:
-    """The groups that sizes follow, most used first; configurations that ran other kernels are left out."""
+    """The groups that most sizes follow, by number; configurations that ran other kernels are left out."""
     forms = [tuple(map(len, listed)) for listed in shapes]
     usual = max(set(forms), key=forms.count)
     rows = [number for number, form in enumerate(forms) if form == usual]
     sizes = np.array([[size for shape in shapes[row] for size in shape] for row in rows], np.float64)
-    votes: dict[int, int] = {}
-    for size in sizes.T if sizes.size else ():
-        for group in _followed(widths[rows], size):
-            votes[group] = votes.get(group, 0) + 1
-    return tuple(sorted(sorted(votes, key=lambda group: -votes[group])[:_MOST_GROUPS]))
+    votes = Counter(group for size in sizes.T for group in _followed(widths[rows], size))
+    return tuple(sorted(group for group, _ in votes.most_common(_MOST_GROUPS)))
 
 
 def _followed(widths: IntArray, size: FloatArray) -> list[int]:

@@ -6,14 +6,14 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from scipy.special import log_softmax, rel_entr, softmax
+from scipy.special import rel_entr, softmax
+from small_model import small_model
 
 from hqp_onnx.allocation.divergence import Divergence
 from hqp_onnx.allocation.groups import find_groups
 from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.data.dataset import Batch
 from hqp_onnx.model import open_model
-from tests.small_model import small_model
 
 X = np.random.default_rng(0).standard_normal((12, 3)).astype(np.float32)
 
@@ -39,7 +39,6 @@ def between(classifier: bool, *more: str) -> float:
 def test_of_a_classifier(more: tuple[str, ...]) -> None:
     p, q = (softmax(X.astype(np.float64) @ w, axis=1) for w in WEIGHTS)
     assert between(True, *more) == pytest.approx(rel_entr(p, q).sum(1).mean(), rel=1e-4)
-    assert np.isfinite(log_softmax(X, axis=1)).all()
 
 
 def test_of_anything_else() -> None:

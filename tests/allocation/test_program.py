@@ -93,12 +93,15 @@ def test_curves_around_a_choice_are_what_was_measured_there() -> None:
     of = groups()
     curves = measured_curves(of, loss, lambda done, total: None)
     choice = np.array([1, 1, 2])
-    local = curves_around(of, curves, choice, loss, 1)
+    local = curves_around(of, curves, choice, loss)
     for number, curve in enumerate(local):
         assert curve[choice[number]] == 0
         up = choice.copy()
         up[number] += 1
         assert curve[choice[number] + 1] == pytest.approx(loss(up) - loss(choice))
+        down = choice.copy()
+        down[number] -= 1
+        assert curve[choice[number] - 1] == pytest.approx(loss(down) - loss(choice))
 
 
 def test_parts_with_several_owners_are_tables_of_two_groups() -> None:
@@ -116,7 +119,7 @@ def test_infinite_divergences_end_a_curve_and_nothing_else() -> None:
     curves = measured_curves(of, lambda choice: np.inf if choice.max() > 2 else 0.1 * choice.max(), lambda *_: None)
     for curve in curves:
         assert curve[0] == 0 and np.isinf(curve[-1]) and not np.isnan(curve).any()
-    local = curves_around(of, curves, np.array([1, 1, 1]), lambda c: np.inf if c.max() > 1 else 0.0, 1)
+    local = curves_around(of, curves, np.array([1, 1, 1]), lambda c: np.inf if c.max() > 1 else 0.0)
     assert not any(np.isnan(curve).any() for curve in local)
 
 

@@ -17,7 +17,7 @@ from hqp_onnx.allocation.program import Program
 from hqp_onnx.allocation.search import Allocation
 from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.job import allocation as module
-from hqp_onnx.job.allocation import allocated_path, unit_costs
+from hqp_onnx.job.allocation import added_costs, allocated_path
 from hqp_onnx.job.options import PAPER, Options
 from hqp_onnx.steps.optimize import optimize
 
@@ -87,21 +87,17 @@ def test_the_fastest_plan_that_was_admitted_is_the_one(
 
 @pytest.mark.parametrize("limit", [-1.0, np.inf])
 def test_nothing_or_everything_is_admitted(made: Allocation, limit: float) -> None:
-    found = found_by(lambda candidate: not len(candidate.plan) or loss_of(made, candidate.plan) <= limit)
+    found = found_by(lambda candidate: not len(candidate.plan) or len(candidate.plan) <= limit)
     fastest = min(seconds_of(made, plan) for plan in found.path.plans)
     assert (len(found.path.plan(found.count)) == 0) == (limit < 0)
     if limit > 0:
         assert seconds_of(made, found.path.plan(found.count)) == pytest.approx(fastest)
 
 
-def loss_of(made: Allocation, plan: PruningPlan) -> float:
-    return float(len(plan))
-
-
 def test_costs_of_units_are_what_each_adds() -> None:
     order = np.array([3, 1, 0])
-    assert unit_costs(np.array([5.0, 2.0, np.inf, 1.0]), order, cumulative=True).tolist() == [3, 1, 0, 1]
-    assert unit_costs(np.array([5.0, 2.0, np.inf, 1.0]), order, cumulative=False).tolist() == [5, 2, 0, 1]
+    assert added_costs(np.array([5.0, 2.0, np.inf, 1.0]), order, cumulative=True).tolist() == [3, 1, 0, 1]
+    assert added_costs(np.array([5.0, 2.0, np.inf, 1.0]), order, cumulative=False).tolist() == [5, 2, 0, 1]
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "tensorrt"])
