@@ -27,7 +27,7 @@ Losses = Sequence[FloatArray]
 
 
 class Program:
-    """The program of one model and one time table, whose relative error is ``error``.
+    """The program of one model and one time table: ``error`` and ``source`` are the table's.
 
     A part of a kernel's time that depends on more than two groups counts the others as there.
 
@@ -39,7 +39,7 @@ class Program:
     def __init__(self, groups: Groups, table: TimeTable) -> None:
         self._widths = [group.widths for group in groups.groups]
         self._start = np.concatenate([[0], np.cumsum([len(widths) for widths in self._widths])])
-        self._fixed, self.error = table.rest, table.error
+        self._fixed, self.error, self.source = table.rest, table.error, table.source
         self._tables: dict[tuple[int, ...], FloatArray] = {}
         for kernel in table.kernels.values():
             self._add(kernel)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from time import perf_counter
 
 import numpy as np
@@ -24,6 +25,8 @@ FEWEST, EACH, MOST, HELD_OUT = 12, 2, 40, 6  # configurations: some, more for ea
 _UNIFORM = (0.25, 0.5, 0.75, 1.0)
 _ENDS = 0.25  # chance of a group to be at its last level, so that branches that end are seen
 SECONDS = 40.0  # of all configurations
+TELLING = 0.9  # of the whole model's time, that of the narrowest must be below
+KERNELS, MODELS, COUNTED = "kernels", "whole models", "multiply-accumulates alone"
 _FEWEST_RUNS, _MOST_RUNS = 5, 40
 
 Built = Callable[[PruningPlan], onnx.ModelProto]
@@ -43,7 +46,7 @@ def configurations(groups: Groups, count: int, seed: int) -> list[IntArray]:
 def measure_table(
     groups: Groups,
     shipped: Built,
-    counted: Callable[[PruningPlan], gs.Graph],
+    graph_of: Callable[[PruningPlan], gs.Graph],
     target: Target,
     feeds: Mapping[str, Array],
     positions: Mapping[str, int],
@@ -56,10 +59,10 @@ def measure_table(
     Args:
         groups: of the model.
         shipped: models in the precision that they ship in.
-        counted: the same as graphs in float32, whose multiply-accumulates count where there are no times of kernels.
-        target: where times are measured. Without a profile of kernels, each node with a weight counts in proportion to
-            its multiply-accumulates, fitted to the times of whole models; where another runtime stands in for the
-            target's, multiply-accumulates are all that counts.
+        graph_of: the same as graphs in float32, for their multiply-accumulates.
+        target: where times are measured. Times of kernels are fitted, and times of whole models by the
+            multiply-accumulates of their nodes; what predicts better is taken. Where neither tells anything (a model
+            that is all overhead), or another runtime stands in for the target's, multiply-accumulates alone count.
         feeds: what one run computes.
         positions: how often each node's weight is used, by name (``cost.positions``).
         threads: of the runtime.
@@ -70,24 +73,30 @@ def measure_table(
         ModelError: the runtime cannot run one of them.
     """
     if not len(groups):
-        return TimeTable({}, 0.0, 0.0)
-    measured: list[Configuration] = []
+        return TimeTable({}, 0.0, 0.0, COUNTED)
+    choices = configurations(groups, min(FEWEST + EACH * len(groups), MOST), seed)
+    counted = [
+        Configuration(groups.widths(choice), _macs(graph_of(groups.plan(choice)), positions), 0.0) for choice in choices
+    ]
+    counted = [replace(c, seconds=sum(kernel.seconds for kernel in c.kernels.values())) for c in counted]
+    if target.stand_in:
+        return replace(fit_table(counted, 0), source=COUNTED)
+    timed: list[Configuration] = []
     end = perf_counter() + SECONDS
-    count = min(FEWEST + EACH * len(groups), MOST)
-    for choice in configurations(groups, count, seed):
-        plan, widths = groups.plan(choice), groups.widths(choice)
-        if target.stand_in:
-            kernels = _macs(counted(plan), positions)
-            seconds = sum(kernel.seconds for kernel in kernels.values())
-        else:
-            model = shipped(plan)
-            seconds, runs = _whole(model, target, feeds, threads)
-            kernels = _kernels(model, target, feeds, threads, runs) or _macs(counted(plan), positions)
-        measured.append(Configuration(widths, kernels, seconds))
-        progress(len(measured), count)
-        if perf_counter() > end and len(measured) > 2 * HELD_OUT:
+    for choice in choices:
+        model = shipped(groups.plan(choice))
+        seconds, runs = _whole(model, target, feeds, threads)
+        timed.append(Configuration(groups.widths(choice), _kernels(model, target, feeds, threads, runs), seconds))
+        progress(len(timed), len(choices))
+        if perf_counter() > end and len(timed) > 2 * HELD_OUT:
             break
-    return fit_table(measured, HELD_OUT)
+    models = [replace(c, seconds=t.seconds) for c, t in zip(counted, timed, strict=False)]
+    tables = [replace(fit_table(models, HELD_OUT), source=MODELS)]
+    if any(c.kernels for c in timed):
+        tables.append(replace(fit_table(timed, HELD_OUT), source=KERNELS))
+    whole, least = groups.widths(groups.whole), groups.widths(groups.least)
+    telling = [table for table in tables if table.seconds(least) < TELLING * table.seconds(whole)]
+    return min(telling, key=lambda table: table.error, default=replace(fit_table(counted, 0), source=COUNTED))
 
 
 def _whole(model: onnx.ModelProto, target: Target, feeds: Mapping[str, Array], threads: int) -> tuple[float, int]:

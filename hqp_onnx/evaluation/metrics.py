@@ -176,9 +176,9 @@ def _logits(outputs: Mapping[str, Array]) -> Array:
             "your own, FILE.py:function"
         )
     logits = logits.reshape(len(logits), -1) if logits.ndim > 2 and logits[0].size == max(logits.shape[1:]) else logits
-    if logits.ndim != 2:
+    if logits.ndim != 2 or logits.shape[1] < 2:
         raise ModelError(
-            f"output '{name}' has shape {list(logits.shape)}, top1, top5 and agreement need [samples, classes]: "
-            "give a metric of your own, FILE.py:function"
+            f"output '{name}' has shape {list(logits.shape)}, top1, top5 and agreement need [samples, classes], "
+            "two or more: give a metric of your own, FILE.py:function"
         )
     return np.asarray(logits)

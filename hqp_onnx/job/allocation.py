@@ -23,7 +23,7 @@ from hqp_onnx.allocation.divergence import Divergence
 from hqp_onnx.allocation.groups import Groups, find_groups
 from hqp_onnx.allocation.program import Program
 from hqp_onnx.allocation.search import Allocation
-from hqp_onnx.allocation.times import measure_table
+from hqp_onnx.allocation.times import COUNTED, measure_table
 from hqp_onnx.arrays import FloatArray, IntArray
 from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.evaluation.latency import fastest
@@ -110,9 +110,10 @@ def allocated_path(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidenc
     best = ledger.once("fastest", fastest_plan)
     slower = [*plans[:best], *plans[best + 1 :], plans[best]]
     faster = [allocation.groups.plan(choice) for choice in choices if seconds(choice) < seconds(tried[-1])]
-    note = f"times of other widths were predicted within {100 * allocation.program.error:.0f} % of what was measured"
-    if setup.target.stand_in:
-        note = "widths were chosen by multiply-accumulates: times of the target are not measured here"
+    program = allocation.program
+    note = f"widths were chosen by times of {program.source}, predicted within {100 * program.error:.0f} %"
+    if program.source == COUNTED:
+        note = "widths were chosen by multiply-accumulates: what is measured here tells nothing of their times"
     return Allocated(PlanPath((*slower, *faster)), len(slower) - 1, note)
 
 

@@ -26,7 +26,7 @@ from hqp_onnx.job.rows import Measured, latencies_of, make_rows
 from hqp_onnx.job.run import SearchResult
 from hqp_onnx.job.settings import settings_of
 from hqp_onnx.job.setup import Setup
-from hqp_onnx.job.shipping import choose
+from hqp_onnx.job.shipping import NOISE, choose
 from hqp_onnx.model import read_model
 from hqp_onnx.ranking.redundancy import KINDS
 from hqp_onnx.runtimes.machine import machine
@@ -199,13 +199,15 @@ def _spent(result: SearchResult, shipped: Measured) -> dict[str, float]:
 def _notes(setup: Setup, result: SearchResult, rows: Mapping[str, Row], plan: PruningPlan) -> tuple[str, ...]:
     """What a reader of the table should not miss."""
     channels, redundant = setup.channels, result.evidence.redundant
-    notes = [f"{TITLES[name]} is slower than the input on this machine" for name in rows if rows[name].speedup < 1]
+    slow = (name for name in rows if rows[name].speedup * (1 + NOISE) < 1)
+    notes = [f"{TITLES[name]} is slower than the input on this machine" for name in slow]
     if setup.options.recover and result.recovered is None:
         notes.append("no recovered candidate is inside the budget")
     if redundant:
         kinds = Counter(redundant.values())
         listed = ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS if kinds[kind])
-        notes.append(f"{len(redundant)} units were ranked first, since they can be removed at no loss: {listed}")
+        removed = len(redundant.keys() & set(plan.removed.tolist()))
+        notes.append(f"{len(redundant)} units can be removed at no loss ({listed}), and {removed} of them were")
     if ended := channels.ended(plan):
         notes.append(f"{ended} of {len(channels.branches)} gates and residual branches were removed as a whole")
     return (*notes, *result.notes, *stand_in(setup.target), *remarks(setup.target, setup.options.precision))

@@ -71,7 +71,7 @@ def _faster_in_float(setup: Setup, ledger: Ledger, models: CandidateModels, prun
     report = partial(setup.progress, "mixed precision")
     with ledger.timed("mixed precision"):
         floats = faster_in_float(nodes, partial(_opened, models, pruned), setup.sample, report)
-    log.info("%d of %d quantizable nodes stay in float, since that is faster", len(floats), len(nodes))
+    log.info("%d of %d quantizable nodes stay in float, where they are faster", len(floats), len(nodes))
     return floats
 
 

@@ -101,11 +101,13 @@ class TimeTable:
         kernels: by key.
         rest: seconds outside any kernel.
         error: mean relative error of the whole model's time on configurations that were not fitted.
+        source: what was fitted, in words.
     """
 
     kernels: Mapping[str, KernelTime]
     rest: float
     error: float
+    source: str = ""
 
     def seconds(self, widths: IntArray) -> float:
         """Predicted time of the model, for int64 [groups] widths."""

@@ -1,0 +1,86 @@
+"""What a table is fitted to where profiles, or times, tell nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from small_model import small_model
+
+from hqp_onnx.allocation import times as module
+from hqp_onnx.allocation.groups import Groups, find_groups
+from hqp_onnx.allocation.times import COUNTED, KERNELS, MODELS, configurations, measure_table
+from hqp_onnx.channels import cost
+from hqp_onnx.graphs.model_io import to_proto
+from hqp_onnx.model import open_model
+from hqp_onnx.passes.prune_channels import prune_channels
+from hqp_onnx.ranking.order import removal_order
+from hqp_onnx.runtimes.targets import target
+from hqp_onnx.timing.kernel_times import KeyTime
+
+MODEL = open_model(small_model())
+CHANNELS = MODEL.channels()
+ORDER = removal_order(np.ones(CHANNELS.units), CHANNELS, 0.1, branches=True)
+GROUPS = find_groups(CHANNELS, ORDER, np.ones(CHANNELS.units), 4)
+POSITIONS = cost.positions(MODEL.graph, MODEL.shapes)
+
+
+def graph_of(plan):
+    return prune_channels(MODEL.graph, CHANNELS, plan).graph
+
+
+def measured(name: str = "onnxruntime"):
+    def built(plan):
+        return to_proto(graph_of(plan))
+
+    def progress(done: int, total: int) -> None:
+        pass
+
+    feeds = {"input": np.zeros((1, 1, 8, 8), np.float32)}
+    return measure_table(GROUPS, built, graph_of, target(name), feeds, POSITIONS, 1, progress, 0)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "whole", "source"),
+    [
+        ("width", "width", KERNELS),
+        ("flat", "macs", MODELS),
+        ("width", "macs", MODELS),
+        ("none", "macs", MODELS),
+        ("flat", "flat", COUNTED),
+    ],
+)
+def test_what_predicts_better_is_fitted(monkeypatch, kernel: str, whole: str, source: str) -> None:
+    def width(model) -> int:
+        return next(tensor.dims[0] for tensor in model.graph.initializer if tensor.name == "w1")
+
+    def seconds(kind: str, model) -> float:
+        macs = 1e-4 * sum(float(np.prod(tensor.dims)) for tensor in model.graph.initializer)
+        return {"width": 1.0 * width(model), "macs": macs, "flat": 1.0}[kind]
+
+    def kernels(model, *_):
+        return {} if kernel == "none" else {"all": KeyTime(seconds(kernel, model), 1, ((width(model),),))}
+
+    monkeypatch.setattr(module, "_kernels", kernels)
+    monkeypatch.setattr(module, "_whole", lambda model, *_: (seconds(whole, model), 5))
+    table = measured()
+    assert table.source == source
+    assert table.seconds(GROUPS.widths(GROUPS.least)) < 0.7 * table.seconds(GROUPS.widths(GROUPS.whole))
+
+
+def test_multiply_accumulates_count_where_the_target_is_not_here() -> None:
+    table = measured("tensorrt")
+    widths = GROUPS.widths(GROUPS.least)
+    macs = cost.macs(graph_of(GROUPS.plan(GROUPS.least)), POSITIONS)
+    assert table.source == COUNTED
+    assert table.seconds(widths) == pytest.approx(1e-12 * macs, rel=0.1)
+
+
+def test_no_groups_are_not_measured(monkeypatch) -> None:
+    monkeypatch.setattr(module, "_whole", None)
+    assert measure_table(Groups(()), None, None, target("onnxruntime"), {}, {}, 1, None, 0).kernels == {}
+
+
+def test_configurations_begin_with_the_whole_and_end_branches() -> None:
+    chosen = configurations(GROUPS, 30, 0)
+    assert len(chosen) == 30 and not chosen[0].any() and (chosen[4] == GROUPS.least).all()
+    assert all((choice <= GROUPS.least).all() and (choice >= 0).all() for choice in chosen)
