@@ -17,6 +17,8 @@ from small_model import small_data, small_model
 from hqp_onnx.cli import interruption
 
 DATA = ("--calib", "data.npz", "--val", "data.npz")
+SLOWLY = ("--objective", "sparsity", "--search", "linear", "--step", "0.02", "--max-drop", "1", "--multiple-of", "1")
+"""Many verdicts follow the first: the command has not ended when the signal comes."""
 
 
 def started(folder: Path, *words: str) -> subprocess.Popen[str]:
@@ -34,8 +36,8 @@ def started(folder: Path, *words: str) -> subprocess.Popen[str]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_the_command_that_is_named_goes_on(number: signal.Signals, tmp_path: Path) -> None:
     onnx.save(small_model(), tmp_path / "a model.onnx")
-    np.savez(tmp_path / "data.npz", **small_data(200))
-    command = started(tmp_path, "optimize", "a model.onnx", *DATA, "--precision", "fp32", "-o", "out")
+    np.savez(tmp_path / "data.npz", **small_data(1000))
+    command = started(tmp_path, "optimize", "a model.onnx", *DATA, *SLOWLY, "--precision", "fp32", "-o", "out")
     assert command.stderr is not None
     for line in command.stderr:
         if "units removed" in line:
