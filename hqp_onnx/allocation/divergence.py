@@ -10,6 +10,7 @@ another shape than the original's tells as little as its mean. Outputs that are 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 import onnx
@@ -42,21 +43,24 @@ class Divergence:
     def __init__(
         self, original: onnx.ModelProto, build: Build, batches: Sequence[Batch], classifier: bool, threads: int = 0
     ) -> None:
-        self._build, self._batches, self._threads = build, batches, threads
-        self._wanted = self._run(original)
-        self._classifier = classifier and bool(self._wanted[0])
-        self.known: dict[bytes, float] = {}
+        self._original, self._build, self._batches = original, build, batches
+        self._classifier, self._threads = classifier, threads
+        self._known: dict[bytes, float] = {}
+
+    @cached_property
+    def _wanted(self) -> list[dict[str, FloatArray]]:
+        return self._run(self._original)
 
     def __call__(self, plan: PruningPlan) -> float:
         """0 for what equals the original."""
         key = plan.removed.tobytes()
-        if key not in self.known:
-            self.known[key] = self._measured(self._build(plan)) if len(plan) else 0.0
-        return self.known[key]
+        if key not in self._known:
+            self._known[key] = self._measured(self._build(plan)) if len(plan) else 0.0
+        return self._known[key]
 
     def _measured(self, model: onnx.ModelProto) -> float:
         found = self._run(model)
-        value = self._of_classes(found) if self._classifier else self._of_values(found)
+        value = self._of_classes(found) if self._classifier and self._wanted[0] else self._of_values(found)
         return value if np.isfinite(value) else np.inf
 
     def _run(self, model: onnx.ModelProto) -> list[dict[str, FloatArray]]:

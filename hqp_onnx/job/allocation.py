@@ -97,7 +97,8 @@ def allocated_path(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidenc
             return [choice.tolist() for choice in found]
 
     better = [np.array(choice) for choice in ledger.once("descent", descent)]
-    refined = [choices[0], *allocation.front([*choices[1 : last + 1], *better])]
+    front = ledger.once("front", lambda: [c.tolist() for c in allocation.front([*choices[1 : last + 1], *better])])
+    refined = [choices[0], *map(np.array, front)]
     seconds, found = allocation.program.seconds, _last_admissible(setup, judge, allocation, refined)
     distinct = {choice.tobytes(): choice for choice in (*choices[: last + 1], *refined[: found + 1])}
     tried = sorted(distinct.values(), key=seconds, reverse=True)

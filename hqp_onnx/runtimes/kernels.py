@@ -75,7 +75,9 @@ def onnxruntime_kernels(
             times.setdefault(name, []).append(event["dur"] / 1e6)
             listed = (*said.get("input_type_shape", ()), *said.get("output_type_shape", ()))
             shapes[name] = tuple(tuple(shape) for one in listed for shape in one.values())
-    return [
-        Kernel((_SUFFIX.sub("", name),), shapes[name], undisturbed(values[1:] or values))
-        for name, values in times.items()
-    ]
+    return [Kernel((_SUFFIX.sub("", name),), shapes[name], _per_run(values, runs)) for name, values in times.items()]
+
+
+def _per_run(times: Sequence[float], runs: int) -> float:
+    """A kernel inside a Loop runs several times in one run."""
+    return undisturbed(times[1:] or times) * max(1, round(len(times) / runs))

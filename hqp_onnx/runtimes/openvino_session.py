@@ -92,14 +92,18 @@ class OpenVinoSession:
         return [(name, *(info[k].astype(str) for k in ("layerType", "runtimePrecision"))) for name, info in facts]
 
     def kernels(self, feeds: Mapping[str, Array], runs: int) -> list[Kernel]:
-        """The kernels in the order in which they run, with the mean time of each (its clock counts microseconds)."""
-        request, used = self._request(self._used(feeds)), self._used(feeds)
-        layers = {
-            layer.friendly_name: layer for layer in request.get_compiled_model().get_runtime_model().get_ordered_ops()
-        }
+        """The kernels in the order in which they run, and what each takes; the first run, a cold one, does not count.
+
+        Raises:
+            ModelError: OpenVINO cannot run the model.
+        """
+        self._infer(feeds)
+        request = self._request(self._used(feeds))
+        ordered = request.get_compiled_model().get_runtime_model().get_ordered_ops()
+        layers = {layer.friendly_name: layer for layer in ordered}
         seconds: dict[str, list[float]] = {}
         for _ in range(runs):
-            request.infer(used, share_inputs=True)
+            self._infer(feeds)
             for kernel in request.get_profiling_info():
                 if str(kernel.status).endswith("EXECUTED") and kernel.node_name in layers:
                     seconds.setdefault(kernel.node_name, []).append(kernel.real_time.total_seconds())
