@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from hqp_onnx.arrays import Array, IntArray
-from hqp_onnx.data.dataset import Batch
+from hqp_onnx.data.batch import LABELS, Batch
 from hqp_onnx.errors import DataError, FileError, UsageError, one_line
 from hqp_onnx.files import read_text, require_regular
 
@@ -180,7 +180,8 @@ class ImageSource:
                     f"{file}: shape {list(images[-1].shape)} differs from {list(images[0].shape)} of {files[0]}; "
                     "give {--preprocess} with 'size' and 'crop'"
                 )
-        return Batch({self.input_name: np.stack(images)}, None if self.labels is None else self.labels[start:stop])
+        targets = {} if self.labels is None else {LABELS: self.labels[start:stop]}
+        return Batch({self.input_name: np.stack(images)}, targets)
 
     def _decode(self, file: Path) -> Array:
         require_regular(file, "an image")

@@ -14,8 +14,10 @@ import numpy as np
 
 from hqp_onnx.archives import read_arrays
 from hqp_onnx.arrays import Array
-from hqp_onnx.data.dataset import ArraySource, Dataset, Source
+from hqp_onnx.data.batch import LABELS
+from hqp_onnx.data.dataset import Dataset, Source
 from hqp_onnx.data.images import Preprocess, open_folder, read_preprocess
+from hqp_onnx.data.memory import ArraySource
 from hqp_onnx.errors import INTERRUPTIONS, DataError, UsageError, one_line
 from hqp_onnx.files import require_regular
 from hqp_onnx.registry import foreign, outside_code
@@ -99,8 +101,8 @@ def _open_npz(file: Path) -> ArraySource:
 
 
 def _named(arrays: dict[str, Array], name: str) -> ArraySource:
-    labels = arrays.pop("labels", None)
-    return ArraySource(name, arrays, labels)
+    targets = {} if LABELS not in arrays else {LABELS: arrays.pop(LABELS)}
+    return ArraySource(name, arrays, targets)
 
 
 @contextmanager
@@ -161,11 +163,16 @@ def _items(file: Path, load: Callable[[], Any]) -> Iterator[Any]:
 
 def _piece(item: Any, where: str) -> ArraySource:
     """One yielded item, checked on its own, and copied: a loader may fill the same arrays again."""
-    feeds, labels = item if isinstance(item, tuple) and len(item) == 2 else (item, None)
-    if not isinstance(feeds, Mapping) or not all(isinstance(key, str) for key in feeds):
-        raise DataError(f"{where} is {type(feeds).__name__}, expected a dictionary of arrays by input name")
-    arrays = {key: _array(value, f"{where}, '{key}'", copy=True) for key, value in feeds.items()}
-    return ArraySource(where, arrays, None if labels is None else _array(labels, f"{where}, labels", copy=True))
+    feeds, targets = item if isinstance(item, tuple) and len(item) == 2 else (item, None)
+    if targets is not None and not isinstance(targets, Mapping):
+        targets = {LABELS: targets}
+    for arrays, what in ((feeds, "a dictionary of arrays by input name"), (targets or {}, "targets by name")):
+        if not isinstance(arrays, Mapping) or not all(isinstance(key, str) for key in arrays):
+            raise DataError(f"{where} is {type(feeds).__name__}, expected {what}")
+    return ArraySource(
+        where,
+        *({k: _array(x, f"{where}, '{k}'", copy=True) for k, x in part.items()} for part in (feeds, targets or {})),
+    )
 
 
 def _array(value: Any, where: str, copy: bool = False) -> Array:
@@ -178,14 +185,16 @@ def _array(value: Any, where: str, copy: bool = False) -> Array:
 def _concatenated(pieces: Sequence[ArraySource], name: str) -> ArraySource:
     first = pieces[0]
     for piece in pieces:
-        if piece.arrays.keys() != first.arrays.keys() or (piece.labels is None) != (first.labels is None):
-            raise DataError(f"{piece.name} has other arrays than the first item, or labels where that has none")
-        for key, values in piece.arrays.items():
-            if values.shape[1:] != first.arrays[key].shape[1:] or values.dtype != first.arrays[key].dtype:
+        if piece.arrays.keys() != first.arrays.keys() or piece.targets.keys() != first.targets.keys():
+            raise DataError(f"{piece.name} has other arrays than the first item, or targets where that has none")
+        for key, values in (*piece.arrays.items(), *piece.targets.items()):
+            known = first.arrays[key] if key in piece.arrays else first.targets[key]
+            if values.shape[1:] != known.shape[1:] or values.dtype != known.dtype:
                 raise DataError(
                     f"{piece.name}: '{key}' is {values.dtype}{list(values.shape)}, expected "
-                    f"{first.arrays[key].dtype}{list(first.arrays[key].shape)} except for the first axis"
+                    f"{known.dtype}{list(known.shape)} except for the first axis"
                 )
     arrays = {key: np.concatenate([piece.arrays[key] for piece in pieces]) for key in first.arrays}
-    labels = [piece.labels for piece in pieces if piece.labels is not None]
-    return ArraySource(name, arrays, np.concatenate(labels) if labels else None)
+    return ArraySource(
+        name, arrays, {key: np.concatenate([piece.targets[key] for piece in pieces]) for key in first.targets}
+    )

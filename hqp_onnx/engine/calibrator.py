@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from hqp_onnx.arrays import Array
-from hqp_onnx.data.dataset import Batch, Dataset
+from hqp_onnx.data.batch import Batch
+from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.engine.capability import tensorrt
 from hqp_onnx.engine.log import tensorrt_errors
 from hqp_onnx.engine.profiles import Profile

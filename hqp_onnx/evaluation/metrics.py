@@ -19,7 +19,8 @@ from typing import Any, Literal
 import numpy as np
 
 from hqp_onnx.arrays import Array, FloatArray, IntArray, read_only, real_numbers
-from hqp_onnx.data.dataset import Batch, Dataset
+from hqp_onnx.data.batch import Batch
+from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.errors import ModelError, UsageError
 from hqp_onnx.evaluation.nonfinite import NONE, NonFinite, chosen_samples, finite_samples
 from hqp_onnx.progress import StageProgress

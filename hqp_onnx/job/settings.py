@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx
 
-from hqp_onnx.data.dataset import ArraySource
+from hqp_onnx.data.memory import ArraySource
 from hqp_onnx.data.sources import Data
 from hqp_onnx.files import Names, fingerprint, sha256
 from hqp_onnx.graphs.model_io import parts, require_file

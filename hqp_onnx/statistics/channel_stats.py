@@ -17,7 +17,7 @@ import onnx
 from onnx.helper import make_node
 
 from hqp_onnx.arrays import Array, FloatArray
-from hqp_onnx.data.dataset import Batch
+from hqp_onnx.data.batch import Batch
 from hqp_onnx.errors import DataError
 from hqp_onnx.graphs.nodes import opset
 from hqp_onnx.graphs.unique_names import tensor_names, unused_prefix

@@ -25,7 +25,8 @@ import onnx
 from onnx.helper import make_node
 
 from hqp_onnx.arrays import Array, Float32Array, FloatArray
-from hqp_onnx.data.dataset import Batch, Dataset
+from hqp_onnx.data.batch import Batch
+from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.errors import DataError
 from hqp_onnx.graphs.nodes import reads
 from hqp_onnx.graphs.unique_names import tensor_names, unused_prefix

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import onnx
 
-from hqp_onnx.data.dataset import Batch, Dataset
+from hqp_onnx.data.batch import Batch
+from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.errors import DataError
 from hqp_onnx.progress import StageProgress
 from hqp_onnx.statistics.moments import Moments, input_moments

@@ -11,7 +11,9 @@ import onnx.parser
 import pytest
 
 from hqp_onnx.arrays import Array, FloatArray, IntArray
-from hqp_onnx.data.dataset import ArraySource, Batch, Dataset
+from hqp_onnx.data.batch import Batch
+from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.data.memory import ArraySource
 from hqp_onnx.errors import ModelError, UsageError
 from hqp_onnx.evaluation.budget import Budget
 from hqp_onnx.evaluation.metrics import METRICS, Metric, Scores, classes, evaluate, load_metric, predictions

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hqp_onnx.data.dataset import ArraySource, Dataset
+from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.data.images import Preprocess, open_folder
+from hqp_onnx.data.memory import ArraySource
 from hqp_onnx.errors import UsageError
 from hqp_onnx.recovery.augment import augmented, spatial_axes
 from hqp_onnx.runtimes.session import TensorSpec

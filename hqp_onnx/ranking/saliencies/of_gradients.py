@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 
 from hqp_onnx.arrays import Array
-from hqp_onnx.data.dataset import Batch
+from hqp_onnx.data.batch import Batch
 from hqp_onnx.errors import DataError
 from hqp_onnx.gradients.engines import ENGINES, OpenEngine
 from hqp_onnx.gradients.loss import Draw, LossName
@@ -101,6 +101,5 @@ def _micro_batches(data: Iterable[Batch], size: int, skip: int) -> Iterator[tupl
         for start in range(0, len(batch), size):
             part = slice(start, min(start + size, len(batch)))
             if position >= skip:
-                labels = None if batch.labels is None else batch.labels[part]
-                yield position, Batch({name: x[part] for name, x in batch.feeds.items()}, labels)
+                yield position, batch.part(part)
             position += part.stop - part.start
