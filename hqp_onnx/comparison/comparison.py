@@ -15,7 +15,8 @@ from hqp_onnx.comparison.lineage import find_lineage
 from hqp_onnx.comparison.runner import Agreement, Collector, SessionRunner, run_batches
 from hqp_onnx.comparison.trace import Trace, trace
 from hqp_onnx.data.dataset import Dataset
-from hqp_onnx.data.sources import Data, open_dataset
+from hqp_onnx.data.reading import Data
+from hqp_onnx.data.sources import open_dataset
 from hqp_onnx.errors import ModelError, UsageError
 from hqp_onnx.evaluation.deviation import Deviation, finite
 from hqp_onnx.evaluation.latency import Latency, measure
@@ -128,7 +129,7 @@ def compare(
     models: Sequence[str],
     data: Data,
     *,
-    preprocess: Path | None = None,
+    preprocess: str | Path | None = None,
     metric: str | None = None,
     ledgers: Sequence[Path] = (),
     tolerance: float = 0.1,
@@ -142,7 +143,7 @@ def compare(
     Args:
         models: FILE or FILE@TARGET, see ``contenders``; as a chain: original, pruned, INT8, engine.
         data: see ``sources.open_source``.
-        preprocess: for image folders.
+        preprocess: of images, see ``Reading``.
         metric: see ``load_metric``; None takes top1 if data have labels and the output classes.
         ledgers: of pruned models; a ledger.json beside a model is found automatically.
         tolerance: own error that any layer may have, as a share of its signal; see ``trace``.

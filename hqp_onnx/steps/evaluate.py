@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from hqp_onnx.data.dataset import batch_size
-from hqp_onnx.data.sources import Data, open_dataset
+from hqp_onnx.data.reading import Data
+from hqp_onnx.data.sources import open_dataset
 from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.metrics import Metric, ScoreFunction, Scores, classes, evaluate, load_metric, predictions
 from hqp_onnx.model import ModelSource, name_of, open_session
