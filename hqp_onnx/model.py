@@ -15,7 +15,8 @@ from hqp_onnx.boundary import public
 from hqp_onnx.channels.channel_map import ChannelMap
 from hqp_onnx.channels.walk import analyze
 from hqp_onnx.data.dataset import Dataset, batch_size
-from hqp_onnx.data.sources import Data, open_dataset
+from hqp_onnx.data.reading import Data
+from hqp_onnx.data.sources import open_dataset
 from hqp_onnx.errors import LimitError, ModelError, UsageError
 from hqp_onnx.evaluation.metrics import Metric, predictions
 from hqp_onnx.evaluation.metrics.choice import prepared

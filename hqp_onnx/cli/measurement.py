@@ -15,15 +15,16 @@ from hqp_onnx.cli.arguments import (
     json_option,
     metric_option,
     model_argument,
-    preprocess_option,
     probe_option,
     quiet_option,
+    reading_options,
     target_option,
 )
 from hqp_onnx.cli.output import Display, give_json, out, say
 from hqp_onnx.cli.tables import comparison, engines
 from hqp_onnx.cli.tables.latency import latency_table
 from hqp_onnx.comparison import compare as compare_models
+from hqp_onnx.data.reading import Data
 from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.metrics import METRICS
 from hqp_onnx.graphs.model_io import stored_bytes
@@ -39,18 +40,18 @@ from hqp_onnx.steps.evaluate import evaluate_model
 @metric_option
 @click.option("--reference", type=FILE, help="The original model, for --metric agreement and fidelity.")
 @target_option
-@preprocess_option
+@reading_options("data")
 @probe_option
 @json_option
 @quiet_option
 def evaluate(
     model: Path,
-    data: str,
+    data: Data,
     metric: str | None,
     metric_output: str,
     reference: Path | None,
     target: str,
-    preprocess: Path | None,
+    preprocess: str | None,
     json_file: Path | None,
     quiet: bool,
 ) -> None:
@@ -108,7 +109,7 @@ def benchmark(
 )
 @click.option("--samples", type=int, default=64, show_default=True, help="Samples to compare layers with.")
 @click.option("--threads", type=click.IntRange(0), default=0)
-@preprocess_option
+@reading_options("data")
 @probe_option
 @json_option
 @quiet_option

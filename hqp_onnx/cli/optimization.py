@@ -21,9 +21,9 @@ from hqp_onnx.cli.arguments import (
     metric_option,
     min_width_option,
     model_argument,
-    preprocess_option,
     probe_option,
     quiet_option,
+    reading_options,
     refit_option,
     selection_options,
     strict_option,
@@ -111,7 +111,7 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
 @branches_option
 @click.option("--multiple-of", type=int, help=f"{MULTIPLE_HELP} Default: what the target's kernels take.")
 @selection_options
-@preprocess_option
+@reading_options("calib", "val", "test")
 @click.option("--threads", type=click.IntRange(0), default=0, help="Threads of the runtime; 0 lets it choose.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random saliency and of draws.")
 @click.option("--resume", is_flag=True, help="Go on with what OUT holds.")

@@ -14,7 +14,8 @@ from hqp_onnx.comparison.lineage import find_lineage
 from hqp_onnx.comparison.runner import Agreement, Collector, SessionRunner, run_batches
 from hqp_onnx.comparison.trace import Trace, trace
 from hqp_onnx.data.dataset import Dataset
-from hqp_onnx.data.sources import Data, open_dataset
+from hqp_onnx.data.reading import Data
+from hqp_onnx.data.sources import open_dataset
 from hqp_onnx.errors import ModelError, UsageError
 from hqp_onnx.evaluation.deviation import Deviation, finite
 from hqp_onnx.evaluation.latency import Latency, measure
@@ -133,7 +134,7 @@ def compare(
     models: Sequence[str],
     data: Data,
     *,
-    preprocess: Path | None = None,
+    preprocess: str | Path | None = None,
     metric: str | None = None,
     metric_output: str = "",
     ledgers: Sequence[Path] = (),
@@ -148,7 +149,7 @@ def compare(
     Args:
         models: FILE or FILE@TARGET, see ``contenders``; as a chain: original, pruned, INT8, engine.
         data: see ``sources.open_source``.
-        preprocess: for image folders.
+        preprocess: of images, see ``Reading``.
         metric: see ``load_metric``; None takes top1 if data have labels and the output classes.
         metric_output: the output that is judged; "" for the first, or all, as the metric reads.
         ledgers: of pruned models; a ledger.json beside a model is found automatically.
@@ -230,11 +231,11 @@ def _outputs(
     for batch, outputs in run_batches([SessionRunner(c.session, c.name) for c in contenders], data, collector):
         seen += len(batch)
         progress("comparison", seen, len(data))
+        first = outputs[contenders[0].name]
         for name, values in outputs.items():
             nonfinite[name] += finite_samples(values, len(batch))[1]
             if metric is not None:
-                original = {} if metric.labels != "outputs" else {"targets": outputs[contenders[0].name]}
-                tallies[name].add(values, replace(batch, **original))
+                tallies[name].add(values, replace(batch, targets=first) if metric.labels == "outputs" else batch)
     if empty := [name for name, sums in collector.deviations.items() if not sums]:
         raise ModelError(f"{empty[0]} has no output of the same name as one of {contenders[0].name}")
     found = {name: tally.scores().metric for name, tally in tallies.items()}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from hqp_onnx.arrays import Array, BoolArray, IntArray, read_only
+from hqp_onnx.errors import DataError
 
 LABELS = "labels"
 """The target that class numbers and masks go by."""
@@ -21,29 +22,60 @@ class Batch:
     Attributes:
         feeds: by input name, first axis = samples.
         targets: by name, first axis = samples, of any type and shape. An array given for the dictionary is 'labels'.
+        shared: names of feeds that have no axis of samples: all samples share them.
     """
 
     feeds: Mapping[str, Array]
     targets: Mapping[str, Array] = field(default_factory=dict)
+    shared: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "feeds", {name: read_only(values) for name, values in self.feeds.items()})
         object.__setattr__(self, "targets", {name: read_only(x) for name, x in named_targets(self.targets).items()})
 
     def __len__(self) -> int:
-        return len(next(iter(self.feeds.values())))
+        each = (*self.own.values(), *self.targets.values())
+        return len(each[0]) if each else 1
 
     @property
     def labels(self) -> IntArray | None:
         """Class numbers, int64 [samples]; None where the target 'labels' is something else."""
         return class_numbers(self.targets)
 
+    @property
+    def own(self) -> Mapping[str, Array]:
+        """The feeds that have an axis of samples."""
+        return {name: values for name, values in self.feeds.items() if name not in self.shared}
+
+    @property
+    def common(self) -> Mapping[str, Array]:
+        """The feeds that all samples share."""
+        return {name: self.feeds[name] for name in self.shared}
+
     def part(self, rows: slice | BoolArray | IntArray) -> Batch:
         """The samples that ``rows`` chooses."""
-        return Batch(
-            {name: values[rows] for name, values in self.feeds.items()},
-            {name: values[rows] for name, values in self.targets.items()},
-        )
+        feeds = {name: values if name in self.shared else values[rows] for name, values in self.feeds.items()}
+        return Batch(feeds, {name: values[rows] for name, values in self.targets.items()}, self.shared)
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """The samples of all, which are of one shape.
+
+    Raises:
+        DataError: they are of several.
+    """
+    first = batches[0]
+    if len(batches) == 1:
+        return first
+    try:
+        feeds = {
+            name: values if name in first.shared else np.concatenate([batch.feeds[name] for batch in batches])
+            for name, values in first.feeds.items()
+        }
+        targets = {name: np.concatenate([batch.targets[name] for batch in batches]) for name in first.targets}
+    except ValueError as e:
+        raise DataError("samples of different shapes cannot be joined: give them one, as by {--pad}") from e
+    return Batch(feeds, targets, first.shared)
 
 
 def named_targets(targets: Mapping[str, Array] | Array | None) -> Mapping[str, Array]:

@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 
 from hqp_onnx.arrays import Array, IntArray
+from hqp_onnx.data.ahead import ahead
 from hqp_onnx.data.batch import LABELS, Batch, no_class_numbers
+from hqp_onnx.data.fitting import constant, fitted
 from hqp_onnx.errors import DataError, UsageError
+from hqp_onnx.files import digest_of
 from hqp_onnx.runtimes.session import TensorSpec, fixed_batch
 
 _BATCH, _BATCH_BYTES = 100, 1 << 24
@@ -46,8 +50,23 @@ class Source(Protocol):
     def labels(self) -> IntArray | None:
         """The class numbers of all samples, int64 [count]; None where the target 'labels' is something else."""
 
+    @property
+    def cuts(self) -> Sequence[int]:
+        """Sample numbers where another shape begins, ascending."""
+
+    @property
+    def constants(self) -> Mapping[str, Array]:
+        """Inputs that all samples share, without an axis of samples."""
+
+    @property
+    def readers(self) -> int:
+        """Threads that are worth reading ahead with; 0 where reading is no work, or not for several threads."""
+
     def rows(self, start: int, stop: int) -> Batch:
-        """Samples ``start`` to ``stop`` (exclusive), as stored."""
+        """Samples ``start`` to ``stop`` (exclusive), of one shape, as stored."""
+
+    def digest(self) -> str:
+        """Of everything that decides the samples."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +79,7 @@ class Dataset:
         batch_size: samples per batch; the last batch may be shorter.
         limit: use only the first ``limit`` samples.
         relabeled: class numbers that replace the target 'labels', int64 [len(self)].
+        constants: inputs that all samples share, without an axis of samples, by name; they go before the source's.
 
     Raises:
         DataError: empty data, a missing input, a wrong shape or dtype, ``relabeled`` of another length.
@@ -71,12 +91,20 @@ class Dataset:
     batch_size: int = 100
     limit: int | None = None
     relabeled: IntArray | None = None
+    constants: Mapping[str, Array] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or (self.limit is not None and self.limit < 1):
             raise UsageError(f"batch size {self.batch_size} and limit {self.limit} must be at least 1")
         if self.source.count == 0:
             raise DataError(f"{self.source.name}: no samples")
+        known = {spec.name for spec in self.specs}
+        shared = {name: value for name, value in self.source.constants.items() if name in known}
+        object.__setattr__(self, "constants", {**shared, **self.constants})
+        if unknown := self.constants.keys() - known:
+            raise UsageError(
+                f"{{--constant}} {min(unknown)}: the model has no such input, only {', '.join(sorted(known))}"
+            )
         self.rows(0, 1)
         if self.relabeled is not None and len(self.relabeled) != len(self):
             raise DataError(f"{self.source.name}: {len(self.relabeled)} labels for {len(self)} samples")
@@ -101,31 +129,46 @@ class Dataset:
         """Whether the samples have class numbers."""
         return self.labels is not None
 
+    @property
+    def ranges(self) -> list[range]:
+        """The samples of each batch, which are of one shape."""
+        edges = [0, *(cut for cut in self.source.cuts if cut < len(self)), len(self)]
+        size = self.batch_size
+        return [range(at, min(at + size, end)) for start, end in pairwise(edges) for at in range(start, end, size)]
+
     def __iter__(self) -> Iterator[Batch]:
-        for start in range(0, len(self), self.batch_size):
-            stop = min(start + self.batch_size, len(self))
-            yield self.rows(start, stop)
+        return ahead(self.ranges, lambda part: self.rows(part.start, part.stop), self.source.readers)
 
     def rows(self, start: int, stop: int) -> Batch:
         """Samples ``start`` to ``stop`` as the model takes them."""
         feeds, targets = self._sorted(self.source.rows(start, stop))
-        fitted = {spec.name: _convert(feeds[spec.name], spec, self.source.name, start) for spec in self.specs}
         if self.relabeled is not None:
             targets[LABELS] = self.relabeled[start:stop]
-        return Batch(fitted, targets)
+        fed: dict[str, Array] = {}
+        for spec in self.specs:
+            if spec.name in self.constants:
+                fed[spec.name] = constant(self.constants[spec.name], spec, self.source.name)
+            else:
+                fed[spec.name] = fitted(feeds[spec.name], spec, self.source.name, start)
+        return Batch(fed, targets, frozenset(self.constants))
 
     def _sorted(self, batch: Batch) -> tuple[Mapping[str, Array], dict[str, Array]]:
         """What feeds the model, and what does not."""
         known = {spec.name for spec in self.specs}
         arrays = {**batch.targets, **batch.feeds}
-        if missing := sorted(known - arrays.keys()):
+        if missing := sorted(known - arrays.keys() - self.constants.keys()):
             raise DataError(
                 f"{self.source.name}: no array for model input '{missing[0]}'; found {sorted(arrays)}. "
-                "Name the arrays as the model's inputs"
+                "Name the arrays as the model's inputs; {--constant} NAME=VALUE sets one that all samples share"
             )
         targets = {name: values for name, values in batch.feeds.items() if name not in known}
         targets |= {name: values for name, values in batch.targets.items() if name in batch.feeds or name not in known}
         return arrays, targets
+
+    def digest(self) -> str:
+        """Of everything that decides the samples; which of them are used is not part of it."""
+        values = (f"{name} {x.dtype} {x.shape} {x.tobytes().hex()}" for name, x in sorted(self.constants.items()))
+        return digest_of(self.source.digest(), *values)
 
     def check_labels(self, classes: int | None) -> None:
         """Raise ``DataError`` unless every sample has a class number in 0 .. classes - 1."""
@@ -152,29 +195,3 @@ class Dataset:
     def labeled_with(self, labels: IntArray) -> Dataset:
         """The same samples under other labels, int64 [len(self)]."""
         return replace(self, relabeled=labels)
-
-
-def _convert(values: Array, spec: TensorSpec, source: str, start: int) -> Array:
-    """``values`` as ``spec`` wants them; DataError where that would lose something."""
-    where = f"{source}: array '{spec.name}'"
-    if values.ndim != len(spec.shape) or any(
-        want is not None and want != have for want, have in zip(spec.shape[1:], values.shape[1:], strict=False)
-    ):
-        raise DataError(f"{where} has shape {list(values.shape)}, the model wants {spec} (first axis = samples)")
-    if not _castable(values.dtype, spec.dtype):
-        raise DataError(f"{where} is {values.dtype}, the model wants {spec.dtype}: convert it first")
-    with np.errstate(over="ignore"):  # said below
-        converted = values.astype(spec.dtype, copy=False)
-    if np.issubdtype(converted.dtype, np.floating):
-        finite = np.isfinite(converted.reshape(len(converted), -1)).all(axis=1)
-        if not finite.all():
-            row = int(np.argmin(finite))
-            what = f"numbers beyond {spec.dtype}" if np.isfinite(values[row]).all() else "NaN or infinity"
-            raise DataError(f"{where} holds {what} in sample {start + row}")
-    return converted
-
-
-def _castable(have: np.dtype[Any], want: np.dtype[Any]) -> bool:
-    if np.issubdtype(want, np.floating):
-        return bool(np.issubdtype(have, np.floating) or np.can_cast(have, np.int16) or np.can_cast(have, want))
-    return bool(np.can_cast(have, want))

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Literal, get_type_hints
 
 from hqp_onnx.boundary import require_types
-from hqp_onnx.data.sources import Data
+from hqp_onnx.data.reading import Data
 from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.budget import check_budget, parse_drop
 from hqp_onnx.evaluation.metrics import Metric, ScoreFunction, load_metric
@@ -82,7 +82,7 @@ class Options:
         multiple_of: widths stay multiples of it, where they are as wide; None takes what the target's kernels take.
         keep: shell patterns of tensors whose units stay.
         only: the same for tensors whose units may be removed; empty for all.
-        preprocess: JSON file, for folders of images.
+        preprocess: of images: imagenet, clip, tf, yolo, JSON, or its file.
         threads: of the runtime; 0 lets it choose.
         seed: of the random saliency, of draws and of recovery.
         resume: continue from what ``output`` holds.

@@ -302,7 +302,7 @@ def _affordable(one: Sequence[_Measured], features: Sequence[Features]) -> int:
     return max(1, WORKSPACE // (4 * floats))
 
 
-def _slice(batch: Batch, start: int, rows: int, least: int) -> dict[str, Array]:
+def _slice(batch: Batch, start: int, rows: int, least: int) -> Mapping[str, Array]:
     """``rows`` samples from ``start`` on, repeated in turn if fewer than ``least``."""
-    parts = {name: x[start : start + rows] for name, x in batch.feeds.items()}
-    return {name: np.resize(x, (max(least, len(x)), *x.shape[1:])) for name, x in parts.items()}
+    part = np.arange(start, min(start + rows, len(batch)))
+    return batch.part(np.resize(part, max(least, len(part)))).feeds

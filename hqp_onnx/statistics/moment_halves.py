@@ -18,8 +18,7 @@ Halves = tuple[Mapping[str, Moments], Mapping[str, Moments]]
 
 def half_ranges(data: Dataset) -> tuple[list[range], ...]:
     """Ranges of samples: every other batch of ``data``, and those between; of a single batch, its halves."""
-    size = max(1, min(data.batch_size, len(data) // 2))
-    ranges = [range(start, min(start + size, len(data))) for start in range(0, len(data), size)]
+    ranges = data.in_batches(max(1, min(data.batch_size, len(data) // 2))).ranges
     return ranges[::2], ranges[1::2]
 
 

@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from hqp_onnx.data.dataset import batch_size
-from hqp_onnx.data.sources import Data, open_dataset
+from hqp_onnx.data.reading import Data
+from hqp_onnx.data.sources import open_dataset
 from hqp_onnx.errors import DataError, UsageError
 from hqp_onnx.evaluation.metrics import Metric, References, ScoreFunction, Scores, evaluate, load_metric
 from hqp_onnx.evaluation.metrics.choice import Choice, choose

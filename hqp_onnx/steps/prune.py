@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 from hqp_onnx.channels.channel_map import ChannelMap, PruningPlan
 from hqp_onnx.channels.removals import removals_json
 from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.data.reading import Data, read_files
 from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.verification import Verified
 from hqp_onnx.files import forbid_overlap, write_text
@@ -150,8 +151,8 @@ def prune_file(
     output: Path,
     options: Pruning,
     *,
-    data: str | None = None,
-    preprocess: Path | None = None,
+    data: Data | None = None,
+    preprocess: str | Path | None = None,
     ledger: Path | None = None,
     progress: Progress = silent,
 ) -> Pruned:
@@ -162,13 +163,13 @@ def prune_file(
         output: the pruned model.
         options: how many units are removed, and which.
         data: calibration data, for gradient saliencies and compensation.
-        preprocess: for image folders.
+        preprocess: of images, see ``Reading``.
         ledger: JSON file: {"model_sha256", "removed": {tensor: {axis: indices in the original}}}.
         progress: called as the work goes on.
     """
     forbid_overlap(
         {"output": output, "ledger": ledger},
-        {"the input model": model_io.parts(path), "the data": data, "the file of {--preprocess}": preprocess},
+        {"the input model": model_io.parts(path), **read_files(data, preprocess)},
     )
     model = open_model(path)
     dataset = open_optional_data(model, data, preprocess)
