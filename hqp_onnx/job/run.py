@@ -8,6 +8,7 @@ nodes are in INT8; recovery goes beyond what is admissible without it.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 
 from hqp_onnx.evaluation.budget import Budget, allowed
@@ -21,6 +22,9 @@ from hqp_onnx.job.path import OrderPath, Path
 from hqp_onnx.job.precision import admissible, as_asked
 from hqp_onnx.job.search import last_admissible, step_size
 from hqp_onnx.job.setup import Setup
+from hqp_onnx.job.suspicion import suspect
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class SearchResult:
         pruned: the FP32 candidate.
         chosen: the one in the precision that was asked for; None where none is admissible, or FP32 was asked for.
         recovered: the one that was trained; None where none is admissible, or none was asked for.
+        suspicions: what looks wrong with the model on its data.
         notes: on how the path was made.
     """
 
@@ -41,6 +46,7 @@ class SearchResult:
     pruned: Candidate
     chosen: Candidate | None
     recovered: Candidate | None
+    suspicions: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -50,6 +56,9 @@ def run(setup: Setup, ledger: Ledger) -> SearchResult:
     with ledger.timed("baseline"):
         baseline = setup.scores(setup.model.session, "val")
     budget = Budget(baseline, allowed(options.chosen_drop, baseline), options.confidence, setup.metric.name)
+    suspicions = suspect(setup, baseline)
+    for line in suspicions:
+        log.warning("warning: %s", line)
     evidence = gather(setup, ledger)
     judge = Judge(setup, ledger, budget, CandidateModels(setup, evidence.refit, ledger.cache))
     path, removed, notes = _pruned(setup, ledger, judge, evidence)
@@ -61,7 +70,7 @@ def run(setup: Setup, ledger: Ledger) -> SearchResult:
         chosen, count = admitted or (None, 0)
     if options.recover:
         recovered = _recovered(setup, judge, path, count, chosen or wanted)
-    return SearchResult(judge, evidence, pruned, chosen, recovered, notes)
+    return SearchResult(judge, evidence, pruned, chosen, recovered, suspicions, notes)
 
 
 def _pruned(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence) -> tuple[Path, int, tuple[str, ...]]:
