@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -16,7 +16,7 @@ from hqp_onnx.channels import cost
 from hqp_onnx.channels.channel_map import ChannelMap
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.evaluation.budget import check_budget, check_samples
-from hqp_onnx.evaluation.metrics import Metric, References, Scores, evaluate
+from hqp_onnx.evaluation.metrics import METRICS, Metric, References, Scores, evaluate
 from hqp_onnx.evaluation.metrics.choice import Choice, choose
 from hqp_onnx.evaluation.metrics.task import Task
 from hqp_onnx.graphs.ends import ends_of
@@ -112,7 +112,7 @@ def open_setup(options: Options, progress: Progress) -> Setup:
         task=choice.task,
         digests=digests,
         references=_references(model, data, metric),
-        scoring=options.scoring,
+        scoring=replace(options.scoring, task=choice.task if metric.name in METRICS.own else None),
         target=target(options.target),
         sample=next(iter(data["val"].in_batches(model.session.batch or 1))).feeds,
         progress=progress,
