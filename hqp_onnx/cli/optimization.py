@@ -69,6 +69,9 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
 )
 @click.option("--test", type=DATA, metavar="DATA", help="Test data: only the report uses it.")
 @click.option("--max-drop", type=float, default=0.015, show_default=True, help="Budget, as a fraction of the metric.")
+@click.option("--speedup", type=float, metavar="X", help="In place of a budget: X times as fast, at the least drop.")
+@click.option("--target-latency", type=float, metavar="MS", help="Likewise: a latency in milliseconds, at batch 1.")
+@click.option("--pareto", is_flag=True, help="Also write models over the whole range of speeds, OUT/pareto.")
 @click.option(
     "--confidence",
     type=float,
@@ -89,7 +92,8 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
     type=click.Choice(OBJECTIVES),
     default="latency",
     show_default=True,
-    help="latency: widths by measured time; macs, sparsity: units in one order, by saliency per MAC, or alone.",
+    help="latency: widths by measured time; macs, size, sparsity: units in one order, by saliency per MAC, per "
+    "parameter, or alone.",
 )
 @click.option("--refresh", type=int, default=0, metavar="R", help="Rank anew every R steps (--search linear).")
 @click.option(

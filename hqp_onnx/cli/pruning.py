@@ -76,7 +76,13 @@ def score(
 
 @click.command()
 @model_argument
-@click.option("--sparsity", type=float, required=True, help="Share of the prunable units to remove.")
+@click.option("--sparsity", type=float, help="Share of the prunable units to remove.")
+@click.option(
+    "--plan",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="LEDGER",
+    help="In place of --sparsity: remove what a ledger.json of the same network says, from another export of it.",
+)
 @click.option("--saliency", type=Named(SALIENCIES), help="Default: fisher with --data, else l2.")
 @click.option("--data", type=DATA, metavar="DATA", help="Calibration data, for --compensate and most saliencies.")
 @click.option(
@@ -106,7 +112,7 @@ def prune(
     quiet: bool,
     **chosen: Any,
 ) -> None:
-    """Remove a share of MODEL's units, whatever it costs."""
+    """Remove a share of MODEL's units, or those of a plan, whatever it costs."""
     with Display(quiet) as display:
         options = Pruning(**chosen)
         pruned = prune_file(model, output, options, data=data, preprocess=preprocess, ledger=ledger, progress=display)

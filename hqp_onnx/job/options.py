@@ -23,7 +23,7 @@ from hqp_onnx.runtimes.targets import target
 from hqp_onnx.statistics.thresholds import method
 
 PRECISIONS = ("mixed", "int8", "fp16", "fp32")
-OBJECTIVES = ("latency", "macs", "sparsity")
+OBJECTIVES = ("latency", "macs", "size", "sparsity")
 PAPER: Mapping[str, Any] = MappingProxyType(
     {
         "max_drop": 0.015,
@@ -38,6 +38,7 @@ PAPER: Mapping[str, Any] = MappingProxyType(
     }
 )
 """Options of Algorithm 1 to the letter, with the paper's settings."""
+_NO_BUDGET = 1.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,9 @@ class Options:
         output: folder for the models and the report.
         test: test data; only the report uses them. None reports on ``val``.
         max_drop: the budget: how far the metric may fall, 0..1 (0.015 = 1.5 points).
+        speedup: in place of a budget: so many times as fast as the input, with the least drop, however large.
+        target_latency: likewise: milliseconds.
+        pareto: also write models over the whole range of speeds, in OUT/pareto.
         confidence: that the budget holds on data like ``val``: 0.95 asks it of the drop's upper bound, 0.5 of the drop
             itself; see ``evaluation.paired``.
         step: share of the units from one candidate to the next.
@@ -63,8 +67,9 @@ class Options:
         compensate: whether weights that read removed channels are refitted.
         refit: once, or in-order: once more, each weight from what it then reads. None takes in-order for the objective
             latency, whose candidates are few, and else once.
-        objective: what is gained within the budget. latency chooses widths by measured time; macs and sparsity remove
-            units in one order, by saliency per MAC, or by saliency alone.
+        objective: what is gained within the budget. latency chooses widths by measured time; macs, size and sparsity
+            remove units in one order, by saliency per MAC, per parameter, or alone. With size, the smallest model
+            inside the budget ships, else the fastest.
         refresh: rank again after every this many steps of a linear search; 0 for never.
         precision: mixed (INT8 where it is faster, as measured, and harmless), int8, fp16 or fp32. The fastest model
             inside the budget ships; with int8 and fp16 only one in that precision.
@@ -98,6 +103,9 @@ class Options:
     output: str | Path
     test: Data | None = None
     max_drop: float = 0.015
+    speedup: float | None = None
+    target_latency: float | None = None
+    pareto: bool = False
     confidence: float = 0.5
     step: float = 0.01
     search: str = "bisect"
@@ -142,6 +150,7 @@ class Options:
         for part, data in (("calib", self.calib), ("val", self.val)):
             if data is None:
                 raise UsageError(f"{{--{part}}} is None: expected data")
+        self._check_speed()
         if self.recover < 0:
             raise UsageError(f"{{--recover}} {self.recover}: expected a number of epochs, 0 or more")
         SEARCHES.get(self.search)
@@ -166,6 +175,21 @@ class Options:
             raise UsageError("{--augment} is for {--recover}: add it, or leave both out")
         if self.folder.exists() and not self.folder.is_dir():
             raise UsageError(f"{self.output}: is a file. Expected the folder to write")
+
+    def _check_speed(self) -> None:
+        """Raise ``UsageError`` where a speed is asked for that makes no sense, or beside what excludes it."""
+        asked = {"speedup": self.speedup, "target_latency": self.target_latency}
+        given = [name for name, value in asked.items() if value is not None]
+        for name in given:
+            if not 0 < (asked[name] or 0) < float("inf"):
+                raise UsageError(f"{{--{name}}} {asked[name]}: expected a number above 0")
+        if (given or self.pareto) and self.objective != "latency":
+            raise UsageError(f"{{--{(*given, 'pareto')[0]}}} is for {{--objective}} latency, not {self.objective}")
+        if given and (len(given) > 1 or self.max_drop not in (Options.max_drop, _NO_BUDGET) or self.confidence != 0.5):
+            others = "the other, {--max_drop} and {--confidence}"
+            raise UsageError(f"{{--{given[0]}}} takes the place of a budget: leave out {others}")
+        if given:
+            object.__setattr__(self, "max_drop", _NO_BUDGET)
 
     @property
     def folder(self) -> Path:

@@ -53,9 +53,9 @@ class Setup:
     sample: Mapping[str, Array]
     progress: Progress
 
-    def load(self, model: onnx.ModelProto | Path, spin: bool = True) -> Runner:
-        """A session of the target's runtime."""
-        return open_runner(model, self.target, threads=self.options.threads, spin=spin)
+    def load(self, model: onnx.ModelProto | Path, spin: bool = True, threads: int | None = None) -> Runner:
+        """A session of the target's runtime; ``threads`` None takes the option."""
+        return open_runner(model, self.target, threads=self.options.threads if threads is None else threads, spin=spin)
 
     def scores(self, session: Runner, part: str, required: float = 0.0) -> Scores:
         """Scores on ``part`` of the data; stops where ``required`` is out of reach."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,11 @@ import onnx
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.runtimes.kernels import Kernel, onnxruntime_kernels
+from hqp_onnx.runtimes.machine import thread_counts
 from hqp_onnx.runtimes.openvino_session import OpenVinoSession, openvino
 from hqp_onnx.runtimes.session import CPU, Runner, Session, onnxruntime, require_provider
 
+CONFIGURATION = "ort_config"
 _IN_FLOAT32 = "the CPU computes float16 models in float32: half the size, and no faster"
 _IN_FLOAT = "onnxruntime's CUDA provider computes INT8 convolutions in float: INT8 on a GPU means TensorRT"
 _REMARKS = {(CPU, "fp16"): _IN_FLOAT32, ("CUDAExecutionProvider", "int8"): _IN_FLOAT}
@@ -42,6 +45,17 @@ class Profiling(Protocol):
         """In the order in which they run; ``ModelError`` where it fails."""
 
 
+@runtime_checkable
+class Threaded(Protocol):
+    """A runtime whose speed depends on the number of threads that it is given."""
+
+    def thread_counts(self) -> tuple[int, ...]:
+        """Numbers that are worth trying here; 0 is the runtime's own choice."""
+
+    def metadata(self, threads: int) -> Mapping[str, str]:
+        """What a model carries so that the runtime, if asked to, takes so many; empty where it reads nothing."""
+
+
 @dataclass(frozen=True)
 class OnnxRuntime:
     """onnxruntime, with an execution provider."""
@@ -57,6 +71,14 @@ class OnnxRuntime:
     def kernels(self, model: onnx.ModelProto, feeds: Mapping[str, Array], threads: int, runs: int) -> list[Kernel]:
         """As its profiler times them."""
         return onnxruntime_kernels(model, feeds, self.provider, threads, runs)
+
+    def thread_counts(self) -> tuple[int, ...]:
+        """Those of the machine; other providers than the processor's have threads of their own."""
+        return thread_counts() if self.provider == CPU else (0,)
+
+    def metadata(self, threads: int) -> Mapping[str, str]:
+        """What it reads where ``ORT_LOAD_CONFIG_FROM_MODEL`` is 1."""
+        return {CONFIGURATION: json.dumps({"session_options": {"intra_op_num_threads": threads}})}
 
     def describe(self) -> str:
         """Its version, and the provider if it is not the processor's."""
@@ -83,6 +105,14 @@ class OpenVino:
     def kernels(self, model: onnx.ModelProto, feeds: Mapping[str, Array], threads: int, runs: int) -> list[Kernel]:
         """As its performance counters say."""
         return OpenVinoSession(model, threads=threads, profile=True).kernels(feeds, runs)
+
+    def thread_counts(self) -> tuple[int, ...]:
+        """Those of the machine."""
+        return thread_counts()
+
+    def metadata(self, threads: int) -> Mapping[str, str]:
+        """None: OpenVINO takes its settings from who compiles a model."""
+        return {}
 
     def describe(self) -> str:
         """Its version."""

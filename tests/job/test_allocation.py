@@ -19,6 +19,7 @@ from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.job import allocation as module
 from hqp_onnx.job.allocation import added_costs, allocated_path
 from hqp_onnx.job.options import PAPER, Options
+from hqp_onnx.job.timing import Timing
 from hqp_onnx.steps.optimize import optimize
 
 
@@ -32,7 +33,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Allocation:
     of = groups()
     curves = measured_curves(of, together, lambda done, total: None)
     allocation = Allocation(of, Program(of, table()), curves, together)
-    monkeypatch.setattr(module, "allocate", lambda *_: allocation)
+    monkeypatch.setattr(module, "allocate", lambda *_: (allocation, Timing(False, 0)))
     return allocation
 
 
@@ -70,14 +71,14 @@ def test_the_fastest_plan_that_was_admitted_is_the_one(
             admitted.append(time)
         return inside
 
-    def fastest(_: Any, plans: list[PruningPlan]) -> int:
+    def fastest(_: Timing, setup: Any, plans: list[PruningPlan]) -> int:
         """The clock has it that the first of them is the fastest."""
         chosen.append(seconds_of(made, plans[0]))
         return 0
 
     chosen: list[float] = []
     if measured:
-        monkeypatch.setattr(module, "_fastest", fastest)
+        monkeypatch.setattr(Timing, "fastest", fastest)
     found = found_by(admits, measured)
     times = [seconds_of(made, plan) for plan in found.path.plans]
     assert times[found.count] == pytest.approx(chosen[0] if measured else min(admitted))

@@ -23,6 +23,10 @@ def report_table(report: Report) -> Table:
 
 def budget_line(report: Report) -> str:
     """How much of the budget each stage took."""
+    row, asked = report.rows[report.ships], report.request.speed
+    if asked:
+        what = f"what ships is {row.speedup:.2f} times as fast and loses {100 * row.drop:.2f} points"
+        return f"{asked} was asked for; {what}"
     points = {name: f"{100 * drop:.2f}" for name, drop in report.budget_spent.items()}
     sure = f"{points['uncertainty']} are uncertainty, " if "uncertainty" in points else ""
     return (

@@ -71,8 +71,10 @@ def _summary(report: Report, name: str) -> Html:
     cards = [tag("div", tag("dt", words), tag("dd", value)) for words, value in facts]
     interval = f"95 % interval {100 * row.drop_low:.2f} to {100 * row.drop_high:.2f}"
     limit = f"the budget of {100 * request.max_drop:g} points on the validation data"
+    limit = f"the speed that was asked for, {request.speed}" if request.speed else limit
     limit += f", at a confidence of {100 * request.confidence:g} %" if request.confidence > 0.5 else ""
     verdict = "It is inside" if report.budget_met else "It is the best found: what was asked for misses"
+    verdict = "It reaches" if request.speed and report.budget_met else verdict
     text = (
         f"{Path(report.shipped).name} loses {100 * row.drop:.2f} points ({interval}) on {report.samples} samples of "
         f"{report.data}. {verdict} {limit}."
