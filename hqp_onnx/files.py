@@ -77,6 +77,11 @@ def fingerprint(path: Path | str) -> str:
     return hashlib.sha256(repr(entries).encode()).hexdigest()
 
 
+def digest_of(*texts: str) -> str:
+    """One digest of several; of a single one, that."""
+    return texts[0] if len(texts) == 1 else hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
 def json_text(value: object) -> str:
     """JSON with one key a line."""
     return json.dumps(value, indent=1) + "\n"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.channels.channel_map import ChannelMap, PruningPlan
-from hqp_onnx.data.dataset import Batch
+from hqp_onnx.data.batch import Batch
 from hqp_onnx.errors import UsageError
 from hqp_onnx.passes.absorb_scales import absorb_scales
 from hqp_onnx.passes.absorb_shifts import Absorbed, absorb_shifts, constants

@@ -21,7 +21,7 @@ import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import BoolArray, FloatArray
 from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis, PruningPlan
-from hqp_onnx.data.dataset import Batch
+from hqp_onnx.data.batch import Batch
 from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.graphs.unique_names import UniqueNames, tensor_names, unused_prefix
 from hqp_onnx.passes.base import PassResult

@@ -17,7 +17,7 @@ import onnx
 
 from hqp_onnx.arrays import Array, FloatArray
 from hqp_onnx.channels.channel_map import PruningPlan
-from hqp_onnx.data.dataset import Batch
+from hqp_onnx.data.batch import Batch
 from hqp_onnx.runtimes.session import Session
 
 _LEAST = np.finfo(np.float64).tiny

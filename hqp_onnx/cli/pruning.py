@@ -18,15 +18,16 @@ from hqp_onnx.cli.arguments import (
     json_option,
     min_width_option,
     model_argument,
-    preprocess_option,
     probe_option,
     quiet_option,
+    reading_options,
     refit_option,
     selection_options,
     strict_option,
 )
 from hqp_onnx.cli.output import Display, give_json, give_warnings, out, say, verified_json
 from hqp_onnx.cli.tables.units import inspect_table
+from hqp_onnx.data.reading import Data
 from hqp_onnx.ranking.saliencies import SALIENCIES, Scoring
 from hqp_onnx.steps.inspect import inspect_model
 from hqp_onnx.steps.prune import Pruning, prune_file
@@ -52,15 +53,15 @@ def inspect(model: Path, json_file: Path | None) -> None:
 @click.option("--data", required=True, type=DATA, metavar="DATA")
 @click.option("--saliency", type=Named(SALIENCIES), default="fisher", show_default=True)
 @gradient_options
-@preprocess_option
+@reading_options("data")
 @click.option("-o", "--output", type=OUT, required=True, help="scores.npz: filter/<weight> and unit.")
 @probe_option
 @json_option
 @quiet_option
 def score(
     model: Path,
-    data: str,
-    preprocess: Path | None,
+    data: Data,
+    preprocess: str | None,
     output: Path,
     json_file: Path | None,
     quiet: bool,
@@ -94,7 +95,7 @@ def score(
 @click.option("--multiple-of", type=int, default=1, show_default=True, help=MULTIPLE_HELP)
 @selection_options
 @click.option("--seed", type=int, default=0, show_default=True)
-@preprocess_option
+@reading_options("data")
 @click.option("--ledger", type=OUT, help="Write what was removed, as JSON.")
 @click.option("-o", "--output", type=OUT, required=True)
 @probe_option
@@ -104,8 +105,8 @@ def score(
 def prune(
     model: Path,
     output: Path,
-    data: str | None,
-    preprocess: Path | None,
+    data: Data | None,
+    preprocess: str | None,
     ledger: Path | None,
     json_file: Path | None,
     strict: bool,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_type_hints
 
 from hqp_onnx.boundary import require_types
+from hqp_onnx.data.reading import Data
 from hqp_onnx.engine.plan import PATHS, PRECISIONS, SCALES, Request
 from hqp_onnx.errors import UsageError
 
@@ -19,7 +20,7 @@ class BuildOptions:
         model: the float model, or one with Q/DQ pairs.
         output: the engine; OUTPUT.json says how it was built.
         data: calibration data, for INT8 of a float model.
-        preprocess: JSON file, for a folder of images.
+        preprocess: of images: imagenet, clip, tf, yolo, JSON, or its file.
         precision: int8, fp16 or fp32; None takes int8 with data or Q/DQ where the GPU has INT8, else fp16.
         calibration: how ranges are chosen.
         calibration_cache: scales of the implicit path: read if it exists, else written.
@@ -40,8 +41,8 @@ class BuildOptions:
 
     model: Path
     output: Path
-    data: str | None = None
-    preprocess: Path | None = None
+    data: Data | None = None
+    preprocess: str | Path | None = None
     precision: str | None = None
     calibration: str = "entropy"
     calibration_cache: Path | None = None
@@ -58,7 +59,7 @@ class BuildOptions:
 
     def __post_init__(self) -> None:
         require_types(vars(self), get_type_hints(BuildOptions))
-        for name in ("model", "output", "preprocess", "calibration_cache", "timing_cache"):
+        for name in ("model", "output", "calibration_cache", "timing_cache"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, Path(getattr(self, name)))
         object.__setattr__(self, "shapes", (self.shapes,) if isinstance(self.shapes, str) else tuple(self.shapes))

@@ -205,9 +205,12 @@ def try_run(session: Runner, feeds: Mapping[str, Array], name: object = "") -> d
 
 
 def fixed_batch(inputs: Sequence[TensorSpec]) -> int | None:
-    """The first size of all inputs, or None where it is dynamic or differs."""
-    sizes = {spec.shape[0] for spec in inputs if spec.shape}
-    return next(iter(sizes)) if len(sizes) == 1 else None
+    """The first size of the first input that has one, or None where that of any is dynamic.
+
+    Inputs of another first size have no axis of samples: all samples share them.
+    """
+    sizes = [spec.shape[0] for spec in inputs if spec.shape]
+    return sizes[0] if sizes and None not in sizes else None
 
 
 def run_padded(
@@ -218,7 +221,12 @@ def run_padded(
     short = 0 if fixed is None else max(fixed - count, 0)
     if not short:
         return infer(feeds)
-    values = infer({name: np.concatenate([x, np.repeat(x[-1:], short, 0)]) for name, x in feeds.items()})
+    values = infer(
+        {
+            name: np.concatenate([x, np.repeat(x[-1:], short, 0)]) if np.ndim(x) and len(x) == count else x
+            for name, x in feeds.items()
+        }
+    )
     return {k: v[:count] if np.ndim(v) and len(v) == fixed else v for k, v in values.items()}
 
 

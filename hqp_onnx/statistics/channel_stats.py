@@ -17,7 +17,7 @@ import onnx
 from onnx.helper import make_node
 
 from hqp_onnx.arrays import Array, FloatArray
-from hqp_onnx.data.dataset import Batch
+from hqp_onnx.data.batch import Batch
 from hqp_onnx.errors import DataError
 from hqp_onnx.graphs.nodes import opset
 from hqp_onnx.graphs.unique_names import tensor_names, unused_prefix
@@ -69,7 +69,7 @@ def channel_stats(
         bytes_each = sum(x.nbytes for x in batch.feeds.values()) / max(1, len(batch))
         rows = session.batch or max(1, int(_INPUTS // max(1, bytes_each)))
         for start in range(0, len(batch), rows):
-            values = iter(session.run({key: x[start : start + rows] for key, x in batch.feeds.items()}).values())
+            values = iter(session.run(batch.part(slice(start, start + rows)).feeds).values())
             for total, (mean, power, top) in zip(totals, zip(values, values, values, strict=True), strict=True):
                 total.add(mean, power, top)
     if not totals[0].rows:

@@ -12,6 +12,7 @@ from hqp_onnx.arrays import IntArray
 from hqp_onnx.channels.channel_map import ChannelMap, PruningPlan
 from hqp_onnx.channels.removals import plan_of, removals_json
 from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.data.reading import Data, read_files
 from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.verification import Verified
 from hqp_onnx.files import forbid_overlap, write_text
@@ -173,8 +174,8 @@ def prune_file(
     output: Path,
     options: Pruning,
     *,
-    data: str | None = None,
-    preprocess: Path | None = None,
+    data: Data | None = None,
+    preprocess: str | Path | None = None,
     ledger: Path | None = None,
     progress: Progress = silent,
 ) -> Pruned:
@@ -185,7 +186,7 @@ def prune_file(
         output: the pruned model.
         options: how many units are removed, and which.
         data: calibration data, for gradient saliencies and compensation.
-        preprocess: for image folders.
+        preprocess: of images, see ``Reading``.
         ledger: JSON file: {"model_sha256", "removed": {tensor: {axis: indices in the original}}}.
         progress: called as the work goes on.
     """
@@ -193,8 +194,7 @@ def prune_file(
         {"output": output, "ledger": ledger},
         {
             "the input model": model_io.parts(path),
-            "the data": data,
-            "the file of {--preprocess}": preprocess,
+            **read_files(data, preprocess),
             "the file of {--plan}": options.plan,
         },
     )

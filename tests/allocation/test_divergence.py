@@ -12,7 +12,7 @@ from small_model import small_model
 from hqp_onnx.allocation.divergence import Divergence
 from hqp_onnx.allocation.groups import find_groups
 from hqp_onnx.channels.channel_map import PruningPlan
-from hqp_onnx.data.dataset import Batch
+from hqp_onnx.data.batch import Batch
 from hqp_onnx.model import open_model
 
 X = np.random.default_rng(0).standard_normal((12, 3)).astype(np.float32)

@@ -20,12 +20,13 @@ import numpy as np
 import onnx
 
 from hqp_onnx.arrays import Array
-from hqp_onnx.data.dataset import Batch
+from hqp_onnx.data.batch import Batch
 from hqp_onnx.errors import DataError
 from hqp_onnx.gradients.engines import ENGINES, OpenEngine
 from hqp_onnx.gradients.loss import Draw, LossName
 from hqp_onnx.gradients.per_sample import Kind
 from hqp_onnx.gradients.running_sums import RunningSums, run_key
+from hqp_onnx.passes.lowering.fix_inputs import fix_inputs
 from hqp_onnx.ranking.saliencies.scoring import SALIENCIES, Execution, FilterScores, Saliency, Samples, Scoring
 
 _LOG = logging.getLogger(__name__)
@@ -58,11 +59,12 @@ class OfGradients(Saliency):
         first = None if data is None else next(iter(data), None)
         if data is None or first is None or not len(first):
             raise DataError("no samples: saliency needs at least one")
+        model = fix_inputs(model, first.common)
         labeled = first.labels is not None
         loss = self.loss if scoring.loss_model is None else scoring.loss_model
         chosen = loss if loss is not None or not labeled else "cross-entropy"
         opened = ENGINES.get(scoring.engine)(
-            model, first.feeds, kind=self.gradients, loss=chosen, threads=execution.threads
+            model, first.own, kind=self.gradients, loss=chosen, threads=execution.threads
         )
         _LOG.info("%s on the loss %s", self.gradients, opened.loss.name)
         draw = Draw(scoring.draws, len(data), scoring.seed)
@@ -86,7 +88,7 @@ SALIENCIES.register("taylor")(OfGradients("taylor"))
 def _values(opened: OpenEngine, batch: Batch, start: int, draw: Draw) -> Mapping[str, Array]:
     """Values [n, filters] by weight: the sum over the rounds of the loss, or their mean where they are drawn."""
     rounds = opened.loss.rounds(range(start, start + len(batch)), batch.labels, draw)
-    each = (opened(batch.feeds, targets) for targets in rounds)  # one after the other: "expected" has many
+    each = (opened(batch.own, targets) for targets in rounds)  # one after the other: "expected" has many
     count = draw.count if opened.loss.random else 1
     total = dict(next(each))
     for values in each:
@@ -101,6 +103,5 @@ def _micro_batches(data: Iterable[Batch], size: int, skip: int) -> Iterator[tupl
         for start in range(0, len(batch), size):
             part = slice(start, min(start + size, len(batch)))
             if position >= skip:
-                labels = None if batch.labels is None else batch.labels[part]
-                yield position, Batch({name: x[part] for name, x in batch.feeds.items()}, labels)
+                yield position, batch.part(part)
             position += part.stop - part.start

@@ -23,7 +23,7 @@ import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import FloatArray, real_numbers
 from hqp_onnx.channels.channel_map import ChannelMap
-from hqp_onnx.data.dataset import Batch
+from hqp_onnx.data.batch import Batch
 from hqp_onnx.errors import UsageError
 from hqp_onnx.gradients import filter_weights
 from hqp_onnx.gradients.engines import ENGINES
