@@ -14,7 +14,17 @@ from pathlib import Path
 import click
 
 from hqp_onnx.boundary import boundary, fault
-from hqp_onnx.cli import config, environment, measurement, optimization, pruning, quantization, recovery, reporting
+from hqp_onnx.cli import (
+    config,
+    environment,
+    measurement,
+    optimization,
+    pruning,
+    quantization,
+    recovery,
+    reporting,
+    topics,
+)
 from hqp_onnx.cli.arguments import FILE
 from hqp_onnx.cli.interruption import INTERRUPTED, ended_by_exception, words
 from hqp_onnx.cli.output import begin, drop, finish, say
@@ -86,8 +96,8 @@ def _fail(message: str, code: int) -> int:
 def cli(context: click.Context, config_file: Path | None) -> None:
     """Prune and quantize exported ONNX models inside one accuracy budget.
 
-    DATA is a .npz file (arrays named as the model's inputs, plus labels), a folder of images (one sub-folder per
-    class) or a Polygraphy data-loader script file.py[:func].
+    DATA is a .npz file (arrays named as the model's inputs, plus labels), a .npy file, a folder of images (one
+    sub-folder per class) or a Polygraphy data-loader script file.py[:func]; `hqp help data` says more.
 
     hqp.toml may hold every option: a section per command, keys as on the command line, which wins.
     """
@@ -110,5 +120,6 @@ for command in (
     environment.doctor,
     environment.completion,
     environment.setup,
+    topics.help_command,
 ):
     cli.add_command(command)
