@@ -20,6 +20,7 @@ from hqp_onnx.cli.arguments import (
     model_argument,
     preprocess_option,
     probe_option,
+    provider_option,
     quiet_option,
     refit_option,
     selection_options,
@@ -55,6 +56,7 @@ def inspect(model: Path, json_file: Path | None) -> None:
 @preprocess_option
 @click.option("-o", "--output", type=OUT, required=True, help="scores.npz: filter/<weight> and unit.")
 @probe_option
+@provider_option
 @json_option
 @quiet_option
 def score(
@@ -92,6 +94,7 @@ def score(
 @click.option("--ledger", type=OUT, help="Write what was removed, as JSON.")
 @click.option("-o", "--output", type=OUT, required=True)
 @probe_option
+@provider_option
 @json_option
 @strict_option
 @quiet_option

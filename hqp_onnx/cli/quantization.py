@@ -16,6 +16,7 @@ from hqp_onnx.cli.arguments import (
     model_argument,
     preprocess_option,
     probe_option,
+    provider_option,
     quiet_option,
     strict_option,
     target_option,
@@ -60,6 +61,7 @@ from hqp_onnx.steps.quantize import quantize_file
 @preprocess_option
 @click.option("-o", "--output", type=OUT, required=True)
 @probe_option
+@provider_option
 @json_option
 @strict_option
 @quiet_option

@@ -15,6 +15,7 @@ from hqp_onnx.cli.arguments import (
     json_option,
     preprocess_option,
     probe_option,
+    provider_option,
     quiet_option,
     strict_option,
 )
@@ -40,6 +41,7 @@ from hqp_onnx.steps.recover import recover_file
 @preprocess_option
 @click.option("-o", "--output", type=OUT, required=True)
 @probe_option
+@provider_option
 @json_option
 @strict_option
 @quiet_option

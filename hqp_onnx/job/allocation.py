@@ -35,6 +35,7 @@ from hqp_onnx.job.ledger import Ledger
 from hqp_onnx.job.path import PlanPath
 from hqp_onnx.job.search import last_admissible
 from hqp_onnx.job.setup import Setup
+from hqp_onnx.passes.convert_fp16 import convert_fp16
 from hqp_onnx.passes.cut import Refit, cut
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.quantize import Recipe, prepare, quantize_prepared
@@ -141,7 +142,7 @@ def _fastest(setup: Setup, plans: Sequence[PruningPlan]) -> int:
     """The number of the fastest plan, as measured where that is possible: predictions are good enough to search by."""
     if len(plans) == 1 or setup.target.stand_in:
         return len(plans) - 1
-    build = _in_int8 if setup.options.precision == "int8" else _in_float32
+    build = _BUILDS.get(setup.options.precision, _in_float32)
     return fastest([setup.load(build(setup, plan)) for plan in plans], setup.sample, _COMPARISON_SECONDS)
 
 
@@ -149,9 +150,9 @@ def _table(setup: Setup, ledger: Ledger, groups: Groups) -> TimeTable:
     """In the precision that ships; where that is open, in the one that is faster at half the widths."""
     options = setup.options
     with ledger.timed("times"):
-        build = _in_int8 if options.precision == "int8" else _in_float32
+        build = _BUILDS.get(options.precision, _in_float32)
         if options.precision == "mixed":
-            half, builds = groups.plan(groups.least // 2), (_in_float32, _in_int8)
+            half, builds = groups.plan(groups.least // 2), (_in_float32, _BUILDS[options.narrow])
             sessions = [setup.load(build(setup, half)) for build in builds]
             build = builds[fastest(sessions, setup.sample, _COMPARISON_SECONDS)]
         return measure_table(
@@ -182,6 +183,14 @@ def _in_int8(setup: Setup, plan: PruningPlan) -> onnx.ModelProto:
     ranges = dict.fromkeys(quantized_tensors(graph, setup.target), _ANY_RANGE)
     prepared = prepare(graph, (), setup.target, known=Calibration(ranges, "any"), recipe=_BARE)
     return to_proto(quantize_prepared(prepared, setup.target).graph)
+
+
+def _in_float16(setup: Setup, plan: PruningPlan) -> onnx.ModelProto:
+    return to_proto(convert_fp16(fold_batchnorm(_bare(setup, plan)).graph).graph)
+
+
+_BUILDS = {"int8": _in_int8, "fp16": _in_float16}
+"""Models of a plan by precision; in float32 for any other."""
 
 
 def _divergence(setup: Setup, ledger: Ledger, evidence: Evidence) -> Divergence:

@@ -30,9 +30,9 @@ log = logging.getLogger(__name__)
 
 def as_asked(setup: Setup, ledger: Ledger, models: CandidateModels, pruned: Candidate) -> Candidate:
     """``pruned`` in the precision that was asked for; in mixed precision, nodes that are faster in float stay there."""
-    precision = setup.options.precision
-    if precision != "mixed":
-        return replace(pruned, precision=Precision(precision))
+    narrow = setup.options.narrow
+    if narrow != "int8" or setup.options.precision != "mixed":
+        return replace(pruned, precision=Precision(narrow))
     floats = ledger.once("mixed", lambda: _faster_in_float(setup, ledger, models, pruned))
     return replace(pruned, precision=Precision.INT8, floats=tuple(floats))
 
@@ -55,7 +55,7 @@ def admissible(
     fewer = path.up_to(removed)
     back = fewer[bisect(len(fewer) - 1, 1, lambda i: judge.admits(replace(wanted, plan=path.plan(fewer[i]))))]
     choices = [(replace(wanted, plan=path.plan(back)), back)]
-    if setup.options.precision == "mixed":
+    if setup.options.precision == "mixed" and wanted.precision is Precision.INT8:
         choices.append((_spared(setup, ledger, judge, wanted), removed))
     choices = [choice for choice in choices if judge.admits(choice[0])]
     if len(choices) < 2:

@@ -38,7 +38,7 @@ class Setup:
         metric: of quality.
         scoring: how units are ranked.
         target: what the result is for.
-        sample: feeds of one batch, for latency.
+        sample: feeds of one batch, for latency: ``options.batch`` samples.
         progress: called as work goes on.
     """
 
@@ -100,6 +100,6 @@ def open_setup(options: Options, progress: Progress) -> Setup:
         metric=metric,
         scoring=options.scoring,
         target=target(options.target),
-        sample=next(iter(data["val"].in_batches(model.session.batch or 1))).feeds,
+        sample=next(iter(data["val"].in_batches(model.session.batch or options.batch))).feeds,
         progress=progress,
     )

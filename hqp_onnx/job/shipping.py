@@ -25,15 +25,16 @@ class Shipping:
     met: bool
 
 
-def choose(rows: Mapping[str, Row], precisions: Mapping[str, Precision], asked: str) -> Shipping:
+def choose(rows: Mapping[str, Row], precisions: Mapping[str, Precision], asked: str, mixed: str = "int8") -> Shipping:
     """What ships.
 
     Args:
         rows: of the models inside the budget, the input's among them.
         precisions: of the same.
         asked: mixed, int8, fp16 or fp32.
+        mixed: what mixed takes beside float32.
     """
-    wanted = {"mixed": "int8"}.get(asked, asked)
+    wanted = {"mixed": mixed}.get(asked, asked)
     met = any(precisions[name].value == wanted for name in rows)
     competing, kind = rows, ""
     if asked in ("int8", "fp16"):
