@@ -22,6 +22,7 @@ from hqp_onnx.cli.arguments import (
     min_width_option,
     model_argument,
     probe_option,
+    provider_option,
     quiet_option,
     reading_options,
     refit_option,
@@ -106,7 +107,7 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
     type=click.Choice(PRECISIONS),
     default="mixed",
     show_default=True,
-    help="mixed: INT8 where it is faster, as measured, and harmless.",
+    help="mixed: INT8 where it is faster, as measured, and harmless; float16 on cuda.",
 )
 @target_option
 @calibration_option
@@ -116,6 +117,9 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
 @click.option("--multiple-of", type=int, help=f"{MULTIPLE_HELP} Default: what the target's kernels take.")
 @selection_options
 @reading_options("calib", "val", "test")
+@click.option(
+    "--batch", type=int, default=1, show_default=True, help="Samples of one timed run, where MODEL does not fix them."
+)
 @click.option("--threads", type=click.IntRange(0), default=0, help="Threads of the runtime; 0 lets it choose.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random saliency and of draws.")
 @click.option("--resume", is_flag=True, help="Go on with what OUT holds.")
@@ -127,6 +131,7 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
 @click.option("--build", is_flag=True, help="Build a TensorRT engine of the result, and hold it to the budget too.")
 @click.option("-o", "--output", type=OUT, required=True, metavar="OUT", help="Folder for the models and the report.")
 @probe_option
+@provider_option
 @json_option
 @strict_option
 @quiet_option

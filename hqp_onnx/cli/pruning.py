@@ -19,6 +19,7 @@ from hqp_onnx.cli.arguments import (
     min_width_option,
     model_argument,
     probe_option,
+    provider_option,
     quiet_option,
     reading_options,
     refit_option,
@@ -56,6 +57,7 @@ def inspect(model: Path, json_file: Path | None) -> None:
 @reading_options("data")
 @click.option("-o", "--output", type=OUT, required=True, help="scores.npz: filter/<weight> and unit.")
 @probe_option
+@provider_option
 @json_option
 @quiet_option
 def score(
@@ -99,6 +101,7 @@ def score(
 @click.option("--ledger", type=OUT, help="Write what was removed, as JSON.")
 @click.option("-o", "--output", type=OUT, required=True)
 @probe_option
+@provider_option
 @json_option
 @strict_option
 @quiet_option

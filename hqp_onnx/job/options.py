@@ -74,8 +74,8 @@ class Options:
             remove units in one order, by saliency per MAC, per parameter, or alone. With size, the smallest model
             inside the budget ships, else the fastest.
         refresh: rank again after every this many steps of a linear search; 0 for never.
-        precision: mixed (INT8 where it is faster, as measured, and harmless), int8, fp16 or fp32. The fastest model
-            inside the budget ships; with int8 and fp16 only one in that precision.
+        precision: mixed (INT8 where it is faster, as measured, and harmless; on cuda float16), int8, fp16 or fp32. The
+            fastest model inside the budget ships; with int8 and fp16 only one in that precision.
         target: where the model will run: onnxruntime, openvino, tensorrt, cuda, onnxruntime:PROVIDER, or
             ``FILE.py:name``.
         calibration: how ranges are chosen, as entropy or percentile:99.9.
@@ -88,6 +88,7 @@ class Options:
         keep: shell patterns of tensors whose units stay.
         only: the same for tensors whose units may be removed; empty for all.
         preprocess: of images: imagenet, clip, tf, yolo, JSON, or its file.
+        batch: samples of one timed run, where the model does not fix them.
         threads: of the runtime; 0 lets it choose.
         seed: of the random saliency, of draws and of recovery.
         resume: continue from what ``output`` holds.
@@ -132,6 +133,7 @@ class Options:
     keep: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     preprocess: str | Path | None = None
+    batch: int = 1
     threads: int = 0
     seed: int = 0
     resume: bool = False
@@ -165,6 +167,8 @@ class Options:
         check_refit(self.chosen_refit, self.compensate)
         check_min_width(self.min_width)
         check_multiple(self.width_multiple)
+        if self.batch < 1:
+            raise UsageError(f"{{--batch}} {self.batch}: expected a number of samples, 1 or more")
         if not 0 < self.step <= 1:
             raise UsageError(f"{{--step}} {self.step}: expected a share in 0..1, such as 0.01 for one percent")
         if self.build and not target(self.target).engines:
@@ -211,6 +215,11 @@ class Options:
     def width_multiple(self) -> int:
         """What widths stay multiples of: ``multiple_of``, or what the target's kernels work on at a time."""
         return target(self.target).channel_multiple if self.multiple_of is None else self.multiple_of
+
+    @property
+    def narrow(self) -> str:
+        """The precision of what is asked for; with mixed, that in which models may be faster on the target."""
+        return target(self.target).mixes if self.precision == "mixed" else self.precision
 
     @property
     def chosen_refit(self) -> str:

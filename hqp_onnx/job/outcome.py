@@ -84,6 +84,7 @@ def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[R
         {name: rows[name] for name in admitted},
         {name: models[name].candidate.precision for name in admitted},
         options.precision,
+        setup.target.mixes,
         smallest=options.objective == "size",
         reaches=goal.met if (goal := Goal.of(options)) else None,
     )
@@ -133,7 +134,7 @@ def _to_write(setup: Setup, result: SearchResult) -> dict[str, tuple[Candidate, 
     """The models to write and their files, by row, in the order of the report."""
     output, chosen = setup.options.folder, result.chosen
     rows = {"pruned": (result.pruned, output / "pruned.onnx")}
-    if setup.options.precision in ("int8", "mixed"):
+    if setup.options.narrow == "int8":
         untouched = replace(ORIGINAL, precision=Precision.INT8)
         rows = {"q8_only": (untouched, output / _IF_ADMITTED["q8_only"]), **rows}
     if chosen is not None:
@@ -218,6 +219,9 @@ def _notes(setup: Setup, result: SearchResult, rows: Mapping[str, Row], plan: Pr
     channels, redundant = setup.channels, result.evidence.redundant
     slow = (name for name in rows if rows[name].speedup * (1 + NOISE) < 1)
     notes = [f"{TITLES[name]} is slower than the input on this machine" for name in slow]
+    samples = len(next(iter(setup.sample.values())))
+    if samples > 1:
+        notes.append(f"latencies are those of batches of {samples} samples")
     if setup.options.recover and result.recovered is None:
         notes.append("no recovered candidate is inside the budget")
     if redundant:

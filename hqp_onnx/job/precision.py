@@ -33,9 +33,9 @@ def as_asked(setup: Setup, ledger: Ledger, models: CandidateModels, pruned: Cand
 
     ``threads`` are what models are timed on.
     """
-    precision = setup.options.precision
-    if precision != "mixed":
-        return replace(pruned, precision=Precision(precision))
+    narrow = setup.options.narrow
+    if narrow != "int8" or setup.options.precision != "mixed":
+        return replace(pruned, precision=Precision(narrow))
     floats = ledger.once("mixed", lambda: _faster_in_float(setup, ledger, models, pruned, threads))
     return replace(pruned, precision=Precision.INT8, floats=tuple(floats))
 
@@ -59,7 +59,7 @@ def admissible(
     fewer = path.up_to(removed)
     back = fewer[bisect(len(fewer) - 1, 1, lambda i: judge.admits(replace(wanted, plan=path.plan(fewer[i]))))]
     choices = [(replace(wanted, plan=path.plan(back)), back)]
-    if setup.options.precision == "mixed":
+    if setup.options.precision == "mixed" and wanted.precision is Precision.INT8:
         choices.append((_spared(setup, ledger, judge, wanted), removed))
     choices = [choice for choice in choices if judge.admits(choice[0])]
     if len(choices) < 2:

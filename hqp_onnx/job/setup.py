@@ -46,7 +46,7 @@ class Setup:
         references: the original's outputs by part of the data, where the metric is held to them.
         scoring: how units are ranked.
         target: what the result is for.
-        sample: feeds of one batch, for latency.
+        sample: feeds of one batch, for latency: ``options.batch`` samples.
         progress: called as work goes on.
     """
 
@@ -109,7 +109,7 @@ def open_setup(options: Options, progress: Progress) -> Setup:
         references=_references(model, data, metric),
         scoring=options.scoring,
         target=target(options.target),
-        sample=next(iter(data["val"].in_batches(model.session.batch or 1))).feeds,
+        sample=next(iter(data["val"].in_batches(model.session.batch or options.batch))).feeds,
         progress=progress,
     )
 

@@ -33,6 +33,7 @@ def choose(
     rows: Rows,
     precisions: Mapping[str, Precision],
     asked: str,
+    mixed: str = "int8",
     smallest: bool = False,
     reaches: Callable[[Row], bool] | None = None,
 ) -> Shipping:
@@ -42,10 +43,11 @@ def choose(
         rows: of the models inside the budget, the input's among them.
         precisions: of the same.
         asked: mixed, int8, fp16 or fp32.
+        mixed: what mixed takes beside float32.
         smallest: whether size counts, rather than speed.
         reaches: whether a row is as fast as was asked for; None where the budget is what was asked for.
     """
-    wanted = {"mixed": "int8"}.get(asked, asked)
+    wanted = {"mixed": mixed}.get(asked, asked)
     met = any(precisions[name].value == wanted for name in rows)
     competing, kind = rows, ""
     if asked in ("int8", "fp16"):

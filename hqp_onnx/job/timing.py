@@ -19,9 +19,11 @@ from hqp_onnx.allocation.times import measure_table
 from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.evaluation.latency import fastest, measure
 from hqp_onnx.graphs.model_io import to_proto
+from hqp_onnx.job.candidate import Precision
 from hqp_onnx.job.ledger import Ledger
 from hqp_onnx.job.setup import Setup
 from hqp_onnx.passes.absorb_shifts import absorb_shifts, constants
+from hqp_onnx.passes.convert_fp16 import convert_fp16
 from hqp_onnx.passes.cut import cut
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.quantize import Recipe, prepare, quantize_prepared
@@ -36,14 +38,13 @@ from hqp_onnx.timing.table import TimeTable
 _COMPARISON_SECONDS = 1.0
 _BARE = Recipe(equalize=False, correct_bias=False, round_weights=False)
 _ANY_RANGE = Range(-1.0, 1.0, 1.0)
-_IN_INT8 = {"int8": (True,), "mixed": (False, True)}
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Whether models are timed in INT8, rather than float32, on how many threads, and nodes in ``floats`` even so."""
+    """In which precision models are timed, on how many threads, and which nodes of INT8 models are in float."""
 
-    int8: bool
+    precision: Precision
     threads: int
     floats: tuple[str, ...] = ()
 
@@ -52,7 +53,7 @@ class Timing:
         with ledger.timed("times"):
             return measure_table(
                 groups,
-                partial(self._model, setup),
+                partial(self.model, setup),
                 partial(_bare, setup),
                 setup.target,
                 setup.sample,
@@ -64,7 +65,7 @@ class Timing:
 
     def fastest(self, setup: Setup, plans: Sequence[PruningPlan]) -> int:
         """The number of the fastest plan as measured: predictions are good enough to search by."""
-        models = [self._model(setup, plan) for plan in plans]
+        models = [self.model(setup, plan) for plan in plans]
         return fastest([setup.load(m, threads=self.threads) for m in models], setup.sample, _COMPARISON_SECONDS)
 
     def beside(self, setup: Setup, plan: PruningPlan) -> Beside:
@@ -72,13 +73,18 @@ class Timing:
         sessions: dict[str, Runner] = {
             str(count): setup.model.load(count) for count in thread_counts(setup.target, setup.options.threads)
         }
-        sessions["plan"] = setup.load(self._model(setup, plan), threads=self.threads)
+        sessions["plan"] = setup.load(self.model(setup, plan), threads=self.threads)
         found = measure(sessions, setup.sample, _COMPARISON_SECONDS)
         plans = found.pop("plan")
         return Beside(plans.speedup / max(latency.speedup for latency in found.values()), plans.median_ms)
 
-    def _model(self, setup: Setup, plan: PruningPlan) -> onnx.ModelProto:
-        return _in_int8(setup, plan, self.floats) if self.int8 else _in_float32(setup, plan)
+    def model(self, setup: Setup, plan: PruningPlan) -> onnx.ModelProto:
+        """A plan as it is timed."""
+        graph = _bare(setup, plan)
+        if self.precision is Precision.INT8:
+            return _in_int8(setup, graph, self.floats)
+        folded = fold_batchnorm(graph).graph
+        return to_proto(convert_fp16(folded).graph if self.precision is Precision.FP16 else folded)
 
 
 @dataclass(frozen=True)
@@ -96,13 +102,15 @@ def choose_timing(setup: Setup, ledger: Ledger, groups: Groups) -> Timing:
 
 
 def _chosen(setup: Setup, groups: Groups) -> Timing:
-    kinds = _IN_INT8.get(setup.options.precision, (False,))
+    narrow = Precision(setup.options.narrow)
+    kinds = (Precision.FP32, narrow) if setup.options.precision == "mixed" else (narrow,)
     counts = thread_counts(setup.target, setup.options.threads)
-    ways = [Timing(int8, count) for count in counts for int8 in kinds]
+    ways = [Timing(kind, count) for count in counts for kind in kinds]
     if len(ways) == 1 or setup.target.stand_in:
-        return Timing(kinds[-1], setup.options.threads)
-    models = {int8: (_in_int8 if int8 else _in_float32)(setup, groups.plan(groups.least // 2)) for int8 in kinds}
-    sessions = [setup.load(models[way.int8], threads=way.threads) for way in ways]
+        return Timing(narrow, setup.options.threads)
+    half = groups.plan(groups.least // 2)
+    models = {kind: Timing(kind, 0).model(setup, half) for kind in kinds}
+    sessions = [setup.load(models[way.precision], threads=way.threads) for way in ways]
     return ways[fastest(sessions, setup.sample, _COMPARISON_SECONDS)]
 
 
@@ -114,13 +122,9 @@ def _bare(setup: Setup, plan: PruningPlan) -> gs.Graph:
     return absorb_shifts(graph, constants(setup.model.graph), refittable(graph)).result.graph
 
 
-def _in_float32(setup: Setup, plan: PruningPlan) -> onnx.ModelProto:
-    return to_proto(fold_batchnorm(_bare(setup, plan)).graph)
-
-
-def _in_int8(setup: Setup, plan: PruningPlan, floats: Collection[str] = ()) -> onnx.ModelProto:
+def _in_int8(setup: Setup, graph: gs.Graph, floats: Collection[str]) -> onnx.ModelProto:
     """Quantized with any ranges, which do not change it either."""
-    graph = fold_batchnorm(widen_float16(_bare(setup, plan)).graph).graph
+    graph = fold_batchnorm(widen_float16(graph).graph).graph
     ranges = dict.fromkeys(quantized_tensors(graph, setup.target), _ANY_RANGE)
     prepared = prepare(graph, (), setup.target, known=Calibration(ranges, "any"), recipe=_BARE)
     return to_proto(quantize_prepared(prepared, setup.target, floats).graph)

@@ -18,6 +18,7 @@ from hqp_onnx.allocation.search import Allocation
 from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.job import allocation as module
 from hqp_onnx.job.allocation import added_costs, allocated_path
+from hqp_onnx.job.candidate import Precision
 from hqp_onnx.job.options import PAPER, Options
 from hqp_onnx.job.timing import Timing
 from hqp_onnx.steps.optimize import optimize
@@ -33,7 +34,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Allocation:
     of = groups()
     curves = measured_curves(of, together, lambda done, total: None)
     allocation = Allocation(of, Program(of, table()), curves, together)
-    monkeypatch.setattr(module, "allocate", lambda *_: (allocation, Timing(False, 0)))
+    monkeypatch.setattr(module, "allocate", lambda *_: (allocation, Timing(Precision.FP32, 0)))
     return allocation
 
 
