@@ -239,25 +239,27 @@ def evaluate(
     model: ModelSource,
     data: Data,
     *,
-    metric: str | Metric | ScoreFunction = "top1",
+    metric: str | Metric | ScoreFunction | None = None,
+    metric_output: str = "",
     reference: ModelSource | None = None,
     target: str = "onnxruntime",
     preprocess: str | Path | None = None,
     progress: Progress = silent,
 ) -> Scores:
-    """Scores of any runnable model, quantized ones included; ``metric`` of the result is their mean, 0..1.
+    """Scores of any runnable model, quantized ones included; ``metric`` of the result is the number that they make.
 
     Args:
         model: to be judged.
         data: samples, with labels if the metric needs them.
-        metric: a name of ``hqp evaluate --help``, ``FILE.py:name``, or a function (outputs by name, labels or None)
-            -> scores in 0..1, float [samples].
-        reference: the original model, for agreement.
+        metric: a name of ``hqp evaluate --help``, ``FILE.py:name``, or a function or class as ``evaluation.metrics``
+            describes; None takes top1 where there are class numbers and classes, else fidelity.
+        metric_output: the output that is judged; "" for the first, or all, as the metric reads.
+        reference: the original model, for agreement and fidelity.
         target: what runs it, see ``quantize``.
         preprocess: of images: imagenet, clip, tf, yolo, JSON, or its file.
         progress: called with stage, done and total.
     """
-    return evaluate_model(model, data, metric, preprocess, progress, reference, target)
+    return evaluate_model(model, data, metric, preprocess, progress, reference, target, metric_output).scores
 
 
 @public
@@ -290,6 +292,7 @@ def compare(
     data: Data,
     *,
     metric: str | None = None,
+    metric_output: str = "",
     ledgers: Sequence[str | Path] = (),
     tolerance: float = 0.1,
     samples: int = 64,
@@ -304,6 +307,7 @@ def compare(
         data: samples.
         metric: a name of ``hqp compare --help`` or ``FILE.py:name``; None takes top1 where there are
             labels and classes.
+        metric_output: the output that is judged; "" for the first, or all, as the metric reads.
         ledgers: what was removed of pruned models, if not in ledger.json beside them.
         tolerance: own error that a layer may have, as a share of its signal.
         samples: to compare layers with.
@@ -317,6 +321,7 @@ def compare(
             data,
             preprocess=preprocess,
             metric=metric,
+            metric_output=metric_output,
             ledgers=tuple(map(Path, _several(ledgers))),
             tolerance=tolerance,
             samples=samples,

@@ -18,7 +18,8 @@ from hqp_onnx.data.dataset import Dataset, batch_size
 from hqp_onnx.data.reading import Data
 from hqp_onnx.data.sources import open_dataset
 from hqp_onnx.errors import LimitError, ModelError, UsageError
-from hqp_onnx.evaluation.metrics import Metric, classes, predictions
+from hqp_onnx.evaluation.metrics import Metric, predictions
+from hqp_onnx.evaluation.metrics.choice import prepared
 from hqp_onnx.evaluation.verification import SAMPLES, Source
 from hqp_onnx.files import sha256
 from hqp_onnx.graphs import model_io
@@ -165,11 +166,18 @@ def open_data(model: Model, data: Data, preprocess: str | Path | None = None, me
         data, model.session.inputs, preprocess=preprocess, batch_size=batch_size(model.session.inputs)
     )
     try_run(model.session, dataset.rows(0, 1).feeds, model.path)
-    if metric is not None and metric.labels == "data":
-        dataset.check_labels(classes(model.session.outputs))
-    if metric is not None and metric.labels == "original":
-        dataset = dataset.labeled_with(predictions(model.session, dataset))
-    return dataset
+    return dataset if metric is None else judged_data(model.session, dataset, metric)
+
+
+def judged_data(original: Runner, data: Dataset, metric: Metric) -> Dataset:
+    """``data`` with the labels that a metric needs.
+
+    Raises:
+        DataError: there are none, or they are no classes.
+        ModelError: the original's answers are needed, and it gives none.
+    """
+    answers = predictions(original, data, metric) if metric.labels == "original" else None
+    return prepared(metric, original, data, answers)
 
 
 def open_optional_data(model: Model, data: Data | None, preprocess: str | Path | None = None) -> Dataset | None:

@@ -114,7 +114,8 @@ def bad_inputs(folder: Path) -> Iterator[tuple[str, list[str], str]]:
         optimize(val=_data(folder / "fewer.npz", input=images, labels=labels[:3])),
         "labels",
     )
-    yield "no labels", optimize(val=_data(folder / "unlabeled.npz", input=images)), "no labels"
+    unlabeled = optimize(val=_data(folder / "unlabeled.npz", input=images))
+    yield "no labels", [*unlabeled, "--metric", "top1"], "no labels"
     yield "no samples", optimize(val=_data(folder / "nothing.npz", input=images[:0], labels=labels[:0])), "no samples"
     (folder / "images").mkdir()
     yield "an empty folder of images", optimize(calib=str(folder / "images")), "images"

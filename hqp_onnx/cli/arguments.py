@@ -266,8 +266,13 @@ selection_options = _options(
     click.option("--only", multiple=True, metavar="PATTERN", help="Remove only these tensors' channels (repeatable)."),
 )
 MULTIPLE_HELP = "Widths stay multiples of this, where they are as wide."
-metric_option = click.option(
-    "--metric", type=Named(METRICS), default="top1", show_default=True, help="What is measured."
+metric_option = _options(
+    click.option(
+        "--metric",
+        type=Named(METRICS),
+        help="What is measured. Default: top1 where there are class numbers and classes, else fidelity.",
+    ),
+    click.option("--metric-output", metavar="NAME", default="", help="Which output is judged, of several."),
 )
 target_option = click.option(
     "--target",

@@ -38,7 +38,7 @@ from hqp_onnx.steps.evaluate import evaluate_model
 @model_argument
 @click.option("--data", required=True, type=DATA, metavar="DATA")
 @metric_option
-@click.option("--reference", type=FILE, help="The original model, for --metric agreement.")
+@click.option("--reference", type=FILE, help="The original model, for --metric agreement and fidelity.")
 @target_option
 @reading_options("data")
 @probe_option
@@ -47,7 +47,8 @@ from hqp_onnx.steps.evaluate import evaluate_model
 def evaluate(
     model: Path,
     data: Data,
-    metric: str,
+    metric: str | None,
+    metric_output: str,
     reference: Path | None,
     target: str,
     preprocess: str | None,
@@ -56,12 +57,14 @@ def evaluate(
 ) -> None:
     """Measure the metric of MODEL on DATA."""
     with Display(quiet) as display:
-        scores = evaluate_model(model, data, metric, preprocess, display, reference, target)
+        found = evaluate_model(model, data, metric, preprocess, display, reference, target, metric_output)
+    scores, q = found.scores, found.choice.metric.quantity
     runtime = runtime_name(target_named(target))
-    summary = {"model": str(model), "metric": metric, "value": scores.metric, "samples": scores.samples}
+    summary = {"model": str(model), "metric": q.name, "value": scores.metric, "samples": scores.samples}
+    summary |= {"unit": q.unit, "higher_is_better": q.higher}
     summary |= {"nonfinite": scores.nonfinite.samples, "target": target, "runtime": runtime}
     if not give_json(summary, json_file):
-        say(f"{metric} {100 * scores.metric:.2f} % on {scores.samples} samples, {runtime}")
+        say(f"{q.name} {q.said(scores.metric)} on {scores.samples} samples, {runtime}")
         if scores.nonfinite:
             say(f"{scores.nonfinite.words(scores.samples)}: these score nothing")
 
@@ -99,6 +102,7 @@ def benchmark(
 @click.argument("models", type=DATA, nargs=-1, required=True, metavar="MODEL[@TARGET] ...")
 @click.option("--data", required=True, type=DATA, metavar="DATA")
 @click.option("--metric", type=Named(METRICS), help="Default: top1, where there are labels and classes.")
+@click.option("--metric-output", metavar="NAME", default="", help="Which output is judged, of several.")
 @click.option("--ledger", "ledgers", type=FILE, multiple=True, help="Of a pruned model, if not ledger.json beside it.")
 @click.option(
     "--tolerance", type=float, default=0.1, show_default=True, help="Own error that a layer may have, of its signal."

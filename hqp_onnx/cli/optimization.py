@@ -33,7 +33,7 @@ from hqp_onnx.cli.output import Display, give_json, give_warnings, out, say
 from hqp_onnx.cli.tables.optimization import budget_line, cost_lines, report_table
 from hqp_onnx.errors import UsageError
 from hqp_onnx.files import forbid_overlap
-from hqp_onnx.job.options import OBJECTIVES, PAPER, PRECISIONS, Options
+from hqp_onnx.job.options import MAX_DROP, OBJECTIVES, PAPER, PRECISIONS, RELATIVE_DROP, Options
 from hqp_onnx.job.search import SEARCHES
 from hqp_onnx.out_folder import STATE
 from hqp_onnx.ranking.saliencies import SALIENCIES
@@ -68,7 +68,12 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
     "--val", required=True, type=DATA, metavar="DATA", help="Validation data: every candidate is judged on it."
 )
 @click.option("--test", type=DATA, metavar="DATA", help="Test data: only the report uses it.")
-@click.option("--max-drop", type=float, default=0.015, show_default=True, help="Budget, as a fraction of the metric.")
+@click.option(
+    "--max-drop",
+    metavar="NUMBER|SHARE%",
+    help="Budget: how much worse the metric may be, in its units (0.015 is 1.5 points), or 5% of the original's.  "
+    f"[default: {MAX_DROP} of shares, else {RELATIVE_DROP}]",
+)
 @click.option(
     "--confidence",
     type=float,

@@ -11,8 +11,8 @@ from typing import Any, Literal, get_type_hints
 from hqp_onnx.boundary import require_types
 from hqp_onnx.data.reading import Data
 from hqp_onnx.errors import UsageError
-from hqp_onnx.evaluation.budget import check_budget
-from hqp_onnx.evaluation.metrics import Metric, ScoreFunction
+from hqp_onnx.evaluation.budget import check_budget, parse_drop
+from hqp_onnx.evaluation.metrics import Metric, ScoreFunction, load_metric
 from hqp_onnx.job.search import SEARCHES
 from hqp_onnx.model import ModelSource
 from hqp_onnx.passes.cut import check_refit
@@ -24,9 +24,10 @@ from hqp_onnx.statistics.thresholds import method
 
 PRECISIONS = ("mixed", "int8", "fp16", "fp32")
 OBJECTIVES = ("latency", "macs", "sparsity")
+MAX_DROP, RELATIVE_DROP = 0.015, "1.5%"
 PAPER: Mapping[str, Any] = MappingProxyType(
     {
-        "max_drop": 0.015,
+        "max_drop": MAX_DROP,
         "step": 0.01,
         "search": "linear",
         "saliency": "fisher",
@@ -51,7 +52,9 @@ class Options:
         val: validation data: every candidate is judged on them.
         output: folder for the models and the report.
         test: test data; only the report uses them. None reports on ``val``.
-        max_drop: the budget: how far the metric may fall, 0..1 (0.015 = 1.5 points).
+        max_drop: the budget: how much worse the metric may be, in its own units (0.015 = 1.5 points of a share), or, as
+            "5%", as a share of what the original has. Where less is better, it is a rise. None takes 0.015 of shares,
+            else "1.5%".
         confidence: that the budget holds on data like ``val``: 0.95 asks it of the drop's upper bound, 0.5 of the drop
             itself; see ``evaluation.paired``.
         step: share of the units from one candidate to the next.
@@ -71,8 +74,9 @@ class Options:
         target: where the model will run: onnxruntime, openvino, tensorrt, cuda, onnxruntime:PROVIDER, or
             ``FILE.py:name``.
         calibration: how ranges are chosen, as entropy or percentile:99.9.
-        metric: of quality: a name, ``FILE.py:name``, a ``Metric``, or a function (outputs by name, labels or None) ->
-            scores in 0..1, float [samples].
+        metric: of quality: a name, ``FILE.py:name``, a ``Metric``, or a function or class as ``evaluation.metrics``
+            describes; None takes top1 where there are class numbers and classes, else fidelity to the original.
+        metric_output: the output that is judged; "" for the first, or all, as the metric reads.
         min_width: share of every tensor's units that stays; one always does.
         branches: whether gates and residual branches may be removed as a whole.
         multiple_of: widths stay multiples of it, where they are as wide; None takes what the target's kernels take.
@@ -97,7 +101,7 @@ class Options:
     val: Data
     output: str | Path
     test: Data | None = None
-    max_drop: float = 0.015
+    max_drop: float | str | None = None
     confidence: float = 0.5
     step: float = 0.01
     search: str = "bisect"
@@ -112,7 +116,8 @@ class Options:
     precision: str = "mixed"
     target: str = "onnxruntime"
     calibration: str = "entropy"
-    metric: str | Metric | ScoreFunction = "top1"
+    metric: str | Metric | ScoreFunction | type | None = None
+    metric_output: str = ""
     min_width: float = 0.1
     branches: bool = True
     multiple_of: int | None = None
@@ -147,7 +152,7 @@ class Options:
         SEARCHES.get(self.search)
         _ = self.scoring
         method(self.calibration)
-        check_budget(self.max_drop, self.confidence)
+        object.__setattr__(self, "max_drop", _checked_drop(self))
         check_refit(self.chosen_refit, self.compensate)
         check_min_width(self.min_width)
         check_multiple(self.width_multiple)
@@ -173,6 +178,11 @@ class Options:
         return Path(self.output)
 
     @property
+    def chosen_drop(self) -> float | str:
+        """``max_drop``, or what the metric takes."""
+        return MAX_DROP if self.max_drop is None else self.max_drop
+
+    @property
     def width_multiple(self) -> int:
         """What widths stay multiples of: ``multiple_of``, or what the target's kernels work on at a time."""
         return target(self.target).channel_multiple if self.multiple_of is None else self.multiple_of
@@ -192,3 +202,12 @@ class Options:
         """How recovered candidates are trained."""
         loss: Literal["mse"] | None = "mse" if self.loss == "gauss-newton" else None
         return Recovery(self.recover, loss=loss, augment=self.augment, seed=self.seed)
+
+
+def _checked_drop(options: Options) -> float | str:
+    """The budget; ``UsageError`` for one that makes no sense of the metric, as far as that is known."""
+    quantity = load_metric(options.metric or "top1").quantity
+    drop = options.max_drop if options.max_drop is not None else MAX_DROP if quantity.shares else RELATIVE_DROP
+    check_budget(drop, options.confidence, quantity)
+    value, relative = parse_drop(drop)
+    return str(drop) if relative else value

@@ -12,6 +12,7 @@ from typing import Any
 from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.channels.removals import LEDGER, PRUNED_LEDGER, removals_json
 from hqp_onnx.errors import BudgetError, HqpError
+from hqp_onnx.evaluation.budget import Budget
 from hqp_onnx.evaluation.latency import Latency
 from hqp_onnx.evaluation.verification import Verified, verify
 from hqp_onnx.files import write_text
@@ -20,7 +21,7 @@ from hqp_onnx.job.candidate import ORIGINAL, Candidate, Precision, digest, plan_
 from hqp_onnx.job.cost_model import CostModel
 from hqp_onnx.job.details import describe
 from hqp_onnx.job.evidence import MOMENTS
-from hqp_onnx.job.ledger import Ledger
+from hqp_onnx.job.ledger import Ledger, Trial
 from hqp_onnx.job.results import TITLES, Report, Row, Units
 from hqp_onnx.job.rows import Measured, latencies_of, make_rows
 from hqp_onnx.job.run import SearchResult
@@ -91,6 +92,8 @@ def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[R
         budget_met=shipping.met,
         shipped=str(options.folder / files[shipping.row]),
         settings=settings_of(setup),
+        metric=setup.metric.quantity,
+        max_drop=result.judge.budget.max_drop,
         trials=tuple(ledger.trials.values()),
         budget_spent=_spent(result, models[shipping.row]),
         floats=(result.chosen or result.recovered or result.pruned).floats,
@@ -154,8 +157,10 @@ def _write_models(setup: Setup, ledger: Ledger, result: SearchResult) -> dict[st
 
 def _judged(setup: Setup) -> list[str]:
     """The outputs that the metric reads, as far as that is known."""
-    outputs = [spec.name for spec in setup.model.session.outputs]
-    return outputs[:1] if len(outputs) == 1 or setup.metric.labels != "any" else []
+    outputs, metric = [spec.name for spec in setup.model.session.outputs], setup.metric
+    if metric.output or metric.whole:
+        return [metric.output] if metric.output else outputs
+    return outputs[:1] if len(outputs) == 1 or metric.labels != "any" else []
 
 
 def _latencies(setup: Setup, ledger: Ledger, models: Mapping[str, Measured]) -> dict[str, Latency]:
@@ -193,7 +198,13 @@ def _spent(result: SearchResult, shipped: Measured) -> dict[str, float]:
     budget, full = result.judge.budget, shipped.candidate.in_float32
     if not len(full.plan) or not result.judge.admits(full):
         return budget.spent(0.0, shipped.val)
-    return budget.spent(budget.baseline.metric - result.judge.trial(full).metric, shipped.val)
+    return budget.spent(_drop(budget, result.judge.trial(full)), shipped.val)
+
+
+def _drop(budget: Budget, trial: Trial) -> float:
+    """Of a candidate that was admitted."""
+    assert trial.metric is not None
+    return budget.baseline.scale.drop(budget.baseline.metric, trial.metric)
 
 
 def _notes(setup: Setup, result: SearchResult, rows: Mapping[str, Row], plan: PruningPlan) -> tuple[str, ...]:

@@ -11,12 +11,13 @@ from typing import Any
 
 import msgspec
 
+from hqp_onnx.evaluation.metrics import Quantity
 from hqp_onnx.evaluation.verification import Verified
 from hqp_onnx.job.cost_model import CostModel
 from hqp_onnx.job.ledger import Trial
 from hqp_onnx.runtimes.machine import Machine
 
-SCHEMA = 2  # of report.json; raised when a reader of the one before would go wrong
+SCHEMA = 3  # of report.json; raised when a reader of the one before would go wrong
 TITLES = {
     "baseline": "Baseline FP32",
     "q8_only": "Q8-only",
@@ -32,7 +33,10 @@ Setting = str | int | float | bool | list[str] | None
 
 @dataclass(frozen=True)
 class Judged:
-    """One model, apart from its latency. ``drop`` is baseline minus metric on ``data``, with its 95 % paired interval.
+    """One model, apart from its latency.
+
+    ``drop`` is how much worse than the baseline's its metric is on ``data``, with its 95 % paired interval, which is
+    None where it is not known.
 
     ``sparsity`` is the share of prunable units removed; ``size_reduction`` 0.75 means that a quarter of the baseline's
     bytes is left.
@@ -40,8 +44,8 @@ class Judged:
 
     metric: float
     drop: float
-    drop_low: float
-    drop_high: float
+    drop_low: float | None
+    drop_high: float | None
     val_metric: float
     val_drop: float
     bytes: int
@@ -170,10 +174,8 @@ class Units:
 class Request:
     """The settings that a report speaks of; ``job.options`` describes them."""
 
-    max_drop: float
     precision: str
     saliency: str
-    metric: str
     target: str
     confidence: float = 0.5
 
@@ -194,6 +196,8 @@ class Report:
         data, samples: what the rows were measured on.
         budget_met: whether a model as asked for is inside the budget.
         shipped: path of the model that ships.
+        metric: what was measured, and in what.
+        max_drop: the budget in its units.
         settings: what decided the result, by option; digests of model and data.
         budget_spent: see ``Budget.spent``.
         floats: first outputs of nodes of the row ``hqp`` that could be quantized and stay in float.
@@ -222,6 +226,8 @@ class Report:
     samples: int
     budget_met: bool
     shipped: str
+    metric: Quantity
+    max_drop: float
     settings: Mapping[str, Setting]
     budget_spent: Mapping[str, float]
     floats: tuple[str, ...]

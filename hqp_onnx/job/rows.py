@@ -8,9 +8,10 @@ from typing import Any
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.engine import EngineLatency
+from hqp_onnx.evaluation.deviation import finite
 from hqp_onnx.evaluation.latency import Latency, measure
 from hqp_onnx.evaluation.metrics import Scores
-from hqp_onnx.evaluation.paired import Interval, paired_drop
+from hqp_onnx.evaluation.paired import Interval
 from hqp_onnx.job.candidate import Candidate
 from hqp_onnx.job.results import EngineRow, Row
 from hqp_onnx.runtimes.session import Runner
@@ -64,14 +65,14 @@ def engine_row(base: Measured, engine: Measured, latency: EngineLatency, admitte
 def _judged(base: Measured, model: Measured) -> dict[str, Any]:
     """The fields of ``Judged``."""
     same = model is base
-    interval = Interval(0.0, 0.0, 0.0) if same else paired_drop(base.scores.values, model.scores.values)
+    interval = Interval(0.0, 0.0, 0.0) if same else base.scores.drop_to(model.scores)
     return {
         "metric": model.scores.metric,
         "drop": interval.drop,
-        "drop_low": interval.low,
-        "drop_high": interval.high,
+        "drop_low": finite(interval.low),
+        "drop_high": finite(interval.high),
         "val_metric": model.val.metric,
-        "val_drop": base.val.metric - model.val.metric,
+        "val_drop": base.val.scale.drop(base.val.metric, model.val.metric),
         "bytes": model.bytes,
         "size_reduction": 1 - model.bytes / base.bytes,
         "params": model.params,

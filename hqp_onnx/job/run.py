@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from hqp_onnx.evaluation.budget import Budget
+from hqp_onnx.evaluation.budget import Budget, allowed
 from hqp_onnx.job.allocation import allocated_path
 from hqp_onnx.job.candidate import Candidate
 from hqp_onnx.job.evidence import Evidence, gather, refreshed_order
@@ -49,7 +49,7 @@ def run(setup: Setup, ledger: Ledger) -> SearchResult:
     options = setup.options
     with ledger.timed("baseline"):
         baseline = setup.scores(setup.model.session, "val")
-    budget = Budget(baseline, options.max_drop, options.confidence)
+    budget = Budget(baseline, allowed(options.chosen_drop, baseline), options.confidence, setup.metric.name)
     evidence = gather(setup, ledger)
     judge = Judge(setup, ledger, budget, CandidateModels(setup, evidence.refit, ledger.cache))
     path, removed, notes = _pruned(setup, ledger, judge, evidence)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +15,21 @@ from hqp_onnx.arrays import Array
 from hqp_onnx.channels import cost
 from hqp_onnx.channels.channel_map import ChannelMap
 from hqp_onnx.data.dataset import Dataset
-from hqp_onnx.evaluation.budget import check_samples
-from hqp_onnx.evaluation.metrics import Metric, Scores, evaluate, load_metric
+from hqp_onnx.evaluation.budget import check_budget, check_samples
+from hqp_onnx.evaluation.metrics import Metric, References, Scores, evaluate
+from hqp_onnx.evaluation.metrics.choice import Choice, choose
+from hqp_onnx.graphs.ends import ends_of
+from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.job.options import Options
-from hqp_onnx.model import Model, open_data, open_model
+from hqp_onnx.model import Model, judged_data, open_data, open_model
 from hqp_onnx.passes.recover import check_recoverable
 from hqp_onnx.progress import Progress
 from hqp_onnx.ranking.saliencies import Scoring
 from hqp_onnx.runtimes.runners import open_runner
 from hqp_onnx.runtimes.session import Runner
 from hqp_onnx.runtimes.targets import Target, target
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,7 @@ class Setup:
         positions: how often each weight is used per sample (``cost.positions``).
         data: ``calib``, ``val`` and, if given, ``test``.
         metric: of quality.
+        references: the original's outputs by part of the data, where the metric is held to them.
         scoring: how units are ranked.
         target: what the result is for.
         sample: feeds of one batch, for latency.
@@ -48,6 +56,7 @@ class Setup:
     positions: Mapping[str, int]
     data: Mapping[str, Dataset]
     metric: Metric
+    references: Mapping[str, References]
     scoring: Scoring
     target: Target
     sample: Mapping[str, Array]
@@ -57,14 +66,14 @@ class Setup:
         """A session of the target's runtime."""
         return open_runner(model, self.target, threads=self.options.threads, spin=spin)
 
-    def scores(self, session: Runner, part: str, required: float = 0.0) -> Scores:
+    def scores(self, session: Runner, part: str, required: float = -math.inf) -> Scores:
         """Scores on ``part`` of the data; stops where ``required`` is out of reach."""
         total = len(self.data[part])
 
         def report(done: int, _: int) -> None:
             self.progress("evaluation", done, total)
 
-        return evaluate(session, self.data[part], self.metric, required, report)
+        return evaluate(session, self.data[part], self.metric, required, report, self.references.get(part))
 
     def size(self, graph: gs.Graph) -> dict[str, int]:
         """MACs per sample and parameters of a graph that was pruned from the original, in float32."""
@@ -77,15 +86,14 @@ def open_setup(options: Options, progress: Progress) -> Setup:
     Raises:
         HqpError: bad input.
     """
-    metric = load_metric(options.metric)
     model = open_model(options.model, options.threads, options.target)
     named = {"calib": options.calib, "val": options.val, "test": options.test}
-    data = {
-        name: open_data(model, source, options.preprocess, metric)
-        for name, source in named.items()
-        if source is not None
-    }
-    check_samples(len(data["val"]), options.max_drop, options.confidence)
+    data = {name: open_data(model, source, options.preprocess) for name, source in named.items() if source is not None}
+    choice = _choice(options, model, data["val"])
+    metric = choice.metric
+    data = {name: judged_data(model.session, part, metric) for name, part in data.items()}
+    check_budget(options.chosen_drop, options.confidence, metric.quantity)
+    check_samples(len(data["val"]), options.chosen_drop, options.confidence, metric)
     for name, part in data.items():
         for number, _ in enumerate(part, 1):
             progress(f"checking {name}", min(number * part.batch_size, len(part)), len(part))
@@ -98,8 +106,21 @@ def open_setup(options: Options, progress: Progress) -> Setup:
         positions=cost.positions(model.graph, model.shapes),
         data=data,
         metric=metric,
+        references=_references(model, data, metric),
         scoring=options.scoring,
         target=target(options.target),
         sample=next(iter(data["val"].in_batches(model.session.batch or 1))).feeds,
         progress=progress,
     )
+
+
+def _choice(options: Options, model: Model, data: Dataset) -> Choice:
+    choice = choose(options.metric, model.session, data, options.metric_output, ends_of(to_proto(model.graph).graph))
+    log.info("%s", choice.words)
+    return choice
+
+
+def _references(model: Model, data: Mapping[str, Dataset], metric: Metric) -> dict[str, References]:
+    if metric.labels != "outputs":
+        return {}
+    return {name: References(model.session, part) for name, part in data.items() if name != "calib"}

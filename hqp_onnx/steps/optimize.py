@@ -75,14 +75,15 @@ def _out(options: Options) -> OutFolder:
 
 def budget_error(report: Report) -> BudgetError:
     """The error that says that ``report`` missed its budget."""
-    drop = 100 * report.request.max_drop
+    q = report.metric
+    limit = q.limit(report.max_drop)
     if report.engine is not None and not report.engine.admitted:
         return BudgetError(
-            f"the engine of {report.model} loses {100 * report.engine.val_drop:.2f} points of a budget of {drop:g}: "
+            f"the engine of {report.model} loses {q.worse(report.engine.val_drop)} of a budget of {limit}: "
             f"the best admissible model is {report.shipped}. Allow a larger {{--max_drop}}, or see 'hqp compare'"
         )
     kind = "FP16" if report.request.precision == "fp16" else "INT8"
     return BudgetError(
-        f"no {kind} model of {report.model} is inside the budget of {drop:g} points: the best admissible model, "
+        f"no {kind} model of {report.model} is inside the budget of {limit}: the best admissible model, "
         f"{report.shipped}, is FP32. Allow a larger {{--max_drop}}, or try another {{--calibration}}"
     )

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from hqp_onnx.evaluation.metrics import Quantity
 from hqp_onnx.job.cost_model import QAT_EPOCHS, QAT_SAMPLES
 from hqp_onnx.job.results import EngineRow, Report, Row
 from hqp_onnx.report.html.commands import Recipe, recipes
@@ -14,7 +15,7 @@ from hqp_onnx.report.html.markup import Html, join, table, tag
 from hqp_onnx.report.html.model_charts import budget, latency
 from hqp_onnx.report.html.trial_chart import trials
 from hqp_onnx.report.html.unit_charts import layers, saliency
-from hqp_onnx.report.table import Table, models_table
+from hqp_onnx.report.table import Table, interval_words, models_table
 from hqp_onnx.version import __version__
 
 _LISTED = 4  # tensors of frozen units
@@ -60,25 +61,29 @@ def _section(identifier: str, title: str, *content: Html) -> Html:
 
 
 def _summary(report: Report, name: str) -> Html:
-    row, request = report.all_rows[report.shipped_row], report.request
+    row, request, q = report.all_rows[report.shipped_row], report.request, report.metric
     speed = ("as fast", f"{row.speedup:.2f}×") if isinstance(row, Row) else _on_gpu(row)
     facts = (
         speed,
         ("smaller", f"{100 * row.size_reduction:.0f} %"),
-        (f"{request.metric}, from {100 * report.baseline.metric:.2f} %", f"{100 * row.metric:.2f} %"),
+        (f"{q.name}, from {q.said(report.baseline.metric)}", q.said(row.metric)),
         ("of the prunable units removed", f"{100 * row.sparsity:.0f} %"),
     )
     cards = [tag("div", tag("dt", words), tag("dd", value)) for words, value in facts]
-    interval = f"95 % interval {100 * row.drop_low:.2f} to {100 * row.drop_high:.2f}"
-    limit = f"the budget of {100 * request.max_drop:g} points on the validation data"
+    interval = f"95 % interval {interval_words(q, row)}"
+    limit = f"the budget of {q.limit(report.max_drop)} on the validation data"
     limit += f", at a confidence of {100 * request.confidence:g} %" if request.confidence > 0.5 else ""
     verdict = "It is inside" if report.budget_met else "It is the best found: what was asked for misses"
     text = (
-        f"{Path(report.shipped).name} loses {100 * row.drop:.2f} points ({interval}) on {report.samples} samples of "
+        f"{Path(report.shipped).name} {_loses(q)} {q.change(row.drop)} ({interval}) on {report.samples} samples of "
         f"{report.data}. {verdict} {limit}."
     )
     kind = "met" if report.budget_met else "missed"
     return tag("header", tag("h1", name), tag("dl", *cards), tag("p", text, class_=kind))
+
+
+def _loses(q: Quantity) -> str:
+    return "loses" if q.higher else f"is worse in {q.name} by"
 
 
 def _on_gpu(row: EngineRow) -> tuple[str, str]:
