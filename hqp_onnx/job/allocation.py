@@ -8,6 +8,7 @@ The model's weights are refitted from one half of the calibration samples where 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -72,7 +73,7 @@ class Allocated:
     path: PlanPath
     count: int
     threads: int
-    note: str
+    notes: tuple[str, ...]
 
 
 def allocated_path(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence) -> Allocated:
@@ -106,7 +107,8 @@ def allocated_path(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidenc
     best = ledger.once("fastest", fastest_plan)
     slower = [*plans[:best], *plans[best + 1 :], plans[best]]
     faster = [allocation.groups.plan(choice) for choice in choices if seconds(choice) < seconds(tried[-1])]
-    return Allocated(PlanPath((*slower, *faster)), len(slower) - 1, timing.threads, note_on(allocation.program))
+    notes = note_on(allocation.program), _why_it_ended(setup, ledger, allocation, tried[best], [*choices, *refined])
+    return Allocated(PlanPath((*slower, *faster)), len(slower) - 1, timing.threads, notes)
 
 
 def first_path(ledger: Ledger, allocation: Allocation) -> list[IntArray]:
@@ -119,6 +121,26 @@ def note_on(program: Program) -> str:
     if program.source == COUNTED:
         return "widths were chosen by multiply-accumulates: what is measured here tells nothing of their times"
     return f"widths were chosen by times of {program.source}, predicted within {100 * program.error:.0f} %"
+
+
+def _why_it_ended(
+    setup: Setup, ledger: Ledger, allocation: Allocation, best: IntArray, choices: Sequence[IntArray]
+) -> str:
+    """Why the path ended at the choice ``best``, and how much faster the model could be at all."""
+    seconds, groups = allocation.program.seconds, allocation.groups
+    floor = (
+        f"the least widths, {seconds(groups.whole) / seconds(groups.least):.1f} times as fast as the input (predicted)"
+    )
+    trials = {number: ledger.trials.get(Candidate(groups.plan(choice)).key) for number, choice in enumerate(choices)}
+    refused = [n for n, trial in trials.items() if trial and not trial.accepted and seconds(choices[n]) < seconds(best)]
+    if refused:
+        number = max(refused, key=lambda n: seconds(choices[n]))
+        trial, less = trials[number], 100 * (1 - seconds(choices[number]) / seconds(best))
+        assert trial is not None
+        return f"the budget ended the search: the next faster plan, {less:.0f} % less time: {trial.why}; {floor}"
+    options, stay = setup.options, len(setup.channels.frozen)
+    widths = f"--min-width {options.min_width:g} and widths in multiples of {options.width_multiple}"
+    return f"not the budget ended the search, but {widths}, and {stay} units that must stay; {floor}"
 
 
 def added_costs(scores: FloatArray, order: IntArray, cumulative: bool) -> FloatArray:

@@ -84,7 +84,7 @@ def _pruned(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence) -> t
     options, channels = setup.options, setup.channels
     if options.objective == "latency":
         found = allocated_path(setup, ledger, judge, evidence)
-        return found.path, found.count, found.threads, (found.note,)
+        return found.path, found.count, found.threads, found.notes
     step = step_size(options.step, len(channels.prunable))
     path, removed = _along(setup, ledger, judge, OrderPath(evidence.order, channels, options.width_multiple, step))
     return path, removed, options.threads, ()

@@ -40,13 +40,15 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Allocation:
 
 def found_by(admits: Any, measured: bool = False) -> Any:
     setup = SimpleNamespace(
-        options=SimpleNamespace(search="bisect"), target=SimpleNamespace(stand_in="" if measured else "not here")
+        options=SimpleNamespace(search="bisect", min_width=0.1, width_multiple=1),
+        target=SimpleNamespace(stand_in="" if measured else "not here"),
+        channels=SimpleNamespace(frozen={}),
     )
     trials: dict[str, Any] = {}
     ledger = SimpleNamespace(once=lambda _, make: make(), timed=lambda _: nullcontext(), trials=trials)
 
     def judged(candidate: Any) -> bool:
-        trials[candidate.key] = SimpleNamespace(accepted=admits(candidate))
+        trials[candidate.key] = SimpleNamespace(accepted=admits(candidate), why="drop")
         return bool(trials[candidate.key].accepted)
 
     return allocated_path(setup, ledger, SimpleNamespace(admits=judged), SimpleNamespace())  # type: ignore[arg-type]
@@ -92,6 +94,9 @@ def test_nothing_or_everything_is_admitted(made: Allocation, limit: float) -> No
     found = found_by(lambda candidate: not len(candidate.plan) or len(candidate.plan) <= limit)
     fastest = min(seconds_of(made, plan) for plan in found.path.plans)
     assert (len(found.path.plan(found.count)) == 0) == (limit < 0)
+    why = found.notes[1]
+    assert ("the budget ended the search: the next faster plan" in why) == (limit < 0)
+    assert ("--min-width 0.1 and widths in multiples of 1" in why) == (limit > 0)
     if limit > 0:
         assert seconds_of(made, found.path.plan(found.count)) == pytest.approx(fastest)
 
