@@ -22,7 +22,7 @@ from hqp_onnx.arrays import Array, FloatArray
 from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.data.batch import Batch
 from hqp_onnx.evaluation.metrics.task import Task
-from hqp_onnx.runtimes.session import Session
+from hqp_onnx.runtimes.session import work_session
 
 _LEAST = np.finfo(np.float64).tiny
 
@@ -70,7 +70,7 @@ class Divergence:
 
     def _run(self, model: onnx.ModelProto) -> list[dict[str, FloatArray]]:
         """What counts of the outputs, by batch."""
-        session = Session(model, threads=self._threads)
+        session = work_session(model, threads=self._threads)
         return [_floats(session.run(batch.feeds)) for batch in self._batches]
 
     def _of_classes(self, found: Sequence[Mapping[str, FloatArray]]) -> float:

@@ -149,7 +149,7 @@ class Dataset:
             if spec.name in self.constants:
                 fed[spec.name] = constant(self.constants[spec.name], spec, self.source.name)
             else:
-                fed[spec.name] = fitted(feeds[spec.name], spec, self.source.name, start)
+                fed[spec.name] = fitted(feeds[spec.name], spec, self.source.name, start, self.source.count)
         return Batch(fed, targets, frozenset(self.constants))
 
     def _sorted(self, batch: Batch) -> tuple[Mapping[str, Array], dict[str, Array]]:

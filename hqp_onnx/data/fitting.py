@@ -15,15 +15,15 @@ from hqp_onnx.runtimes.session import TensorSpec
 _COLOURS = (1, 3, 4)
 
 
-def fitted(values: Array, spec: TensorSpec, source: str, start: int) -> Array:
-    """``values`` as ``spec`` wants them; ``start`` is the number of the first sample, for errors.
+def fitted(values: Array, spec: TensorSpec, source: str, start: int, count: int) -> Array:
+    """``values`` as ``spec`` wants them; for errors, ``start`` is the first sample, ``count`` all of them.
 
     Raises:
         DataError: another shape, a cast that would lose something, or numbers that are not finite.
     """
     where = f"{source}: array '{spec.name}'"
     if not _fits(values.shape, spec):
-        hint = looks_like(values.shape, spec)
+        hint = looks_like((count, *values.shape[1:]), spec)
         hint = f": {hint}" if hint else ""
         raise DataError(f"{where} has shape {list(values.shape)}, the model wants {spec} (first axis = samples){hint}")
     if not _castable(values.dtype, spec.dtype):
@@ -71,12 +71,10 @@ def looks_like(shape: tuple[int, ...], spec: TensorSpec) -> str:
     """What values of a wrong shape look like, and what to do; empty where nobody knows."""
     sample, want = shape[1:], spec.shape[1:]
     if len(shape) + 1 == len(spec.shape):
-        if _agree(shape, want):
-            return "looks like a single sample: add the axis of samples, values[None]"
         axis = next((i for i, size in enumerate(want) if size == 1 and _agree(_with(sample, i), want)), None)
-        return (
-            "" if axis is None else f"looks like samples without axis {axis + 1}: numpy.expand_dims(values, {axis + 1})"
-        )
+        if axis is not None:
+            return f"looks like samples without axis {axis + 1}: numpy.expand_dims(values, {axis + 1})"
+        return "looks like a single sample: add the axis of samples, values[None]" if _agree(shape, want) else ""
     if len(shape) == len(spec.shape) + 1 and 1 in sample:
         axis = next((i for i, size in enumerate(sample) if size == 1 and _agree(sample[:i] + sample[i + 1 :], want)), 9)
         return "" if axis == 9 else f"looks like an axis too much: numpy.squeeze(values, {axis + 1})"

@@ -94,7 +94,7 @@ class Stream:
         if not once and size <= SMALL:
             for place in range(len(self._digests)):
                 kept.add(self._item(place))
-            once = next(self._open, None) is None or self._differs(len(self._digests))
+            once = True
         if once:
             self._kept, self._current = kept.pieces, None
 
@@ -145,14 +145,12 @@ class Stream:
         return self._current
 
     def _next(self, place: int) -> ArraySource:
+        """The item that follows, if it is what it was; behind the last one nothing follows."""
         piece = next(self._open, None)
-        if piece is None or piece.digest() != self._digests[place]:
-            self._differs(place)
-        assert piece is not None  # or it was said
+        same = piece is not None and piece.digest() == self._digests[place]
+        if piece is None or not same or (place == len(self._digests) - 1 and next(self._open, None) is not None):
+            raise DataError(f"{self.name}: item {place + same} is not what it was in the first pass: {_SAME}")
         return piece
-
-    def _differs(self, place: int) -> bool:
-        raise DataError(f"{self.name}: item {place} is not what it was in the first pass: {_SAME}")
 
     def _written(self) -> list[ArraySource]:
         kept = _Kept(self.name, in_memory=False)

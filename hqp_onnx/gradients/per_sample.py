@@ -21,7 +21,7 @@ from hqp_onnx.graphs.nodes import reads
 from hqp_onnx.passes.lowering.absorb_pads import absorb_pads
 from hqp_onnx.passes.lowering.join_loss import join_loss
 from hqp_onnx.passes.lowering.prepare_for_gradients import prepare_for_gradients
-from hqp_onnx.runtimes.session import Session
+from hqp_onnx.runtimes.session import work_session
 
 Kind = Literal["fisher", "taylor", "output"]
 LARGEST_BATCH = 64
@@ -87,7 +87,7 @@ class PerSample:
         self.model = _with_outputs(tape.model, list(self._outputs.values()))
         bytes_per_sample = 4 * (2 * tape.traced.size + work + self.loss.width)
         self.batch = fixed or max(1, min(LARGEST_BATCH, memory // bytes_per_sample))
-        self._session = Session(self.model, list(self._outputs.values()), threads=threads) if self._outputs else None
+        self._session = work_session(self.model, list(self._outputs.values()), threads) if self._outputs else None
         if isinstance(loss, onnx.ModelProto):
             self._require_sum(sample, fixed)
 

@@ -49,7 +49,7 @@ class Setup:
         digests: of the inputs of each sample, by part of the data.
         scoring: how units are ranked.
         target: what the result is for.
-        sample: feeds of one batch, for latency.
+        sample: feeds of one batch, for latency: ``options.batch`` samples.
         progress: called as work goes on.
     """
 
@@ -67,9 +67,9 @@ class Setup:
     sample: Mapping[str, Array]
     progress: Progress
 
-    def load(self, model: onnx.ModelProto | Path, spin: bool = True) -> Runner:
-        """A session of the target's runtime."""
-        return open_runner(model, self.target, threads=self.options.threads, spin=spin)
+    def load(self, model: onnx.ModelProto | Path, spin: bool = True, threads: int | None = None) -> Runner:
+        """A session of the target's runtime; ``threads`` None takes the option."""
+        return open_runner(model, self.target, threads=self.options.threads if threads is None else threads, spin=spin)
 
     def scores(self, session: Runner, part: str, required: float = -math.inf) -> Scores:
         """Scores on ``part`` of the data; stops where ``required`` is out of reach."""
@@ -114,7 +114,7 @@ def open_setup(options: Options, progress: Progress) -> Setup:
         references=_references(model, data, metric),
         scoring=replace(options.scoring, task=choice.task if metric.name in METRICS.own else None),
         target=target(options.target),
-        sample=next(iter(data["val"].in_batches(model.session.batch or 1))).feeds,
+        sample=next(iter(data["val"].in_batches(model.session.batch or options.batch))).feeds,
         progress=progress,
     )
 
