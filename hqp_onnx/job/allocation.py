@@ -173,5 +173,4 @@ def _divergence(setup: Setup, ledger: Ledger, evidence: Evidence) -> Divergence:
     def build(plan: PruningPlan) -> onnx.ModelProto:
         return to_proto(fold_batchnorm(cut(graph, setup.channels, plan, refit, known).graph).graph)
 
-    classifier = setup.metric.labels != "any"
-    return Divergence(to_proto(graph), build, kept, classifier, setup.options.threads)
+    return Divergence(to_proto(graph), build, kept, setup.task, setup.options.threads)

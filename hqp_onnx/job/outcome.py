@@ -102,7 +102,10 @@ def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[R
         why=shipping.why,
         files=files,
         verified={name: written[name].verified for name in files if name in written},
-        warnings=tuple(words for name in files if name in written for words in written[name].verified.warnings),
+        warnings=(
+            *result.suspicions,
+            *(words for name in files if name in written for words in written[name].verified.warnings),
+        ),
         data=_data_name(setup),
         samples=models["baseline"].scores.samples,
         budget_met=shipping.met,

@@ -8,6 +8,7 @@ nodes are in INT8; recovery goes beyond what is admissible without it.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 
 from hqp_onnx.evaluation.budget import Budget, allowed
@@ -22,6 +23,9 @@ from hqp_onnx.job.path import OrderPath, Path
 from hqp_onnx.job.precision import admissible, as_asked
 from hqp_onnx.job.search import last_admissible, step_size
 from hqp_onnx.job.setup import Setup
+from hqp_onnx.job.suspicion import suspect
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class SearchResult:
         recovered: the one that was trained; None where none is admissible, or none was asked for.
         notes: on how the path was made.
         path: of the plans, the pruned candidate's among them.
+        suspicions: what looks wrong with the model on its data.
     """
 
     judge: Judge
@@ -45,6 +50,7 @@ class SearchResult:
     recovered: Candidate | None
     notes: tuple[str, ...]
     path: Path
+    suspicions: tuple[str, ...] = ()
 
 
 def run(setup: Setup, ledger: Ledger) -> SearchResult:
@@ -53,10 +59,13 @@ def run(setup: Setup, ledger: Ledger) -> SearchResult:
     with ledger.timed("baseline"):
         baseline = setup.scores(setup.model.session, "val")
     budget = Budget(baseline, allowed(options.chosen_drop, baseline), options.confidence, setup.metric.name)
+    suspicions = suspect(setup, baseline)
+    for line in suspicions:
+        log.warning("warning: %s", line)
     evidence = gather(setup, ledger)
     judge = Judge(setup, ledger, budget, CandidateModels(setup, evidence.refit, ledger.cache))
     if goal := Goal.of(options):
-        return _reached(setup, ledger, judge, evidence, goal)
+        return replace(_reached(setup, ledger, judge, evidence, goal), suspicions=suspicions)
     path, removed, threads, notes = _pruned(setup, ledger, judge, evidence)
     pruned, chosen, recovered = Candidate(path.plan(removed)), None, None
     wanted, count = pruned, removed  # what recovery starts from
@@ -66,7 +75,7 @@ def run(setup: Setup, ledger: Ledger) -> SearchResult:
         chosen, count = admitted or (None, 0)
     if options.recover:
         recovered = _recovered(setup, judge, path, count, chosen or wanted)
-    return SearchResult(judge, evidence, pruned, chosen, recovered, notes, path)
+    return SearchResult(judge, evidence, pruned, chosen, recovered, notes, path, suspicions)
 
 
 def _reached(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence, goal: Goal) -> SearchResult:

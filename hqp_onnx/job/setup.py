@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -16,8 +16,9 @@ from hqp_onnx.channels import cost
 from hqp_onnx.channels.channel_map import ChannelMap
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.evaluation.budget import check_budget, check_samples
-from hqp_onnx.evaluation.metrics import Metric, References, Scores, evaluate
+from hqp_onnx.evaluation.metrics import METRICS, Metric, References, Scores, evaluate
 from hqp_onnx.evaluation.metrics.choice import Choice, choose
+from hqp_onnx.evaluation.metrics.task import Task
 from hqp_onnx.graphs.ends import ends_of
 from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.job.options import Options
@@ -43,7 +44,9 @@ class Setup:
         positions: how often each weight is used per sample (``cost.positions``).
         data: ``calib``, ``val`` and, if given, ``test``.
         metric: of quality.
+        task: what the judged output says.
         references: the original's outputs by part of the data, where the metric is held to them.
+        digests: of the inputs of each sample, by part of the data.
         scoring: how units are ranked.
         target: what the result is for.
         sample: feeds of one batch, for latency: ``options.batch`` samples.
@@ -56,7 +59,9 @@ class Setup:
     positions: Mapping[str, int]
     data: Mapping[str, Dataset]
     metric: Metric
+    task: Task
     references: Mapping[str, References]
+    digests: Mapping[str, frozenset[bytes]]
     scoring: Scoring
     target: Target
     sample: Mapping[str, Array]
@@ -94,9 +99,7 @@ def open_setup(options: Options, progress: Progress) -> Setup:
     data = {name: judged_data(model.session, part, metric) for name, part in data.items()}
     check_budget(options.chosen_drop, options.confidence, metric.quantity)
     check_samples(len(data["val"]), options.chosen_drop, options.confidence, metric)
-    for name, part in data.items():
-        for number, _ in enumerate(part, 1):
-            progress(f"checking {name}", min(number * part.batch_size, len(part)), len(part))
+    digests = {name: frozenset(_checked(name, part, progress)) for name, part in data.items()}
     if options.recover:
         check_recoverable(model.graph, data["calib"], options.recovery)
     return Setup(
@@ -106,12 +109,23 @@ def open_setup(options: Options, progress: Progress) -> Setup:
         positions=cost.positions(model.graph, model.shapes),
         data=data,
         metric=metric,
+        task=choice.task,
+        digests=digests,
         references=_references(model, data, metric),
-        scoring=options.scoring,
+        scoring=replace(options.scoring, task=choice.task if metric.name in METRICS.own else None),
         target=target(options.target),
         sample=next(iter(data["val"].in_batches(model.session.batch or options.batch))).feeds,
         progress=progress,
     )
+
+
+def _checked(name: str, part: Dataset, progress: Progress) -> Iterator[bytes]:
+    """Read all samples once; a digest of the inputs of each."""
+    done = 0
+    for batch in part:
+        done += len(batch)
+        yield from batch.digests()
+        progress(f"checking {name}", done, len(part))
 
 
 def _choice(options: Options, model: Model, data: Dataset) -> Choice:
