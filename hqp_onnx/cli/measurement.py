@@ -64,11 +64,14 @@ def evaluate(
     scores, q = found.scores, found.choice.metric.quantity
     runtime = runtime_name(target_named(target))
     summary = {"model": str(model), "metric": q.name, "value": scores.metric, "samples": scores.samples}
+    summary |= {"outputs": dict(scores.parts)} if scores.parts else {}
     summary |= {"warnings": list(found.warnings)}
     summary |= {"unit": q.unit, "higher_is_better": q.higher}
     summary |= {"nonfinite": scores.nonfinite.samples, "target": target, "runtime": runtime}
     if not give_json(summary, json_file):
         say(f"{q.name} {q.said(scores.metric)} on {scores.samples} samples, {runtime}")
+        if len(scores.parts) > 1:
+            say(", ".join(f"{output} {q.said(value)}" for output, value in scores.parts.items()))
         if scores.nonfinite:
             say(f"{scores.nonfinite.words(scores.samples)}: these score nothing")
     give_warnings(found.warnings, strict)

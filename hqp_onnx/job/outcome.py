@@ -234,6 +234,11 @@ def _notes(setup: Setup, result: SearchResult, rows: Mapping[str, Row], plan: Pr
         notes.append(f"{len(redundant)} units can be removed at no loss ({listed}), and {removed} of them were")
     if ended := channels.ended(plan):
         notes.append(f"{ended} of {len(channels.branches)} gates and residual branches were removed as a whole")
+    q = setup.metric.quantity
+    for name, row in rows.items():
+        if len(row.parts) > 1 and name != "baseline":
+            parts = ", ".join(f"{output} {q.said(value)}" for output, value in row.parts.items())
+            notes.append(f"{TITLES[name]}: {q.name} of {parts}")
     return (*notes, *result.notes, *stand_in(setup.target), *remarks(setup.target, setup.options.precision))
 
 
