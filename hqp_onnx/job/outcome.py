@@ -14,7 +14,7 @@ from hqp_onnx.channels.removals import LEDGER, PRUNED_LEDGER, removals_json
 from hqp_onnx.errors import BudgetError, HqpError
 from hqp_onnx.evaluation.budget import Budget
 from hqp_onnx.evaluation.verification import Verified, verify
-from hqp_onnx.files import write_text
+from hqp_onnx.files import json_text, write_text
 from hqp_onnx.graphs import model_io
 from hqp_onnx.job.candidate import ORIGINAL, Candidate, Precision, plan_key
 from hqp_onnx.job.cost_model import CostModel
@@ -38,7 +38,9 @@ _FILES = (*_FILE_NAMES.values(), LEDGER)
 _IF_ADMITTED = {"q8_only": "q8_only.onnx", "int8_everywhere": "int8_everywhere.onnx"}  # measured to compare with
 BASELINE = "baseline.onnx"
 """The input, where nothing is better."""
-OUTPUTS = (*_FILES, PRUNED_LEDGER, *_IF_ADMITTED.values(), BASELINE, *(f"recovered/{name}" for name in _FILES))
+SPLIT = "split.json"
+"""Which samples of one source served what."""
+OUTPUTS = (*_FILES, PRUNED_LEDGER, *_IF_ADMITTED.values(), BASELINE, SPLIT, *(f"recovered/{name}" for name in _FILES))
 """What may be written, relative to OUT."""
 log = logging.getLogger(__name__)
 
@@ -71,6 +73,8 @@ def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[R
     models.setdefault("hqp", models["pruned"])
     models = {name: models[name] for name in TITLES if name in models}
     _write_ledgers(setup, ledger, result, written)
+    if setup.split is not None:
+        write_text(options.folder / SPLIT, json_text(setup.split.json()))
     latencies = latencies_once(setup, ledger, models, "latencies")
     threads = {name: best_threads(times) for name, times in latencies.items()}
     for name, model in written.items():
@@ -221,7 +225,8 @@ def _notes(setup: Setup, result: SearchResult, rows: Mapping[str, Row], plan: Pr
     """What a reader of the table should not miss."""
     channels, redundant = setup.channels, result.evidence.redundant
     slow = (name for name in rows if rows[name].speedup * (1 + NOISE) < 1)
-    notes = [f"{TITLES[name]} is slower than the input on this machine" for name in slow]
+    notes = [] if setup.split is None else [f"{setup.split.words}; {SPLIT} has their numbers"]
+    notes += [f"{TITLES[name]} is slower than the input on this machine" for name in slow]
     samples = len(next(iter(setup.sample.values())))
     if samples > 1:
         notes.append(f"latencies are those of batches of {samples} samples")
