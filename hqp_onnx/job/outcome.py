@@ -31,7 +31,7 @@ from hqp_onnx.job.shipping import NOISE, choose
 from hqp_onnx.model import read_model
 from hqp_onnx.ranking.redundancy import KINDS
 from hqp_onnx.runtimes.machine import machine
-from hqp_onnx.runtimes.runners import remarks, runtime_name, stand_in, thread_metadata
+from hqp_onnx.runtimes.runners import remarks, runtime_name, stand_in, thread_metadata, timing
 
 _FILE_NAMES = {Precision.FP32: "pruned.onnx", Precision.FP16: "fp16.onnx", Precision.INT8: "int8.onnx"}
 _FILES = (*_FILE_NAMES.values(), LEDGER)
@@ -234,7 +234,8 @@ def _notes(setup: Setup, result: SearchResult, rows: Mapping[str, Row], plan: Pr
         notes.append(f"{len(redundant)} units can be removed at no loss ({listed}), and {removed} of them were")
     if ended := channels.ended(plan):
         notes.append(f"{ended} of {len(channels.branches)} gates and residual branches were removed as a whole")
-    return (*notes, *result.notes, *stand_in(setup.target), *remarks(setup.target, setup.options.precision))
+    of_target = *stand_in(setup.target), *timing(setup.target), *remarks(setup.target, setup.options.precision)
+    return (*notes, *result.notes, *of_target)
 
 
 def _cost(setup: Setup, ledger: Ledger) -> CostModel:
