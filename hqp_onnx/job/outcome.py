@@ -31,7 +31,7 @@ from hqp_onnx.job.shipping import NOISE, choose
 from hqp_onnx.model import read_model
 from hqp_onnx.ranking.redundancy import KINDS
 from hqp_onnx.runtimes.machine import machine
-from hqp_onnx.runtimes.runners import remarks, runtime_name, stand_in, thread_metadata
+from hqp_onnx.runtimes.runners import remarks, runtime_name, stand_in, thread_metadata, timing
 
 _FILE_NAMES = {Precision.FP32: "pruned.onnx", Precision.FP16: "fp16.onnx", Precision.INT8: "int8.onnx"}
 _FILES = (*_FILE_NAMES.values(), LEDGER)
@@ -244,7 +244,8 @@ def _notes(setup: Setup, result: SearchResult, rows: Mapping[str, Row], plan: Pr
         if len(row.parts) > 1 and name != "baseline":
             parts = ", ".join(f"{output} {q.said(value)}" for output, value in row.parts.items())
             notes.append(f"{TITLES[name]}: {q.name} of {parts}")
-    return (*notes, *result.notes, *stand_in(setup.target), *remarks(setup.target, setup.options.precision))
+    of_target = *stand_in(setup.target), *timing(setup.target), *remarks(setup.target, setup.options.precision)
+    return (*notes, *result.notes, *of_target)
 
 
 def _cost(setup: Setup, ledger: Ledger) -> CostModel:
