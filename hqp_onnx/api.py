@@ -129,8 +129,8 @@ def quantize(
         model: float, opset 11 or newer.
         data: calibration data; float16 needs none.
         precision: int8; mixed, INT8 where that is faster on ``target``, as measured here; or fp16.
-        target: the runtime that the model is for: onnxruntime, openvino, tensorrt, cuda, onnxruntime:PROVIDER, or
-            ``FILE.py:name``.
+        target: the runtime that the model is for: onnxruntime, openvino, tensorrt, tensorrt-rtx, cuda,
+            onnxruntime:PROVIDER, or ``FILE.py:name``.
         calibration: how ranges are chosen, as entropy or percentile:99.9; see ``hqp quantize --help``.
         equalize: even out channels that share a range beforehand.
         correct_bias: give back the mean that rounding takes of a weight's output.

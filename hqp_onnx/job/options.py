@@ -68,8 +68,8 @@ class Options:
         refresh: rank again after every this many steps of a linear search; 0 for never.
         precision: mixed (INT8 where it is faster, as measured, and harmless), int8, fp16 or fp32. The fastest model
             inside the budget ships; with int8 and fp16 only one in that precision.
-        target: where the model will run: onnxruntime, openvino, tensorrt, cuda, onnxruntime:PROVIDER, or
-            ``FILE.py:name``.
+        target: where the model will run: onnxruntime, openvino, tensorrt, tensorrt-rtx, cuda,
+            onnxruntime:PROVIDER, or ``FILE.py:name``.
         calibration: how ranges are chosen, as entropy or percentile:99.9.
         metric: of quality: a name, ``FILE.py:name``, a ``Metric``, or a function (outputs by name, labels or None) ->
             scores in 0..1, float [samples].

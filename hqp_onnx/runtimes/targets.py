@@ -1,6 +1,7 @@
 """What each runtime runs well in INT8: number formats, and which tensors carry a quantize/dequantize (Q/DQ) pair.
 
-A target is a layout and the runtime that models are measured on: ``onnxruntime``, ``openvino`` and ``tensorrt``, or
+A target is a layout and the runtime that models are measured on: ``onnxruntime``, ``openvino``, ``tensorrt`` and
+``tensorrt-rtx``, or
 ``onnxruntime:PROVIDER`` for any execution provider, ``cuda`` for onnxruntime's CUDA provider. Others come by an entry
 point in the group ``hqp_onnx.targets``, or as ``FILE.py:name``: a ``Target``, or a function without arguments that
 returns one. ``dataclasses.replace(target("onnxruntime"), name="mine", ...)`` makes another of one that exists.
@@ -19,7 +20,7 @@ TensorRT. Symmetric int8 with zero zero-points, pairs on the inputs of Conv, Con
 residual Add, nothing between a Conv and its activation, float bias. Where a Conv alone feeds the Add, only the other
 input has a pair, since the Conv takes in the sum if nothing stands between them (NVIDIA, "Explicit Quantization").
 Weights are int8 initializers behind a DequantizeLinear: documented for TensorRT 10 and 11; parsers of TensorRT 8
-refuse int8 initializers.
+refuse int8 initializers. TensorRT for RTX takes the same files, and multiplies INT8 weights in float.
 
 OpenVINO (x86, Arm). u8 activations by s8 weights again, but an activation of any kind is computed inside the
 convolution before it, so nothing may stand between the two: pairs on the inputs of Conv, ConvTranspose, Gemm and
@@ -71,7 +72,8 @@ class Target:
         max_opset: highest opset that the runtime is known to read.
         runtime: what loads and runs its models here.
         stand_in: what a reader of measurements should know where ``runtime`` is not the target's own, else "".
-        engines: ``hqp build`` makes its engines.
+        engines: the TensorRT by which ``hqp build`` makes its engines, else "".
+        computes_int8: INT8 is a precision that it computes in, not only one that weights are stored in.
         reduced_range: weights in [-64, 64].
     """
 
@@ -91,7 +93,8 @@ class Target:
     max_opset: int
     runtime: Runtime = field(default_factory=OnnxRuntime)
     stand_in: str = ""
-    engines: bool = False
+    engines: str = ""
+    computes_int8: bool = True
     reduced_range: bool = False
     fuses_sum: bool = False
 
@@ -172,6 +175,7 @@ def _on_provider(name: str, provider: str) -> Target:
 
 
 _CPU_STANDS_IN = "accuracy and latency are onnxruntime's on the CPU: TensorRT runs the engine built from the model"
+_WEIGHTS_ONLY = "TensorRT for RTX multiplies INT8 weights in float: float16 is what it computes in by default"
 
 TARGETS: Registry[Target | Callable[[], Target]] = Registry(
     "target",
@@ -182,7 +186,16 @@ TARGETS: Registry[Target | Callable[[], Target]] = Registry(
 TARGETS.register("onnxruntime")(_ONNXRUNTIME)
 TARGETS.register("openvino")(_OPENVINO)
 TARGETS.register("cuda")(_on_provider("cuda", "CUDAExecutionProvider"))
-TARGETS.register("tensorrt")(replace(_TENSORRT, stand_in=_CPU_STANDS_IN, engines=True))
+TARGETS.register("tensorrt")(replace(_TENSORRT, stand_in=_CPU_STANDS_IN, engines="tensorrt"))
+TARGETS.register("tensorrt-rtx")(
+    replace(
+        _TENSORRT,
+        name="tensorrt-rtx",
+        stand_in=f"{_CPU_STANDS_IN}. {_WEIGHTS_ONLY}",
+        engines="tensorrt-rtx",
+        computes_int8=False,
+    )
+)
 
 
 def target(name: str, reduced_range: bool | None = None) -> Target:

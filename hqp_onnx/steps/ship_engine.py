@@ -15,6 +15,7 @@ from pathlib import Path
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.engine import BuildOptions, BuildReport, measure
+from hqp_onnx.engine.library import library
 from hqp_onnx.engine.session import EngineSession
 from hqp_onnx.files import move
 from hqp_onnx.graphs import model_io
@@ -26,6 +27,7 @@ from hqp_onnx.job.rows import Measured, engine_row
 from hqp_onnx.job.run import SearchResult
 from hqp_onnx.job.setup import Setup
 from hqp_onnx.runtimes.session import Runner
+from hqp_onnx.runtimes.targets import target
 from hqp_onnx.steps.build import build_file, require_build
 
 ENGINE = "model.engine"
@@ -40,7 +42,7 @@ def require_engine(options: Options) -> None:
         MissingRuntimeError: no TensorRT, or no GPU.
         UsageError: the device has no INT8, or this TensorRT is too old.
     """
-    require_build(options.precision if options.precision in _FLOATS else None)
+    require_build(options.precision if options.precision in _FLOATS else None, library(target(options.target).engines))
 
 
 def add_engine(

@@ -46,13 +46,13 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
     """TensorRT 10.3 on an Orin; the plans of the engines that were built."""
     found: list[Plan] = []
 
-    def fake_build(model: Path, plan: Plan, settings: Any, source: Any) -> SimpleNamespace:
+    def fake_build(model: Path, plan: Plan, settings: Any, source: Any, able: Capability) -> SimpleNamespace:
         assert source is None
         assert {name: profile.high for name, profile in settings.shapes.items()} == {"input": (1, 1, 8, 8)}
         found.append(plan)
-        return SimpleNamespace(plan=model.read_bytes(), layers=[])
+        return SimpleNamespace(plan=model.read_bytes(), layers=[], weights_bytes=None)
 
-    monkeypatch.setattr(build, "detect", lambda: replace(Capability.of_version("10.3.0"), device=ORIN))
+    monkeypatch.setattr(build, "detect", lambda library: replace(Capability.of_version("10.3.0"), device=ORIN))
     monkeypatch.setattr(build.builder, "build", fake_build)
     monkeypatch.setattr(parity, "EngineSession", FakeEngine)
     monkeypatch.setattr(parity, "measure", lambda path: EngineLatency(1, 50, 0.25, 0.5))
@@ -162,7 +162,7 @@ def test_what_no_engine_can_be_built_for_ends_before_any_work(
     error = capfd.readouterr().err.strip()
     assert ended.value.code == 2
     assert error.startswith("error: TensorRT's Python bindings") and "\n" not in error
-    monkeypatch.setattr(build, "detect", lambda: replace(Capability.of_version("10.3.0"), device=NANO))
+    monkeypatch.setattr(build, "detect", lambda library: replace(Capability.of_version("10.3.0"), device=NANO))
     with pytest.raises(UsageError, match="has no INT8"):
         optimize(options)
     assert not options.output.exists()
