@@ -114,7 +114,7 @@ def quantize(
     model: ModelSource,
     data: Data | None = None,
     *,
-    precision: str = "int8",
+    precision: str | None = None,
     target: str = "onnxruntime",
     calibration: str = "entropy",
     equalize: bool = True,
@@ -128,7 +128,8 @@ def quantize(
     Args:
         model: float, opset 11 or newer.
         data: calibration data; float16 needs none.
-        precision: int8; mixed, INT8 where that is faster on ``target``, as measured here; or fp16.
+        precision: int8; mixed, INT8 where that is faster on ``target``, as measured here; or fp16. None takes int8, or
+            fp16 where ``target`` does not compute in INT8.
         target: the runtime that the model is for: onnxruntime, openvino, tensorrt, tensorrt-rtx, cuda,
             onnxruntime:PROVIDER, or ``FILE.py:name``.
         calibration: how ranges are chosen, as entropy or percentile:99.9; see ``hqp quantize --help``.
@@ -138,9 +139,11 @@ def quantize(
         preprocess: JSON file, for a folder of images.
         progress: called with stage, done and total.
     """
+    resolved = target_named(target)
+    precision = precision or ("int8" if resolved.computes_int8 else "fp16")
     if precision not in ("int8", "mixed", "fp16"):
         raise UsageError(f"{{--precision}} {precision}: expected one of int8, mixed, fp16")
-    resolved, opened = target_named(target), open_model(model)
+    opened = open_model(model)
     if precision == "fp16":
         source = opened.source(None if data is None else open_data(opened, data, preprocess))
         half = in_float16(opened.graph)

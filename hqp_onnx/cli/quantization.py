@@ -33,9 +33,7 @@ from hqp_onnx.steps.quantize import quantize_file
 @click.option(
     "--precision",
     type=click.Choice(["int8", "mixed", "fp16"]),
-    default="int8",
-    show_default=True,
-    help="mixed: INT8 where it is faster on this machine.",
+    help="mixed: INT8 where it is faster on this machine. Default: int8; fp16 for tensorrt-rtx.",
 )
 @target_option
 @calibration_option

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ def tensorrt_log(what: str) -> Iterator[Log]:
     logger.setLevel(logging.DEBUG)
     logger.addHandler(log)
     try:
-        with G_LOGGER.verbosity(G_LOGGER.VERBOSE), warnings.catch_warnings():
+        with _silenced(), G_LOGGER.verbosity(G_LOGGER.VERBOSE), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what Polygraphy still asks of newer bindings
             yield log
     except (PolygraphyException, RuntimeError) as e:
@@ -38,6 +39,24 @@ def tensorrt_log(what: str) -> Iterator[Log]:
         logger.removeHandler(log)
         (G_LOGGER.use_python_logging_system, G_LOGGER.colors, G_LOGGER.letter, logger.propagate) = before[:4]
         logger.setLevel(before[4])
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Nothing reaches the process's stderr: TensorRT's compiler writes there, beside its log."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 class Log(logging.Handler):

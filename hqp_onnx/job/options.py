@@ -66,8 +66,9 @@ class Options:
         objective: what is gained within the budget. latency chooses widths by measured time; macs and sparsity remove
             units in one order, by saliency per MAC, or by saliency alone.
         refresh: rank again after every this many steps of a linear search; 0 for never.
-        precision: mixed (INT8 where it is faster, as measured, and harmless), int8, fp16 or fp32. The fastest model
-            inside the budget ships; with int8 and fp16 only one in that precision.
+        precision: mixed (INT8 where it is faster, as measured, and harmless), int8, fp16 or fp32; the default is mixed,
+            or fp16 where the target does not compute in INT8. The fastest model inside the budget ships; with int8 and
+            fp16 only one in that precision.
         target: where the model will run: onnxruntime, openvino, tensorrt, tensorrt-rtx, cuda,
             onnxruntime:PROVIDER, or ``FILE.py:name``.
         calibration: how ranges are chosen, as entropy or percentile:99.9.
@@ -109,7 +110,7 @@ class Options:
     refit: str | None = None
     objective: str = "latency"
     refresh: int = 0
-    precision: str = "mixed"
+    precision: str = ""
     target: str = "onnxruntime"
     calibration: str = "entropy"
     metric: str | Metric | ScoreFunction = "top1"
@@ -133,6 +134,8 @@ class Options:
         for name in ("keep", "only", "augment"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+        if not self.precision:
+            object.__setattr__(self, "precision", "mixed" if target(self.target).computes_int8 else "fp16")
         for argument, value, known in (
             ("objective", self.objective, OBJECTIVES),
             ("precision", self.precision, PRECISIONS),

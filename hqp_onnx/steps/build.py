@@ -43,6 +43,7 @@ from hqp_onnx.model import held_to, open_session
 from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.passes.convert_fp16 import convert_fp16
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
+from hqp_onnx.passes.make_symmetric import make_symmetric
 from hqp_onnx.passes.quantize import quantize
 from hqp_onnx.passes.restore_float_weights import restore_float_weights
 from hqp_onnx.progress import Progress, silent
@@ -59,10 +60,14 @@ _BATCH = 8  # every activation of a calibration batch is held at once
 
 @dataclass(frozen=True)
 class _Job:
-    """A checked model with its data, and what will be done; ``method`` is of the calibrator that TensorRT gets."""
+    """A checked model with its data, and what will be done.
+
+    ``restated`` says how its Q/DQ were brought into TensorRT's form; ``method`` is of the calibrator that it gets.
+    """
 
     options: BuildOptions
     graph: gs.Graph
+    restated: tuple[str, ...]
     shapes: dict[str, Profile]
     settings: builder.Settings
     data: Dataset | None
@@ -110,7 +115,7 @@ def _check(options: BuildOptions, progress: Progress) -> _Job:
     """Everything that can be wrong, before any work."""
     thresholds.method(options.calibration)
     _check_files(options)
-    graph, quantized = _read(options.model)
+    graph, quantized, restated = _read(options.model)
     session = open_session(options.model)
     shapes = profiles(options.shapes, session.inputs)
     data = None
@@ -121,7 +126,7 @@ def _check(options: BuildOptions, progress: Progress) -> _Job:
     plan = choose(options.request(quantized), able)
     method = _calibrator_method(options, plan, able)
     dynamic = {spec.name: shapes[spec.name] for spec in session.inputs if None in spec.shape}
-    return _Job(options, graph, shapes, _settings(options, dynamic), data, able, plan, method, progress)
+    return _Job(options, graph, restated, shapes, _settings(options, dynamic), data, able, plan, method, progress)
 
 
 def _check_files(options: BuildOptions) -> None:
@@ -168,8 +173,8 @@ def _settings(options: BuildOptions, dynamic: dict[str, Profile]) -> builder.Set
     )
 
 
-def _read(path: Path) -> tuple[gs.Graph, bool]:
-    """The model, ready for TensorRT, and whether it holds Q/DQ."""
+def _read(path: Path) -> tuple[gs.Graph, bool, tuple[str, ...]]:
+    """The model, ready for TensorRT; whether it holds Q/DQ; and how these were restated."""
     model_io.require_file(path)
     with path.open("rb") as stream:
         start = stream.read(4)
@@ -177,10 +182,11 @@ def _read(path: Path) -> tuple[gs.Graph, bool]:
         raise ModelError(f"{path}: is an engine already. Give the .onnx model that it was built from")
     graph = model_io.to_graph(model_io.load(path, quantized=True))
     if not any(model_io.is_quantized(node.op) for node in graph.nodes):
-        return fold_batchnorm(canonicalize(graph).graph).graph, False
-    for node in graph.nodes:
+        return fold_batchnorm(canonicalize(graph).graph).graph, False, ()
+    restated = make_symmetric(graph)
+    for node in restated.graph.nodes:
         _check_symmetric(path, node)
-    return graph, True
+    return restated.graph, True, restated.notes
 
 
 def _check_symmetric(path: Path, node: gs.Node) -> None:
@@ -190,8 +196,9 @@ def _check_symmetric(path: Path, node: gs.Node) -> None:
     symmetric = isinstance(zero, gs.Constant) and zero.values.dtype == np.int8 and not zero.values.any()
     if node.op not in ("QuantizeLinear", "DequantizeLinear") or not symmetric:
         raise ModelError(
-            f"{path}: node '{node.name}' ({node.op}) is not symmetric int8 Q/DQ, and TensorRT takes no other. Quantize "
-            "the float model with 'hqp quantize --target tensorrt', or give the float model"
+            f"{path}: node '{node.name}' ({node.op}) is not symmetric int8 Q/DQ, and TensorRT takes no other (zero-points "
+            "other than 0 and 128 have no exact form there). Quantize the float model with 'hqp quantize --target "
+            "tensorrt', or give the float model"
         )
 
 
@@ -264,7 +271,7 @@ def _write_script(job: _Job, graph: gs.Graph) -> Verified:
 
 def _report(job: _Job, seconds: float) -> BuildReport:
     options, plan, device = job.options, job.plan, job.able.device
-    notes = list(plan.notes)
+    notes = [*plan.notes, *(f"restated for TensorRT: {words}" for words in job.restated)]
     if options.data is not None and plan.scales not in ("own", "tensorrt"):
         notes.append("the calibration data were not used")
     if not job.able.int8_weights and job.graph.opset > _OPSET_8:

@@ -44,7 +44,7 @@ def quantize_file(
     preprocess: Path | None,
     progress: Progress,
     *,
-    precision: str = "int8",
+    precision: str | None = None,
     calibration_out: Path | None = None,
     tensorrt_version: str = TENSORRT_VERSION,
     int4_weights: float | None = None,
@@ -60,7 +60,8 @@ def quantize_file(
         method: calibration method.
         preprocess: for image folders.
         progress: called as calibration goes on.
-        precision: int8, mixed (INT8 where it is faster on the target, see ``mixed_precision``) or fp16.
+        precision: int8, mixed (INT8 where it is faster on the target, see ``mixed_precision``) or fp16; None takes
+            int8, or fp16 where the target does not compute in INT8.
         calibration_out: folder for the ranges, in the formats of ``calibration_export``; these must be those of the
             model itself, so it is not equalized.
         tensorrt_version: named in TensorRT's cache.
@@ -72,6 +73,9 @@ def quantize_file(
         ModelError: what would be written does not load or run.
     """
     target = target_named(target_name)
+    if precision is None:
+        asked_for_int8 = target.computes_int8 or int4_weights is not None or calibration_out is not None
+        precision = "int8" if asked_for_int8 else "fp16"
     thresholds.method(method)
     forbid_overlap(
         {"output": output, "calibration_out": calibration_files(calibration_out)},
@@ -80,7 +84,7 @@ def quantize_file(
     _check(precision, data, calibration_out, int4_weights, tensorrt_version)
     model = open_model(path)
     dataset = None if data is None else open_data(model, data, preprocess)
-    notes: tuple[str, ...] = remarks(target, precision)
+    notes: tuple[str, ...] = (*(() if target.computes_int8 else stand_in(target)), *remarks(target, precision))
     made: PassResult
     if precision == "fp16" or dataset is None:
         made = in_float16(model.graph)
