@@ -105,7 +105,10 @@ def _set_zero(node: gs.Node, names: UniqueNames) -> None:
     scale = node.inputs[1]
     shape = scale.values.shape if isinstance(scale, gs.Constant) else ()
     zero = gs.Constant(names.tensor(f"{node.name}/zero_point"), np.zeros(shape, np.int8))
-    node.inputs[2:] = [zero]
+    if len(node.inputs) > 2:
+        node.inputs[2] = zero
+    else:
+        node.inputs.append(zero)
 
 
 def _has_zero(node: gs.Node) -> bool:

@@ -84,7 +84,8 @@ class Options:
         seed: of the random saliency, of draws and of recovery.
         resume: continue from what ``output`` holds.
         force: replace the results of another model in ``output``; files of someone else stay in any case.
-        build: also build a TensorRT engine of the result, and hold it to the budget.
+        build: also build a TensorRT engine of the result, and hold it to the budget where its GPU is here; None builds
+            one if a TensorRT is installed, and goes without if that fails.
         recover: epochs of training of pruned models towards the original, without labels; 0 trains none.
         augment: some of flip and crop, for images that may be varied so in training.
 
@@ -124,7 +125,7 @@ class Options:
     seed: int = 0
     resume: bool = False
     force: bool = False
-    build: bool = False
+    build: bool | None = None
     recover: int = 0
     augment: tuple[str, ...] = ()
 

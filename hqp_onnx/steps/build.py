@@ -196,9 +196,9 @@ def _check_symmetric(path: Path, node: gs.Node) -> None:
     symmetric = isinstance(zero, gs.Constant) and zero.values.dtype == np.int8 and not zero.values.any()
     if node.op not in ("QuantizeLinear", "DequantizeLinear") or not symmetric:
         raise ModelError(
-            f"{path}: node '{node.name}' ({node.op}) is not symmetric int8 Q/DQ, and TensorRT takes no other (zero-points "
-            "other than 0 and 128 have no exact form there). Quantize the float model with 'hqp quantize --target "
-            "tensorrt', or give the float model"
+            f"{path}: node '{node.name}' ({node.op}) is not symmetric int8 Q/DQ, and TensorRT takes no other "
+            "(zero-points besides 0 and 128 have no exact form there). Quantize the float model with "
+            "'hqp quantize --target tensorrt', or give the float model"
         )
 
 

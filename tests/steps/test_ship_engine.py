@@ -17,7 +17,7 @@ from small_model import small_data, small_model
 from steady import steady
 
 from hqp_onnx import cli
-from hqp_onnx.engine import Capability, Device, EngineLatency
+from hqp_onnx.engine import Capability, Device, EngineLatency, acceptance
 from hqp_onnx.engine.plan import Plan
 from hqp_onnx.errors import UsageError
 from hqp_onnx.job.options import Options
@@ -53,6 +53,7 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
         return SimpleNamespace(plan=model.read_bytes(), layers=[], weights_bytes=None)
 
     monkeypatch.setattr(build, "detect", lambda library: replace(Capability.of_version("10.3.0"), device=ORIN))
+    monkeypatch.setattr(acceptance, "present", lambda target: None)
     monkeypatch.setattr(build.builder, "build", fake_build)
     monkeypatch.setattr(parity, "EngineSession", FakeEngine)
     monkeypatch.setattr(parity, "measure", lambda path: EngineLatency(1, 50, 0.25, 0.5))
