@@ -20,7 +20,9 @@ TensorRT. Symmetric int8 with zero zero-points, pairs on the inputs of Conv, Con
 residual Add, nothing between a Conv and its activation, float bias. Where a Conv alone feeds the Add, only the other
 input has a pair, since the Conv takes in the sum if nothing stands between them (NVIDIA, "Explicit Quantization").
 Weights are int8 initializers behind a DequantizeLinear: documented for TensorRT 10 and 11; parsers of TensorRT 8
-refuse int8 initializers. TensorRT for RTX takes the same files, and multiplies INT8 weights in float.
+refuse int8 initializers. TensorRT for RTX takes the same files, and multiplies INT8 weights in float. There, a pair in
+front of a depthwise convolution makes its weights grow to 90 times their INT8 bytes, of two channels a group to 17
+times, of four and more not at all (``tools/check_tensorrt.py``), so narrow groups stay in float.
 
 OpenVINO (x86, Arm). u8 activations by s8 weights again, but an activation of any kind is computed inside the
 convolution before it, so nothing may stand between the two: pairs on the inputs of Conv, ConvTranspose, Gemm and
@@ -75,6 +77,7 @@ class Target:
         engines: the TensorRT by which ``hqp build`` makes its engines, else "".
         computes_int8: INT8 is a precision that it computes in, not only one that weights are stored in.
         reduced_range: weights in [-64, 64].
+        group_channels: convolutions in groups are quantized where each group reads so many channels at least.
     """
 
     name: str
@@ -97,6 +100,7 @@ class Target:
     computes_int8: bool = True
     reduced_range: bool = False
     fuses_sum: bool = False
+    group_channels: int = 1
 
     def __post_init__(self) -> None:
         for method in ("open", "describe", "remarks"):
@@ -194,6 +198,7 @@ TARGETS.register("tensorrt-rtx")(
         stand_in=f"{_CPU_STANDS_IN}. {_WEIGHTS_ONLY}",
         engines="tensorrt-rtx",
         computes_int8=False,
+        group_channels=4,
     )
 )
 

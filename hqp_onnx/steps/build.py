@@ -207,7 +207,8 @@ def _prepare(job: _Job) -> gs.Graph:
     graph, plan = job.graph, job.plan
     if plan.path == "explicit" and plan.scales == "own" and job.data is not None:
         report = partial(job.progress, "calibration")
-        graph = quantize(graph, job.data, target("tensorrt"), job.options.calibration, progress=report).graph
+        layout = target(job.able.library.target)
+        graph = quantize(graph, job.data, layout, job.options.calibration, progress=report).graph
     if plan.float_weights:
         graph = restore_float_weights(graph).graph
     return convert_fp16(graph).graph if plan.half else graph

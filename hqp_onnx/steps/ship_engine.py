@@ -143,7 +143,7 @@ def _in_float(
     path: Path,
     able: Capability,
 ) -> BuildOptions:
-    """Of the float model of what ships, which is laid out for another runtime; in INT8 where TensorRT computes in it."""
+    """Of the float model of what ships, which is laid out for another runtime; in INT8 if TensorRT computes in it."""
     calib, asked = setup.options.calib, setup.options.precision
     data = calib if isinstance(calib, str) and asked not in _FLOATS and not able.weight_only else None
     return BuildOptions(
