@@ -20,9 +20,14 @@ from hqp_onnx.arrays import Array
 from hqp_onnx.errors import LimitError, MissingRuntimeError, ModelError, one_line
 from hqp_onnx.limits import deadline, probing
 from hqp_onnx.runtimes.external_data import weight_bytes, write_apart
+from hqp_onnx.runtimes.plugin_providers import plugin_devices
 
 CPU = "CPUExecutionProvider"
-EXTRAS = {"CUDAExecutionProvider": "onnxruntime-gpu", "TensorrtExecutionProvider": "onnxruntime-gpu"}
+EXTRAS = {
+    "CUDAExecutionProvider": "onnxruntime-gpu",
+    "TensorrtExecutionProvider": "onnxruntime-gpu",
+    "NvTensorRTRTXExecutionProvider": "onnxruntime-rtx",
+}
 _NUMPY_OF = {
     "float": np.float32,
     "double": np.float64,
@@ -99,13 +104,20 @@ def calibration_tools() -> tuple[Any, Any]:
     return calibrate, quant_utils
 
 
-def require_provider(provider: str) -> None:
-    """``MissingRuntimeError`` says what the installed onnxruntime has, unless it has ``provider``."""
+def require_provider(provider: str) -> Sequence[Any]:
+    """The devices of a ``provider`` that a package adds to onnxruntime, none where onnxruntime has it itself.
+
+    Raises:
+        MissingRuntimeError: neither has it; the message says what is there.
+    """
     has = onnxruntime().get_available_providers()
-    if provider not in has:
+    devices = () if provider in has else plugin_devices(onnxruntime(), provider)
+    if provider not in has and not devices:
         extra = EXTRAS.get(provider)
-        advice = f"pip install 'hqp-onnx[{extra}]' in place of onnxruntime" if extra else "install a build that has it"
+        advice = f"pip install 'hqp-onnx[{extra}]'" if extra else "install a build that has it"
+        advice += " in place of onnxruntime" if extra == "onnxruntime-gpu" else ""
         raise MissingRuntimeError(f"onnxruntime has no {provider} here, only {', '.join(has)}: {advice}")
+    return devices
 
 
 class Session:
@@ -137,7 +149,7 @@ class Session:
         spin: bool = True,
     ) -> None:
         ort = onnxruntime()
-        require_provider(provider)
+        devices = require_provider(provider)
         options = ort.SessionOptions()
         options.log_severity_level = 4  # errors are raised, and need no second print
         options.intra_op_num_threads = threads
@@ -148,7 +160,9 @@ class Session:
             options.add_session_config_entry("session.force_spinning_stop", "1")
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        providers = list(dict.fromkeys((provider, CPU)))
+        providers = None if devices else list(dict.fromkeys((provider, CPU)))
+        if devices:
+            options.add_provider_for_devices(devices, {})
         try:
             with tempfile.TemporaryDirectory() as spill:
                 source = loadable(model, outputs, Path(spill))
@@ -156,13 +170,16 @@ class Session:
         except Exception as e:  # onnxruntime's own exception types are many and undocumented
             place = "" if provider == CPU else f" on {provider}"
             raise ModelError(f"onnxruntime cannot load the model{place}: {failure(e)}") from e
-        if provider not in self._session.get_providers():
+        if not self._started_on(provider):
             raise MissingRuntimeError(
                 f"onnxruntime's {provider} does not start: a driver or library is missing, onnxruntime's log names it"
             )
         self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
         self.outputs = tuple(_spec(value) for value in self._session.get_outputs())
         self._names = list(outputs) if outputs is not None else [spec.name for spec in self.outputs]
+
+    def _started_on(self, provider: str) -> bool:
+        return provider in self._session.get_providers()
 
     @property
     def batch(self) -> int | None:

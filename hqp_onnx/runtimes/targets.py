@@ -153,6 +153,7 @@ _TENSORRT = Target(
     max_opset=20,
     fuses_sum=True,
 )
+_TENSORRT_RTX = replace(_TENSORRT, name="tensorrt-rtx", computes_int8=False, group_channels=4)
 _OPENVINO = replace(
     _TENSORRT,
     name="openvino",
@@ -168,7 +169,7 @@ _OPENVINO = replace(
 _PROVIDER_LAYOUTS = {
     "CUDAExecutionProvider": _TENSORRT,
     "TensorrtExecutionProvider": _TENSORRT,
-    "NvTensorRTRTXExecutionProvider": _TENSORRT,
+    "NvTensorRTRTXExecutionProvider": _TENSORRT_RTX,
     "MIGraphXExecutionProvider": _TENSORRT,
     "OpenVINOExecutionProvider": _OPENVINO,
 }
@@ -192,14 +193,7 @@ TARGETS.register("openvino")(_OPENVINO)
 TARGETS.register("cuda")(_on_provider("cuda", "CUDAExecutionProvider"))
 TARGETS.register("tensorrt")(replace(_TENSORRT, stand_in=_CPU_STANDS_IN, engines="tensorrt"))
 TARGETS.register("tensorrt-rtx")(
-    replace(
-        _TENSORRT,
-        name="tensorrt-rtx",
-        stand_in=f"{_CPU_STANDS_IN}. {_WEIGHTS_ONLY}",
-        engines="tensorrt-rtx",
-        computes_int8=False,
-        group_channels=4,
-    )
+    replace(_TENSORRT_RTX, stand_in=f"{_CPU_STANDS_IN}. {_WEIGHTS_ONLY}", engines="tensorrt-rtx")
 )
 
 
