@@ -28,7 +28,7 @@ from hqp_onnx.graphs import model_io
 from hqp_onnx.runtimes.session import loadable
 
 SECONDS, MOST = 20.0, 200  # that asking again may take, and nodes that are listed
-_ERROR = re.compile(r"Error Code \d+: [\w ]*\((.*?)\.?(?: In \w+ at \S+)?\)?$")
+_ERROR = re.compile(r"Error Code \d+: [\w ]*\((.*?)\.?(?: In \S+ at \S+)?\)?$")
 _ASSERTION = re.compile(r"Assertion failed: .*?: (.*)$")
 _QUOTED = re.compile(r'"([^"]+)"')
 _UINT8 = "its zero-point is uint8: TensorRT computes in int8, and clips what lies above 127 steps"

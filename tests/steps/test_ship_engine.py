@@ -154,6 +154,7 @@ def test_fp16_is_a_candidate_of_its_own(options: Options) -> None:
     assert any("no faster" in note for note in report.notes)
 
 
+@pytest.mark.engines
 @pytest.mark.skipif(not TENSORRT_RTX.installed, reason="TensorRT for RTX is not installed")
 @pytest.mark.parametrize("target", ["onnxruntime", "tensorrt-rtx", "tensorrt"])
 def test_the_tensorrt_that_is_installed_builds_an_engine(options: Options, target: str) -> None:
