@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from hqp_onnx.channels.channel_map import ChannelMap, PruningPlan
     from hqp_onnx.channels.walk import analyze
     from hqp_onnx.comparison import Comparison
+    from hqp_onnx.data.preprocess import Preprocess
+    from hqp_onnx.data.reading import Reading
     from hqp_onnx.engine import BuildOptions, BuildReport
     from hqp_onnx.errors import HqpError
     from hqp_onnx.evaluation.latency import Latency
@@ -34,6 +36,8 @@ _HOMES = {
     "channels.channel_map": ("ChannelMap", "PruningPlan"),
     "channels.walk": ("analyze",),
     "comparison": ("Comparison",),
+    "data.preprocess": ("Preprocess",),
+    "data.reading": ("Reading",),
     "engine": ("BuildOptions", "BuildReport"),
     "errors": ("HqpError",),
     "evaluation.latency": ("Latency",),
@@ -56,8 +60,10 @@ __all__ = [
     "Latency",
     "Metric",
     "Options",
+    "Preprocess",
     "PruningPlan",
     "Ranking",
+    "Reading",
     "Report",
     "Scores",
     "__version__",

@@ -28,7 +28,7 @@ import onnx
 from hqp_onnx.boundary import public
 from hqp_onnx.comparison import Comparison
 from hqp_onnx.comparison import compare as compare_files
-from hqp_onnx.data.sources import Data
+from hqp_onnx.data.reading import Data
 from hqp_onnx.engine import BuildOptions, BuildReport
 from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.latency import Latency
@@ -46,7 +46,7 @@ from hqp_onnx.steps.build import build_file
 from hqp_onnx.steps.evaluate import evaluate_model
 from hqp_onnx.steps.inspect import Inspection, inspect_model
 from hqp_onnx.steps.prune import Pruning, prune_model
-from hqp_onnx.steps.quantize import mixed_model, quantize_model
+from hqp_onnx.steps.quantize import default_precision, mixed_model, quantize_model
 from hqp_onnx.steps.recover import recover_model, recovery_source
 from hqp_onnx.steps.score import score_model
 from hqp_onnx.steps.writing import verified_model
@@ -58,8 +58,9 @@ __all__ = ["benchmark", "build", "compare", "evaluate", "inspect", "prune", "qua
 @public
 def prune(
     model: ModelSource,
-    sparsity: float,
+    sparsity: float | None = None,
     *,
+    plan: str | Path | None = None,
     data: Data | None = None,
     preprocess: str | Path | None = None,
     saliency: str | None = None,
@@ -73,13 +74,14 @@ def prune(
     seed: int = 0,
     progress: Progress = silent,
 ) -> onnx.ModelProto:
-    """``model`` without a share of its prunable units, whatever that costs.
+    """``model`` without a share of its prunable units, or those of a plan, whatever that costs.
 
     Args:
         model: float, opset 11 or newer.
         sparsity: share of the prunable units to remove, 0 to below 1.
+        plan: in place of ``sparsity``: a ledger.json of another export of the same network, what it removed is removed.
         data: calibration data, for saliencies of gradients and for the refit.
-        preprocess: JSON file, for a folder of images.
+        preprocess: of images: imagenet, clip, tf, yolo, JSON, or its file.
         saliency: how units are ranked: a name of ``hqp prune --help``, or ``FILE.py:name``; None takes fisher where
             there are data, else l2.
         compensate: refit the weights that read removed channels, which needs data; None does where there are data.
@@ -103,6 +105,7 @@ def prune(
         keep=_several(keep),
         only=_several(only),
         seed=seed,
+        plan=plan,
     )
     opened = open_model(model)
     dataset = open_optional_data(opened, data, preprocess)
@@ -136,11 +139,11 @@ def quantize(
         equalize: even out channels that share a range beforehand.
         correct_bias: give back the mean that rounding takes of a weight's output.
         round_weights: round for the least error of each layer's output.
-        preprocess: JSON file, for a folder of images.
+        preprocess: of images: imagenet, clip, tf, yolo, JSON, or its file.
         progress: called with stage, done and total.
     """
     resolved = target_named(target)
-    precision = precision or ("int8" if resolved.computes_int8 else "fp16")
+    precision = precision or default_precision(resolved)
     if precision not in ("int8", "mixed", "fp16"):
         raise UsageError(f"{{--precision}} {precision}: expected one of int8, mixed, fp16")
     opened = open_model(model)
@@ -192,7 +195,7 @@ def recover(
         beta: weight of these.
         augment: some of ``flip`` and ``crop``, for images that may be varied so.
         seed: of the split, the order and the augmentation.
-        preprocess: JSON file, for a folder of images.
+        preprocess: of images: imagenet, clip, tf, yolo, JSON, or its file.
         progress: called with stage, done and total.
     """
     settings = Recovery(epochs, rate, batch, held_out, loss, temperature, features, beta, _several(augment), seed)
@@ -225,7 +228,7 @@ def score(
         loss: a name of ``hqp score --help``, or the file of a loss model; None takes what data and model allow.
         draws: sampled labels or projections per sample.
         seed: of the draws, and of the random saliency.
-        preprocess: JSON file, for a folder of images.
+        preprocess: of images: imagenet, clip, tf, yolo, JSON, or its file.
         progress: called with stage, done and total.
     """
     return score_model(model, data, Scoring(saliency, engine, loss, draws, seed), preprocess, progress)
@@ -242,25 +245,27 @@ def evaluate(
     model: ModelSource,
     data: Data,
     *,
-    metric: str | Metric | ScoreFunction = "top1",
+    metric: str | Metric | ScoreFunction | None = None,
+    metric_output: str = "",
     reference: ModelSource | None = None,
     target: str = "onnxruntime",
     preprocess: str | Path | None = None,
     progress: Progress = silent,
 ) -> Scores:
-    """Scores of any runnable model, quantized ones included; ``metric`` of the result is their mean, 0..1.
+    """Scores of any runnable model, quantized ones included; ``metric`` of the result is the number that they make.
 
     Args:
         model: to be judged.
         data: samples, with labels if the metric needs them.
-        metric: a name of ``hqp evaluate --help``, ``FILE.py:name``, or a function (outputs by name, labels or None)
-            -> scores in 0..1, float [samples].
-        reference: the original model, for agreement.
+        metric: a name of ``hqp evaluate --help``, ``FILE.py:name``, or a function or class as ``evaluation.metrics``
+            describes; None takes top1 where there are class numbers and classes, else fidelity.
+        metric_output: the output that is judged; "" for the first, or all, as the metric reads.
+        reference: the original model, for agreement and fidelity.
         target: what runs it, see ``quantize``.
-        preprocess: JSON file, for a folder of images.
+        preprocess: of images: imagenet, clip, tf, yolo, JSON, or its file.
         progress: called with stage, done and total.
     """
-    return evaluate_model(model, data, metric, preprocess, progress, reference, target)
+    return evaluate_model(model, data, metric, preprocess, progress, reference, target, metric_output).scores
 
 
 @public
@@ -293,6 +298,7 @@ def compare(
     data: Data,
     *,
     metric: str | None = None,
+    metric_output: str = "",
     ledgers: Sequence[str | Path] = (),
     tolerance: float = 0.1,
     samples: int = 64,
@@ -307,19 +313,21 @@ def compare(
         data: samples.
         metric: a name of ``hqp compare --help`` or ``FILE.py:name``; None takes top1 where there are
             labels and classes.
+        metric_output: the output that is judged; "" for the first, or all, as the metric reads.
         ledgers: what was removed of pruned models, if not in ledger.json beside them.
         tolerance: own error that a layer may have, as a share of its signal.
         samples: to compare layers with.
         threads: of the runtimes; 0 takes their choice.
-        preprocess: JSON file, for a folder of images.
+        preprocess: of images: imagenet, clip, tf, yolo, JSON, or its file.
         progress: called with stage, done and total.
     """
     with tempfile.TemporaryDirectory() as folder:
         return compare_files(
             [_named(model, Path(folder) / f"model{number}.onnx") for number, model in enumerate(models, 1)],
             data,
-            preprocess=None if preprocess is None else Path(preprocess),
+            preprocess=preprocess,
             metric=metric,
+            metric_output=metric_output,
             ledgers=tuple(map(Path, _several(ledgers))),
             tolerance=tolerance,
             samples=samples,

@@ -77,6 +77,11 @@ def fingerprint(path: Path | str) -> str:
     return hashlib.sha256(repr(entries).encode()).hexdigest()
 
 
+def digest_of(*texts: str) -> str:
+    """One digest of several; of a single one, that."""
+    return texts[0] if len(texts) == 1 else hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
 def json_text(value: object) -> str:
     """JSON with one key a line."""
     return json.dumps(value, indent=1) + "\n"
@@ -200,14 +205,16 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, where they are not there.
+def make_folder(folder: Path, parents: bool = True) -> None:
+    """Make a folder and, with ``parents``, those above it, where they are not there.
+
+    Inside a folder that is kept (``kept_by``), those above are not made: it was removed if they are missing.
 
     Raises:
         FileError: the system refuses, or a file has that name.
     """
     with _failures(folder, "made"):
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=parents and _keeper(folder) is None, exist_ok=True)
 
 
 def require_replaceable(path: Path) -> None:

@@ -26,7 +26,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import FloatArray
-from hqp_onnx.data.dataset import Batch
+from hqp_onnx.data.batch import Batch
 from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.graphs.nodes import operator
 from hqp_onnx.graphs.nonfinite_weights import is_finite

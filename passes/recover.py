@@ -23,6 +23,7 @@ from hqp_onnx.errors import GradientError
 from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.expose_masters import Exposed, expose_masters, store_masters
+from hqp_onnx.passes.lowering.fix_inputs import fix_inputs
 from hqp_onnx.progress import StageProgress
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.recovery.goals import find_goals
@@ -105,8 +106,9 @@ def _open(
 def _trainer(
     exposed: Exposed, original: gs.Graph, data: Dataset, settings: Recovery, kept: Kept, threads: int
 ) -> tuple[Trainer, tuple[str, ...]]:
-    sample = data.rows(0, 1).feeds
-    student, origin = Net.of(to_proto(exposed.graph), sample, trained=True), Net.of(to_proto(original), sample)
+    sample = data.rows(0, 1)
+    given, first = (fix_inputs(to_proto(graph), sample.common) for graph in (exposed.graph, original))
+    student, origin = Net.of(given, sample.own, trained=True), Net.of(first, sample.own)
     trained = trained_constants(exposed.graph)
     train, held = split(len(data), settings, student.batch or 1)
     part = student.part(min(settings.batch, len(train)))

@@ -114,7 +114,8 @@ def bad_inputs(folder: Path) -> Iterator[tuple[str, list[str], str]]:
         optimize(val=_data(folder / "fewer.npz", input=images, labels=labels[:3])),
         "labels",
     )
-    yield "no labels", optimize(val=_data(folder / "unlabeled.npz", input=images)), "no labels"
+    unlabeled = optimize(val=_data(folder / "unlabeled.npz", input=images))
+    yield "no labels", [*unlabeled, "--metric", "top1"], "no labels"
     yield "no samples", optimize(val=_data(folder / "nothing.npz", input=images[:0], labels=labels[:0])), "no samples"
     (folder / "images").mkdir()
     yield "an empty folder of images", optimize(calib=str(folder / "images")), "images"
@@ -157,7 +158,7 @@ def bad_inputs(folder: Path) -> Iterator[tuple[str, list[str], str]]:
     )
     yield "an unknown target", optimize(GOOD, good, good, "--target", "abacus"), "abacus"
     yield "an engine for onnxruntime", optimize(GOOD, good, good, "--build"), "Use --target tensorrt"
-    yield "an unknown metric", optimize(GOOD, good, good, "--metric", "f1"), "f1"
+    yield "an unknown metric", optimize(GOOD, good, good, "--metric", "f9"), "f9"
     yield "a metric file that is missing", optimize(GOOD, good, good, "--metric", str(folder / "m.py:f")), "m.py"
     (folder / "in_the_way").touch()
     yield "an output folder that is a file", [*optimize()[:-2], "-o", str(folder / "in_the_way")], "is a file"

@@ -18,6 +18,6 @@ def bundled(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_engines(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A TensorRT that is installed is handed what ships in tests marked ``engines`` alone: it takes a second each time."""
+    """What ships is handed to a TensorRT that is installed in tests marked ``engines`` alone: it takes a second."""
     if "engines" not in request.keywords:
         monkeypatch.setattr("hqp_onnx.steps.ship_engine.installed", lambda: None)

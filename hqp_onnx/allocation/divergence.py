@@ -1,10 +1,12 @@
 """How far a pruned model's outputs are from the original's, on calibration samples that its refit has not seen.
 
-    classifier      mean of KL(p || q),  p and q = softmax of the original's and the pruned model's logits
+    classes         mean over positions of KL(p || q),  p, q = softmax of the original's and the pruned model's logits
+    decisions       mean over samples of the sum of KL(p || q) of each decision,  p, q = sigmoid of the logits
     anything else   mean over outputs of sum |y - y'|^2 / sum |y - mean of y|^2
 
-Logits, or probabilities, are the first output. Of other models, outputs that are tensors of floats count; one that has
-another shape than the original's tells as little as its mean. Outputs that are not finite are infinitely far.
+What an output says follows from the metric (``Task``). Logits may also be probabilities. Of other models, outputs that
+are tensors of floats count; one that has another shape than the original's tells as little as its mean. Outputs that
+are not finite are infinitely far.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ from functools import cached_property
 
 import numpy as np
 import onnx
+from scipy.special import expit
 
 from hqp_onnx.arrays import Array, FloatArray
 from hqp_onnx.channels.channel_map import PruningPlan
-from hqp_onnx.data.dataset import Batch
-from hqp_onnx.runtimes.session import Session
+from hqp_onnx.data.batch import Batch
+from hqp_onnx.evaluation.metrics.task import Task
+from hqp_onnx.runtimes.session import work_session
 
 _LEAST = np.finfo(np.float64).tiny
 
@@ -33,7 +37,7 @@ class Divergence:
         original: the model to stay close to.
         build: see ``Build``.
         batches: samples.
-        classifier: whether the first output is logits or probabilities of classes, one row per sample.
+        task: what the judged output says.
         threads: of onnxruntime.
 
     Raises:
@@ -41,10 +45,10 @@ class Divergence:
     """
 
     def __init__(
-        self, original: onnx.ModelProto, build: Build, batches: Sequence[Batch], classifier: bool, threads: int = 0
+        self, original: onnx.ModelProto, build: Build, batches: Sequence[Batch], task: Task, threads: int = 0
     ) -> None:
         self._original, self._build, self._batches = original, build, batches
-        self._classifier, self._threads = classifier, threads
+        self._task, self._threads = task, threads
         self._known: dict[bytes, float] = {}
 
     @cached_property
@@ -60,21 +64,22 @@ class Divergence:
 
     def _measured(self, model: onnx.ModelProto) -> float:
         found = self._run(model)
-        value = self._of_classes(found) if self._classifier and self._wanted[0] else self._of_values(found)
+        discrete = self._task.kind in ("classes", "decisions") and self._wanted[0]
+        value = self._of_classes(found) if discrete else self._of_values(found)
         return value if np.isfinite(value) else np.inf
 
     def _run(self, model: onnx.ModelProto) -> list[dict[str, FloatArray]]:
         """What counts of the outputs, by batch."""
-        session = Session(model, threads=self._threads)
+        session = work_session(model, threads=self._threads)
         return [_floats(session.run(batch.feeds)) for batch in self._batches]
 
     def _of_classes(self, found: Sequence[Mapping[str, FloatArray]]) -> float:
-        name = next(iter(self._wanted[0]))
-        pairs = (
-            (_log_probabilities(x[name]), _log_probabilities(y[name])) for x, y in zip(self._wanted, found, strict=True)
-        )
-        total = sum(float(np.sum(np.exp(log_p) * (log_p - log_q))) for log_p, log_q in pairs)
-        return max(total, 0.0) / sum(map(len, self._batches))
+        name, total, rows = self._task.output or next(iter(self._wanted[0])), 0.0, 0
+        for x, y in zip(self._wanted, found, strict=True):
+            log_p, log_q = (_log_probabilities(values[name], self._task) for values in (x, y))
+            total += float(np.sum(np.exp(log_p) * (log_p - log_q)))
+            rows += len(log_p) if self._task.kind == "classes" else len(x[name])
+        return max(total, 0.0) / rows
 
     def _of_values(self, found: Sequence[Mapping[str, FloatArray]]) -> float:
         shares = []
@@ -96,9 +101,15 @@ def _floats(outputs: Mapping[str, Array]) -> dict[str, FloatArray]:
     }
 
 
-def _log_probabilities(values: FloatArray) -> FloatArray:
-    """Of logits, or of probabilities, as float64 [samples, classes]."""
-    rows = values.reshape(len(values), -1)
+def _log_probabilities(values: FloatArray, task: Task) -> FloatArray:
+    """Of logits, or of probabilities, as float64 [positions, classes]."""
+    if task.kind == "decisions":
+        shares = values if values.min(initial=0) >= 0 and values.max(initial=0) <= 1 else expit(values)
+        rows = np.stack([shares.ravel(), 1 - shares.ravel()], 1)
+    elif task.axis is None:
+        rows = values.reshape(len(values), -1)
+    else:
+        rows = np.moveaxis(values, task.axis, -1).reshape(-1, values.shape[task.axis])
     if (rows >= 0).all() and np.allclose(rows.sum(1), 1, atol=1e-3):
         return np.asarray(np.log(np.maximum(rows, 1e-12)))
     shifted = rows - rows.max(1, keepdims=True)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import click
+import numpy as np
 from click.shell_completion import CompletionItem
 
 from hqp_onnx.comparison.contenders import named
+from hqp_onnx.data.preprocess import is_file
+from hqp_onnx.data.reading import Reading
+from hqp_onnx.data.stored import open_npy
 from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.metrics import METRICS
 from hqp_onnx.files import Names, forbid_overlap
@@ -20,6 +25,7 @@ from hqp_onnx.graphs.model_io import parts
 from hqp_onnx.limits import PROBE_SECONDS, set_probe_seconds
 from hqp_onnx.passes.cut import REFITS
 from hqp_onnx.registry import Registry, is_file_name
+from hqp_onnx.runtimes.session import set_provider
 from hqp_onnx.runtimes.targets import TARGETS
 from hqp_onnx.statistics.thresholds import METHODS
 
@@ -34,6 +40,10 @@ class Written(click.Path):
 
 
 OUT = Written(path_type=Path)
+
+
+class Preprocessing(click.Path):
+    """Preprocessing by a name, as JSON, or as a file, which is a path for the shell's sake."""
 
 
 class Named(click.types.StringParamType):
@@ -98,7 +108,97 @@ probe_option = click.option(
     callback=lambda context, option, value: set_probe_seconds(value),
     help=f"Trial runs of a model may take so long.  [default: {PROBE_SECONDS:g}]",
 )
-preprocess_option = click.option("--preprocess", type=FILE, help="JSON for image folders: size, crop, mean, std, ...")
+provider_option = click.option(
+    "--provider",
+    expose_value=False,
+    callback=lambda context, option, value: set_provider(value),
+    metavar="NAMEExecutionProvider",
+    help="Where onnxruntime computes statistics, gradients and training.  [default: CPUExecutionProvider]",
+)
+
+
+def reading_options(*names: str) -> Callable[[F], F]:
+    """How the data that the parameters ``names`` name are read, which then become a ``Reading`` where any is given.
+
+    Where there are several, each also has targets of its own.
+    """
+    own = [f"{name}_targets" for name in names] if len(names) > 1 else []
+
+    def decorate(command: F) -> F:
+        @wraps(command)
+        def read(
+            *arguments: Any, targets: str | None, constant: dict[str, Any], pad: dict[str, float], **options: Any
+        ) -> Any:
+            each = [options.pop(name) or targets for name in own] or [targets]
+            for name, belongs in zip(names, each, strict=True):
+                if options[name] is not None and (belongs or constant or pad):
+                    options[name] = Reading(options[name], belongs, constants=constant, pad=pad)
+            return command(*arguments, **options)
+
+        several = [
+            click.option(f"--{name}-targets", type=DATA, metavar="TARGETS", help=f"The same, of --{name} alone.")
+            for name in names
+            if own
+        ]
+        return _options(*_READING[:2], *several, *_READING[2:])(cast(F, read))
+
+    return decorate
+
+
+def _pairs(read: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], dict[str, Any]]:
+    """A callback that turns NAME=VALUE into a dictionary."""
+
+    def convert(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> dict[str, Any]:
+        values = {}
+        for text in texts:
+            name, found, value = text.partition("=")
+            try:
+                values[name] = read(value)
+            except ValueError as e:
+                raise UsageError(f"--{parameter.name} {text}: expected NAME=NUMBER") from e
+            if not found or not name:
+                raise UsageError(f"--{parameter.name} {text}: expected NAME=NUMBER, as sr=16000")
+        return values
+
+    return convert
+
+
+def _constant(text: str) -> Any:
+    """A number, a JSON list of them, or what a .npy file holds."""
+    if not text.endswith(".npy"):
+        return json.loads(text)
+    values = open_npy(Path(text))
+    return (values[:] if values.shape else np.asarray(values)).tolist()
+
+
+_READING = (
+    click.option(
+        "--preprocess",
+        type=Preprocessing(),
+        metavar="NAME|JSON|FILE",
+        help="Of images: imagenet, clip, tf, yolo, JSON or a file of it; see `hqp help preprocess`.",
+    ),
+    click.option(
+        "--targets",
+        type=DATA,
+        metavar="TARGETS",
+        help="What belongs to the samples: masks/, coco.json, values.csv, .npy or .npz; see `hqp help data`.",
+    ),
+    click.option(
+        "--constant",
+        multiple=True,
+        metavar="NAME=VALUE",
+        callback=_pairs(_constant),
+        help="An input that all samples share, as sr=16000 (repeatable).",
+    ),
+    click.option(
+        "--pad",
+        multiple=True,
+        metavar="NAME=VALUE",
+        callback=_pairs(float),
+        help="Fill up samples of different lengths with VALUE (repeatable).",
+    ),
+)
 strict_option = click.option("--strict", is_flag=True, help="Warnings end in exit code 3.")
 quiet_option = click.option("--quiet", is_flag=True, help="No progress.")
 
@@ -157,6 +257,8 @@ def _named(context: click.Context) -> dict[str, Names]:
         value = context.params.get(str(parameter.name))
         if not isinstance(parameter.type, click.Path) or isinstance(parameter.type, Written) or not value:
             continue
+        if isinstance(parameter.type, Preprocessing) and not is_file(value):
+            continue
         paths = [named(str(text))[0] for text in (value if isinstance(value, tuple) else (value,))]
         words = f"{{--{parameter.name}}}" if isinstance(parameter, click.Option) else parameter.human_readable_name
         files = [path for path in paths if parameter.type is DATA or not path.is_dir()]
@@ -172,8 +274,13 @@ selection_options = _options(
     click.option("--only", multiple=True, metavar="PATTERN", help="Remove only these tensors' channels (repeatable)."),
 )
 MULTIPLE_HELP = "Widths stay multiples of this, where they are as wide."
-metric_option = click.option(
-    "--metric", type=Named(METRICS), default="top1", show_default=True, help="What is measured."
+metric_option = _options(
+    click.option(
+        "--metric",
+        type=Named(METRICS),
+        help="What is measured. Default: top1 where there are class numbers and classes, else fidelity.",
+    ),
+    click.option("--metric-output", metavar="NAME", default="", help="Which output is judged, of several."),
 )
 target_option = click.option(
     "--target",

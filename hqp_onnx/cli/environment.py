@@ -8,9 +8,10 @@ from typing import Any
 import click
 from click.shell_completion import get_completion_class
 
-from hqp_onnx.cli.arguments import DATA, FILE, OUT, json_option, preprocess_option, probe_option
+from hqp_onnx.cli.arguments import DATA, FILE, OUT, json_option, probe_option, reading_options
 from hqp_onnx.cli.output import give_json, out, say
 from hqp_onnx.cli.tables import findings
+from hqp_onnx.data.reading import Data
 from hqp_onnx.errors import UsageError
 from hqp_onnx.gradients.training import engine as ort_training
 from hqp_onnx.plugins.data_loader import write_script
@@ -24,11 +25,11 @@ SHELLS = ("bash", "zsh", "fish")
 @click.option("--model", type=FILE, required=True, help="The model whose inputs DATA feed.")
 @click.option("--batch", type=int, help="Samples per batch. Default: the model's own, or 1 where that is dynamic.")
 @click.option("--limit", type=int, help="Only this many samples, the first ones.")
-@preprocess_option
+@reading_options("data")
 @click.option("-o", "--output", type=OUT, required=True, metavar="FILE.py")
 @probe_option
 @json_option
-def data_loader(data: str, model: Path, output: Path, json_file: Path | None, **chosen: Any) -> None:
+def data_loader(data: Data, model: Path, output: Path, json_file: Path | None, **chosen: Any) -> None:
     """Write DATA as a script for Polygraphy's --data-loader-script."""
     feeds = write_script(data, model, output, **chosen)
     size = feeds.dataset.batch_size

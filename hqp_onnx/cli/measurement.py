@@ -15,15 +15,17 @@ from hqp_onnx.cli.arguments import (
     json_option,
     metric_option,
     model_argument,
-    preprocess_option,
     probe_option,
     quiet_option,
+    reading_options,
+    strict_option,
     target_option,
 )
-from hqp_onnx.cli.output import Display, give_json, out, say
+from hqp_onnx.cli.output import Display, give_json, give_warnings, out, say
 from hqp_onnx.cli.tables import comparison, engines
 from hqp_onnx.cli.tables.latency import latency_table
 from hqp_onnx.comparison import compare as compare_models
+from hqp_onnx.data.reading import Data
 from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.metrics import METRICS
 from hqp_onnx.graphs.model_io import stored_bytes
@@ -37,32 +39,39 @@ from hqp_onnx.steps.evaluate import evaluate_model
 @model_argument
 @click.option("--data", required=True, type=DATA, metavar="DATA")
 @metric_option
-@click.option("--reference", type=FILE, help="The original model, for --metric agreement.")
+@click.option("--reference", type=FILE, help="The original model, for --metric agreement and fidelity.")
 @target_option
-@preprocess_option
+@reading_options("data")
 @probe_option
 @json_option
+@strict_option
 @quiet_option
 def evaluate(
     model: Path,
-    data: str,
-    metric: str,
+    data: Data,
+    metric: str | None,
+    metric_output: str,
     reference: Path | None,
     target: str,
-    preprocess: Path | None,
+    preprocess: str | None,
     json_file: Path | None,
+    strict: bool,
     quiet: bool,
 ) -> None:
     """Measure the metric of MODEL on DATA."""
     with Display(quiet) as display:
-        scores = evaluate_model(model, data, metric, preprocess, display, reference, target)
+        found = evaluate_model(model, data, metric, preprocess, display, reference, target, metric_output)
+    scores, q = found.scores, found.choice.metric.quantity
     runtime = runtime_name(target_named(target))
-    summary = {"model": str(model), "metric": metric, "value": scores.metric, "samples": scores.samples}
+    summary = {"model": str(model), "metric": q.name, "value": scores.metric, "samples": scores.samples}
+    summary |= {"warnings": list(found.warnings)}
+    summary |= {"unit": q.unit, "higher_is_better": q.higher}
     summary |= {"nonfinite": scores.nonfinite.samples, "target": target, "runtime": runtime}
     if not give_json(summary, json_file):
-        say(f"{metric} {100 * scores.metric:.2f} % on {scores.samples} samples, {runtime}")
+        say(f"{q.name} {q.said(scores.metric)} on {scores.samples} samples, {runtime}")
         if scores.nonfinite:
             say(f"{scores.nonfinite.words(scores.samples)}: these score nothing")
+    give_warnings(found.warnings, strict)
 
 
 @click.command()
@@ -98,13 +107,14 @@ def benchmark(
 @click.argument("models", type=DATA, nargs=-1, required=True, metavar="MODEL[@TARGET] ...")
 @click.option("--data", required=True, type=DATA, metavar="DATA")
 @click.option("--metric", type=Named(METRICS), help="Default: top1, where there are labels and classes.")
+@click.option("--metric-output", metavar="NAME", default="", help="Which output is judged, of several.")
 @click.option("--ledger", "ledgers", type=FILE, multiple=True, help="Of a pruned model, if not ledger.json beside it.")
 @click.option(
     "--tolerance", type=float, default=0.1, show_default=True, help="Own error that a layer may have, of its signal."
 )
 @click.option("--samples", type=int, default=64, show_default=True, help="Samples to compare layers with.")
 @click.option("--threads", type=click.IntRange(0), default=0)
-@preprocess_option
+@reading_options("data")
 @probe_option
 @json_option
 @quiet_option

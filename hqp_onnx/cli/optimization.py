@@ -21,9 +21,10 @@ from hqp_onnx.cli.arguments import (
     metric_option,
     min_width_option,
     model_argument,
-    preprocess_option,
     probe_option,
+    provider_option,
     quiet_option,
+    reading_options,
     refit_option,
     selection_options,
     strict_option,
@@ -33,7 +34,7 @@ from hqp_onnx.cli.output import Display, give_json, give_warnings, out, say
 from hqp_onnx.cli.tables.optimization import budget_line, cost_lines, report_table
 from hqp_onnx.errors import UsageError
 from hqp_onnx.files import forbid_overlap
-from hqp_onnx.job.options import OBJECTIVES, PAPER, PRECISIONS, Options
+from hqp_onnx.job.options import MAX_DROP, OBJECTIVES, PAPER, PRECISIONS, RELATIVE_DROP, Options
 from hqp_onnx.job.search import SEARCHES
 from hqp_onnx.out_folder import STATE
 from hqp_onnx.ranking.saliencies import SALIENCIES
@@ -68,7 +69,15 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
     "--val", required=True, type=DATA, metavar="DATA", help="Validation data: every candidate is judged on it."
 )
 @click.option("--test", type=DATA, metavar="DATA", help="Test data: only the report uses it.")
-@click.option("--max-drop", type=float, default=0.015, show_default=True, help="Budget, as a fraction of the metric.")
+@click.option(
+    "--max-drop",
+    metavar="NUMBER|SHARE%",
+    help="Budget: how much worse the metric may be, in its units (0.015 is 1.5 points), or 5% of the original's.  "
+    f"[default: {MAX_DROP} of shares, else {RELATIVE_DROP}]",
+)
+@click.option("--speedup", type=float, metavar="X", help="In place of a budget: X times as fast, at the least drop.")
+@click.option("--target-latency", type=float, metavar="MS", help="Likewise: a latency in milliseconds, at batch 1.")
+@click.option("--pareto", is_flag=True, help="Also write models over the whole range of speeds, OUT/pareto.")
 @click.option(
     "--confidence",
     type=float,
@@ -89,14 +98,16 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
     type=click.Choice(OBJECTIVES),
     default="latency",
     show_default=True,
-    help="latency: widths by measured time; macs, sparsity: units in one order, by saliency per MAC, or alone.",
+    help="latency: widths by measured time; macs, size, sparsity: units in one order, by saliency per MAC, per "
+    "parameter, or alone.",
 )
 @click.option("--refresh", type=int, default=0, metavar="R", help="Rank anew every R steps (--search linear).")
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
-    callback=lambda context, option, value: value or "",
-    help="mixed: INT8 where it is faster, as measured, and harmless. Default: mixed; fp16 for tensorrt-rtx.",
+    default="mixed",
+    show_default=True,
+    help="mixed: INT8 where it is faster, as measured, and harmless; float16 on cuda and tensorrt-rtx.",
 )
 @target_option
 @calibration_option
@@ -105,7 +116,10 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
 @branches_option
 @click.option("--multiple-of", type=int, help=f"{MULTIPLE_HELP} Default: what the target's kernels take.")
 @selection_options
-@preprocess_option
+@reading_options("calib", "val", "test")
+@click.option(
+    "--batch", type=int, default=1, show_default=True, help="Samples of one timed run, where MODEL does not fix them."
+)
 @click.option("--threads", type=click.IntRange(0), default=0, help="Threads of the runtime; 0 lets it choose.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random saliency and of draws.")
 @click.option("--resume", is_flag=True, help="Go on with what OUT holds.")
@@ -121,6 +135,7 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
 )
 @click.option("-o", "--output", type=OUT, required=True, metavar="OUT", help="Folder for the models and the report.")
 @probe_option
+@provider_option
 @json_option
 @strict_option
 @quiet_option

@@ -19,15 +19,17 @@ from hqp_onnx.cli.arguments import (
     json_option,
     min_width_option,
     model_argument,
-    preprocess_option,
     probe_option,
+    provider_option,
     quiet_option,
+    reading_options,
     refit_option,
     selection_options,
     strict_option,
 )
 from hqp_onnx.cli.output import Display, give_json, give_warnings, out, say, verified_json
 from hqp_onnx.cli.tables.units import inspect_table, refusals_table
+from hqp_onnx.data.reading import Data
 from hqp_onnx.ranking.saliencies import SALIENCIES, Scoring
 from hqp_onnx.runtimes.targets import TARGETS
 from hqp_onnx.steps.inspect import ask_target, inspect_model
@@ -65,15 +67,16 @@ def inspect(model: Path, target: str | None, json_file: Path | None) -> None:
 @click.option("--data", required=True, type=DATA, metavar="DATA")
 @click.option("--saliency", type=Named(SALIENCIES), default="fisher", show_default=True)
 @gradient_options
-@preprocess_option
+@reading_options("data")
 @click.option("-o", "--output", type=OUT, required=True, help="scores.npz: filter/<weight> and unit.")
 @probe_option
+@provider_option
 @json_option
 @quiet_option
 def score(
     model: Path,
-    data: str,
-    preprocess: Path | None,
+    data: Data,
+    preprocess: str | None,
     output: Path,
     json_file: Path | None,
     quiet: bool,
@@ -89,7 +92,13 @@ def score(
 
 @click.command()
 @model_argument
-@click.option("--sparsity", type=float, required=True, help="Share of the prunable units to remove.")
+@click.option("--sparsity", type=float, help="Share of the prunable units to remove.")
+@click.option(
+    "--plan",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="LEDGER",
+    help="In place of --sparsity: remove what a ledger.json of the same network says, from another export of it.",
+)
 @click.option("--saliency", type=Named(SALIENCIES), help="Default: fisher with --data, else l2.")
 @click.option("--data", type=DATA, metavar="DATA", help="Calibration data, for --compensate and most saliencies.")
 @click.option(
@@ -101,25 +110,26 @@ def score(
 @click.option("--multiple-of", type=int, default=1, show_default=True, help=MULTIPLE_HELP)
 @selection_options
 @click.option("--seed", type=int, default=0, show_default=True)
-@preprocess_option
+@reading_options("data")
 @click.option("--ledger", type=OUT, help="Write what was removed, as JSON.")
 @click.option("-o", "--output", type=OUT, required=True)
 @probe_option
+@provider_option
 @json_option
 @strict_option
 @quiet_option
 def prune(
     model: Path,
     output: Path,
-    data: str | None,
-    preprocess: Path | None,
+    data: Data | None,
+    preprocess: str | None,
     ledger: Path | None,
     json_file: Path | None,
     strict: bool,
     quiet: bool,
     **chosen: Any,
 ) -> None:
-    """Remove a share of MODEL's units, whatever it costs."""
+    """Remove a share of MODEL's units, or those of a plan, whatever it costs."""
     with Display(quiet) as display:
         options = Pruning(**chosen)
         pruned = prune_file(model, output, options, data=data, preprocess=preprocess, ledger=ledger, progress=display)

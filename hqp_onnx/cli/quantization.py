@@ -14,14 +14,16 @@ from hqp_onnx.cli.arguments import (
     calibration_option,
     json_option,
     model_argument,
-    preprocess_option,
     probe_option,
+    provider_option,
     quiet_option,
+    reading_options,
     strict_option,
     target_option,
 )
 from hqp_onnx.cli.output import Display, give_json, give_warnings, say, verified_json
 from hqp_onnx.cli.tables.engines import build_lines
+from hqp_onnx.data.reading import Data
 from hqp_onnx.quantization.calibration_export import TENSORRT_VERSION
 from hqp_onnx.steps.build import build_file
 from hqp_onnx.steps.quantize import quantize_file
@@ -55,18 +57,19 @@ from hqp_onnx.steps.quantize import quantize_file
     metavar="SHARE",
     help="INT4 weights in this share of Gemm and MatMul, in place of INT8.",
 )
-@preprocess_option
+@reading_options("data")
 @click.option("-o", "--output", type=OUT, required=True)
 @probe_option
+@provider_option
 @json_option
 @strict_option
 @quiet_option
 def quantize(
     model: Path,
-    data: str | None,
+    data: Data | None,
     target: str,
     calibration: str,
-    preprocess: Path | None,
+    preprocess: str | None,
     output: Path,
     json_file: Path | None,
     strict: bool,
@@ -124,7 +127,7 @@ def quantize(
 @click.option(
     "--for", "elsewhere", metavar="VERSION", help="Prepare for a machine with this TensorRT, as a trtexec script."
 )
-@preprocess_option
+@reading_options("data")
 @click.option("-o", "--output", type=OUT, required=True, help="model.engine; model.engine.json says how it was built.")
 @probe_option
 @json_option

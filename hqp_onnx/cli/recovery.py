@@ -13,12 +13,14 @@ from hqp_onnx.cli.arguments import (
     OUT,
     augment_option,
     json_option,
-    preprocess_option,
     probe_option,
+    provider_option,
     quiet_option,
+    reading_options,
     strict_option,
 )
 from hqp_onnx.cli.output import Display, give_json, give_warnings, say, verified_json
+from hqp_onnx.data.reading import Data
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.recovery.settings import LOSSES
 from hqp_onnx.steps.recover import recover_file
@@ -37,19 +39,20 @@ from hqp_onnx.steps.recover import recover_file
 @augment_option
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--checkpoint", type=OUT, help="Written after every epoch; the same command goes on from it.")
-@preprocess_option
+@reading_options("data")
 @click.option("-o", "--output", type=OUT, required=True)
 @probe_option
+@provider_option
 @json_option
 @strict_option
 @quiet_option
 def recover(
     student: Path,
     teacher: Path,
-    data: str,
+    data: Data,
     ledger: Path | None,
     checkpoint: Path | None,
-    preprocess: Path | None,
+    preprocess: str | None,
     output: Path,
     json_file: Path | None,
     strict: bool,

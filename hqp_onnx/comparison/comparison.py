@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from hqp_onnx.comparison.contenders import Contender, open_contenders
 from hqp_onnx.comparison.lineage import find_lineage
 from hqp_onnx.comparison.runner import Agreement, Collector, SessionRunner, run_batches
 from hqp_onnx.comparison.trace import Trace, trace
 from hqp_onnx.data.dataset import Dataset
-from hqp_onnx.data.sources import Data, open_dataset
+from hqp_onnx.data.reading import Data
+from hqp_onnx.data.sources import open_dataset
 from hqp_onnx.errors import ModelError, UsageError
 from hqp_onnx.evaluation.deviation import Deviation, finite
 from hqp_onnx.evaluation.latency import Latency, measure
-from hqp_onnx.evaluation.metrics import Metric, classes, load_metric
+from hqp_onnx.evaluation.metrics import Metric, Quantity, load_metric
+from hqp_onnx.evaluation.metrics.choice import choose, prepared
+from hqp_onnx.evaluation.metrics.metric import Tally
 from hqp_onnx.evaluation.nonfinite import NONE, NonFinite, finite_samples
 from hqp_onnx.graphs.model_io import stored_bytes
 from hqp_onnx.progress import Progress, silent
 from hqp_onnx.runtimes.session import try_run
 
 BATCH = 100
+NOTHING = Quantity("")
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Compared:
 
     Attributes:
         name, runtime, bytes: the model.
-        accuracy: mean of the metric; None without labels.
+        accuracy: the metric; None where there is none, or it has no value.
         latency: of one batch.
         outputs: output -> deviation from the reference.
         agreement: output -> share of samples with the reference's top-1 answer; absent where there are no classes.
@@ -63,7 +66,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What ``compare`` found; the first model is the reference."""
+    """What ``compare`` found; the first model is the reference. ``quantity`` says what the metric is measured in."""
 
     data: str
     samples: int
@@ -72,6 +75,7 @@ class Comparison:
     tolerance: float
     models: tuple[Compared, ...]
     steps: tuple[Step, ...]
+    quantity: Quantity = NOTHING
 
     def json(self) -> dict[str, Any]:
         """Stable JSON values; null stands for what is infinite or unknown."""
@@ -79,6 +83,8 @@ class Comparison:
             "data": self.data,
             "samples": self.samples,
             "metric": self.metric,
+            "unit": self.quantity.unit,
+            "higher_is_better": self.quantity.higher,
             "batch": self.batch,
             "tolerance": self.tolerance,
             "models": [_model_json(model) for model in self.models],
@@ -128,8 +134,9 @@ def compare(
     models: Sequence[str],
     data: Data,
     *,
-    preprocess: Path | None = None,
+    preprocess: str | Path | None = None,
     metric: str | None = None,
+    metric_output: str = "",
     ledgers: Sequence[Path] = (),
     tolerance: float = 0.1,
     samples: int = 64,
@@ -142,8 +149,9 @@ def compare(
     Args:
         models: FILE or FILE@TARGET, see ``contenders``; as a chain: original, pruned, INT8, engine.
         data: see ``sources.open_source``.
-        preprocess: for image folders.
+        preprocess: of images, see ``Reading``.
         metric: see ``load_metric``; None takes top1 if data have labels and the output classes.
+        metric_output: the output that is judged; "" for the first, or all, as the metric reads.
         ledgers: of pruned models; a ledger.json beside a model is found automatically.
         tolerance: own error that any layer may have, as a share of its signal; see ``trace``.
         samples: to trace layers with.
@@ -163,7 +171,7 @@ def compare(
     for contender in contenders:
         try_run(contender.session, dataset.rows(0, 1).feeds, contender.name)
     lineage = find_lineage([c.path for c in contenders if c.opener is not None], ledgers)
-    chosen = _metric(asked, contenders[0], dataset)
+    chosen = _metric(asked, contenders[0], dataset, metric_output)
     collector, scores, nonfinite = _outputs(contenders, dataset, chosen, progress)
     rows = dataset.rows(0, min(batch or 1, len(dataset)))
     latency = measure({c.name: c.session for c in contenders}, rows.feeds, seconds)
@@ -184,8 +192,9 @@ def compare(
     for first, second in pairwise(contenders):
         progress(f"layers of {second.name}", len(steps), len(contenders) - 1)
         steps.append(_step(first, second, lambda a, b: trace(a, b, dataset, lineage, samples, tolerance)))
-    name = chosen.name if chosen else ""
-    return Comparison(dataset.source.name, len(dataset), name, batch or 1, tolerance, tuple(compared), tuple(steps))
+    quantity = chosen.quantity if chosen else NOTHING
+    described = (dataset.source.name, len(dataset), quantity.name, batch or 1, tolerance)
+    return Comparison(*described, tuple(compared), tuple(steps), quantity)
 
 
 def _asked(name: str | None) -> Metric | None:
@@ -202,34 +211,35 @@ def _batch(contenders: Sequence[Contender]) -> int | None:
     return min((c.session.batch for c in contenders if c.session.batch is not None), default=None)
 
 
-def _metric(asked: Metric | None, reference: Contender, data: Dataset) -> Metric | None:
+def _metric(asked: Metric | None, reference: Contender, data: Dataset, output: str) -> Metric | None:
     """The metric asked for, or top1 where it makes sense."""
-    output = reference.session.outputs[0]
-    if asked is None and not (data.labeled and len(output.shape) == 2):
+    first = reference.session.outputs[0]
+    if asked is None and not (data.labeled and (output or len(first.shape) == 2)):
         return None
-    metric = asked or load_metric("top1")
-    if metric.labels == "data":
-        data.check_labels(classes(reference.session.outputs))
+    metric = choose(asked or "top1", reference.session, data, output).metric
+    prepared(metric, reference.session, data)
     return metric
 
 
 def _outputs(
     contenders: Sequence[Contender], data: Dataset, metric: Metric | None, progress: Progress
 ) -> tuple[Collector, dict[str, float], dict[str, NonFinite]]:
-    """Deviations and agreement of all models, their mean scores, and their samples that are not finite."""
+    """Deviations and agreement of all models, their metrics, and their samples that are not finite."""
     collector, seen = Collector(), 0
     nonfinite = dict.fromkeys((c.name for c in contenders), NONE)
-    scores: dict[str, list[float]] = {}
+    tallies: dict[str, Tally] = {} if metric is None else {c.name: metric.tally(len(data)) for c in contenders}
     for batch, outputs in run_batches([SessionRunner(c.session, c.name) for c in contenders], data, collector):
         seen += len(batch)
         progress("comparison", seen, len(data))
+        first = outputs[contenders[0].name]
         for name, values in outputs.items():
             nonfinite[name] += finite_samples(values, len(batch))[1]
             if metric is not None:
-                scores.setdefault(name, []).extend(metric.scores(values, batch).values)
+                tallies[name].add(values, replace(batch, targets=first) if metric.labels == "outputs" else batch)
     if empty := [name for name, sums in collector.deviations.items() if not sums]:
         raise ModelError(f"{empty[0]} has no output of the same name as one of {contenders[0].name}")
-    return collector, {name: float(np.mean(values)) for name, values in scores.items()}, nonfinite
+    found = {name: tally.scores().metric for name, tally in tallies.items()}
+    return collector, {name: value for name, value in found.items() if math.isfinite(value)}, nonfinite
 
 
 def _shares(agreement: Mapping[str, Agreement]) -> dict[str, float]:

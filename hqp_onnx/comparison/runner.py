@@ -19,7 +19,7 @@ from polygraphy.exception import PolygraphyException
 from polygraphy.logger import G_LOGGER
 
 from hqp_onnx.arrays import Array
-from hqp_onnx.data.dataset import Batch
+from hqp_onnx.data.batch import Batch
 from hqp_onnx.engine.log import SILENT
 from hqp_onnx.errors import ModelError, one_line
 from hqp_onnx.evaluation.deviation import Deviation

@@ -108,15 +108,15 @@ def trace(
     pair = _Pair(first, second, lineage, _rows(data, 0, fixed or 1))
     count = min(samples, len(data))
     batch = fixed or max(1, min(count, MEMORY // (_COPIES * pair.bytes)))
-    for start in range(0, count, batch):
-        pair.add(_rows(data, start, fixed or min(batch, count - start)))
+    for part in data.first(count).in_batches(batch).ranges:
+        pair.add(_rows(data, part.start, fixed or len(part)))
     return Trace(tuple(pair.errors(tolerance)), tuple(pair.unmatched), count)
 
 
 def _rows(data: Dataset, start: int, count: int) -> dict[str, Array]:
     """``count`` samples from ``start`` on; the last is repeated where there are fewer."""
-    feeds = data.rows(start, min(start + count, len(data))).feeds
-    return {name: x[np.minimum(np.arange(count), len(x) - 1)] for name, x in feeds.items()}
+    batch = data.rows(start, min(start + count, len(data)))
+    return dict(batch.part(np.minimum(np.arange(count), len(batch) - 1)).feeds)
 
 
 class _Pair:

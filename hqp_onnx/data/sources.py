@@ -1,56 +1,53 @@
-"""Readers of data: a .npz file, a folder of images (``images``), a data-loader script, arrays or feeds in memory."""
+"""Readers of data: files of arrays, folders of images, scripts, arrays or feeds in memory; see ``Reading``."""
 
 from __future__ import annotations
 
-import runpy
-import sys
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
-from hqp_onnx.archives import read_arrays
-from hqp_onnx.arrays import Array
-from hqp_onnx.data.dataset import ArraySource, Dataset, Source
-from hqp_onnx.data.images import Preprocess, open_folder, read_preprocess
-from hqp_onnx.errors import INTERRUPTIONS, DataError, UsageError, one_line
+from hqp_onnx.data.attached import Padded, WithTargets
+from hqp_onnx.data.batch import LABELS
+from hqp_onnx.data.boxes import open_boxes
+from hqp_onnx.data.dataset import Dataset, Source
+from hqp_onnx.data.fitting import shared_shapes
+from hqp_onnx.data.images import FileTargets, ImageSource, by_shape, image_files, images_among, with_labels
+from hqp_onnx.data.loaders import Shapes, Stream, as_array, open_items, open_script
+from hqp_onnx.data.masks import open_masks
+from hqp_onnx.data.memory import ArraySource
+from hqp_onnx.data.preprocess import Preprocess, image_axes, read_preprocess
+from hqp_onnx.data.reading import Data, Reading, reading
+from hqp_onnx.data.stored import Rows, open_npy, open_npz
+from hqp_onnx.data.values import file_values, row_values
+from hqp_onnx.errors import DataError, UsageError
 from hqp_onnx.files import require_regular
-from hqp_onnx.registry import foreign, outside_code
 from hqp_onnx.runtimes.session import TensorSpec
 
-Data: TypeAlias = str | Path | Mapping[str, Any] | Iterable[Any] | Callable[[], Iterable[Any]]
-"""What ``open_source`` takes; arrays by name, as in a .npz file; what a data-loader script yields, or its function."""
+_EXPECTED = "a .npz or .npy file, a folder of images or of .npy files, or script.py[:function]"
 
 
-def open_source(path: str, preprocess: Path | None = None, input_name: str = "input") -> Source:
-    """The rows of ``path``: ``file.npz``, a folder of images, or ``file.py[:function]``.
+def open_source(data: Data, preprocess: str | Path | None = None, specs: Sequence[TensorSpec] = ()) -> Source:
+    """The samples of ``data`` for a model with the inputs ``specs``.
 
     Args:
-        path: the data. Arrays of a .npz are named as the model's inputs, plus optional ``labels``. A folder has
-            one sub-folder per class, numbered in sorted order, or images and no labels. A script's function
-            (``load_data`` unless named) yields feed dictionaries, or pairs (feeds, labels), as for Polygraphy.
-        preprocess: JSON file of ``Preprocess`` fields, for images only.
-        input_name: the input that images feed.
+        data: see ``Reading``. Arrays of a .npz are named as the model's inputs; others are targets. A .npy file, and
+            images, feed the one input that is no constant. A folder of images has one sub-folder per class, numbered in
+            sorted order, or images and no labels; a folder of .npy files is read as a .npz. A script's function
+            (``load_data`` unless named) yields feed dictionaries, or pairs (feeds, targets), as for Polygraphy.
+        preprocess: of images, where ``data`` says none.
+        specs: the model's inputs.
 
     Raises:
         DataError: the data cannot be read or contradict themselves.
         UsageError: ``preprocess`` is invalid, or is given for anything but a folder of images.
     """
-    script, _, function = path.rpartition(":") if ".py:" in path else (path, "", "")
-    file = Path(script)
-    if file.is_dir():
-        return open_folder(file, Preprocess() if preprocess is None else read_preprocess(preprocess), input_name)
-    if preprocess is not None:
-        raise UsageError(
-            f"{{--preprocess}} is for a folder of images, not for {path}: preprocess its arrays beforehand"
-        )
-    require_regular(file, "a .npz file, a folder of images, or script.py[:function]")
-    if file.suffix == ".py":
-        return _open_script(file, function or "load_data")
-    return _open_npz(file)
+    asked = reading(data, preprocess)
+    source = _opened(asked, [spec for spec in specs if spec.name not in asked.constants], shared_shapes(specs))
+    if asked.targets is not None and not isinstance(source, ImageSource):
+        source = WithTargets(source, _rows_of_targets(asked.targets))
+    return Padded(source, asked.pad, {spec.name: spec for spec in specs}) if asked.pad else source
 
 
 def open_dataset(
@@ -61,131 +58,132 @@ def open_dataset(
     batch_size: int = 100,
     limit: int | None = None,
 ) -> Dataset:
-    """The rows of ``data`` (see ``open_source``) as the inputs ``specs`` of a model.
+    """The samples of ``data`` (see ``open_source``) as the inputs ``specs`` of a model.
 
     Raises:
-        DataError: see ``open_source`` and ``Dataset``; also a folder of images for a model of several inputs.
+        DataError: see ``open_source`` and ``Dataset``; also images for a model of several inputs.
         UsageError: see ``open_source`` and ``Dataset``.
     """
-    if not isinstance(data, (str, Path)):
-        if preprocess is not None:
-            raise UsageError("{--preprocess} is for a folder of images, not for data in memory")
-        return Dataset(_in_memory(data), specs, batch_size, limit)
-    path = str(data)
-    if Path(path).is_dir() and len(specs) != 1:
-        raise DataError(f"{path}: images feed one input, but the model has {len(specs)}: use a .npz file or a script")
-    source = open_source(path, None if preprocess is None else Path(preprocess), specs[0].name if specs else "input")
-    return Dataset(source, specs, batch_size, limit)
+    asked = reading(data, preprocess)
+    source = open_source(asked, specs=specs)
+    constants = {name: as_array(value, f"the constant '{name}'") for name, value in asked.constants.items()}
+    return Dataset(source, specs, batch_size, limit, constants=constants)
 
 
-def _in_memory(data: Mapping[str, Any] | Iterable[Any] | Callable[[], Iterable[Any]]) -> ArraySource:
-    if callable(data):
-        return _in_memory(_called(data))
-    if not isinstance(data, Iterable):
+def _opened(asked: Reading, specs: Sequence[TensorSpec], shared: Shapes) -> Source:
+    data = asked.data
+    if isinstance(data, (str, Path)):
+        return _path(str(data), asked, specs, shared)
+    if asked.preprocess is not None:
+        raise UsageError("{--preprocess} is for a folder of images, not for data in memory")
+    if isinstance(data, Mapping):
+        arrays = {key: as_array(values, f"the data, '{key}'") for key, values in data.items()}
+        return _named(arrays, "the data", shared)
+    if not callable(data) and not isinstance(data, Iterable):
         raise DataError(f"the data are a {type(data).__name__}: expected a path, arrays by input name, or feeds")
-    if not isinstance(data, Mapping):
-        return _collected(data, "the data")
-    return _named({key: _array(values, f"the data, '{key}'") for key, values in data.items()}, "the data")
+    return _small(open_items(data, "the data", shared))
 
 
-def _called(function: Callable[[], Iterable[Any]]) -> Iterable[Any]:
-    """What a user's function returns."""
-    with outside_code("the data: their function fails", DataError):
-        return function()
+def _path(path: str, asked: Reading, specs: Sequence[TensorSpec], shared: Shapes) -> Source:
+    script, _, function = path.rpartition(":") if ".py:" in path else (path, "", "")
+    file = Path(script)
+    if file.is_dir():
+        arrays = sorted(file.glob("*.npy"))
+        if not arrays or images_among(file.iterdir()):
+            return _images(file, asked, specs)
+    if asked.preprocess is not None:
+        raise UsageError(
+            f"{{--preprocess}} is for a folder of images, not for {path}: preprocess its arrays beforehand"
+        )
+    if file.is_dir():
+        return _named({each.stem: open_npy(each) for each in arrays}, path, shared, file)
+    require_regular(file, _EXPECTED)
+    if file.suffix == ".py":
+        return _small(open_script(file, function or "load_data", shared))
+    if file.suffix == ".npy":
+        return _named({_only(specs, path, "an array").name: open_npy(file)}, path, shared, file)
+    return _named(open_npz(file), path, shared, file)
 
 
-def _open_npz(file: Path) -> ArraySource:
-    return _named(read_arrays(file), str(file))
+def _small(stream: Stream) -> Source:
+    return stream.in_memory or stream
 
 
-def _named(arrays: dict[str, Array], name: str) -> ArraySource:
-    labels = arrays.pop("labels", None)
-    return ArraySource(name, arrays, labels)
+def _named(arrays: Mapping[str, Rows], name: str, shared: Shapes, file: Path | None = None) -> ArraySource:
+    """Arrays as samples; of these, 'labels' is a target whatever reads them."""
+    constants = {k: x[:] if x.shape else np.asarray(x) for k, x in arrays.items() if x.shape == shared.get(k)}
+    feeds = {key: values for key, values in arrays.items() if key not in constants and key != LABELS}
+    targets = {LABELS: arrays[LABELS]} if LABELS in arrays else {}
+    return ArraySource(name, feeds, targets, constants, () if file is None else (file,))
 
 
-@contextmanager
-def _script_errors(file: Path) -> Iterator[None]:
-    """Whatever a user's script raises, as one line; its folder is importable meanwhile."""
-    foreign(file)
-    sys.path.insert(0, str(file.parent.resolve()))
-    try:
-        yield
-    except INTERRUPTIONS:
-        raise
-    except BaseException as e:
-        lines = [frame.lineno for frame in traceback.extract_tb(e.__traceback__) if frame.filename == str(file)]
-        line = e.lineno if isinstance(e, SyntaxError) and e.filename == str(file) else lines[-1] if lines else None
-        raise DataError(f"{file}, line {line or '?'}: {type(e).__name__}: {one_line(e)}") from e
-    finally:
-        sys.path.remove(str(file.parent.resolve()))
+def _only(specs: Sequence[TensorSpec], path: str, what: str) -> TensorSpec:
+    """The one input that is no constant."""
+    if len(specs) > 1:
+        names = ", ".join(spec.name for spec in specs)
+        raise DataError(
+            f"{path}: {what} feeds one input, but the model has {len(specs)} ({names}): use a .npz file or a script, "
+            "or {--constant} for those that all samples share"
+        )
+    return specs[0] if specs else TensorSpec("input", np.dtype(np.float32), (None,))
 
 
-def _open_script(file: Path, function: str) -> ArraySource:
-    with _script_errors(file):
-        load = runpy.run_path(str(file)).get(function)
-    if not callable(load):
-        raise DataError(f"{file}: no function '{function}'; expected one that yields feed dictionaries")
-    return _collected(_items(file, load), f"{file}:{function}()")
+def _images(folder: Path, asked: Reading, specs: Sequence[TensorSpec]) -> ImageSource:
+    spec = _only(specs, str(folder), "a folder of images")
+    axes = image_axes(spec) if specs else None
+    if specs and axes is None:
+        raise DataError(
+            f"{folder}: images have height, width and channels, and the model wants {spec}: use a .npz file"
+        )
+    preprocess = Preprocess() if asked.preprocess is None else read_preprocess(asked.preprocess, spec)
+    files, numbers = image_files(folder)
+    cuts: tuple[int, ...] = ()
+    if axes is not None and None in axes[2:] and not _of_one_size(preprocess):
+        order, cuts = by_shape(files, preprocess)
+        files = [files[i] for i in order]
+        numbers = None if numbers is None else [numbers[i] for i in order]
+    targets = with_labels(numbers) if asked.targets is None else _of_files(asked.targets, files, folder)
+    return ImageSource(folder, files, preprocess, spec.name, targets, cuts)
 
 
-def _collected(items: Iterable[Any], name: str) -> ArraySource:
-    """What ``items`` yields, as one source called ``name``."""
-    pieces = [_piece(item, f"{name}, item {n}") for n, item in enumerate(_yielded(items, name))]
-    if not pieces:
-        raise DataError(f"{name} yields nothing; expected feed dictionaries")
-    return _concatenated(pieces, name)
+def _of_one_size(preprocess: Preprocess) -> bool:
+    return preprocess.letterbox is not None or preprocess.crop is not None or isinstance(preprocess.size, Sequence)
 
 
-def _yielded(items: Iterable[Any], name: str) -> Iterator[Any]:
-    """The items; what a user's generator raises is one line."""
-    iterator, end = iter(items), object()
-    while True:
-        with outside_code(name, DataError):
-            item = next(iterator, end)
-        if item is end:
-            return
-        yield item
+def _of_files(targets: Any, files: Sequence[Path], root: Path) -> FileTargets:
+    """What belongs to image files."""
+    readers: dict[str, Callable[[Path, Sequence[Path], Path], FileTargets]] = {
+        ".json": open_boxes,
+        ".csv": file_values,
+    }
+    path = Path(targets) if isinstance(targets, (str, Path)) else None
+    if path is not None and path.is_dir():
+        return open_masks(path, files, root)
+    if path is None or path.suffix.lower() not in readers:
+        raise UsageError(
+            f"{{--targets}} {path or 'in memory'}: expected a folder of masks, a .json file of boxes, or a .csv file "
+            "of names and values, for images"
+        )
+    require_regular(path, "a file of targets")
+    return readers[path.suffix.lower()](path, files, root)
 
 
-def _items(file: Path, load: Callable[[], Any]) -> Iterator[Any]:
-    with _script_errors(file):
-        iterator = iter(load())
-    while True:
-        with _script_errors(file):
-            try:
-                item = next(iterator)
-            except StopIteration:
-                return
-        yield item
-
-
-def _piece(item: Any, where: str) -> ArraySource:
-    """One yielded item, checked on its own, and copied: a loader may fill the same arrays again."""
-    feeds, labels = item if isinstance(item, tuple) and len(item) == 2 else (item, None)
-    if not isinstance(feeds, Mapping) or not all(isinstance(key, str) for key in feeds):
-        raise DataError(f"{where} is {type(feeds).__name__}, expected a dictionary of arrays by input name")
-    arrays = {key: _array(value, f"{where}, '{key}'", copy=True) for key, value in feeds.items()}
-    return ArraySource(where, arrays, None if labels is None else _array(labels, f"{where}, labels", copy=True))
-
-
-def _array(value: Any, where: str, copy: bool = False) -> Array:
-    try:
-        return np.array(value) if copy else np.asarray(value)
-    except (TypeError, ValueError, RuntimeError) as e:
-        raise DataError(f"{where}: not an array: {one_line(e)}") from e
-
-
-def _concatenated(pieces: Sequence[ArraySource], name: str) -> ArraySource:
-    first = pieces[0]
-    for piece in pieces:
-        if piece.arrays.keys() != first.arrays.keys() or (piece.labels is None) != (first.labels is None):
-            raise DataError(f"{piece.name} has other arrays than the first item, or labels where that has none")
-        for key, values in piece.arrays.items():
-            if values.shape[1:] != first.arrays[key].shape[1:] or values.dtype != first.arrays[key].dtype:
-                raise DataError(
-                    f"{piece.name}: '{key}' is {values.dtype}{list(values.shape)}, expected "
-                    f"{first.arrays[key].dtype}{list(first.arrays[key].shape)} except for the first axis"
-                )
-    arrays = {key: np.concatenate([piece.arrays[key] for piece in pieces]) for key in first.arrays}
-    labels = [piece.labels for piece in pieces if piece.labels is not None]
-    return ArraySource(name, arrays, np.concatenate(labels) if labels else None)
+def _rows_of_targets(targets: Any) -> ArraySource:
+    """Targets in the order of the samples."""
+    if isinstance(targets, Mapping):
+        return ArraySource("the targets", {k: as_array(x, f"the targets, '{k}'") for k, x in targets.items()})
+    if not isinstance(targets, (str, Path)):
+        return ArraySource("the targets", {LABELS: as_array(targets, "the targets")})
+    path = Path(targets)
+    readers: dict[str, Callable[[Path], Mapping[str, Rows]]] = {
+        ".csv": lambda file: {LABELS: row_values(file)},
+        ".npy": lambda file: {LABELS: open_npy(file)},
+        ".npz": open_npz,
+    }
+    if path.suffix.lower() not in readers:
+        raise UsageError(
+            f"{{--targets}} {path}: expected a .csv, .npy or .npz file with a row for each sample; masks and boxes are "
+            "for folders of images"
+        )
+    require_regular(path, "a file of targets")
+    return ArraySource(str(path), readers[path.suffix.lower()](path), files=(path,))

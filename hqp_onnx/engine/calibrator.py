@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from hqp_onnx.arrays import Array
-from hqp_onnx.data.dataset import Batch, Dataset
+from hqp_onnx.data.batch import Batch, joined
+from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.engine.library import TENSORRT
 from hqp_onnx.engine.log import tensorrt_log
 from hqp_onnx.engine.profiles import Profile
@@ -61,9 +62,8 @@ class CalibrationBatches:
         short = self.data.batch_size - len(batch)
         if not short:
             return batch
-        start = self.data.rows(0, min(short, len(self.data))).feeds
-        rows = np.resize(np.arange(len(next(iter(start.values())))), short)
-        return Batch({name: np.concatenate([values, start[name][rows]]) for name, values in batch.feeds.items()})
+        start = self.data.rows(0, min(short, len(self.data)))
+        return joined([batch, start.part(np.resize(np.arange(len(start)), short))])
 
 
 def calibrator(batches: CalibrationBatches | None, cache: Path | None, method: str) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_type_hints
 
 from hqp_onnx.boundary import require_types
+from hqp_onnx.data.reading import Data
 from hqp_onnx.engine.gpus import compute_capabilities
 from hqp_onnx.engine.library import TENSORRT, Library, installed, library
 from hqp_onnx.engine.plan import PATHS, PRECISIONS, SCALES, Request
@@ -21,7 +22,7 @@ class BuildOptions:
         model: the float model, or one with Q/DQ pairs.
         output: the engine; OUTPUT.json says how it was built.
         data: calibration data, for INT8 of a float model.
-        preprocess: JSON file, for a folder of images.
+        preprocess: of images: imagenet, clip, tf, yolo, JSON, or its file.
         target: tensorrt or tensorrt-rtx; None takes what is installed, tensorrt first.
         precision: int8, fp16 or fp32; None takes int8 with data or Q/DQ where the GPU has INT8, else fp16.
         for_gpu: GPUs that TensorRT for RTX compiles for, see ``gpus``; none for all from Ampere on.
@@ -46,8 +47,8 @@ class BuildOptions:
 
     model: Path
     output: Path
-    data: str | None = None
-    preprocess: Path | None = None
+    data: Data | None = None
+    preprocess: str | Path | None = None
     precision: str | None = None
     calibration: str = "entropy"
     calibration_cache: Path | None = None
@@ -68,7 +69,7 @@ class BuildOptions:
 
     def __post_init__(self) -> None:
         require_types(vars(self), get_type_hints(BuildOptions))
-        for name in ("model", "output", "preprocess", "calibration_cache", "timing_cache"):
+        for name in ("model", "output", "calibration_cache", "timing_cache"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, Path(getattr(self, name)))
         for name in ("shapes", "for_gpu"):

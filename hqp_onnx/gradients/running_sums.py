@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hqp_onnx.archives import read_arrays
 from hqp_onnx.arrays import Array
-from hqp_onnx.data.dataset import Batch
+from hqp_onnx.data.batch import Batch
 from hqp_onnx.errors import DataError
 from hqp_onnx.files import write_arrays
 
@@ -30,8 +30,9 @@ def run_key(model: onnx.ModelProto, first: Batch, *settings: object) -> str:
     digest = hashlib.sha256(model.SerializeToString(deterministic=True))
     for name in sorted(first.feeds):
         digest.update(np.ascontiguousarray(first.feeds[name]).tobytes())
-    digest.update(b"" if first.labels is None else first.labels.tobytes())
-    digest.update(repr((len(first), first.labels is None, *settings)).encode())
+    for name in sorted(first.targets):
+        digest.update(f"{name} {first.targets[name].dtype}".encode() + first.targets[name].tobytes())
+    digest.update(repr((len(first), *settings)).encode())
     return digest.hexdigest()
 
 

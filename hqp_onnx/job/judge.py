@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 
 from hqp_onnx.evaluation.budget import Budget
@@ -60,7 +61,7 @@ class Judge:
             trained=candidate.trained,
             removed=len(candidate.plan),
             sparsity=self.sparsity(candidate),
-            metric=scores.metric,
+            metric=scores.metric if math.isfinite(scores.metric) else None,
             complete=scores.complete,
             **self.size(candidate),
             accepted=self.budget.admits(scores),

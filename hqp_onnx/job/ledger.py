@@ -41,7 +41,8 @@ class Trial:
         trained: whether it was trained before it was judged.
         removed: the number of removed units.
         sparsity: the removed share of the prunable units.
-        metric: on D_val; an upper bound where ``complete`` is False (rejected before every sample was seen).
+        metric: on D_val; as good as it could still have become where ``complete`` is False (rejected before every
+            sample was seen); None where it has no value.
         complete: whether every sample was seen.
         macs, params: per sample; values in initializers.
         accepted: inside the budget.
@@ -55,7 +56,7 @@ class Trial:
     trained: bool
     removed: int
     sparsity: float
-    metric: float
+    metric: float | None
     complete: bool
     macs: int
     params: int

@@ -9,10 +9,10 @@ from types import MappingProxyType
 from typing import Any, Literal, get_type_hints
 
 from hqp_onnx.boundary import require_types
-from hqp_onnx.data.sources import Data
+from hqp_onnx.data.reading import Data
 from hqp_onnx.errors import UsageError
-from hqp_onnx.evaluation.budget import check_budget
-from hqp_onnx.evaluation.metrics import Metric, ScoreFunction
+from hqp_onnx.evaluation.budget import check_budget, parse_drop
+from hqp_onnx.evaluation.metrics import Metric, ScoreFunction, load_metric
 from hqp_onnx.job.search import SEARCHES
 from hqp_onnx.model import ModelSource
 from hqp_onnx.passes.cut import check_refit
@@ -23,10 +23,11 @@ from hqp_onnx.runtimes.targets import target
 from hqp_onnx.statistics.thresholds import method
 
 PRECISIONS = ("mixed", "int8", "fp16", "fp32")
-OBJECTIVES = ("latency", "macs", "sparsity")
+OBJECTIVES = ("latency", "macs", "size", "sparsity")
+MAX_DROP, RELATIVE_DROP = 0.015, "1.5%"
 PAPER: Mapping[str, Any] = MappingProxyType(
     {
-        "max_drop": 0.015,
+        "max_drop": MAX_DROP,
         "step": 0.01,
         "search": "linear",
         "saliency": "fisher",
@@ -38,6 +39,7 @@ PAPER: Mapping[str, Any] = MappingProxyType(
     }
 )
 """Options of Algorithm 1 to the letter, with the paper's settings."""
+_NO_BUDGET = 1.0, 1e30  # of a share, of any other metric
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,12 @@ class Options:
         val: validation data: every candidate is judged on them.
         output: folder for the models and the report.
         test: test data; only the report uses them. None reports on ``val``.
-        max_drop: the budget: how far the metric may fall, 0..1 (0.015 = 1.5 points).
+        max_drop: the budget: how much worse the metric may be, in its own units (0.015 = 1.5 points of a share), or, as
+            "5%", as a share of what the original has. Where less is better, it is a rise. None takes 0.015 of shares,
+            else "1.5%".
+        speedup: in place of a budget: so many times as fast as the input, with the least drop, however large.
+        target_latency: likewise: milliseconds.
+        pareto: also write models over the whole range of speeds, in OUT/pareto.
         confidence: that the budget holds on data like ``val``: 0.95 asks it of the drop's upper bound, 0.5 of the drop
             itself; see ``evaluation.paired``.
         step: share of the units from one candidate to the next.
@@ -63,23 +70,25 @@ class Options:
         compensate: whether weights that read removed channels are refitted.
         refit: once, or in-order: once more, each weight from what it then reads. None takes in-order for the objective
             latency, whose candidates are few, and else once.
-        objective: what is gained within the budget. latency chooses widths by measured time; macs and sparsity remove
-            units in one order, by saliency per MAC, or by saliency alone.
+        objective: what is gained within the budget. latency chooses widths by measured time; macs, size and sparsity
+            remove units in one order, by saliency per MAC, per parameter, or alone. With size, the smallest model
+            inside the budget ships, else the fastest.
         refresh: rank again after every this many steps of a linear search; 0 for never.
-        precision: mixed (INT8 where it is faster, as measured, and harmless), int8, fp16 or fp32; the default is mixed,
-            or fp16 where the target does not compute in INT8. The fastest model inside the budget ships; with int8 and
-            fp16 only one in that precision.
+        precision: mixed (INT8 where it is faster, as measured, and harmless; float16 on cuda and tensorrt-rtx), int8,
+            fp16 or fp32. The fastest model inside the budget ships; with int8 and fp16 only one in that precision.
         target: where the model will run: onnxruntime, openvino, tensorrt, tensorrt-rtx, cuda,
             onnxruntime:PROVIDER, or ``FILE.py:name``.
         calibration: how ranges are chosen, as entropy or percentile:99.9.
-        metric: of quality: a name, ``FILE.py:name``, a ``Metric``, or a function (outputs by name, labels or None) ->
-            scores in 0..1, float [samples].
+        metric: of quality: a name, ``FILE.py:name``, a ``Metric``, or a function or class as ``evaluation.metrics``
+            describes; None takes top1 where there are class numbers and classes, else fidelity to the original.
+        metric_output: the output that is judged; "" for the first, or all, as the metric reads.
         min_width: share of every tensor's units that stays; one always does.
         branches: whether gates and residual branches may be removed as a whole.
         multiple_of: widths stay multiples of it, where they are as wide; None takes what the target's kernels take.
         keep: shell patterns of tensors whose units stay.
         only: the same for tensors whose units may be removed; empty for all.
-        preprocess: JSON file, for folders of images.
+        preprocess: of images: imagenet, clip, tf, yolo, JSON, or its file.
+        batch: samples of one timed run, where the model does not fix them.
         threads: of the runtime; 0 lets it choose.
         seed: of the random saliency, of draws and of recovery.
         resume: continue from what ``output`` holds.
@@ -99,7 +108,10 @@ class Options:
     val: Data
     output: str | Path
     test: Data | None = None
-    max_drop: float = 0.015
+    max_drop: float | str | None = None
+    speedup: float | None = None
+    target_latency: float | None = None
+    pareto: bool = False
     confidence: float = 0.5
     step: float = 0.01
     search: str = "bisect"
@@ -111,16 +123,18 @@ class Options:
     refit: str | None = None
     objective: str = "latency"
     refresh: int = 0
-    precision: str = ""
+    precision: str = "mixed"
     target: str = "onnxruntime"
     calibration: str = "entropy"
-    metric: str | Metric | ScoreFunction = "top1"
+    metric: str | Metric | ScoreFunction | type | None = None
+    metric_output: str = ""
     min_width: float = 0.1
     branches: bool = True
     multiple_of: int | None = None
     keep: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     preprocess: str | Path | None = None
+    batch: int = 1
     threads: int = 0
     seed: int = 0
     resume: bool = False
@@ -135,8 +149,6 @@ class Options:
         for name in ("keep", "only", "augment"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
-        if not self.precision:
-            object.__setattr__(self, "precision", "mixed" if target(self.target).computes_int8 else "fp16")
         for argument, value, known in (
             ("objective", self.objective, OBJECTIVES),
             ("precision", self.precision, PRECISIONS),
@@ -146,15 +158,18 @@ class Options:
         for part, data in (("calib", self.calib), ("val", self.val)):
             if data is None:
                 raise UsageError(f"{{--{part}}} is None: expected data")
+        self._check_speed()
         if self.recover < 0:
             raise UsageError(f"{{--recover}} {self.recover}: expected a number of epochs, 0 or more")
         SEARCHES.get(self.search)
         _ = self.scoring
         method(self.calibration)
-        check_budget(self.max_drop, self.confidence)
+        object.__setattr__(self, "max_drop", _checked_drop(self))
         check_refit(self.chosen_refit, self.compensate)
         check_min_width(self.min_width)
         check_multiple(self.width_multiple)
+        if self.batch < 1:
+            raise UsageError(f"{{--batch}} {self.batch}: expected a number of samples, 1 or more")
         if not 0 < self.step <= 1:
             raise UsageError(f"{{--step}} {self.step}: expected a share in 0..1, such as 0.01 for one percent")
         if self.build and not target(self.target).engines:
@@ -171,15 +186,41 @@ class Options:
         if self.folder.exists() and not self.folder.is_dir():
             raise UsageError(f"{self.output}: is a file. Expected the folder to write")
 
+    def _check_speed(self) -> None:
+        """Raise ``UsageError`` where a speed is asked for that makes no sense, or beside what excludes it."""
+        asked = {"speedup": self.speedup, "target_latency": self.target_latency}
+        given = [name for name, value in asked.items() if value is not None]
+        for name in given:
+            if not 0 < (asked[name] or 0) < float("inf"):
+                raise UsageError(f"{{--{name}}} {asked[name]}: expected a number above 0")
+        if (given or self.pareto) and self.objective != "latency":
+            raise UsageError(f"{{--{(*given, 'pareto')[0]}}} is for {{--objective}} latency, not {self.objective}")
+        if given and (len(given) > 1 or self.max_drop not in (None, *_NO_BUDGET) or self.confidence != 0.5):
+            others = "the other, {--max_drop} and {--confidence}"
+            raise UsageError(f"{{--{given[0]}}} takes the place of a budget: leave out {others}")
+        if given:
+            shares = load_metric(self.metric or "top1").quantity.shares
+            object.__setattr__(self, "max_drop", _NO_BUDGET[0 if shares else 1])
+
     @property
     def folder(self) -> Path:
         """``output``."""
         return Path(self.output)
 
     @property
+    def chosen_drop(self) -> float | str:
+        """``max_drop``, or what the metric takes."""
+        return MAX_DROP if self.max_drop is None else self.max_drop
+
+    @property
     def width_multiple(self) -> int:
         """What widths stay multiples of: ``multiple_of``, or what the target's kernels work on at a time."""
         return target(self.target).channel_multiple if self.multiple_of is None else self.multiple_of
+
+    @property
+    def narrow(self) -> str:
+        """The precision of what is asked for; with mixed, that in which models may be faster on the target."""
+        return target(self.target).mixes if self.precision == "mixed" else self.precision
 
     @property
     def chosen_refit(self) -> str:
@@ -196,3 +237,12 @@ class Options:
         """How recovered candidates are trained."""
         loss: Literal["mse"] | None = "mse" if self.loss == "gauss-newton" else None
         return Recovery(self.recover, loss=loss, augment=self.augment, seed=self.seed)
+
+
+def _checked_drop(options: Options) -> float | str:
+    """The budget; ``UsageError`` for one that makes no sense of the metric, as far as that is known."""
+    quantity = load_metric(options.metric or "top1").quantity
+    drop = options.max_drop if options.max_drop is not None else MAX_DROP if quantity.shares else RELATIVE_DROP
+    check_budget(drop, options.confidence, quantity)
+    value, relative = parse_drop(drop)
+    return str(drop) if relative else value

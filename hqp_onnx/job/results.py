@@ -11,12 +11,13 @@ from typing import Any
 
 import msgspec
 
+from hqp_onnx.evaluation.metrics import Quantity
 from hqp_onnx.evaluation.verification import Verified
 from hqp_onnx.job.cost_model import CostModel
 from hqp_onnx.job.ledger import Trial
 from hqp_onnx.runtimes.machine import Machine
 
-SCHEMA = 2  # of report.json; raised when a reader of the one before would go wrong
+SCHEMA = 3  # of report.json; raised when a reader of the one before would go wrong
 TITLES = {
     "baseline": "Baseline FP32",
     "q8_only": "Q8-only",
@@ -32,7 +33,10 @@ Setting = str | int | float | bool | list[str] | None
 
 @dataclass(frozen=True)
 class Judged:
-    """One model, apart from its latency. ``drop`` is baseline minus metric on ``data``, with its 95 % paired interval.
+    """One model, apart from its latency.
+
+    ``drop`` is how much worse than the baseline's its metric is on ``data``, with its 95 % paired interval, which is
+    None where it is not known.
 
     ``sparsity`` is the share of prunable units removed; ``size_reduction`` 0.75 means that a quarter of the baseline's
     bytes is left.
@@ -40,8 +44,8 @@ class Judged:
 
     metric: float
     drop: float
-    drop_low: float
-    drop_high: float
+    drop_low: float | None
+    drop_high: float | None
     val_metric: float
     val_drop: float
     bytes: int
@@ -53,17 +57,31 @@ class Judged:
 
 @dataclass(frozen=True)
 class Row(Judged):
-    """``latency_ms`` is the median of one run at batch 1; ``speedup`` compares with the baseline."""
+    """``latency_ms`` is the median of one run at batch 1; ``speedup`` compares with the baseline.
+
+    Each model runs on the number of ``threads`` that it is fastest on, 0 for the runtime's choice; ``one_thread_ms``
+    and ``one_thread_speedup`` compare them on one, None where that was not measured.
+    """
 
     latency_ms: float
     latency_p10_ms: float
     latency_p90_ms: float
     speedup: float
+    threads: int = 0
+    one_thread_ms: float | None = None
+    one_thread_speedup: float | None = None
 
     @property
     def spread(self) -> tuple[float, float]:
         """Milliseconds from the 10th to the 90th percentile."""
         return self.latency_p10_ms, self.latency_p90_ms
+
+
+@dataclass(frozen=True)
+class Point(Row):
+    """A model of the family that ``--pareto`` writes; ``file`` is relative to OUT."""
+
+    file: str = ""
 
 
 @dataclass(frozen=True)
@@ -170,12 +188,19 @@ class Units:
 class Request:
     """The settings that a report speaks of; ``job.options`` describes them."""
 
-    max_drop: float
     precision: str
     saliency: str
-    metric: str
     target: str
     confidence: float = 0.5
+    speedup: float | None = None
+    target_latency: float | None = None
+
+    @property
+    def speed(self) -> str:
+        """The speed that was asked for in place of a budget, in words; else ""."""
+        if self.speedup is not None:
+            return f"{self.speedup:g} times as fast"
+        return "" if self.target_latency is None else f"{self.target_latency:g} ms"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +219,8 @@ class Report:
         data, samples: what the rows were measured on.
         budget_met: whether a model as asked for is inside the budget.
         shipped: path of the model that ships.
+        metric: what was measured, and in what.
+        max_drop: the budget in its units.
         settings: what decided the result, by option; digests of model and data.
         budget_spent: see ``Budget.spent``.
         floats: first outputs of nodes of the row ``hqp`` that could be quantized and stay in float.
@@ -202,6 +229,7 @@ class Report:
         notes: what a reader of the table should not miss.
         trials: every candidate, in the order of the search.
         layers, saliency_histogram, frozen, inputs: see there.
+        pareto: models over the whole range of speeds, slowest first, if they were asked for.
     """
 
     schema_version: int = SCHEMA
@@ -222,6 +250,8 @@ class Report:
     samples: int
     budget_met: bool
     shipped: str
+    metric: Quantity
+    max_drop: float
     settings: Mapping[str, Setting]
     budget_spent: Mapping[str, float]
     floats: tuple[str, ...]
@@ -235,6 +265,7 @@ class Report:
     saliency_histogram: SaliencyHistogram
     frozen: tuple[Frozen, ...]
     inputs: tuple[ModelInput, ...]
+    pareto: tuple[Point, ...] = ()
 
     def __post_init__(self) -> None:
         _ = self.request  # has what it needs

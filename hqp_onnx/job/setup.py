@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -13,16 +15,22 @@ from hqp_onnx.arrays import Array
 from hqp_onnx.channels import cost
 from hqp_onnx.channels.channel_map import ChannelMap
 from hqp_onnx.data.dataset import Dataset
-from hqp_onnx.evaluation.budget import check_samples
-from hqp_onnx.evaluation.metrics import Metric, Scores, evaluate, load_metric
+from hqp_onnx.evaluation.budget import check_budget, check_samples
+from hqp_onnx.evaluation.metrics import METRICS, Metric, References, Scores, evaluate
+from hqp_onnx.evaluation.metrics.choice import Choice, choose
+from hqp_onnx.evaluation.metrics.task import Task
+from hqp_onnx.graphs.ends import ends_of
+from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.job.options import Options
-from hqp_onnx.model import Model, open_data, open_model
+from hqp_onnx.model import Model, judged_data, open_data, open_model
 from hqp_onnx.passes.recover import check_recoverable
 from hqp_onnx.progress import Progress
 from hqp_onnx.ranking.saliencies import Scoring
 from hqp_onnx.runtimes.runners import open_runner
 from hqp_onnx.runtimes.session import Runner
 from hqp_onnx.runtimes.targets import Target, target
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,9 +44,12 @@ class Setup:
         positions: how often each weight is used per sample (``cost.positions``).
         data: ``calib``, ``val`` and, if given, ``test``.
         metric: of quality.
+        task: what the judged output says.
+        references: the original's outputs by part of the data, where the metric is held to them.
+        digests: of the inputs of each sample, by part of the data.
         scoring: how units are ranked.
         target: what the result is for.
-        sample: feeds of one batch, for latency.
+        sample: feeds of one batch, for latency: ``options.batch`` samples.
         progress: called as work goes on.
     """
 
@@ -48,23 +59,26 @@ class Setup:
     positions: Mapping[str, int]
     data: Mapping[str, Dataset]
     metric: Metric
+    task: Task
+    references: Mapping[str, References]
+    digests: Mapping[str, frozenset[bytes]]
     scoring: Scoring
     target: Target
     sample: Mapping[str, Array]
     progress: Progress
 
-    def load(self, model: onnx.ModelProto | Path, spin: bool = True) -> Runner:
-        """A session of the target's runtime."""
-        return open_runner(model, self.target, threads=self.options.threads, spin=spin)
+    def load(self, model: onnx.ModelProto | Path, spin: bool = True, threads: int | None = None) -> Runner:
+        """A session of the target's runtime; ``threads`` None takes the option."""
+        return open_runner(model, self.target, threads=self.options.threads if threads is None else threads, spin=spin)
 
-    def scores(self, session: Runner, part: str, required: float = 0.0) -> Scores:
+    def scores(self, session: Runner, part: str, required: float = -math.inf) -> Scores:
         """Scores on ``part`` of the data; stops where ``required`` is out of reach."""
         total = len(self.data[part])
 
         def report(done: int, _: int) -> None:
             self.progress("evaluation", done, total)
 
-        return evaluate(session, self.data[part], self.metric, required, report)
+        return evaluate(session, self.data[part], self.metric, required, report, self.references.get(part))
 
     def size(self, graph: gs.Graph) -> dict[str, int]:
         """MACs per sample and parameters of a graph that was pruned from the original, in float32."""
@@ -77,18 +91,15 @@ def open_setup(options: Options, progress: Progress) -> Setup:
     Raises:
         HqpError: bad input.
     """
-    metric = load_metric(options.metric)
     model = open_model(options.model, options.threads, options.target)
     named = {"calib": options.calib, "val": options.val, "test": options.test}
-    data = {
-        name: open_data(model, source, options.preprocess, metric)
-        for name, source in named.items()
-        if source is not None
-    }
-    check_samples(len(data["val"]), options.max_drop, options.confidence)
-    for name, part in data.items():
-        for number, _ in enumerate(part, 1):
-            progress(f"checking {name}", min(number * part.batch_size, len(part)), len(part))
+    data = {name: open_data(model, source, options.preprocess) for name, source in named.items() if source is not None}
+    choice = _choice(options, model, data["val"])
+    metric = choice.metric
+    data = {name: judged_data(model.session, part, metric) for name, part in data.items()}
+    check_budget(options.chosen_drop, options.confidence, metric.quantity)
+    check_samples(len(data["val"]), options.chosen_drop, options.confidence, metric)
+    digests = {name: frozenset(_checked(name, part, progress)) for name, part in data.items()}
     if options.recover:
         check_recoverable(model.graph, data["calib"], options.recovery)
     return Setup(
@@ -98,8 +109,32 @@ def open_setup(options: Options, progress: Progress) -> Setup:
         positions=cost.positions(model.graph, model.shapes),
         data=data,
         metric=metric,
-        scoring=options.scoring,
+        task=choice.task,
+        digests=digests,
+        references=_references(model, data, metric),
+        scoring=replace(options.scoring, task=choice.task if metric.name in METRICS.own else None),
         target=target(options.target),
-        sample=next(iter(data["val"].in_batches(model.session.batch or 1))).feeds,
+        sample=next(iter(data["val"].in_batches(model.session.batch or options.batch))).feeds,
         progress=progress,
     )
+
+
+def _checked(name: str, part: Dataset, progress: Progress) -> Iterator[bytes]:
+    """Read all samples once; a digest of the inputs of each."""
+    done = 0
+    for batch in part:
+        done += len(batch)
+        yield from batch.digests()
+        progress(f"checking {name}", done, len(part))
+
+
+def _choice(options: Options, model: Model, data: Dataset) -> Choice:
+    choice = choose(options.metric, model.session, data, options.metric_output, ends_of(to_proto(model.graph).graph))
+    log.info("%s", choice.words)
+    return choice
+
+
+def _references(model: Model, data: Mapping[str, Dataset], metric: Metric) -> dict[str, References]:
+    if metric.labels != "outputs":
+        return {}
+    return {name: References(model.session, part) for name, part in data.items() if name != "calib"}

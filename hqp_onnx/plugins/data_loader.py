@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.data.preprocess import is_file
+from hqp_onnx.data.reading import Data, Reading, read_files, reading
 from hqp_onnx.data.sources import open_dataset
 from hqp_onnx.errors import DataError, UsageError
 from hqp_onnx.files import Names, forbid_overlap, make_folder, write_text
@@ -36,6 +39,8 @@ def load_data():
         batch={batch!r},
         limit={limit!r},
         preprocess={preprocess!r},
+        constants={constants!r},
+        pad={pad!r},
     )
 '''
 
@@ -59,7 +64,9 @@ def batches(
     inputs: Mapping[str, tuple[str, Sequence[int | None]]],
     batch: int = 1,
     limit: int | None = None,
-    preprocess: str | None = None,
+    preprocess: str | Path | None = None,
+    constants: Mapping[str, Any] = MappingProxyType({}),
+    pad: Mapping[str, float] = MappingProxyType({}),
 ) -> Feeds:
     """The samples of ``data`` in batches of ``batch``; those that fill no batch are left out.
 
@@ -68,15 +75,17 @@ def batches(
         inputs: numpy type and shape (None: any size) of each input of the model.
         batch: samples per batch.
         limit: use only this many samples, the first ones.
-        preprocess: JSON file, for image folders.
+        preprocess: of images: imagenet, clip, tf, yolo, JSON, or its file.
+        constants: inputs that all samples share.
+        pad: what fills up arrays of different lengths, by name.
 
     Raises:
         DataError: the data do not fit the inputs, or are fewer than one batch.
         UsageError: ``batch`` or ``limit`` below 1; see ``sources.open_source``.
     """
     specs = [TensorSpec(name, np.dtype(kind), tuple(shape)) for name, (kind, shape) in inputs.items()]
-    settings = None if preprocess is None else Path(preprocess)
-    dataset = open_dataset(data, specs, preprocess=settings, batch_size=batch, limit=limit)
+    asked = Reading(data, preprocess=preprocess, constants=constants, pad=pad)
+    dataset = open_dataset(asked, specs, batch_size=batch, limit=limit)
     if len(dataset) < batch:
         raise DataError(
             f"{data}: {len(dataset)} samples, fewer than one batch of {batch}: give more, or smaller batches"
@@ -85,13 +94,13 @@ def batches(
 
 
 def write_script(
-    data: str,
+    data: Data,
     model: Path,
     output: Path,
     *,
     batch: int | None = None,
     limit: int | None = None,
-    preprocess: Path | None = None,
+    preprocess: str | Path | None = None,
 ) -> Feeds:
     """Write a script whose ``load_data()`` gives ``data`` as the inputs of ``model``; returns what it will give.
 
@@ -101,23 +110,26 @@ def write_script(
         output: the script.
         batch: samples per batch; None for the model's own, or 1 where that is dynamic.
         limit: use only this many samples, the first ones.
-        preprocess: JSON file, for image folders.
+        preprocess: of images: imagenet, clip, tf, yolo, JSON, or its file.
 
     Raises:
         ModelError: the model cannot be loaded.
         DataError, UsageError: see ``batches``; also a ``batch`` that is not the model's own.
     """
-    read: dict[str, Names] = {"the model": parts(model), "the data": data, "the file of {--preprocess}": preprocess}
+    asked = reading(data, preprocess)
+    read: dict[str, Names] = {"the model": parts(model), **read_files(asked, None)}
     forbid_overlap({"output": output}, read)
     session = open_session(model)
     if batch is not None and session.batch not in (None, batch):
         raise UsageError(f"{{--batch}} {batch}: {model} takes batches of {session.batch} only")
     chosen: dict[str, Any] = {
-        "data": str(Path(data).resolve()),
+        "data": str(Path(str(asked.data)).resolve()),
         "inputs": {spec.name: (spec.dtype.name, spec.shape) for spec in session.inputs},
         "batch": batch if batch is not None else session.batch or 1,
         "limit": limit,
-        "preprocess": None if preprocess is None else str(preprocess.resolve()),
+        "preprocess": str(Path(preprocess).resolve()) if preprocess and is_file(preprocess) else preprocess,
+        "constants": dict(asked.constants),
+        "pad": dict(asked.pad),
     }
     feeds = batches(**chosen)
     make_folder(output.parent)

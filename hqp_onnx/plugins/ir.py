@@ -14,7 +14,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.api import prune, quantize
-from hqp_onnx.data.sources import Data
+from hqp_onnx.data.reading import Data
 from hqp_onnx.errors import MissingRuntimeError
 from hqp_onnx.graphs.model_io import to_graph, to_proto
 from hqp_onnx.passes.base import PassResult

@@ -18,7 +18,7 @@ from polygraphy.backend.base import BaseLoader
 from polygraphy.logger import G_LOGGER
 
 from hqp_onnx.api import prune, quantize
-from hqp_onnx.data.sources import Data
+from hqp_onnx.data.reading import Data
 from hqp_onnx.errors import HqpError
 from hqp_onnx.runtimes.targets import target as target_named
 from hqp_onnx.statistics.thresholds import method

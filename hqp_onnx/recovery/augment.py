@@ -8,22 +8,22 @@ import numpy as np
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.data.dataset import Dataset
-from hqp_onnx.data.images import ImageSource
+from hqp_onnx.data.preprocess import image_axes
 from hqp_onnx.errors import UsageError
 
 SHARE = 8  # images move by up to 1 / SHARE of their size
 
 
 def spatial_axes(data: Dataset) -> tuple[int, int]:
-    """Axes of height and width: those of the declared layout of an image folder, else of NCHW.
+    """Axes of height and width, as the model's input has them.
 
     Raises:
         UsageError: the data are not images [samples, ., ., .] of one input.
     """
     if len(data.specs) != 1 or len(data.specs[0].shape) != 4:
         raise UsageError("{--augment} is for images: the model must have one input, [samples, channels, height, width]")
-    last = isinstance(data.source, ImageSource) and data.source.preprocess.layout == "NHWC"
-    return (1, 2) if last else (2, 3)
+    axes = image_axes(data.specs[0])
+    return (1, 2) if axes is not None and axes[0] == "NHWC" else (2, 3)
 
 
 def augmented(

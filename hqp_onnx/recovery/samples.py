@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import numpy as np
 
 from hqp_onnx.arrays import Array, IntArray
+from hqp_onnx.data.batch import joined
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.errors import DataError
 from hqp_onnx.recovery.settings import Recovery
@@ -28,6 +30,6 @@ def split(count: int, settings: Recovery, multiple: int) -> tuple[IntArray, IntA
 
 
 def gather(data: Dataset, rows: IntArray) -> dict[str, Array]:
-    """Feeds of any samples, in their order."""
-    parts = [data.rows(row, row + 1).feeds for row in rows.tolist()]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    """Feeds of any samples that are not the same for all, in their order; neighbours are read at once."""
+    edges = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
+    return dict(joined([data.rows(int(rows[a]), int(rows[b - 1]) + 1) for a, b in pairwise(edges)]).own)

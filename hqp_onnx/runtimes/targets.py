@@ -40,7 +40,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -48,6 +48,7 @@ import onnx
 from hqp_onnx.errors import UsageError
 from hqp_onnx.registry import Registry, outside_code
 from hqp_onnx.runtimes.machine import saturates
+from hqp_onnx.runtimes.nvidia import CUDA
 from hqp_onnx.runtimes.runtime import OnnxRuntime, OpenVino, Runtime
 
 
@@ -75,8 +76,8 @@ class Target:
         runtime: what loads and runs its models here.
         stand_in: what a reader of measurements should know where ``runtime`` is not the target's own, else "".
         engines: the TensorRT by which ``hqp build`` makes its engines, else "".
-        computes_int8: INT8 is a precision that it computes in, not only one that weights are stored in.
         reduced_range: weights in [-64, 64].
+        mixes: the precision that ``mixed`` takes where it is faster than float32.
         group_channels: convolutions in groups are quantized where each group reads so many channels at least.
     """
 
@@ -97,9 +98,9 @@ class Target:
     runtime: Runtime = field(default_factory=OnnxRuntime)
     stand_in: str = ""
     engines: str = ""
-    computes_int8: bool = True
     reduced_range: bool = False
     fuses_sum: bool = False
+    mixes: Literal["int8", "fp16"] = "int8"
     group_channels: int = 1
 
     def __post_init__(self) -> None:
@@ -153,7 +154,7 @@ _TENSORRT = Target(
     max_opset=20,
     fuses_sum=True,
 )
-_TENSORRT_RTX = replace(_TENSORRT, name="tensorrt-rtx", computes_int8=False, group_channels=4)
+_TENSORRT_RTX = replace(_TENSORRT, name="tensorrt-rtx", mixes="fp16", group_channels=4)
 _OPENVINO = replace(
     _TENSORRT,
     name="openvino",
@@ -167,7 +168,7 @@ _OPENVINO = replace(
     runtime=OpenVino(),
 )
 _PROVIDER_LAYOUTS = {
-    "CUDAExecutionProvider": _TENSORRT,
+    CUDA: _TENSORRT,
     "TensorrtExecutionProvider": _TENSORRT,
     "NvTensorRTRTXExecutionProvider": _TENSORRT_RTX,
     "MIGraphXExecutionProvider": _TENSORRT,
@@ -176,7 +177,9 @@ _PROVIDER_LAYOUTS = {
 
 
 def _on_provider(name: str, provider: str) -> Target:
-    return replace(_PROVIDER_LAYOUTS.get(provider, _ONNXRUNTIME), name=name, runtime=OnnxRuntime(provider))
+    layout = _PROVIDER_LAYOUTS.get(provider, _ONNXRUNTIME)
+    mixes = "fp16" if provider == CUDA else layout.mixes  # CUDA's computes INT8 in float
+    return replace(layout, name=name, runtime=OnnxRuntime(provider), mixes=mixes)
 
 
 _CPU_STANDS_IN = "accuracy and latency are onnxruntime's on the CPU: TensorRT runs the engine built from the model"
@@ -190,7 +193,7 @@ TARGETS: Registry[Target | Callable[[], Target]] = Registry(
 )
 TARGETS.register("onnxruntime")(_ONNXRUNTIME)
 TARGETS.register("openvino")(_OPENVINO)
-TARGETS.register("cuda")(_on_provider("cuda", "CUDAExecutionProvider"))
+TARGETS.register("cuda")(_on_provider("cuda", CUDA))
 TARGETS.register("tensorrt")(replace(_TENSORRT, stand_in=_CPU_STANDS_IN, engines="tensorrt"))
 TARGETS.register("tensorrt-rtx")(
     replace(_TENSORRT_RTX, stand_in=f"{_CPU_STANDS_IN}. {_WEIGHTS_ONLY}", engines="tensorrt-rtx")

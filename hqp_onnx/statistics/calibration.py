@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 
 from hqp_onnx.arrays import Array
-from hqp_onnx.data.dataset import Batch
+from hqp_onnx.data.batch import Batch
 from hqp_onnx.errors import DataError
 from hqp_onnx.progress import StageProgress
-from hqp_onnx.runtimes.session import Session
+from hqp_onnx.runtimes.session import Session, work_session
 from hqp_onnx.statistics import thresholds
 from hqp_onnx.statistics.histogram import Histogram
 
@@ -86,13 +86,13 @@ def collect(
     histograms = {name: Histogram() for name in tensors}
     inputs = {value.name for value in model.graph.input}
     fetched = [name for name in tensors if name not in inputs]
-    session = Session(model, outputs=fetched, threads=threads) if fetched else None
+    session = work_session(model, fetched, threads) if fetched else None
     samples = rows = 0
     total = len(data) if isinstance(data, Sized) else 0
     for batch in data:
         rows = rows or _affordable(session, batch)
         for start in range(0, len(batch), rows):
-            feeds = {name: x[start : start + rows] for name, x in batch.feeds.items()}
+            feeds = batch.part(slice(start, start + rows)).feeds
             _count(histograms, {**feeds, **session.run(feeds)} if session else feeds)
         samples += len(batch)
         if progress is not None:
@@ -110,7 +110,7 @@ def _affordable(session: Session | None, batch: Batch) -> int:
         return max(1, len(batch))
     if session.batch:
         return session.batch
-    one = session.run({name: x[:1] for name, x in batch.feeds.items()})
+    one = session.run(batch.part(slice(1)).feeds)
     return max(1, WORKSPACE // max(1, sum(values.nbytes for values in one.values())))
 
 

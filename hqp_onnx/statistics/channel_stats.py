@@ -17,11 +17,11 @@ import onnx
 from onnx.helper import make_node
 
 from hqp_onnx.arrays import Array, FloatArray
-from hqp_onnx.data.dataset import Batch
+from hqp_onnx.data.batch import Batch
 from hqp_onnx.errors import DataError
 from hqp_onnx.graphs.nodes import opset
 from hqp_onnx.graphs.unique_names import tensor_names, unused_prefix
-from hqp_onnx.runtimes.session import Session
+from hqp_onnx.runtimes.session import work_session
 
 _AXES_ARE_INPUT = 18  # opset from which ReduceMean and ReduceMax take their axes as an input
 _PARTS = ("mean", "power", "top")
@@ -63,13 +63,13 @@ def channel_stats(
     if not tensors:
         return {}
     prefix = unused_prefix("hqp.stats.", tensor_names(model.graph))
-    session = Session(_instrumented(model, tensors, prefix), _results(len(tensors), prefix), threads=threads)
+    session = work_session(_instrumented(model, tensors, prefix), _results(len(tensors), prefix), threads)
     totals = [_Total() for _ in tensors]
     for batch in data:
         bytes_each = sum(x.nbytes for x in batch.feeds.values()) / max(1, len(batch))
         rows = session.batch or max(1, int(_INPUTS // max(1, bytes_each)))
         for start in range(0, len(batch), rows):
-            values = iter(session.run({key: x[start : start + rows] for key, x in batch.feeds.items()}).values())
+            values = iter(session.run(batch.part(slice(start, start + rows)).feeds).values())
             for total, (mean, power, top) in zip(totals, zip(values, values, values, strict=True), strict=True):
                 total.add(mean, power, top)
     if not totals[0].rows:

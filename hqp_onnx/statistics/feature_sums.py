@@ -25,12 +25,13 @@ import onnx
 from onnx.helper import make_node
 
 from hqp_onnx.arrays import Array, Float32Array, FloatArray
-from hqp_onnx.data.dataset import Batch, Dataset
+from hqp_onnx.data.batch import Batch
+from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.errors import DataError
 from hqp_onnx.graphs.nodes import reads
 from hqp_onnx.graphs.unique_names import tensor_names, unused_prefix
 from hqp_onnx.progress import StageProgress
-from hqp_onnx.runtimes.session import Session
+from hqp_onnx.runtimes.session import Session, work_session
 
 WORKSPACE = 1 << 26  # bytes of patches in one run; larger batches are run in parts
 GRAMS = 1 << 28  # bytes of grams that one run gives; what is beyond waits for another pass
@@ -186,7 +187,7 @@ class _Pass:
 
     def _opened(self) -> Session:
         instrumented = _instrumented(self._model, self._features, self._shifts, self._prefix)
-        return Session(_needed(instrumented, self._names), self._names, threads=self._threads)
+        return work_session(_needed(instrumented, self._names), self._names, self._threads)
 
     def _run(self, feeds: Mapping[str, Array]) -> list[_Measured]:
         """Gram, total and count of each of the features."""
@@ -301,7 +302,7 @@ def _affordable(one: Sequence[_Measured], features: Sequence[Features]) -> int:
     return max(1, WORKSPACE // (4 * floats))
 
 
-def _slice(batch: Batch, start: int, rows: int, least: int) -> dict[str, Array]:
+def _slice(batch: Batch, start: int, rows: int, least: int) -> Mapping[str, Array]:
     """``rows`` samples from ``start`` on, repeated in turn if fewer than ``least``."""
-    parts = {name: x[start : start + rows] for name, x in batch.feeds.items()}
-    return {name: np.resize(x, (max(least, len(x)), *x.shape[1:])) for name, x in parts.items()}
+    part = np.arange(start, min(start + rows, len(batch)))
+    return batch.part(np.resize(part, max(least, len(part)))).feeds

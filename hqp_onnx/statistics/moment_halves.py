@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import onnx
 
-from hqp_onnx.data.dataset import Batch, Dataset
+from hqp_onnx.data.batch import Batch
+from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.errors import DataError
 from hqp_onnx.progress import StageProgress
 from hqp_onnx.statistics.moments import Moments, input_moments
@@ -17,8 +18,7 @@ Halves = tuple[Mapping[str, Moments], Mapping[str, Moments]]
 
 def half_ranges(data: Dataset) -> tuple[list[range], ...]:
     """Ranges of samples: every other batch of ``data``, and those between; of a single batch, its halves."""
-    size = max(1, min(data.batch_size, len(data) // 2))
-    ranges = [range(start, min(start + size, len(data))) for start in range(0, len(data), size)]
+    ranges = data.in_batches(max(1, min(data.batch_size, len(data) // 2))).ranges
     return ranges[::2], ranges[1::2]
 
 

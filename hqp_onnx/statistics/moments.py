@@ -26,7 +26,7 @@ import onnx_graphsurgeon as gs
 
 from hqp_onnx.archives import read_arrays
 from hqp_onnx.arrays import Array, FloatArray
-from hqp_onnx.data.dataset import Batch
+from hqp_onnx.data.batch import Batch
 from hqp_onnx.errors import DataError
 from hqp_onnx.files import write_arrays
 from hqp_onnx.graphs.nodes import operator

@@ -22,6 +22,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.data.reading import read_files
 from hqp_onnx.data.sources import open_dataset
 from hqp_onnx.engine import builder, trtexec
 from hqp_onnx.engine.build_report import BuildReport, BuiltOn, ShapeRange
@@ -137,8 +138,7 @@ def _check_files(options: BuildOptions) -> None:
         {"output": written, "timing_cache": timings},
         {
             "the input model": model_io.parts(options.model),
-            "the data": options.data,
-            "the file of {--preprocess}": options.preprocess,
+            **read_files(options.data, options.preprocess),
             "the calibration cache": options.calibration_cache,
         },
     )

@@ -2,39 +2,70 @@
 
 from __future__ import annotations
 
+import logging
+import math
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from hqp_onnx.data.dataset import batch_size
-from hqp_onnx.data.sources import Data, open_dataset
-from hqp_onnx.errors import UsageError
-from hqp_onnx.evaluation.metrics import Metric, ScoreFunction, Scores, classes, evaluate, load_metric, predictions
-from hqp_onnx.model import ModelSource, name_of, open_session
+from hqp_onnx.data.reading import Data
+from hqp_onnx.data.sources import open_dataset
+from hqp_onnx.errors import DataError, UsageError
+from hqp_onnx.evaluation.metrics import Metric, References, ScoreFunction, Scores, evaluate, load_metric
+from hqp_onnx.evaluation.metrics.choice import Choice, choose
+from hqp_onnx.evaluation.suspicion import suspicions
+from hqp_onnx.model import ModelSource, judged_data, name_of, open_session
 from hqp_onnx.progress import Progress, silent
 from hqp_onnx.runtimes.session import try_run
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The metric that was taken, the scores by it, and what looks wrong."""
+
+    choice: Choice
+    scores: Scores
+    warnings: tuple[str, ...] = ()
 
 
 def evaluate_model(
     model: ModelSource,
     data: Data,
-    metric: str | Metric | ScoreFunction,
+    metric: str | Metric | ScoreFunction | None,
     preprocess: str | Path | None = None,
     progress: Progress = silent,
     reference: ModelSource | None = None,
     target_name: str = "onnxruntime",
-) -> Scores:
-    """Scores of any runnable model, quantized ones included; see ``hqp_onnx.evaluate``."""
-    chosen = load_metric(metric)
+    metric_output: str = "",
+) -> Evaluation:
+    """A judged model, quantized ones included; see ``hqp_onnx.evaluate``."""
+    if metric is not None:
+        _require(load_metric(metric), reference)
     session = open_session(model, target_name)
-    if chosen.labels == "original" and reference is None:
-        raise UsageError(f"{{--metric}} {chosen.name} needs the original model: add {{--reference}}")
     origin = open_session(reference, target_name) if reference is not None else session
     dataset = open_dataset(data, session.inputs, preprocess=preprocess, batch_size=batch_size(session.inputs))
     for source, opened in ((model, session), (reference, origin)):
         if source is not None:
             try_run(opened, dataset.rows(0, 1).feeds, name_of(source))
-    if chosen.labels == "data":
-        dataset.check_labels(classes(session.outputs))
-    if chosen.labels == "original":
-        dataset = dataset.labeled_with(predictions(origin, dataset))
-    return evaluate(session, dataset, chosen, progress=partial(progress, "evaluation"))
+    choice = choose(metric, origin, dataset, metric_output)
+    _require(choice.metric, reference)
+    log.info("%s", choice.words)
+    dataset = judged_data(origin, dataset, choice.metric)
+    references = References(origin, dataset) if choice.metric.labels == "outputs" else None
+    report = partial(progress, "evaluation")
+    scores = evaluate(session, dataset, choice.metric, progress=report, references=references)
+    if not scores.nonfinite and not math.isfinite(scores.metric):
+        raise DataError(f"{dataset.source.name}: {choice.metric.name} has no value: the data lack what it counts")
+    found = tuple(suspicions(session, dataset, choice.metric, scores)) if reference is None else ()
+    return Evaluation(choice, scores, found)
+
+
+def _require(metric: Metric, reference: ModelSource | None) -> None:
+    """Raise ``UsageError`` where the original is needed and was not given."""
+    if metric.labels in ("original", "outputs") and reference is None:
+        raise UsageError(
+            f"{{--metric}} {metric.name} needs the original model: add {{--reference}}, or a {{--metric}} of targets"
+        )

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.data.reading import Data, read_files
 from hqp_onnx.errors import UsageError
 from hqp_onnx.files import forbid_overlap
 from hqp_onnx.graphs import model_io
@@ -38,10 +39,10 @@ from hqp_onnx.steps.writing import Written, write_verified
 def quantize_file(
     path: Path,
     output: Path,
-    data: str | None,
+    data: Data | None,
     target_name: str,
     method: str,
-    preprocess: Path | None,
+    preprocess: str | Path | None,
     progress: Progress,
     *,
     precision: str | None = None,
@@ -58,7 +59,7 @@ def quantize_file(
         data: calibration data, for int8, mixed and INT4 weights.
         target_name: what the model is laid out for, see ``targets.target``.
         method: calibration method.
-        preprocess: for image folders.
+        preprocess: of images, see ``Reading``.
         progress: called as calibration goes on.
         precision: int8, mixed (INT8 where it is faster on the target, see ``mixed_precision``) or fp16; None takes
             int8, or fp16 where the target does not compute in INT8.
@@ -74,17 +75,17 @@ def quantize_file(
     """
     target = target_named(target_name)
     if precision is None:
-        asked_for_int8 = target.computes_int8 or int4_weights is not None or calibration_out is not None
-        precision = "int8" if asked_for_int8 else "fp16"
+        integers = int4_weights is not None or calibration_out is not None
+        precision = "int8" if integers else default_precision(target)
     thresholds.method(method)
     forbid_overlap(
         {"output": output, "calibration_out": calibration_files(calibration_out)},
-        {"the input model": model_io.parts(path), "the data": data, "the file of {--preprocess}": preprocess},
+        {"the input model": model_io.parts(path), **read_files(data, preprocess)},
     )
     _check(precision, data, calibration_out, int4_weights, tensorrt_version)
     model = open_model(path)
     dataset = None if data is None else open_data(model, data, preprocess)
-    notes: tuple[str, ...] = (*(() if target.computes_int8 else stand_in(target)), *remarks(target, precision))
+    notes: tuple[str, ...] = (*(stand_in(target) if target.mixes == "fp16" else ()), *remarks(target, precision))
     made: PassResult
     if precision == "fp16" or dataset is None:
         made = in_float16(model.graph)
@@ -102,8 +103,13 @@ def quantize_file(
     return Written(notes, verified)
 
 
+def default_precision(target: Target) -> str:
+    """What is taken if none is asked for: int8, or what engines for ``target`` compute in."""
+    return target.mixes if target.engines else "int8"
+
+
 def _check(
-    precision: str, data: str | None, calibration_out: Path | None, int4_weights: float | None, tensorrt_version: str
+    precision: str, data: Data | None, calibration_out: Path | None, int4_weights: float | None, tensorrt_version: str
 ) -> None:
     """Raise, before any work, what excludes each other or is missing."""
     if calibration_out is not None and (precision == "fp16" or int4_weights is not None):

@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 
 from hqp_onnx.comparison.lineage import Lineage, find_lineage
 from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.data.reading import Data, read_files
 from hqp_onnx.errors import ModelError
 from hqp_onnx.evaluation.verification import Source
 from hqp_onnx.files import Names, forbid_overlap
@@ -70,12 +71,12 @@ def recover_file(
     path: Path,
     teacher: Path,
     output: Path,
-    data: str,
+    data: Data,
     settings: Recovery,
     *,
     ledger: Path | None = None,
     checkpoint: Path | None = None,
-    preprocess: Path | None = None,
+    preprocess: str | Path | None = None,
     progress: Progress = silent,
 ) -> Written:
     """Write a recovered model.
@@ -88,12 +89,12 @@ def recover_file(
         settings: of the training.
         ledger: what was removed; a ledger.json beside the student is found automatically.
         checkpoint: written after every epoch; the same call continues from it.
-        preprocess: for image folders.
+        preprocess: of images, see ``Reading``.
         progress: called as the work goes on.
     """
     models: dict[str, Names] = {"the student": model_io.parts(path), "the teacher": model_io.parts(teacher)}
-    more: dict[str, Names] = {"the file of {--ledger}": ledger, "the file of {--preprocess}": preprocess}
-    forbid_overlap({"output": output, "checkpoint": checkpoint}, {**models, "the data": data, **more})
+    more: dict[str, Names] = {"the file of {--ledger}": ledger, **read_files(data, preprocess)}
+    forbid_overlap({"output": output, "checkpoint": checkpoint}, {**models, **more})
     original = open_model(teacher)
     dataset = open_data(original, data, preprocess)
     model_io.require_file(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hqp_onnx.data.sources import Data
+from hqp_onnx.data.reading import Data, read_files
 from hqp_onnx.evaluation.metrics import classes
 from hqp_onnx.files import Names, forbid_overlap
 from hqp_onnx.graphs.model_io import parts
@@ -31,15 +31,15 @@ def score_model(
 
 def score_file(
     path: Path,
-    data: str,
+    data: Data,
     output: Path,
     scoring: Scoring,
-    preprocess: Path | None = None,
+    preprocess: str | Path | None = None,
     progress: Progress = silent,
 ) -> Ranking:
     """Write ``scores.npz`` of a model."""
-    read: dict[str, Names] = {"the input model": parts(path), "the data": data, "the file of {--loss}": scoring.loss}
-    forbid_overlap({"output": output}, {**read, "the file of {--preprocess}": preprocess})
+    read: dict[str, Names] = {"the input model": parts(path), "the file of {--loss}": scoring.loss}
+    forbid_overlap({"output": output}, {**read, **read_files(data, preprocess)})
     ranking = score_model(path, data, scoring, preprocess, progress)
     ranking.save(output)
     return ranking

@@ -56,7 +56,7 @@ def require_engine(options: Options) -> None:
         UsageError: the device has no INT8, or this TensorRT is too old.
     """
     if (builds := builder_of(options)) is not None:
-        require_build(options.precision if options.precision in _FLOATS else None, builds)
+        require_build(options.narrow if options.narrow in _FLOATS else None, builds)
 
 
 def add_engine(
@@ -90,8 +90,7 @@ def _with_engine(
 ) -> Report:
     path, budget, shipped = ledger.cache / ENGINE, result.judge.budget, models[report.ships]
     own = setup.target.engines == able.library.target
-    source = _laid_out if own else _in_float
-    built = build_file(source(setup, ledger, result, report, shipped, path, able), setup.progress)
+    built = build_file(_build_options(setup, result, report, shipped, path, able), setup.progress)
     if not own or able.device is None:
         _place(setup, path)
         return replace(report, notes=(*report.notes, _unjudged(built)))
@@ -115,53 +114,31 @@ def _place(setup: Setup, path: Path) -> None:
         move(path.with_name(name), setup.options.folder / name)
 
 
-def _laid_out(
-    setup: Setup,
-    ledger: Ledger,
-    result: SearchResult,
-    report: Report,
-    shipped: Measured,
-    path: Path,
-    able: Capability,
+def _build_options(
+    setup: Setup, result: SearchResult, report: Report, shipped: Measured, path: Path, able: Capability
 ) -> BuildOptions:
-    """Of the model that ships, as it is; an engine in float16 is built from float32."""
-    source, precision = Path(report.shipped), shipped.candidate.precision
-    if precision is Precision.FP16:
-        source = _float_model(ledger, result, shipped)
-    kind = precision.value if precision.value in _FLOATS else None
-    return BuildOptions(
-        source, path, precision=kind, shapes=_shapes(shipped.session, setup.sample), target=able.library.target
-    )
+    """For TensorRT's own target the model that ships, as it is laid out, or in float32 if it computes in float alone.
 
-
-def _in_float(
-    setup: Setup,
-    ledger: Ledger,
-    result: SearchResult,
-    report: Report,
-    shipped: Measured,
-    path: Path,
-    able: Capability,
-) -> BuildOptions:
-    """Of the float model of what ships, which is laid out for another runtime; in INT8 if TensorRT computes in it."""
-    calib, asked = setup.options.calib, setup.options.precision
-    data = calib if isinstance(calib, str) and asked not in _FLOATS and not able.weight_only else None
+    For other targets its float32 model, in INT8 if TensorRT computes in that and no float was asked for.
+    """
+    options, own = setup.options, setup.target.engines == able.library.target
+    asked = shipped.candidate.precision.value if own else options.precision
+    source, data = Path(report.shipped), None
+    if not own or shipped.candidate.precision is Precision.FP16:
+        source = path.with_name("engine.onnx")
+        model_io.save(result.judge.models.graph(shipped.candidate.in_float32), source)
+    if not own and not able.weight_only and asked not in _FLOATS:
+        data = options.calib
     return BuildOptions(
-        _float_model(ledger, result, shipped),
+        source,
         path,
-        data,
-        None if data is None or setup.options.preprocess is None else Path(setup.options.preprocess),
+        data=data,
+        preprocess=None if data is None else options.preprocess,
         precision=asked if asked in _FLOATS else None,
-        calibration=setup.options.calibration,
+        calibration=options.calibration,
         shapes=_shapes(shipped.session, setup.sample),
         target=able.library.target,
     )
-
-
-def _float_model(ledger: Ledger, result: SearchResult, shipped: Measured) -> Path:
-    source = ledger.cache / "engine.onnx"
-    model_io.save(result.judge.models.graph(shipped.candidate.in_float32), source)
-    return source
 
 
 def _shapes(session: Runner, feeds: Mapping[str, Array]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from oracle import run, worst_error
 
 from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.channels.walk import analyze
-from hqp_onnx.data.dataset import Batch
+from hqp_onnx.data.batch import Batch
 from hqp_onnx.errors import UsageError
 from hqp_onnx.graphs.model_io import to_graph, to_proto
 from hqp_onnx.passes.absorb_scales import absorb_scales

@@ -70,7 +70,17 @@ def test_the_command_names_the_damaged_layer(
     shown = capsys.readouterr().out
     assert "the first is 'c2' of Conv" in shown
     values = json.loads(output.read_text())
-    assert set(values) == {"data", "samples", "metric", "batch", "tolerance", "models", "steps"}
+    assert set(values) == {
+        "data",
+        "samples",
+        "metric",
+        "unit",
+        "higher_is_better",
+        "batch",
+        "tolerance",
+        "models",
+        "steps",
+    }
     (step,) = values["steps"]
     assert step["first_divergent"] == "c2"
     assert next(t for t in step["tensors"] if t["divergent"])["tensor"] == "c2"

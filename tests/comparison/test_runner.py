@@ -12,7 +12,8 @@ from polygraphy.comparator import Comparator
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.comparison.runner import Collector, SessionRunner, run_batches
-from hqp_onnx.data.dataset import ArraySource, Dataset
+from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.data.memory import ArraySource
 from hqp_onnx.errors import ModelError
 from hqp_onnx.runtimes.session import Session
 

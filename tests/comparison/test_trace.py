@@ -17,7 +17,8 @@ from oracle import masked
 from hqp_onnx.comparison.contenders import open_contenders
 from hqp_onnx.comparison.lineage import find_lineage
 from hqp_onnx.comparison.trace import Trace, trace
-from hqp_onnx.data.dataset import ArraySource, Dataset
+from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.data.memory import ArraySource
 from hqp_onnx.data.sources import open_dataset
 from hqp_onnx.errors import ModelError
 from hqp_onnx.steps.prune import Pruning, prune_file

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hqp_onnx.data.dataset import ArraySource, Dataset, batch_size, class_labels
+from hqp_onnx.data.dataset import Dataset, batch_size
+from hqp_onnx.data.memory import ArraySource
 from hqp_onnx.errors import DataError, UsageError
 from hqp_onnx.runtimes.session import TensorSpec
 
@@ -78,7 +79,7 @@ def test_values_are_cast_only_where_nothing_is_lost(have, want, fits):
 def test_shape_and_name_are_checked_at_once():
     with pytest.raises(DataError, match=r"'x' has shape \[1, 3, 2\], the model wants float32\[\?, 2, 3\]"):
         Dataset(source(np.zeros((7, 3, 2))), [SPEC])
-    with pytest.raises(DataError, match=r"no array for model input 'y'; found \['x'\]"):
+    with pytest.raises(DataError, match=r"no array for model input 'y'; found \['labels', 'x'\]"):
         Dataset(source(), [TensorSpec("y", np.dtype(np.float32), (None,))])
 
 
@@ -122,6 +123,9 @@ def test_check_labels():
     with pytest.raises(DataError, match=r"here.npz: label 2 of sample 2 is not a class: expected 0 .. 1"):
         data.check_labels(2)
     data.first(2).check_labels(2)
+    large = np.array([0, 1, 2**63 + 5, 0, 0, 0, 0], np.uint64)
+    with pytest.raises(DataError, match="label 9223372036854775807 of sample 2 is not a class"):
+        Dataset(source(labels=large), [SPEC]).check_labels(None)
     with pytest.raises(DataError, match="label -1 of sample 0"):
         data.labeled_with(np.full(7, -1)).check_labels(3)
     with pytest.raises(DataError, match=r"no labels. Add an array 'labels'"):
@@ -131,19 +135,47 @@ def test_check_labels():
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (np.zeros(7), "labels are float64, expected integer"),
-        (np.zeros(7, bool), "labels are bool, expected integer"),
-        (np.eye(7, dtype=int), r"labels have shape \[7, 7\].*one-hot"),
-        (np.zeros(6, int), "6 labels for 7 samples"),
-        (
-            np.array([0, 1, 2**63 + 5, 0, 0, 0, 0], np.uint64),
-            "label 9223372036854775813 of sample 2 is no class number",
-        ),
+        (np.zeros(7), r"float64\[\] a sample.*convert them to integers"),
+        (np.zeros(7, bool), r"bool\[\] a sample, expected one class number"),
+        (np.eye(7, dtype=int), r"int64\[7\] a sample.*one-hot rows with argmax; several tags"),
+        (np.zeros((7, 1), int), r"int64\[1\] a sample.*flatten"),
+        (np.zeros((7, 4, 4), np.uint8), r"uint8\[4, 4\] a sample.*pixels.*miou"),
     ],
 )
-def test_labels_that_are_not_class_numbers_are_refused(labels, message):
-    with pytest.raises(DataError, match=f"data: {message}"):
-        class_labels(labels, 7, "data")
+def test_targets_that_are_no_class_numbers_pass_and_are_explained_where_these_are_needed(labels, message):
+    data = Dataset(source(labels=labels), [SPEC], batch_size=3)
+    assert not data.labeled and all(batch.labels is None for batch in data)
+    kept = np.concatenate([batch.targets["labels"] for batch in data])
+    assert kept.dtype == labels.dtype
+    np.testing.assert_array_equal(kept, labels)
+    with pytest.raises(DataError, match=f"here.npz: the target 'labels' is {message}"):
+        data.check_labels(3)
+
+
+def test_arrays_that_are_no_inputs_are_targets_of_any_type():
+    boxes, names = np.random.default_rng(1).random((7, 5, 4), np.float32), np.array(list("abcdefg"))
+    stored = ArraySource("d", {"x": PIXELS, "boxes": boxes, "names": names}, {"labels": LABELS})
+    batch = Dataset(stored, [SPEC]).rows(2, 5)
+    assert list(batch.feeds) == ["x"] and sorted(batch.targets) == ["boxes", "labels", "names"]
+    np.testing.assert_array_equal(batch.targets["boxes"], boxes[2:5])
+    np.testing.assert_array_equal(batch.targets["names"], ["c", "d", "e"])
+    spec = Dataset(stored, [SPEC]).targets["boxes"]
+    assert (spec.dtype, spec.shape) == (np.float32, (None, 5, 4))
+    part = batch.part(np.array([True, False, True]))
+    np.testing.assert_array_equal(part.labels, LABELS[[2, 4]])
+    with pytest.raises(ValueError, match="read-only"):
+        batch.targets["boxes"][:] = 0
+    with pytest.raises(DataError, match=r"d: no labels \(but 'boxes'\)"):
+        Dataset(ArraySource("d", {"x": PIXELS, "boxes": boxes}), [SPEC]).check_labels(3)
+
+
+def test_an_input_may_be_called_labels():
+    spec = TensorSpec("labels", np.dtype(np.int64), (None,))
+    batch = Dataset(ArraySource("d", {"x": PIXELS}, {"labels": LABELS}), [SPEC, spec]).rows(0, 7)
+    np.testing.assert_array_equal(batch.feeds["labels"], LABELS)
+    assert not batch.targets
+    both = ArraySource("d", {"x": PIXELS, "labels": LABELS}, {"labels": LABELS + 1})
+    np.testing.assert_array_equal(Dataset(both, [SPEC, spec]).rows(0, 7).labels, LABELS + 1)
 
 
 def test_array_source_refuses_ragged_scalar_and_object_arrays():

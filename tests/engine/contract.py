@@ -18,7 +18,8 @@ import onnx.parser
 import tensorrt as trt
 from fakes import NATIVE_CACHE, install
 
-from hqp_onnx.data.dataset import ArraySource, Dataset
+from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.data.memory import ArraySource
 from hqp_onnx.engine import calibrator as calibrators
 from hqp_onnx.engine.capability import Capability, detect
 from hqp_onnx.engine.device import open_cuda

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hqp_onnx.data.dataset import ArraySource, Dataset
+from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.data.memory import ArraySource
 from hqp_onnx.engine.cache import CalibrationCache, read_cache, version_number
 from hqp_onnx.engine.calibrator import CalibrationBatches
 from hqp_onnx.engine.profiles import Profile

@@ -15,7 +15,8 @@ from polygraphy.exception import PolygraphyException
 
 from hqp_onnx.comparison import EngineSession
 from hqp_onnx.comparison.contenders import open_contenders
-from hqp_onnx.data.dataset import ArraySource, Dataset
+from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.data.memory import ArraySource
 from hqp_onnx.engine.library import TENSORRT, Library
 from hqp_onnx.errors import MissingRuntimeError, ModelError, UsageError
 from hqp_onnx.evaluation.metrics import evaluate, load_metric

@@ -7,7 +7,7 @@ import pytest
 from gradients.test_per_sample import array, build, samples
 from scored import scored
 
-from hqp_onnx.data.dataset import Batch
+from hqp_onnx.data.batch import Batch
 from hqp_onnx.errors import DataError, GradientError, UsageError
 from hqp_onnx.gradients import PerSample, filter_weights
 from hqp_onnx.gradients.loss import Draw

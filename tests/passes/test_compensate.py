@@ -13,7 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis, PruningPlan
 from hqp_onnx.channels.walk import analyze
-from hqp_onnx.data.dataset import Batch
+from hqp_onnx.data.batch import Batch
 from hqp_onnx.data.sources import open_dataset
 from hqp_onnx.errors import ModelError
 from hqp_onnx.graphs.model_io import to_graph

@@ -22,7 +22,9 @@ from small_model import small_data, small_model
 import hqp_onnx.passes
 from hqp_onnx.channels.channel_map import ChannelMap, PruningPlan
 from hqp_onnx.channels.walk import analyze
-from hqp_onnx.data.dataset import ArraySource, Batch, Dataset
+from hqp_onnx.data.batch import Batch
+from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.data.memory import ArraySource
 from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.graphs.unique_names import tensor_names
 from hqp_onnx.passes.base import PassResult

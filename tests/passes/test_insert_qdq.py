@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 import pytest
 from onnx import numpy_helper
 
-from hqp_onnx.data.dataset import Batch
+from hqp_onnx.data.batch import Batch
 from hqp_onnx.errors import ModelError
 from hqp_onnx.graphs.model_io import load, to_graph
 from hqp_onnx.passes.canonicalize import canonicalize

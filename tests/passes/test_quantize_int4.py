@@ -10,7 +10,7 @@ import pytest
 from onnx import numpy_helper
 from oracle import run, runs
 
-from hqp_onnx.data.dataset import Batch
+from hqp_onnx.data.batch import Batch
 from hqp_onnx.errors import UsageError
 from hqp_onnx.graphs.model_io import to_graph
 from hqp_onnx.passes.quantize_int4 import quantize_int4

@@ -9,7 +9,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from small_model import small_data, small_model
 
 from hqp_onnx.channels.channel_map import PruningPlan
-from hqp_onnx.data.dataset import Batch
+from hqp_onnx.data.batch import Batch
 from hqp_onnx.errors import DataError
 from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.model import open_model

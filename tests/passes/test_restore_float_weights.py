@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from conftest import MODELS
 
-from hqp_onnx.data.dataset import Batch
+from hqp_onnx.data.batch import Batch
 from hqp_onnx.graphs.model_io import to_graph, to_proto
 from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.passes.quantize import quantize

@@ -10,7 +10,7 @@ import pytest
 from onnx import numpy_helper
 from oracle import run
 
-from hqp_onnx.data.dataset import Batch
+from hqp_onnx.data.batch import Batch
 from hqp_onnx.graphs.model_io import to_graph
 from hqp_onnx.passes.correct_bias import correct_bias
 from hqp_onnx.passes.insert_qdq import insert_qdq, weight_scales

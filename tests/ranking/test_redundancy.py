@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis, PruningPlan
-from hqp_onnx.data.dataset import Batch
+from hqp_onnx.data.batch import Batch
 from hqp_onnx.graphs.model_io import to_graph, to_proto
 from hqp_onnx.passes.compensate import compensate
 from hqp_onnx.ranking.redundancy import redundant_units

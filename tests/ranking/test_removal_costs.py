@@ -10,7 +10,7 @@ from scored import scored
 from small_model import small_data, small_model
 
 from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis, PruningPlan
-from hqp_onnx.data.dataset import Batch
+from hqp_onnx.data.batch import Batch
 from hqp_onnx.errors import UsageError
 from hqp_onnx.graphs.model_io import to_graph
 from hqp_onnx.model import open_data, open_model

@@ -9,7 +9,7 @@ from onnx import numpy_helper
 from scored import scored
 
 from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis
-from hqp_onnx.data.dataset import Batch
+from hqp_onnx.data.batch import Batch
 from hqp_onnx.errors import DataError, ModelError, UsageError
 from hqp_onnx.gradients import filter_weights, running_sums
 from hqp_onnx.model import open_model

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from hqp_onnx.data.dataset import ArraySource, Dataset
-from hqp_onnx.data.images import Preprocess, open_folder
+from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.data.memory import ArraySource
 from hqp_onnx.errors import UsageError
 from hqp_onnx.recovery.augment import augmented, spatial_axes
 from hqp_onnx.runtimes.session import TensorSpec
@@ -43,7 +42,6 @@ def test_only_images_are_augmented():
     assert spatial_axes(dataset(NCHW)) == (2, 3)
 
 
-def test_a_folder_states_its_layout(tmp_path):
-    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
-    source = open_folder(tmp_path, Preprocess(layout="NHWC"), "x")
-    assert spatial_axes(dataset(np.zeros((1, 8, 8, 3), np.float32), source)) == (1, 2)
+def test_the_models_input_states_the_layout():
+    assert spatial_axes(dataset(np.zeros((1, 8, 8, 3), np.float32))) == (1, 2)
+    assert spatial_axes(dataset(np.zeros((1, 3, 8, 8), np.float32))) == (2, 3)

@@ -125,7 +125,7 @@ def test_every_trial_is_a_mark(report: Report, page: Page) -> None:
     assert 0 < accepted < len(report.trials)
     assert len(page.all("circle", **{"class": "accepted"})) == accepted
     assert len(page.all("path", **{"class": "rejected"})) == len(report.trials) - accepted
-    limit = 100 * (report.baseline.val_metric - report.request.max_drop)
+    limit = 100 * (report.baseline.val_metric - report.max_drop)
     marks = {float(e["cy"]): e["text"] for e in page.all("circle", **{"class": "accepted"})}
     line = next(float(e["y1"]) for e in page.all("line", **{"class": "limit"}) if e["y1"] == e["y2"])
     assert all((y <= line) == (float(re.search(r"removed, ([\d.]+) %", says)[1]) >= limit) for y, says in marks.items())
@@ -211,7 +211,8 @@ def test_names_from_the_model_are_text(folder: Path, report: Report, name: str, 
     inputs = (replace(report.inputs[0], name=name),)
     frozen, trials = (Frozen(name, 1, (name,)),), (replace(report.trials[0], why=name),)
     evil = replace(report, layers=(layer,), frozen=frozen, inputs=inputs, trials=trials, model=name, notes=(name,))
-    evil = replace(evil, settings={**report.settings, "metric": name, "saliency": name, "keep": [name]})
+    evil = replace(evil, settings={**report.settings, "saliency": name, "keep": [name]})
+    evil = replace(evil, metric=replace(report.metric, name=name))
     evil = replace(evil, floats=(name,), data=name, seconds={name: 1.0}, machine=replace(report.machine, runtime=name))
     text = render(evil, folder)
     assert text.encode().decode() == text

@@ -49,9 +49,10 @@ def test_the_keys_are_those_that_programs_read(values: Values, returned: Report)
     assert set(values) == rows | {
         *("schema_version", "model", "data", "samples", "budget_met", "shipped", "settings", "budget_spent", "floats"),
         *("cost_model", "seconds", "units", "machine", "notes", "trials", "layers", "saliency_histogram", "frozen"),
-        *("inputs", "ships", "why", "files", "verified", "warnings"),
+        *("inputs", "ships", "why", "files", "verified", "warnings", "metric", "max_drop"),
     }
-    assert values["schema_version"] == 2
+    assert values["schema_version"] == 3
+    assert values["metric"] == {"name": "agreement", "unit": "points", "higher": True}
     assert values["ships"] == "hqp" and values["files"]["hqp"] == "int8.onnx" == Path(values["shipped"]).name
     assert (
         values["verified"]["hqp"]["outputs"]["logits"]["sqnr_db"] == returned.verified["hqp"].outputs["logits"].sqnr_db
@@ -96,7 +97,7 @@ def _set(path: str, value: object) -> Callable[[Values], None]:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (_set("schema_version", 1), "has schema 1, this version reads 2. Use the version that wrote it"),
+        (_set("schema_version", 1), "has schema 1, this version reads 3. Use the version that wrote it"),
         (_set("schema_version", "one"), "Expected `int`, got `str` - at `$.schema_version`"),
         (_set("hqp", None), "missing required field `hqp`"),
         (_set("hqp.metric", "high"), "Expected `float`, got `str` - at `$.hqp.metric`"),
@@ -105,8 +106,8 @@ def _set(path: str, value: object) -> Callable[[Values], None]:
         (_set("layers.0.channels", 0), "0 channels - at `$.layers[0]`"),
         (_set("saliency_histogram.edges", [1.0]), "one edge more than bins"),
         (_set("trials.0.accepted", 1), "Expected `bool`, got `int` - at `$.trials[0].accepted`"),
-        (_set("settings.max_drop", None), "missing required field `max_drop`"),
-        (_set("settings.max_drop", "1.5 points"), "Expected `float`, got `str` - at `$.max_drop`"),
+        (_set("max_drop", None), "missing required field `max_drop`"),
+        (_set("max_drop", "1.5 points"), "Expected `float`, got `str` - at `$.max_drop`"),
         (_set("budget_spent", {}), "budget_spent has no 'left'"),
         (_set("budget_spent.left", "all"), "Expected `float`, got `str` - at `$.budget_spent[...]`"),
         (_set("ships", "recovered"), "what ships, 'recovered', has no row or no file"),

@@ -13,7 +13,7 @@ import pytest
 from conftest import MODELS
 from oracle import run
 
-from hqp_onnx.data.dataset import Batch
+from hqp_onnx.data.batch import Batch
 from hqp_onnx.errors import MissingRuntimeError, ModelError
 from hqp_onnx.graphs.model_io import load, to_graph, to_proto
 from hqp_onnx.passes.canonicalize import canonicalize

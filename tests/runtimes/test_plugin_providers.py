@@ -60,5 +60,5 @@ def test_sessions_run_on_the_devices_that_are_found(package: Path, monkeypatch: 
 
 def test_the_provider_of_rtx_gpus_is_laid_out_as_tensorrt_for_rtx() -> None:
     provider, engine = target("onnxruntime:NvTensorRTRTXExecutionProvider"), target("tensorrt-rtx")
-    assert (provider.computes_int8, provider.group_channels, provider.engines) == (False, 4, "")
+    assert (provider.mixes, provider.group_channels, provider.engines) == ("fp16", 4, "")
     assert provider.symmetric == engine.symmetric and engine.engines == "tensorrt-rtx"

@@ -7,7 +7,7 @@ import numpy as np
 import onnx.parser
 import pytest
 
-from hqp_onnx.data.dataset import Batch
+from hqp_onnx.data.batch import Batch
 from hqp_onnx.errors import DataError, ModelError, UsageError
 from hqp_onnx.statistics import calibration
 from hqp_onnx.statistics.calibration import Calibration, Range, calibrate

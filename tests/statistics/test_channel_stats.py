@@ -4,7 +4,7 @@ import numpy as np
 import onnx.parser
 import pytest
 
-from hqp_onnx.data.dataset import Batch
+from hqp_onnx.data.batch import Batch
 from hqp_onnx.errors import DataError
 from hqp_onnx.statistics.channel_stats import channel_stats
 

@@ -8,7 +8,7 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from hqp_onnx.data.dataset import Batch
+from hqp_onnx.data.batch import Batch
 from hqp_onnx.graphs.model_io import to_graph
 from hqp_onnx.graphs.nonfinite_weights import nonfinite_weights
 from hqp_onnx.statistics import feature_sums

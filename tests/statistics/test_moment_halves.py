@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from small_model import small_data, small_model
 
-from hqp_onnx.data.dataset import ArraySource, Dataset
+from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.data.memory import ArraySource
 from hqp_onnx.errors import DataError
 from hqp_onnx.runtimes.session import Session
 from hqp_onnx.statistics.moment_halves import halved_moments, joined

@@ -11,7 +11,9 @@ import onnx_graphsurgeon as gs
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
-from hqp_onnx.data.dataset import ArraySource, Batch, Dataset
+from hqp_onnx.data.batch import Batch
+from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.data.memory import ArraySource
 from hqp_onnx.errors import DataError
 from hqp_onnx.runtimes.session import Session
 from hqp_onnx.statistics import feature_sums, moments

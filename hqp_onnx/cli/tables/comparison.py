@@ -19,11 +19,11 @@ def models_table(comparison: Comparison) -> Table:
     table.add_column("model", overflow="fold", min_width=16)
     table.add_column("runtime", no_wrap=True)
     titles = ("error", "max abs", "mean abs", "cosine", "PSNR dB", "agree %", "ms", "speedup", "MB")
-    for column in (f"{comparison.metric or 'metric'} %", *titles):
+    for column in (comparison.quantity.head if comparison.metric else "metric %", *titles):
         table.add_column(column, justify="right")
     labels = short_names([model.name for model in comparison.models])
     for model in comparison.models:
-        accuracy = "" if model.accuracy is None else f"{100 * model.accuracy:.2f}"
+        accuracy = "" if model.accuracy is None else comparison.quantity.value(model.accuracy)
         cost = (f"{model.latency.median_ms:.3f}", f"{model.latency.speedup:.2f}x", f"{model.bytes / 1e6:.2f}")
         for index, figures in enumerate(_output_rows(model)):
             table.add_row(

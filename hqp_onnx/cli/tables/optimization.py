@@ -23,10 +23,14 @@ def report_table(report: Report) -> Table:
 
 def budget_line(report: Report) -> str:
     """How much of the budget each stage took."""
-    points = {name: f"{100 * drop:.2f}" for name, drop in report.budget_spent.items()}
+    q, row, asked = report.metric, report.rows[report.ships], report.request.speed
+    if asked:
+        what = f"what ships is {row.speedup:.2f} times as fast, {q.change(row.drop)} worse"
+        return f"{asked} was asked for; {what}"
+    points = {name: q.worse(drop) for name, drop in report.budget_spent.items()}
     sure = f"{points['uncertainty']} are uncertainty, " if "uncertainty" in points else ""
     return (
-        f"Of the budget of {100 * report.request.max_drop:g} points on D_val, pruning took {points['pruning']} and "
+        f"Of the budget of {q.limit(report.max_drop)} on D_val, pruning took {points['pruning']} and "
         f"precision {points['precision']}; {sure}{points['left']} are left"
     )
 

@@ -6,15 +6,17 @@ from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from hqp_onnx.evaluation.metrics import Quantity
 from hqp_onnx.job.cost_model import QAT_EPOCHS, QAT_SAMPLES
 from hqp_onnx.job.results import EngineRow, Report, Row
 from hqp_onnx.report.html.commands import Recipe, recipes
 from hqp_onnx.report.html.figures import Figure
 from hqp_onnx.report.html.markup import Html, join, table, tag
 from hqp_onnx.report.html.model_charts import budget, latency
+from hqp_onnx.report.html.pareto_chart import pareto
 from hqp_onnx.report.html.trial_chart import trials
 from hqp_onnx.report.html.unit_charts import layers, saliency
-from hqp_onnx.report.table import Table, models_table
+from hqp_onnx.report.table import Table, interval_words, models_table
 from hqp_onnx.version import __version__
 
 _LISTED = 4  # tensors of frozen units
@@ -48,7 +50,9 @@ def _sections(report: Report, folder: Path, name: str) -> Iterator[Html]:
     warned = (f"Warning: {warning}" for warning in report.warnings)
     notes = (tag("p", note, class_="note") for note in (report.why, *warned, *report.notes))
     yield _section("models", "Models", table(models_table(report), "figures wide"), *notes)
-    figures = [latency(report), budget(report), trials(report), saliency(report), layers(report)]
+    held = [] if report.request.speed else [budget(report), trials(report)]  # to a budget
+    family = [pareto(report)] if report.pareto else []
+    figures = [latency(report), *family, *held, saliency(report), layers(report)]
     yield tag("div", *map(_figure, figures), _section("cost", "What it cost", *_cost(report)), class_="grid")
     yield _section("frozen", "Channels that stay, and why", *_frozen(report))
     yield _section("run", "How to run it", *map(_recipe, recipes(report, folder)))
@@ -60,25 +64,31 @@ def _section(identifier: str, title: str, *content: Html) -> Html:
 
 
 def _summary(report: Report, name: str) -> Html:
-    row, request = report.all_rows[report.shipped_row], report.request
+    row, request, q = report.all_rows[report.shipped_row], report.request, report.metric
     speed = ("as fast", f"{row.speedup:.2f}×") if isinstance(row, Row) else _on_gpu(row)
     facts = (
         speed,
         ("smaller", f"{100 * row.size_reduction:.0f} %"),
-        (f"{request.metric}, from {100 * report.baseline.metric:.2f} %", f"{100 * row.metric:.2f} %"),
+        (f"{q.name}, from {q.said(report.baseline.metric)}", q.said(row.metric)),
         ("of the prunable units removed", f"{100 * row.sparsity:.0f} %"),
     )
     cards = [tag("div", tag("dt", words), tag("dd", value)) for words, value in facts]
-    interval = f"95 % interval {100 * row.drop_low:.2f} to {100 * row.drop_high:.2f}"
-    limit = f"the budget of {100 * request.max_drop:g} points on the validation data"
+    interval = f"95 % interval {interval_words(q, row)}"
+    limit = f"the budget of {q.limit(report.max_drop)} on the validation data"
+    limit = f"the speed that was asked for, {request.speed}" if request.speed else limit
     limit += f", at a confidence of {100 * request.confidence:g} %" if request.confidence > 0.5 else ""
     verdict = "It is inside" if report.budget_met else "It is the best found: what was asked for misses"
+    verdict = "It reaches" if request.speed and report.budget_met else verdict
     text = (
-        f"{Path(report.shipped).name} loses {100 * row.drop:.2f} points ({interval}) on {report.samples} samples of "
+        f"{Path(report.shipped).name} {_loses(q)} {q.change(row.drop)} ({interval}) on {report.samples} samples of "
         f"{report.data}. {verdict} {limit}."
     )
     kind = "met" if report.budget_met else "missed"
     return tag("header", tag("h1", name), tag("dl", *cards), tag("p", text, class_=kind))
+
+
+def _loses(q: Quantity) -> str:
+    return "loses" if q.higher else f"is worse in {q.name} by"
 
 
 def _on_gpu(row: EngineRow) -> tuple[str, str]:

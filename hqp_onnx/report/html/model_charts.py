@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import svg
 
+from hqp_onnx.evaluation.metrics import Quantity
 from hqp_onnx.job.results import EngineRow, Report, Row, title_of
 from hqp_onnx.report.html.figures import Figure
 from hqp_onnx.report.html.plot import WIDTH, Scale, bar, line, picture, text, ticks, x_axis
@@ -53,35 +54,37 @@ def _latency_bar(y: float, name: str, kind: str, row: Row | EngineRow, scale: Sc
 def budget(report: Report) -> Figure:
     """What each stage took of the budget, one after the other, and what is left."""
     titles = {"precision": "FP16" if report.request.precision == "fp16" else "INT8"}
-    limit, reached = 100 * report.request.max_drop, 0.0
+    q = report.metric
+    limit, reached = q.factor * report.max_drop, 0.0
     steps = []
     for stage, drop in report.budget_spent.items():
         if stage != "left":
-            steps.append((titles.get(stage, stage.capitalize()), reached, reached + 100 * drop))
-            reached += 100 * drop
+            steps.append((titles.get(stage, stage.capitalize()), reached, reached + q.factor * drop))
+            reached += q.factor * drop
     ends = [end for _, _, end in steps]
     scale = Scale(min(0.0, *ends), max(limit, *ends), 4, WIDTH - 8)
-    taken = ", ".join(f"{name} {end - start:+.2f}" for name, start, end in steps)
-    caption = f"Of {limit:g} points, {reached:.2f} are spent ({taken}) and {limit - reached:.2f} are left. "
+    taken = ", ".join(f"{name} {_amount(q, end - start, '+')}" for name, start, end in steps)
+    caption = f"Of {q.limit(report.max_drop)}, {_amount(q, reached)} are spent ({taken}) and "
+    caption += f"{_amount(q, limit - reached)} are left. "
     drawn: list[svg.Element] = []
     for position, step in enumerate(steps):
-        drawn += _budget_bar(_STEP * position, *step, "main", scale, limit)
+        drawn += _budget_bar(_STEP * position, *step, "main", scale, limit, q)
     base = _STEP * len(steps)
     steps.append(("Left", reached, limit))
-    drawn += _budget_bar(base, *steps[-1], "rest", scale, limit)
+    drawn += _budget_bar(base, *steps[-1], "rest", scale, limit, q)
     base += _STEP
-    drawn += x_axis(scale, base, ticks(scale.low, scale.high), "points lost on the validation data")
-    rows = tuple((name, f"{end - start:+.2f}") for name, start, end in steps)
-    numbers = Table("Points of the metric", ("stage", "points"), rows)
+    drawn += x_axis(scale, base, ticks(scale.low, scale.high), f"{q.unit or q.name} lost on the validation data")
+    rows = tuple((name, _amount(q, end - start, "+")) for name, start, end in steps)
+    numbers = Table("Change of the metric for the worse", ("stage", q.unit or q.name), rows)
     drawing = picture("budget", "Budget spent by stage", caption, base + 34, drawn)
     title = "Where the accuracy budget went"
     return Figure("budget", title, drawing, f"{caption}The dashed line is the budget.", numbers)
 
 
 def _budget_bar(
-    y: float, name: str, start: float, end: float, kind: str, scale: Scale, limit: float
+    y: float, name: str, start: float, end: float, kind: str, scale: Scale, limit: float, q: Quantity
 ) -> list[svg.Element]:
-    says = f"{end - start:+.2f} points"
+    says = f"{_amount(q, end - start, '+')} {q.unit}".rstrip()
     return [
         text(0, y + 13, name, kind="name"),
         text(WIDTH, y + 13, says, "end", "value"),
@@ -89,3 +92,8 @@ def _budget_bar(
         line(scale(0), y + 17, scale(0), y + 33, "axis"),
         line(scale(limit), y + 17, scale(limit), y + 33, "limit"),
     ]
+
+
+def _amount(q: Quantity, shown: float, sign: str = "") -> str:
+    """A change as it is shown: of shares, in points already."""
+    return q.worse(shown / q.factor, sign)

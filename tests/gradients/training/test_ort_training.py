@@ -12,7 +12,9 @@ import pytest
 from scored import scored
 from small_net import array, build
 
-from hqp_onnx.data.dataset import ArraySource, Batch, Dataset
+from hqp_onnx.data.batch import Batch
+from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.data.memory import ArraySource
 from hqp_onnx.errors import DataError, GradientError, MissingRuntimeError
 from hqp_onnx.gradients import PerSample, filter_weights
 from hqp_onnx.gradients.training import engine as ort_training

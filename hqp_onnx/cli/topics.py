@@ -1,0 +1,79 @@
+"""Help on what no single option can say: data, and preprocessing."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from hqp_onnx.cli.output import say
+from hqp_onnx.data.preprocess import KEYS, PRESETS
+
+DATA_TOPIC = """\
+DATA, wherever it is asked for:
+
+  FILE.npz            an array per input of the model, named as it, first axis = samples; every other array is a
+                      target, 'labels' among them. Uncompressed arrays (numpy.savez) stay in the file; compressed
+                      ones of more than 64 MiB are unpacked into a temporary file.
+  FILE.npy            the one input of the model; stays in the file.
+  FOLDER of .npy      as a .npz file.
+  FOLDER of images    one sub-folder per class, or images and no classes; see `hqp help preprocess`.
+  FILE.py[:func]      func (default load_data) yields dictionaries of arrays by input, or pairs (dictionary, targets).
+                      Targets are an array, which is 'labels', or a dictionary. It is called anew for each pass, and
+                      must yield the same each time.
+
+TARGETS, for --targets, where they are not in DATA:
+
+  of images           a folder of masks (PNG of class indices, the name of the image), COCO's JSON of boxes, or a CSV:
+                      file name, then numbers.
+  of other samples    row by row: a CSV of numbers, a .npy file ('labels'), or a .npz file.
+
+What metrics see:
+
+  'labels'            class numbers [samples]; masks [samples, height, width]; values or tags [samples, ...]
+  'boxes', 'classes'  [samples, most, 4] as x1, y1, x2, y2 in pixels of the model's input, and [samples, most], -1 where
+                      there is no object; 'crowd' and 'area' likewise
+  any other name      as the file or the script has it
+
+Several --data options of one command share --targets, by file names; --calib-targets, --val-targets and --test-targets
+are for one of them. An input without an axis of samples is set by --constant NAME=VALUE (a number, a JSON list, or
+FILE.npy), unless DATA has it. Samples of different shapes are put into batches of one shape each; --pad NAME=VALUE
+fills an array up instead, to the size that the model fixes, or to the longest of a batch.
+"""
+
+
+def preprocess_topic() -> str:
+    """Keys and names of preprocessing."""
+    width = max(map(len, KEYS))
+    keys = "\n".join(f"  {key:{width}}  {words}" for key, words in KEYS.items())
+    names = "\n".join(f"  {name:{width}}  {json.dumps(dict(values))}" for name, values in PRESETS.items())
+    return f"""\
+--preprocess NAME, a JSON object in quotes, or a file of one; of folders of images alone:
+
+  --preprocess imagenet
+  --preprocess '{{"size": 256, "crop": 224, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}}'
+
+An image is resized, cut, and becomes (pixel * scale - mean) / std. Keys:
+
+{keys}
+
+Names, which take the size, the layout and the number of channels from the model's input (224 where it is open):
+
+{names}
+
+  imagenet resizes the shorter side to 8/7 of the input, and cuts the centre; clip to the input, and cuts; tf resizes
+  both sides to the input; yolo fits the image into it and pads with grey.
+
+Masks and boxes of --targets go through the same resize and cut; masks by nearest neighbour, with 255 where there is no
+image.
+"""
+
+
+TOPICS = {"data": lambda: DATA_TOPIC, "preprocess": preprocess_topic}
+
+
+@click.command(name="help")
+@click.argument("topic", type=click.Choice(sorted(TOPICS)))
+def help_command(topic: str) -> None:
+    """Explain DATA, or preprocessing."""
+    say(TOPICS[topic]())

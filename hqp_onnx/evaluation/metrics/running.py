@@ -1,0 +1,90 @@
+"""Run a model over data and judge it; what a model gives beside a metric: its answers, its number of classes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from hqp_onnx.arrays import Array, IntArray
+from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.errors import ModelError
+from hqp_onnx.evaluation.metrics.metric import Metric
+from hqp_onnx.evaluation.metrics.outputs import logits_of
+from hqp_onnx.evaluation.metrics.references import References
+from hqp_onnx.evaluation.metrics.scores import Scores
+from hqp_onnx.evaluation.nonfinite import NONE, NonFinite, finite_samples
+from hqp_onnx.progress import StageProgress
+from hqp_onnx.runtimes.session import Runner, TensorSpec
+
+
+def evaluate(
+    session: Runner,
+    data: Dataset,
+    metric: Metric,
+    required: float = -math.inf,
+    progress: StageProgress | None = None,
+    references: References | None = None,
+) -> Scores:
+    """Scores of a model on ``data``, stopping once ``required`` (see ``Scale``) is out of reach.
+
+    Args:
+        session: the model.
+        data: samples, in batches.
+        metric: what is measured.
+        required: 0 for no limit, where the metric is a mean of shares.
+        progress: called with samples done and their number.
+        references: the original's outputs, for metrics of them.
+    """
+    tally = metric.tally(len(data))
+    for number, batch in enumerate(data):
+        outputs = session.run(batch.feeds)
+        tally.add(outputs, batch if references is None else references.targeted(number, batch))
+        if progress is not None:
+            progress(tally.seen, len(data))
+        if tally.reach < required:
+            break
+    return tally.scores()
+
+
+def predictions(session: Runner, data: Dataset, metric: Metric | None = None) -> IntArray:
+    """The model's top-1 answers, int64 [samples], of the output that ``metric`` judges.
+
+    Raises:
+        ModelError: some outputs are not finite.
+    """
+    answers, nonfinite = [], NONE
+    for batch in data:
+        outputs = session.run(batch.feeds)
+        nonfinite += finite_samples(outputs, len(batch))[1]
+        answers.append(logits_of(outputs if metric is None else metric.ordered(outputs)).argmax(1))
+    require_finite(nonfinite, len(data))
+    return np.concatenate(answers)
+
+
+def require_finite(nonfinite: NonFinite, samples: int) -> None:
+    """Raise ``ModelError`` where outputs of the model that others are held against are not finite."""
+    if nonfinite:
+        raise ModelError(
+            f"the original model gives no answer everywhere: {nonfinite.words(samples)}. Mend it, or leave these "
+            "samples out"
+        )
+
+
+def classes(outputs: tuple[TensorSpec, ...], name: str = "") -> int | None:
+    """Number of classes of a classifier's output, [N, C] or [N, C, 1, 1]; None where it is dynamic.
+
+    Args:
+        outputs: of the model.
+        name: of the output; "" for the first.
+    """
+    chosen = next((spec for spec in outputs if spec.name == name), outputs[0] if outputs else None)
+    if chosen is None or not chosen.shape:
+        return None
+    several = [size for size in chosen.shape[1:] if size != 1]
+    return several[0] if len(several) == 1 else chosen.shape[-1]
+
+
+def first_outputs(session: Runner, data: Dataset) -> dict[str, Array]:
+    """What a model gives for the first batch."""
+    return session.run(next(iter(data)).feeds)

@@ -1,0 +1,52 @@
+"""What an evaluation found: statistics of every sample, and the metric that they make."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from hqp_onnx.evaluation.metrics.scale import SHARES, Scale
+from hqp_onnx.evaluation.nonfinite import NONE, NonFinite
+from hqp_onnx.evaluation.paired import Interval
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Rows of the samples seen, out of ``samples``; fewer were seen if the verdict was certain.
+
+    Attributes:
+        values: scores, float64 [seen], or what else ``scale`` takes, first axis = samples.
+        samples: of the data.
+        nonfinite: those among the seen that scored nothing since their outputs are not finite.
+        scale: how rows make the metric.
+    """
+
+    values: Any
+    samples: int
+    nonfinite: NonFinite = NONE
+    scale: Scale = SHARES
+
+    @property
+    def seen(self) -> int:
+        """Samples that were judged."""
+        return int(self.values.shape[0])
+
+    @property
+    def complete(self) -> bool:
+        """Whether every sample was seen."""
+        return self.seen == self.samples
+
+    @property
+    def metric(self) -> float:
+        """The metric; as good as it could still have become where the evaluation stopped early."""
+        return self.scale.value(self.values, self.samples)
+
+    @property
+    def attained(self) -> float:
+        """How good, in the terms of ``Scale.required``."""
+        return self.scale.attained(self.values, self.samples)
+
+    def drop_to(self, candidate: Scores) -> Interval:
+        """How much worse a candidate is on the same samples, with its 95 % interval."""
+        drop = self.scale.drop_of(self.values, candidate.values)
+        return Interval(drop, *self.scale.interval(self.values, candidate.values))
