@@ -58,6 +58,8 @@ zoo: .venv-zoo/installed
 .venv/installed: pyproject.toml | hqp_onnx/passes
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[tensorrt-rtx]' || \
+	    echo "no TensorRT for RTX for this machine: no engines are built, and their tests are skipped"
 	touch $@
 
 # A source distribution holds no links; type checkers and import-linter follow this one.

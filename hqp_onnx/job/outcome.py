@@ -11,6 +11,7 @@ from typing import Any
 
 from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.channels.removals import LEDGER, PRUNED_LEDGER, removals_json
+from hqp_onnx.engine.acceptance import heard
 from hqp_onnx.errors import BudgetError, HqpError
 from hqp_onnx.evaluation.budget import Budget
 from hqp_onnx.evaluation.verification import Verified, verify
@@ -161,6 +162,7 @@ def _write_models(setup: Setup, ledger: Ledger, result: SearchResult) -> dict[st
             proto = model_io.to_proto(result.judge.models.graph(candidate))
             precision = "mixed" if candidate.floats else candidate.precision.value
             verified = verify(proto, file, source, setup.target, precision, _judged(setup))
+            verified = heard(verified, proto, file, source, setup.target)
         except HqpError as e:
             if name not in _IF_ADMITTED:  # of the others, the search has found that they run
                 raise
