@@ -58,8 +58,9 @@ __all__ = ["benchmark", "build", "compare", "evaluate", "inspect", "prune", "qua
 @public
 def prune(
     model: ModelSource,
-    sparsity: float,
+    sparsity: float | None = None,
     *,
+    plan: str | Path | None = None,
     data: Data | None = None,
     preprocess: str | Path | None = None,
     saliency: str | None = None,
@@ -73,11 +74,12 @@ def prune(
     seed: int = 0,
     progress: Progress = silent,
 ) -> onnx.ModelProto:
-    """``model`` without a share of its prunable units, whatever that costs.
+    """``model`` without a share of its prunable units, or those of a plan, whatever that costs.
 
     Args:
         model: float, opset 11 or newer.
         sparsity: share of the prunable units to remove, 0 to below 1.
+        plan: in place of ``sparsity``: a ledger.json of another export of the same network, what it removed is removed.
         data: calibration data, for saliencies of gradients and for the refit.
         preprocess: of images: imagenet, clip, tf, yolo, JSON, or its file.
         saliency: how units are ranked: a name of ``hqp prune --help``, or ``FILE.py:name``; None takes fisher where
@@ -103,6 +105,7 @@ def prune(
         keep=_several(keep),
         only=_several(only),
         seed=seed,
+        plan=plan,
     )
     opened = open_model(model)
     dataset = open_optional_data(opened, data, preprocess)

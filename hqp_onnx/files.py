@@ -205,14 +205,16 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, where they are not there.
+def make_folder(folder: Path, parents: bool = True) -> None:
+    """Make a folder and, with ``parents``, those above it, where they are not there.
+
+    Inside a folder that is kept (``kept_by``), those above are not made: it was removed if they are missing.
 
     Raises:
         FileError: the system refuses, or a file has that name.
     """
     with _failures(folder, "made"):
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=parents and _keeper(folder) is None, exist_ok=True)
 
 
 def require_replaceable(path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -29,6 +31,7 @@ from hqp_onnx.graphs.shapes import Shapes, random_feeds
 from hqp_onnx.passes.canonicalize import canonicalize_with_shapes
 from hqp_onnx.runtimes.runners import open_runner
 from hqp_onnx.runtimes.session import Runner, try_run
+from hqp_onnx.runtimes.targets import Target
 from hqp_onnx.runtimes.targets import target as target_named
 
 log = logging.getLogger(__name__)
@@ -49,6 +52,7 @@ class Model:
         digest: SHA-256 of the file, or of the serialized model.
         bytes: of the file with its external data, or of the serialized model.
         session: on the model as it is.
+        load: the same for a number of threads.
         interface: what callers see of it.
         graph: canonical.
         shapes: of its tensors.
@@ -58,6 +62,7 @@ class Model:
     digest: str
     bytes: int
     session: Runner
+    load: Callable[[int], Runner]
     interface: Interface
     graph: gs.Graph
     shapes: Shapes
@@ -93,13 +98,18 @@ def open_model(source: ModelSource, threads: int = 0, target_name: str = "onnxru
     path, proto = read_model(source)
     try:
         stored = path is not IN_MEMORY and not model_io.is_linked(path)
-        session = open_runner(path if stored else proto, target_named(target_name), threads=threads)
+        load = partial(_load, path if stored else proto, target_named(target_name))
+        session = load(threads)
         canonical, shapes = canonicalize_with_shapes(model_io.to_graph(proto))
     except (ModelError, LimitError) as e:
         raise type(e)(f"{path}: {e.template}") from e
     for line in nonfinite_weights(canonical.graph):
         log.warning("warning: %s", line)
-    return Model(path, *_identity(path, proto), session, Interface.of(proto), canonical.graph, shapes)
+    return Model(path, *_identity(path, proto), session, load, Interface.of(proto), canonical.graph, shapes)
+
+
+def _load(model: Path | onnx.ModelProto, target: Target, threads: int) -> Runner:
+    return open_runner(model, target, threads=threads)
 
 
 def read_model(source: ModelSource, quantized: bool = False) -> tuple[Path, onnx.ModelProto]:

@@ -84,7 +84,7 @@ class OutFolder:
             self._remove_temporaries()
             text = "".join(json.dumps(line) + "\n" for line in lines)
             files.write_text(self.folder / MANIFEST, text)
-            files.make_folder(self.state)
+            files.make_folder(self.state, parents=False)
             with files.kept_by(self.folder, self):
                 yield self
 

@@ -1,6 +1,7 @@
 """A plan carried out: units are removed, what read them is refitted, constants that this creates are absorbed.
 
-    prune_channels ─► [compensate ─► [refit_in_order]] ─► [absorb_scales, where a branch was removed as a whole]
+    prune_channels ─► [compensate] ─► [absorb_shifts, where a branch was removed as a whole]
+                   ─► [refit_in_order] ─► [absorb_scales, likewise]
 
 The same plan and the same ``Refit`` always give the same model.
 """
@@ -16,10 +17,11 @@ from hqp_onnx.channels.channel_map import ChannelMap, PruningPlan
 from hqp_onnx.data.batch import Batch
 from hqp_onnx.errors import UsageError
 from hqp_onnx.passes.absorb_scales import absorb_scales
+from hqp_onnx.passes.absorb_shifts import Absorbed, absorb_shifts, constants
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.compensate import compensate
 from hqp_onnx.passes.prune_channels import prune_channels
-from hqp_onnx.passes.refit_in_order import refit_in_order
+from hqp_onnx.passes.refit_in_order import refit_in_order, refittable
 from hqp_onnx.ranking.least_squares import Fits
 from hqp_onnx.statistics.moments import Moments
 
@@ -78,12 +80,28 @@ def cut(
         DataError, ModelError: see ``compensate`` and ``refit_in_order``.
     """
     results = [prune_channels(graph, channels, plan)]
+    again = refit.data if refit is not None and len(plan) else None
     if refit is not None and len(plan):
         results.append(compensate(graph, results[-1].graph, channels, plan, refit.moments, refit.ridges, known))
-        if refit.data is not None:
-            results.append(
-                refit_in_order(graph, results[-1].graph, channels, plan, refit.data, threads=refit.threads),
+    moved = Absorbed(results[-1])
+    if channels.ended(plan):
+        inexact = () if again is None else refittable(results[-1].graph)
+        moved = absorb_shifts(results[-1].graph, constants(graph), inexact)
+        results.append(moved.result)
+    if again is not None:
+        assert refit is not None
+        results.append(
+            refit_in_order(
+                graph,
+                results[-1].graph,
+                channels,
+                plan,
+                again,
+                moved=moved.targets,
+                readers=moved.readers,
+                threads=refit.threads,
             )
+        )
     if channels.ended(plan):
         results.append(absorb_scales(results[-1].graph))
     notes = tuple(note for result in results for note in result.notes)

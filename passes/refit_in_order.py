@@ -12,7 +12,7 @@ there are as many passes as the model is deep (the reconstruction of Channel Pru
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -38,7 +38,7 @@ from hqp_onnx.statistics.moments import (
 )
 from hqp_onnx.statistics.ridge import ridge_strength, solve
 
-__all__ = ["refit_in_order"]
+__all__ = ["refit_in_order", "refittable"]
 
 
 def refit_in_order(
@@ -48,6 +48,8 @@ def refit_in_order(
     plan: PruningPlan,
     data: Iterable[Batch],
     *,
+    moved: Mapping[str, FloatArray] | None = None,
+    readers: Collection[str] = (),
     ridge: float = RIDGE,
     threads: int = 0,
 ) -> PassResult:
@@ -62,6 +64,8 @@ def refit_in_order(
         channels: units of ``original``.
         plan: the units that were removed.
         data: calibration batches, read once per depth.
+        moved: what the outputs of weights are to be larger by than the original's (``absorb_shifts``), by weight.
+        readers: weights to refit in any case.
         ridge: lambda, in units of the mean diagonal of S.
         threads: of onnxruntime; 0 lets it choose.
 
@@ -72,7 +76,8 @@ def refit_in_order(
     graph, gone, notes = pruned.copy(), channels.removed(plan), []
     sources, names = original.tensors(), UniqueNames(graph)
     prefix = unused_prefix("hqp.original.", tensor_names(original) | tensor_names(graph))
-    for stage in _stages(original, graph):
+    moved = moved or {}
+    for stage in _stages(original, graph, readers):
         merged = _merged(to_proto(graph), to_proto(original), prefix)
         weights = graph.tensors()
         features = [_beside(use, weights[name], sources[name], prefix) for name, use in stage.items()]
@@ -83,12 +88,18 @@ def refit_in_order(
             count = sources[name].shape[1 - use.axis]
             stays = np.ones(count, bool) if labels is None else ~gone[labels]
             if np.isfinite(moments.gram).all() and np.isfinite(weights[name].values).all():
-                _refit(weights[name], use, moments, stays, ridge, names)
+                _refit(weights[name], use, moments, stays, ridge, names, moved.get(name, 0.0))
                 notes.append(f"{name}: refitted")
     return PassResult(graph, bool(notes), tuple(notes))
 
 
-def _stages(original: gs.Graph, graph: gs.Graph) -> list[dict[str, Contraction]]:
+def refittable(graph: gs.Graph) -> set[str]:
+    """The weights that a refit may change."""
+    tensors = graph.tensors()
+    return {name for name, use in contractions(graph).items() if _refittable(use, tensors[name])}
+
+
+def _stages(original: gs.Graph, graph: gs.Graph, readers: Collection[str]) -> list[dict[str, Contraction]]:
     """Weights to refit by depth: no two weights of one depth depend on each other."""
     uses, old = contractions(graph), original.tensors()
     depth: dict[str, int] = {}  # of tensors that differ from the original's
@@ -96,6 +107,8 @@ def _stages(original: gs.Graph, graph: gs.Graph) -> list[dict[str, Contraction]]
     for node in graph.nodes:
         level = max((depth[tensor.name] for tensor in node.inputs if tensor.name in depth), default=0)
         weight = node.inputs[1] if len(node.inputs) > 1 else None
+        if weight is not None and weight.name in readers:
+            level = max(level, 1)
         if level and weight is not None and weight.name in uses and _refittable(uses[weight.name], weight):
             stages.setdefault(level, {})[weight.name] = uses[weight.name]
             level += 1
@@ -137,7 +150,13 @@ def _merged(changed: onnx.ModelProto, original: onnx.ModelProto, prefix: str) ->
 
 
 def _refit(
-    weight: gs.Constant, use: Contraction, moments: Moments, stays: BoolArray, ridge: float, names: UniqueNames
+    weight: gs.Constant,
+    use: Contraction,
+    moments: Moments,
+    stays: BoolArray,
+    ridge: float,
+    names: UniqueNames,
+    moved: FloatArray | float,
 ) -> None:
     now = np.moveaxis(weight.values, use.axis, 1).astype(np.float64)
     rows = now.reshape(len(now), -1)
@@ -147,7 +166,8 @@ def _refit(
     inner, cross = second[:size, :size], second[:size, size:][:, stays]
     strength = ridge_strength(inner, moments.gram[:size, :size], ridge)
     new = rows + solve(inner + strength * np.eye(size), cross - inner @ rows.T).T
-    bias = moments.mean[size:][stays] - new @ moments.mean[:size] - _bias(weight.outputs[0]) if biased else None
+    wanted = moments.mean[size:][stays] + moved
+    bias = wanted - new @ moments.mean[:size] - _bias(weight.outputs[0]) if biased else None
     replace_weight(weight, np.moveaxis(new.reshape(now.shape), 1, use.axis), bias, names)
 
 

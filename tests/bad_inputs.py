@@ -158,7 +158,7 @@ def bad_inputs(folder: Path) -> Iterator[tuple[str, list[str], str]]:
     )
     yield "an unknown target", optimize(GOOD, good, good, "--target", "abacus"), "abacus"
     yield "an engine for onnxruntime", optimize(GOOD, good, good, "--build"), "Use --target tensorrt"
-    yield "an unknown metric", optimize(GOOD, good, good, "--metric", "f1"), "f1"
+    yield "an unknown metric", optimize(GOOD, good, good, "--metric", "f9"), "f9"
     yield "a metric file that is missing", optimize(GOOD, good, good, "--metric", str(folder / "m.py:f")), "m.py"
     (folder / "in_the_way").touch()
     yield "an output folder that is a file", [*optimize()[:-2], "-o", str(folder / "in_the_way")], "is a file"
@@ -229,7 +229,7 @@ def bad_reports(folder: Path) -> Iterator[tuple[str, list[str], str]]:
     yield "a report that is cut off", ["report", str(folder / "no_json")], "not JSON"
     yield "a report of another kind", ["report", str(folder / "foreign")], "missing required field `model`"
     yield "a report that is a list", ["report", str(folder / "a_list")], "Expected `object`, got `array`"
-    yield "a report of another version", ["report", str(folder / "newer")], "has schema 99, this version reads 2"
+    yield "a report of another version", ["report", str(folder / "newer")], "has schema 99, this version reads 3"
 
 
 def bad_configs(folder: Path) -> Iterator[tuple[str, list[str], str]]:

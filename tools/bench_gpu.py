@@ -1,15 +1,17 @@
-"""Latency, throughput and energy on an NVIDIA GPU: FP32, FP16, pruned FP16, INT8, pruned INT8 (`make gpu`).
+"""What an NVIDIA GPU does with models and with the work on them, as one script of ten minutes (`make gpu`).
 
-    python tools/bench_gpu.py [MODEL.onnx ...] [--batch 1,32] [--json FILE]
+    python tools/bench_gpu.py [MODEL.onnx ...] [--batch 1,32] [--seconds 540] [--json FILE]
 
-Default models: the bundled two, and ResNet-18 and MobileNetV3-Large at 224 x 224 (random weights) where torch is
-installed. Pruned: half of the prunable units by L2, widths multiples of 32; which ones does not change latency.
+Default models: the bundled two, and ResNet-18, MobileNetV3-Large and ViT-S/16 at 224 x 224 (random weights) where torch
+is installed. Tables are printed as they are filled; what does not fit into the seconds is left out and counted.
 
-    onnxruntime   its CUDA provider, inputs and outputs on the GPU; wall-clock time of a run, host included
-    TensorRT      `hqp build`, then CUDA events around one enqueue
+    work         Fisher, moments and recovery on the provider against the CPU (tools/gpu_work.py)
+    allocation   `hqp optimize --target cuda` on the bundled models: what ships, predicted and measured times
+    latency      FP32, FP16, Q8, and a half of the units removed (by L2, widths multiples of 32; which does not matter)
 
-Watts and joules: NVML or tegrastats, over runs back to back. Rows that need what this machine lacks are listed below
-the table with the reason. `--provider CPUExecutionProvider` tries the tool out where there is no GPU.
+Of latency, `run` has numpy arrays in and out, `bound` leaves them on the GPU, `graph` also replays a CUDA graph; joules
+are those of the fastest. TensorRT, where it is installed: `hqp build`, CUDA events around one enqueue. Watts and
+joules: NVML or tegrastats, over runs back to back. `--provider CPUExecutionProvider` tries the tool out elsewhere.
 """
 
 from __future__ import annotations
@@ -20,78 +22,115 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import copy_context
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
+import gpu_work
 import numpy as np
-import onnxruntime
 
-from hqp_onnx import engine
+from hqp_onnx import engine, evaluate
 from hqp_onnx.engine.energy import Sampler, open_meter
 from hqp_onnx.engine.options import BuildOptions
 from hqp_onnx.errors import HqpError
 from hqp_onnx.graphs.model_io import load, save, to_graph
+from hqp_onnx.job.options import Options
 from hqp_onnx.model import open_session
 from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.passes.convert_fp16 import convert_fp16
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
+from hqp_onnx.runtimes import nvidia
+from hqp_onnx.runtimes.session import CPU, Session, onnxruntime, require_provider, set_provider
 from hqp_onnx.steps.build import build_file
+from hqp_onnx.steps.optimize import optimize
 from hqp_onnx.steps.prune import Pruning, prune_file
+from hqp_onnx.steps.quantize import quantize_file
 
 ROOT = Path(__file__).parents[1]
-BUNDLED = [ROOT / "models" / f"{name}.onnx" for name in ("mobilenet_v3_small", "resnet18")]
-PRECISIONS = ("fp32", "fp16", "int8")
-WARM_UP, SECONDS = 10, 2.0
-COLUMNS = ("model", "batch", "runtime", "variant", "median ms", "p99 ms", "samples/s", "W", "mJ/sample", "P L mJ")
+MODELS = ROOT / "models"
+BUNDLED = [MODELS / f"{name}.onnx" for name in ("mobilenet_v3_small", "resnet18")]
+LARGE = ("resnet18_224", "mobilenet_v3_large_224", "vit_s16_224")
+PLAIN = {"equalize": False, "correct_bias": False, "round_weights": False}  # nothing of it changes latency
+MODES = ("run", "bound", "graph")
+SAMPLES = (512, 16)  # of a model; of one for large images
+RUN_SECONDS, POWER_SECONDS = 0.2, 0.4
+HEAD = ("model", "batch", "variant", *(f"{mode} ms" for mode in MODES), "samples/s", "speed-up", "W", "mJ/sample")
+JOBS: tuple[tuple[str, int, str], ...] = (("resnet18", 32, "mixed"), ("mobilenet_v3_small", 1, "mixed"))
+JOBS += (("resnet18", 1, "mixed"), ("mobilenet_v3_small", 32, "mixed"))
+PARTS = ("calib", "val", "test")
+
+
+class Limit:
+    """Seconds that are left, and what was left out for want of them."""
+
+    def __init__(self, seconds: float) -> None:
+        self.end, self.left_out = time.perf_counter() + seconds, list[str]()
+
+    def allows(self, what: str, seconds: float = 0.0) -> bool:
+        """Whether ``seconds`` are left; if not, ``what`` is left out."""
+        fits = time.perf_counter() + seconds < self.end
+        self.left_out += [] if fits else [what]
+        return fits
 
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement, or why there is none."""
+    """Milliseconds of one run by mode (TensorRT: of an enqueue, as ``graph``), or why there are none."""
 
     model: str
     batch: int
-    runtime: str
     variant: str
-    latency: engine.EngineLatency | None = None
+    milliseconds: dict[str, float]
+    base: float | None = None
+    watts: float | None = None
+    joules: float | None = None
     reason: str = ""
+
+    @property
+    def best(self) -> float:
+        """Milliseconds of the fastest mode."""
+        return min(self.milliseconds.values())
 
     def cells(self) -> list[str]:
         """For the table."""
-        latency = self.latency
-        head = [self.model, str(self.batch), self.runtime, self.variant]
-        joules = ["" if j is None else f"{1e3 * j:.3g}" for j in (latency.joules, latency.paper_joules)]
-        watts = "" if latency.watts is None else f"{latency.watts:.1f}"
-        return [*head, f"{latency.median_ms:.3f}", f"{latency.p99_ms:.3f}", f"{latency.throughput:.0f}", watts, *joules]
+        times = [f"{self.milliseconds[mode]:.3f}" if mode in self.milliseconds else "" for mode in MODES]
+        power = [
+            "" if x is None else f"{x:.4g}" for x in (self.watts, None if self.joules is None else 1e3 * self.joules)
+        ]
+        ratio = "" if self.base is None else f"{self.base / self.best:.2f}"
+        return [self.model, str(self.batch), self.variant, *times, f"{1e3 * self.batch / self.best:.0f}", ratio, *power]
 
 
 @dataclass(frozen=True)
 class Variants:
-    """A model's files, and samples to calibrate with."""
+    """A model's files by variant, those of TensorRT's precisions, and samples."""
 
     name: str
-    float32: Path
-    pruned: Path
+    files: dict[str, Path]
     data: Path
     sample: np.ndarray
-
-    @property
-    def both(self) -> dict[str, Path]:
-        """By the word before a variant's precision."""
-        return {"": self.float32, "pruned ": self.pruned}
 
 
 def variants(model: Path, folder: Path) -> Variants:
     session = open_session(model)
     (spec,) = session.inputs
-    shape = [64, *(n or 224 for n in spec.shape[1:])]
-    values = np.random.default_rng(0).uniform(0, 1, shape).astype(spec.dtype)
-    data, pruned = folder / f"{model.stem}.npz", folder / f"{model.stem}-pruned.onnx"
+    shape = [n or 224 for n in spec.shape[1:]]
+    values = np.random.default_rng(0).uniform(0, 1, (SAMPLES[len(shape) and shape[-1] > 100], *shape))
+    values = values.astype(spec.dtype)
+    data, pruned, q8 = (folder / f"{model.stem}{end}" for end in (".npz", "-pruned.onnx", "-q8.onnx"))
     np.savez(data, **{spec.name: values})
     prune_file(model, pruned, Pruning(0.5, multiple_of=32))
-    return Variants(model.stem, model, pruned, data, values)
+    files = {"FP32": model, "FP16": half(model, folder), "pruned": pruned, "pruned FP16": half(pruned, folder)}
+    try:
+        quantize_file(model, q8, str(data), "cuda", "minmax", None, lambda *_: None, **PLAIN)
+        files["Q8"] = q8
+    except HqpError as e:
+        print(f"{model.stem}: no Q8: {e}", flush=True)
+    return Variants(model.stem, files, data, values)
 
 
 def half(model: Path, folder: Path) -> Path:
@@ -100,127 +139,249 @@ def half(model: Path, folder: Path) -> Path:
     return path
 
 
-def time_onnx(model: Path, sample: np.ndarray, batch: int, provider: str) -> engine.EngineLatency:
-    """An onnxruntime session with inputs and outputs bound to the device."""
-    if provider not in onnxruntime.get_available_providers():
-        raise HqpError(f"this onnxruntime has no {provider}: pip install 'onnxruntime-gpu[cuda,cudnn]'")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(model), options, providers=[provider])
-    if session.get_providers()[0] != provider:
-        raise HqpError(f"onnxruntime cannot start {provider} here: no GPU, or its CUDA libraries are missing")
-    device = "cuda" if provider == "CUDAExecutionProvider" else "cpu"
-    binding = session.io_binding()
-    x = np.resize(sample, (batch, *sample.shape[1:]))
-    binding.bind_ortvalue_input(session.get_inputs()[0].name, onnxruntime.OrtValue.ortvalue_from_numpy(x, device, 0))
-    for output in session.get_outputs():
-        binding.bind_output(output.name, device)
-    return summary(lambda: session.run_with_iobinding(binding), batch)
+def runs(model: Path, feeds: dict[str, np.ndarray], provider: str) -> Iterator[tuple[str, Callable[[], object]]]:
+    """A run in every mode that the model and the provider take."""
+    session = Session(model, provider=provider)
+    yield "run", partial(session.run, feeds)
+    if provider not in nvidia.NVIDIA:
+        return
+    ort, names = onnxruntime(), [spec.name for spec in session.outputs]
+    for mode, settings, recording in (("bound", {}, None), ("graph", {"enable_cuda_graph": "1"}, 1)):
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        try:
+            opened = ort.InferenceSession(str(model), options, providers=[(provider, settings), CPU])
+            yield mode, nvidia.bind(ort, opened, feeds, names, recording)
+        except Exception as e:
+            print(f"{model.stem}: no {mode}: {str(e).splitlines()[0][:200]}", flush=True)
 
 
-def summary(run: Callable[[], None], batch: int) -> engine.EngineLatency:
-    times: list[float] = []
-    for _ in range(WARM_UP):
+def milliseconds(run: Callable[[], object], seconds: float = RUN_SECONDS) -> float:
+    """The median run; what comes first does not count."""
+    for _ in range(5):
         run()
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < 5 or time.perf_counter() < end:
+        start = time.perf_counter()
+        run()
+        times.append(1e3 * (time.perf_counter() - start))
+    return float(np.median(times))
+
+
+def power(run: Callable[[], object]) -> tuple[float | None, float | None]:
+    """Watts, and joules of a run."""
     with open_meter() as meter:
-        sampler = Sampler(meter or (lambda: 0.0))
-        with sampler:
-            stop = time.perf_counter() + SECONDS
-            while time.perf_counter() < stop:
-                start = time.perf_counter()
+        if meter is None:
+            return None, None
+        count, end = 0, time.perf_counter() + POWER_SECONDS
+        with Sampler(meter) as sampler:
+            while time.perf_counter() < end:
                 run()
-                times.append(1e3 * (time.perf_counter() - start))
-    median, p99 = (float(q) for q in np.percentile(times, (50, 99)))
-    if meter is None:
-        return engine.EngineLatency(batch, len(times), median, p99)
-    joules = sampler.joules / (len(times) * batch)
-    return engine.EngineLatency(batch, len(times), median, p99, {}, sampler.watts, joules)
+                count += 1
+    return sampler.watts, sampler.joules / count
 
 
-def time_engine(model: Path, data: Path, precision: str, batch: int, folder: Path) -> engine.EngineLatency:
+def time_onnx(of: Variants, variant: str, batch: int, provider: str, base: float | None) -> Row:
+    require_provider(provider)
+    model = of.files[variant]
+    name = open_session(model).inputs[0].name
+    feeds = {name: np.resize(of.sample, (batch, *of.sample.shape[1:]))}
+    possible = dict(runs(model, feeds, provider))
+    times = {mode: milliseconds(run) for mode, run in possible.items()}
+    watts, joules = power(possible[min(times, key=lambda mode: times[mode])])
+    energy = None if joules is None else joules / batch
+    return Row(of.name, batch, variant, times, min(times.values()) if base is None else base, watts, energy)
+
+
+def time_engine(of: Variants, variant: str, batch: int, folder: Path) -> Row:
+    precision, pruned = variant.split()[-1].lower(), variant.split()[1] == "pruned"
+    model = of.files["pruned" if pruned else "FP32"]
     spec = open_session(model).inputs[0]
-    sizes = "x".join(str(n) for n in [batch, *(n or 224 for n in spec.shape[1:])])
+    sizes = "x".join(str(n) for n in [batch, *of.sample.shape[1:]])
     path = folder / f"{model.stem}-{precision}-{batch}.engine"
-    shapes = (f"{spec.name}:{sizes}",)
-    calibration = str(data) if precision == "int8" else None
-    build_file(BuildOptions(model, path, calibration, precision=precision, shapes=shapes))
-    return engine.measure(path, seconds=SECONDS)
+    calibration = str(of.data) if precision == "int8" else None
+    build_file(BuildOptions(model, path, calibration, precision=precision, shapes=(f"{spec.name}:{sizes}",)))
+    found = engine.measure(path, seconds=RUN_SECONDS)
+    return Row(of.name, batch, variant, {"graph": found.median_ms}, None, found.watts, found.joules)
 
 
-def rows(model: Path, batches: list[int], provider: str, folder: Path) -> Iterator[Row]:
+def latency_rows(of: Variants, batches: Sequence[int], provider: str, folder: Path, limit: Limit) -> Iterator[Row]:
     """Every row of a model; one that fails has the reason."""
-    of = variants(model, folder)
-    runtime = f"onnxruntime {provider.removesuffix('ExecutionProvider')}"
-    halves = {"FP16": half(of.float32, folder), "pruned FP16": half(of.pruned, folder)}
-    plain = {"FP32": of.float32, "pruned FP32": of.pruned, **halves}
-    built = {f"{how}{name.upper()}": (path, name) for name in PRECISIONS for how, path in of.both.items()}
+    built = [f"TensorRT{how} {kind}" for kind in ("FP32", "FP16", "INT8") for how in ("", " pruned")]
     for batch in batches:
-        for variant, path in plain.items():
-            work = partial(time_onnx, path, of.sample, batch, provider)
-            yield attempt(of.name, batch, runtime, variant, work)
-        for variant, (path, precision) in built.items():
-            work = partial(time_engine, path, of.data, precision, batch, folder)
-            yield attempt(of.name, batch, "TensorRT", variant, work)
+        base: float | None = None
+        for variant in (*of.files, *(built if tensorrt() else ())):
+            if not limit.allows(f"{of.name} x{batch} {variant}"):
+                continue
+            try:
+                on_engine = variant.startswith("TensorRT")
+                row = (
+                    time_engine(of, variant, batch, folder)
+                    if on_engine
+                    else time_onnx(of, variant, batch, provider, base)
+                )
+                base = row.best if base is None else base
+            except HqpError as e:
+                row = Row(of.name, batch, variant, {}, reason=str(e))
+            yield row
 
 
-def attempt(model: str, batch: int, runtime: str, variant: str, work: Callable[[], engine.EngineLatency]) -> Row:
-    try:
-        return Row(model, batch, runtime, variant, work())
-    except HqpError as e:
-        return Row(model, batch, runtime, variant, reason=str(e))
+def allocations(count: int, provider: str, folder: Path, limit: Limit) -> Iterator[dict[str, Any]]:
+    """What `hqp optimize` ships, and all that it measured."""
+    data = {part: str(MODELS / f"fashion_mnist_{part}.npz") for part in PARTS}
+    target = "cuda" if provider == nvidia.CUDA else "onnxruntime"
+    for name, batch, precision in JOBS[:count]:
+        what = f"optimize {name} x{batch} {precision}"
+        if not limit.allows(what, 100.0):
+            continue
+        start = time.perf_counter()
+        chosen = {"target": target, "precision": precision, "batch": batch}
+        options = Options(MODELS / f"{name}.onnx", output=folder / f"{name}-{batch}-{precision}", **data, **chosen)
+        report = copy_context().run(lambda options=options: (set_provider(provider), optimize(options))[1])
+        rows = {
+            row: {"ms": x.latency_ms, "speedup": x.speedup, "drop": x.val_drop, "MB": x.bytes / 1e6, "macs": x.macs}
+            for row, x in report.rows.items()
+        }
+        spent = {"seconds": time.perf_counter() - start, "stages": dict(report.seconds)}
+        yield {"model": name, "batch": batch, "ships": report.ships, "rows": rows, "notes": list(report.notes), **spent}
 
 
-def show(rows: list[Row]) -> None:
-    print("| " + " | ".join(COLUMNS) + " |")
-    print("|" + "---|" * len(COLUMNS))
-    for row in rows:
-        if row.latency is not None:
-            print("| " + " | ".join(row.cells()) + " |")
-    missing: dict[str, list[str]] = {}
-    for row in rows:
-        if row.latency is None:
-            missing.setdefault(row.reason, []).append(f"{row.model} x{row.batch} {row.runtime} {row.variant}")
-    for reason, names in missing.items():
-        print(f"\nNot measured: {reason}\n  " + "\n  ".join(names))
+def show_allocation(found: dict[str, Any]) -> None:
+    print(f"\n{found['model']} x{found['batch']}: {found['ships']} ships, after {found['seconds']:.0f} s")
+    for name, row in found["rows"].items():
+        print(f"  {name:<16}{row['ms']:8.3f} ms {row['speedup']:6.2f}x  drop {100 * row['drop']:5.2f} points")
+    for note in found["notes"]:
+        print(f"  {note}")
+    slowest = sorted(found["stages"].items(), key=lambda stage: -stage[1])[:6]
+    print("  " + ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in slowest), flush=True)
+
+
+def accuracies(provider: str) -> Iterator[str]:
+    """Top-1 of the bundled models on the test data, on the CPU and on the provider."""
+    data = str(MODELS / "fashion_mnist_test.npz")
+    target = "cuda" if provider == nvidia.CUDA else "onnxruntime"
+    for path in BUNDLED:
+        found = []
+        for name in ("onnxruntime", target):
+            start = time.perf_counter()
+            scores = evaluate(path, data, target=name)
+            found.append(f"{100 * scores.metric:.2f} % in {time.perf_counter() - start:.1f} s")
+        yield f"{path.stem}: top-1 on {scores.samples} samples, CPU {found[0]}, {target} {found[1]}"
+
+
+def tensorrt() -> bool:
+    return importlib.util.find_spec("tensorrt") is not None
 
 
 def networks(folder: Path) -> list[Path]:
     """The 224 x 224 networks, where torch can export them."""
     if importlib.util.find_spec("torch") is None:
-        print("ResNet-18 and MobileNetV3-Large at 224 x 224 need torch: pip install torch")
+        print("Networks at 224 x 224 need torch: pip install torch")
         return []
     from bench_networks import export
 
-    return list(export(folder, ["resnet18_224", "mobilenet_v3_large_224"]))
+    return list(export(folder, list(LARGE)))
 
 
-def machine() -> str:
+def print_rows(head: Iterable[str], rows: Iterable[Any]) -> list[Any]:
+    """A table that grows while it is measured."""
+    names, kept = list(head), []
+    print("\n| " + " | ".join(names) + " |\n|" + "---|" * len(names), flush=True)
+    for row in rows:
+        kept.append(row)
+        reason = getattr(row, "reason", "")
+        print(
+            f"{row.model} x{row.batch} {row.variant}: {reason}" if reason else f"| {' | '.join(row.cells())} |",
+            flush=True,
+        )
+    return kept
+
+
+def machine(provider: str) -> dict[str, str]:
+    """What this runs on, in words."""
+    said = {"onnxruntime": onnxruntime().__version__, "provider": provider}
     try:
-        able = engine.detect()
-    except HqpError:
-        return "no TensorRT"
-    return f"{able.device.name} ({able.device.capability}), {able.name}"
+        import pynvml
+
+        pynvml.nvmlInit()
+        said["gpu"] = str(pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0)))
+        said["driver"] = str(pynvml.nvmlSystemGetDriverVersion())
+    except Exception as e:
+        said["gpu"] = f"unknown: {e}"
+    try:
+        said["TensorRT"] = engine.detect().name
+    except HqpError as e:
+        said["TensorRT"] = str(e)
+    return said
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", type=Path)
     parser.add_argument("--batch", default="1,32")
-    parser.add_argument("--provider", default="CUDAExecutionProvider")
+    parser.add_argument("--provider", default=nvidia.CUDA)
+    parser.add_argument("--seconds", type=float, default=540.0)
+    parser.add_argument("--jobs", type=int, default=2, help="optimizations: the first so many of JOBS")
+    parser.add_argument("--sections", default="work,allocation,latency")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
+    limit, found = Limit(chosen.seconds), dict[str, Any]()
     batches = [int(batch) for batch in chosen.batch.split(",")]
-    if hasattr(onnxruntime, "preload_dlls") and chosen.provider == "CUDAExecutionProvider":
-        onnxruntime.preload_dlls()  # CUDA and cuDNN of the wheels, where they are installed
-    print(f"{machine()}; onnxruntime {onnxruntime.__version__}")
+    try:
+        require_provider(chosen.provider)
+    except HqpError as e:
+        print(e)
+        return 2
+    found["machine"] = machine(chosen.provider)
+    print("; ".join(f"{key} {value}" for key, value in found["machine"].items()), flush=True)
+
+    def save_json() -> None:
+        if chosen.json is not None:
+            chosen.json.write_text(json.dumps({**found, "left out": limit.left_out}, indent=1, default=str))
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         models = chosen.models or [*BUNDLED, *networks(folder)]
-        measured = [row for model in models for row in rows(model, batches, chosen.provider, folder)]
-    show(measured)
-    if chosen.json is not None:
-        chosen.json.write_text(json.dumps([asdict(row) for row in measured], indent=1))
-    return 0 if any(row.latency for row in measured) else 2
+        of = cache(partial(variants, folder=folder))
+
+        def work() -> None:
+            def rows() -> Iterator[gpu_work.WorkRow]:
+                for model in models:
+                    if limit.allows(f"work of {model.stem}", 20.0):
+                        yield from gpu_work.work_rows(model, of(model).files["pruned"], of(model).data, chosen.provider)
+
+            found["work"] = [asdict(row) for row in print_rows(gpu_work.COLUMNS, rows())]
+            found["accuracy"] = list(accuracies(chosen.provider))
+            print("\n" + "\n".join(found["accuracy"]), flush=True)
+
+        def allocation() -> None:
+            found["allocation"] = []
+            for job in allocations(chosen.jobs, chosen.provider, folder, limit):
+                found["allocation"].append(job)
+                show_allocation(job)
+                save_json()
+
+        def latency() -> None:
+            def rows() -> Iterator[Row]:
+                for model in models:
+                    if limit.allows(f"latency of {model.stem}", 5.0):
+                        yield from latency_rows(of(model), batches, chosen.provider, folder, limit)
+
+            found["latency"] = [asdict(row) for row in print_rows(HEAD, rows())]
+
+        sections = {"work": work, "allocation": allocation, "latency": latency}
+        for section in chosen.sections.split(","):
+            start = time.perf_counter()
+            try:
+                sections[section]()
+            except Exception:
+                traceback.print_exc()
+            print(f"\n{section}: {time.perf_counter() - start:.0f} s", flush=True)
+            save_json()
+    if limit.left_out:
+        print(f"Left out, {chosen.seconds:g} s were over: " + ", ".join(limit.left_out))
+    return 0
 
 
 if __name__ == "__main__":

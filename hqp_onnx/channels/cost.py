@@ -6,6 +6,7 @@ these counts do not change when channels are removed, so MACs = sum over nodes o
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from math import prod
 
@@ -91,6 +92,13 @@ def unit_costs(graph: gs.Graph, channels: ChannelMap, costs: Mapping[str, float]
 def node_macs(graph: gs.Graph, counts: Mapping[str, int]) -> dict[str, float]:
     """Multiply-accumulates per sample of each node with a weight."""
     return {name: float(counts[name] * prod(w.shape)) for name, w in _weights(graph).items() if name in counts}
+
+
+def node_params(graph: gs.Graph) -> dict[str, float]:
+    """Values in the weight of each node that has one; of a weight that several nodes read, each has its share."""
+    weights = _weights(graph)
+    readers = Counter(weight.name for weight in weights.values())
+    return {name: prod(weight.shape) / readers[weight.name] for name, weight in weights.items()}
 
 
 def weight_shapes(graph: gs.Graph) -> dict[str, tuple[int, ...]]:

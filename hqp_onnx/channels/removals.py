@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
+import numpy as np
 
-from hqp_onnx.channels.channel_map import ChannelMap, PruningPlan
+from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis, PruningPlan
 from hqp_onnx.errors import DataError, FileError
 from hqp_onnx.files import read_text
 
@@ -20,6 +21,9 @@ LEDGER = "ledger.json"
 """What was removed from the model beside it (int8.onnx, fp16.onnx, else pruned.onnx)."""
 PRUNED_LEDGER = "pruned.ledger.json"
 """What was removed from pruned.onnx, where that is something else."""
+
+
+_SAME = "Give the ledger of another export of the same network, of the same names"
 
 
 class _Removals(msgspec.Struct):
@@ -45,3 +49,34 @@ def read_removals(path: Path) -> tuple[str, Mapping[str, Any]]:
     except (FileError, msgspec.MsgspecError, RecursionError) as e:
         raise DataError(f"{path}: not a ledger: expected JSON with 'model_sha256' and 'removed' ({e})") from e
     return content.model_sha256, content.removed
+
+
+def plan_of(path: Path, channels: ChannelMap) -> PruningPlan:
+    """The plan of a ledger on a model of the same network, such as one that was trained again and exported anew.
+
+    Raises:
+        DataError: not a ledger; or this model has other tensors, channels that depend on others, or that must stay.
+    """
+    _, removed = read_removals(path)
+    units: list[int] = []
+    for name, axes in removed.items():
+        for axis, indices in axes.items():
+            labels = channels.members.get(ParamAxis(name, int(axis) if axis.isdecimal() else -1))
+            if labels is None or max(indices, default=-1) >= len(labels):
+                raise DataError(f"{path}: the model has no such channels of '{name}' along axis {axis}. {_SAME}")
+            units += labels[indices].tolist()
+    plan = PruningPlan(np.array(units, np.int64))
+    reason = next((f"of '{name}' axis {axis}" for name, axis in _differing(channels, plan, removed)), None)
+    if -1 in units or reason is not None:
+        raise DataError(f"{path}: the channels {reason or 'that it removes'} do not go together here. {_SAME}")
+    if kept := [channels.frozen[unit] for unit in plan.removed.tolist() if unit in channels.frozen]:
+        raise DataError(f"{path}: it removes channels that must stay in this model: {kept[0]}")
+    return plan
+
+
+def _differing(channels: ChannelMap, plan: PruningPlan, removed: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Axes of which the plan removes something else than the ledger says."""
+    here = channels.removed_slices(PruningPlan(plan.removed[plan.removed >= 0]))
+    slices = {(name, str(axis)): gone.tolist() for name, axes in here.items() for axis, gone in axes.items()}
+    wanted = {(name, axis): sorted(set(gone)) for name, axes in removed.items() for axis, gone in axes.items() if gone}
+    return [key for key in sorted({*slices, *wanted}) if slices.get(key) != wanted.get(key)]

@@ -26,7 +26,7 @@ from hqp_onnx.cli import (
     topics,
 )
 from hqp_onnx.cli.arguments import FILE
-from hqp_onnx.cli.interruption import INTERRUPTED, end_by_exception, words
+from hqp_onnx.cli.interruption import INTERRUPTED, ended_by_exception, words
 from hqp_onnx.cli.output import begin, drop, finish, say
 from hqp_onnx.errors import Ended, HqpError
 from hqp_onnx.version import __version__
@@ -38,7 +38,16 @@ FAULT = 1
 
 def main() -> None:
     """Entry point of ``hqp``."""
-    end_by_exception()
+    try:
+        with ended_by_exception():
+            code = _run()
+    except Ended as e:
+        code = _interrupted(e.code)
+    sys.exit(code)
+
+
+def _run() -> int:
+    """The exit code of the command line."""
     try:
         with boundary():
             begin()
@@ -50,13 +59,13 @@ def main() -> None:
         code = _fail(e.format_message(), e.exit_code)
     except (click.Abort, KeyboardInterrupt):
         code = _interrupted(INTERRUPTED)
-    except Ended as e:
-        code = _interrupted(e.code)
+    except Ended:
+        raise
     except SystemExit:  # which is how click ends where a pipe is closed; one in a user's code is a PluginError
         code = _fail("stdout cannot be written: Broken pipe", HqpError.exit_code)
     except BaseException as e:  # noqa: BLE001 - whatever the boundary does not know is a fault of this package
         code = _fail(fault(e), FAULT)
-    sys.exit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0
 
 
 def _interrupted(code: int) -> int:

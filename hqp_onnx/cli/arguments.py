@@ -25,6 +25,7 @@ from hqp_onnx.graphs.model_io import parts
 from hqp_onnx.limits import PROBE_SECONDS, set_probe_seconds
 from hqp_onnx.passes.cut import REFITS
 from hqp_onnx.registry import Registry, is_file_name
+from hqp_onnx.runtimes.session import set_provider
 from hqp_onnx.runtimes.targets import TARGETS
 from hqp_onnx.statistics.thresholds import METHODS
 
@@ -106,6 +107,13 @@ probe_option = click.option(
     expose_value=False,
     callback=lambda context, option, value: set_probe_seconds(value),
     help=f"Trial runs of a model may take so long.  [default: {PROBE_SECONDS:g}]",
+)
+provider_option = click.option(
+    "--provider",
+    expose_value=False,
+    callback=lambda context, option, value: set_provider(value),
+    metavar="NAMEExecutionProvider",
+    help="Where onnxruntime computes statistics, gradients and training.  [default: CPUExecutionProvider]",
 )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 
 from hqp_onnx.errors import Ended
@@ -14,18 +15,32 @@ INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
 _SIGNALS = ("SIGTERM", "SIGHUP")  # Windows has no second
 
 
-def end_by_exception() -> None:
-    """Signals that end a process raise ``Ended`` from here on, unless they are ignored or handled (as by nohup)."""
-    for number in (getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)):
+@contextmanager
+def ended_by_exception() -> Iterator[None]:
+    """Signals that end a process raise ``Ended`` inside, unless they are ignored or handled (as by nohup)."""
+    for number in _numbers():
         if threading.current_thread() is threading.main_thread() and signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _end)
+    try:
+        yield
+    finally:
+        _end_at_once()  # also while Python shuts down, where nobody catches what is raised
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    for name in _SIGNALS:  # a second one ends the process at once
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_DFL)
+    _end_at_once()
     raise Ended(number)
+
+
+def _end_at_once() -> None:
+    """A further signal ends the process."""
+    for number in _numbers():
+        if signal.getsignal(number) is _end:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _numbers() -> Iterator[signal.Signals]:
+    return (getattr(signal, name) for name in _SIGNALS if hasattr(signal, name))
 
 
 def words(arguments: Sequence[str], command: str | None) -> str:

@@ -18,9 +18,10 @@ from hqp_onnx.cli.arguments import (
     probe_option,
     quiet_option,
     reading_options,
+    strict_option,
     target_option,
 )
-from hqp_onnx.cli.output import Display, give_json, out, say
+from hqp_onnx.cli.output import Display, give_json, give_warnings, out, say
 from hqp_onnx.cli.tables import comparison, engines
 from hqp_onnx.cli.tables.latency import latency_table
 from hqp_onnx.comparison import compare as compare_models
@@ -43,6 +44,7 @@ from hqp_onnx.steps.evaluate import evaluate_model
 @reading_options("data")
 @probe_option
 @json_option
+@strict_option
 @quiet_option
 def evaluate(
     model: Path,
@@ -53,6 +55,7 @@ def evaluate(
     target: str,
     preprocess: str | None,
     json_file: Path | None,
+    strict: bool,
     quiet: bool,
 ) -> None:
     """Measure the metric of MODEL on DATA."""
@@ -61,12 +64,17 @@ def evaluate(
     scores, q = found.scores, found.choice.metric.quantity
     runtime = runtime_name(target_named(target))
     summary = {"model": str(model), "metric": q.name, "value": scores.metric, "samples": scores.samples}
+    summary |= {"outputs": dict(scores.parts)} if scores.parts else {}
+    summary |= {"warnings": list(found.warnings)}
     summary |= {"unit": q.unit, "higher_is_better": q.higher}
     summary |= {"nonfinite": scores.nonfinite.samples, "target": target, "runtime": runtime}
     if not give_json(summary, json_file):
         say(f"{q.name} {q.said(scores.metric)} on {scores.samples} samples, {runtime}")
+        if len(scores.parts) > 1:
+            say(", ".join(f"{output} {q.said(value)}" for output, value in scores.parts.items()))
         if scores.nonfinite:
             say(f"{scores.nonfinite.words(scores.samples)}: these score nothing")
+    give_warnings(found.warnings, strict)
 
 
 @click.command()

@@ -23,6 +23,7 @@ from hqp_onnx.cli.arguments import (
     model_argument,
     numbers,
     probe_option,
+    provider_option,
     quiet_option,
     reading_options,
     refit_option,
@@ -81,6 +82,9 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
     help="Budget: how much worse the metric may be, in its units (0.015 is 1.5 points), or 5% of the original's.  "
     f"[default: {MAX_DROP} of shares, else {RELATIVE_DROP}]",
 )
+@click.option("--speedup", type=float, metavar="X", help="In place of a budget: X times as fast, at the least drop.")
+@click.option("--target-latency", type=float, metavar="MS", help="Likewise: a latency in milliseconds, at batch 1.")
+@click.option("--pareto", is_flag=True, help="Also write models over the whole range of speeds, OUT/pareto.")
 @click.option(
     "--confidence",
     type=float,
@@ -101,7 +105,8 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
     type=click.Choice(OBJECTIVES),
     default="latency",
     show_default=True,
-    help="latency: widths by measured time; macs, sparsity: units in one order, by saliency per MAC, or alone.",
+    help="latency: widths by measured time; macs, size, sparsity: units in one order, by saliency per MAC, per "
+    "parameter, or alone.",
 )
 @click.option("--refresh", type=int, default=0, metavar="R", help="Rank anew every R steps (--search linear).")
 @click.option(
@@ -109,7 +114,7 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
     type=click.Choice(PRECISIONS),
     default="mixed",
     show_default=True,
-    help="mixed: INT8 where it is faster, as measured, and harmless.",
+    help="mixed: INT8 where it is faster, as measured, and harmless; float16 on cuda.",
 )
 @target_option
 @calibration_option
@@ -119,6 +124,9 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
 @click.option("--multiple-of", type=int, help=f"{MULTIPLE_HELP} Default: what the target's kernels take.")
 @selection_options
 @reading_options("data", "calib", "val", "test")
+@click.option(
+    "--batch", type=int, default=1, show_default=True, help="Samples of one timed run, where MODEL does not fix them."
+)
 @click.option("--threads", type=click.IntRange(0), default=0, help="Threads of the runtime; 0 lets it choose.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random saliency and of draws.")
 @click.option("--resume", is_flag=True, help="Go on with what OUT holds.")
@@ -130,6 +138,7 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
 @click.option("--build", is_flag=True, help="Build a TensorRT engine of the result, and hold it to the budget too.")
 @click.option("-o", "--output", type=OUT, required=True, metavar="OUT", help="Folder for the models and the report.")
 @probe_option
+@provider_option
 @json_option
 @strict_option
 @quiet_option

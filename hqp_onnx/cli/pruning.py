@@ -19,6 +19,7 @@ from hqp_onnx.cli.arguments import (
     min_width_option,
     model_argument,
     probe_option,
+    provider_option,
     quiet_option,
     reading_options,
     refit_option,
@@ -56,6 +57,7 @@ def inspect(model: Path, json_file: Path | None) -> None:
 @reading_options("data")
 @click.option("-o", "--output", type=OUT, required=True, help="scores.npz: filter/<weight> and unit.")
 @probe_option
+@provider_option
 @json_option
 @quiet_option
 def score(
@@ -77,7 +79,13 @@ def score(
 
 @click.command()
 @model_argument
-@click.option("--sparsity", type=float, required=True, help="Share of the prunable units to remove.")
+@click.option("--sparsity", type=float, help="Share of the prunable units to remove.")
+@click.option(
+    "--plan",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="LEDGER",
+    help="In place of --sparsity: remove what a ledger.json of the same network says, from another export of it.",
+)
 @click.option("--saliency", type=Named(SALIENCIES), help="Default: fisher with --data, else l2.")
 @click.option("--data", type=DATA, metavar="DATA", help="Calibration data, for --compensate and most saliencies.")
 @click.option(
@@ -93,6 +101,7 @@ def score(
 @click.option("--ledger", type=OUT, help="Write what was removed, as JSON.")
 @click.option("-o", "--output", type=OUT, required=True)
 @probe_option
+@provider_option
 @json_option
 @strict_option
 @quiet_option
@@ -107,7 +116,7 @@ def prune(
     quiet: bool,
     **chosen: Any,
 ) -> None:
-    """Remove a share of MODEL's units, whatever it costs."""
+    """Remove a share of MODEL's units, or those of a plan, whatever it costs."""
     with Display(quiet) as display:
         options = Pruning(**chosen)
         pruned = prune_file(model, output, options, data=data, preprocess=preprocess, ledger=ledger, progress=display)

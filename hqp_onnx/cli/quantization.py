@@ -15,6 +15,7 @@ from hqp_onnx.cli.arguments import (
     json_option,
     model_argument,
     probe_option,
+    provider_option,
     quiet_option,
     reading_options,
     strict_option,
@@ -61,6 +62,7 @@ from hqp_onnx.steps.quantize import quantize_file
 @reading_options("data")
 @click.option("-o", "--output", type=OUT, required=True)
 @probe_option
+@provider_option
 @json_option
 @strict_option
 @quiet_option

@@ -14,6 +14,7 @@ from hqp_onnx.cli.arguments import (
     augment_option,
     json_option,
     probe_option,
+    provider_option,
     quiet_option,
     reading_options,
     strict_option,
@@ -41,6 +42,7 @@ from hqp_onnx.steps.recover import recover_file
 @reading_options("data")
 @click.option("-o", "--output", type=OUT, required=True)
 @probe_option
+@provider_option
 @json_option
 @strict_option
 @quiet_option

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -51,6 +52,12 @@ class Batch:
     def common(self) -> Mapping[str, Array]:
         """The feeds that all samples share."""
         return {name: self.feeds[name] for name in self.shared}
+
+    def digests(self) -> list[bytes]:
+        """Of each sample's own inputs."""
+        own = [np.ascontiguousarray(x) for name, x in sorted(self.feeds.items()) if name not in self.shared]
+        rows = (b"".join(values[row].tobytes() for values in own) for row in range(len(self)))
+        return [hashlib.blake2b(row, digest_size=16).digest() for row in rows]
 
     def part(self, rows: slice | BoolArray | IntArray) -> Batch:
         """The samples that ``rows`` chooses."""

@@ -10,14 +10,14 @@ medians of the ratios within a round, which such a second meets as a whole.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.progress import StageProgress
-from hqp_onnx.runtimes.session import Runner
+from hqp_onnx.runtimes.session import Runner, timed_run
 
 WARM_UP_SECONDS, TURN_SECONDS = 0.005, 0.02
 _FEWEST_RUNS, _MOST_RUNS = 3, 50  # of a turn
@@ -55,12 +55,13 @@ def measure(
     most that there can be.
     """
     turns: dict[str, list[list[float]]] = {name: [] for name in sessions}
+    timed = {name: timed_run(session, feeds) for name, session in sessions.items()}
     end = time.perf_counter() + seconds
     for done in range(1, _MOST_ROUNDS + 1):
-        for name, session in sessions.items():
+        for name, run in timed.items():
             _rest()
-            _runs(session, feeds, WARM_UP_SECONDS, 1)
-            turns[name].append(_runs(session, feeds, TURN_SECONDS, _FEWEST_RUNS))
+            _runs(run, WARM_UP_SECONDS, 1)
+            turns[name].append(_runs(run, TURN_SECONDS, _FEWEST_RUNS))
         if progress:
             progress(done, _MOST_ROUNDS)
         if done >= _FEWEST_ROUNDS and time.perf_counter() > end:
@@ -85,13 +86,13 @@ def _rest() -> None:
             return
 
 
-def _runs(session: Runner, feeds: Mapping[str, Array], seconds: float, fewest: int) -> list[float]:
+def _runs(run: Callable[[], object], seconds: float, fewest: int) -> list[float]:
     """Milliseconds of each run, for ``seconds``."""
     times: list[float] = []
     end = time.perf_counter() + seconds
     while len(times) < fewest or (len(times) < _MOST_RUNS and time.perf_counter() < end):
         start = time.perf_counter()
-        session.run(feeds)
+        run()
         times.append(1e3 * (time.perf_counter() - start))
     return times
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import onnx
 
 from hqp_onnx.arrays import Array
+from hqp_onnx.evaluation.metrics.task import Task
 from hqp_onnx.gradients.loss import Loss, LossName
 from hqp_onnx.gradients.per_sample import Kind, PerSample
 from hqp_onnx.gradients.training.engine import TrainingPerSample
@@ -43,7 +44,7 @@ class Engine(Protocol):
         sample: Mapping[str, Array],
         *,
         kind: Kind,
-        loss: LossName | onnx.ModelProto | None,
+        loss: LossName | Task | onnx.ModelProto | None,
         threads: int,
     ) -> OpenEngine:
         """The engine on ``model``; the arguments are those of ``PerSample``."""

@@ -6,6 +6,7 @@ sampled: the same for a label drawn from the model's own distribution, which mak
 expected: the expectation over that distribution instead, one round per class c: dL_i/dz_i sqrt(P(c)).
 gauss-newton: L_i = <v_i, y_i> over all outputs y for v_i ~ N(0, I), so E ||dL_i/dw||^2 = ||dy_i/dw||_F^2, the
     diagonal of the Gauss-Newton matrix of a squared error (Hutchinson's estimator).
+cross-entropy at positions, binary-cross-entropy, squared-error: see ``task_loss``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import onnx
@@ -21,11 +22,14 @@ from numpy.typing import NDArray
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import DataError, GradientError
+from hqp_onnx.evaluation.metrics.task import Task
 from hqp_onnx.gradients.tape import Tape
+from hqp_onnx.gradients.task_loss import NAMES, encoded, task_seeds
+from hqp_onnx.graphs.ends import ends_of
 from hqp_onnx.graphs.nodes import attribute
 
-LossName = Literal["cross-entropy", "sampled", "expected", "gauss-newton"]
-LOSSES: tuple[LossName, ...] = ("cross-entropy", "sampled", "expected", "gauss-newton")
+LossName = Literal["cross-entropy", "sampled", "expected", "binary-cross-entropy", "squared-error", "gauss-newton"]
+LOSSES: tuple[LossName, ...] = get_args(LossName)
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class Loss:
         targets: name of the graph input that it adds; "" if none.
         classes: of cross-entropy.
         width: of gauss-newton, elements of v per sample.
+        task: what the output says, where the loss follows from it.
     """
 
     name: LossName | Literal["user"]
@@ -63,8 +68,9 @@ class Loss:
     targets: str
     classes: int = 0
     width: int = 0
+    task: Task | None = None
 
-    def rounds(self, part: range, labels: NDArray[np.int64] | None, draw: Draw) -> Iterator[Array | None]:
+    def rounds(self, part: range, labels: Array | None, draw: Draw) -> Iterator[Array | None]:
         """Values of ``targets``, one after the other, for the samples ``part`` and their labels.
 
         Raises:
@@ -72,10 +78,10 @@ class Loss:
         """
         if not self.targets:
             yield None
-        elif self.name in ("cross-entropy", "user"):
+        elif self.task is not None or self.name in ("cross-entropy", "user"):
             if labels is None:
                 raise DataError(f"sample {part.start} has no label: the loss needs one for every sample")
-            yield labels
+            yield labels if self.task is None else encoded(labels, self.task, self.classes)
         elif self.name == "expected":
             yield from (np.full(len(part), c, np.int64) for c in range(self.classes))
         elif self.name == "sampled":
@@ -89,19 +95,23 @@ class Loss:
         return self.name in ("sampled", "gauss-newton")
 
 
-def append_loss(t: Tape, name: LossName | None, reached: Collection[str]) -> Loss:
+def append_loss(t: Tape, name: LossName | Task | None, reached: Collection[str]) -> Loss:
     """Append dL/dy.
 
     Args:
         t: tape of the model.
-        name: None takes one that needs no labels: sampled for a classifier, which has logits and no other float
-            output, else gauss-newton.
+        name: or a task, whose loss is taken; None takes one that needs no labels: sampled for a classifier, which has
+            logits and no other float output, else gauss-newton.
         reached: tensors that the weights flow into.
 
     Raises:
         GradientError: the outputs do not fit the loss.
     """
     outputs = [value.name for value in t.model.graph.output if value.name in reached]
+    if isinstance(name, Task):
+        source = _new_input(t, "targets", onnx.TensorProto.FLOAT, 2)
+        seeds, count = task_seeds(t, name, source)
+        return Loss(NAMES[name.kind], seeds, source, count, task=name)
     name = name or ("sampled" if len(outputs) == 1 and is_classifier(t) else "gauss-newton")
     return _projection(t, outputs) if name == "gauss-newton" else _cross_entropy(t, name)
 
@@ -192,7 +202,13 @@ def _projection(t: Tape, outputs: list[str]) -> Loss:
         v = t.op("Slice", source, t.ints(start), t.ints(stop), t.ints(1))
         seeds[name] = t.op("CastLike", t.reshape_like(v, name), name)
     if not seeds:
-        raise GradientError("no floating-point output depends on a weight")
+        chosen = [op for op in ends_of(t.model.graph).values() if op in ("ArgMax", "ArgMin", "TopK", "Greater")]
+        advice = (
+            f"the model ends in {chosen[0]}: export it without, so that scores are outputs, or use" if chosen else "use"
+        )
+        raise GradientError(
+            "no floating-point output depends on a weight", f"{advice} {{--saliency}} obs, which needs no loss"
+        )
     return Loss("gauss-newton", seeds, source, width=stop)
 
 

@@ -10,6 +10,7 @@ import onnx
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import DataError, GradientError
+from hqp_onnx.evaluation.metrics.task import Task
 from hqp_onnx.gradients.filters import Use, weight_uses
 from hqp_onnx.gradients.loss import Loss, LossName, append_loss, append_user_loss
 from hqp_onnx.gradients.norms import inner_products, output_norms, squared_norms
@@ -20,7 +21,7 @@ from hqp_onnx.graphs.nodes import reads
 from hqp_onnx.passes.lowering.absorb_pads import absorb_pads
 from hqp_onnx.passes.lowering.join_loss import join_loss
 from hqp_onnx.passes.lowering.prepare_for_gradients import prepare_for_gradients
-from hqp_onnx.runtimes.session import Session
+from hqp_onnx.runtimes.session import work_session
 
 Kind = Literal["fisher", "taylor", "output"]
 LARGEST_BATCH = 64
@@ -35,7 +36,8 @@ class PerSample:
         sample: feeds of at least one sample.
         kind: "fisher", ||dL_i/dW_f||^2; "taylor", <W_f, dL_i/dW_f>^2; or "output", ||dL_i/dy_f||^2, y_f being what
             the filter computes.
-        loss: one of ``LOSSES``; a model (see ``passes.lowering.join_loss``); or None, one that needs no labels.
+        loss: one of ``LOSSES`` that needs no task; a task, see ``task_loss``; a model (see
+            ``passes.lowering.join_loss``); or None, one that needs no labels.
         form: "direct" or "gram" instead of the cheaper of both (for tests).
         memory: bytes that a batch may need; it sets ``batch``. More is slower: batches then leave the caches.
         threads: of onnxruntime; 0 is its own choice.
@@ -58,7 +60,7 @@ class PerSample:
         sample: Mapping[str, Array],
         *,
         kind: Kind = "fisher",
-        loss: LossName | onnx.ModelProto | None = "cross-entropy",
+        loss: LossName | Task | onnx.ModelProto | None = "cross-entropy",
         form: str | None = None,
         memory: int = 1 << 26,
         threads: int = 0,
@@ -85,7 +87,7 @@ class PerSample:
         self.model = _with_outputs(tape.model, list(self._outputs.values()))
         bytes_per_sample = 4 * (2 * tape.traced.size + work + self.loss.width)
         self.batch = fixed or max(1, min(LARGEST_BATCH, memory // bytes_per_sample))
-        self._session = Session(self.model, list(self._outputs.values()), threads=threads) if self._outputs else None
+        self._session = work_session(self.model, list(self._outputs.values()), threads) if self._outputs else None
         if isinstance(loss, onnx.ModelProto):
             self._require_sum(sample, fixed)
 
@@ -99,7 +101,7 @@ class PerSample:
         Raises:
             DataError: a label is not a class.
         """
-        if self.loss.name == "cross-entropy" and targets is not None and len(targets):
+        if self.loss.name == "cross-entropy" and self.loss.task is None and targets is not None and len(targets):
             low, high = targets.min(), targets.max()
             if not 0 <= low <= high < self.loss.classes:
                 raise DataError(f"labels {low} .. {high} are not all classes: expected 0 .. {self.loss.classes - 1}")

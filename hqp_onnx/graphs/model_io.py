@@ -6,7 +6,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from itertools import chain, count
 from pathlib import Path
 
@@ -112,6 +112,14 @@ def save(model: onnx.ModelProto | gs.Graph, path: Path) -> None:
     for data in earlier:
         if re.fullmatch(re.escape(path.name) + r"(\.\d+)?\.data", data.name):
             files.remove(data)
+
+
+def annotate(path: Path, metadata: Mapping[str, str]) -> None:
+    """Add metadata to a written model, in place of what has their keys; external data stay as they are."""
+    model = onnx.load(path, load_external_data=False)
+    others = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, {**others, **metadata})
+    files.write_bytes(path, model.SerializeToString(deterministic=True))
 
 
 def parts(path: Path) -> list[Path]:

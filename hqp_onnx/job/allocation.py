@@ -16,17 +16,15 @@ from time import perf_counter
 import msgspec
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 
 from hqp_onnx.allocation.curves import measured_curves
 from hqp_onnx.allocation.divergence import Divergence
-from hqp_onnx.allocation.groups import Groups, find_groups
+from hqp_onnx.allocation.groups import find_groups
 from hqp_onnx.allocation.program import Program
 from hqp_onnx.allocation.search import Allocation
-from hqp_onnx.allocation.times import COUNTED, measure_table
+from hqp_onnx.allocation.times import COUNTED
 from hqp_onnx.arrays import FloatArray, IntArray
 from hqp_onnx.channels.channel_map import PruningPlan
-from hqp_onnx.evaluation.latency import fastest
 from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.job.candidate import Candidate
 from hqp_onnx.job.evidence import Evidence, halves
@@ -35,30 +33,25 @@ from hqp_onnx.job.ledger import Ledger
 from hqp_onnx.job.path import PlanPath
 from hqp_onnx.job.search import last_admissible
 from hqp_onnx.job.setup import Setup
+from hqp_onnx.job.timing import Timing, choose_timing
 from hqp_onnx.passes.cut import Refit, cut
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
-from hqp_onnx.passes.quantize import Recipe, prepare, quantize_prepared
-from hqp_onnx.passes.widen_float16 import widen_float16
-from hqp_onnx.quantization.placement import quantized_tensors
 from hqp_onnx.ranking.least_squares import Fits
-from hqp_onnx.statistics.calibration import Calibration, Range
 from hqp_onnx.statistics.moment_halves import half_ranges
 from hqp_onnx.timing.table import TimeTable
 
 SAMPLES = 512  # that divergence is measured on
 DESCENT_SECONDS = 60.0
-_COMPARISON_SECONDS = 1.0
-_BARE = Recipe(equalize=False, correct_bias=False, round_weights=False)
-_ANY_RANGE = Range(-1.0, 1.0, 1.0)
 _BEYOND = 1.5  # of the divergence of the first candidate that was not admitted, where a descent ends
 
 
-def allocate(setup: Setup, ledger: Ledger, evidence: Evidence) -> Allocation:
-    """Measure what the choice of widths stands on, or read what the ledger's cache holds."""
+def allocate(setup: Setup, ledger: Ledger, evidence: Evidence) -> tuple[Allocation, Timing]:
+    """What the choice of widths stands on, measured or read from the ledger's cache, and how models are timed."""
     options, channels = setup.options, setup.channels
     costs = added_costs(evidence.ranking.units, evidence.order, setup.scoring.method.cumulative)
     groups = find_groups(channels, evidence.order, costs, options.width_multiple)
-    times = ledger.once("times", lambda: msgspec.to_builtins(_table(setup, ledger, groups)))
+    timing = choose_timing(setup, ledger, groups)
+    times = ledger.once("times", lambda: msgspec.to_builtins(timing.table(setup, ledger, groups)))
     program = Program(groups, msgspec.convert(times, TimeTable))
     divergence = _divergence(setup, ledger, evidence)
 
@@ -70,22 +63,23 @@ def allocate(setup: Setup, ledger: Ledger, evidence: Evidence) -> Allocation:
             report = partial(setup.progress, "loss curves")
             return [curve.tolist() for curve in measured_curves(groups, diverges, report)]
 
-    return Allocation(groups, program, [np.array(c) for c in ledger.once("curves", curves)], diverges)
+    return Allocation(groups, program, [np.array(c) for c in ledger.once("curves", curves)], diverges), timing
 
 
 @dataclass(frozen=True)
 class Allocated:
-    """A path, the number of its fastest admissible plan, and what a reader of the result should know of the times."""
+    """A path, the number of its fastest admissible plan, the threads to time on, and what to know of the times."""
 
     path: PlanPath
     count: int
-    note: str
+    threads: int
+    notes: tuple[str, ...]
 
 
 def allocated_path(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence) -> Allocated:
     """The path of an allocation, its last admissible plan refined."""
-    allocation = allocate(setup, ledger, evidence)
-    choices = [np.array(c) for c in ledger.once("path", lambda: [c.tolist() for c in allocation.path()])]
+    allocation, timing = allocate(setup, ledger, evidence)
+    choices = first_path(ledger, allocation)
     last = _last_admissible(setup, judge, allocation, choices)
 
     def descent() -> list[list[int]]:
@@ -106,16 +100,47 @@ def allocated_path(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidenc
 
     def fastest_plan() -> int:
         admitted = [number for number, plan in enumerate(plans) if _is_admitted(ledger, plan)] or [0]
-        return admitted[_fastest(setup, [plans[number] for number in admitted])]
+        if len(admitted) == 1 or setup.target.stand_in:
+            return admitted[-1]
+        return admitted[timing.fastest(setup, [plans[number] for number in admitted])]
 
     best = ledger.once("fastest", fastest_plan)
     slower = [*plans[:best], *plans[best + 1 :], plans[best]]
     faster = [allocation.groups.plan(choice) for choice in choices if seconds(choice) < seconds(tried[-1])]
-    program = allocation.program
-    note = f"widths were chosen by times of {program.source}, predicted within {100 * program.error:.0f} %"
+    notes = note_on(allocation.program), _why_it_ended(setup, ledger, allocation, tried[best], [*choices, *refined])
+    return Allocated(PlanPath((*slower, *faster)), len(slower) - 1, timing.threads, notes)
+
+
+def first_path(ledger: Ledger, allocation: Allocation) -> list[IntArray]:
+    """``Allocation.path``, or what an earlier run found it to be."""
+    return [np.array(c) for c in ledger.once("path", lambda: [c.tolist() for c in allocation.path()])]
+
+
+def note_on(program: Program) -> str:
+    """What a reader of the result should know of the times that widths were chosen by."""
     if program.source == COUNTED:
-        note = "widths were chosen by multiply-accumulates: what is measured here tells nothing of their times"
-    return Allocated(PlanPath((*slower, *faster)), len(slower) - 1, note)
+        return "widths were chosen by multiply-accumulates: what is measured here tells nothing of their times"
+    return f"widths were chosen by times of {program.source}, predicted within {100 * program.error:.0f} %"
+
+
+def _why_it_ended(
+    setup: Setup, ledger: Ledger, allocation: Allocation, best: IntArray, choices: Sequence[IntArray]
+) -> str:
+    """Why the path ended at the choice ``best``, and how much faster the model could be at all."""
+    seconds, groups = allocation.program.seconds, allocation.groups
+    floor = (
+        f"the least widths, {seconds(groups.whole) / seconds(groups.least):.1f} times as fast as the input (predicted)"
+    )
+    trials = {number: ledger.trials.get(Candidate(groups.plan(choice)).key) for number, choice in enumerate(choices)}
+    refused = [n for n, trial in trials.items() if trial and not trial.accepted and seconds(choices[n]) < seconds(best)]
+    if refused:
+        number = max(refused, key=lambda n: seconds(choices[n]))
+        trial, less = trials[number], 100 * (1 - seconds(choices[number]) / seconds(best))
+        assert trial is not None
+        return f"the budget ended the search: the next faster plan, {less:.0f} % less time: {trial.why}; {floor}"
+    options, stay = setup.options, len(setup.channels.frozen)
+    widths = f"--min-width {options.min_width:g} and widths in multiples of {options.width_multiple}"
+    return f"not the budget ended the search, but {widths}, and {stay} units that must stay; {floor}"
 
 
 def added_costs(scores: FloatArray, order: IntArray, cumulative: bool) -> FloatArray:
@@ -137,53 +162,6 @@ def _is_admitted(ledger: Ledger, plan: PruningPlan) -> bool:
     return trial is not None and trial.accepted
 
 
-def _fastest(setup: Setup, plans: Sequence[PruningPlan]) -> int:
-    """The number of the fastest plan, as measured where that is possible: predictions are good enough to search by."""
-    if len(plans) == 1 or setup.target.stand_in:
-        return len(plans) - 1
-    build = _in_int8 if setup.options.precision == "int8" else _in_float32
-    return fastest([setup.load(build(setup, plan)) for plan in plans], setup.sample, _COMPARISON_SECONDS)
-
-
-def _table(setup: Setup, ledger: Ledger, groups: Groups) -> TimeTable:
-    """In the precision that ships; where that is open, in the one that is faster at half the widths."""
-    options = setup.options
-    with ledger.timed("times"):
-        build = _in_int8 if options.precision == "int8" else _in_float32
-        if options.precision == "mixed":
-            half, builds = groups.plan(groups.least // 2), (_in_float32, _in_int8)
-            sessions = [setup.load(build(setup, half)) for build in builds]
-            build = builds[fastest(sessions, setup.sample, _COMPARISON_SECONDS)]
-        return measure_table(
-            groups,
-            partial(build, setup),
-            partial(_bare, setup),
-            setup.target,
-            setup.sample,
-            setup.positions,
-            options.threads,
-            partial(setup.progress, "times"),
-            options.seed,
-        )
-
-
-def _bare(setup: Setup, plan: PruningPlan) -> gs.Graph:
-    """Cut without a refit: the values of weights do not change what a model takes."""
-    return cut(setup.model.graph, setup.channels, plan).graph
-
-
-def _in_float32(setup: Setup, plan: PruningPlan) -> onnx.ModelProto:
-    return to_proto(fold_batchnorm(_bare(setup, plan)).graph)
-
-
-def _in_int8(setup: Setup, plan: PruningPlan) -> onnx.ModelProto:
-    """Quantized with any ranges, which do not change it either."""
-    graph = fold_batchnorm(widen_float16(_bare(setup, plan)).graph).graph
-    ranges = dict.fromkeys(quantized_tensors(graph, setup.target), _ANY_RANGE)
-    prepared = prepare(graph, (), setup.target, known=Calibration(ranges, "any"), recipe=_BARE)
-    return to_proto(quantize_prepared(prepared, setup.target).graph)
-
-
 def _divergence(setup: Setup, ledger: Ledger, evidence: Evidence) -> Divergence:
     graph, data = setup.model.graph, setup.data["calib"]
     parts = half_ranges(data)
@@ -195,5 +173,4 @@ def _divergence(setup: Setup, ledger: Ledger, evidence: Evidence) -> Divergence:
     def build(plan: PruningPlan) -> onnx.ModelProto:
         return to_proto(fold_batchnorm(cut(graph, setup.channels, plan, refit, known).graph).graph)
 
-    classifier = setup.metric.labels != "any"
-    return Divergence(to_proto(graph), build, kept, classifier, setup.options.threads)
+    return Divergence(to_proto(graph), build, kept, setup.task, setup.options.threads)

@@ -94,10 +94,12 @@ def measure_ranking(
 
 def _gains(setup: Setup) -> FloatArray | None:
     """How much of the objective the removal of each unit saves, float64 [units]; None where units are counted."""
-    if setup.options.objective != "macs":
-        return None
     graph = setup.model.graph
-    return cost.unit_costs(graph, setup.channels, cost.node_macs(graph, setup.positions))
+    if setup.options.objective == "macs":
+        return cost.unit_costs(graph, setup.channels, cost.node_macs(graph, setup.positions))
+    if setup.options.objective == "size":
+        return cost.unit_costs(graph, setup.channels, cost.node_params(graph))
+    return None
 
 
 def halves(setup: Setup, ledger: Ledger) -> Halves:

@@ -49,9 +49,9 @@ class CandidateModels:
             return convert_fp16(fold_batchnorm(self.graph(candidate.in_float32)).graph).graph
         return self._quantized.get(candidate.key, lambda: self._in_int8(candidate))
 
-    def session(self, candidate: Candidate, spin: bool = True) -> Runner:
+    def session(self, candidate: Candidate, spin: bool = True, threads: int | None = None) -> Runner:
         """The candidate in the target's runtime; see ``runtimes.Session`` for ``spin``."""
-        return self._setup.load(to_proto(self.graph(candidate)), spin)
+        return self._setup.load(to_proto(self.graph(candidate)), spin, threads)
 
     def quantizable(self, candidate: Candidate) -> list[str]:
         """First outputs of the nodes that can be quantized, in graph order."""

@@ -24,7 +24,7 @@ from hqp_onnx.runtimes.targets import target
 from hqp_onnx.statistics.thresholds import method
 
 PRECISIONS = ("mixed", "int8", "fp16", "fp32")
-OBJECTIVES = ("latency", "macs", "sparsity")
+OBJECTIVES = ("latency", "macs", "size", "sparsity")
 MAX_DROP, RELATIVE_DROP = 0.015, "1.5%"
 PAPER: Mapping[str, Any] = MappingProxyType(
     {
@@ -40,6 +40,7 @@ PAPER: Mapping[str, Any] = MappingProxyType(
     }
 )
 """Options of Algorithm 1 to the letter, with the paper's settings."""
+_NO_BUDGET = 1.0, 1e30  # of a share, of any other metric
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,9 @@ class Options:
         max_drop: the budget: how much worse the metric may be, in its own units (0.015 = 1.5 points of a share), or, as
             "5%", as a share of what the original has. Where less is better, it is a rise. None takes 0.015 of shares,
             else "1.5%".
+        speedup: in place of a budget: so many times as fast as the input, with the least drop, however large.
+        target_latency: likewise: milliseconds.
+        pareto: also write models over the whole range of speeds, in OUT/pareto.
         confidence: that the budget holds on data like ``val``: 0.95 asks it of the drop's upper bound, 0.5 of the drop
             itself; see ``evaluation.paired``.
         data: one source, instead of ``calib``, ``val`` and ``test``: it is split by ``seed``, and by class
@@ -70,11 +74,12 @@ class Options:
         compensate: whether weights that read removed channels are refitted.
         refit: once, or in-order: once more, each weight from what it then reads. None takes in-order for the objective
             latency, whose candidates are few, and else once.
-        objective: what is gained within the budget. latency chooses widths by measured time; macs and sparsity remove
-            units in one order, by saliency per MAC, or by saliency alone.
+        objective: what is gained within the budget. latency chooses widths by measured time; macs, size and sparsity
+            remove units in one order, by saliency per MAC, per parameter, or alone. With size, the smallest model
+            inside the budget ships, else the fastest.
         refresh: rank again after every this many steps of a linear search; 0 for never.
-        precision: mixed (INT8 where it is faster, as measured, and harmless), int8, fp16 or fp32. The fastest model
-            inside the budget ships; with int8 and fp16 only one in that precision.
+        precision: mixed (INT8 where it is faster, as measured, and harmless; on cuda float16), int8, fp16 or fp32. The
+            fastest model inside the budget ships; with int8 and fp16 only one in that precision.
         target: where the model will run: onnxruntime, openvino, tensorrt, cuda, onnxruntime:PROVIDER, or
             ``FILE.py:name``.
         calibration: how ranges are chosen, as entropy or percentile:99.9.
@@ -87,6 +92,7 @@ class Options:
         keep: shell patterns of tensors whose units stay.
         only: the same for tensors whose units may be removed; empty for all.
         preprocess: of images: imagenet, clip, tf, yolo, JSON, or its file.
+        batch: samples of one timed run, where the model does not fix them.
         threads: of the runtime; 0 lets it choose.
         seed: of the random saliency, of draws and of recovery.
         resume: continue from what ``output`` holds.
@@ -108,6 +114,9 @@ class Options:
     data: Data | None = None
     shares: tuple[float, ...] = SHARES
     max_drop: float | str | None = None
+    speedup: float | None = None
+    target_latency: float | None = None
+    pareto: bool = False
     confidence: float = 0.5
     step: float = 0.01
     search: str = "bisect"
@@ -130,6 +139,7 @@ class Options:
     keep: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     preprocess: str | Path | None = None
+    batch: int = 1
     threads: int = 0
     seed: int = 0
     resume: bool = False
@@ -153,6 +163,7 @@ class Options:
             if value not in known:
                 raise UsageError(f"{{--{argument}}} {value}: expected one of {', '.join(known)}")
         _check_data(self)
+        self._check_speed()
         if self.recover < 0:
             raise UsageError(f"{{--recover}} {self.recover}: expected a number of epochs, 0 or more")
         SEARCHES.get(self.search)
@@ -162,6 +173,8 @@ class Options:
         check_refit(self.chosen_refit, self.compensate)
         check_min_width(self.min_width)
         check_multiple(self.width_multiple)
+        if self.batch < 1:
+            raise UsageError(f"{{--batch}} {self.batch}: expected a number of samples, 1 or more")
         if not 0 < self.step <= 1:
             raise UsageError(f"{{--step}} {self.step}: expected a share in 0..1, such as 0.01 for one percent")
         if self.build and not target(self.target).engines:
@@ -178,6 +191,22 @@ class Options:
         if self.folder.exists() and not self.folder.is_dir():
             raise UsageError(f"{self.output}: is a file. Expected the folder to write")
 
+    def _check_speed(self) -> None:
+        """Raise ``UsageError`` where a speed is asked for that makes no sense, or beside what excludes it."""
+        asked = {"speedup": self.speedup, "target_latency": self.target_latency}
+        given = [name for name, value in asked.items() if value is not None]
+        for name in given:
+            if not 0 < (asked[name] or 0) < float("inf"):
+                raise UsageError(f"{{--{name}}} {asked[name]}: expected a number above 0")
+        if (given or self.pareto) and self.objective != "latency":
+            raise UsageError(f"{{--{(*given, 'pareto')[0]}}} is for {{--objective}} latency, not {self.objective}")
+        if given and (len(given) > 1 or self.max_drop not in (None, *_NO_BUDGET) or self.confidence != 0.5):
+            others = "the other, {--max_drop} and {--confidence}"
+            raise UsageError(f"{{--{given[0]}}} takes the place of a budget: leave out {others}")
+        if given:
+            shares = load_metric(self.metric or "top1").quantity.shares
+            object.__setattr__(self, "max_drop", _NO_BUDGET[0 if shares else 1])
+
     @property
     def folder(self) -> Path:
         """``output``."""
@@ -192,6 +221,11 @@ class Options:
     def width_multiple(self) -> int:
         """What widths stay multiples of: ``multiple_of``, or what the target's kernels work on at a time."""
         return target(self.target).channel_multiple if self.multiple_of is None else self.multiple_of
+
+    @property
+    def narrow(self) -> str:
+        """The precision of what is asked for; with mixed, that in which models may be faster on the target."""
+        return target(self.target).mixes if self.precision == "mixed" else self.precision
 
     @property
     def chosen_refit(self) -> str:

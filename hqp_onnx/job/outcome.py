@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,17 @@ from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.channels.removals import LEDGER, PRUNED_LEDGER, removals_json
 from hqp_onnx.errors import BudgetError, HqpError
 from hqp_onnx.evaluation.budget import Budget
-from hqp_onnx.evaluation.latency import Latency
 from hqp_onnx.evaluation.verification import Verified, verify
 from hqp_onnx.files import json_text, write_text
 from hqp_onnx.graphs import model_io
-from hqp_onnx.job.candidate import ORIGINAL, Candidate, Precision, digest, plan_key
+from hqp_onnx.job.candidate import ORIGINAL, Candidate, Precision, plan_key
 from hqp_onnx.job.cost_model import CostModel
 from hqp_onnx.job.details import describe
 from hqp_onnx.job.evidence import MOMENTS
+from hqp_onnx.job.goal import Goal
 from hqp_onnx.job.ledger import Ledger, Trial
 from hqp_onnx.job.results import TITLES, Report, Row, Units
-from hqp_onnx.job.rows import Measured, latencies_of, make_rows
+from hqp_onnx.job.rows import Measured, best_threads, latencies_once, make_rows, measured, measured_file
 from hqp_onnx.job.run import SearchResult
 from hqp_onnx.job.settings import settings_of
 from hqp_onnx.job.setup import Setup
@@ -31,8 +31,7 @@ from hqp_onnx.job.shipping import NOISE, choose
 from hqp_onnx.model import read_model
 from hqp_onnx.ranking.redundancy import KINDS
 from hqp_onnx.runtimes.machine import machine
-from hqp_onnx.runtimes.runners import remarks, runtime_name, stand_in
-from hqp_onnx.runtimes.session import Runner
+from hqp_onnx.runtimes.runners import remarks, runtime_name, stand_in, thread_metadata
 
 _FILE_NAMES = {Precision.FP32: "pruned.onnx", Precision.FP16: "fp16.onnx", Precision.INT8: "int8.onnx"}
 _FILES = (*_FILE_NAMES.values(), LEDGER)
@@ -55,26 +54,43 @@ class _Written:
     verified: Verified
     admitted: bool
 
+    def annotated(self, metadata: Mapping[str, str]) -> _Written:
+        """The same with metadata in its file."""
+        model_io.annotate(self.file, metadata)
+        size = model_io.stored_bytes(self.file)
+        measured, verified = replace(self.measured, bytes=size), replace(self.verified, bytes=size)
+        return replace(self, measured=measured, verified=verified)
+
 
 def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[Report, dict[str, Measured]]:
     """Write the models, measure what was written; the report, and its models by row."""
     options = setup.options
     ledger.out.keep_only([file for name, (_, file) in _to_write(setup, result).items() if name not in _IF_ADMITTED])
     written = _write_models(setup, ledger, result)
-    models = {"baseline": _measured(setup, result, ORIGINAL, setup.model.bytes, setup.model.session)}
+    original = setup.model
+    models = {"baseline": measured(setup, result.judge, ORIGINAL, original.bytes, original.session, original.load)}
     models |= {name: model.measured for name, model in written.items()}
     models.setdefault("hqp", models["pruned"])
     models = {name: models[name] for name in TITLES if name in models}
     _write_ledgers(setup, ledger, result, written)
     if setup.split is not None:
         write_text(options.folder / SPLIT, json_text(setup.split.json()))
-    rows = make_rows(models, _latencies(setup, ledger, models))
+    latencies = latencies_once(setup, ledger, models, "latencies")
+    threads = {name: best_threads(times) for name, times in latencies.items()}
+    for name, model in written.items():
+        if model.admitted and threads[name]:
+            written[name] = model.annotated(thread_metadata(setup.target, threads[name]))
+            models[name] = written[name].measured
+    rows = make_rows(models, latencies)
     admitted = ["baseline", *(name for name, model in written.items() if model.admitted)]
     admitted = [name for name in rows if name in admitted]
     shipping = choose(
         {name: rows[name] for name in admitted},
         {name: models[name].candidate.precision for name in admitted},
         options.precision,
+        setup.target.mixes,
+        smallest=options.objective == "size",
+        reaches=goal.met if (goal := Goal.of(options)) else None,
     )
     files = {name: str(written[name].file.relative_to(options.folder)) for name in admitted if name in written}
     if shipping.row == "baseline":
@@ -82,15 +98,18 @@ def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[R
         model_io.save(read_model(options.model)[1], options.folder / BASELINE)
     shipped = models[shipping.row].candidate
     plan, ranked = shipped.plan, result.evidence.ranking.units
-    measured: dict[str, Any] = {**rows, **vars(describe(setup.model, setup.channels, plan, ranked, setup.sample))}
+    details: dict[str, Any] = {**rows, **vars(describe(setup.model, setup.channels, plan, ranked, setup.sample))}
     report = Report(
         model=str(setup.model.path),
-        **measured,
+        **details,
         ships=shipping.row,
         why=shipping.why,
         files=files,
         verified={name: written[name].verified for name in files if name in written},
-        warnings=tuple(words for name in files if name in written for words in written[name].verified.warnings),
+        warnings=(
+            *result.suspicions,
+            *(words for name in files if name in written for words in written[name].verified.warnings),
+        ),
         data=_data_name(setup),
         samples=models["baseline"].scores.samples,
         budget_met=shipping.met,
@@ -122,7 +141,7 @@ def _to_write(setup: Setup, result: SearchResult) -> dict[str, tuple[Candidate, 
     """The models to write and their files, by row, in the order of the report."""
     output, chosen = setup.options.folder, result.chosen
     rows = {"pruned": (result.pruned, output / "pruned.onnx")}
-    if setup.options.precision in ("int8", "mixed"):
+    if setup.options.narrow == "int8":
         untouched = replace(ORIGINAL, precision=Precision.INT8)
         rows = {"q8_only": (untouched, output / _IF_ADMITTED["q8_only"]), **rows}
     if chosen is not None:
@@ -149,13 +168,12 @@ def _write_models(setup: Setup, ledger: Ledger, result: SearchResult) -> dict[st
             continue
         place = ledger.cache / file.name if name in _IF_ADMITTED else file
         model_io.save(proto, place)
-        size = model_io.stored_bytes(place)
-        measured = _measured(setup, result, candidate, size, setup.load(place))
+        found = measured_file(setup, result.judge, candidate, place)
         trial = ledger.trials.get(candidate.key)  # Q8-only may have none
-        admitted = budget.admits(measured.val) and (trial is None or trial.accepted)
+        admitted = budget.admits(found.val) and (trial is None or trial.accepted)
         if admitted and place != file:
             model_io.save(proto, file)
-        written[name] = _Written(file, measured, replace(verified, bytes=size), admitted)
+        written[name] = _Written(file, found, replace(verified, bytes=found.bytes), admitted)
     return written
 
 
@@ -165,14 +183,6 @@ def _judged(setup: Setup) -> list[str]:
     if metric.output or metric.whole:
         return [metric.output] if metric.output else outputs
     return outputs[:1] if len(outputs) == 1 or metric.labels != "any" else []
-
-
-def _latencies(setup: Setup, ledger: Ledger, models: Mapping[str, Measured]) -> dict[str, Latency]:
-    """Measured once, so that a resumed run ships the same model."""
-    which = digest(f"{row} {model.candidate.key}" for row, model in models.items())
-    name = f"latencies-{setup.options.threads}-threads-{which}"
-    found = ledger.once(name, lambda: {row: asdict(x) for row, x in latencies_of(models, setup.sample).items()})
-    return {row: Latency(**values) for row, values in found.items()}
 
 
 def _write_ledgers(setup: Setup, ledger: Ledger, result: SearchResult, written: Mapping[str, _Written]) -> None:
@@ -217,6 +227,9 @@ def _notes(setup: Setup, result: SearchResult, rows: Mapping[str, Row], plan: Pr
     slow = (name for name in rows if rows[name].speedup * (1 + NOISE) < 1)
     notes = [] if setup.split is None else [f"{setup.split.words}; {SPLIT} has their numbers"]
     notes += [f"{TITLES[name]} is slower than the input on this machine" for name in slow]
+    samples = len(next(iter(setup.sample.values())))
+    if samples > 1:
+        notes.append(f"latencies are those of batches of {samples} samples")
     if setup.options.recover and result.recovered is None:
         notes.append("no recovered candidate is inside the budget")
     if redundant:
@@ -226,22 +239,12 @@ def _notes(setup: Setup, result: SearchResult, rows: Mapping[str, Row], plan: Pr
         notes.append(f"{len(redundant)} units can be removed at no loss ({listed}), and {removed} of them were")
     if ended := channels.ended(plan):
         notes.append(f"{ended} of {len(channels.branches)} gates and residual branches were removed as a whole")
+    q = setup.metric.quantity
+    for name, row in rows.items():
+        if len(row.parts) > 1 and name != "baseline":
+            parts = ", ".join(f"{output} {q.said(value)}" for output, value in row.parts.items())
+            notes.append(f"{TITLES[name]}: {q.name} of {parts}")
     return (*notes, *result.notes, *stand_in(setup.target), *remarks(setup.target, setup.options.precision))
-
-
-def _measured(setup: Setup, result: SearchResult, candidate: Candidate, size: int, session: Runner) -> Measured:
-    judge = result.judge
-    val = judge.budget.baseline if session is setup.model.session else setup.scores(session, "val")
-    scores = setup.scores(session, "test") if "test" in setup.data else val
-    return Measured(
-        candidate,
-        session,
-        scores,
-        val,
-        size,
-        sparsity=judge.sparsity(candidate),
-        **judge.size(candidate),
-    )
 
 
 def _cost(setup: Setup, ledger: Ledger) -> CostModel:

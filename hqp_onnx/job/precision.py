@@ -28,17 +28,20 @@ SENSITIVITY_SAMPLES = 100
 log = logging.getLogger(__name__)
 
 
-def as_asked(setup: Setup, ledger: Ledger, models: CandidateModels, pruned: Candidate) -> Candidate:
-    """``pruned`` in the precision that was asked for; in mixed precision, nodes that are faster in float stay there."""
-    precision = setup.options.precision
-    if precision != "mixed":
-        return replace(pruned, precision=Precision(precision))
-    floats = ledger.once("mixed", lambda: _faster_in_float(setup, ledger, models, pruned))
+def as_asked(setup: Setup, ledger: Ledger, models: CandidateModels, pruned: Candidate, threads: int) -> Candidate:
+    """``pruned`` in the precision that was asked for; in mixed precision, nodes that are faster in float stay there.
+
+    ``threads`` are what models are timed on.
+    """
+    narrow = setup.options.narrow
+    if narrow != "int8" or setup.options.precision != "mixed":
+        return replace(pruned, precision=Precision(narrow))
+    floats = ledger.once("mixed", lambda: _faster_in_float(setup, ledger, models, pruned, threads))
     return replace(pruned, precision=Precision.INT8, floats=tuple(floats))
 
 
 def admissible(
-    setup: Setup, ledger: Ledger, judge: Judge, path: Path, removed: int, wanted: Candidate
+    setup: Setup, ledger: Ledger, judge: Judge, path: Path, removed: int, wanted: Candidate, threads: int
 ) -> tuple[Candidate, int] | None:
     """The fastest admissible candidate like ``wanted``, and its count on the path; None if there is none.
 
@@ -49,28 +52,31 @@ def admissible(
         path: of plans.
         removed: the count of ``wanted``.
         wanted: see ``as_asked``.
+        threads: that models are timed on.
     """
     if judge.admits(wanted):
         return wanted, removed
     fewer = path.up_to(removed)
     back = fewer[bisect(len(fewer) - 1, 1, lambda i: judge.admits(replace(wanted, plan=path.plan(fewer[i]))))]
     choices = [(replace(wanted, plan=path.plan(back)), back)]
-    if setup.options.precision == "mixed":
+    if setup.options.precision == "mixed" and wanted.precision is Precision.INT8:
         choices.append((_spared(setup, ledger, judge, wanted), removed))
     choices = [choice for choice in choices if judge.admits(choice[0])]
     if len(choices) < 2:
         return choices[0] if choices else None
     candidates = [candidate for candidate, _ in choices]
-    return choices[ledger.once("faster", lambda: _fastest(setup, judge.models, candidates))]
+    return choices[ledger.once("faster", lambda: _fastest(setup, judge.models, candidates, threads))]
 
 
-def _faster_in_float(setup: Setup, ledger: Ledger, models: CandidateModels, pruned: Candidate) -> list[str]:
+def _faster_in_float(
+    setup: Setup, ledger: Ledger, models: CandidateModels, pruned: Candidate, threads: int
+) -> list[str]:
     if stand_in(setup.target):
         return []
     nodes = models.quantizable(pruned)
     report = partial(setup.progress, "mixed precision")
     with ledger.timed("mixed precision"):
-        floats = faster_in_float(nodes, partial(_opened, models, pruned), setup.sample, report)
+        floats = faster_in_float(nodes, partial(_opened, models, pruned, threads), setup.sample, report)
     log.info("%d of %d quantizable nodes stay in float, where they are faster", len(floats), len(nodes))
     return floats
 
@@ -89,14 +95,15 @@ def _output_errors(setup: Setup, ledger: Ledger, models: CandidateModels, wanted
     few = [batch.feeds for batch in islice(data, max(1, SENSITIVITY_SAMPLES // data.batch_size))]
     report = partial(setup.progress, "sensitivity to INT8")
     with ledger.timed("sensitivity to INT8"):
-        return output_errors(nodes, partial(_opened, models, wanted), few, wanted.floats, report)
+        return output_errors(nodes, partial(_opened, models, wanted, None), few, wanted.floats, report)
 
 
-def _opened(models: CandidateModels, candidate: Candidate, floats: Collection[str]) -> Runner:
+def _opened(models: CandidateModels, candidate: Candidate, threads: int | None, floats: Collection[str]) -> Runner:
     """The candidate in INT8, less the nodes ``floats``; its threads sleep between runs."""
-    return models.session(replace(candidate, precision=Precision.INT8, floats=tuple(floats)), spin=False)
+    tried = replace(candidate, precision=Precision.INT8, floats=tuple(floats))
+    return models.session(tried, spin=False, threads=threads)
 
 
-def _fastest(setup: Setup, models: CandidateModels, candidates: Sequence[Candidate]) -> int:
+def _fastest(setup: Setup, models: CandidateModels, candidates: Sequence[Candidate], threads: int) -> int:
     """Index of the fastest candidate."""
-    return fastest([models.session(candidate) for candidate in candidates], setup.sample)
+    return fastest([models.session(candidate, threads=threads) for candidate in candidates], setup.sample)

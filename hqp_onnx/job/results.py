@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -39,7 +39,7 @@ class Judged:
     None where it is not known.
 
     ``sparsity`` is the share of prunable units removed; ``size_reduction`` 0.75 means that a quarter of the baseline's
-    bytes is left.
+    bytes is left. ``parts`` is the metric of single outputs, where it has such.
     """
 
     metric: float
@@ -53,21 +53,36 @@ class Judged:
     params: int
     macs: int
     sparsity: float
+    parts: Mapping[str, float] = field(default_factory=dict, kw_only=True)
 
 
 @dataclass(frozen=True)
 class Row(Judged):
-    """``latency_ms`` is the median of one run at batch 1; ``speedup`` compares with the baseline."""
+    """``latency_ms`` is the median of one run at batch 1; ``speedup`` compares with the baseline.
+
+    Each model runs on the number of ``threads`` that it is fastest on, 0 for the runtime's choice; ``one_thread_ms``
+    and ``one_thread_speedup`` compare them on one, None where that was not measured.
+    """
 
     latency_ms: float
     latency_p10_ms: float
     latency_p90_ms: float
     speedup: float
+    threads: int = 0
+    one_thread_ms: float | None = None
+    one_thread_speedup: float | None = None
 
     @property
     def spread(self) -> tuple[float, float]:
         """Milliseconds from the 10th to the 90th percentile."""
         return self.latency_p10_ms, self.latency_p90_ms
+
+
+@dataclass(frozen=True)
+class Point(Row):
+    """A model of the family that ``--pareto`` writes; ``file`` is relative to OUT."""
+
+    file: str = ""
 
 
 @dataclass(frozen=True)
@@ -178,6 +193,15 @@ class Request:
     saliency: str
     target: str
     confidence: float = 0.5
+    speedup: float | None = None
+    target_latency: float | None = None
+
+    @property
+    def speed(self) -> str:
+        """The speed that was asked for in place of a budget, in words; else ""."""
+        if self.speedup is not None:
+            return f"{self.speedup:g} times as fast"
+        return "" if self.target_latency is None else f"{self.target_latency:g} ms"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +230,7 @@ class Report:
         notes: what a reader of the table should not miss.
         trials: every candidate, in the order of the search.
         layers, saliency_histogram, frozen, inputs: see there.
+        pareto: models over the whole range of speeds, slowest first, if they were asked for.
     """
 
     schema_version: int = SCHEMA
@@ -241,6 +266,7 @@ class Report:
     saliency_histogram: SaliencyHistogram
     frozen: tuple[Frozen, ...]
     inputs: tuple[ModelInput, ...]
+    pareto: tuple[Point, ...] = ()
 
     def __post_init__(self) -> None:
         _ = self.request  # has what it needs

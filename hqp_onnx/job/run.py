@@ -8,12 +8,14 @@ nodes are in INT8; recovery goes beyond what is admissible without it.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 
 from hqp_onnx.evaluation.budget import Budget, allowed
 from hqp_onnx.job.allocation import allocated_path
 from hqp_onnx.job.candidate import Candidate
 from hqp_onnx.job.evidence import Evidence, gather, refreshed_order
+from hqp_onnx.job.goal import Goal, reach
 from hqp_onnx.job.judge import Judge
 from hqp_onnx.job.ledger import Ledger
 from hqp_onnx.job.models import CandidateModels
@@ -21,6 +23,9 @@ from hqp_onnx.job.path import OrderPath, Path
 from hqp_onnx.job.precision import admissible, as_asked
 from hqp_onnx.job.search import last_admissible, step_size
 from hqp_onnx.job.setup import Setup
+from hqp_onnx.job.suspicion import suspect
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class SearchResult:
         chosen: the one in the precision that was asked for; None where none is admissible, or FP32 was asked for.
         recovered: the one that was trained; None where none is admissible, or none was asked for.
         notes: on how the path was made.
+        path: of the plans, the pruned candidate's among them.
+        suspicions: what looks wrong with the model on its data.
     """
 
     judge: Judge
@@ -42,6 +49,8 @@ class SearchResult:
     chosen: Candidate | None
     recovered: Candidate | None
     notes: tuple[str, ...]
+    path: Path
+    suspicions: tuple[str, ...] = ()
 
 
 def run(setup: Setup, ledger: Ledger) -> SearchResult:
@@ -50,28 +59,44 @@ def run(setup: Setup, ledger: Ledger) -> SearchResult:
     with ledger.timed("baseline"):
         baseline = setup.scores(setup.model.session, "val")
     budget = Budget(baseline, allowed(options.chosen_drop, baseline), options.confidence, setup.metric.name)
+    suspicions = suspect(setup, baseline)
+    for line in suspicions:
+        log.warning("warning: %s", line)
     evidence = gather(setup, ledger)
     judge = Judge(setup, ledger, budget, CandidateModels(setup, evidence.refit, ledger.cache))
-    path, removed, notes = _pruned(setup, ledger, judge, evidence)
+    if goal := Goal.of(options):
+        return replace(_reached(setup, ledger, judge, evidence, goal), suspicions=suspicions)
+    path, removed, threads, notes = _pruned(setup, ledger, judge, evidence)
     pruned, chosen, recovered = Candidate(path.plan(removed)), None, None
     wanted, count = pruned, removed  # what recovery starts from
     if options.precision != "fp32":
-        wanted = as_asked(setup, ledger, judge.models, pruned)
-        admitted = admissible(setup, ledger, judge, path, removed, wanted)
+        wanted = as_asked(setup, ledger, judge.models, pruned, threads)
+        admitted = admissible(setup, ledger, judge, path, removed, wanted, threads)
         chosen, count = admitted or (None, 0)
     if options.recover:
         recovered = _recovered(setup, judge, path, count, chosen or wanted)
-    return SearchResult(judge, evidence, pruned, chosen, recovered, notes)
+    return SearchResult(judge, evidence, pruned, chosen, recovered, notes, path, suspicions)
 
 
-def _pruned(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence) -> tuple[Path, int, tuple[str, ...]]:
-    """The path of candidates, the last admissible number on it in FP32, and notes on the path."""
+def _reached(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence, goal: Goal) -> SearchResult:
+    """The best model that is fast enough, and the same trained, if that was asked for."""
+    found = reach(setup, ledger, judge, evidence, goal)
+    chosen = None if setup.options.precision == "fp32" else found.chosen
+    recovered = replace(found.chosen, trained=True) if setup.options.recover else None
+    if recovered is not None and not judge.admits(recovered):
+        recovered = None
+    return SearchResult(judge, evidence, found.pruned, chosen, recovered, (found.note,), found.path)
+
+
+def _pruned(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence) -> tuple[Path, int, int, tuple[str, ...]]:
+    """The path of candidates, the last admissible number on it in FP32, the threads to time on, and notes."""
     options, channels = setup.options, setup.channels
     if options.objective == "latency":
         found = allocated_path(setup, ledger, judge, evidence)
-        return found.path, found.count, (found.note,)
+        return found.path, found.count, found.threads, found.notes
     step = step_size(options.step, len(channels.prunable))
-    return *_along(setup, ledger, judge, OrderPath(evidence.order, channels, options.width_multiple, step)), ()
+    path, removed = _along(setup, ledger, judge, OrderPath(evidence.order, channels, options.width_multiple, step))
+    return path, removed, options.threads, ()
 
 
 def _along(setup: Setup, ledger: Ledger, judge: Judge, path: OrderPath) -> tuple[OrderPath, int]:

@@ -17,6 +17,7 @@ from hqp_onnx.job.setup import Setup
 from hqp_onnx.model import IN_MEMORY, ModelSource
 from hqp_onnx.registry import is_file_name
 from hqp_onnx.runtimes.runners import runtime_name
+from hqp_onnx.runtimes.session import CPU, work_provider
 from hqp_onnx.version import __version__
 
 _ELSEWHERE = (
@@ -56,6 +57,7 @@ def settings_of(setup: Setup) -> dict[str, Any]:
         **{name: fingerprint(path) for name, path in files.items()},
         "reduced_range": setup.target.reduced_range,
         "runtime": runtime_name(setup.target),
+        **({} if work_provider() == CPU else {"provider": work_provider()}),
     }
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -17,8 +17,9 @@ from hqp_onnx.channels.channel_map import ChannelMap
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.data.split import PARTS, Split, split, subset
 from hqp_onnx.evaluation.budget import check_budget, check_samples
-from hqp_onnx.evaluation.metrics import Metric, References, Scores, evaluate
+from hqp_onnx.evaluation.metrics import METRICS, Metric, References, Scores, evaluate
 from hqp_onnx.evaluation.metrics.choice import Choice, choose
+from hqp_onnx.evaluation.metrics.task import Task
 from hqp_onnx.graphs.ends import ends_of
 from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.job.options import Options
@@ -44,10 +45,12 @@ class Setup:
         positions: how often each weight is used per sample (``cost.positions``).
         data: ``calib``, ``val`` and, if given, ``test``.
         metric: of quality.
+        task: what the judged output says.
         references: the original's outputs by part of the data, where the metric is held to them.
+        digests: of the inputs of each sample, by part of the data.
         scoring: how units are ranked.
         target: what the result is for.
-        sample: feeds of one batch, for latency.
+        sample: feeds of one batch, for latency: ``options.batch`` samples.
         progress: called as work goes on.
         split: how one source became ``data``, if it did.
     """
@@ -58,16 +61,18 @@ class Setup:
     positions: Mapping[str, int]
     data: Mapping[str, Dataset]
     metric: Metric
+    task: Task
     references: Mapping[str, References]
+    digests: Mapping[str, frozenset[bytes]]
     scoring: Scoring
     target: Target
     sample: Mapping[str, Array]
     progress: Progress
     split: Split | None = None
 
-    def load(self, model: onnx.ModelProto | Path, spin: bool = True) -> Runner:
-        """A session of the target's runtime."""
-        return open_runner(model, self.target, threads=self.options.threads, spin=spin)
+    def load(self, model: onnx.ModelProto | Path, spin: bool = True, threads: int | None = None) -> Runner:
+        """A session of the target's runtime; ``threads`` None takes the option."""
+        return open_runner(model, self.target, threads=self.options.threads if threads is None else threads, spin=spin)
 
     def scores(self, session: Runner, part: str, required: float = -math.inf) -> Scores:
         """Scores on ``part`` of the data; stops where ``required`` is out of reach."""
@@ -96,9 +101,7 @@ def open_setup(options: Options, progress: Progress) -> Setup:
     data = {name: judged_data(model.session, part, metric) for name, part in data.items()}
     check_budget(options.chosen_drop, options.confidence, metric.quantity)
     check_samples(len(data["val"]), options.chosen_drop, options.confidence, metric)
-    for name, part in data.items():
-        for number, _ in enumerate(part, 1):
-            progress(f"checking {name}", min(number * part.batch_size, len(part)), len(part))
+    digests = {name: frozenset(_checked(name, part, progress)) for name, part in data.items()}
     if options.recover:
         check_recoverable(model.graph, data["calib"], options.recovery)
     return Setup(
@@ -108,13 +111,24 @@ def open_setup(options: Options, progress: Progress) -> Setup:
         positions=cost.positions(model.graph, model.shapes),
         data=data,
         metric=metric,
+        task=choice.task,
+        digests=digests,
         references=_references(model, data, metric),
-        scoring=options.scoring,
+        scoring=replace(options.scoring, task=choice.task if metric.name in METRICS.own else None),
         target=target(options.target),
-        sample=next(iter(data["val"].in_batches(model.session.batch or 1))).feeds,
+        sample=next(iter(data["val"].in_batches(model.session.batch or options.batch))).feeds,
         progress=progress,
         split=found,
     )
+
+
+def _checked(name: str, part: Dataset, progress: Progress) -> Iterator[bytes]:
+    """Read all samples once; a digest of the inputs of each."""
+    done = 0
+    for batch in part:
+        done += len(batch)
+        yield from batch.digests()
+        progress(f"checking {name}", done, len(part))
 
 
 def _opened_data(options: Options, model: Model) -> tuple[dict[str, Dataset], Split | None]:

@@ -1,49 +1,79 @@
 """Which of the measured models ships: the fastest that is inside the budget, the input and Q8-only included.
 
 Two times that differ by less than ``NOISE`` are the same time; of models as fast as the fastest, the smallest file
-ships. ``mixed`` and ``fp32`` leave the precision of what ships to the clock. ``int8`` and ``fp16`` ask for a precision,
-so only models in it compete; where none of these is inside the budget, it is missed, and the best of the others ships.
+ships. Where size is the objective, the smallest file ships; where a speed was asked for, the model that loses least of
+those that reach it, or else the fastest.
+
+``mixed`` and ``fp32`` leave the precision of what ships to the clock. ``int8`` and ``fp16`` ask for a precision, so
+only models in it compete; where none of these is inside the budget, it is missed, and the best of the others ships.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from hqp_onnx.job.candidate import Precision
 from hqp_onnx.job.results import Row, title_of
 
 NOISE = 0.02  # of a ratio of latencies
+Rows = Mapping[str, Row]
 
 
 @dataclass(frozen=True)
 class Shipping:
-    """The row that ships, why, and whether a model as asked for is inside the budget."""
+    """The row that ships, why, and whether there is a model as it was asked for."""
 
     row: str
     why: str
     met: bool
 
 
-def choose(rows: Mapping[str, Row], precisions: Mapping[str, Precision], asked: str) -> Shipping:
+def choose(
+    rows: Rows,
+    precisions: Mapping[str, Precision],
+    asked: str,
+    mixed: str = "int8",
+    smallest: bool = False,
+    reaches: Callable[[Row], bool] | None = None,
+) -> Shipping:
     """What ships.
 
     Args:
         rows: of the models inside the budget, the input's among them.
         precisions: of the same.
         asked: mixed, int8, fp16 or fp32.
+        mixed: what mixed takes beside float32.
+        smallest: whether size counts, rather than speed.
+        reaches: whether a row is as fast as was asked for; None where the budget is what was asked for.
     """
-    wanted = {"mixed": "int8"}.get(asked, asked)
+    wanted = {"mixed": mixed}.get(asked, asked)
     met = any(precisions[name].value == wanted for name in rows)
     competing, kind = rows, ""
     if asked in ("int8", "fp16"):
         competing = {name: row for name, row in rows.items() if (precisions[name].value == asked) == met}
         kind = f"{asked.upper()} " * met
-    row, why = _fastest(competing, kind)
+    if reaches is not None:
+        return _reaching(competing, reaches, kind)
+    row, why = _smallest(competing, kind) if smallest else _fastest(competing, kind)
     return Shipping(row, why if met else f"No {wanted.upper()} model is inside the budget; {why}", met)
 
 
-def _fastest(rows: Mapping[str, Row], kind: str) -> tuple[str, str]:
+def _reaching(rows: Rows, reaches: Callable[[Row], bool], kind: str) -> Shipping:
+    enough = {name: row for name, row in rows.items() if reaches(row)}
+    if not enough:
+        row = max(rows, key=lambda name: rows[name].speedup)
+        return Shipping(row, f"No {kind}model is as fast as was asked for; {title_of(row)} ships, the fastest", False)
+    row = min(enough, key=lambda name: (rows[name].val_drop, -rows[name].speedup))
+    return Shipping(row, f"{title_of(row)} ships: of {len(enough)} {kind}models as fast, it loses least", True)
+
+
+def _smallest(rows: Rows, kind: str) -> tuple[str, str]:
+    row = min(rows, key=lambda name: (rows[name].bytes, rows[name].latency_ms))
+    return row, f"{title_of(row)} ships: the smallest of {len(rows)} {kind}models inside the budget"
+
+
+def _fastest(rows: Rows, kind: str) -> tuple[str, str]:
     fastest = max(rows, key=lambda name: rows[name].speedup)
     as_fast = [name for name in rows if rows[name].speedup * (1 + NOISE) >= rows[fastest].speedup]
     chosen = min(as_fast, key=lambda name: (rows[name].bytes, rows[name].latency_ms))

@@ -22,10 +22,12 @@ import numpy as np
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.progress import StageProgress
-from hqp_onnx.runtimes.session import Runner
+from hqp_onnx.runtimes.session import Runner, timed_run
 
 Open = Callable[[Collection[str]], Runner]
 """Opens the model in which the named nodes stay in float; its threads sleep while another model runs."""
+
+Run = Callable[[], object]
 
 SECONDS, RUNS = 30.0, 2000  # of one search: at least so long, and the time of so many runs of the model
 _SHARE = 0.01  # of that time, for one comparison
@@ -53,11 +55,12 @@ class Difference:
 def compare(first: Runner, second: Runner, feeds: Mapping[str, Array], seconds: float) -> Difference:
     """Runs in turn, each as often before as after the other, until the sign is certain or ``seconds`` are over."""
     end = time.perf_counter() + seconds
-    slower = max(_settle(second, feeds), _settle(first, feeds))
+    one, other = timed_run(first, feeds), timed_run(second, feeds)
+    slower = max(_settle(other), _settle(one))
     runs = max(1, math.ceil(_TURN_SECONDS / max(slower, 1e-6)))
     chunks: list[tuple[float, float]] = []
     while True:
-        chunks.append(_chunk(first, second, feeds, runs))
+        chunks.append(_chunk(one, other, runs))
         if len(chunks) < _CHUNKS:
             continue
         gains, medians = zip(*chunks, strict=True)
@@ -67,28 +70,28 @@ def compare(first: Runner, second: Runner, feeds: Mapping[str, Array], seconds: 
             return difference
 
 
-def _chunk(first: Runner, second: Runner, feeds: Mapping[str, Array], runs: int) -> tuple[float, float]:
+def _chunk(first: Run, second: Run, runs: int) -> tuple[float, float]:
     """Median gain, and median of the first, over n runs of the first, 2 n of the second, n of the first."""
-    before = [_seconds(first, feeds) for _ in range(runs)]
-    _settle(second, feeds)
-    after = [_seconds(second, feeds) for _ in range(2 * runs)]
-    _settle(first, feeds)
-    before += [_seconds(first, feeds) for _ in range(runs)]
+    before = [_seconds(first) for _ in range(runs)]
+    _settle(second)
+    after = [_seconds(second) for _ in range(2 * runs)]
+    _settle(first)
+    before += [_seconds(first) for _ in range(runs)]
     return float(np.median(np.subtract(before, after))), float(np.median(before))
 
 
-def _settle(session: Runner, feeds: Mapping[str, Array]) -> float:
+def _settle(run: Run) -> float:
     """Runs that do not count; seconds of the last."""
     end = time.perf_counter() + _SETTLE_SECONDS
     while True:
-        last = _seconds(session, feeds)
+        last = _seconds(run)
         if time.perf_counter() > end:
             return last
 
 
-def _seconds(session: Runner, feeds: Mapping[str, Array]) -> float:
+def _seconds(run: Run) -> float:
     start = time.perf_counter()
-    session.run(feeds)
+    run()
     return time.perf_counter() - start
 
 
@@ -109,7 +112,7 @@ def faster_in_float(
     floats: set[str] = set()
     current = open_with(floats)
     start = time.perf_counter()
-    limit = max(SECONDS, RUNS * min(_seconds(current, feeds) for _ in range(3)))
+    limit = max(SECONDS, RUNS * min(map(_seconds, [timed_run(current, feeds)] * 3)))
     if nodes and compare(current, plain := open_with(set(nodes)), feeds, _SHARE * limit).gain > 0:
         floats, current = set(nodes), plain
     blocks = list(_blocks(nodes))

@@ -17,7 +17,7 @@ from hqp_onnx.recovery.points import Kept, Point, choose, cuts
 from hqp_onnx.recovery.samples import gather
 from hqp_onnx.recovery.settings import Recovery
 from hqp_onnx.recovery.teacher import Teacher
-from hqp_onnx.runtimes.session import Session
+from hqp_onnx.runtimes.session import work_session
 
 UNLIKE = 1.0  # squared difference, of the original's variance, from which a feature says nothing
 
@@ -102,7 +102,7 @@ def _measure(
     if not points:
         return {}
     original = Teacher(teacher.model, points)
-    own = Session(student.model, [point.mine for point in points], integer_kernels=False)
+    own = work_session(student.model, [point.mine for point in points], integer_kernels=False)
     sums = np.zeros((len(points), 4))  # count, sum, squares, squared differences
     part = student.part(len(rows))
     for start in range(0, len(rows), part):

@@ -13,7 +13,7 @@ import onnx
 from hqp_onnx.arrays import Array, IntArray
 from hqp_onnx.recovery.points import Point
 from hqp_onnx.recovery.samples import Feeds
-from hqp_onnx.runtimes.session import Session
+from hqp_onnx.runtimes.session import work_session
 
 CACHE = 1 << 28
 
@@ -30,7 +30,7 @@ class Teacher:
 
     def __init__(self, model: onnx.ModelProto, points: Sequence[Point], threads: int = 0, samples: int = 0) -> None:
         self.points, self._samples = points, samples
-        self._session = Session(model, [point.name for point in points], threads=threads)
+        self._session = work_session(model, [point.name for point in points], threads)
         self._known: dict[str, Array] = {}
         self._has = np.zeros(samples, bool)
 

@@ -29,7 +29,7 @@ from hqp_onnx.recovery.augment import augmented, spatial_axes
 from hqp_onnx.recovery.objective import Objective
 from hqp_onnx.recovery.samples import Feeds, gather
 from hqp_onnx.recovery.settings import Recovery
-from hqp_onnx.runtimes.session import Session
+from hqp_onnx.runtimes.session import work_session
 
 ROUNDING = 1e-8  # a loss from which there is nothing to learn
 SMALLEST = 0.01  # size of a weight tensor, for the learning rate
@@ -93,8 +93,8 @@ class Trainer:
         self.low, self.high = _flat(low), _flat(high)
         self.axes = spatial_axes(data) if settings.augment else None
         model, built = lesson.objective.model, lesson.objective
-        self.session = Session(model, built.outputs, threads=threads, integer_kernels=False)
-        self.judge = Session(model, [built.loss], threads=threads, integer_kernels=False)
+        self.session = work_session(model, built.outputs, threads, integer_kernels=False)
+        self.judge = work_session(model, [built.loss], threads, integer_kernels=False)
         self.batch = max(part, min(settings.batch, len(self.train)) // part * part)
         self.steps = len(self.train) // self.batch
         self._model = model

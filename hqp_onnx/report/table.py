@@ -27,24 +27,29 @@ class Table:
         return Table(self.caption, head, tuple(rows))
 
 
-PARAMETERS = "parameters M"
+PARAMETERS, THREADS, ONE_THREAD = "parameters M", "threads", "one thread"
 
 
 def models_table(report: Report) -> Table:
     """The paper's table: a row per model."""
     q = report.metric
+    times = ("model", "latency ms", THREADS, "speedup", ONE_THREAD)
     change = f"{q.fall} (95 % interval)"
-    head = ("model", "latency ms", "speedup", "size MB", "smaller", q.head, change, "θ %", "MACs M")
+    head = (*times, "size MB", "smaller", q.head, change, "θ %", "MACs M", PARAMETERS)
     where = f"{report.machine.runtime} on {report.machine.processor}"
     rows = tuple(_model(q, title_of(name), row) for name, row in report.all_rows.items())
-    return Table(f"{report.samples} samples of {report.data}; {where}", (*head, PARAMETERS), rows)
+    table = Table(f"{report.samples} samples of {report.data}; {where}", head, rows)
+    compared = any(row.one_thread_speedup is not None for row in report.rows.values())
+    return table if compared and not report.settings.get("threads") else table.without(THREADS).without(ONE_THREAD)
 
 
 def _model(q: Quantity, title: str, row: Row | EngineRow) -> tuple[str, ...]:
     return (
         title,
         f"{row.latency_ms:.3f}",
+        str(row.threads or "all") if isinstance(row, Row) else "–",
         f"{row.speedup:.2f}×" if isinstance(row, Row) else "–",
+        "–" if isinstance(row, EngineRow) or row.one_thread_speedup is None else f"{row.one_thread_speedup:.2f}×",
         f"{row.bytes / 1e6:.2f}",
         f"{100 * row.size_reduction:.0f} %",
         q.value(row.metric),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,18 @@ def machine(threads: int, runtime: str) -> Machine:
         onnxruntime=onnxruntime().__version__,
         python=platform.python_version(),
     )
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def thread_counts() -> tuple[int, ...]:
+    """Numbers of threads that are worth trying: 1, 2, 4, ... below the number of cores, and 0, the runtime's choice."""
+    return (*(2**power for power in range(12) if 2**power < cores()), 0)
 
 
 def processor() -> str:

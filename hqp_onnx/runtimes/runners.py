@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
 
+from hqp_onnx.runtimes.runtime import Threaded
 from hqp_onnx.runtimes.session import Runner
 from hqp_onnx.runtimes.targets import Target
 
@@ -20,6 +21,18 @@ def open_runner(
 ) -> Runner:
     """``model`` loaded in the runtime of ``target``; arguments and errors as for ``session.Session``."""
     return target.runtime.open(model, outputs, threads, spin)
+
+
+def thread_counts(target: Target, asked: int = 0) -> tuple[int, ...]:
+    """Numbers of threads to try on ``target``: those that are worth it, or the one that was asked for."""
+    if asked or not isinstance(target.runtime, Threaded):
+        return (asked,)
+    return target.runtime.thread_counts()
+
+
+def thread_metadata(target: Target, threads: int) -> Mapping[str, str]:
+    """What a model carries so that it runs on so many threads; see ``Threaded.metadata``."""
+    return target.runtime.metadata(threads) if isinstance(target.runtime, Threaded) else {}
 
 
 def runtime_name(target: Target) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,19 @@ import onnx
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.runtimes.kernels import Kernel, onnxruntime_kernels
+from hqp_onnx.runtimes.machine import thread_counts
+from hqp_onnx.runtimes.nvidia import CUDA, LAUNCHES
 from hqp_onnx.runtimes.openvino_session import OpenVinoSession, openvino
 from hqp_onnx.runtimes.session import CPU, Runner, Session, onnxruntime, require_provider
 
+CONFIGURATION = "ort_config"
 _IN_FLOAT32 = "the CPU computes float16 models in float32: half the size, and no faster"
 _IN_FLOAT = "onnxruntime's CUDA provider computes INT8 convolutions in float: INT8 on a GPU means TensorRT"
-_REMARKS = {(CPU, "fp16"): _IN_FLOAT32, ("CUDAExecutionProvider", "int8"): _IN_FLOAT}
+_ON_GPU = (
+    "times are those of runs whose inputs and outputs stay on the GPU (IO binding), in a CUDA graph "
+    "(enable_cuda_graph=1) where the model can be recorded"
+)
+_REMARKS = {(CPU, "fp16"): (_IN_FLOAT32,), (CUDA, "int8"): (_IN_FLOAT, _ON_GPU)}
 
 
 class Runtime(Protocol):
@@ -39,7 +47,18 @@ class Profiling(Protocol):
     """A runtime that times its kernels."""
 
     def kernels(self, model: onnx.ModelProto, feeds: Mapping[str, Array], threads: int, runs: int) -> list[Kernel]:
-        """In the order in which they run; ``ModelError`` where it fails."""
+        """In the order in which they run, none where it cannot time them; ``ModelError`` where it fails."""
+
+
+@runtime_checkable
+class Threaded(Protocol):
+    """A runtime whose speed depends on the number of threads that it is given."""
+
+    def thread_counts(self) -> tuple[int, ...]:
+        """Numbers that are worth trying here; 0 is the runtime's own choice."""
+
+    def metadata(self, threads: int) -> Mapping[str, str]:
+        """What a model carries so that the runtime, if asked to, takes so many; empty where it reads nothing."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +74,18 @@ class OnnxRuntime:
         return Session(model, outputs, self.provider, threads, spin=spin)
 
     def kernels(self, model: onnx.ModelProto, feeds: Mapping[str, Array], threads: int, runs: int) -> list[Kernel]:
-        """As its profiler times them."""
+        """As its profiler times them; none where it times their launches alone (``nvidia``)."""
+        if self.provider in LAUNCHES:
+            return []
         return onnxruntime_kernels(model, feeds, self.provider, threads, runs)
+
+    def thread_counts(self) -> tuple[int, ...]:
+        """Those of the machine; other providers than the processor's have threads of their own."""
+        return thread_counts() if self.provider == CPU else (0,)
+
+    def metadata(self, threads: int) -> Mapping[str, str]:
+        """What it reads where ``ORT_LOAD_CONFIG_FROM_MODEL`` is 1."""
+        return {CONFIGURATION: json.dumps({"session_options": {"intra_op_num_threads": threads}})}
 
     def describe(self) -> str:
         """Its version, and the provider if it is not the processor's."""
@@ -65,9 +94,8 @@ class OnnxRuntime:
         return f"onnxruntime {onnxruntime().__version__}{provider}"
 
     def remarks(self, precision: str) -> tuple[str, ...]:
-        """What the provider does not do."""
-        said = _REMARKS.get((self.provider, precision))
-        return () if said is None else (said,)
+        """What the provider does not do, and how it is timed."""
+        return _REMARKS.get((self.provider, precision), (_ON_GPU,) if self.provider == CUDA else ())
 
 
 @dataclass(frozen=True)
@@ -83,6 +111,14 @@ class OpenVino:
     def kernels(self, model: onnx.ModelProto, feeds: Mapping[str, Array], threads: int, runs: int) -> list[Kernel]:
         """As its performance counters say."""
         return OpenVinoSession(model, threads=threads, profile=True).kernels(feeds, runs)
+
+    def thread_counts(self) -> tuple[int, ...]:
+        """Those of the machine."""
+        return thread_counts()
+
+    def metadata(self, threads: int) -> Mapping[str, str]:
+        """None: OpenVINO takes its settings from who compiles a model."""
+        return {}
 
     def describe(self) -> str:
         """Its version."""

@@ -6,12 +6,17 @@ not they are outputs of the graph. ``Runner`` is what other modules may ask of a
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import onnx
@@ -19,10 +24,11 @@ import onnx
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import LimitError, MissingRuntimeError, ModelError, one_line
 from hqp_onnx.limits import deadline, probing
+from hqp_onnx.runtimes import nvidia
 from hqp_onnx.runtimes.external_data import weight_bytes, write_apart
 
 CPU = "CPUExecutionProvider"
-EXTRAS = {"CUDAExecutionProvider": "onnxruntime-gpu", "TensorrtExecutionProvider": "onnxruntime-gpu"}
+EXTRAS = {nvidia.CUDA: "onnxruntime-gpu", "TensorrtExecutionProvider": "onnxruntime-gpu"}
 _NUMPY_OF = {
     "float": np.float32,
     "double": np.float64,
@@ -40,6 +46,8 @@ _NUMPY_OF = {
 _SOURCE = re.compile(r"\S+\.(cc|h):\d+ .*?\) ")
 _SPIN_MICROSECONDS = "1000"
 _BYTES_LIMIT = 2_000_000_000  # protobuf serialises less than 2 GiB
+VARIABLE = "HQP_PROVIDER"
+_WORK: ContextVar[str | None] = ContextVar("provider", default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +79,19 @@ class Runner(Protocol):
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name; ``ModelError`` where the runtime fails."""
+
+
+@runtime_checkable
+class Bindable(Protocol):
+    """A runner that can leave inputs and outputs where it computes."""
+
+    def bound(self, feeds: Mapping[str, Array]) -> Callable[[], object]:
+        """A run of ``feeds``, to be called again and again; ``ModelError`` where the runtime fails."""
+
+
+def timed_run(runner: Runner, feeds: Mapping[str, Array]) -> Callable[[], object]:
+    """A run of ``feeds`` to be timed, without copies to and from a device where ``runner`` can do without."""
+    return runner.bound(feeds) if isinstance(runner, Bindable) else partial(runner.run, feeds)
 
 
 def onnxruntime() -> Any:
@@ -106,6 +127,36 @@ def require_provider(provider: str) -> None:
         extra = EXTRAS.get(provider)
         advice = f"pip install 'hqp-onnx[{extra}]' in place of onnxruntime" if extra else "install a build that has it"
         raise MissingRuntimeError(f"onnxruntime has no {provider} here, only {', '.join(has)}: {advice}")
+    if provider in nvidia.NVIDIA:
+        nvidia.load_libraries(onnxruntime())
+
+
+def set_provider(provider: str | None) -> None:
+    """Let statistics, gradients, ranges and training be computed on ``provider``, from here on in this context.
+
+    None takes what ``HQP_PROVIDER`` says, else the CPU. Models are judged and timed by their target's own runtime.
+
+    Raises:
+        MissingRuntimeError: the installed onnxruntime does not have it.
+    """
+    if provider is not None:
+        require_provider(provider)
+    _WORK.set(provider)
+
+
+def work_provider() -> str:
+    """As set by ``set_provider``, else what ``HQP_PROVIDER`` says, else the CPU's."""
+    return _WORK.get() or os.environ.get(VARIABLE) or CPU
+
+
+def work_session(
+    model: onnx.ModelProto | bytes | Path,
+    outputs: Sequence[str] | None = None,
+    threads: int = 0,
+    integer_kernels: bool = True,
+) -> Session:
+    """A ``Session`` on ``work_provider()``, in full precision."""
+    return Session(model, outputs, work_provider(), threads, integer_kernels=integer_kernels, exact=True)
 
 
 class Session:
@@ -120,6 +171,7 @@ class Session:
         integer_kernels: compute what stands between Q/DQ pairs in integers.
         spin: threads wait for the next run awake for 1 ms (by onnxruntime's default, and in versions that know no
             other, for some 40 ms), which is faster if it comes soon, but slows other sessions; else they sleep at once.
+        exact: compute float32 in float32 where the provider would not (``nvidia``); such a session is not for timing.
 
     Raises:
         ModelError: onnxruntime cannot load or prepare the model.
@@ -135,6 +187,7 @@ class Session:
         optimize: bool = True,
         integer_kernels: bool = True,
         spin: bool = True,
+        exact: bool = False,
     ) -> None:
         ort = onnxruntime()
         require_provider(provider)
@@ -148,11 +201,10 @@ class Session:
             options.add_session_config_entry("session.force_spinning_stop", "1")
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        providers = list(dict.fromkeys((provider, CPU)))
         try:
             with tempfile.TemporaryDirectory() as spill:
                 source = loadable(model, outputs, Path(spill))
-                self._session = ort.InferenceSession(source, options, providers=providers, enable_fallback=0)
+                self._session, self._graphs = _opened(source, options, provider, exact)
         except Exception as e:  # onnxruntime's own exception types are many and undocumented
             place = "" if provider == CPU else f" on {provider}"
             raise ModelError(f"onnxruntime cannot load the model{place}: {failure(e)}") from e
@@ -163,6 +215,7 @@ class Session:
         self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
         self.outputs = tuple(_spec(value) for value in self._session.get_outputs())
         self._names = list(outputs) if outputs is not None else [spec.name for spec in self.outputs]
+        self._provider = provider
 
     @property
     def batch(self) -> int | None:
@@ -173,8 +226,22 @@ class Session:
         """Outputs by name. A batch shorter than a fixed batch size is padded, and its outputs cut to length."""
         return run_padded(self._infer, feeds, self.batch)
 
+    @property
+    def records(self) -> bool:
+        """Whether runs to be timed are recorded as CUDA graphs."""
+        return self._graphs is not None
+
+    def bound(self, feeds: Mapping[str, Array]) -> Callable[[], object]:
+        """See ``Bindable``: on an NVIDIA GPU inputs and outputs stay there, in a CUDA graph where the model allows."""
+        if self._provider not in nvidia.NVIDIA or self.batch not in (None, _rows(feeds)):
+            return partial(self.run, feeds)
+        for recording in (*((next(self._graphs),) if self._graphs else ()), None):
+            with suppress(ModelError):
+                return nvidia.bind(onnxruntime(), self._session, feeds, self._names, recording)
+        return partial(self.run, feeds)
+
     def _infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        options = onnxruntime().RunOptions()
+        options = nvidia.unrecorded(onnxruntime()) if self._graphs else onnxruntime().RunOptions()
         options.log_severity_level = 4  # as in __init__
         try:
             with deadline(lambda: setattr(options, "terminate", True)):
@@ -184,6 +251,19 @@ class Session:
         except Exception as e:
             raise ModelError(f"onnxruntime cannot run the model: {failure(e)}") from e
         return dict(zip(self._names, results, strict=True))
+
+
+def _opened(source: bytes | str, options: Any, provider: str, exact: bool) -> tuple[Any, Iterator[int] | None]:
+    """An InferenceSession, and numbers of the CUDA graphs that it can record; None where it records none."""
+    ort = onnxruntime()
+    *recording, last = [
+        [(provider, settings), CPU] if settings else list(dict.fromkeys((provider, CPU)))
+        for settings in nvidia.settings(provider, exact)
+    ]
+    for providers in recording:
+        with suppress(Exception):  # some nodes are not on the GPU
+            return ort.InferenceSession(source, options, providers=providers, enable_fallback=0), count(1)
+    return ort.InferenceSession(source, options, providers=last, enable_fallback=0), None
 
 
 def try_run(session: Runner, feeds: Mapping[str, Array], name: object = "") -> dict[str, Array]:
@@ -217,17 +297,17 @@ def run_padded(
     infer: Callable[[Mapping[str, Array]], dict[str, Array]], feeds: Mapping[str, Array], fixed: int | None
 ) -> dict[str, Array]:
     """``infer(feeds)``; a batch shorter than ``fixed`` is padded, and its outputs cut to length."""
-    count = _rows(feeds)
-    short = 0 if fixed is None else max(fixed - count, 0)
+    rows = _rows(feeds)
+    short = 0 if fixed is None else max(fixed - rows, 0)
     if not short:
         return infer(feeds)
     values = infer(
         {
-            name: np.concatenate([x, np.repeat(x[-1:], short, 0)]) if np.ndim(x) and len(x) == count else x
+            name: np.concatenate([x, np.repeat(x[-1:], short, 0)]) if np.ndim(x) and len(x) == rows else x
             for name, x in feeds.items()
         }
     )
-    return {k: v[:count] if np.ndim(v) and len(v) == fixed else v for k, v in values.items()}
+    return {k: v[:rows] if np.ndim(v) and len(v) == fixed else v for k, v in values.items()}
 
 
 def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:

@@ -37,7 +37,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -45,6 +45,7 @@ import onnx
 from hqp_onnx.errors import UsageError
 from hqp_onnx.registry import Registry, outside_code
 from hqp_onnx.runtimes.machine import saturates
+from hqp_onnx.runtimes.nvidia import CUDA
 from hqp_onnx.runtimes.runtime import OnnxRuntime, OpenVino, Runtime
 
 
@@ -73,6 +74,7 @@ class Target:
         stand_in: what a reader of measurements should know where ``runtime`` is not the target's own, else "".
         engines: ``hqp build`` makes its engines.
         reduced_range: weights in [-64, 64].
+        mixes: the precision that ``mixed`` takes where it is faster than float32.
     """
 
     name: str
@@ -94,6 +96,7 @@ class Target:
     engines: bool = False
     reduced_range: bool = False
     fuses_sum: bool = False
+    mixes: Literal["int8", "fp16"] = "int8"
 
     def __post_init__(self) -> None:
         for method in ("open", "describe", "remarks"):
@@ -159,7 +162,7 @@ _OPENVINO = replace(
     runtime=OpenVino(),
 )
 _PROVIDER_LAYOUTS = {
-    "CUDAExecutionProvider": _TENSORRT,
+    CUDA: _TENSORRT,
     "TensorrtExecutionProvider": _TENSORRT,
     "NvTensorRTRTXExecutionProvider": _TENSORRT,
     "MIGraphXExecutionProvider": _TENSORRT,
@@ -168,7 +171,9 @@ _PROVIDER_LAYOUTS = {
 
 
 def _on_provider(name: str, provider: str) -> Target:
-    return replace(_PROVIDER_LAYOUTS.get(provider, _ONNXRUNTIME), name=name, runtime=OnnxRuntime(provider))
+    mixes: Literal["int8", "fp16"] = "fp16" if provider == CUDA else "int8"  # which it computes in float
+    layout = _PROVIDER_LAYOUTS.get(provider, _ONNXRUNTIME)
+    return replace(layout, name=name, runtime=OnnxRuntime(provider), mixes=mixes)
 
 
 _CPU_STANDS_IN = "accuracy and latency are onnxruntime's on the CPU: TensorRT runs the engine built from the model"
@@ -181,7 +186,7 @@ TARGETS: Registry[Target | Callable[[], Target]] = Registry(
 )
 TARGETS.register("onnxruntime")(_ONNXRUNTIME)
 TARGETS.register("openvino")(_OPENVINO)
-TARGETS.register("cuda")(_on_provider("cuda", "CUDAExecutionProvider"))
+TARGETS.register("cuda")(_on_provider("cuda", CUDA))
 TARGETS.register("tensorrt")(replace(_TENSORRT, stand_in=_CPU_STANDS_IN, engines=True))
 
 

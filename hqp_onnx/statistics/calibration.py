@@ -13,7 +13,7 @@ from hqp_onnx.arrays import Array
 from hqp_onnx.data.batch import Batch
 from hqp_onnx.errors import DataError
 from hqp_onnx.progress import StageProgress
-from hqp_onnx.runtimes.session import Session
+from hqp_onnx.runtimes.session import Session, work_session
 from hqp_onnx.statistics import thresholds
 from hqp_onnx.statistics.histogram import Histogram
 
@@ -86,7 +86,7 @@ def collect(
     histograms = {name: Histogram() for name in tensors}
     inputs = {value.name for value in model.graph.input}
     fetched = [name for name in tensors if name not in inputs]
-    session = Session(model, outputs=fetched, threads=threads) if fetched else None
+    session = work_session(model, fetched, threads) if fetched else None
     samples = rows = 0
     total = len(data) if isinstance(data, Sized) else 0
     for batch in data:

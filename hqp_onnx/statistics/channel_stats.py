@@ -21,7 +21,7 @@ from hqp_onnx.data.batch import Batch
 from hqp_onnx.errors import DataError
 from hqp_onnx.graphs.nodes import opset
 from hqp_onnx.graphs.unique_names import tensor_names, unused_prefix
-from hqp_onnx.runtimes.session import Session
+from hqp_onnx.runtimes.session import work_session
 
 _AXES_ARE_INPUT = 18  # opset from which ReduceMean and ReduceMax take their axes as an input
 _PARTS = ("mean", "power", "top")
@@ -63,7 +63,7 @@ def channel_stats(
     if not tensors:
         return {}
     prefix = unused_prefix("hqp.stats.", tensor_names(model.graph))
-    session = Session(_instrumented(model, tensors, prefix), _results(len(tensors), prefix), threads=threads)
+    session = work_session(_instrumented(model, tensors, prefix), _results(len(tensors), prefix), threads)
     totals = [_Total() for _ in tensors]
     for batch in data:
         bytes_each = sum(x.nbytes for x in batch.feeds.values()) / max(1, len(batch))

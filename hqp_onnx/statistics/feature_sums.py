@@ -31,7 +31,7 @@ from hqp_onnx.errors import DataError
 from hqp_onnx.graphs.nodes import reads
 from hqp_onnx.graphs.unique_names import tensor_names, unused_prefix
 from hqp_onnx.progress import StageProgress
-from hqp_onnx.runtimes.session import Session
+from hqp_onnx.runtimes.session import Session, work_session
 
 WORKSPACE = 1 << 26  # bytes of patches in one run; larger batches are run in parts
 GRAMS = 1 << 28  # bytes of grams that one run gives; what is beyond waits for another pass
@@ -187,7 +187,7 @@ class _Pass:
 
     def _opened(self) -> Session:
         instrumented = _instrumented(self._model, self._features, self._shifts, self._prefix)
-        return Session(_needed(instrumented, self._names), self._names, threads=self._threads)
+        return work_session(_needed(instrumented, self._names), self._names, self._threads)
 
     def _run(self, feeds: Mapping[str, Array]) -> list[_Measured]:
         """Gram, total and count of each of the features."""

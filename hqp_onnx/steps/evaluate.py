@@ -14,6 +14,7 @@ from hqp_onnx.data.sources import open_dataset
 from hqp_onnx.errors import DataError, UsageError
 from hqp_onnx.evaluation.metrics import Metric, References, ScoreFunction, Scores, evaluate, load_metric
 from hqp_onnx.evaluation.metrics.choice import Choice, choose
+from hqp_onnx.evaluation.suspicion import suspicions
 from hqp_onnx.model import ModelSource, judged_data, name_of, open_session
 from hqp_onnx.progress import Progress, silent
 from hqp_onnx.runtimes.session import try_run
@@ -23,10 +24,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The metric that was taken, and the scores by it."""
+    """The metric that was taken, the scores by it, and what looks wrong."""
 
     choice: Choice
     scores: Scores
+    warnings: tuple[str, ...] = ()
 
 
 def evaluate_model(
@@ -57,7 +59,8 @@ def evaluate_model(
     scores = evaluate(session, dataset, choice.metric, progress=report, references=references)
     if not scores.nonfinite and not math.isfinite(scores.metric):
         raise DataError(f"{dataset.source.name}: {choice.metric.name} has no value: the data lack what it counts")
-    return Evaluation(choice, scores)
+    found = tuple(suspicions(session, dataset, choice.metric, scores)) if reference is None else ()
+    return Evaluation(choice, scores, found)
 
 
 def _require(metric: Metric, reference: ModelSource | None) -> None:

@@ -8,6 +8,7 @@ resumes to the same model.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from hqp_onnx.boundary import public
@@ -16,6 +17,7 @@ from hqp_onnx.files import forbid_overlap, paths_of
 from hqp_onnx.job.ledger import Ledger
 from hqp_onnx.job.options import Options
 from hqp_onnx.job.outcome import OUTPUTS, write_outcome
+from hqp_onnx.job.pareto import FILES, PARETO, write_family
 from hqp_onnx.job.results import Report
 from hqp_onnx.job.run import run
 from hqp_onnx.job.settings import inputs_of, owner, settings_of
@@ -26,7 +28,7 @@ from hqp_onnx.report.reading import JSON
 from hqp_onnx.report.writing import HTML, write_report
 from hqp_onnx.steps.ship_engine import ENGINE_FILES, add_engine, require_engine
 
-_NAMES = (*OUTPUTS, LEDGER, JSON, HTML, *ENGINE_FILES)
+_NAMES = (*OUTPUTS, *FILES, PARETO, LEDGER, JSON, HTML, *ENGINE_FILES)
 
 
 @public
@@ -49,6 +51,9 @@ def optimize(options: Options, progress: Progress = silent) -> Report:
         ledger = Ledger(out, settings_of(setup), options.resume)
         result = run(setup, ledger)
         report, models = write_outcome(setup, ledger, result)
+        if options.pareto:
+            family = write_family(setup, ledger, result, models["baseline"], models[report.ships].candidate)
+            report = replace(report, pareto=family, seconds=dict(ledger.seconds))
         write_report(report, options.folder)
         if options.build:
             report = add_engine(setup, ledger, result, report, models)  # which holds good without it
@@ -82,6 +87,12 @@ def budget_error(report: Report) -> BudgetError:
         return BudgetError(
             f"the engine of {report.model} loses {q.worse(report.engine.val_drop)} of a budget of {limit}: "
             f"the best admissible model is {report.shipped}. Allow a larger {{--max_drop}}, or see 'hqp compare'"
+        )
+    if report.request.speed:
+        row = report.rows[report.ships]
+        return BudgetError(
+            f"no model of {report.model} reaches {report.request.speed}: {report.shipped}, the fastest, takes "
+            f"{row.latency_ms:.3f} ms, {row.speedup:.2f} times as fast. Allow narrower layers by {{--min_width}}"
         )
     kind = "FP16" if report.request.precision == "fp16" else "INT8"
     return BudgetError(

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import onnx_graphsurgeon as gs
 
+from hqp_onnx.arrays import IntArray
 from hqp_onnx.channels.channel_map import ChannelMap, PruningPlan
-from hqp_onnx.channels.removals import removals_json
+from hqp_onnx.channels.removals import plan_of, removals_json
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.data.reading import Data, read_files
 from hqp_onnx.errors import UsageError
@@ -24,16 +25,16 @@ from hqp_onnx.ranking.order import aligned, check_min_width, check_multiple
 from hqp_onnx.ranking.rank import rank
 from hqp_onnx.ranking.removal import order_units, ridges_of
 from hqp_onnx.ranking.saliencies import Execution, Scoring
-from hqp_onnx.statistics.moment_halves import halved_moments, joined
+from hqp_onnx.statistics.moment_halves import Halves, halved_moments, joined
 from hqp_onnx.steps.writing import write_verified
 
 
 @dataclass(frozen=True)
 class Pruning:
-    """How a given share of a model's units is chosen and removed: as by ``optimize``, except for widths.
+    """How units of a model are chosen and removed: a given share, as by ``optimize`` except for widths, or a plan.
 
     Attributes:
-        sparsity: share of the prunable units to remove, 0 to below 1.
+        sparsity: share of the prunable units to remove, 0 to below 1; None with a ``plan``.
         saliency: how units are ranked; None takes fisher where there are data, else l2.
         compensate: refit the weights that read removed channels, which needs data; None refits if there are data.
         refit: ``once``, or ``in-order``: once more, each weight from what it then reads.
@@ -43,12 +44,13 @@ class Pruning:
         keep: patterns of tensors whose units stay, see ``ChannelMap.restricted``.
         only: patterns of tensors whose units may be removed; empty for all.
         seed: of the random saliency.
+        plan: a ledger of an earlier run, of the same network: what it removed is removed again, so nothing is ranked.
 
     Raises:
         UsageError: a value that makes no sense.
     """
 
-    sparsity: float
+    sparsity: float | None = None
     saliency: str | None = None
     compensate: bool | None = None
     refit: str = "once"
@@ -58,9 +60,12 @@ class Pruning:
     keep: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     seed: int = 0
+    plan: str | Path | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.sparsity < 1:
+        if (self.sparsity is None) == (self.plan is None):
+            raise UsageError("{--sparsity} says how many units are removed, {--plan} which: expected one of them")
+        if self.sparsity is not None and not 0 <= self.sparsity < 1:
             raise UsageError(
                 f"{{--sparsity}} {self.sparsity}: expected a share of the prunable units, 0 or more and below 1"
             )
@@ -115,17 +120,40 @@ def prune_model(model: Model, options: Pruning, data: Dataset | None = None, pro
 
     Raises:
         UsageError: a saliency or a refit without its data, patterns that match no tensor.
+        DataError: the plan is not of this network.
     """
     if data is None and (options.compensate or options.refit != "once"):
         argument = "compensate" if options.compensate else "refit"
         raise UsageError(f"{{--{argument}}} needs calibration data: add {{--data}}")
-    scoring = options.scoring(data is not None)
     channels = model.channels().restricted(options.keep, options.only, options.branches)
-    refitted = options.compensate is not False
+    scoring, refitted = options.scoring(data is not None), options.compensate is not False
+    replayed = None if options.plan is None else plan_of(Path(options.plan), channels)
     halves = None
-    if data is not None and (refitted or scoring.method.needs_moments):
+    if data is not None and (refitted or (replayed is None and scoring.method.needs_moments)):
         user = "compensation" if refitted else f"{{--saliency}} {scoring.name}"
         halves = halved_moments(to_proto(model.graph), data, progress=partial(progress, "input moments"), user=user)
+    if replayed is None:
+        order, plan, wanted = _ranked(model, channels, options, scoring, data, halves, progress)
+    else:
+        order, plan, wanted = replayed.removed, replayed, len(replayed)
+    refit = None
+    if halves is not None and refitted:
+        again = data if options.refit == "in-order" else None
+        refit = Refit(joined(*halves), ridges_of(model.graph, channels, order, halves), again)
+    return Pruned(cut(model.graph, channels, plan, refit).graph, channels, plan, wanted)
+
+
+def _ranked(
+    model: Model,
+    channels: ChannelMap,
+    options: Pruning,
+    scoring: Scoring,
+    data: Dataset | None,
+    halves: Halves | None,
+    progress: Progress,
+) -> tuple[IntArray, PruningPlan, int]:
+    """Units in the order of removal, the plan that removes the share asked for, and how many units that would be."""
+    assert options.sparsity is not None
     ranking = rank(
         model.graph,
         channels,
@@ -135,15 +163,10 @@ def prune_model(model: Model, options: Pruning, data: Dataset | None = None, pro
         halves=halves,
         min_width=options.min_width,
     )
-    moments = joined(*halves) if halves is not None and refitted else None
+    moments = joined(*halves) if halves is not None and options.compensate is not False else None
     order, _ = order_units(model.graph, channels, ranking.units, options.min_width, moments)
     wanted = round(options.sparsity * len(channels.prunable))
-    plan = PruningPlan(aligned(order[:wanted], channels, options.multiple_of))
-    refit = None
-    if halves is not None and moments is not None:
-        again = data if options.refit == "in-order" else None
-        refit = Refit(moments, ridges_of(model.graph, channels, order, halves), again)
-    return Pruned(cut(model.graph, channels, plan, refit).graph, channels, plan, wanted)
+    return order, PruningPlan(aligned(order[:wanted], channels, options.multiple_of)), wanted
 
 
 def prune_file(
@@ -169,7 +192,11 @@ def prune_file(
     """
     forbid_overlap(
         {"output": output, "ledger": ledger},
-        {"the input model": model_io.parts(path), **read_files(data, preprocess)},
+        {
+            "the input model": model_io.parts(path),
+            **read_files(data, preprocess),
+            "the file of {--plan}": options.plan,
+        },
     )
     model = open_model(path)
     dataset = open_optional_data(model, data, preprocess)

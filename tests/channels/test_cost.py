@@ -65,3 +65,15 @@ def test_what_goes_with_a_unit_by_hand() -> None:
     times = cost.unit_costs(graph, channels, {"n0": 3.0, "n2": 6.0})
     np.testing.assert_allclose(times[units], (3 + 6) / 3)
     assert (cost.unit_costs(graph, channels, {}) > 0).all()
+
+
+def test_parameters_of_nodes_by_hand() -> None:
+    """A weight that two nodes read counts half for each."""
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[n,2,4,4] x) => (float[n,3,4,4] y) {
+      a = Conv(x, w)  b = Relu(x)  c = Conv(b, w)  y = Add(a, c)
+    }"""
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((3, 2, 1, 1), np.float32), "w"))
+    graph = to_graph(model)
+    counts = cost.node_params(graph)
+    assert sorted(counts.values()) == [3, 3] and sum(counts.values()) == cost.params(graph)

@@ -67,5 +67,13 @@ def test_signals_that_are_ignored_stay_so(monkeypatch: pytest.MonkeyPatch) -> No
     set_to: list[int] = []
     monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_IGN)
     monkeypatch.setattr(signal, "signal", lambda number, handler: set_to.append(number))
-    interruption.end_by_exception()
+    with interruption.ended_by_exception():
+        pass
     assert not set_to
+
+
+def test_a_signal_after_the_work_ends_the_process_at_once() -> None:
+    """Nobody is left to catch what a handler raises while Python shuts down."""
+    with interruption.ended_by_exception():
+        assert signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, None)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

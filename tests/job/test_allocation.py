@@ -18,7 +18,9 @@ from hqp_onnx.allocation.search import Allocation
 from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.job import allocation as module
 from hqp_onnx.job.allocation import added_costs, allocated_path
+from hqp_onnx.job.candidate import Precision
 from hqp_onnx.job.options import PAPER, Options
+from hqp_onnx.job.timing import Timing
 from hqp_onnx.steps.optimize import optimize
 
 
@@ -32,19 +34,21 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Allocation:
     of = groups()
     curves = measured_curves(of, together, lambda done, total: None)
     allocation = Allocation(of, Program(of, table()), curves, together)
-    monkeypatch.setattr(module, "allocate", lambda *_: allocation)
+    monkeypatch.setattr(module, "allocate", lambda *_: (allocation, Timing(Precision.FP32, 0)))
     return allocation
 
 
 def found_by(admits: Any, measured: bool = False) -> Any:
     setup = SimpleNamespace(
-        options=SimpleNamespace(search="bisect"), target=SimpleNamespace(stand_in="" if measured else "not here")
+        options=SimpleNamespace(search="bisect", min_width=0.1, width_multiple=1),
+        target=SimpleNamespace(stand_in="" if measured else "not here"),
+        channels=SimpleNamespace(frozen={}),
     )
     trials: dict[str, Any] = {}
     ledger = SimpleNamespace(once=lambda _, make: make(), timed=lambda _: nullcontext(), trials=trials)
 
     def judged(candidate: Any) -> bool:
-        trials[candidate.key] = SimpleNamespace(accepted=admits(candidate))
+        trials[candidate.key] = SimpleNamespace(accepted=admits(candidate), why="drop")
         return bool(trials[candidate.key].accepted)
 
     return allocated_path(setup, ledger, SimpleNamespace(admits=judged), SimpleNamespace())  # type: ignore[arg-type]
@@ -70,14 +74,14 @@ def test_the_fastest_plan_that_was_admitted_is_the_one(
             admitted.append(time)
         return inside
 
-    def fastest(_: Any, plans: list[PruningPlan]) -> int:
+    def fastest(_: Timing, setup: Any, plans: list[PruningPlan]) -> int:
         """The clock has it that the first of them is the fastest."""
         chosen.append(seconds_of(made, plans[0]))
         return 0
 
     chosen: list[float] = []
     if measured:
-        monkeypatch.setattr(module, "_fastest", fastest)
+        monkeypatch.setattr(Timing, "fastest", fastest)
     found = found_by(admits, measured)
     times = [seconds_of(made, plan) for plan in found.path.plans]
     assert times[found.count] == pytest.approx(chosen[0] if measured else min(admitted))
@@ -90,6 +94,9 @@ def test_nothing_or_everything_is_admitted(made: Allocation, limit: float) -> No
     found = found_by(lambda candidate: not len(candidate.plan) or len(candidate.plan) <= limit)
     fastest = min(seconds_of(made, plan) for plan in found.path.plans)
     assert (len(found.path.plan(found.count)) == 0) == (limit < 0)
+    why = found.notes[1]
+    assert ("the budget ended the search: the next faster plan" in why) == (limit < 0)
+    assert ("--min-width 0.1 and widths in multiples of 1" in why) == (limit > 0)
     if limit > 0:
         assert seconds_of(made, found.path.plan(found.count)) == pytest.approx(fastest)
 

@@ -323,7 +323,7 @@ def test_nodes_that_harm_the_outputs_are_spared(mixed: Options, monkeypatch: pyt
         return graph
 
     monkeypatch.setattr(CandidateModels, "_in_int8", ruined)
-    monkeypatch.setattr(precision, "_fastest", lambda setup, models, candidates: len(candidates) - 1)
+    monkeypatch.setattr(precision, "_fastest", lambda setup, models, candidates, threads: len(candidates) - 1)
     found = optimize(mixed)
     assert set(harmful) < set(found.floats)
     assert len(found.floats) == 27 + 1

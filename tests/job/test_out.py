@@ -42,6 +42,7 @@ def options(tmp_path: Path) -> Options:
         tmp_path / "out",
         precision="int8",
         step=0.1,
+        threads=1,
         max_drop=0.1,
         multiple_of=1,
         objective="sparsity",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from small_model import small_data, small_model
 
 from hqp_onnx import Options, optimize
 from hqp_onnx.evaluation.latency import Latency
-from hqp_onnx.job import outcome
+from hqp_onnx.job import rows
 from hqp_onnx.job.candidate import Precision
 from hqp_onnx.job.results import Row
 from hqp_onnx.job.rows import Measured
@@ -122,10 +122,11 @@ def options(tmp_path: Path) -> Options:
 
 
 def timed(monkeypatch: pytest.MonkeyPatch, speedups: Mapping[str, float]) -> None:
-    def latencies(models: Mapping[str, Measured], _: Any) -> dict[str, Latency]:
-        return {name: Latency(1 / speedups[name], 0.0, 1.0, 9, speedups[name]) for name in models}
+    def latencies(models: Mapping[str, Measured], threads: Sequence[int], _: Any) -> dict[str, dict[int, Latency]]:
+        times = {name: Latency(1 / speedups[name], 0.0, 1.0, 9, speedups[name]) for name in models}
+        return {name: dict.fromkeys(threads, time) for name, time in times.items()}
 
-    monkeypatch.setattr(outcome, "latencies_of", latencies)
+    monkeypatch.setattr(rows, "latencies_of", latencies)
 
 
 FAST = {"baseline": 1.0, "q8_only": 2.0, "pruned": 3.0, "int8_everywhere": 1.5, "hqp": 4.0}

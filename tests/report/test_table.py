@@ -19,11 +19,19 @@ from hqp_onnx.report.table import PARAMETERS, Table, models_table
 def test_cells_are_the_numbers_of_the_rows(returned: Report) -> None:
     row = replace(returned.hqp, latency_ms=1.25, speedup=4.0, bytes=2_500_000, size_reduction=0.75, metric=0.912)
     row = replace(row, drop=0.01, drop_low=-0.002, drop_high=0.022, sparsity=0.333, macs=7_000_000, params=1_500)
-    shown = models_table(replace(returned, hqp=row))
     cells = "HQP", "1.250", "4.00×", "2.50", "75 %", "91.20", "+1.00 (-0.20 to +2.20)", "33.3", "7.00", "0.002"
-    assert shown.rows[-1] == cells
+    alone = replace(row, threads=0, one_thread_speedup=None)
+    base = replace(returned.baseline, one_thread_speedup=None)
+    none = {name: replace(other, one_thread_speedup=None) for name, other in returned.rows.items()}
+    assert models_table(replace(returned, **{**none, "baseline": base, "hqp": alone})).rows[-1] == cells
+    row = replace(row, threads=1, one_thread_speedup=3.5)
+    none["baseline"] = replace(base, threads=0, one_thread_speedup=1.0)
+    shown = models_table(replace(returned, **{**none, "hqp": row}))
+    assert shown.head[1:5] == ("latency ms", "threads", "speedup", "one thread")
+    assert shown.rows[-1] == (*cells[:2], "1", "4.00×", "3.50×", *cells[3:])
+    assert shown.rows[0][2:5:2] == ("all", "1.00×")
     assert [name for name, *_ in shown.rows] == ["Baseline FP32", "Q8-only", "Pruned-only", "HQP"]
-    assert shown.head[5] == "agreement %"
+    assert shown.head[7] == "agreement %"
 
 
 def test_the_terminal_shows_the_cells_of_the_page(returned: Report, folder: Path) -> None:

@@ -23,7 +23,10 @@ def report_table(report: Report) -> Table:
 
 def budget_line(report: Report) -> str:
     """How much of the budget each stage took."""
-    q = report.metric
+    q, row, asked = report.metric, report.rows[report.ships], report.request.speed
+    if asked:
+        what = f"what ships is {row.speedup:.2f} times as fast, {q.change(row.drop)} worse"
+        return f"{asked} was asked for; {what}"
     points = {name: q.worse(drop) for name, drop in report.budget_spent.items()}
     sure = f"{points['uncertainty']} are uncertainty, " if "uncertainty" in points else ""
     return (

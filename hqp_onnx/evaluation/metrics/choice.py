@@ -22,6 +22,7 @@ from hqp_onnx.evaluation.metrics.metric import METRICS, Metric, ScoreFunction, l
 from hqp_onnx.evaluation.metrics.neighbours import OF_ORIGINAL
 from hqp_onnx.evaluation.metrics.outputs import judged, logits_of
 from hqp_onnx.evaluation.metrics.running import classes
+from hqp_onnx.evaluation.metrics.task import Task, task_of
 from hqp_onnx.runtimes.session import Runner
 
 _UNIT = 1e-3  # by which the length of a unit vector may differ from 1
@@ -29,9 +30,10 @@ _UNIT = 1e-3  # by which the length of a unit vector may differ from 1
 
 @dataclass(frozen=True)
 class Choice:
-    """A metric that fits, and why it was taken, in words."""
+    """A metric that fits, what it says of the output, and why it was taken, in words."""
 
     metric: Metric
+    task: Task
     why: str = ""
 
     @property
@@ -73,7 +75,7 @@ def choose(
     metric = _of_original(metric, data) if reference else metric
     if METRICS.find(metric.name) is not None and metric.name in METRICS.own:
         _try(metric, outputs, batch, data.source.name, ends or {})
-    return Choice(metric, why)
+    return Choice(metric, task_of(metric, outputs, batch.targets), why)
 
 
 def prepared(metric: Metric, session: Runner, data: Dataset, answers: Array | None = None) -> Dataset:
@@ -97,7 +99,7 @@ def _default(outputs: Mapping[str, Array], data: Dataset, output: str) -> tuple[
     targets = ", ".join(f"'{target}'" for target in data.targets)
     return (
         fidelity,
-        f"outputs are held to the original's, and the targets {targets} are not used: {{--metric}} names one",
+        f"outputs are held to the original's, and the targets {targets} are not used: --metric names what judges them",
     )
 
 

@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import DataError, GradientError, MissingRuntimeError
+from hqp_onnx.evaluation.metrics.task import Task
 from hqp_onnx.gradients.filters import weight_uses
 from hqp_onnx.gradients.loss import Loss, LossName, classes, logits_of
 from hqp_onnx.gradients.per_sample import Kind
 from hqp_onnx.gradients.tape import Tape
+from hqp_onnx.gradients.task_loss import NAMES
 from hqp_onnx.gradients.trace import fixed_batch, trace
 from hqp_onnx.gradients.training.install import find, install, install_directory
 from hqp_onnx.gradients.training.loss_model import loss_model
@@ -69,7 +71,7 @@ class TrainingPerSample:
         sample: Mapping[str, Array],
         *,
         kind: Kind = "fisher",
-        loss: LossName | onnx.ModelProto | None = "cross-entropy",
+        loss: LossName | Task | onnx.ModelProto | None = "cross-entropy",
         threads: int = 0,
         directory: Path | None = None,
     ) -> None:
@@ -79,10 +81,10 @@ class TrainingPerSample:
                 "onnxruntime-training is not installed: run `hqp setup training`, or use {--engine} native"
             )
         loss = loss or "sampled"
-        if loss not in ("cross-entropy", "sampled"):
-            name = loss if isinstance(loss, str) else "of its own"
+        if loss != "cross-entropy" and loss != "sampled":
+            name = loss if isinstance(loss, str) else NAMES[loss.kind] if isinstance(loss, Task) else "of its own"
             raise GradientError(
-                f"the loss '{name}' needs {{--engine}} native: ort-training has cross-entropy and sampled"
+                f"the loss '{name}' needs {{--engine}} native: ort-training has cross-entropy and sampled, of one row"
             )
         ready = prepare_for_gradients(model)
         tape = Tape(ready, trace(ready, sample, fixed_batch(ready)))

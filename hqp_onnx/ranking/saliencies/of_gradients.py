@@ -22,12 +22,15 @@ import onnx
 from hqp_onnx.arrays import Array
 from hqp_onnx.data.batch import Batch
 from hqp_onnx.errors import DataError
+from hqp_onnx.evaluation.metrics.task import Task, task_of_targets
 from hqp_onnx.gradients.engines import ENGINES, OpenEngine
 from hqp_onnx.gradients.loss import Draw, LossName
 from hqp_onnx.gradients.per_sample import Kind
 from hqp_onnx.gradients.running_sums import RunningSums, run_key
+from hqp_onnx.gradients.task_loss import NAMES
 from hqp_onnx.passes.lowering.fix_inputs import fix_inputs
 from hqp_onnx.ranking.saliencies.scoring import SALIENCIES, Execution, FilterScores, Saliency, Samples, Scoring
+from hqp_onnx.runtimes.session import Session
 
 _LOG = logging.getLogger(__name__)
 
@@ -62,7 +65,7 @@ class OfGradients(Saliency):
         model = fix_inputs(model, first.common)
         labeled = first.labels is not None
         loss = self.loss if scoring.loss_model is None else scoring.loss_model
-        chosen = loss if loss is not None or not labeled else "cross-entropy"
+        chosen = _chosen(loss, scoring.task, model, first)
         opened = ENGINES.get(scoring.engine)(
             model, first.own, kind=self.gradients, loss=chosen, threads=execution.threads
         )
@@ -85,9 +88,43 @@ SALIENCIES.register("fisher")(OfGradients("fisher"))
 SALIENCIES.register("taylor")(OfGradients("taylor"))
 
 
+def _chosen(
+    asked: LossName | onnx.ModelProto | None, task: Task | None, model: onnx.ModelProto, first: Batch
+) -> LossName | Task | onnx.ModelProto | None:
+    """The loss that was asked for, or that follows from the task and the targets.
+
+    Raises:
+        DataError: targets and outputs do not fit the loss that was asked for.
+    """
+    kind = next((kind for kind, name in NAMES.items() if name == asked), None)
+    if asked is not None and kind is None:
+        return asked
+    if asked is None and task is not None and task.kind == "any":
+        return "gauss-newton"
+    rows = task is None or (task.kind == "classes" and task.axis is None and not task.output)
+    if kind in (None, "classes") and (first.labels is not None or not first.targets) and rows:
+        return asked if first.labels is None else "cross-entropy"
+    outputs = {name: y for name, y in Session(model).run(first.feeds).items() if isinstance(y, np.ndarray)}
+    output = task.output if task is not None else ""
+    found = task_of_targets({output: outputs[output]} if output in outputs else outputs, first.targets)
+    wanted = kind or (task.kind if task is not None else found.kind)
+    if found.kind == "decisions" and wanted == "values":
+        found = Task("values", found.output, None, found.target)
+    if found.kind == wanted != "any":
+        return found
+    if asked is not None:
+        shapes = ", ".join(
+            f"'{name}' {x.dtype}{list(x.shape)}" for name, x in (*outputs.items(), *first.targets.items())
+        )
+        raise DataError(f"the loss {asked} does not fit the outputs and targets, {shapes}: leave out {{--loss}}")
+    return None
+
+
 def _values(opened: OpenEngine, batch: Batch, start: int, draw: Draw) -> Mapping[str, Array]:
     """Values [n, filters] by weight: the sum over the rounds of the loss, or their mean where they are drawn."""
-    rounds = opened.loss.rounds(range(start, start + len(batch)), batch.labels, draw)
+    task = opened.loss.task
+    labels = batch.labels if task is None else batch.targets.get(task.target)
+    rounds = opened.loss.rounds(range(start, start + len(batch)), labels, draw)
     each = (opened(batch.own, targets) for targets in rounds)  # one after the other: "expected" has many
     count = draw.count if opened.loss.random else 1
     total = dict(next(each))

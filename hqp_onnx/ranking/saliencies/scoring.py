@@ -25,6 +25,7 @@ from hqp_onnx.arrays import FloatArray, real_numbers
 from hqp_onnx.channels.channel_map import ChannelMap
 from hqp_onnx.data.batch import Batch
 from hqp_onnx.errors import UsageError
+from hqp_onnx.evaluation.metrics.task import Task
 from hqp_onnx.gradients import filter_weights
 from hqp_onnx.gradients.engines import ENGINES
 from hqp_onnx.gradients.loss import LOSSES, LossName
@@ -159,10 +160,12 @@ class Scoring:
     Attributes:
         saliency: a name in ``SALIENCIES``, ``FILE.py:name``, a ``Saliency``, or a function of (model, data).
         engine: what differentiates, where gradients are taken: a name in ``ENGINES`` or ``FILE.py:name``.
-        loss: a name in ``LOSSES``, a loss model, or its file. None takes cross-entropy where there are labels, else
-            labels sampled from a classifier's own distribution, else Gauss-Newton by random projections of the outputs.
+        loss: a name in ``LOSSES``, a loss model, or its file. None takes what follows from task and targets:
+            cross-entropy, binary-cross-entropy or squared-error; without targets, labels sampled from a classifier's
+            own distribution, else Gauss-Newton by random projections of the outputs.
         draws: labels sampled, or projections, per sample; each costs one pass. Other losses draw nothing.
         seed: of the draws, and of the random saliency.
+        task: what the judged output says; None where only the data tell.
         method: ``saliency`` itself.
         loss_model: ``loss``, its file read.
 
@@ -177,6 +180,7 @@ class Scoring:
     loss: str | onnx.ModelProto | None = None
     draws: int = 1
     seed: int = 0
+    task: Task | None = None
     method: Saliency = field(init=False, repr=False, compare=False)
     loss_model: LossName | onnx.ModelProto | None = field(init=False, repr=False, compare=False)
 

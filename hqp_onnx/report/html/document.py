@@ -13,6 +13,7 @@ from hqp_onnx.report.html.commands import Recipe, recipes
 from hqp_onnx.report.html.figures import Figure
 from hqp_onnx.report.html.markup import Html, join, table, tag
 from hqp_onnx.report.html.model_charts import budget, latency
+from hqp_onnx.report.html.pareto_chart import pareto
 from hqp_onnx.report.html.trial_chart import trials
 from hqp_onnx.report.html.unit_charts import layers, saliency
 from hqp_onnx.report.table import Table, interval_words, models_table
@@ -49,7 +50,9 @@ def _sections(report: Report, folder: Path, name: str) -> Iterator[Html]:
     warned = (f"Warning: {warning}" for warning in report.warnings)
     notes = (tag("p", note, class_="note") for note in (report.why, *warned, *report.notes))
     yield _section("models", "Models", table(models_table(report), "figures wide"), *notes)
-    figures = [latency(report), budget(report), trials(report), saliency(report), layers(report)]
+    held = [] if report.request.speed else [budget(report), trials(report)]  # to a budget
+    family = [pareto(report)] if report.pareto else []
+    figures = [latency(report), *family, *held, saliency(report), layers(report)]
     yield tag("div", *map(_figure, figures), _section("cost", "What it cost", *_cost(report)), class_="grid")
     yield _section("frozen", "Channels that stay, and why", *_frozen(report))
     yield _section("run", "How to run it", *map(_recipe, recipes(report, folder)))
@@ -72,8 +75,10 @@ def _summary(report: Report, name: str) -> Html:
     cards = [tag("div", tag("dt", words), tag("dd", value)) for words, value in facts]
     interval = f"95 % interval {interval_words(q, row)}"
     limit = f"the budget of {q.limit(report.max_drop)} on the validation data"
+    limit = f"the speed that was asked for, {request.speed}" if request.speed else limit
     limit += f", at a confidence of {100 * request.confidence:g} %" if request.confidence > 0.5 else ""
     verdict = "It is inside" if report.budget_met else "It is the best found: what was asked for misses"
+    verdict = "It reaches" if request.speed and report.budget_met else verdict
     text = (
         f"{Path(report.shipped).name} {_loses(q)} {q.change(row.drop)} ({interval}) on {report.samples} samples of "
         f"{report.data}. {verdict} {limit}."

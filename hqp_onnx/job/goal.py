@@ -1,0 +1,134 @@
+"""The reverse question: how fast the result must be, whatever that costs.
+
+The plans of the path are timed until the slowest is found that is fast enough; then plans near it that diverge less in
+the same time. In mixed precision this is done twice: which nodes are faster in float shows only at those widths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Protocol
+
+import numpy as np
+
+from hqp_onnx.allocation.search import Allocation
+from hqp_onnx.arrays import IntArray
+from hqp_onnx.channels.channel_map import PruningPlan
+from hqp_onnx.job.allocation import allocate, first_path, note_on
+from hqp_onnx.job.candidate import Candidate
+from hqp_onnx.job.evidence import Evidence
+from hqp_onnx.job.judge import Judge
+from hqp_onnx.job.ledger import Ledger
+from hqp_onnx.job.options import Options
+from hqp_onnx.job.path import PlanPath
+from hqp_onnx.job.precision import as_asked
+from hqp_onnx.job.search import bisect
+from hqp_onnx.job.setup import Setup
+from hqp_onnx.job.shipping import NOISE
+from hqp_onnx.job.timing import Timing
+
+_SECONDS = 30.0  # of the search around a plan
+
+
+class Timed(Protocol):
+    """Something that was timed beside the original."""
+
+    @property
+    def speedup(self) -> float:
+        """Time of the original over its own."""
+
+    @property
+    def latency_ms(self) -> float:
+        """Its median, in milliseconds."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """So many times as fast as the original, or a latency in milliseconds."""
+
+    speedup: float | None
+    latency_ms: float | None
+
+    @classmethod
+    def of(cls, options: Options) -> Goal | None:
+        """What was asked for, if anything."""
+        asked = options.speedup, options.target_latency
+        return None if asked == (None, None) else cls(*asked)
+
+    def met(self, timed: Timed, margin: float = -NOISE) -> bool:
+        """Whether a time is good enough, by a share of it more than that."""
+        if self.speedup is not None:
+            return timed.speedup >= (1 + margin) * self.speedup
+        assert self.latency_ms is not None
+        return (1 + margin) * timed.latency_ms <= self.latency_ms
+
+
+@dataclass(frozen=True)
+class Reached:
+    """The best candidate found that is fast enough, or the fastest: in FP32, and in the precision that was asked for.
+
+    Attributes:
+        path: of plans over the whole range of times.
+        pruned: the candidate in FP32.
+        chosen: in the precision that was asked for.
+        note: on the times.
+    """
+
+    path: PlanPath
+    pruned: Candidate
+    chosen: Candidate
+    note: str
+
+
+def reach(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence, goal: Goal) -> Reached:
+    """The candidate for a goal."""
+    allocation, timing = allocate(setup, ledger, evidence)
+    choices = first_path(ledger, allocation)
+    choice = _reached(setup, ledger, allocation, timing, choices, goal, "reached")
+    pruned = Candidate(allocation.groups.plan(choice))
+    chosen = as_asked(setup, ledger, judge.models, pruned, timing.threads)
+    mixed = replace(timing, precision=chosen.precision, floats=chosen.floats)
+    if mixed != timing and _is_faster(setup, ledger, pruned.plan, mixed, timing):
+        choice = _reached(setup, ledger, allocation, mixed, choices, goal, "reached-mixed")
+        pruned = Candidate(allocation.groups.plan(choice))
+        chosen = replace(chosen, plan=pruned.plan)
+    for candidate in (pruned, chosen):
+        judge.trial(candidate)
+    ordered = sorted([*choices, choice], key=allocation.program.seconds, reverse=True)
+    plans = PlanPath(tuple(allocation.groups.plan(other) for other in ordered))
+    return Reached(plans, pruned, chosen, note_on(allocation.program))
+
+
+def _is_faster(setup: Setup, ledger: Ledger, plan: PruningPlan, one: Timing, other: Timing) -> bool:
+    """Whether a plan is clearly faster one way than another."""
+
+    def speedups() -> list[float]:
+        return [timing.beside(setup, plan).speedup for timing in (one, other)]
+
+    mine, its = ledger.once("faster-mixed", speedups)
+    return mine > (1 + NOISE) * its
+
+
+def _reached(
+    setup: Setup,
+    ledger: Ledger,
+    allocation: Allocation,
+    timing: Timing,
+    choices: Sequence[IntArray],
+    goal: Goal,
+    name: str,
+) -> IntArray:
+    """The slowest choice that is fast enough as timed, or the fastest, and then one near it that diverges less."""
+
+    def too_slow(number: int) -> bool:
+        return not goal.met(timing.beside(setup, allocation.groups.plan(choices[number])), NOISE)
+
+    def found() -> list[int]:
+        with ledger.timed(name.replace("-", ", ")):
+            last = bisect(len(choices) - 1, 1, too_slow) if too_slow(0) else -1
+            slowest = choices[min(last + 1, len(choices) - 1)]
+            return list(map(int, allocation.improved(slowest, perf_counter() + _SECONDS)))
+
+    return np.array(ledger.once(name, found), np.int64)

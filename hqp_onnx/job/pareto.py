@@ -1,0 +1,68 @@
+"""Models over the whole range of speeds, each a file: what is lost at twice, at four times the speed.
+
+Plans all along the path of an allocation are made in the precision that was chosen, judged on all of the data and timed
+in turn. A file is kept for each that no faster one beats in the metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+
+from hqp_onnx.files import json_text, write_text
+from hqp_onnx.graphs import model_io
+from hqp_onnx.job.candidate import Candidate
+from hqp_onnx.job.ledger import Ledger
+from hqp_onnx.job.results import Point, Row
+from hqp_onnx.job.rows import Measured, best_threads, latencies_once, make_rows, measured_file
+from hqp_onnx.job.run import SearchResult
+from hqp_onnx.job.setup import Setup
+from hqp_onnx.runtimes.runners import thread_metadata
+
+POINTS = 10  # at most
+PARETO = "pareto.json"
+FILES = tuple(f"pareto/{number}.onnx" for number in range(1, POINTS + 1))
+"""Slowest first."""
+
+
+def write_family(
+    setup: Setup, ledger: Ledger, result: SearchResult, baseline: Measured, like: Candidate
+) -> tuple[Point, ...]:
+    """Write ``FILES`` and ``PARETO``, in the precision of ``like``; the points, slowest first."""
+    folder = setup.options.folder
+    with ledger.timed("pareto"):
+        models = {"baseline": baseline}
+        for number, candidate in enumerate(_candidates(result, like), 1):
+            kept = ledger.cache / f"point-{number}.onnx"
+            model_io.save(result.judge.models.graph(candidate), kept)
+            models[str(number)] = measured_file(setup, result.judge, candidate, kept)
+            setup.progress("pareto", number, POINTS)
+        rows = make_rows(models, latencies := latencies_once(setup, ledger, models, "pareto"))
+        front = [name for name in models if name != "baseline" and _unbeaten(name, rows)]
+        points = []
+        for file, name in zip(FILES, sorted(front, key=lambda name: rows[name].speedup), strict=False):
+            model_io.save(result.judge.models.graph(models[name].candidate), folder / file)
+            if threads := best_threads(latencies[name]):
+                model_io.annotate(folder / file, thread_metadata(setup.target, threads))
+            points.append(Point(**{**vars(rows[name]), "bytes": model_io.stored_bytes(folder / file)}, file=file))
+    for large in ledger.cache.glob("point-*.onnx*"):
+        large.unlink(missing_ok=True)
+    write_text(folder / PARETO, json_text(msgspec.to_builtins(points)))
+    return tuple(points)
+
+
+def _candidates(result: SearchResult, like: Candidate) -> list[Candidate]:
+    """At most ``POINTS``, evenly along the path, slowest first."""
+    plans = result.path.beyond(0)
+    chosen = dict.fromkeys(np.linspace(0, len(plans) - 1, POINTS).round().astype(int).tolist())
+    return [replace(like, plan=result.path.plan(plans[number]), trained=False) for number in chosen]
+
+
+def _unbeaten(name: str, rows: Mapping[str, Row]) -> bool:
+    """Whether no model that is at least as fast loses less."""
+    mine = rows[name]
+    others = (row for other, row in rows.items() if other != name)
+    return not any(row.speedup >= mine.speedup and row.val_drop <= mine.val_drop for row in others)

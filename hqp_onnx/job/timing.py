@@ -1,0 +1,130 @@
+"""How models are timed while widths are chosen: in the precision, and on the threads, that are faster at half of them.
+
+A table of times belongs to one precision and one number of threads. Where these are open (``mixed`` precision, no
+``threads`` asked for), a model of half the widths is tried in each way, since what ships is narrow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import msgspec
+import onnx
+import onnx_graphsurgeon as gs
+
+from hqp_onnx.allocation.groups import Groups
+from hqp_onnx.allocation.times import measure_table
+from hqp_onnx.channels.channel_map import PruningPlan
+from hqp_onnx.evaluation.latency import fastest, measure
+from hqp_onnx.graphs.model_io import to_proto
+from hqp_onnx.job.candidate import Precision
+from hqp_onnx.job.ledger import Ledger
+from hqp_onnx.job.setup import Setup
+from hqp_onnx.passes.absorb_shifts import absorb_shifts, constants
+from hqp_onnx.passes.convert_fp16 import convert_fp16
+from hqp_onnx.passes.cut import cut
+from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
+from hqp_onnx.passes.quantize import Recipe, prepare, quantize_prepared
+from hqp_onnx.passes.refit_in_order import refittable
+from hqp_onnx.passes.widen_float16 import widen_float16
+from hqp_onnx.quantization.placement import quantized_tensors
+from hqp_onnx.runtimes.runners import thread_counts
+from hqp_onnx.runtimes.session import Runner
+from hqp_onnx.statistics.calibration import Calibration, Range
+from hqp_onnx.timing.table import TimeTable
+
+_COMPARISON_SECONDS = 1.0
+_BARE = Recipe(equalize=False, correct_bias=False, round_weights=False)
+_ANY_RANGE = Range(-1.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """In which precision models are timed, on how many threads, and which nodes of INT8 models are in float."""
+
+    precision: Precision
+    threads: int
+    floats: tuple[str, ...] = ()
+
+    def table(self, setup: Setup, ledger: Ledger, groups: Groups) -> TimeTable:
+        """Times of all widths of the groups, measured."""
+        with ledger.timed("times"):
+            return measure_table(
+                groups,
+                partial(self.model, setup),
+                partial(_bare, setup),
+                setup.target,
+                setup.sample,
+                setup.positions,
+                self.threads,
+                partial(setup.progress, "times"),
+                setup.options.seed,
+            )
+
+    def fastest(self, setup: Setup, plans: Sequence[PruningPlan]) -> int:
+        """The number of the fastest plan as measured: predictions are good enough to search by."""
+        models = [self.model(setup, plan) for plan in plans]
+        return fastest([setup.load(m, threads=self.threads) for m in models], setup.sample, _COMPARISON_SECONDS)
+
+    def beside(self, setup: Setup, plan: PruningPlan) -> Beside:
+        """A plan's latency beside the original's, which runs on the threads that it is fastest on."""
+        sessions: dict[str, Runner] = {
+            str(count): setup.model.load(count) for count in thread_counts(setup.target, setup.options.threads)
+        }
+        sessions["plan"] = setup.load(self.model(setup, plan), threads=self.threads)
+        found = measure(sessions, setup.sample, _COMPARISON_SECONDS)
+        plans = found.pop("plan")
+        return Beside(plans.speedup / max(latency.speedup for latency in found.values()), plans.median_ms)
+
+    def model(self, setup: Setup, plan: PruningPlan) -> onnx.ModelProto:
+        """A plan as it is timed."""
+        graph = _bare(setup, plan)
+        if self.precision is Precision.INT8:
+            return _in_int8(setup, graph, self.floats)
+        folded = fold_batchnorm(graph).graph
+        return to_proto(convert_fp16(folded).graph if self.precision is Precision.FP16 else folded)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """How many times as fast as the original a plan is, and what it takes, in milliseconds."""
+
+    speedup: float
+    latency_ms: float
+
+
+def choose_timing(setup: Setup, ledger: Ledger, groups: Groups) -> Timing:
+    """The faster way at half the widths, measured, or as an earlier run measured it."""
+    found = ledger.once("timing", lambda: msgspec.to_builtins(_chosen(setup, groups)))
+    return msgspec.convert(found, Timing)
+
+
+def _chosen(setup: Setup, groups: Groups) -> Timing:
+    narrow = Precision(setup.options.narrow)
+    kinds = (Precision.FP32, narrow) if setup.options.precision == "mixed" else (narrow,)
+    counts = thread_counts(setup.target, setup.options.threads)
+    ways = [Timing(kind, count) for count in counts for kind in kinds]
+    if len(ways) == 1 or setup.target.stand_in:
+        return Timing(narrow, setup.options.threads)
+    half = groups.plan(groups.least // 2)
+    models = {kind: Timing(kind, 0).model(setup, half) for kind in kinds}
+    sessions = [setup.load(models[way.precision], threads=way.threads) for way in ways]
+    return ways[fastest(sessions, setup.sample, _COMPARISON_SECONDS)]
+
+
+def _bare(setup: Setup, plan: PruningPlan) -> gs.Graph:
+    """Cut without a refit, the values of weights do not change what a model takes; sums go where a refit lets them."""
+    graph = cut(setup.model.graph, setup.channels, plan).graph
+    if setup.options.chosen_refit != "in-order" or not setup.channels.ended(plan):
+        return graph
+    return absorb_shifts(graph, constants(setup.model.graph), refittable(graph)).result.graph
+
+
+def _in_int8(setup: Setup, graph: gs.Graph, floats: Collection[str]) -> onnx.ModelProto:
+    """Quantized with any ranges, which do not change it either."""
+    graph = fold_batchnorm(widen_float16(graph).graph).graph
+    ranges = dict.fromkeys(quantized_tensors(graph, setup.target), _ANY_RANGE)
+    prepared = prepare(graph, (), setup.target, known=Calibration(ranges, "any"), recipe=_BARE)
+    return to_proto(quantize_prepared(prepared, setup.target, floats).graph)

@@ -1,0 +1,193 @@
+"""What each part of the allocation of widths is worth: the same job without it, or with another in its place.
+
+    python tools/bench_allocation.py [MODEL] [--calib DATA --val DATA --test DATA] [--max-drop 0.015]
+                                     [--variants default macs ...] [-o FOLDER]
+
+Default: the bundled models and data. One job after the other; then all that they ship are timed in turn, each on the
+threads that it is fastest on, and on one. Drops are on the validation data, which the budget binds, and on test data.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+from hqp_onnx.allocation import times
+from hqp_onnx.evaluation.latency import measure
+from hqp_onnx.job import allocation, timing
+from hqp_onnx.job.candidate import Precision
+from hqp_onnx.job.options import Options
+from hqp_onnx.job.results import Report
+from hqp_onnx.model import open_session
+from hqp_onnx.runtimes.machine import processor, thread_counts
+from hqp_onnx.steps.optimize import optimize
+from hqp_onnx.timing import table
+
+ROOT = Path(__file__).parents[1] / "models"
+Patch = Callable[[], Any]
+
+
+def counted(*arguments: Any, **named: Any) -> Any:
+    """A table by multiply-accumulates in place of times."""
+    with patch.object(times, "TELLING", 0.0):
+        return times.measure_table(*arguments, **named)
+
+
+def raw_curves(groups: Any, measure: Any, progress: Any) -> list[np.ndarray]:
+    """What the ranking says, in place of what is measured."""
+    return [group.costs / max(sum(g.costs[-1] for g in groups.groups), 1e-30) for group in groups.groups]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Options, and parts of the program that others stand for."""
+
+    words: str
+    options: dict[str, Any] = field(default_factory=dict)
+    patches: tuple[Patch, ...] = ()
+
+
+VARIANTS = {
+    "default": Variant("all parts"),
+    "counted": Variant(
+        "multiply-accumulates in place of measured times",
+        patches=(partial(patch.object, timing, "measure_table", counted),),
+    ),
+    "linear": Variant(
+        "times linear in each width, without products",
+        patches=(partial(patch.object, table, "combinations", lambda *_: ()),),
+    ),
+    "raw": Variant(
+        "loss curves as the ranking has them",
+        patches=(partial(patch.object, allocation, "measured_curves", raw_curves),),
+    ),
+    "no-descent": Variant(
+        "without the descent from the last plan", patches=(partial(patch.object, allocation, "DESCENT_SECONDS", 0.0),)
+    ),
+    "refit-once": Variant("one refit, from the original's features", {"refit": "once"}),
+    "fp32-times": Variant("times in float32, precision chosen afterwards"),
+    "in-turns": Variant("widths again, by times in the precision that was chosen"),
+    "all-threads": Variant("the runtime's number of threads"),
+    "unaligned": Variant("widths of any number", {"multiple_of": 1}),
+    "aligned-8": Variant("widths multiples of 8", {"multiple_of": 8}),
+    "aligned-32": Variant("widths multiples of 32", {"multiple_of": 32}),
+    "fisher": Variant("units ranked by Fisher", {"saliency": "fisher"}),
+    "l2": Variant("units ranked by L2", {"saliency": "l2"}),
+    "macs": Variant("in one order, obs per MAC", {"objective": "macs"}),
+    "size": Variant("in one order, obs per parameter", {"objective": "size"}),
+    "sparsity": Variant("in one order, by obs", {"objective": "sparsity"}),
+    "sparsity-fisher": Variant("in one order, by Fisher", {"objective": "sparsity", "saliency": "fisher"}),
+}
+
+
+def timing_of(precision: Precision | None = None, threads: int | None = None, floats: tuple[str, ...] = ()) -> Patch:
+    """A patch of how models are timed while widths are chosen."""
+    choose = timing.choose_timing
+
+    def chosen(*arguments: Any) -> timing.Timing:
+        found = choose(*arguments)
+        return timing.Timing(precision or found.precision, found.threads if threads is None else threads, floats)
+
+    return partial(patch.object, allocation, "choose_timing", chosen)
+
+
+@contextmanager
+def patched(name: str, default: Report | None) -> Iterator[None]:
+    """The parts of a variant in place."""
+    patches = VARIANTS[name].patches
+    if name == "fp32-times":
+        patches = (timing_of(Precision.FP32),)
+    elif name == "all-threads":
+        patches = (timing_of(threads=0),)
+    elif name == "in-turns":
+        assert default is not None
+        quantized = default.ships in ("hqp", "int8_everywhere", "q8_only")
+        patches = (
+            timing_of(Precision.INT8 if quantized else Precision.FP32, floats=default.floats if quantized else ()),
+        )
+    with ExitStack() as stack:
+        for make in patches:
+            stack.enter_context(make())
+        yield
+
+
+def shipped_times(model: Path, reports: dict[str, Report], target: str) -> dict[str, dict[int, float]]:
+    """Speed-up over the input of what each ships, by number of threads, in turn in one run."""
+    counts = sorted({1, *thread_counts()}, key=lambda count: count or 1 << 20)
+    files = {"input": model, **{name: Path(report.shipped) for name, report in reports.items()}}
+    sessions = {f"{name} {n}": open_session(file, target, n) for name, file in files.items() for n in counts}
+    (spec,) = open_session(model, target).inputs
+    shape = [1, *(size or 1 for size in spec.shape[1:])]
+    feeds = {spec.name: np.random.default_rng(0).uniform(0, 1, shape).astype(spec.dtype)}
+    found = measure(sessions, feeds, 20.0)
+    base = max(found[f"input {n}"].speedup for n in counts)
+    return {
+        name: {
+            0: max(found[f"{name} {n}"].speedup for n in counts) / base,
+            1: found[f"{name} 1"].speedup / found["input 1"].speedup,
+        }
+        for name in reports
+    }
+
+
+def jobs(options: Options, names: list[str], folder: Path) -> dict[str, Report]:
+    """The report of each variant."""
+    reports: dict[str, Report] = {}
+    for name in names:
+        with patched(name, reports.get("default")):
+            output = folder / name
+            reports[name] = optimize(replace(options, output=output, resume=output.exists(), **VARIANTS[name].options))
+        report = reports[name]
+        row = report.rows[report.ships]
+        print(f"{name}: {report.ships}, {row.speedup:.2f}x, {report.metric.change(row.val_drop)}", flush=True)
+    return reports
+
+
+def print_table(model: Path, reports: dict[str, Report], target: str) -> None:
+    speeds = shipped_times(model, reports, target)
+    first = next(iter(reports.values()))
+    print(f"\n### {model.stem}, {first.metric.limit(first.max_drop)}, {target}, {processor()}\n")
+    print("| variant | | speed-up | one thread | drop (validation) | drop (test) | times predicted within | seconds |")
+    print("|---|---|--:|--:|--:|--:|--:|--:|")
+    for name, report in reports.items():
+        row, q = report.rows[report.ships], report.metric
+        error = next((note.rsplit(" within ", 1)[1] for note in report.notes if "predicted within" in note), "")
+        cells = [name, VARIANTS[name].words, f"{speeds[name][0]:.2f}x", f"{speeds[name][1]:.2f}x"]
+        cells += [q.worse(row.val_drop, "+"), q.worse(row.drop, "+"), error, f"{sum(report.seconds.values()):.0f}"]
+        print(f"| {' | '.join(cells)} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="*", type=Path, default=sorted(ROOT.glob("*.onnx")))
+    for part in ("calib", "val", "test"):
+        parser.add_argument(f"--{part}", default=str(ROOT / f"fashion_mnist_{part}.npz"))
+    parser.add_argument("--max-drop", type=float, default=0.015)
+    parser.add_argument("--target", default="onnxruntime")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("-o", "--output", type=Path, default=Path("build/allocation"))
+    chosen = parser.parse_args()
+    names = list(dict.fromkeys(["default", *chosen.variants])) if "in-turns" in chosen.variants else chosen.variants
+    for model in chosen.model:
+        options = Options(
+            model,
+            chosen.calib,
+            chosen.val,
+            chosen.output,
+            test=chosen.test,
+            max_drop=chosen.max_drop,
+            target=chosen.target,
+        )
+        print_table(model, jobs(options, names, chosen.output / model.stem), chosen.target)
+
+
+if __name__ == "__main__":
+    main()
