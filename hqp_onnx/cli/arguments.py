@@ -128,6 +128,7 @@ def reading_options(*names: str) -> Callable[[F], F]:
         @wraps(command)
         def read(*arguments: Any, targets: str | None, **options: Any) -> Any:
             how = {"constants": options.pop("constant"), "pad": options.pop("pad"), "part": options.pop("part")}
+            how |= {"states": options.pop("state")}
             each = [targets, *(options.pop(f"{name}_targets") or targets for name in several)]
             for name, belongs in zip(names, each, strict=True):
                 if options[name] is not None and (belongs or any(how.values())):
@@ -203,6 +204,13 @@ _READING = (
         metavar="NAME=VALUE",
         callback=_pairs(float),
         help="Fill up samples of different lengths with VALUE (repeatable).",
+    ),
+    click.option(
+        "--state",
+        multiple=True,
+        metavar="INPUT=OUTPUT",
+        callback=_pairs(str),
+        help="State that flows from step to step: samples are time steps (repeatable).",
     ),
     click.option("--part", metavar="split.json:PART", help="Only these samples, as `hqp optimize --data` split them."),
 )

@@ -18,7 +18,7 @@ from hqp_onnx.files import digest_of
 from hqp_onnx.runtimes.session import TensorSpec
 
 
-class _Derived:
+class Derived:
     """What is as it is in ``source``."""
 
     source: Source
@@ -59,7 +59,7 @@ class _Derived:
 
 
 @dataclass(frozen=True)
-class WithTargets(_Derived):
+class WithTargets(Derived):
     """``source`` with further targets, row by row."""
 
     source: Source
@@ -88,7 +88,7 @@ class WithTargets(_Derived):
 
 
 @dataclass(frozen=True)
-class Padded(_Derived):
+class Padded(Derived):
     """``source`` with the arrays of ``values`` padded at the end of their axes, so that batches are of one shape.
 
     An axis whose size the model fixes becomes as long as that, another as long as the longest in the batch.
@@ -136,7 +136,7 @@ class Padded(_Derived):
 
 
 @dataclass(frozen=True)
-class Subset(_Derived):
+class Subset(Derived):
     """Some samples of ``source``, ascending; ``part`` says which in errors."""
 
     source: Source
