@@ -145,7 +145,7 @@ def objects_loss(net: nn.Module, feeds: Mapping[str, Tensor], targets: Mapping[s
     wanted = torch.zeros(len(numbers), CLASSES, CELLS**2)
     wanted[rows, numbers[there] - 1, cells[there]] = 1
     scores = raw[:, 4:]
-    chance = torch.sigmoid(scores)
+    chance = torch.sigmoid(scores.detach())
     focal = torch.where(wanted > 0, 1 - chance, chance).square()
     classes = F.binary_cross_entropy_with_logits(scores, wanted, focal, reduction="sum") / there.sum()
     guess = net.boxes(raw)[rows, :, cells[there]]

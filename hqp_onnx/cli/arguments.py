@@ -130,6 +130,8 @@ def reading_options(*names: str) -> Callable[[F], F]:
             how = {"constants": options.pop("constant"), "pad": options.pop("pad"), "part": options.pop("part")}
             how |= {"states": options.pop("state")}
             each = [targets, *(options.pop(f"{name}_targets") or targets for name in several)]
+            if any((*each, *how.values())) and all(options[name] is None for name in names):
+                raise UsageError(f"{{--targets}} and others are for {{--{names[0]}}}: add it, or leave them out")
             for name, belongs in zip(names, each, strict=True):
                 if options[name] is not None and (belongs or any(how.values())):
                     options[name] = Reading(options[name], belongs, **how)

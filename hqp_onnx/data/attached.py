@@ -13,7 +13,7 @@ from hqp_onnx.data.batch import Batch, class_numbers, joined
 from hqp_onnx.data.dataset import Source
 from hqp_onnx.data.memory import ArraySource
 from hqp_onnx.data.stored import Rows
-from hqp_onnx.errors import DataError
+from hqp_onnx.errors import DataError, UsageError
 from hqp_onnx.files import digest_of
 from hqp_onnx.runtimes.session import TensorSpec
 
@@ -132,7 +132,15 @@ class Padded(Derived):
         longest = [max(sizes) for sizes in zip(*(shape[1:] for shape in shapes), strict=True)]
         sizes = [most if size is None else max(size, most) for size, most in zip(wanted, longest, strict=False)]
         widths = [(0, 0), *((0, size - have) for size, have in zip(sizes, values.shape[1:], strict=False))]
-        return np.pad(values, widths[: values.ndim], constant_values=values.dtype.type(self.values[name]))
+        return np.pad(values, widths[: values.ndim], constant_values=self._fill(name, values))
+
+    def _fill(self, name: str, values: Array) -> Array:
+        wanted = np.asarray(self.values[name], np.float64)
+        with np.errstate(invalid="ignore"):
+            fill = wanted.astype(values.dtype)
+        if not np.isfinite(wanted) or (values.dtype.kind != "f" and fill != wanted):
+            raise UsageError(f"{{--pad}} {name}={wanted:g}: is no value of an array of {values.dtype}")
+        return fill
 
 
 @dataclass(frozen=True)
