@@ -46,7 +46,7 @@ from hqp_onnx.steps.build import build_file
 from hqp_onnx.steps.evaluate import evaluate_model
 from hqp_onnx.steps.inspect import Inspection, inspect_model
 from hqp_onnx.steps.prune import Pruning, prune_model
-from hqp_onnx.steps.quantize import mixed_model, quantize_model
+from hqp_onnx.steps.quantize import default_precision, mixed_model, quantize_model
 from hqp_onnx.steps.recover import recover_model, recovery_source
 from hqp_onnx.steps.score import score_model
 from hqp_onnx.steps.writing import verified_model
@@ -117,7 +117,7 @@ def quantize(
     model: ModelSource,
     data: Data | None = None,
     *,
-    precision: str = "int8",
+    precision: str | None = None,
     target: str = "onnxruntime",
     calibration: str = "entropy",
     equalize: bool = True,
@@ -131,9 +131,10 @@ def quantize(
     Args:
         model: float, opset 11 or newer.
         data: calibration data; float16 needs none.
-        precision: int8; mixed, INT8 where that is faster on ``target``, as measured here; or fp16.
-        target: the runtime that the model is for: onnxruntime, openvino, tensorrt, cuda, onnxruntime:PROVIDER, or
-            ``FILE.py:name``.
+        precision: int8; mixed, INT8 where that is faster on ``target``, as measured here; or fp16. None takes int8, or
+            fp16 where ``target`` does not compute in INT8.
+        target: the runtime that the model is for: onnxruntime, openvino, tensorrt, tensorrt-rtx, cuda,
+            onnxruntime:PROVIDER, or ``FILE.py:name``.
         calibration: how ranges are chosen, as entropy or percentile:99.9; see ``hqp quantize --help``.
         equalize: even out channels that share a range beforehand.
         correct_bias: give back the mean that rounding takes of a weight's output.
@@ -141,9 +142,11 @@ def quantize(
         preprocess: of images: imagenet, clip, tf, yolo, JSON, or its file.
         progress: called with stage, done and total.
     """
+    resolved = target_named(target)
+    precision = precision or default_precision(resolved)
     if precision not in ("int8", "mixed", "fp16"):
         raise UsageError(f"{{--precision}} {precision}: expected one of int8, mixed, fp16")
-    resolved, opened = target_named(target), open_model(model)
+    opened = open_model(model)
     if precision == "fp16":
         source = opened.source(None if data is None else open_data(opened, data, preprocess))
         half = in_float16(opened.graph)

@@ -89,6 +89,12 @@ class StrictError(HqpError):
     exit_code = 3
 
 
+class ThresholdError(HqpError):
+    """What ships was measured again, and does not hold a threshold."""
+
+    exit_code = 4
+
+
 def one_line(error: object) -> str:
     """The first line of another library's message, without the middle if it is long; its type where it has none."""
     line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__

@@ -30,7 +30,7 @@ def bad_builds(folder: Path) -> Iterator[tuple[str, list[str], str]]:
     yield "no such model to build", build(model=folder / "none.onnx"), "no such file"
     asymmetric = onnx.parser.parse_model(
         """<ir_version: 8, opset_import: ["" : 17]> g (float[n, 3] x) => (float[n, 3] y)
-         <float s = {0.1}, uint8 z = {128}> { q = QuantizeLinear(x, s, z)  y = DequantizeLinear(q, s, z) }"""
+         <float s = {0.1}, uint8 z = {7}> { q = QuantizeLinear(x, s, z)  y = DequantizeLinear(q, s, z) }"""
     )
     onnx.save(asymmetric, folder / "uint8.onnx")
     yield "Q/DQ of another runtime", build(model=folder / "uint8.onnx"), "--target tensorrt"
@@ -50,6 +50,10 @@ def bad_builds(folder: Path) -> Iterator[tuple[str, list[str], str]]:
     )
     yield "a folder as the engine", [*build()[:-1], str(folder)], "is a folder"
     yield "a model and an engine to time", ["benchmark", str(GOOD), str(engine)], "not both"
+    yield "a GPU for a TensorRT that builds on its own", build("--for-gpu", "8.6"), "Use --target tensorrt-rtx"
+    yield "a GPU of no plain name", build("--for-gpu", "RTX"), "--for-gpu RTX"
+    yield "engines for RTX elsewhere", build("--target", "tensorrt-rtx"), "Use --for-gpu"
+    yield "an engine for no TensorRT", ["inspect", str(GOOD), "--target", "openvino"], "tensorrt-rtx"
     yield "a workspace of nothing", build("--workspace", "0"), "--workspace"
     cache = folder / "old.cache"
     cache.write_text("TRT-8502-EntropyCalibration2\ninput: 3c008912\n")
@@ -58,6 +62,6 @@ def bad_builds(folder: Path) -> Iterator[tuple[str, list[str], str]]:
     cache_text.write_text("something else\n")
     yield "a cache that is none", build("--calibration-cache", str(cache_text)), "not a TensorRT calibration cache"
     if importlib.util.find_spec("tensorrt") is None:
-        yield "no TensorRT to build with", ["build", str(GOOD), *out], "TensorRT"
+        yield "no TensorRT to build with", ["build", str(GOOD), "--target", "tensorrt", *out], "TensorRT"
         (folder / "built.engine").write_bytes(b"ftrt")
         yield "no TensorRT to time an engine with", ["benchmark", str(folder / "built.engine")], "TensorRT"

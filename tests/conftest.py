@@ -14,3 +14,10 @@ BUNDLED = ("mobilenet_v3_small", "resnet18")
 def bundled(request: pytest.FixtureRequest) -> Path:
     """Each bundled model in turn."""
     return MODELS / f"{request.param}.onnx"
+
+
+@pytest.fixture(autouse=True)
+def no_engines(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ships is handed to a TensorRT that is installed in tests marked ``engines`` alone: it takes a second."""
+    if "engines" not in request.keywords:
+        monkeypatch.setattr("hqp_onnx.steps.ship_engine.installed", lambda: None)

@@ -116,6 +116,7 @@ for command in (
     measurement.benchmark,
     measurement.compare,
     reporting.report,
+    reporting.check,
     environment.data_loader,
     environment.doctor,
     environment.completion,

@@ -304,7 +304,7 @@ target_option = click.option(
     type=Loose(TARGETS),
     default="onnxruntime",
     show_default=True,
-    help="onnxruntime, openvino, tensorrt, cuda, onnxruntime:NAMEExecutionProvider or FILE.py:name.",
+    help="onnxruntime, openvino, tensorrt, tensorrt-rtx, cuda, onnxruntime:NAMEExecutionProvider or FILE.py:name.",
 )
 calibration_option = click.option(
     "--calibration",

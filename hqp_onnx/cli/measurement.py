@@ -29,7 +29,7 @@ from hqp_onnx.data.reading import Data
 from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.metrics import METRICS
 from hqp_onnx.graphs.model_io import stored_bytes
-from hqp_onnx.runtimes.runners import runtime_name
+from hqp_onnx.runtimes.runners import runtime_name, timing
 from hqp_onnx.runtimes.targets import target as target_named
 from hqp_onnx.steps.benchmark import benchmark_models
 from hqp_onnx.steps.evaluate import evaluate_model
@@ -104,6 +104,8 @@ def benchmark(
     rows = [{"model": name, **vars(latency)} for name, latency in results.items()]
     if not give_json({"target": target, "runtime": runtime, "batch": batch, "models": rows}, json_file):
         out.print(latency_table(results, {str(path): stored_bytes(path) for path in models}, runtime))
+        for line in timing(target_named(target)):
+            say(line)
 
 
 @click.command()

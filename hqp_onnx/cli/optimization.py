@@ -114,7 +114,7 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
     type=click.Choice(PRECISIONS),
     default="mixed",
     show_default=True,
-    help="mixed: INT8 where it is faster, as measured, and harmless; float16 on cuda.",
+    help="mixed: INT8 where it is faster, as measured, and harmless; float16 on cuda and tensorrt-rtx.",
 )
 @target_option
 @calibration_option
@@ -135,7 +135,11 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
     "--recover", type=int, default=0, metavar="EPOCHS", help="Also train pruned models towards MODEL, without labels."
 )
 @augment_option
-@click.option("--build", is_flag=True, help="Build a TensorRT engine of the result, and hold it to the budget too.")
+@click.option(
+    "--build/--no-build",
+    default=None,
+    help="Build a TensorRT engine of the result, and hold it to the budget too. Default: if a TensorRT is installed.",
+)
 @click.option("-o", "--output", type=OUT, required=True, metavar="OUT", help="Folder for the models and the report.")
 @probe_option
 @provider_option

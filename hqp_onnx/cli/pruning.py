@@ -12,6 +12,7 @@ from hqp_onnx.cli.arguments import (
     DATA,
     MULTIPLE_HELP,
     OUT,
+    Loose,
     Named,
     branches_option,
     gradient_options,
@@ -27,23 +28,35 @@ from hqp_onnx.cli.arguments import (
     strict_option,
 )
 from hqp_onnx.cli.output import Display, give_json, give_warnings, out, say, verified_json
-from hqp_onnx.cli.tables.units import inspect_table
+from hqp_onnx.cli.tables.units import inspect_table, refusals_table
 from hqp_onnx.data.reading import Data
 from hqp_onnx.ranking.saliencies import SALIENCIES, Scoring
-from hqp_onnx.steps.inspect import inspect_model
+from hqp_onnx.runtimes.targets import TARGETS
+from hqp_onnx.steps.inspect import ask_target, inspect_model
 from hqp_onnx.steps.prune import Pruning, prune_file
 from hqp_onnx.steps.score import score_file
 
 
 @click.command()
 @model_argument
+@click.option(
+    "--target", type=Loose(TARGETS), help="Show the nodes of MODEL that this TensorRT refuses, in place of units."
+)
 @probe_option
 @json_option
-def inspect(model: Path, json_file: Path | None) -> None:
+def inspect(model: Path, target: str | None, json_file: Path | None) -> None:
     """Show the units of MODEL, which cannot be pruned, and why.
 
     Gates and residual branches, marked with (all), may be removed as a whole; of other groups, some units stay.
     """
+    if target is not None:
+        accepted = ask_target(model, target)
+        if not give_json(msgspec.to_builtins(accepted), json_file):
+            taken = accepted.nodes - len(accepted.refused)
+            say(f"{accepted.model}: {accepted.tensorrt} takes {taken} of {accepted.nodes} nodes")
+            if accepted.refused:
+                out.print(refusals_table(accepted))
+        return
     inspection = inspect_model(model)
     if not give_json(msgspec.to_builtins(inspection, str_keys=True), json_file):
         out.print(inspect_table(inspection))

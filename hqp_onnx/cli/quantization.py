@@ -35,9 +35,7 @@ from hqp_onnx.steps.quantize import quantize_file
 @click.option(
     "--precision",
     type=click.Choice(["int8", "mixed", "fp16"]),
-    default="int8",
-    show_default=True,
-    help="mixed: INT8 where it is faster on this machine.",
+    help="mixed: INT8 where it is faster on this machine. Default: int8; fp16 for tensorrt-rtx.",
 )
 @target_option
 @calibration_option
@@ -96,7 +94,7 @@ def quantize(
 @click.option(
     "--precision",
     type=click.Choice(engine.PRECISIONS),
-    help="Default: int8 with --data or Q/DQ where the GPU has INT8, else fp16.",
+    help="Default: int8 with --data or Q/DQ where that is fast, else fp16.",
 )
 @calibration_option
 @click.option("--calibration-cache", type=OUT, help="Scales of the implicit path: read if it exists, else written.")
@@ -105,6 +103,8 @@ def quantize(
 @click.option("--workspace", type=int, metavar="MIB", help="Limit of TensorRT's scratch memory.")
 @click.option("--dla", type=int, metavar="N", help="DLA core; what it cannot run goes to the GPU.")
 @click.option("--hardware-compatible", is_flag=True, help="The engine loads on other GPUs from Ampere on.")
+@click.option("--refit", is_flag=True, help="The weights of the engine can be replaced.")
+@click.option("--weight-streaming", is_flag=True, help="Weights may stay in host memory.")
 @click.option("--version-compatible", is_flag=True, help="The engine loads in later TensorRT versions.")
 @click.option("--path", type=click.Choice(engine.PATHS), help="INT8 by ranges or by Q/DQ. Default: TensorRT's version.")
 @click.option(
@@ -112,6 +112,17 @@ def quantize(
 )
 @click.option(
     "--strongly-typed", is_flag=True, help="Types as the model states them (TensorRT 10; 11 has no other way)."
+)
+@click.option(
+    "--target",
+    type=click.Choice([library.target for library in engine.LIBRARIES]),
+    help="Default: the TensorRT that is installed.",
+)
+@click.option(
+    "--for-gpu",
+    multiple=True,
+    metavar="GPU,...",
+    help="Of TensorRT for RTX: compute capabilities as 8.6,12.0, or GPUs as 'RTX 4090'. Default: from 8.0 on.",
 )
 @click.option(
     "--for", "elsewhere", metavar="VERSION", help="Prepare for a machine with this TensorRT, as a trtexec script."
@@ -123,7 +134,10 @@ def quantize(
 @strict_option
 @quiet_option
 def build(quiet: bool, strict: bool, json_file: Path | None, **chosen: Any) -> None:
-    """Build a TensorRT engine of MODEL (float, or INT8 with Q/DQ) for this GPU, or prepare it for another."""
+    """Build a TensorRT engine of MODEL (float, or INT8 with Q/DQ) for this GPU, or for others.
+
+    TensorRT for RTX compiles for GPUs that are not here; for other machines, --for prepares what their TensorRT builds.
+    """
     with Display(quiet) as display:
         report = build_file(engine.BuildOptions(**chosen), display)
     if not give_json(report.json(), json_file):

@@ -1,16 +1,20 @@
-"""Reports of an optimization."""
+"""Reports of an optimization, and what it shipped, checked again."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from hqp_onnx.cli.arguments import FILE, json_option
-from hqp_onnx.cli.output import give_json, say
-from hqp_onnx.files import forbid_overlap
+from hqp_onnx.cli.arguments import DATA, FILE, OUT, json_option, probe_option, quiet_option, reading_options
+from hqp_onnx.cli.output import Display, give_json, say
+from hqp_onnx.data.reading import Data
+from hqp_onnx.errors import ThresholdError
+from hqp_onnx.files import forbid_overlap, write_text
 from hqp_onnx.report.reading import JSON
 from hqp_onnx.report.writing import HTML, rewrite_html
+from hqp_onnx.steps.check import Thresholds, check_folder, junit
 
 
 @click.command()
@@ -22,3 +26,42 @@ def report(folder: Path, json_file: Path | None) -> None:
     page = rewrite_html(folder)
     if not give_json({"report": str(page)}, json_file):
         say(f"Wrote {page}")
+
+
+@click.command()
+@click.argument("folder", type=FILE, metavar="OUT")
+@click.option("--max-drop", metavar="NUMBER|SHARE%", help="How much worse the metric may be; needs --data.")
+@click.option("--min-speedup", type=float, metavar="X", help="Over the original, timed in turn.")
+@click.option("--max-size", metavar="SIZE", help="Of the file, as 2MB.")
+@click.option("--data", type=DATA, metavar="DATA", help="What the metric is judged on.")
+@click.option("--original", type=FILE, metavar="MODEL", help="The model that was optimized, if it has moved.")
+@click.option("--junit", "junit_file", type=OUT, metavar="FILE", help="Write the findings as JUnit XML.")
+@reading_options("data")
+@probe_option
+@json_option
+@quiet_option
+def check(
+    folder: Path,
+    max_drop: str | None,
+    min_speedup: float | None,
+    max_size: str | None,
+    data: Data | None,
+    original: Path | None,
+    junit_file: Path | None,
+    preprocess: str | None,
+    json_file: Path | None,
+    quiet: bool,
+) -> None:
+    """Measure again what OUT ships, and hold it to thresholds: exit code 0, or 4 where one is missed."""
+    thresholds = Thresholds(max_drop, min_speedup, max_size)
+    inputs = {"the report": [folder / JSON, folder / HTML], "the original": original}
+    forbid_overlap({"junit_file": junit_file, "json_file": json_file}, inputs)
+    with Display(quiet) as display:
+        model, findings = check_folder(folder, thresholds, data, original, preprocess, display)
+    if junit_file is not None:
+        write_text(junit_file, junit(model, findings))
+    if not give_json({"model": str(model), "findings": [asdict(finding) for finding in findings]}, json_file):
+        for finding in findings:
+            say(f"{finding.name}: {'holds' if finding.met else 'is missed'}, {finding.words}")
+    if missed := [finding.name for finding in findings if not finding.met]:
+        raise ThresholdError(f"{model}: {', '.join(missed)} missed")

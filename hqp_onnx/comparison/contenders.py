@@ -13,6 +13,7 @@ from pathlib import Path
 
 import onnx
 
+from hqp_onnx.engine.library import of_engine
 from hqp_onnx.engine.session import SUFFIXES, EngineSession
 from hqp_onnx.errors import ModelError, UsageError
 from hqp_onnx.graphs.model_io import require_bounded, require_file
@@ -89,7 +90,7 @@ def _open(text: str, threads: int) -> Contender:
     if path.suffix in SUFFIXES:
         if name:
             raise UsageError(f"{text}: an engine runs on TensorRT only: leave out @{name}")
-        return Contender(text, path, "TensorRT", EngineSession(path), None)
+        return Contender(text, path, of_engine(path).name, EngineSession(path), None)
     require_bounded(path)
     target = target_named(name or "onnxruntime")
 

@@ -33,12 +33,15 @@ class BuildReport:
     Attributes:
         model, model_sha256: what was given.
         engine: the name of its file.
+        library: which TensorRT, in words.
         tensorrt: the version of the machine that builds.
-        built: whether it was built here, on ``device``; its ``bytes`` and its ``layers``, as TensorRT
-            describes them.
+        for_gpu: compute capabilities that it was compiled for; none for what its TensorRT takes by itself.
+        built: whether it was built here, on ``device``; its ``bytes``, of which ``weights_bytes`` are weights, and its
+            ``layers``, as TensorRT describes them: on a GPU only.
         precision, path, scales, strongly_typed, flags, float_weights: see ``plan.Plan``.
         float16_model: whether the model itself was converted.
-        calibration, calibration_cache, workspace_mib, dla, version_compatible, hardware_compatible: as asked for.
+        calibration, calibration_cache, workspace_mib, dla, version_compatible, hardware_compatible, refit,
+            weight_streaming: as asked for.
         shapes: by input.
         seconds: that the whole build took.
         notes: what the user should know.
@@ -67,7 +70,12 @@ class BuildReport:
     hardware_compatible: bool
     seconds: float
     notes: tuple[str, ...]
+    library: str = "TensorRT"
+    for_gpu: tuple[str, ...] = ()
+    refit: bool = False
+    weight_streaming: bool = False
     bytes: int | None = None
+    weights_bytes: int | None = None
     layers: tuple[Any, ...] | None = None
     warnings: tuple[str, ...] = ()
     verified: Mapping[str, Any] | None = None

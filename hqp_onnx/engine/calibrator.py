@@ -18,8 +18,8 @@ import numpy as np
 from hqp_onnx.arrays import Array
 from hqp_onnx.data.batch import Batch, joined
 from hqp_onnx.data.dataset import Dataset
-from hqp_onnx.engine.capability import tensorrt
-from hqp_onnx.engine.log import tensorrt_errors
+from hqp_onnx.engine.library import TENSORRT
+from hqp_onnx.engine.log import tensorrt_log
 from hqp_onnx.engine.profiles import Profile
 from hqp_onnx.errors import DataError
 
@@ -76,7 +76,7 @@ def calibrator(batches: CalibrationBatches | None, cache: Path | None, method: s
     """
     from polygraphy.backend.trt import Calibrator
 
-    base = getattr(tensorrt(), _CLASSES[method])
+    base = getattr(TENSORRT.load(), _CLASSES[method])
     file = None if cache is None else str(cache)
-    with tensorrt_errors("TensorRT takes no calibrator"):
+    with tensorrt_log("TensorRT takes no calibrator"):
         return Calibrator([] if batches is None else batches, cache=file, BaseClass=base)

@@ -20,6 +20,8 @@ from hqp_onnx.errors import MissingRuntimeError, UsageError
 
 _MAJOR, _MINOR = 75, 76  # cudaDevAttrComputeCapabilityMajor, ...Minor
 _TO_DEVICE, _TO_HOST = 1, 2  # cudaMemcpyKind
+Compute = tuple[int, int]
+"""A compute capability: (8, 7)."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,12 @@ class Device:
     """A GPU: ``name`` and compute capability."""
 
     name: str
-    compute: tuple[int, int]
+    compute: Compute
 
     @property
     def capability(self) -> str:
         """The compute capability in words: ``8.7``."""
-        return ".".join(map(str, self.compute))
+        return compute_text(self.compute)
 
     @property
     def int8(self) -> bool:
@@ -43,6 +45,11 @@ class Device:
     def fp16(self) -> bool:
         """Whether float16 is faster than float32: not on the consumer chips 6.1, nor before 5.3."""
         return self.compute >= (5, 3) and self.compute != (6, 1)
+
+
+def compute_text(compute: Compute) -> str:
+    """As NVIDIA writes it: ``8.7``."""
+    return ".".join(map(str, compute))
 
 
 class Cuda(Protocol):
@@ -216,6 +223,14 @@ def current_device() -> Device:
     properties = ctypes.create_string_buffer(1 << 14)  # the struct grows with CUDA; its first member is the name
     call("cudaGetDeviceProperties", properties, 0)
     return Device(properties.value.decode(errors="replace"), compute)
+
+
+def device_if_any() -> Device | None:
+    """The first GPU; None where there is none that can be used."""
+    try:
+        return current_device()
+    except MissingRuntimeError:
+        return None
 
 
 def cuda_call() -> Callable[..., None]:

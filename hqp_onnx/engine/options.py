@@ -8,6 +8,8 @@ from typing import get_type_hints
 
 from hqp_onnx.boundary import require_types
 from hqp_onnx.data.reading import Data
+from hqp_onnx.engine.gpus import compute_capabilities
+from hqp_onnx.engine.library import TENSORRT, Library, installed, library
 from hqp_onnx.engine.plan import PATHS, PRECISIONS, SCALES, Request
 from hqp_onnx.errors import UsageError
 
@@ -21,7 +23,9 @@ class BuildOptions:
         output: the engine; OUTPUT.json says how it was built.
         data: calibration data, for INT8 of a float model.
         preprocess: of images: imagenet, clip, tf, yolo, JSON, or its file.
+        target: tensorrt or tensorrt-rtx; None takes what is installed, tensorrt first.
         precision: int8, fp16 or fp32; None takes int8 with data or Q/DQ where the GPU has INT8, else fp16.
+        for_gpu: GPUs that TensorRT for RTX compiles for, see ``gpus``; none for all from Ampere on.
         calibration: how ranges are chosen.
         calibration_cache: scales of the implicit path: read if it exists, else written.
         shapes: of inputs, as x:1x3x224x224,8x3x224x224,32x3x224x224 (least, best, most).
@@ -30,6 +34,8 @@ class BuildOptions:
         dla: core of a deep-learning accelerator; what it cannot run goes to the GPU.
         hardware_compatible: the engine loads on other GPUs from Ampere on.
         version_compatible: the engine loads in later versions of TensorRT.
+        refit: the weights of the engine can be replaced.
+        weight_streaming: weights may stay in host memory, for models that are larger than the GPU's.
         path: implicit (ranges) or explicit (Q/DQ); None takes what the version knows.
         scales: of the implicit path: own (KL ranges) or tensorrt (its calibrator).
         strongly_typed: types as the model states them.
@@ -56,13 +62,25 @@ class BuildOptions:
     scales: str | None = None
     strongly_typed: bool = False
     elsewhere: str | None = None
+    target: str | None = None
+    for_gpu: tuple[str, ...] = ()
+    refit: bool = False
+    weight_streaming: bool = False
 
     def __post_init__(self) -> None:
         require_types(vars(self), get_type_hints(BuildOptions))
         for name in ("model", "output", "calibration_cache", "timing_cache"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, Path(getattr(self, name)))
-        object.__setattr__(self, "shapes", (self.shapes,) if isinstance(self.shapes, str) else tuple(self.shapes))
+        for name in ("shapes", "for_gpu"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+        compute_capabilities(self.for_gpu)
+        if self.elsewhere is not None and self.library is not TENSORRT:
+            raise UsageError(
+                f"{{--elsewhere}} {self.elsewhere}: engines of {self.library.name} are built here, without their GPU. "
+                "Use {--for_gpu}"
+            )
         for option, value, known in (
             ("{--precision}", self.precision, (None, *PRECISIONS)),
             ("{--path}", self.path, (None, *PATHS)),
@@ -73,6 +91,13 @@ class BuildOptions:
         for option, number, least in (("{--workspace}", self.workspace, 1), ("{--dla}", self.dla, 0)):
             if number is not None and number < least:
                 raise UsageError(f"{option} {number}: expected {least} or more")
+
+    @property
+    def library(self) -> Library:
+        """The TensorRT that builds."""
+        if self.target is not None:
+            return library(self.target)
+        return TENSORRT if self.elsewhere is not None else installed() or TENSORRT
 
     def request(self, quantized: bool) -> Request:
         """The part that decides the plan."""
@@ -90,4 +115,8 @@ class BuildOptions:
             dla=self.dla,
             version_compatible=self.version_compatible,
             hardware_compatible=self.hardware_compatible,
+            refit=self.refit,
+            weight_streaming=self.weight_streaming,
+            timing_cache=self.timing_cache is not None,
+            for_gpu=compute_capabilities(self.for_gpu),
         )

@@ -6,7 +6,8 @@
 
 INT8 is explicit where the parser takes int8 weights (10 on), implicit before, and either by choice. Implicit scales are
 ``own`` (KL ranges found here, written as a calibration cache: the same scales as in the Q/DQ model) on TensorRT 8 and
-for a DLA, else ``tensorrt`` (its calibrator runs over the data), and ``cache`` where a cache was given.
+for a DLA, else ``tensorrt`` (its calibrator runs over the data), and ``cache`` where a cache was given. Where INT8
+weights are multiplied in float, as by TensorRT for RTX, float16 is the precision that is taken if none is asked for.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 
 from hqp_onnx.engine.cache import ALGORITHMS
 from hqp_onnx.engine.capability import Capability
+from hqp_onnx.engine.device import Compute, compute_text
 from hqp_onnx.errors import UsageError
 
 PRECISIONS = ("int8", "fp16", "fp32")
@@ -37,7 +39,9 @@ class Request:
         cache_named: a calibration cache was named, to read or to write.
         cache: that cache exists.
         dla: DLA core, or None.
-        version_compatible, hardware_compatible: of the engine.
+        version_compatible, hardware_compatible, refit, weight_streaming: of the engine.
+        timing_cache: a file of kernel times was named.
+        for_gpu: compute capabilities; none for what the TensorRT takes by itself.
     """
 
     precision: str | None = None
@@ -52,6 +56,10 @@ class Request:
     dla: int | None = None
     version_compatible: bool = False
     hardware_compatible: bool = False
+    refit: bool = False
+    weight_streaming: bool = False
+    timing_cache: bool = False
+    for_gpu: tuple[Compute, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,12 +112,29 @@ def choose(request: Request, able: Capability) -> Plan:
 
 
 def _check_compatibility(request: Request, able: Capability) -> None:
-    for wanted, there, option in (
-        (request.version_compatible, able.version_compatible, "{--version_compatible}"),
-        (request.hardware_compatible, able.hardware_compatible, "{--hardware_compatible}"),
+    for wanted, there, option, since in (
+        (request.version_compatible, able.version_compatible, "{--version_compatible}", "8.6"),
+        (request.hardware_compatible, able.hardware_compatible, "{--hardware_compatible}", "8.6"),
+        (request.weight_streaming, able.weight_streaming, "{--weight_streaming}", "10"),
     ):
         if wanted and not there:
-            raise UsageError(f"{option}: {able.name} cannot build such engines; TensorRT 8.6 and later can")
+            raise UsageError(f"{option}: {able.name} cannot build such engines; TensorRT {since} and later can")
+    if request.timing_cache and not able.timing_cache:
+        raise UsageError(f"{{--timing_cache}}: {able.name} times no kernels when it builds. Leave it out")
+    if request.refit and able.ahead and able.device is None:
+        raise UsageError(f"{{--refit}}: {able.name} builds engines that can be refitted on a machine with a GPU only")
+    _check_gpus(request.for_gpu, able)
+
+
+def _check_gpus(wanted: tuple[Compute, ...], able: Capability) -> None:
+    if wanted and not able.ahead:
+        raise UsageError(
+            f"{{--for_gpu}}: {able.name} builds for the GPU that is in the machine. Use {{--target}} tensorrt-rtx"
+        )
+    unknown = next((one for one in wanted if one not in able.ahead), None)
+    if unknown is not None:
+        known = ", ".join(map(compute_text, able.ahead))
+        raise UsageError(f"{{--for_gpu}} {compute_text(unknown)}: {able.name} compiles for {known}")
 
 
 def _check_dla(request: Request, able: Capability) -> None:
@@ -144,6 +169,11 @@ def _precision(request: Request, able: Capability) -> tuple[str, list[str]]:
     if request.precision is not None:
         return request.precision, []
     calibrated = request.data or request.cache
+    if able.weight_only:
+        return "fp16", [
+            f"fp16: {able.name} multiplies INT8 weights in float, so INT8 saves memory and no time; "
+            "ask for precision int8 if that is what matters"
+        ] * calibrated
     if calibrated and not no_int8:
         return "int8", []
     best = "fp16" if device is None or device.fp16 else "fp32"

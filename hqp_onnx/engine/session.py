@@ -6,7 +6,6 @@ repeating the last sample, and cut to length again.
 
 from __future__ import annotations
 
-import importlib.util
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +18,8 @@ from polygraphy.exception import PolygraphyException
 from polygraphy.logger import G_LOGGER
 
 from hqp_onnx.arrays import Array
+from hqp_onnx.engine.device import device_if_any
+from hqp_onnx.engine.library import of_engine
 from hqp_onnx.engine.log import SILENT
 from hqp_onnx.errors import MissingRuntimeError, ModelError, one_line
 from hqp_onnx.runtimes.session import TensorSpec
@@ -33,17 +34,25 @@ class EngineSession:
         path: a serialized engine, built by this version of TensorRT for this GPU.
 
     Raises:
-        MissingRuntimeError: TensorRT is not installed.
+        MissingRuntimeError: TensorRT is not installed, or there is no GPU.
         ModelError: the engine cannot be loaded.
     """
 
     def __init__(self, path: Path) -> None:
-        if importlib.util.find_spec("tensorrt") is None:
-            raise MissingRuntimeError(f"{path}: TensorRT is not installed: pip install 'hqp-onnx[tensorrt]'")
+        self._library = of_engine(path)
+        try:
+            self._library.load()
+        except MissingRuntimeError as e:
+            raise MissingRuntimeError(f"{path}: {e.template}") from e
         from polygraphy.backend.trt import EngineFromBytes, TrtRunner
 
         runner = TrtRunner(EngineFromBytes(BytesFromPath(str(path))))
-        _quietly(f"{path}: TensorRT cannot load the engine", runner.activate)
+        try:
+            _quietly(f"{path}: {self._library.name} cannot load the engine", runner.activate)
+        except ModelError as e:
+            if device_if_any() is None:
+                raise MissingRuntimeError(f"{path}: an engine runs on its GPU, and there is none here") from e
+            raise
         weakref.finalize(self, runner.deactivate)
         self._runner, self._path = runner, path
         engine = runner.engine
@@ -74,7 +83,9 @@ class EngineSession:
     def _piece(self, feeds: Mapping[str, Array], start: int, stop: int) -> dict[str, Array]:
         rows = np.minimum(np.arange(start, max(stop, start + self._least)), stop - 1)
         padded = {name: np.ascontiguousarray(values[rows]) for name, values in feeds.items()}
-        outputs = _quietly(f"{self._path}: TensorRT cannot run the engine", lambda: self._runner.infer(padded))
+        outputs = _quietly(
+            f"{self._path}: {self._library.name} cannot run the engine", lambda: self._runner.infer(padded)
+        )
         cut = {name: v[: stop - start] if np.ndim(v) and len(v) == len(rows) else v for name, v in outputs.items()}
         return {name: np.array(v) for name, v in cut.items()}  # the runner writes its next outputs into the same memory
 

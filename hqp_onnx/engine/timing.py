@@ -20,9 +20,9 @@ import numpy as np
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.engine.builder import load
-from hqp_onnx.engine.capability import tensorrt
 from hqp_onnx.engine.device import Cuda, open_cuda
 from hqp_onnx.engine.energy import Sampler, open_meter
+from hqp_onnx.engine.library import of_engine
 from hqp_onnx.errors import ModelError, UsageError
 
 WARM_UP = 20
@@ -68,10 +68,9 @@ class EngineSession:
     """
 
     def __init__(self, path: Path, batch: int | None, cuda: Cuda, feeds: Mapping[str, Array] | None = None) -> None:
-        self._trt = tensorrt()
-        if not path.is_file():
-            raise ModelError(f"{path}: no such file. Expected an engine written by 'hqp build'")
-        self._cuda, self._engine = cuda, load(path.read_bytes())
+        library = of_engine(path)
+        self._trt = library.load()
+        self._cuda, self._engine = cuda, load(path.read_bytes(), library)
         self._context = self._engine.create_execution_context()
         self._outputs: dict[str, tuple[int, Array]] = {}
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
@@ -156,7 +155,9 @@ def measure(
     path: Path, batch: int | None = None, *, wrapper: str = "polygraphy", seconds: float = 2.0, profile: bool = False
 ) -> EngineLatency:
     """Latency and energy of the engine in ``path``; see ``EngineSession`` for arguments and errors."""
-    tensorrt()  # says what to install, before the GPU is asked
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file. Expected an engine written by 'hqp build'")
+    of_engine(path).load()  # says what to install, before the GPU is asked
     cuda = open_cuda(wrapper)
     try:
         session = EngineSession(path, batch, cuda)

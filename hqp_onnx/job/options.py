@@ -78,10 +78,10 @@ class Options:
             remove units in one order, by saliency per MAC, per parameter, or alone. With size, the smallest model
             inside the budget ships, else the fastest.
         refresh: rank again after every this many steps of a linear search; 0 for never.
-        precision: mixed (INT8 where it is faster, as measured, and harmless; on cuda float16), int8, fp16 or fp32. The
-            fastest model inside the budget ships; with int8 and fp16 only one in that precision.
-        target: where the model will run: onnxruntime, openvino, tensorrt, cuda, onnxruntime:PROVIDER, or
-            ``FILE.py:name``.
+        precision: mixed (INT8 where it is faster, as measured, and harmless; float16 on cuda and tensorrt-rtx), int8,
+            fp16 or fp32. The fastest model inside the budget ships; with int8 and fp16 only one in that precision.
+        target: where the model will run: onnxruntime, openvino, tensorrt, tensorrt-rtx, cuda,
+            onnxruntime:PROVIDER, or ``FILE.py:name``.
         calibration: how ranges are chosen, as entropy or percentile:99.9.
         metric: of quality: a name, ``FILE.py:name``, a ``Metric``, or a function or class as ``evaluation.metrics``
             describes; None takes top1 where there are class numbers and classes, else fidelity to the original.
@@ -97,7 +97,8 @@ class Options:
         seed: of the random saliency, of draws and of recovery.
         resume: continue from what ``output`` holds.
         force: replace the results of another model in ``output``; files of someone else stay in any case.
-        build: also build a TensorRT engine of the result, and hold it to the budget.
+        build: also build a TensorRT engine of the result, and hold it to the budget where its GPU is here; None builds
+            one if a TensorRT is installed, and goes without if that fails.
         recover: epochs of training of pruned models towards the original, without labels; 0 trains none.
         augment: some of flip and crop, for images that may be varied so in training.
 
@@ -144,7 +145,7 @@ class Options:
     seed: int = 0
     resume: bool = False
     force: bool = False
-    build: bool = False
+    build: bool | None = None
     recover: int = 0
     augment: tuple[str, ...] = ()
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.channels.removals import LEDGER, PRUNED_LEDGER, removals_json
+from hqp_onnx.engine.acceptance import heard
 from hqp_onnx.errors import BudgetError, HqpError
 from hqp_onnx.evaluation.budget import Budget
 from hqp_onnx.evaluation.verification import Verified, verify
@@ -31,7 +32,7 @@ from hqp_onnx.job.shipping import NOISE, choose
 from hqp_onnx.model import read_model
 from hqp_onnx.ranking.redundancy import KINDS
 from hqp_onnx.runtimes.machine import machine
-from hqp_onnx.runtimes.runners import remarks, runtime_name, stand_in, thread_metadata
+from hqp_onnx.runtimes.runners import remarks, runtime_name, stand_in, thread_metadata, timing
 
 _FILE_NAMES = {Precision.FP32: "pruned.onnx", Precision.FP16: "fp16.onnx", Precision.INT8: "int8.onnx"}
 _FILES = (*_FILE_NAMES.values(), LEDGER)
@@ -161,6 +162,7 @@ def _write_models(setup: Setup, ledger: Ledger, result: SearchResult) -> dict[st
             proto = model_io.to_proto(result.judge.models.graph(candidate))
             precision = "mixed" if candidate.floats else candidate.precision.value
             verified = verify(proto, file, source, setup.target, precision, _judged(setup))
+            verified = heard(verified, proto, file, source, setup.target)
         except HqpError as e:
             if name not in _IF_ADMITTED:  # of the others, the search has found that they run
                 raise
@@ -244,7 +246,8 @@ def _notes(setup: Setup, result: SearchResult, rows: Mapping[str, Row], plan: Pr
         if len(row.parts) > 1 and name != "baseline":
             parts = ", ".join(f"{output} {q.said(value)}" for output, value in row.parts.items())
             notes.append(f"{TITLES[name]}: {q.name} of {parts}")
-    return (*notes, *result.notes, *stand_in(setup.target), *remarks(setup.target, setup.options.precision))
+    of_target = *stand_in(setup.target), *timing(setup.target), *remarks(setup.target, setup.options.precision)
+    return (*notes, *result.notes, *of_target)
 
 
 def _cost(setup: Setup, ledger: Ledger) -> CostModel:

@@ -182,6 +182,8 @@ class _Placer:
             return "it is not float32"
         if isinstance(weight, gs.Variable) and node.op != "MatMul":
             return "its weight is not constant"
+        if node.op == "Conv" and node.attrs.get("group", 1) > 1 and weight.shape[1] < self.target.group_channels:
+            return "the INT8 kernel of groups so narrow enlarges its weights"
         if isinstance(weight, gs.Constant) and (len(weight.shape) < 2 or 0 in weight.shape):
             return "its weight is not a matrix"
         if not all(map(is_finite, node.inputs)):

@@ -26,9 +26,14 @@ from hqp_onnx.errors import LimitError, MissingRuntimeError, ModelError, one_lin
 from hqp_onnx.limits import deadline, probing
 from hqp_onnx.runtimes import nvidia
 from hqp_onnx.runtimes.external_data import weight_bytes, write_apart
+from hqp_onnx.runtimes.plugin_providers import plugin_devices
 
 CPU = "CPUExecutionProvider"
-EXTRAS = {nvidia.CUDA: "onnxruntime-gpu", "TensorrtExecutionProvider": "onnxruntime-gpu"}
+EXTRAS = {
+    nvidia.CUDA: "onnxruntime-gpu",
+    "TensorrtExecutionProvider": "onnxruntime-gpu",
+    "NvTensorRTRTXExecutionProvider": "onnxruntime-rtx",
+}
 _NUMPY_OF = {
     "float": np.float32,
     "double": np.float64,
@@ -120,15 +125,22 @@ def calibration_tools() -> tuple[Any, Any]:
     return calibrate, quant_utils
 
 
-def require_provider(provider: str) -> None:
-    """``MissingRuntimeError`` says what the installed onnxruntime has, unless it has ``provider``."""
+def require_provider(provider: str) -> Sequence[Any]:
+    """The devices of a ``provider`` that a package adds to onnxruntime, none where onnxruntime has it itself.
+
+    Raises:
+        MissingRuntimeError: neither has it; the message says what is there.
+    """
     has = onnxruntime().get_available_providers()
-    if provider not in has:
+    devices = () if provider in has else plugin_devices(onnxruntime(), provider)
+    if provider not in has and not devices:
         extra = EXTRAS.get(provider)
-        advice = f"pip install 'hqp-onnx[{extra}]' in place of onnxruntime" if extra else "install a build that has it"
+        advice = f"pip install 'hqp-onnx[{extra}]'" if extra else "install a build that has it"
+        advice += " in place of onnxruntime" if extra == "onnxruntime-gpu" else ""
         raise MissingRuntimeError(f"onnxruntime has no {provider} here, only {', '.join(has)}: {advice}")
     if provider in nvidia.NVIDIA:
         nvidia.load_libraries(onnxruntime())
+    return devices
 
 
 def set_provider(provider: str | None) -> None:
@@ -190,7 +202,7 @@ class Session:
         exact: bool = False,
     ) -> None:
         ort = onnxruntime()
-        require_provider(provider)
+        devices = require_provider(provider)
         options = ort.SessionOptions()
         options.log_severity_level = 4  # errors are raised, and need no second print
         options.intra_op_num_threads = threads
@@ -204,11 +216,11 @@ class Session:
         try:
             with tempfile.TemporaryDirectory() as spill:
                 source = loadable(model, outputs, Path(spill))
-                self._session, self._graphs = _opened(source, options, provider, exact)
+                self._session, self._graphs = _opened(source, options, provider, devices, exact)
         except Exception as e:  # onnxruntime's own exception types are many and undocumented
             place = "" if provider == CPU else f" on {provider}"
             raise ModelError(f"onnxruntime cannot load the model{place}: {failure(e)}") from e
-        if provider not in self._session.get_providers():
+        if not self._started_on(provider):
             raise MissingRuntimeError(
                 f"onnxruntime's {provider} does not start: a driver or library is missing, onnxruntime's log names it"
             )
@@ -216,6 +228,9 @@ class Session:
         self.outputs = tuple(_spec(value) for value in self._session.get_outputs())
         self._names = list(outputs) if outputs is not None else [spec.name for spec in self.outputs]
         self._provider = provider
+
+    def _started_on(self, provider: str) -> bool:
+        return provider in self._session.get_providers()
 
     @property
     def batch(self) -> int | None:
@@ -253,9 +268,14 @@ class Session:
         return dict(zip(self._names, results, strict=True))
 
 
-def _opened(source: bytes | str, options: Any, provider: str, exact: bool) -> tuple[Any, Iterator[int] | None]:
+def _opened(
+    source: bytes | str, options: Any, provider: str, devices: Sequence[Any], exact: bool
+) -> tuple[Any, Iterator[int] | None]:
     """An InferenceSession, and numbers of the CUDA graphs that it can record; None where it records none."""
     ort = onnxruntime()
+    if devices:
+        options.add_provider_for_devices(devices, {})
+        return ort.InferenceSession(source, options, enable_fallback=0), None
     *recording, last = [
         [(provider, settings), CPU] if settings else list(dict.fromkeys((provider, CPU)))
         for settings in nvidia.settings(provider, exact)

@@ -1,6 +1,7 @@
 """What each runtime runs well in INT8: number formats, and which tensors carry a quantize/dequantize (Q/DQ) pair.
 
-A target is a layout and the runtime that models are measured on: ``onnxruntime``, ``openvino`` and ``tensorrt``, or
+A target is a layout and the runtime that models are measured on: ``onnxruntime``, ``openvino``, ``tensorrt`` and
+``tensorrt-rtx``, or
 ``onnxruntime:PROVIDER`` for any execution provider, ``cuda`` for onnxruntime's CUDA provider. Others come by an entry
 point in the group ``hqp_onnx.targets``, or as ``FILE.py:name``: a ``Target``, or a function without arguments that
 returns one. ``dataclasses.replace(target("onnxruntime"), name="mine", ...)`` makes another of one that exists.
@@ -19,7 +20,9 @@ TensorRT. Symmetric int8 with zero zero-points, pairs on the inputs of Conv, Con
 residual Add, nothing between a Conv and its activation, float bias. Where a Conv alone feeds the Add, only the other
 input has a pair, since the Conv takes in the sum if nothing stands between them (NVIDIA, "Explicit Quantization").
 Weights are int8 initializers behind a DequantizeLinear: documented for TensorRT 10 and 11; parsers of TensorRT 8
-refuse int8 initializers.
+refuse int8 initializers. TensorRT for RTX takes the same files, and multiplies INT8 weights in float. There, a pair in
+front of a depthwise convolution makes its weights grow to 90 times their INT8 bytes, of two channels a group to 17
+times, of four and more not at all (``tools/check_tensorrt.py``), so narrow groups stay in float.
 
 OpenVINO (x86, Arm). u8 activations by s8 weights again, but an activation of any kind is computed inside the
 convolution before it, so nothing may stand between the two: pairs on the inputs of Conv, ConvTranspose, Gemm and
@@ -72,9 +75,10 @@ class Target:
         max_opset: highest opset that the runtime is known to read.
         runtime: what loads and runs its models here.
         stand_in: what a reader of measurements should know where ``runtime`` is not the target's own, else "".
-        engines: ``hqp build`` makes its engines.
+        engines: the TensorRT by which ``hqp build`` makes its engines, else "".
         reduced_range: weights in [-64, 64].
         mixes: the precision that ``mixed`` takes where it is faster than float32.
+        group_channels: convolutions in groups are quantized where each group reads so many channels at least.
     """
 
     name: str
@@ -93,10 +97,11 @@ class Target:
     max_opset: int
     runtime: Runtime = field(default_factory=OnnxRuntime)
     stand_in: str = ""
-    engines: bool = False
+    engines: str = ""
     reduced_range: bool = False
     fuses_sum: bool = False
     mixes: Literal["int8", "fp16"] = "int8"
+    group_channels: int = 1
 
     def __post_init__(self) -> None:
         for method in ("open", "describe", "remarks"):
@@ -149,6 +154,7 @@ _TENSORRT = Target(
     max_opset=20,
     fuses_sum=True,
 )
+_TENSORRT_RTX = replace(_TENSORRT, name="tensorrt-rtx", mixes="fp16", group_channels=4)
 _OPENVINO = replace(
     _TENSORRT,
     name="openvino",
@@ -164,19 +170,20 @@ _OPENVINO = replace(
 _PROVIDER_LAYOUTS = {
     CUDA: _TENSORRT,
     "TensorrtExecutionProvider": _TENSORRT,
-    "NvTensorRTRTXExecutionProvider": _TENSORRT,
+    "NvTensorRTRTXExecutionProvider": _TENSORRT_RTX,
     "MIGraphXExecutionProvider": _TENSORRT,
     "OpenVINOExecutionProvider": _OPENVINO,
 }
 
 
 def _on_provider(name: str, provider: str) -> Target:
-    mixes: Literal["int8", "fp16"] = "fp16" if provider == CUDA else "int8"  # which it computes in float
     layout = _PROVIDER_LAYOUTS.get(provider, _ONNXRUNTIME)
+    mixes = "fp16" if provider == CUDA else layout.mixes  # CUDA's computes INT8 in float
     return replace(layout, name=name, runtime=OnnxRuntime(provider), mixes=mixes)
 
 
 _CPU_STANDS_IN = "accuracy and latency are onnxruntime's on the CPU: TensorRT runs the engine built from the model"
+_WEIGHTS_ONLY = "TensorRT for RTX multiplies INT8 weights in float: float16 is what it computes in by default"
 
 TARGETS: Registry[Target | Callable[[], Target]] = Registry(
     "target",
@@ -187,7 +194,10 @@ TARGETS: Registry[Target | Callable[[], Target]] = Registry(
 TARGETS.register("onnxruntime")(_ONNXRUNTIME)
 TARGETS.register("openvino")(_OPENVINO)
 TARGETS.register("cuda")(_on_provider("cuda", CUDA))
-TARGETS.register("tensorrt")(replace(_TENSORRT, stand_in=_CPU_STANDS_IN, engines=True))
+TARGETS.register("tensorrt")(replace(_TENSORRT, stand_in=_CPU_STANDS_IN, engines="tensorrt"))
+TARGETS.register("tensorrt-rtx")(
+    replace(_TENSORRT_RTX, stand_in=f"{_CPU_STANDS_IN}. {_WEIGHTS_ONLY}", engines="tensorrt-rtx")
+)
 
 
 def target(name: str, reduced_range: bool | None = None) -> Target:

@@ -29,6 +29,8 @@ from hqp_onnx.engine.build_report import BuildReport, BuiltOn, ShapeRange
 from hqp_onnx.engine.cache import read_cache, version_number
 from hqp_onnx.engine.calibrator import CalibrationBatches, calibrator
 from hqp_onnx.engine.capability import Capability, detect
+from hqp_onnx.engine.device import compute_text
+from hqp_onnx.engine.library import Library, is_engine
 from hqp_onnx.engine.options import BuildOptions
 from hqp_onnx.engine.plan import Plan, Request, choose
 from hqp_onnx.engine.profiles import Profile, batch_of, profiles
@@ -42,6 +44,7 @@ from hqp_onnx.model import held_to, open_session
 from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.passes.convert_fp16 import convert_fp16
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
+from hqp_onnx.passes.make_symmetric import make_symmetric
 from hqp_onnx.passes.quantize import quantize
 from hqp_onnx.passes.restore_float_weights import restore_float_weights
 from hqp_onnx.progress import Progress, silent
@@ -51,7 +54,6 @@ from hqp_onnx.statistics.calibration import calibrate
 from hqp_onnx.steps.writing import write_verified
 
 _ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
-_ENGINE_STARTS = (b"ftrt", b"ptrt")
 log = logging.getLogger(__name__)
 _OPSET_8 = 17
 _BATCH = 8  # every activation of a calibration batch is held at once
@@ -59,10 +61,14 @@ _BATCH = 8  # every activation of a calibration batch is held at once
 
 @dataclass(frozen=True)
 class _Job:
-    """A checked model with its data, and what will be done; ``method`` is of the calibrator that TensorRT gets."""
+    """A checked model with its data, and what will be done.
+
+    ``restated`` says how its Q/DQ were brought into TensorRT's form; ``method`` is of the calibrator that it gets.
+    """
 
     options: BuildOptions
     graph: gs.Graph
+    restated: tuple[str, ...]
     shapes: dict[str, Profile]
     settings: builder.Settings
     data: Dataset | None
@@ -86,8 +92,13 @@ def build_file(options: BuildOptions, progress: Progress = silent) -> BuildRepor
     make_folder(options.output.parent)
     graph = _prepare(job)
     if options.elsewhere is None:
-        layers, size = _write_engine(job, graph)
-        report = replace(_report(job, time.perf_counter() - start), bytes=size, layers=layers)
+        engine = _write_engine(job, graph)
+        report = replace(
+            _report(job, time.perf_counter() - start),
+            bytes=len(engine.plan),
+            weights_bytes=engine.weights_bytes,
+            layers=None if engine.layers is None else tuple(engine.layers),
+        )
     else:
         verified: dict[str, Any] = msgspec.to_builtins(_write_script(job, graph))
         warned = tuple(verified.pop("warnings"))
@@ -96,27 +107,27 @@ def build_file(options: BuildOptions, progress: Progress = silent) -> BuildRepor
     return report
 
 
-def require_build(precision: str | None) -> None:
+def require_build(precision: str | None, library: Library) -> None:
     """Raise what ``build_file`` would on this machine for ``precision``, None being a model with Q/DQ."""
-    choose(Request(precision, quantized=precision is None), detect())
+    choose(Request(precision, quantized=precision is None), detect(library))
 
 
 def _check(options: BuildOptions, progress: Progress) -> _Job:
     """Everything that can be wrong, before any work."""
     thresholds.method(options.calibration)
     _check_files(options)
-    graph, quantized = _read(options.model)
+    graph, quantized, restated = _read(options.model)
     session = open_session(options.model)
     shapes = profiles(options.shapes, session.inputs)
     data = None
     if options.data is not None:
         batch = session.batch or _BATCH
         data = open_dataset(options.data, session.inputs, preprocess=options.preprocess, batch_size=batch)
-    able = detect() if options.elsewhere is None else Capability.of_version(options.elsewhere)
+    able = detect(options.library) if options.elsewhere is None else Capability.of_version(options.elsewhere)
     plan = choose(options.request(quantized), able)
     method = _calibrator_method(options, plan, able)
     dynamic = {spec.name: shapes[spec.name] for spec in session.inputs if None in spec.shape}
-    return _Job(options, graph, shapes, _settings(options, dynamic), data, able, plan, method, progress)
+    return _Job(options, graph, restated, shapes, _settings(options, dynamic), data, able, plan, method, progress)
 
 
 def _check_files(options: BuildOptions) -> None:
@@ -156,22 +167,26 @@ def _settings(options: BuildOptions, dynamic: dict[str, Profile]) -> builder.Set
         options.dla,
         options.version_compatible,
         options.hardware_compatible,
+        options.refit,
+        options.weight_streaming,
+        options.request(quantized=False).for_gpu,
     )
 
 
-def _read(path: Path) -> tuple[gs.Graph, bool]:
-    """The model, ready for TensorRT, and whether it holds Q/DQ."""
+def _read(path: Path) -> tuple[gs.Graph, bool, tuple[str, ...]]:
+    """The model, ready for TensorRT; whether it holds Q/DQ; and how these were restated."""
     model_io.require_file(path)
     with path.open("rb") as stream:
         start = stream.read(4)
-    if path.suffix in _ENGINE_SUFFIXES or start in _ENGINE_STARTS:
+    if path.suffix in _ENGINE_SUFFIXES or is_engine(start):
         raise ModelError(f"{path}: is an engine already. Give the .onnx model that it was built from")
     graph = model_io.to_graph(model_io.load(path, quantized=True))
     if not any(model_io.is_quantized(node.op) for node in graph.nodes):
-        return fold_batchnorm(canonicalize(graph).graph).graph, False
-    for node in graph.nodes:
+        return fold_batchnorm(canonicalize(graph).graph).graph, False, ()
+    restated = make_symmetric(graph)
+    for node in restated.graph.nodes:
         _check_symmetric(path, node)
-    return graph, True
+    return restated.graph, True, restated.notes
 
 
 def _check_symmetric(path: Path, node: gs.Node) -> None:
@@ -181,8 +196,9 @@ def _check_symmetric(path: Path, node: gs.Node) -> None:
     symmetric = isinstance(zero, gs.Constant) and zero.values.dtype == np.int8 and not zero.values.any()
     if node.op not in ("QuantizeLinear", "DequantizeLinear") or not symmetric:
         raise ModelError(
-            f"{path}: node '{node.name}' ({node.op}) is not symmetric int8 Q/DQ, and TensorRT takes no other. Quantize "
-            "the float model with 'hqp quantize --target tensorrt', or give the float model"
+            f"{path}: node '{node.name}' ({node.op}) is not symmetric int8 Q/DQ, and TensorRT takes no other "
+            "(zero-points besides 0 and 128 have no exact form there). Quantize the float model with "
+            "'hqp quantize --target tensorrt', or give the float model"
         )
 
 
@@ -191,7 +207,8 @@ def _prepare(job: _Job) -> gs.Graph:
     graph, plan = job.graph, job.plan
     if plan.path == "explicit" and plan.scales == "own" and job.data is not None:
         report = partial(job.progress, "calibration")
-        graph = quantize(graph, job.data, target("tensorrt"), job.options.calibration, progress=report).graph
+        layout = target(job.able.library.target)
+        graph = quantize(graph, job.data, layout, job.options.calibration, progress=report).graph
     if plan.float_weights:
         graph = restore_float_weights(graph).graph
     return convert_fp16(graph).graph if plan.half else graph
@@ -217,16 +234,17 @@ def _cache_file(job: _Job, unnamed: Path) -> Path | None:
     return file
 
 
-def _write_engine(job: _Job, graph: gs.Graph) -> tuple[tuple[Any, ...], int]:
-    """Build here: the layers, and the size of the engine."""
+def _write_engine(job: _Job, graph: gs.Graph) -> builder.Engine:
+    """Build here."""
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / job.options.model.name
         model_io.save(graph, model)
         source = _calibrator(job, Path(folder)) if job.plan.path == "implicit" else None
-        log.info("TensorRT builds %s; it tries many kernels, which can take minutes", job.options.output.name)
-        engine = builder.build(model, job.plan, job.settings, source)
+        if job.able.timing_cache:
+            log.info("TensorRT builds %s; it tries many kernels, which can take minutes", job.options.output.name)
+        engine = builder.build(model, job.plan, job.settings, source, job.able)
     write_bytes(job.options.output, engine.plan)
-    return tuple(engine.layers), len(engine.plan)
+    return engine
 
 
 def _calibrator(job: _Job, folder: Path) -> Any:
@@ -254,10 +272,10 @@ def _write_script(job: _Job, graph: gs.Graph) -> Verified:
 
 def _report(job: _Job, seconds: float) -> BuildReport:
     options, plan, device = job.options, job.plan, job.able.device
-    notes = list(plan.notes)
+    notes = [*plan.notes, *(f"restated for TensorRT: {words}" for words in job.restated)]
     if options.data is not None and plan.scales not in ("own", "tensorrt"):
         notes.append("the calibration data were not used")
-    if job.able.version < (10,) and job.graph.opset > _OPSET_8:
+    if not job.able.int8_weights and job.graph.opset > _OPSET_8:
         notes.append(
             f"opset {job.graph.opset}: parsers of TensorRT 8 know {_OPSET_8}; export it anew if they refuse it"
         )
@@ -265,6 +283,7 @@ def _report(job: _Job, seconds: float) -> BuildReport:
         model=str(options.model),
         model_sha256=sha256(options.model),
         engine=options.output.name,
+        library=job.able.library.name,
         tensorrt=".".join(map(str, job.able.version)),
         built=options.elsewhere is None,
         device=None if device is None else BuiltOn(device.name, device.capability),
@@ -282,6 +301,9 @@ def _report(job: _Job, seconds: float) -> BuildReport:
         dla=options.dla,
         version_compatible=options.version_compatible,
         hardware_compatible=options.hardware_compatible,
+        for_gpu=tuple(map(compute_text, job.settings.for_gpu)),
+        refit=options.refit,
+        weight_streaming=options.weight_streaming,
         seconds=round(seconds, 3),
         notes=tuple(notes),
     )

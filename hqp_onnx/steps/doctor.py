@@ -18,7 +18,7 @@ import onnx
 import onnx.parser
 
 from hqp_onnx import engine
-from hqp_onnx.engine.device import Device, current_device
+from hqp_onnx.engine.device import Device, compute_text, current_device
 from hqp_onnx.engine.energy import open_meter, package_joules
 from hqp_onnx.errors import HqpError, MissingRuntimeError
 from hqp_onnx.gradients.training.install import find
@@ -31,7 +31,16 @@ from hqp_onnx.version import __version__
 
 PACKAGES = ("numpy", "onnx", "onnx-graphsurgeon", "polygraphy", "click", "rich", "pillow", "svg.py", "msgspec")
 ONNXRUNTIMES = tuple(f"onnxruntime{kind}" for kind in ("", "-gpu", "-openvino", "-training", "-training-cpu"))
-OPTIONAL = ("openvino", "tensorrt", "nvidia-ml-py", "pycuda", "onnx-ir", "olive-ai")
+OPTIONAL = (
+    "openvino",
+    "tensorrt",
+    "tensorrt-rtx-cu12",
+    "tensorrt-rtx-cu13",
+    "nvidia-ml-py",
+    "pycuda",
+    "onnx-ir",
+    "olive-ai",
+)
 INTEGER = {
     "avx2": "256-bit integers: u8s8 by three instructions, which may saturate",
     "avx512bw": "512-bit integers, likewise",
@@ -164,7 +173,7 @@ def _state(name: str) -> TargetState:
     try:
         target = target_named(name)
         if target.engines:
-            return _engines(name)
+            return _engines(name, target.engines)
         session = open_runner(onnx.parser.parse_model(_MODEL), target)
         session.run({"x": np.zeros((1, 2), np.float32)})
         return TargetState(name, True, runtime_name(target))
@@ -172,12 +181,16 @@ def _state(name: str) -> TargetState:
         return TargetState(name, False, "", str(e))
 
 
-def _engines(name: str) -> TargetState:
+def _engines(name: str, library: str) -> TargetState:
     note = "models for it are written and judged on onnxruntime anyway; engines for elsewhere: hqp build --for VERSION"
     try:
-        able = engine.detect()
+        able = engine.detect(engine.library(library))
     except HqpError as e:
         return TargetState(name, False, "", f"to build engines here: {e}", note)
+    if able.ahead:
+        gpus = ", ".join(map(compute_text, able.ahead))
+        runs = f"run on {able.device.name}" if able.device else "run elsewhere: there is no GPU here"
+        return TargetState(name, True, able.name, "", f"engines are built for compute capability {gpus}, and {runs}")
     return TargetState(name, True, able.name, "", f"{able.dla_cores or 0} DLA cores")
 
 

@@ -1,4 +1,4 @@
-"""``hqp inspect``: the units of a model, which cannot be removed, and why."""
+"""``hqp inspect``: the units of a model, which cannot be removed, and why; or the nodes that a TensorRT refuses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ import numpy as np
 
 from hqp_onnx.channels import cost
 from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis
-from hqp_onnx.model import ModelSource, open_model
+from hqp_onnx.engine import library
+from hqp_onnx.engine.acceptance import present
+from hqp_onnx.engine.parsing import Refusal, refusals
+from hqp_onnx.errors import MissingRuntimeError, UsageError
+from hqp_onnx.model import ModelSource, open_model, read_model
+from hqp_onnx.runtimes.targets import target
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,36 @@ class Inspection:
     prunable_params: int
     prunable_macs: int
     groups: tuple[Group, ...]
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """What a target's TensorRT says of a model, quantized or not: its ``nodes``, and those that it refuses."""
+
+    model: str
+    target: str
+    tensorrt: str
+    nodes: int
+    refused: tuple[Refusal, ...]
+
+
+def ask_target(source: ModelSource, target_name: str) -> Acceptance:
+    """Let the TensorRT of a target parse a model; another TensorRT that is installed stands in for it.
+
+    Raises:
+        ModelError: not an ONNX model, or none that the parser can read.
+        MissingRuntimeError: no TensorRT is installed.
+        UsageError: a target without one.
+    """
+    asked = target(target_name)
+    if not asked.engines:
+        raise UsageError(f"{{--target}} {target_name}: only the parsers of TensorRT are asked. Use tensorrt-rtx")
+    path, proto = read_model(source, quantized=True)
+    able = present(asked)
+    if able is None:
+        library(asked.engines).load()
+        raise MissingRuntimeError(f"{{--target}} {target_name}: its TensorRT needs a GPU, and there is none here")
+    return Acceptance(str(path), target_name, able.name, len(proto.graph.node), refusals(proto, able.library))
 
 
 def inspect_model(source: ModelSource) -> Inspection:

@@ -26,7 +26,7 @@ from hqp_onnx.out_folder import LEDGER, LOCK, MANIFEST, OutFolder
 from hqp_onnx.progress import Progress, silent
 from hqp_onnx.report.reading import JSON
 from hqp_onnx.report.writing import HTML, write_report
-from hqp_onnx.steps.ship_engine import ENGINE_FILES, add_engine, require_engine
+from hqp_onnx.steps.ship_engine import ENGINE_FILES, add_engine, builder_of, require_engine
 
 _NAMES = (*OUTPUTS, *FILES, PARETO, LEDGER, JSON, HTML, *ENGINE_FILES)
 
@@ -38,7 +38,7 @@ def optimize(options: Options, progress: Progress = silent) -> Report:
     All input is checked before OUT is touched. The fastest of these models ships, see ``job.shipping``. Where no
     quantized model is inside the budget though one was asked for, ``report.budget_met`` is False. ``options.recover``
     adds a folder recovered/ with a model that was trained, if it is inside the budget, and its ledger.json.
-    ``options.build`` adds model.engine, see ``ship_engine``.
+    ``options.build`` adds model.engine, and so does a TensorRT that is installed, see ``ship_engine``.
 
     Raises:
         HqpError: bad input; or OUT holds what is not of this job, see ``out_folder``.
@@ -55,8 +55,8 @@ def optimize(options: Options, progress: Progress = silent) -> Report:
             family = write_family(setup, ledger, result, models["baseline"], models[report.ships].candidate)
             report = replace(report, pareto=family, seconds=dict(ledger.seconds))
         write_report(report, options.folder)
-        if options.build:
-            report = add_engine(setup, ledger, result, report, models)  # which holds good without it
+        if (builds := builder_of(options)) is not None:
+            report = add_engine(setup, ledger, result, report, models, builds)  # which holds good without it
             write_report(report, options.folder)
     return report
 

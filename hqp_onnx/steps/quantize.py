@@ -45,7 +45,7 @@ def quantize_file(
     preprocess: str | Path | None,
     progress: Progress,
     *,
-    precision: str = "int8",
+    precision: str | None = None,
     calibration_out: Path | None = None,
     tensorrt_version: str = TENSORRT_VERSION,
     int4_weights: float | None = None,
@@ -61,7 +61,8 @@ def quantize_file(
         method: calibration method.
         preprocess: of images, see ``Reading``.
         progress: called as calibration goes on.
-        precision: int8, mixed (INT8 where it is faster on the target, see ``mixed_precision``) or fp16.
+        precision: int8, mixed (INT8 where it is faster on the target, see ``mixed_precision``) or fp16; None takes
+            int8, or fp16 where the target does not compute in INT8.
         calibration_out: folder for the ranges, in the formats of ``calibration_export``; these must be those of the
             model itself, so it is not equalized.
         tensorrt_version: named in TensorRT's cache.
@@ -73,6 +74,9 @@ def quantize_file(
         ModelError: what would be written does not load or run.
     """
     target = target_named(target_name)
+    if precision is None:
+        integers = int4_weights is not None or calibration_out is not None
+        precision = "int8" if integers else default_precision(target)
     thresholds.method(method)
     forbid_overlap(
         {"output": output, "calibration_out": calibration_files(calibration_out)},
@@ -81,7 +85,7 @@ def quantize_file(
     _check(precision, data, calibration_out, int4_weights, tensorrt_version)
     model = open_model(path)
     dataset = None if data is None else open_data(model, data, preprocess)
-    notes: tuple[str, ...] = remarks(target, precision)
+    notes: tuple[str, ...] = (*(stand_in(target) if target.mixes == "fp16" else ()), *remarks(target, precision))
     made: PassResult
     if precision == "fp16" or dataset is None:
         made = in_float16(model.graph)
@@ -97,6 +101,11 @@ def quantize_file(
     if calibration_out is not None and isinstance(made, Quantized):
         write_calibration(made.calibration, calibration_out, tensorrt_version)
     return Written(notes, verified)
+
+
+def default_precision(target: Target) -> str:
+    """What is taken if none is asked for: int8, or what engines for ``target`` compute in."""
+    return target.mixes if target.engines else "int8"
 
 
 def _check(

@@ -1,4 +1,4 @@
-"""Write a model that a step made, if it passes what ``evaluation.verification`` asks."""
+"""Write a model that a step made, if it passes what ``evaluation.verification`` asks; its TensorRT is heard."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 import onnx_graphsurgeon as gs
 
+from hqp_onnx.engine.acceptance import heard
 from hqp_onnx.evaluation.verification import Source, Verified, verify
 from hqp_onnx.graphs import model_io
 from hqp_onnx.model import IN_MEMORY
@@ -36,7 +37,7 @@ def write_verified(
 ) -> Verified:
     """Write ``path``; arguments and errors as for ``verify`` and ``model_io.save``, ``warnings`` those of passes."""
     proto = model_io.to_proto(graph)
-    verified = verify(proto, path, source, goal, precision)
+    verified = heard(verify(proto, path, source, goal, precision), proto, path, source, goal)
     model_io.save(proto, path)
     return replace(verified, bytes=model_io.stored_bytes(path), warnings=(*warnings, *verified.warnings))
 
@@ -50,6 +51,7 @@ def verified_model(
 ) -> onnx.ModelProto:
     """The model of ``graph``, for a caller in Python; warnings are logged."""
     proto = model_io.to_proto(graph)
-    for warning in (*warnings, *verify(proto, IN_MEMORY, source, goal, precision).warnings):
+    verified = heard(verify(proto, IN_MEMORY, source, goal, precision), proto, IN_MEMORY, source, goal)
+    for warning in (*warnings, *verified.warnings):
         log.warning("%s", warning)
     return proto

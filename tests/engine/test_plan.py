@@ -6,6 +6,7 @@ import pytest
 
 from hqp_onnx.engine.capability import Capability, parse_version
 from hqp_onnx.engine.device import Device
+from hqp_onnx.engine.library import TENSORRT_RTX
 from hqp_onnx.engine.plan import Plan, Request, choose
 from hqp_onnx.errors import UsageError
 
@@ -99,6 +100,40 @@ def test_int8_that_was_not_asked_for_gives_way_with_the_reason() -> None:
 def test_what_devices_have(compute: tuple[int, int], int8: int, fp16: int) -> None:
     device = Device("", compute)
     assert (device.int8, device.fp16) == (bool(int8), bool(fp16))
+
+
+RTX = replace(
+    Capability.of_version("11.4.0"),
+    version=(1, 7, 1),
+    library=TENSORRT_RTX,
+    ahead=((8, 6), (12, 0)),
+    timing_cache=False,
+)
+
+
+def test_where_int8_is_multiplied_in_float_float16_is_the_default() -> None:
+    plan = choose(DATA, RTX)
+    assert way(plan) == ("fp16", None, None, True, ()) and plan.half
+    assert plan.notes[0].startswith("fp16: TensorRT for RTX 1.7.1 multiplies INT8 weights in float")
+    assert way(choose(replace(DATA, precision="int8"), RTX)) == ("int8", "explicit", "own", True, ())
+    assert way(choose(QDQ, RTX)) == ("int8", "explicit", "model", True, ())
+    assert choose(Request(), RTX).notes == choose(Request(precision="fp16"), RTX).notes
+
+
+@pytest.mark.parametrize(
+    ("request_", "able_", "part"),
+    [
+        (Request(for_gpu=((9, 0),)), RTX, "9.0: TensorRT for RTX 1.7.1 compiles for 8.6, 12.0"),
+        (Request(for_gpu=((8, 6),)), able("10.3.0"), "GPU that is in the machine. Use target tensorrt-rtx"),
+        (Request(refit=True), RTX, "with a GPU only"),
+        (Request(timing_cache=True), RTX, "times no kernels"),
+        (Request(weight_streaming=True), able("8.6.1"), "TensorRT 10 and later"),
+        (Request(dla=0), replace(RTX, dla_cores=0), "0 DLA cores"),
+    ],
+)
+def test_what_only_some_builders_do(request_: Request, able_: Capability, part: str) -> None:
+    with pytest.raises(UsageError, match=part):
+        choose(request_, able_)
 
 
 def test_versions() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hqp_onnx.comparison import EngineSession
 from hqp_onnx.comparison.contenders import open_contenders
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.data.memory import ArraySource
-from hqp_onnx.engine import session as engine_session
+from hqp_onnx.engine.library import TENSORRT, Library
 from hqp_onnx.errors import MissingRuntimeError, ModelError, UsageError
 from hqp_onnx.evaluation.metrics import evaluate, load_metric
 from hqp_onnx.runtimes.session import Session
@@ -78,7 +79,7 @@ class FakeRunner:
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("polygraphy.backend.trt.TrtRunner", FakeRunner)
-    monkeypatch.setattr(engine_session.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(Library, "load", lambda library: None)
     path = tmp_path / "model.engine"
     path.write_bytes(b"engine")
     return path
@@ -129,6 +130,7 @@ def test_a_failing_engine_is_one_line(engine: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_without_tensorrt_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_session.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, TENSORRT.module, None)
+    (tmp_path / "model.engine").write_bytes(b"engine")
     with pytest.raises(MissingRuntimeError, match=r"pip install 'hqp-onnx\[tensorrt\]'"):
         EngineSession(tmp_path / "model.engine")

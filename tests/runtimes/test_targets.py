@@ -35,7 +35,8 @@ def test_reduced_weights_cannot_saturate_int16() -> None:
 
 def test_an_unknown_target_lists_those_that_exist() -> None:
     with pytest.raises(
-        UsageError, match=r"'tpu'.*onnxruntime, openvino, cuda, tensorrt, onnxruntime:NAMEExecutionProvider, or FILE"
+        UsageError,
+        match=r"'tpu'.*onnxruntime, openvino, cuda, tensorrt, tensorrt-rtx, onnxruntime:NAMEExecutionProvider, or FILE",
     ):
         target("tpu")
     with pytest.raises(UsageError, match="'onnxruntime:cuda'"):
@@ -46,7 +47,7 @@ def test_a_target_is_a_layout_and_a_runtime() -> None:
     assert target("onnxruntime").runtime == target("tensorrt").runtime == OnnxRuntime("CPUExecutionProvider")
     assert target("openvino").runtime == OpenVino()
     assert target("cuda").runtime == OnnxRuntime("CUDAExecutionProvider")
-    assert [name for name in TARGETS.names if target(name).engines] == ["tensorrt"]
+    assert [name for name in TARGETS.names if target(name).engines] == ["tensorrt", "tensorrt-rtx"]
     on_trt, on_xnnpack = (target(f"onnxruntime:{name}ExecutionProvider") for name in ("Tensorrt", "Xnnpack"))
     assert on_trt.symmetric and not on_xnnpack.symmetric
     runtime = OnnxRuntime("XnnpackExecutionProvider")
@@ -192,7 +193,17 @@ def test_what_is_no_target_is_one_line(mine: Path) -> None:
 @pytest.mark.usefixtures("mine")
 def test_doctor_looks_at_the_targets_of_others() -> None:
     states = {state.name: state for state in examine().targets}
-    assert list(states) == ["onnxruntime", "openvino", "cuda", "tensorrt", "chip", "simulated", "missing", "broken"]
+    assert list(states) == [
+        "onnxruntime",
+        "openvino",
+        "cuda",
+        "tensorrt",
+        "tensorrt-rtx",
+        "chip",
+        "simulated",
+        "missing",
+        "broken",
+    ]
     assert states["simulated"].ready and states["simulated"].runtime == "a simulator 7"
     assert not states["missing"].ready and states["missing"].needs == "the simulator is not installed"
     assert not states["broken"].ready and "no such chip" in states["broken"].needs

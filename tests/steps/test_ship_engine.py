@@ -17,9 +17,10 @@ from small_model import small_data, small_model
 from steady import steady
 
 from hqp_onnx import cli
-from hqp_onnx.engine import Capability, Device, EngineLatency
+from hqp_onnx.engine import Capability, Device, EngineLatency, acceptance
+from hqp_onnx.engine.library import TENSORRT, TENSORRT_RTX, Library
 from hqp_onnx.engine.plan import Plan
-from hqp_onnx.errors import UsageError
+from hqp_onnx.errors import MissingRuntimeError, UsageError
 from hqp_onnx.job.options import Options
 from hqp_onnx.runtimes.session import Session
 from hqp_onnx.steps import build
@@ -46,13 +47,15 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
     """TensorRT 10.3 on an Orin; the plans of the engines that were built."""
     found: list[Plan] = []
 
-    def fake_build(model: Path, plan: Plan, settings: Any, source: Any) -> SimpleNamespace:
+    def fake_build(model: Path, plan: Plan, settings: Any, source: Any, able: Capability) -> SimpleNamespace:
         assert source is None
         assert {name: profile.high for name, profile in settings.shapes.items()} == {"input": (1, 1, 8, 8)}
         found.append(plan)
-        return SimpleNamespace(plan=model.read_bytes(), layers=[])
+        return SimpleNamespace(plan=model.read_bytes(), layers=[], weights_bytes=None)
 
-    monkeypatch.setattr(build, "detect", lambda: replace(Capability.of_version("10.3.0"), device=ORIN))
+    for module in (build, parity):
+        monkeypatch.setattr(module, "detect", lambda library: replace(Capability.of_version("10.3.0"), device=ORIN))
+    monkeypatch.setattr(acceptance, "present", lambda target: None)
     monkeypatch.setattr(build.builder, "build", fake_build)
     monkeypatch.setattr(parity, "EngineSession", FakeEngine)
     monkeypatch.setattr(parity, "measure", lambda path: EngineLatency(1, 50, 0.25, 0.5))
@@ -151,6 +154,35 @@ def test_fp16_is_a_candidate_of_its_own(options: Options) -> None:
     assert any("no faster" in note for note in report.notes)
 
 
+@pytest.mark.engines
+@pytest.mark.skipif(not TENSORRT_RTX.installed, reason="TensorRT for RTX is not installed")
+@pytest.mark.parametrize("target", ["onnxruntime", "tensorrt-rtx", "tensorrt"])
+def test_the_tensorrt_that_is_installed_builds_an_engine(options: Options, target: str) -> None:
+    report = optimize(replace(options, precision="mixed", target=target, build=None))
+    out = Path(options.output)
+    assert (out / "model.engine").read_bytes()[:4] == b"vtrt"
+    built = json.loads((out / "model.engine.json").read_text())
+    assert (built["library"], built["precision"], built["built"]) == ("TensorRT for RTX", "fp16", True)
+    assert report.shipped.endswith(".onnx") and report.budget_met
+    (note,) = (note for note in report.notes if note.startswith("model.engine"))
+    assert "neither judged nor timed here" in note
+    precisions = {trial.precision for trial in report.trials}
+    assert ("fp16" in precisions) == (target == "tensorrt-rtx") and ("int8" in precisions) == (target != "tensorrt-rtx")
+    assert optimize(replace(options, precision="mixed", target=target, build=False, resume=True)).notes != report.notes
+    assert not (out / "model.engine").exists()
+
+
+def test_an_engine_that_nobody_asked_for_may_fail(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(library: Library) -> Capability:
+        raise MissingRuntimeError("no usable GPU")
+
+    monkeypatch.setattr(parity, "installed", lambda: TENSORRT)
+    monkeypatch.setattr(parity, "detect", refuses)
+    report = optimize(replace(options, target="onnxruntime", build=None))
+    assert "no engine by TensorRT: no usable GPU" in report.notes and report.budget_met
+    assert not (Path(options.output) / "model.engine").exists()
+
+
 def test_what_no_engine_can_be_built_for_ends_before_any_work(
     options: Options, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -162,7 +194,7 @@ def test_what_no_engine_can_be_built_for_ends_before_any_work(
     error = capfd.readouterr().err.strip()
     assert ended.value.code == 2
     assert error.startswith("error: TensorRT's Python bindings") and "\n" not in error
-    monkeypatch.setattr(build, "detect", lambda: replace(Capability.of_version("10.3.0"), device=NANO))
+    monkeypatch.setattr(build, "detect", lambda library: replace(Capability.of_version("10.3.0"), device=NANO))
     with pytest.raises(UsageError, match="has no INT8"):
         optimize(options)
     assert not options.output.exists()

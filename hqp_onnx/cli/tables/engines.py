@@ -16,12 +16,22 @@ def build_lines(report: BuildReport, output: Path) -> list[str]:
     how = [report.precision.upper(), *([report.path] if report.path else [])]
     how += [f"scales: {report.scales}"] if report.scales else []
     how += [f"{'strongly' if report.strongly_typed else 'weakly'} typed"]
-    where = f"TensorRT {report.tensorrt}"
-    if report.device is None or report.bytes is None or report.layers is None:
+    where = f"{report.library} {report.tensorrt}"
+    if not report.built or report.bytes is None:
         return [f"{output}.sh: {', '.join(how)}; run it beside {output.name}.onnx under {where}", *report.notes]
-    gpu = f"{report.device.name} ({report.device.compute_capability})"
-    size = f"{report.bytes / 1e6:.2f} MB, {len(report.layers)} layers"
-    return [f"{output}: {size}, {', '.join(how)}; {where} on {gpu}", *report.notes]
+    size = f"{report.bytes / 1e6:.2f} MB"
+    size += "" if report.weights_bytes is None else f" (weights {report.weights_bytes / 1e6:.2f})"
+    size += "" if report.layers is None else f", {len(report.layers)} layers"
+    return [f"{output}: {size}, {', '.join(how)}; {where} {_gpus(report)}", *report.notes]
+
+
+def _gpus(report: BuildReport) -> str:
+    """What an engine was built on, or for."""
+    if report.for_gpu:
+        return f"for compute capability {', '.join(report.for_gpu)}"
+    if report.device is None:
+        return "for compute capability 8.0 and later"
+    return f"on {report.device.name} ({report.device.compute_capability})"
 
 
 def engine_rows(results: Mapping[str, EngineLatency]) -> list[dict[str, Any]]:

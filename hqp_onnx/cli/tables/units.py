@@ -6,7 +6,17 @@ from collections import Counter
 
 from rich.table import Table
 
-from hqp_onnx.steps.inspect import Inspection
+from hqp_onnx.steps.inspect import Acceptance, Inspection
+
+
+def refusals_table(accepted: Acceptance) -> Table:
+    """The nodes that a TensorRT refuses."""
+    table = Table()
+    for column in ("node", "operator", "refused because"):
+        table.add_column(column, overflow="fold")
+    for refusal in accepted.refused:
+        table.add_row(refusal.node, refusal.op, refusal.reason)
+    return table
 
 
 def inspect_table(inspection: Inspection) -> Table:

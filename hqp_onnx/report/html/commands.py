@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hqp_onnx.engine.library import TENSORRT_RTX, of_engine
 from hqp_onnx.engine.trtexec import shape_text
 from hqp_onnx.errors import DataError
 from hqp_onnx.job.results import ModelInput, Report
@@ -91,6 +92,10 @@ def _tensorrt(laid_out: str, folder: Path, model: Path, inputs: Sequence[ModelIn
     shapes = [f"{x.name}:{shape_text(x.sample)}" for x in inputs if None in x.shape]
     shape_flags = [f"--shapes={','.join(shapes)}"] if shapes else []
     engine = folder / "model.engine"
+    if engine.is_file() and of_engine(engine) is TENSORRT_RTX:
+        code = f"POLYGRAPHY_USE_TENSORRT_RTX=1 {_line(['polygraphy', 'run', str(engine), '--trt'])}"
+        remark = "It runs on the RTX GPUs that it was compiled for: model.engine.json names them."
+        return Recipe("TensorRT for RTX: the engine", "sh", code, remark)
     if engine.is_file():
         code = _line(["trtexec", f"--loadEngine={engine}", *shape_flags]) + "\n"
         code += _line(["polygraphy", "run", str(engine), "--trt"])

@@ -1,0 +1,67 @@
+"""Execution providers that are no part of onnxruntime: packages called onnxruntime_ep_*, with a library to register.
+
+    get_ep_names()        providers that it has
+    get_library_path()    what onnxruntime loads
+
+They are found and registered when one of their providers is asked for. What lies beside the library and is called
+libcudart is loaded first: the linker would not look there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import pkgutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hqp_onnx.errors import MissingRuntimeError, one_line
+
+PREFIX = "onnxruntime_ep_"
+
+
+def plugin_devices(ort: Any, provider: str) -> Sequence[Any]:
+    """The devices of a provider that an installed package brings; none if no package does.
+
+    Raises:
+        MissingRuntimeError: its library does not load here, or finds no device.
+    """
+    package = _package(provider)
+    if package is None:
+        return ()
+    if not (found := _devices(ort, provider)):
+        _register(ort, provider, Path(package.get_library_path()))
+        found = _devices(ort, provider)
+    if not found:
+        raise MissingRuntimeError(f"{provider} of {package.__name__} finds no device here: it needs its GPU and driver")
+    return found
+
+
+def _package(provider: str) -> Any | None:
+    names = [module.name for module in pkgutil.iter_modules() if module.name.startswith(PREFIX)]
+    packages = (_imported(name) for name in sorted(names))
+    return next((one for one in packages if provider in getattr(one, "get_ep_names", list)()), None)
+
+
+def _imported(name: str) -> Any | None:
+    try:
+        return importlib.import_module(name)
+    except (ImportError, OSError):
+        return None
+
+
+def _register(ort: Any, provider: str, library: Path) -> None:
+    try:
+        for beside in sorted(library.parent.glob("libcudart.so*")):
+            ctypes.CDLL(str(beside), mode=ctypes.RTLD_GLOBAL)
+        ort.register_execution_provider_library(provider, str(library))
+    except Exception as e:  # onnxruntime's own exception types are many and undocumented
+        reason = one_line(e).rpartition("with error: ")[2]
+        raise MissingRuntimeError(
+            f"{provider} is installed and does not load: {reason}. It needs NVIDIA's driver"
+        ) from e
+
+
+def _devices(ort: Any, provider: str) -> list[Any]:
+    return [device for device in ort.get_ep_devices() if device.ep_name == provider]
