@@ -194,8 +194,8 @@ def write(task: str, folder: Path, count: int, part: str = "val") -> None:
     elif task == "signals":
         np.save(folder / "signals.npy", data["input"])
         np.savetxt(folder / "values.csv", data["labels"], delimiter=",", header="periods,decay", comments="")
-    else:
-        np.savez(folder / "data.npz", **data)
+    else:  # arrays are what a model takes, pixels 0..1 for one
+        np.savez(folder / "data.npz", **{k: np.float32(x / 255) if x.dtype == np.uint8 else x for k, x in data.items()})
 
 
 def _images(folder: Path, pixels: Array) -> None:

@@ -228,7 +228,7 @@ def found_objects(outputs: np.ndarray, data: Mapping[str, np.ndarray]) -> float:
 
 
 TASKS = {
-    "segments": Task(Segments, of_output(lambda x, y: F.cross_entropy(x, y.long())), 2400, 5, "miou", miou, "scores"),
+    "segments": Task(Segments, of_output(lambda x, y: F.cross_entropy(x, y.long())), 3000, 6, "miou", miou, "scores"),
     "objects": Task(Objects, objects_loss, 4000, 8, "found at IoU 0.5", found_objects, "detections"),
     "tags": Task(
         Tags, of_output(lambda x, y: F.binary_cross_entropy_with_logits(x, y.float())), 6000, 8, "f1", f1, "logits"

@@ -146,7 +146,7 @@ def _images(folder: Path, asked: Reading, specs: Sequence[TensorSpec]) -> ImageS
         raise DataError(
             f"{folder}: images have height, width and channels, and the model wants {spec}: use a .npz file"
         )
-    preprocess = Preprocess() if asked.preprocess is None else read_preprocess(asked.preprocess, spec)
+    preprocess = read_preprocess({} if asked.preprocess is None else asked.preprocess, spec)
     files, numbers = image_files(folder)
     cuts: tuple[int, ...] = ()
     if axes is not None and None in axes[2:] and not _of_one_size(preprocess):
