@@ -68,12 +68,13 @@ zoo: .venv-zoo/installed
 hqp_onnx/passes:
 	ln -s ../passes $@
 
-# On a machine with an NVIDIA GPU: its tests, and a table of latency, throughput and energy. TensorRT is the system's
-# (a Jetson's) or what `pip install tensorrt` puts into .venv-gpu; rows that need what is missing are listed.
+# On a machine with an NVIDIA GPU: its tests, and tables of what it does with models and with the work on them, in ten
+# minutes (docs/gpu.md). TensorRT is the system's (a Jetson's) or what `pip install tensorrt` puts into .venv-gpu; rows that
+# need what is missing are listed.
 GPU_RUNTIME ?= $(if $(filter x86_64,$(shell uname -m)),onnxruntime-gpu[cuda,cudnn],onnxruntime)
 
 gpu: .venv-gpu/installed
-	.venv-gpu/bin/python -m pytest -m gpu tests/engine
+	.venv-gpu/bin/python -m pytest -m gpu tests/engine tests/runtimes
 	.venv-gpu/bin/python tools/bench_gpu.py
 
 .venv-gpu/installed: pyproject.toml

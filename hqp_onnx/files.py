@@ -238,8 +238,8 @@ def forbid_overlap(outputs: Mapping[str, Names], inputs: Mapping[str, Names]) ->
         UsageError: an output is one of the inputs, lies in a folder that is one, is another output, or is there and no
             regular file.
     """
-    written = [(argument, path) for argument, names in outputs.items() for path in _paths(names)]
-    read = [(words, path) for words, names in inputs.items() for path in _paths(names) if path.exists()]
+    written = [(argument, path) for argument, names in outputs.items() for path in paths_of(names)]
+    read = [(words, path) for words, names in inputs.items() for path in paths_of(names) if path.exists()]
     for argument, path in written:
         for words, source in read:
             if path.exists() and (source.samefile(path) or source.resolve() in path.resolve().parents):
@@ -250,7 +250,8 @@ def forbid_overlap(outputs: Mapping[str, Names], inputs: Mapping[str, Names]) ->
             raise UsageError(f"{{--{second}}} {other} is the file of {{--{first}}}, too: choose another file")
 
 
-def _paths(names: Names) -> Iterable[Path]:
+def paths_of(names: Names) -> Iterable[Path]:
+    """The files and folders that ``names`` means."""
     if names is None:
         return ()
     return map(_file, [names] if isinstance(names, (str, Path)) else names)

@@ -6,8 +6,8 @@ Default models: the bundled two, and ResNet-18, MobileNetV3-Large and ViT-S/16 a
 is installed. Tables are printed as they are filled; what does not fit into the seconds is left out and counted.
 
     work         Fisher, moments and recovery on the provider against the CPU (tools/gpu_work.py)
-    allocation   `hqp optimize --target cuda` on the bundled models: what ships, predicted and measured times
     latency      FP32, FP16, Q8, and a half of the units removed (by L2, widths multiples of 32; which does not matter)
+    allocation   `hqp optimize --target cuda` on the bundled models, each ended when the seconds are over
 
 Of latency, `run` has numpy arrays in and out, `bound` leaves them on the GPU, `graph` also replays a CUDA graph; joules
 are those of the fastest. TensorRT, where it is installed: `hqp build`, CUDA events around one enqueue. Watts and
@@ -19,11 +19,13 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import signal
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import asdict, dataclass
 from functools import cache, partial
@@ -75,6 +77,21 @@ class Limit:
         fits = time.perf_counter() + seconds < self.end
         self.left_out += [] if fits else [what]
         return fits
+
+    @contextmanager
+    def alarm(self) -> Iterator[None]:
+        """TimeoutError in this block when no seconds are left."""
+
+        def over(*_: object) -> None:
+            raise TimeoutError("not done when the seconds were over")
+
+        before = signal.signal(signal.SIGALRM, over)
+        signal.setitimer(signal.ITIMER_REAL, max(self.end - time.perf_counter(), 1.0))
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
 
 
 @dataclass(frozen=True)
@@ -233,12 +250,17 @@ def allocations(count: int, provider: str, folder: Path, limit: Limit) -> Iterat
     target = "cuda" if provider == nvidia.CUDA else "onnxruntime"
     for name, batch, precision in JOBS[:count]:
         what = f"optimize {name} x{batch} {precision}"
-        if not limit.allows(what, 100.0):
+        if not limit.allows(what, 60.0):
             continue
         start = time.perf_counter()
         chosen = {"target": target, "precision": precision, "batch": batch}
         options = Options(MODELS / f"{name}.onnx", output=folder / f"{name}-{batch}-{precision}", **data, **chosen)
-        report = copy_context().run(lambda options=options: (set_provider(provider), optimize(options))[1])
+        try:
+            with limit.alarm():
+                report = copy_context().run(lambda options=options: (set_provider(provider), optimize(options))[1])
+        except (TimeoutError, HqpError) as e:
+            limit.left_out.append(f"{what} ({e})")
+            continue
         rows = {
             row: {"ms": x.latency_ms, "speedup": x.speedup, "drop": x.val_drop, "MB": x.bytes / 1e6, "macs": x.macs}
             for row, x in report.rows.items()
@@ -323,7 +345,7 @@ def main() -> int:
     parser.add_argument("--provider", default=nvidia.CUDA)
     parser.add_argument("--seconds", type=float, default=540.0)
     parser.add_argument("--jobs", type=int, default=2, help="optimizations: the first so many of JOBS")
-    parser.add_argument("--sections", default="work,allocation,latency")
+    parser.add_argument("--sections", default="work,latency,allocation")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     limit, found = Limit(chosen.seconds), dict[str, Any]()

@@ -122,25 +122,23 @@ def reading_options(*names: str) -> Callable[[F], F]:
 
     Where there are several, each also has targets of its own.
     """
-    own = [f"{name}_targets" for name in names] if len(names) > 1 else []
+    several = names[1:]  # with targets of their own; the first takes those of all
 
     def decorate(command: F) -> F:
         @wraps(command)
-        def read(
-            *arguments: Any, targets: str | None, constant: dict[str, Any], pad: dict[str, float], **options: Any
-        ) -> Any:
-            each = [options.pop(name) or targets for name in own] or [targets]
+        def read(*arguments: Any, targets: str | None, **options: Any) -> Any:
+            how = {"constants": options.pop("constant"), "pad": options.pop("pad"), "part": options.pop("part")}
+            each = [targets, *(options.pop(f"{name}_targets") or targets for name in several)]
             for name, belongs in zip(names, each, strict=True):
-                if options[name] is not None and (belongs or constant or pad):
-                    options[name] = Reading(options[name], belongs, constants=constant, pad=pad)
+                if options[name] is not None and (belongs or any(how.values())):
+                    options[name] = Reading(options[name], belongs, **how)
             return command(*arguments, **options)
 
-        several = [
+        own = [
             click.option(f"--{name}-targets", type=DATA, metavar="TARGETS", help=f"The same, of --{name} alone.")
-            for name in names
-            if own
+            for name in several
         ]
-        return _options(*_READING[:2], *several, *_READING[2:])(cast(F, read))
+        return _options(*_READING[:2], *own, *_READING[2:])(cast(F, read))
 
     return decorate
 
@@ -161,6 +159,14 @@ def _pairs(read: Callable[[str], Any]) -> Callable[[click.Context, click.Paramet
         return values
 
     return convert
+
+
+def numbers(context: click.Context, parameter: click.Parameter, text: str) -> tuple[float, ...]:
+    """A callback that reads numbers between commas."""
+    try:
+        return tuple(float(each) for each in text.split(","))
+    except ValueError as e:
+        raise UsageError(f"--{parameter.name} {text}: expected numbers between commas") from e
 
 
 def _constant(text: str) -> Any:
@@ -198,6 +204,7 @@ _READING = (
         callback=_pairs(float),
         help="Fill up samples of different lengths with VALUE (repeatable).",
     ),
+    click.option("--part", metavar="split.json:PART", help="Only these samples, as `hqp optimize --data` split them."),
 )
 strict_option = click.option("--strict", is_flag=True, help="Warnings end in exit code 3.")
 quiet_option = click.option("--quiet", is_flag=True, help="No progress.")

@@ -29,7 +29,7 @@ from hqp_onnx.data.reading import Data
 from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.metrics import METRICS
 from hqp_onnx.graphs.model_io import stored_bytes
-from hqp_onnx.runtimes.runners import runtime_name
+from hqp_onnx.runtimes.runners import runtime_name, timing
 from hqp_onnx.runtimes.targets import target as target_named
 from hqp_onnx.steps.benchmark import benchmark_models
 from hqp_onnx.steps.evaluate import evaluate_model
@@ -64,11 +64,14 @@ def evaluate(
     scores, q = found.scores, found.choice.metric.quantity
     runtime = runtime_name(target_named(target))
     summary = {"model": str(model), "metric": q.name, "value": scores.metric, "samples": scores.samples}
+    summary |= {"outputs": dict(scores.parts)} if scores.parts else {}
     summary |= {"warnings": list(found.warnings)}
     summary |= {"unit": q.unit, "higher_is_better": q.higher}
     summary |= {"nonfinite": scores.nonfinite.samples, "target": target, "runtime": runtime}
     if not give_json(summary, json_file):
         say(f"{q.name} {q.said(scores.metric)} on {scores.samples} samples, {runtime}")
+        if len(scores.parts) > 1:
+            say(", ".join(f"{output} {q.said(value)}" for output, value in scores.parts.items()))
         if scores.nonfinite:
             say(f"{scores.nonfinite.words(scores.samples)}: these score nothing")
     give_warnings(found.warnings, strict)
@@ -101,6 +104,8 @@ def benchmark(
     rows = [{"model": name, **vars(latency)} for name, latency in results.items()]
     if not give_json({"target": target, "runtime": runtime, "batch": batch, "models": rows}, json_file):
         out.print(latency_table(results, {str(path): stored_bytes(path) for path in models}, runtime))
+        for line in timing(target_named(target)):
+            say(line)
 
 
 @click.command()

@@ -21,6 +21,7 @@ from hqp_onnx.cli.arguments import (
     metric_option,
     min_width_option,
     model_argument,
+    numbers,
     probe_option,
     provider_option,
     quiet_option,
@@ -32,6 +33,7 @@ from hqp_onnx.cli.arguments import (
 )
 from hqp_onnx.cli.output import Display, give_json, give_warnings, out, say
 from hqp_onnx.cli.tables.optimization import budget_line, cost_lines, report_table
+from hqp_onnx.data.split import SHARES
 from hqp_onnx.errors import UsageError
 from hqp_onnx.files import forbid_overlap
 from hqp_onnx.job.options import MAX_DROP, OBJECTIVES, PAPER, PRECISIONS, RELATIVE_DROP, Options
@@ -62,13 +64,18 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
 
 @click.command()
 @model_argument
-@click.option(
-    "--calib", required=True, type=DATA, metavar="DATA", help="Calibration data: sensitivity, ranges, compensation."
-)
-@click.option(
-    "--val", required=True, type=DATA, metavar="DATA", help="Validation data: every candidate is judged on it."
-)
+@click.option("--calib", type=DATA, metavar="DATA", help="Calibration data: sensitivity, ranges, compensation.")
+@click.option("--val", type=DATA, metavar="DATA", help="Validation data: every candidate is judged on it.")
 @click.option("--test", type=DATA, metavar="DATA", help="Test data: only the report uses it.")
+@click.option("--data", type=DATA, metavar="DATA", help="One source instead: split by seed and class into all three.")
+@click.option(
+    "--shares",
+    default=",".join(map(str, SHARES)),
+    show_default=True,
+    callback=numbers,
+    metavar="C,V,T",
+    help="Of --data, for calibration (5000 samples at most), validation and test.",
+)
 @click.option(
     "--max-drop",
     metavar="NUMBER|SHARE%",
@@ -116,7 +123,7 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
 @branches_option
 @click.option("--multiple-of", type=int, help=f"{MULTIPLE_HELP} Default: what the target's kernels take.")
 @selection_options
-@reading_options("calib", "val", "test")
+@reading_options("data", "calib", "val", "test")
 @click.option(
     "--batch", type=int, default=1, show_default=True, help="Samples of one timed run, where MODEL does not fix them."
 )

@@ -192,6 +192,10 @@ class Dataset:
         """The same samples in batches of another size."""
         return replace(self, batch_size=batch_size)
 
+    def only(self, part: Source) -> Dataset:
+        """The samples of ``part``, which is some of the source."""
+        return replace(self, source=part, limit=None, relabeled=None)
+
     def labeled_with(self, labels: IntArray) -> Dataset:
         """The same samples under other labels, int64 [len(self)]."""
         return replace(self, relabeled=labels)

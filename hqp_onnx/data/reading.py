@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias, Union
 
@@ -27,6 +27,7 @@ class Reading:
         preprocess: of images: a name in ``preprocess.PRESETS``, JSON, its file, or a dictionary.
         constants: inputs that all samples share, by name, without an axis of samples.
         pad: value by the name of an array whose samples have different lengths.
+        part: of a split, as ``split.json:test``: only these samples.
     """
 
     data: Plain
@@ -34,6 +35,7 @@ class Reading:
     preprocess: PreprocessLike | None = None
     constants: Mapping[str, Any] = field(default_factory=dict)
     pad: Mapping[str, float] = field(default_factory=dict)
+    part: str | None = None
 
 
 Data: TypeAlias = Union[Plain, Reading]  # noqa: UP007 - read at run time, by Python 3.10 too
@@ -44,11 +46,7 @@ def reading(data: Data, preprocess: PreprocessLike | None = None) -> Reading:
     """``data`` as a ``Reading``; its own preprocessing goes before ``preprocess``."""
     if not isinstance(data, Reading):
         return Reading(data, preprocess=preprocess)
-    return data if data.preprocess is not None or preprocess is None else _with(data, preprocess)
-
-
-def _with(data: Reading, preprocess: PreprocessLike) -> Reading:
-    return Reading(data.data, data.targets, preprocess, data.constants, data.pad)
+    return data if data.preprocess is not None or preprocess is None else replace(data, preprocess=preprocess)
 
 
 def read_files(data: Data | None, preprocess: PreprocessLike | None) -> dict[str, Names]:

@@ -19,6 +19,7 @@ from hqp_onnx.data.masks import open_masks
 from hqp_onnx.data.memory import ArraySource
 from hqp_onnx.data.preprocess import Preprocess, image_axes, read_preprocess
 from hqp_onnx.data.reading import Data, Reading, reading
+from hqp_onnx.data.split import read_part
 from hqp_onnx.data.stored import Rows, open_npy, open_npz
 from hqp_onnx.data.values import file_values, row_values
 from hqp_onnx.errors import DataError, UsageError
@@ -47,7 +48,9 @@ def open_source(data: Data, preprocess: str | Path | None = None, specs: Sequenc
     source = _opened(asked, [spec for spec in specs if spec.name not in asked.constants], shared_shapes(specs))
     if asked.targets is not None and not isinstance(source, ImageSource):
         source = WithTargets(source, _rows_of_targets(asked.targets))
-    return Padded(source, asked.pad, {spec.name: spec for spec in specs}) if asked.pad else source
+    if asked.pad:
+        source = Padded(source, asked.pad, {spec.name: spec for spec in specs})
+    return source if asked.part is None else read_part(source, asked.part)
 
 
 def open_dataset(

@@ -6,8 +6,10 @@ each to the set that lacks most of its share: any stretch of them, a class for o
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,8 @@ import numpy as np
 from hqp_onnx.arrays import IntArray
 from hqp_onnx.data.attached import Subset
 from hqp_onnx.data.dataset import Source
-from hqp_onnx.errors import DataError, UsageError
+from hqp_onnx.errors import DataError, FileError, UsageError, one_line
+from hqp_onnx.files import read_text
 
 PARTS = ("calib", "val", "test")
 SHARES = (0.4, 0.3, 0.3)
@@ -30,7 +33,7 @@ class Split:
 
     source: str
     seed: int
-    shares: tuple[float, float, float]
+    shares: tuple[float, ...]
     by_class: bool
     parts: Mapping[str, IntArray]
 
@@ -45,6 +48,7 @@ class Split:
         parts = {part: numbers.tolist() for part, numbers in self.parts.items()}
         return {
             "source": self.source,
+            "count": sum(map(len, self.parts.values())),
             "seed": self.seed,
             "shares": list(self.shares),
             "by_class": self.by_class,
@@ -52,7 +56,7 @@ class Split:
         }
 
 
-def split(source: Source, seed: int, shares: tuple[float, float, float] = SHARES) -> Split:
+def split(source: Source, seed: int, shares: tuple[float, ...] = SHARES) -> Split:
     """A split of ``source``; calibration takes ``MOST_CALIBRATION`` at most.
 
     Raises:
@@ -85,6 +89,25 @@ def check_shares(shares: tuple[float, ...]) -> None:
 def subset(source: Source, found: Split, part: str) -> Subset:
     """One part of ``source``."""
     return Subset(source, found.parts[part], part)
+
+
+def read_part(source: Source, name: str) -> Subset:
+    """The part of ``source`` that ``FILE.json:PART`` names; the file is one that a split was written to.
+
+    Raises:
+        UsageError: no such file or part.
+        DataError: the file is of another source.
+    """
+    path, _, part = name.rpartition(":")
+    try:
+        content = json.loads(read_text(Path(path)))
+        numbers, count = np.array(content[part], np.int64), content["count"]
+    except (FileError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as e:
+        known = ", ".join(PARTS)
+        raise UsageError(f"{{--part}} {name}: expected split.json:PART, one of {known}: {one_line(e)}") from e
+    if count != source.count or numbers.ndim != 1 or (numbers.size and not 0 <= numbers.min() <= numbers.max() < count):
+        raise DataError(f"{path}: is a split of {count} samples, and {source.name} has {source.count}")
+    return Subset(source, np.unique(numbers), part)
 
 
 def _dealt(shares: tuple[float, float, float], count: int) -> list[int]:

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_type_hints
 
 from hqp_onnx.boundary import require_types
 from hqp_onnx.data.reading import Data
+from hqp_onnx.data.split import PARTS, SHARES, check_shares
 from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.budget import check_budget, parse_drop
 from hqp_onnx.evaluation.metrics import Metric, ScoreFunction, load_metric
@@ -61,6 +62,9 @@ class Options:
         pareto: also write models over the whole range of speeds, in OUT/pareto.
         confidence: that the budget holds on data like ``val``: 0.95 asks it of the drop's upper bound, 0.5 of the drop
             itself; see ``evaluation.paired``.
+        data: one source, instead of ``calib``, ``val`` and ``test``: it is split by ``seed``, and by class
+            where there are class numbers; ``OUT/split.json`` says how.
+        shares: of ``data``, for calibration (5000 samples at most), validation and test.
         step: share of the units from one candidate to the next.
         search: bisect, linear (Algorithm 1), or ``FILE.py:name``.
         saliency: how units are ranked: fisher, obs, taylor, l1, l2, bn-gamma, random, or ``FILE.py:name``.
@@ -104,10 +108,12 @@ class Options:
     """
 
     model: ModelSource
-    calib: Data
-    val: Data
-    output: str | Path
+    calib: Data | None = None
+    val: Data | None = None
+    output: str | Path = ""
     test: Data | None = None
+    data: Data | None = None
+    shares: tuple[float, ...] = SHARES
     max_drop: float | str | None = None
     speedup: float | None = None
     target_latency: float | None = None
@@ -145,6 +151,8 @@ class Options:
 
     def __post_init__(self) -> None:
         require_types(vars(self), get_type_hints(Options))
+        if str(self.output) == "":
+            raise UsageError("{--output} is missing: name the folder to write")
         object.__setattr__(self, "output", Path(self.output))
         for name in ("keep", "only", "augment"):
             value = getattr(self, name)
@@ -155,9 +163,7 @@ class Options:
         ):
             if value not in known:
                 raise UsageError(f"{{--{argument}}} {value}: expected one of {', '.join(known)}")
-        for part, data in (("calib", self.calib), ("val", self.val)):
-            if data is None:
-                raise UsageError(f"{{--{part}}} is None: expected data")
+        _check_data(self)
         self._check_speed()
         if self.recover < 0:
             raise UsageError(f"{{--recover}} {self.recover}: expected a number of epochs, 0 or more")
@@ -246,3 +252,14 @@ def _checked_drop(options: Options) -> float | str:
     check_budget(drop, options.confidence, quantity)
     value, relative = parse_drop(drop)
     return str(drop) if relative else value
+
+
+def _check_data(options: Options) -> None:
+    """Either one source that is split, or calibration and validation data."""
+    given = [part for part in PARTS if getattr(options, part) is not None]
+    if options.data is not None and given:
+        raise UsageError(f"{{--data}} is split into calibration, validation and test: leave out {{--{given[0]}}}")
+    for part in ("calib", "val") if options.data is None else ():
+        if part not in given:
+            raise UsageError(f"{{--{part}}} is missing: give it, or {{--data}}, which is split into all three")
+    check_shares(options.shares)

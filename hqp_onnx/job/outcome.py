@@ -15,7 +15,7 @@ from hqp_onnx.engine.acceptance import heard
 from hqp_onnx.errors import BudgetError, HqpError
 from hqp_onnx.evaluation.budget import Budget
 from hqp_onnx.evaluation.verification import Verified, verify
-from hqp_onnx.files import write_text
+from hqp_onnx.files import json_text, write_text
 from hqp_onnx.graphs import model_io
 from hqp_onnx.job.candidate import ORIGINAL, Candidate, Precision, plan_key
 from hqp_onnx.job.cost_model import CostModel
@@ -32,14 +32,16 @@ from hqp_onnx.job.shipping import NOISE, choose
 from hqp_onnx.model import read_model
 from hqp_onnx.ranking.redundancy import KINDS
 from hqp_onnx.runtimes.machine import machine
-from hqp_onnx.runtimes.runners import remarks, runtime_name, stand_in, thread_metadata
+from hqp_onnx.runtimes.runners import remarks, runtime_name, stand_in, thread_metadata, timing
 
 _FILE_NAMES = {Precision.FP32: "pruned.onnx", Precision.FP16: "fp16.onnx", Precision.INT8: "int8.onnx"}
 _FILES = (*_FILE_NAMES.values(), LEDGER)
 _IF_ADMITTED = {"q8_only": "q8_only.onnx", "int8_everywhere": "int8_everywhere.onnx"}  # measured to compare with
 BASELINE = "baseline.onnx"
 """The input, where nothing is better."""
-OUTPUTS = (*_FILES, PRUNED_LEDGER, *_IF_ADMITTED.values(), BASELINE, *(f"recovered/{name}" for name in _FILES))
+SPLIT = "split.json"
+"""Which samples of one source served what."""
+OUTPUTS = (*_FILES, PRUNED_LEDGER, *_IF_ADMITTED.values(), BASELINE, SPLIT, *(f"recovered/{name}" for name in _FILES))
 """What may be written, relative to OUT."""
 log = logging.getLogger(__name__)
 
@@ -72,6 +74,8 @@ def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[R
     models.setdefault("hqp", models["pruned"])
     models = {name: models[name] for name in TITLES if name in models}
     _write_ledgers(setup, ledger, result, written)
+    if setup.split is not None:
+        write_text(options.folder / SPLIT, json_text(setup.split.json()))
     latencies = latencies_once(setup, ledger, models, "latencies")
     threads = {name: best_threads(times) for name, times in latencies.items()}
     for name, model in written.items():
@@ -223,7 +227,8 @@ def _notes(setup: Setup, result: SearchResult, rows: Mapping[str, Row], plan: Pr
     """What a reader of the table should not miss."""
     channels, redundant = setup.channels, result.evidence.redundant
     slow = (name for name in rows if rows[name].speedup * (1 + NOISE) < 1)
-    notes = [f"{TITLES[name]} is slower than the input on this machine" for name in slow]
+    notes = [] if setup.split is None else [f"{setup.split.words}; {SPLIT} has their numbers"]
+    notes += [f"{TITLES[name]} is slower than the input on this machine" for name in slow]
     samples = len(next(iter(setup.sample.values())))
     if samples > 1:
         notes.append(f"latencies are those of batches of {samples} samples")
@@ -236,7 +241,13 @@ def _notes(setup: Setup, result: SearchResult, rows: Mapping[str, Row], plan: Pr
         notes.append(f"{len(redundant)} units can be removed at no loss ({listed}), and {removed} of them were")
     if ended := channels.ended(plan):
         notes.append(f"{ended} of {len(channels.branches)} gates and residual branches were removed as a whole")
-    return (*notes, *result.notes, *stand_in(setup.target), *remarks(setup.target, setup.options.precision))
+    q = setup.metric.quantity
+    for name, row in rows.items():
+        if len(row.parts) > 1 and name != "baseline":
+            parts = ", ".join(f"{output} {q.said(value)}" for output, value in row.parts.items())
+            notes.append(f"{TITLES[name]}: {q.name} of {parts}")
+    of_target = *stand_in(setup.target), *timing(setup.target), *remarks(setup.target, setup.options.precision)
+    return (*notes, *result.notes, *of_target)
 
 
 def _cost(setup: Setup, ledger: Ledger) -> CostModel:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -39,7 +39,7 @@ class Judged:
     None where it is not known.
 
     ``sparsity`` is the share of prunable units removed; ``size_reduction`` 0.75 means that a quarter of the baseline's
-    bytes is left.
+    bytes is left. ``parts`` is the metric of single outputs, where it has such.
     """
 
     metric: float
@@ -53,6 +53,7 @@ class Judged:
     params: int
     macs: int
     sparsity: float
+    parts: Mapping[str, float] = field(default_factory=dict, kw_only=True)
 
 
 @dataclass(frozen=True)

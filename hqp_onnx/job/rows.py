@@ -147,4 +147,5 @@ def _judged(base: Measured, model: Measured) -> dict[str, Any]:
         "params": model.params,
         "macs": model.macs,
         "sparsity": model.sparsity,
+        "parts": model.scores.parts,
     }

@@ -20,7 +20,20 @@ from hqp_onnx.runtimes.runners import runtime_name
 from hqp_onnx.runtimes.session import CPU, work_provider
 from hqp_onnx.version import __version__
 
-_ELSEWHERE = ("model", "calib", "val", "test", "output", "resume", "force", "preprocess", "build", "metric")
+_ELSEWHERE = (
+    "model",
+    "calib",
+    "val",
+    "test",
+    "output",
+    "resume",
+    "force",
+    "preprocess",
+    "build",
+    "data",
+    "shares",
+    "metric",
+)
 _NAMED = ("metric", "search", "saliency", "engine", "target", "calibration")
 
 
@@ -51,6 +64,7 @@ def settings_of(setup: Setup) -> dict[str, Any]:
 def inputs_of(options: Options) -> dict[str, Names]:
     """Every file and folder that a job reads, by what it is, as ``files.forbid_overlap`` takes them."""
     data = {"calibration data": options.calib, "validation data": options.val, "test data": options.test}
+    data |= {"data": options.data}
     inputs: dict[str, Names] = {f"the {words}": files_of(source) for words, source in data.items()}
     if isinstance(options.model, (str, Path)):
         inputs["the input model"] = parts(Path(options.model))

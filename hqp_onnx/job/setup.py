@@ -15,6 +15,7 @@ from hqp_onnx.arrays import Array
 from hqp_onnx.channels import cost
 from hqp_onnx.channels.channel_map import ChannelMap
 from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.data.split import PARTS, Split, split, subset
 from hqp_onnx.evaluation.budget import check_budget, check_samples
 from hqp_onnx.evaluation.metrics import METRICS, Metric, References, Scores, evaluate
 from hqp_onnx.evaluation.metrics.choice import Choice, choose
@@ -51,6 +52,7 @@ class Setup:
         target: what the result is for.
         sample: feeds of one batch, for latency: ``options.batch`` samples.
         progress: called as work goes on.
+        split: how one source became ``data``, if it did.
     """
 
     options: Options
@@ -66,6 +68,7 @@ class Setup:
     target: Target
     sample: Mapping[str, Array]
     progress: Progress
+    split: Split | None = None
 
     def load(self, model: onnx.ModelProto | Path, spin: bool = True, threads: int | None = None) -> Runner:
         """A session of the target's runtime; ``threads`` None takes the option."""
@@ -92,8 +95,7 @@ def open_setup(options: Options, progress: Progress) -> Setup:
         HqpError: bad input.
     """
     model = open_model(options.model, options.threads, options.target)
-    named = {"calib": options.calib, "val": options.val, "test": options.test}
-    data = {name: open_data(model, source, options.preprocess) for name, source in named.items() if source is not None}
+    data, found = _opened_data(options, model)
     choice = _choice(options, model, data["val"])
     metric = choice.metric
     data = {name: judged_data(model.session, part, metric) for name, part in data.items()}
@@ -116,6 +118,7 @@ def open_setup(options: Options, progress: Progress) -> Setup:
         target=target(options.target),
         sample=next(iter(data["val"].in_batches(model.session.batch or options.batch))).feeds,
         progress=progress,
+        split=found,
     )
 
 
@@ -126,6 +129,17 @@ def _checked(name: str, part: Dataset, progress: Progress) -> Iterator[bytes]:
         done += len(batch)
         yield from batch.digests()
         progress(f"checking {name}", done, len(part))
+
+
+def _opened_data(options: Options, model: Model) -> tuple[dict[str, Dataset], Split | None]:
+    """The data by part, and how they were split, if they were."""
+    if options.data is None:
+        named = {part: getattr(options, part) for part in PARTS}
+        given = {part: source for part, source in named.items() if source is not None}
+        return {part: open_data(model, source, options.preprocess) for part, source in given.items()}, None
+    whole = open_data(model, options.data, options.preprocess)
+    found = split(whole.source, options.seed, options.shares)
+    return {part: whole.only(subset(whole.source, found, part)) for part in PARTS}, found
 
 
 def _choice(options: Options, model: Model, data: Dataset) -> Choice:

@@ -49,6 +49,11 @@ def stand_in(target: Target) -> tuple[str, ...]:
     return (target.stand_in,) if target.stand_in else ()
 
 
+def timing(target: Target) -> tuple[str, ...]:
+    """What a reader of times measured on ``target`` should know: its runtime's ``timing``, if it has any."""
+    return tuple(getattr(target.runtime, "timing", ()))
+
+
 def remarks(target: Target, precision: str) -> tuple[str, ...]:
     """What a user of ``precision`` on ``target`` should not miss."""
     return target.runtime.remarks(precision)

@@ -24,7 +24,7 @@ _ON_GPU = (
     "times are those of runs whose inputs and outputs stay on the GPU (IO binding), in a CUDA graph "
     "(enable_cuda_graph=1) where the model can be recorded"
 )
-_REMARKS = {(CPU, "fp16"): (_IN_FLOAT32,), (CUDA, "int8"): (_IN_FLOAT, _ON_GPU)}
+_REMARKS = {(CPU, "fp16"): _IN_FLOAT32, (CUDA, "int8"): _IN_FLOAT}
 
 
 class Runtime(Protocol):
@@ -94,8 +94,14 @@ class OnnxRuntime:
         return f"onnxruntime {onnxruntime().__version__}{provider}"
 
     def remarks(self, precision: str) -> tuple[str, ...]:
-        """What the provider does not do, and how it is timed."""
-        return _REMARKS.get((self.provider, precision), (_ON_GPU,) if self.provider == CUDA else ())
+        """What the provider does not do."""
+        said = _REMARKS.get((self.provider, precision))
+        return () if said is None else (said,)
+
+    @property
+    def timing(self) -> tuple[str, ...]:
+        """What a reader of its times should know."""
+        return (_ON_GPU,) if self.provider == CUDA else ()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hqp_onnx.boundary import public
 from hqp_onnx.errors import BudgetError, UsageError
-from hqp_onnx.files import forbid_overlap
+from hqp_onnx.files import forbid_overlap, paths_of
 from hqp_onnx.job.ledger import Ledger
 from hqp_onnx.job.options import Options
 from hqp_onnx.job.outcome import OUTPUTS, write_outcome
@@ -71,8 +71,9 @@ def _out(options: Options) -> OutFolder:
     out = OutFolder(options.folder, *owner(options.model), _NAMES, options.force)
     inputs, folder = inputs_of(options), options.folder.resolve()
     forbid_overlap({"output": outputs(options.folder)}, inputs)
-    for words, source in inputs.items():
-        if isinstance(source, (str, Path)) and Path(source).resolve() in (folder, *folder.parents):
+    read = [(words, path) for words, names in inputs.items() for path in paths_of(names)]
+    for words, path in read:
+        if path.resolve() in (folder, *folder.parents):
             raise UsageError(f"{{--output}} {options.folder} lies in {words}, a folder: choose another")
     out.check()
     return out

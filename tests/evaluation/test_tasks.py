@@ -91,6 +91,7 @@ def test_cosine_and_fidelity_by_sample() -> None:
     of_a = [max(0.0, 1 - np.sum((p - q) ** 2) / np.sum(q**2)) for p, q in zip(near, t, strict=True)]
     of_b = [(p == q).mean() for p, q in zip(others, numbers, strict=True)]
     assert found.values == pytest.approx((np.array(of_a) + of_b) / 2, abs=1e-6)
+    assert found.parts == {"a": pytest.approx(np.mean(of_a), abs=1e-6), "b": pytest.approx(np.mean(of_b))}
     assert judged("fidelity", {"a": t}, {"a": t}).metric == 1
     assert judged("fidelity", {"a": -t}, {"a": t}).metric == 0
 

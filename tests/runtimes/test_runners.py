@@ -15,9 +15,9 @@ import pytest
 from command import hqp
 from conftest import MODELS
 
-from hqp_onnx.errors import MissingRuntimeError
+from hqp_onnx.errors import MissingRuntimeError, ModelError
 from hqp_onnx.job.options import Options
-from hqp_onnx.runtimes.runners import open_runner, remarks, runtime_name, stand_in
+from hqp_onnx.runtimes.runners import open_runner, remarks, runtime_name, stand_in, timing
 from hqp_onnx.runtimes.targets import target
 from hqp_onnx.steps.optimize import optimize
 
@@ -67,7 +67,12 @@ def test_a_gpu_gives_the_same_answers(name: str) -> None:
     wanted = target(name)
     if wanted.runtime.provider not in ort.get_available_providers() or shutil.which("nvidia-smi") is None:
         pytest.skip(f"no {wanted.runtime.provider}")
-    found = open_runner(RESNET, wanted).run(feeds)["logits"]
+    try:
+        found = open_runner(RESNET, wanted).run(feeds)["logits"]
+    except ModelError as e:
+        if "install TensorRT" not in str(e):
+            raise
+        pytest.skip(str(e))
     assert np.abs(found - want).max() <= 1e-3 * np.abs(want).max()
 
 
@@ -75,11 +80,12 @@ def test_what_stands_in_for_another_runtime_is_said() -> None:
     assert "onnxruntime's on the CPU" in stand_in(target("tensorrt"))[0]
     assert stand_in(target("openvino")) == stand_in(target("onnxruntime:TensorrtExecutionProvider")) == ()
     assert "TensorRT" in remarks(target("cuda"), "int8")[0]
+    assert "IO binding" in timing(target("cuda"))[0] and timing(target("openvino")) == ()
     assert "half the size" in remarks(target("openvino"), "fp16")[0]
     assert remarks(target("openvino"), "fp16") == remarks(target("tensorrt"), "fp16")  # judged on the CPU
-    assert remarks(target("openvino"), "int8") == ()
-    assert remarks(target("cuda"), "fp16") == remarks(target("cuda"), "fp32") == remarks(target("cuda"), "int8")[1:]
-    assert "IO binding" in remarks(target("cuda"), "fp16")[0]
+    assert (
+        remarks(target("cuda"), "fp16") == remarks(target("cuda"), "fp32") == remarks(target("openvino"), "int8") == ()
+    )
 
 
 def few(path: Path, count: int) -> str:

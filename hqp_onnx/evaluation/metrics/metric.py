@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy import sparse
 
-from hqp_onnx.arrays import Array, read_only, real_numbers
+from hqp_onnx.arrays import Array, FloatArray, read_only, real_numbers
 from hqp_onnx.data.batch import Batch, class_numbers
 from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.metrics.blocks import Blocks, OfBlocks
@@ -53,6 +53,7 @@ class Metric:
         output: the only one that the function sees; "" shows all.
         finish: applied to all rows together, where a sample's score depends on others.
         whole: whether it reads all outputs, and not just the first.
+        parts: scores by output, float64 [samples] each, whose means are shown beside the metric.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Metric:
     output: str = ""
     finish: Callable[[Any], Any] | None = None
     whole: bool = False
+    parts: Callable[[Named, Named], Mapping[str, FloatArray]] | None = None
 
     @property
     def quantity(self) -> Quantity:
@@ -116,6 +118,7 @@ class Tally:
         self._rows: list[tuple[Array, Any]] = []
         self._nonfinite = NONE
         self._total: Any = 0.0
+        self._parts: dict[str, float] = {}
 
     @property
     def reach(self) -> float:
@@ -140,7 +143,8 @@ class Tally:
         like = known[0] if known else np.zeros((0, 0) if isinstance(self.metric.scale, OfSums) else 0)
         rows = _joined([self._filled(finite, rows, like) for finite, rows in self._rows])
         rows = rows if self.metric.finish is None else self.metric.finish(rows)
-        return Scores(rows, self.samples, self._nonfinite, self.metric.scale)
+        parts = {name: total / self.seen for name, total in self._parts.items()}
+        return Scores(rows, self.samples, self._nonfinite, self.metric.scale, parts)
 
     def _judge(self, outputs: Named, targets: Named, inputs: Named, finite: Array) -> None:
         count, rows = int(finite.sum()), None
@@ -148,6 +152,8 @@ class Tally:
             with outside_code(f"metric '{self.metric.name}' failed"):
                 answer = self._called(outputs, targets, inputs)
             rows = self._checked(answer, count)
+            for name, scores in ({} if self.metric.parts is None else self.metric.parts(outputs, targets)).items():
+                self._parts[name] = self._parts.get(name, 0.0) + float(scores.sum())
             if self.metric.finish is None:
                 self._total = self._total + self.metric.scale.total(rows)
         if isinstance(self.metric.scale, Mean):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from hqp_onnx.evaluation.metrics.scale import SHARES, Scale
@@ -19,12 +20,14 @@ class Scores:
         samples: of the data.
         nonfinite: those among the seen that scored nothing since their outputs are not finite.
         scale: how rows make the metric.
+        parts: the metric of single outputs, where it has such.
     """
 
     values: Any
     samples: int
     nonfinite: NonFinite = NONE
     scale: Scale = SHARES
+    parts: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def seen(self) -> int:

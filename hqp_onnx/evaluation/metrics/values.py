@@ -109,7 +109,7 @@ def _without_ones(values: Array) -> list[int]:
     return [size for axis, size in enumerate(values.shape) if size != 1 or not axis]
 
 
-METRICS.register("fidelity")(Metric("fidelity", _fidelity, "outputs", whole=True))
+METRICS.register("fidelity")(Metric("fidelity", _fidelity, "outputs", whole=True, parts=fidelities))
 METRICS.register("rmse")(
     Metric("rmse", partial(_errors, np.square), "targets", OfSums(_root_mean, "", False, (0.0, 1.0)))
 )
