@@ -183,7 +183,11 @@ def open_data(model: Model, data: Data, preprocess: str | Path | None = None, me
         ModelError: the model does not run on them.
     """
     dataset = open_dataset(
-        data, model.session.inputs, preprocess=preprocess, batch_size=batch_size(model.session.inputs)
+        data,
+        model.session.inputs,
+        preprocess=preprocess,
+        batch_size=batch_size(model.session.inputs),
+        original=model.session,
     )
     try_run(model.session, dataset.rows(0, 1).feeds, model.path)
     return dataset if metric is None else judged_data(model.session, dataset, metric)

@@ -167,7 +167,13 @@ def compare(
     asked = _asked(metric)
     contenders = open_contenders(models, threads)
     batch = _batch(contenders)
-    dataset = open_dataset(data, contenders[0].session.inputs, preprocess=preprocess, batch_size=batch or BATCH)
+    dataset = open_dataset(
+        data,
+        contenders[0].session.inputs,
+        preprocess=preprocess,
+        batch_size=batch or BATCH,
+        original=contenders[0].session,
+    )
     for contender in contenders:
         try_run(contender.session, dataset.rows(0, 1).feeds, contender.name)
     lineage = find_lineage([c.path for c in contenders if c.opener is not None], ledgers)

@@ -46,7 +46,9 @@ def evaluate_model(
         _require(load_metric(metric), reference)
     session = open_session(model, target_name)
     origin = open_session(reference, target_name) if reference is not None else session
-    dataset = open_dataset(data, session.inputs, preprocess=preprocess, batch_size=batch_size(session.inputs))
+    dataset = open_dataset(
+        data, session.inputs, preprocess=preprocess, batch_size=batch_size(session.inputs), original=origin
+    )
     for source, opened in ((model, session), (reference, origin)):
         if source is not None:
             try_run(opened, dataset.rows(0, 1).feeds, name_of(source))
