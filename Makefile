@@ -9,6 +9,8 @@ DATA := --calib models/fashion_mnist_calib.npz --val models/fashion_mnist_val.np
 demo: .venv/installed
 	$(BIN)/hqp optimize models/mobilenet_v3_small.onnx $(DATA) -o $(OUT)/mobilenet_v3_small
 	$(BIN)/hqp optimize models/resnet18.onnx $(DATA) -o $(OUT)/resnet18
+	@test -e $(OUT)/resnet18/model.engine || \
+	    echo "No engines: no TensorRT is installed. The one for RTX has wheels for Linux and Windows on x86-64."
 
 test: lint types unit
 
@@ -59,7 +61,7 @@ zoo: .venv-zoo/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[tensorrt-rtx]' || \
-	    echo "no TensorRT for RTX for this machine: no engines are built, and their tests are skipped"
+	    echo "no TensorRT for RTX for this machine: its tests are skipped"
 	touch $@
 
 # A source distribution holds no links; type checkers and import-linter follow this one.

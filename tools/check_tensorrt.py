@@ -4,17 +4,18 @@
     python tools/check_tensorrt.py MODELS --data FILE    files and folders of .onnx; DATA for all whose inputs they fit
     python tools/check_tensorrt.py --layouts             the layouts alone
 
-A model is built by TensorRT for RTX as it is, in float16, in INT8 by ``hqp quantize --target tensorrt-rtx --precision
-int8``, and pruned by 30 % and in INT8. Each build is a process of its own, whose peak memory is that of the process.
-"weights" is the builder's "Total Weights Memory"; "file" are the bytes of all weights and scales of the built model.
-Models without data that fit are calibrated on random inputs, which says nothing of their accuracy.
+A model is built by TensorRT for RTX as it is, in float16, in INT8 as ``hqp quantize --target tensorrt-rtx --precision
+int8`` lays it out (weights rounded to nearest, which is quick), and pruned by 30 % and in INT8. Each build is a process
+of its own, whose peak memory is that of the process. "weights" is the builder's "Total Weights Memory"; "file" are the
+bytes of all weights and scales of the built model. Models without data that fit are calibrated on random inputs, which
+says nothing of their accuracy.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
+import re
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,7 @@ from hqp_onnx.graphs import model_io
 from hqp_onnx.graphs.shapes import example_feeds
 from hqp_onnx.model import open_data, open_model
 from hqp_onnx.passes.convert_fp16 import in_float16
+from hqp_onnx.passes.quantize import Recipe
 from hqp_onnx.runtimes.targets import Target, target
 from hqp_onnx.steps.quantize import quantize_model
 
@@ -45,6 +47,7 @@ ROOT = Path(__file__).parents[1]
 AS_STATED = Plan("fp32", None, None, True, (), False, False, ())
 BUNDLED = ("mobilenet_v3_small", "resnet18")
 SAMPLES = 16
+QUICK = Recipe(equalize=False, correct_bias=False, round_weights=False)
 
 
 def everywhere(ours: Target) -> Target:
@@ -83,7 +86,7 @@ def build(file: Path, feeds: dict[str, tuple[int, ...]]) -> dict[str, Any]:
     except HqpError as e:
         return found | {"refused": [str(e)]}
     times = {"parse_s": parsed - start, "build_s": time.perf_counter() - parsed}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = int(re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) / 1024  # Linux
     return found | times | {"weights": engine.weights_bytes, "engine": len(engine.plan), "peak_mb": peak}
 
 
@@ -113,15 +116,15 @@ def variants(
     except (HqpError, TypeError):
         rng = np.random.default_rng(0)
         dataset = open_data(opened, {name: noise(rng, value, SAMPLES) for name, value in feeds.items()})
-    few = dataset.first(SAMPLES * 4)
+    few = dataset.first(SAMPLES)
     layout = target("tensorrt-rtx", reduced_range=False)
     yield "as it is", lambda: onnx.load(file), shapes
     yield "float16", lambda: model_io.to_proto(in_float16(opened.graph).graph), shapes
-    yield "INT8", lambda: model_io.to_proto(quantize_model(opened, few, layout, "minmax").graph), shapes
+    yield "INT8", lambda: model_io.to_proto(quantize_model(opened, few, layout, "minmax", recipe=QUICK).graph), shapes
 
     def pruned() -> onnx.ModelProto:
         smaller = open_model(hqp_onnx.prune(onnx.load(file), 0.3))
-        return model_io.to_proto(quantize_model(smaller, few, layout, "minmax").graph)
+        return model_io.to_proto(quantize_model(smaller, few, layout, "minmax", recipe=QUICK).graph)
 
     yield "pruned, INT8", pruned, shapes
 
@@ -177,7 +180,10 @@ def layout_table() -> list[dict[str, Any]]:
         data = open_data(opened, {"x": rng.normal(0, 1, (SAMPLES * shape[0], *shape[1:])).astype(np.float32)})
         half = apart(model_io.to_proto(in_float16(opened.graph).graph), {})
         naive, placed = (
-            apart(model_io.to_proto(in_float16(quantize_model(opened, data, layout, "minmax").graph).graph), {})
+            apart(
+                model_io.to_proto(in_float16(quantize_model(opened, data, layout, "minmax", recipe=QUICK).graph).graph),
+                {},
+            )
             for layout in (everywhere(ours), ours)
         )
         least = sum(onnx.numpy_helper.to_array(t).size for t in proto.graph.initializer if len(t.dims) > 1)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import re
+import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from polygraphy.logger import G_LOGGER
 
@@ -43,20 +45,24 @@ def tensorrt_log(what: str) -> Iterator[Log]:
 
 @contextmanager
 def _silenced() -> Iterator[None]:
-    """Nothing reaches the process's stderr: TensorRT's compiler writes there, beside its log."""
-    try:
-        kept = os.dup(2)
-    except OSError:  # it is closed
+    """Nothing reaches the process's stdout and stderr: TensorRT's compiler writes there, beside its log."""
+    with ExitStack() as stack:
+        for stream, descriptor in ((sys.stdout, 1), (sys.stderr, 2)):
+            with suppress(OSError, ValueError, AttributeError):  # it is closed, or there is none
+                stream.flush()
+                kept, nowhere = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, descriptor)
+                os.close(nowhere)
+                stack.callback(os.close, kept)
+                stack.callback(os.dup2, kept, descriptor)
+        stack.callback(_flush_libc)
         yield
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+
+
+def _flush_libc() -> None:
+    """Let what C and C++ have buffered go where it was to go."""
+    if os.name == "posix":
+        ctypes.CDLL(None).fflush(None)
 
 
 class Log(logging.Handler):

@@ -190,6 +190,7 @@ class Request:
     """The settings that a report speaks of; ``job.options`` describes them."""
 
     precision: str
+    narrow: str
     saliency: str
     target: str
     confidence: float = 0.5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
 import numpy as np
 import onnx
 import onnx.parser
@@ -124,3 +125,14 @@ def test_inspect_lists_them(
         with pytest.raises(SystemExit) as ended:
             cli.main()
         assert ended.value.code == 0 and words in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_its_compiler_prints_is_not_seen(rtx: Capability, capfd: pytest.CaptureFixture[str]) -> None:
+    """Of a lower bound in float16 it writes a line to stdout by itself, which would be in the midst of our JSON."""
+    head = '<ir_version: 8, opset_import: ["" : 17]> g (float16[1,8] x) => (float16[1,8] y)'
+    model = onnx.parser.parse_model(f"{head} {{ y = Clip(x, low) }}")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1e-6, np.float16), "low"))
+    click.echo("before")
+    assert objections(model, target("tensorrt-rtx"), {}) == ()
+    click.echo("after")
+    assert capfd.readouterr() == ("before\nafter\n", "")
