@@ -14,7 +14,7 @@ from hqp_onnx.data.boxes import open_boxes
 from hqp_onnx.data.dataset import Dataset, Source
 from hqp_onnx.data.fitting import shared_shapes
 from hqp_onnx.data.images import FileTargets, ImageSource, by_shape, image_files, images_among, with_labels
-from hqp_onnx.data.loaders import Shapes, Stream, as_array, open_items, open_script
+from hqp_onnx.data.loaders import Shapes, as_array, open_items, open_script
 from hqp_onnx.data.masks import open_masks
 from hqp_onnx.data.memory import ArraySource
 from hqp_onnx.data.preprocess import Preprocess, image_axes, read_preprocess
@@ -22,6 +22,7 @@ from hqp_onnx.data.reading import Data, Reading, reading
 from hqp_onnx.data.split import read_part
 from hqp_onnx.data.states import with_states
 from hqp_onnx.data.stored import Rows, open_npy, open_npz
+from hqp_onnx.data.stream import Stream
 from hqp_onnx.data.values import file_values, row_values
 from hqp_onnx.errors import DataError, UsageError
 from hqp_onnx.files import require_regular

@@ -7,11 +7,12 @@ import itertools
 import numpy as np
 import pytest
 
-from hqp_onnx.data import loaders, stored
+from hqp_onnx.data import stored, stream
 from hqp_onnx.data.dataset import Dataset
-from hqp_onnx.data.loaders import Stream, open_items
+from hqp_onnx.data.loaders import open_items
 from hqp_onnx.data.reading import Reading
 from hqp_onnx.data.sources import open_dataset, open_source
+from hqp_onnx.data.stream import Stream
 from hqp_onnx.errors import DataError, LimitError, UsageError
 from hqp_onnx.runtimes.session import TensorSpec
 
@@ -40,7 +41,7 @@ class Loader:
 @pytest.fixture
 def small(monkeypatch):
     """Nothing is small enough to be kept in memory."""
-    monkeypatch.setattr(loaders, "SMALL", 64)
+    monkeypatch.setattr(stream, "SMALL", 64)
 
 
 def check_all(source):
@@ -97,7 +98,7 @@ def test_an_iterator_is_read_once(small):
 @pytest.mark.parametrize("large", [False, True])
 def test_another_pass_must_be_the_same(monkeypatch, change, large):
     if large:
-        monkeypatch.setattr(loaders, "SMALL", 64)
+        monkeypatch.setattr(stream, "SMALL", 64)
     calls = itertools.count()
     whole = items((2, 2, 6))
     later = {"shuffled": whole[::-1], "fewer": whole[:-1], "more": [*whole, whole[0]], "exhausted": []}[change]
