@@ -267,7 +267,7 @@ class Report:
     saliency_histogram: SaliencyHistogram
     frozen: tuple[Frozen, ...]
     inputs: tuple[ModelInput, ...]
-    pareto: tuple[Point, ...] = ()
+    pareto: tuple[Point, ...] | None = None
 
     def __post_init__(self) -> None:
         _ = self.request  # has what it needs

@@ -12,6 +12,7 @@ import argparse
 from dataclasses import fields
 from typing import Any
 
+from polygraphy import config
 from polygraphy.logger import G_LOGGER
 from polygraphy.tools.args import (
     DataLoaderArgs,
@@ -72,7 +73,8 @@ class HqpArgs(BaseArgs):  # type: ignore[misc]  # Polygraphy is untyped
         options = {field.name: args_util.get(args, f"hqp_{field.name}") for field in fields(Pruning)}
         options |= {"keep": tuple(options["keep"]), "only": tuple(options["only"])}
         self.runtime = args_util.get(args, "hqp_runtime")
-        runtime_target = "tensorrt" if self.runtime == "trt" else "onnxruntime"
+        tensorrt = "tensorrt-rtx" if getattr(config, "USE_TENSORRT_RTX", False) else "tensorrt"
+        runtime_target = tensorrt if self.runtime == "trt" else "onnxruntime"
         self.target = args_util.get(args, "hqp_target") or runtime_target
         self.calibration = args_util.get(args, "hqp_calibration")
         self.preprocess = args_util.get(args, "hqp_preprocess")
