@@ -1,8 +1,8 @@
 """What TensorRT's parser says of a model: the nodes that it refuses, and why, before anything is built.
 
-``supports_model_v2`` first looks at every node by itself, then imports node after node and stops at the first that
-fails. To find all of these, a node that was refused is cut off, zeros of its outputs' shape (or inputs, where that is
-not known) take its place, and the parser is asked again.
+The parser first looks at every node by itself, then imports node after node and stops at the first that fails. To find
+all of these, a node that was refused is cut off, zeros of its outputs' shape (or inputs, where that is not known) take
+its place, and the parser is asked again.
 
 One thing the parser takes and should not: behind zero-points of uint8 it computes in int8, and clips what lies above
 127 steps. Such nodes are listed as refused.
@@ -10,6 +10,7 @@ One thing the parser takes and should not: behind zero-points of uint8 it comput
 
 from __future__ import annotations
 
+import math
 import re
 import tempfile
 import time
@@ -28,6 +29,7 @@ from hqp_onnx.graphs import model_io
 from hqp_onnx.runtimes.session import loadable
 
 SECONDS, MOST = 20.0, 200  # that asking again may take, and nodes that are listed
+LARGEST = 1 << 22  # values of a tensor of zeros
 _ERROR = re.compile(r"Error Code \d+: [\w ]*\((.*?)\.?(?: In \S+ at \S+)?\)?$")
 _ASSERTION = re.compile(r"Assertion failed: .*?: (.*)$")
 _QUOTED = re.compile(r'"([^"]+)"')
@@ -127,7 +129,7 @@ def _shapes(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
 
 
 def _cut(model: onnx.ModelProto, indices: list[int], shapes: dict[str, onnx.ValueInfoProto]) -> bool:
-    """Put zeros or inputs in the place of nodes; False where a tensor's type is not known."""
+    """Put zeros, or inputs where these are large or of unknown size, in the place of nodes; False for unknown types."""
     graph = model.graph
     for index in indices:
         for name in graph.node[index].output:
@@ -136,8 +138,8 @@ def _cut(model: onnx.ModelProto, indices: list[int], shapes: dict[str, onnx.Valu
             kind = shapes[name].type.tensor_type if name in shapes else onnx.TypeProto.Tensor()
             if not kind.elem_type or not kind.HasField("shape"):
                 return False
-            sizes = [dim.dim_value for dim in kind.shape.dim]
-            if all(dim.HasField("dim_value") for dim in kind.shape.dim):
+            sizes = [dim.dim_value if dim.HasField("dim_value") else LARGEST + 1 for dim in kind.shape.dim]
+            if math.prod(sizes) <= LARGEST:  # zeros, since what reads a bias may ask for a constant
                 zeros = np.zeros(sizes, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
                 graph.initializer.append(onnx.numpy_helper.from_array(zeros, name))
             else:
