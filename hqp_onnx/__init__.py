@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hqp_onnx.errors import HqpError
     from hqp_onnx.evaluation.latency import Latency
     from hqp_onnx.evaluation.metrics import Metric, Scores
+    from hqp_onnx.evaluation.metrics.detection import average_precision
     from hqp_onnx.job.options import Options
     from hqp_onnx.job.results import Report
     from hqp_onnx.model import open_data, open_model
@@ -42,6 +43,7 @@ _HOMES = {
     "errors": ("HqpError",),
     "evaluation.latency": ("Latency",),
     "evaluation.metrics": ("Metric", "Scores"),
+    "evaluation.metrics.detection": ("average_precision",),
     "job.options": ("Options",),
     "job.results": ("Report",),
     "model": ("open_data", "open_model"),
@@ -68,6 +70,7 @@ __all__ = [
     "Scores",
     "__version__",
     "analyze",
+    "average_precision",
     "benchmark",
     "build",
     "compare",

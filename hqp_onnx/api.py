@@ -2,8 +2,8 @@
 
 Models are paths or ModelProtos, which stay as they are; those that are returned were loaded, run and compared with the
 original (``evaluation.verification``), and what their users should not miss is logged as a warning. Data are what the
-command line takes (a .npz file, a folder of images, ``FILE.py:function``), arrays by input name with optional
-``labels``, an iterable of feed dictionaries or pairs (feeds, labels), or a function that returns such an iterable.
+command line takes (a .npz or .npy file, a folder of images, ``FILE.py:function``), arrays by name, an iterable of feed
+dictionaries or pairs (feeds, targets), a function that returns such an iterable, or a ``Reading`` of any of these.
 Everything raises ``HqpError`` with a message of one line:
 
     ModelError              the model is invalid, quantized already, or cannot run

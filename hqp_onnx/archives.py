@@ -87,7 +87,9 @@ def array_header(
     version: Any = npy.read_magic(stream)
     if version not in _HEADERS:
         raise ValueError(f"array '{name}' has a header of version {version}")
-    shape, fortran, dtype = _HEADERS[version](stream)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # numpy's, on headers of Python 2
+        shape, fortran, dtype = _HEADERS[version](stream)
     if dtype.kind not in _KINDS or not dtype.itemsize:
         raise ValueError(f"array '{name}' holds Python objects" if dtype.hasobject else f"array '{name}' is {dtype}")
     if any(size < 0 for size in shape) or stream.tell() - start + math.prod(shape) * dtype.itemsize != length:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from hqp_onnx.evaluation.metrics.choice import prepared
 from hqp_onnx.evaluation.verification import SAMPLES, Source
 from hqp_onnx.files import sha256
 from hqp_onnx.graphs import model_io
+from hqp_onnx.graphs.ends import ends_of
 from hqp_onnx.graphs.interface import Interface
 from hqp_onnx.graphs.nonfinite_weights import nonfinite_weights
 from hqp_onnx.graphs.shapes import Shapes, random_feeds
@@ -153,6 +154,15 @@ def open_session(source: ModelSource, target_name: str = "onnxruntime", threads:
         raise ModelError(f"{name_of(source)}: {e}") from e
 
 
+def ends_of_source(source: ModelSource) -> Mapping[str, str]:
+    """``graphs.ends.ends_of`` a model; empty for what is no .onnx file, as an engine."""
+    if isinstance(source, onnx.ModelProto):
+        return ends_of(source.graph)
+    if Path(source).suffix != ".onnx":
+        return {}
+    return ends_of(onnx.load(Path(source), load_external_data=False).graph)
+
+
 def name_of(source: ModelSource) -> Path:
     """What errors call a model."""
     return IN_MEMORY if isinstance(source, onnx.ModelProto) else Path(source)
@@ -173,7 +183,11 @@ def open_data(model: Model, data: Data, preprocess: str | Path | None = None, me
         ModelError: the model does not run on them.
     """
     dataset = open_dataset(
-        data, model.session.inputs, preprocess=preprocess, batch_size=batch_size(model.session.inputs)
+        data,
+        model.session.inputs,
+        preprocess=preprocess,
+        batch_size=batch_size(model.session.inputs),
+        original=model.session,
     )
     try_run(model.session, dataset.rows(0, 1).feeds, model.path)
     return dataset if metric is None else judged_data(model.session, dataset, metric)

@@ -229,7 +229,7 @@ def bad_reports(folder: Path) -> Iterator[tuple[str, list[str], str]]:
     yield "a report that is cut off", ["report", str(folder / "no_json")], "not JSON"
     yield "a report of another kind", ["report", str(folder / "foreign")], "missing required field `model`"
     yield "a report that is a list", ["report", str(folder / "a_list")], "Expected `object`, got `array`"
-    yield "a report of another version", ["report", str(folder / "newer")], "has schema 99, this version reads 2"
+    yield "a report of another version", ["report", str(folder / "newer")], "has schema 99, this version reads 3"
 
 
 def bad_configs(folder: Path) -> Iterator[tuple[str, list[str], str]]:

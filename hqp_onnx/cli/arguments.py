@@ -128,7 +128,10 @@ def reading_options(*names: str) -> Callable[[F], F]:
         @wraps(command)
         def read(*arguments: Any, targets: str | None, **options: Any) -> Any:
             how = {"constants": options.pop("constant"), "pad": options.pop("pad"), "part": options.pop("part")}
+            how |= {"states": options.pop("state")}
             each = [targets, *(options.pop(f"{name}_targets") or targets for name in several)]
+            if any((*each, *how.values())) and all(options[name] is None for name in names):
+                raise UsageError(f"{{--targets}} and others are for {{--{names[0]}}}: add it, or leave them out")
             for name, belongs in zip(names, each, strict=True):
                 if options[name] is not None and (belongs or any(how.values())):
                     options[name] = Reading(options[name], belongs, **how)
@@ -203,6 +206,13 @@ _READING = (
         metavar="NAME=VALUE",
         callback=_pairs(float),
         help="Fill up samples of different lengths with VALUE (repeatable).",
+    ),
+    click.option(
+        "--state",
+        multiple=True,
+        metavar="INPUT=OUTPUT",
+        callback=_pairs(str),
+        help="State that flows from step to step: samples are time steps (repeatable).",
     ),
     click.option("--part", metavar="split.json:PART", help="Only these samples, as `hqp optimize --data` split them."),
 )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ from types import FrameType
 from hqp_onnx.errors import Ended
 
 INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
+_AGAIN_SECONDS = 0.02
 _SIGNALS = ("SIGTERM", "SIGHUP")  # Windows has no second
 
 
@@ -21,10 +24,22 @@ def ended_by_exception() -> Iterator[None]:
     for number in _numbers():
         if threading.current_thread() is threading.main_thread() and signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _end)
+    before, sys.unraisablehook = sys.unraisablehook, _again
     try:
         yield
     finally:
+        sys.unraisablehook = before
         _end_at_once()  # also while Python shuts down, where nobody catches what is raised
+
+
+def _again(unraisable: sys.UnraisableHookArgs) -> None:
+    """A signal that came while an object was being removed, whose exceptions go nowhere, is sent once more."""
+    if isinstance(unraisable.exc_value, Ended):
+        number = unraisable.exc_value.code - 128
+        signal.signal(number, _end)
+        threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), number)).start()
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

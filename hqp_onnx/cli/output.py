@@ -199,4 +199,4 @@ class _ConsoleHandler(logging.Handler):
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._console.print(printable(self.format(record)), highlight=False, markup=False)
+        self._console.print(printable(self.format(record)), highlight=False, markup=False, soft_wrap=True)

@@ -39,6 +39,9 @@ Several --data options of one command share --targets, by file names; --calib-ta
 are for one of them. An input without an axis of samples is set by --constant NAME=VALUE (a number, a JSON list, or
 FILE.npy), unless DATA has it. Samples of different shapes are put into batches of one shape each; --pad NAME=VALUE
 fills an array up instead, to the size that the model fixes, or to the longest of a batch.
+
+--state INPUT=OUTPUT feeds an output to the next sample: samples are the time steps of sequences, in order, and an array
+'sequence' in DATA says which sequence each step belongs to; a new one begins with zeros.
 """
 
 

@@ -167,7 +167,13 @@ def compare(
     asked = _asked(metric)
     contenders = open_contenders(models, threads)
     batch = _batch(contenders)
-    dataset = open_dataset(data, contenders[0].session.inputs, preprocess=preprocess, batch_size=batch or BATCH)
+    dataset = open_dataset(
+        data,
+        contenders[0].session.inputs,
+        preprocess=preprocess,
+        batch_size=batch or BATCH,
+        original=contenders[0].session,
+    )
     for contender in contenders:
         try_run(contender.session, dataset.rows(0, 1).feeds, contender.name)
     lineage = find_lineage([c.path for c in contenders if c.opener is not None], ledgers)
@@ -213,10 +219,9 @@ def _batch(contenders: Sequence[Contender]) -> int | None:
 
 def _metric(asked: Metric | None, reference: Contender, data: Dataset, output: str) -> Metric | None:
     """The metric asked for, or top1 where it makes sense."""
-    first = reference.session.outputs[0]
-    if asked is None and not (data.labeled and (output or len(first.shape) == 2)):
+    metric = choose(asked, reference.session, data, output).metric
+    if asked is None and metric.name != "top1":  # deviations are shown in any case
         return None
-    metric = choose(asked or "top1", reference.session, data, output).metric
     prepared(metric, reference.session, data)
     return metric
 

@@ -13,12 +13,12 @@ from hqp_onnx.data.batch import Batch, class_numbers, joined
 from hqp_onnx.data.dataset import Source
 from hqp_onnx.data.memory import ArraySource
 from hqp_onnx.data.stored import Rows
-from hqp_onnx.errors import DataError
+from hqp_onnx.errors import DataError, UsageError
 from hqp_onnx.files import digest_of
 from hqp_onnx.runtimes.session import TensorSpec
 
 
-class _Derived:
+class Derived:
     """What is as it is in ``source``."""
 
     source: Source
@@ -59,7 +59,7 @@ class _Derived:
 
 
 @dataclass(frozen=True)
-class WithTargets(_Derived):
+class WithTargets(Derived):
     """``source`` with further targets, row by row."""
 
     source: Source
@@ -88,7 +88,7 @@ class WithTargets(_Derived):
 
 
 @dataclass(frozen=True)
-class Padded(_Derived):
+class Padded(Derived):
     """``source`` with the arrays of ``values`` padded at the end of their axes, so that batches are of one shape.
 
     An axis whose size the model fixes becomes as long as that, another as long as the longest in the batch.
@@ -132,11 +132,19 @@ class Padded(_Derived):
         longest = [max(sizes) for sizes in zip(*(shape[1:] for shape in shapes), strict=True)]
         sizes = [most if size is None else max(size, most) for size, most in zip(wanted, longest, strict=False)]
         widths = [(0, 0), *((0, size - have) for size, have in zip(sizes, values.shape[1:], strict=False))]
-        return np.pad(values, widths[: values.ndim], constant_values=values.dtype.type(self.values[name]))
+        return np.pad(values, widths[: values.ndim], constant_values=self._fill(name, values))
+
+    def _fill(self, name: str, values: Array) -> Array:
+        wanted = np.asarray(self.values[name], np.float64)
+        with np.errstate(invalid="ignore"):
+            fill = wanted.astype(values.dtype)
+        if not np.isfinite(wanted) or (values.dtype.kind != "f" and fill != wanted):
+            raise UsageError(f"{{--pad}} {name}={wanted:g}: is no value of an array of {values.dtype}")
+        return fill
 
 
 @dataclass(frozen=True)
-class Subset(_Derived):
+class Subset(Derived):
     """Some samples of ``source``, ascending; ``part`` says which in errors."""
 
     source: Source

@@ -80,6 +80,7 @@ class Dataset:
         limit: use only the first ``limit`` samples.
         relabeled: class numbers that replace the target 'labels', int64 [len(self)].
         constants: inputs that all samples share, without an axis of samples, by name; they go before the source's.
+        states: outputs that become inputs of the next sample, by input; see ``data.states``.
 
     Raises:
         DataError: empty data, a missing input, a wrong shape or dtype, ``relabeled`` of another length.
@@ -92,6 +93,7 @@ class Dataset:
     limit: int | None = None
     relabeled: IntArray | None = None
     constants: Mapping[str, Array] = field(default_factory=dict)
+    states: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or (self.limit is not None and self.limit < 1):
@@ -141,16 +143,18 @@ class Dataset:
 
     def rows(self, start: int, stop: int) -> Batch:
         """Samples ``start`` to ``stop`` as the model takes them."""
-        feeds, targets = self._sorted(self.source.rows(start, stop))
+        batch = self.source.rows(start, stop)
+        feeds, targets = self._sorted(batch)
         if self.relabeled is not None:
             targets[LABELS] = self.relabeled[start:stop]
         fed: dict[str, Array] = {}
         for spec in self.specs:
-            if spec.name in self.constants:
-                fed[spec.name] = constant(self.constants[spec.name], spec, self.source.name)
+            if spec.name in self.constants or spec.name in batch.shared:
+                value = self.constants.get(spec.name, feeds.get(spec.name))
+                fed[spec.name] = constant(np.asarray(value), spec, self.source.name)
             else:
                 fed[spec.name] = fitted(feeds[spec.name], spec, self.source.name, start, self.source.count)
-        return Batch(fed, targets, frozenset(self.constants))
+        return Batch(fed, targets, batch.shared | frozenset(self.constants))
 
     def _sorted(self, batch: Batch) -> tuple[Mapping[str, Array], dict[str, Array]]:
         """What feeds the model, and what does not."""

@@ -46,6 +46,8 @@ def constant(value: Array, spec: TensorSpec, source: str) -> Array:
         DataError: another shape, or a cast that would lose something.
     """
     where = f"{source}: the constant '{spec.name}'"
+    if value.dtype.kind not in "biuf" or not np.isfinite(value).all():
+        raise DataError(f"{where} is {value.tolist()}, expected finite numbers")
     shaped = value.reshape(spec.shape) if value.size == 1 and all(size == 1 for size in spec.shape) else value  # type: ignore[arg-type]
     if len(spec.shape) != shaped.ndim or any(
         want is not None and want != have for want, have in zip(spec.shape, shaped.shape, strict=True)
@@ -69,6 +71,8 @@ def shared_shapes(specs: Sequence[TensorSpec]) -> dict[str, tuple[int, ...]]:
 
 def looks_like(shape: tuple[int, ...], spec: TensorSpec) -> str:
     """What values of a wrong shape look like, and what to do; empty where nobody knows."""
+    if not spec.shape:
+        return f"looks like an input that all samples share: {{--constant}} {spec.name}=VALUE"
     sample, want = shape[1:], spec.shape[1:]
     if len(shape) + 1 == len(spec.shape):
         axis = next((i for i, size in enumerate(want) if size == 1 and _agree(_with(sample, i), want)), None)

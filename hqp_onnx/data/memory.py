@@ -38,7 +38,6 @@ class ArraySource:
     constants: Mapping[str, Array] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     cuts: tuple[int, ...] = ()
-    readers: int = 0
 
     def __post_init__(self) -> None:
         if not self.arrays:
@@ -69,6 +68,11 @@ class ArraySource:
         if values is None or values.ndim != 1:
             return None
         return class_numbers({LABELS: values[:]})
+
+    @property
+    def readers(self) -> int:
+        """A thread that reads ahead, where there is something in a file."""
+        return int(any(isinstance(values, StoredArray) for values in self.arrays.values()))
 
     @property
     def bytes(self) -> int:

@@ -42,8 +42,8 @@ KEYS = {
     "scale": "factor on pixel values 0..255 (default 1/255)",
     "mean": "subtracted from each channel after scale; one number per channel, in the order of color",
     "std": "divides each channel after that",
-    "layout": "NCHW (default) or NHWC",
-    "color": "RGB (default), BGR or L (grey)",
+    "layout": "NCHW or NHWC (default: the model's)",
+    "color": "RGB, BGR or L, which is grey (default: L where the model takes one channel, else RGB)",
 }
 """What a JSON object of preprocessing may hold, and what it means."""
 
@@ -136,7 +136,7 @@ def _letterboxed(width: int, height: int, rows: int, columns: int) -> Geometry:
 
 
 def read_preprocess(value: PreprocessLike, spec: TensorSpec | None = None) -> Preprocess:
-    """The ``Preprocess`` that a value describes; names take size and layout from the input ``spec``.
+    """The ``Preprocess`` that a value describes; layout and channels that it leaves open are those of ``spec``.
 
     Raises:
         UsageError: unreadable file, invalid JSON, an unknown key, a value of the wrong type.
@@ -144,18 +144,18 @@ def read_preprocess(value: PreprocessLike, spec: TensorSpec | None = None) -> Pr
     if isinstance(value, Preprocess):
         return value
     if isinstance(value, Mapping):
-        return _checked(value, "{--preprocess}")
+        return _checked(value, "{--preprocess}", spec)
     text = str(value)
     if text in PRESETS:
-        return _checked(_preset(text, spec), f"{{--preprocess}} {text}")
+        return _checked(_preset(text, spec), f"{{--preprocess}} {text}", spec)
     if text.lstrip().startswith("{"):
-        return _checked(_parsed(text, "{--preprocess}"), "{--preprocess}")
+        return _checked(_parsed(text, "{--preprocess}"), "{--preprocess}", spec)
     try:
         content = read_text(Path(text))
     except FileError as e:
         expected = f"expected one of {', '.join(PRESETS)}, a JSON object in quotes, or a file of one"
         raise UsageError(f"{text}: not a readable JSON file: {one_line(e)}; {expected}") from e
-    return _checked(_parsed(content, text), text)
+    return _checked(_parsed(content, text), text, spec)
 
 
 def is_file(value: PreprocessLike) -> bool:
@@ -170,12 +170,12 @@ def _parsed(text: str, where: str) -> Any:
         raise UsageError(f"{where}: not a readable JSON file: {one_line(e)}") from e
 
 
-def _checked(values: Any, where: str) -> Preprocess:
+def _checked(values: Any, where: str, spec: TensorSpec | None) -> Preprocess:
     if not isinstance(values, Mapping) or (unknown := sorted(map(str, values.keys() - KEYS))):
         problem = f"unknown key '{unknown[0]}'" if isinstance(values, Mapping) else f"a JSON {type(values).__name__}"
         raise UsageError(f"{where}: {problem}; expected an object with keys among {', '.join(KEYS)}")
     try:
-        return Preprocess(**values)
+        return Preprocess(**{**_of_model(spec), **values})
     except UsageError as e:
         raise UsageError(f"{where}: {e}") from e
 
@@ -190,10 +190,16 @@ def image_axes(spec: TensorSpec) -> tuple[str, int | None, int | None, int | Non
     return "NCHW", first, second, last
 
 
+def _of_model(spec: TensorSpec | None) -> dict[str, Any]:
+    """Layout and colours that the input ``spec`` asks for."""
+    layout, channels, *_ = (spec and image_axes(spec)) or ("NCHW", None)
+    return {"layout": layout, **({"color": "L"} if channels == 1 else {})}
+
+
 def _preset(name: str, spec: TensorSpec | None) -> dict[str, Any]:
-    layout, channels, height, width = (spec and image_axes(spec)) or ("NCHW", None, None, None)
+    _, channels, height, width = (spec and image_axes(spec)) or ("NCHW", None, None, None)
     size = [height or _USUAL, width or _USUAL]
-    values = dict(PRESETS[name]) | {"layout": layout} | ({"color": "L"} if channels == 1 else {})
+    values = dict(PRESETS[name])
     for key in ("mean", "std"):
         if channels == 1 and key in values:
             values[key] = [sum(values[key]) / 3]

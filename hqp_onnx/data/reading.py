@@ -27,6 +27,7 @@ class Reading:
         preprocess: of images: a name in ``preprocess.PRESETS``, JSON, its file, or a dictionary.
         constants: inputs that all samples share, by name, without an axis of samples.
         pad: value by the name of an array whose samples have different lengths.
+        states: output by the input that takes it at the next time step; samples are steps, see ``data.states``.
         part: of a split, as ``split.json:test``: only these samples.
     """
 
@@ -36,6 +37,7 @@ class Reading:
     constants: Mapping[str, Any] = field(default_factory=dict)
     pad: Mapping[str, float] = field(default_factory=dict)
     part: str | None = None
+    states: Mapping[str, str] = field(default_factory=dict)
 
 
 Data: TypeAlias = Union[Plain, Reading]  # noqa: UP007 - read at run time, by Python 3.10 too

@@ -14,17 +14,19 @@ from hqp_onnx.data.boxes import open_boxes
 from hqp_onnx.data.dataset import Dataset, Source
 from hqp_onnx.data.fitting import shared_shapes
 from hqp_onnx.data.images import FileTargets, ImageSource, by_shape, image_files, images_among, with_labels
-from hqp_onnx.data.loaders import Shapes, Stream, as_array, open_items, open_script
+from hqp_onnx.data.loaders import Shapes, as_array, open_items, open_script
 from hqp_onnx.data.masks import open_masks
 from hqp_onnx.data.memory import ArraySource
 from hqp_onnx.data.preprocess import Preprocess, image_axes, read_preprocess
 from hqp_onnx.data.reading import Data, Reading, reading
 from hqp_onnx.data.split import read_part
+from hqp_onnx.data.states import with_states
 from hqp_onnx.data.stored import Rows, open_npy, open_npz
+from hqp_onnx.data.stream import Stream
 from hqp_onnx.data.values import file_values, row_values
 from hqp_onnx.errors import DataError, UsageError
 from hqp_onnx.files import require_regular
-from hqp_onnx.runtimes.session import TensorSpec
+from hqp_onnx.runtimes.session import Runner, TensorSpec
 
 _EXPECTED = "a .npz or .npy file, a folder of images or of .npy files, or script.py[:function]"
 
@@ -60,17 +62,24 @@ def open_dataset(
     preprocess: str | Path | None = None,
     batch_size: int = 100,
     limit: int | None = None,
+    original: Runner | None = None,
 ) -> Dataset:
     """The samples of ``data`` (see ``open_source``) as the inputs ``specs`` of a model.
+
+    ``original`` is that model, where it has states that flow from output to input (``Reading.states``).
 
     Raises:
         DataError: see ``open_source`` and ``Dataset``; also images for a model of several inputs.
         UsageError: see ``open_source`` and ``Dataset``.
     """
     asked = reading(data, preprocess)
-    source = open_source(asked, specs=specs)
+    source = open_source(asked, specs=[spec for spec in specs if spec.name not in asked.states])
     constants = {name: as_array(value, f"the constant '{name}'") for name, value in asked.constants.items()}
-    return Dataset(source, specs, batch_size, limit, constants=constants)
+    if asked.states:
+        if original is None:
+            raise UsageError("{--state} is for commands that run the model on data: leave it out here")
+        source = with_states(source, original, asked.states, constants)
+    return Dataset(source, specs, batch_size, limit, constants=constants, states=asked.states)
 
 
 def _opened(asked: Reading, specs: Sequence[TensorSpec], shared: Shapes) -> Source:
@@ -138,7 +147,7 @@ def _images(folder: Path, asked: Reading, specs: Sequence[TensorSpec]) -> ImageS
         raise DataError(
             f"{folder}: images have height, width and channels, and the model wants {spec}: use a .npz file"
         )
-    preprocess = Preprocess() if asked.preprocess is None else read_preprocess(asked.preprocess, spec)
+    preprocess = read_preprocess({} if asked.preprocess is None else asked.preprocess, spec)
     files, numbers = image_files(folder)
     cuts: tuple[int, ...] = ()
     if axes is not None and None in axes[2:] and not _of_one_size(preprocess):

@@ -48,7 +48,11 @@ def row_values(file: Path) -> Array:
 
 
 def _rows(file: Path) -> list[list[str]]:
-    rows = [[cell.strip() for cell in row] for row in csv.reader(read_text(file).splitlines()) if any(row)]
+    rows = [
+        [cell.strip() for cell in row]
+        for row in csv.reader(read_text(file).removeprefix("\ufeff").splitlines())
+        if any(row)
+    ]
     if len(rows) > 1 and not any(map(_is_number, rows[0][1:] or rows[0])):
         rows = rows[1:]
     if not rows:

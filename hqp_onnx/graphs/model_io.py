@@ -114,12 +114,12 @@ def save(model: onnx.ModelProto | gs.Graph, path: Path) -> None:
             files.remove(data)
 
 
-def annotate(path: Path, metadata: Mapping[str, str]) -> None:
-    """Add metadata to a written model, in place of what has their keys; external data stay as they are."""
-    model = onnx.load(path, load_external_data=False)
+def copy(source: Path, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write the model of a file as ``path``, with metadata in place of what has their keys; errors as for ``save``."""
+    model = onnx.load(source)
     others = {entry.key: entry.value for entry in model.metadata_props}
     onnx.helper.set_model_props(model, {**others, **metadata})
-    files.write_bytes(path, model.SerializeToString(deterministic=True))
+    save(model, path)
 
 
 def parts(path: Path) -> list[Path]:

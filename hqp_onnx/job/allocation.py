@@ -128,9 +128,9 @@ def _why_it_ended(
 ) -> str:
     """Why the path ended at the choice ``best``, and how much faster the model could be at all."""
     seconds, groups = allocation.program.seconds, allocation.groups
-    floor = (
-        f"the least widths, {seconds(groups.whole) / seconds(groups.least):.1f} times as fast as the input (predicted)"
-    )
+    least = seconds(groups.least)
+    times = f"{seconds(groups.whole) / least:.1f}" if least > 0 else "ever so many"
+    floor = f"the least widths, {times} times as fast as the input (predicted)"
     trials = {number: ledger.trials.get(Candidate(groups.plan(choice)).key) for number, choice in enumerate(choices)}
     refused = [n for n, trial in trials.items() if trial and not trial.accepted and seconds(choices[n]) < seconds(best)]
     if refused:

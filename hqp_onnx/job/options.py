@@ -49,8 +49,9 @@ class Options:
 
     Attributes:
         model: the original: a file, or a ModelProto.
-        calib: calibration data: sensitivities, ranges and the refit are taken from them. A .npz file, a folder of
-            images, ``FILE.py:function``, arrays by input name, an iterable of feeds, or a function that returns one.
+        calib: calibration data: sensitivities, ranges and the refit are taken from them. A .npz or .npy file,
+            a folder of images, ``FILE.py:function``, arrays by name, an iterable of feeds, a function that returns one,
+            or a ``Reading`` of any of these.
         val: validation data: every candidate is judged on them.
         output: folder for the models and the report.
         test: test data; only the report uses them. None reports on ``val``.

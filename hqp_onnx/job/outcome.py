@@ -48,16 +48,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Written:
-    """A model that was measured as it was written: its file, which stays only if it is ``admitted``."""
+    """A model that was measured as it was written, in ``place``; it becomes ``file`` only if it is ``admitted``."""
 
+    place: Path
     file: Path
     measured: Measured
     verified: Verified
     admitted: bool
 
-    def annotated(self, metadata: Mapping[str, str]) -> _Written:
-        """The same with metadata in its file."""
-        model_io.annotate(self.file, metadata)
+    def shipped(self, metadata: Mapping[str, str]) -> _Written:
+        """The same with its file written, and metadata in it."""
+        model_io.copy(self.place, self.file, metadata)
         size = model_io.stored_bytes(self.file)
         measured, verified = replace(self.measured, bytes=size), replace(self.verified, bytes=size)
         return replace(self, measured=measured, verified=verified)
@@ -79,8 +80,8 @@ def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[R
     latencies = latencies_once(setup, ledger, models, "latencies")
     threads = {name: best_threads(times) for name, times in latencies.items()}
     for name, model in written.items():
-        if model.admitted and threads[name]:
-            written[name] = model.annotated(thread_metadata(setup.target, threads[name]))
+        if model.admitted:
+            written[name] = model.shipped(thread_metadata(setup.target, threads[name]) if threads[name] else {})
             models[name] = written[name].measured
     rows = make_rows(models, latencies)
     admitted = ["baseline", *(name for name, model in written.items() if model.admitted)]
@@ -168,14 +169,12 @@ def _write_models(setup: Setup, ledger: Ledger, result: SearchResult) -> dict[st
                 raise
             log.info("%s is left out: %s", TITLES[name], e)
             continue
-        place = ledger.cache / file.name if name in _IF_ADMITTED else file
+        place = ledger.cache / f"{name}.onnx"
         model_io.save(proto, place)
         found = measured_file(setup, result.judge, candidate, place)
         trial = ledger.trials.get(candidate.key)  # Q8-only may have none
         admitted = budget.admits(found.val) and (trial is None or trial.accepted)
-        if admitted and place != file:
-            model_io.save(proto, file)
-        written[name] = _Written(file, found, replace(verified, bytes=found.bytes), admitted)
+        written[name] = _Written(place, file, found, replace(verified, bytes=found.bytes), admitted)
     return written
 
 

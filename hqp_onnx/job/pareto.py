@@ -44,9 +44,9 @@ def write_family(
         front = [name for name in models if name != "baseline" and _unbeaten(name, rows)]
         points = []
         for file, name in zip(FILES, sorted(front, key=lambda name: rows[name].speedup), strict=False):
-            model_io.save(result.judge.models.graph(models[name].candidate), folder / file)
-            if threads := best_threads(latencies[name]):
-                model_io.annotate(folder / file, thread_metadata(setup.target, threads))
+            threads = best_threads(latencies[name])
+            metadata = thread_metadata(setup.target, threads) if threads else {}
+            model_io.copy(ledger.cache / f"point-{name}.onnx", folder / file, metadata)
             points.append(Point(**{**vars(rows[name]), "bytes": model_io.stored_bytes(folder / file)}, file=file))
     for large in ledger.cache.glob("point-*.onnx*"):
         large.unlink(missing_ok=True)

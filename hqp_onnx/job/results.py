@@ -190,6 +190,7 @@ class Request:
     """The settings that a report speaks of; ``job.options`` describes them."""
 
     precision: str
+    narrow: str
     saliency: str
     target: str
     confidence: float = 0.5
@@ -266,7 +267,7 @@ class Report:
     saliency_histogram: SaliencyHistogram
     frozen: tuple[Frozen, ...]
     inputs: tuple[ModelInput, ...]
-    pareto: tuple[Point, ...] = ()
+    pareto: tuple[Point, ...] | None = None
 
     def __post_init__(self) -> None:
         _ = self.request  # has what it needs

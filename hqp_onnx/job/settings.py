@@ -41,7 +41,7 @@ def settings_of(setup: Setup) -> dict[str, Any]:
     """As JSON values. A metric that is a function goes by its name."""
     options = setup.options
     chosen = {name: value for name, value in vars(options).items() if name not in _ELSEWHERE}
-    chosen |= {"metric": setup.metric.name, "multiple_of": options.width_multiple}
+    chosen |= {"metric": setup.metric.name, "multiple_of": options.width_multiple, "narrow": options.narrow}
     chosen = {name: list(value) if isinstance(value, tuple) else value for name, value in chosen.items()}
     files = {f"{kind}_file": str(chosen[kind]) for kind in _NAMED if is_file_name(str(chosen[kind]))}
     loss = options.loss if options.loss is not None and options.loss.endswith(".onnx") else None

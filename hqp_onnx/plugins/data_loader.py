@@ -41,6 +41,7 @@ def load_data():
         preprocess={preprocess!r},
         constants={constants!r},
         pad={pad!r},
+        part={part!r},
     )
 '''
 
@@ -67,6 +68,7 @@ def batches(
     preprocess: str | Path | None = None,
     constants: Mapping[str, Any] = MappingProxyType({}),
     pad: Mapping[str, float] = MappingProxyType({}),
+    part: str | None = None,
 ) -> Feeds:
     """The samples of ``data`` in batches of ``batch``; those that fill no batch are left out.
 
@@ -78,13 +80,14 @@ def batches(
         preprocess: of images: imagenet, clip, tf, yolo, JSON, or its file.
         constants: inputs that all samples share.
         pad: what fills up arrays of different lengths, by name.
+        part: of a split, as ``split.json:test``.
 
     Raises:
         DataError: the data do not fit the inputs, or are fewer than one batch.
         UsageError: ``batch`` or ``limit`` below 1; see ``sources.open_source``.
     """
     specs = [TensorSpec(name, np.dtype(kind), tuple(shape)) for name, (kind, shape) in inputs.items()]
-    asked = Reading(data, preprocess=preprocess, constants=constants, pad=pad)
+    asked = Reading(data, preprocess=preprocess, constants=constants, pad=pad, part=part)
     dataset = open_dataset(asked, specs, batch_size=batch, limit=limit)
     if len(dataset) < batch:
         raise DataError(
@@ -117,6 +120,8 @@ def write_script(
         DataError, UsageError: see ``batches``; also a ``batch`` that is not the model's own.
     """
     asked = reading(data, preprocess)
+    if asked.states:
+        raise UsageError("{--state}: a script cannot run the model: leave it out")
     read: dict[str, Names] = {"the model": parts(model), **read_files(asked, None)}
     forbid_overlap({"output": output}, read)
     session = open_session(model)
@@ -130,6 +135,7 @@ def write_script(
         "preprocess": str(Path(preprocess).resolve()) if preprocess and is_file(preprocess) else preprocess,
         "constants": dict(asked.constants),
         "pad": dict(asked.pad),
+        "part": None if asked.part is None else str(Path(asked.part).resolve()),
     }
     feeds = batches(**chosen)
     make_folder(output.parent)

@@ -6,7 +6,7 @@ get, so models are judged and timed so; statistics and gradients are exact: floa
 Time. A small layer takes longer to launch than to compute. A CUDA graph records the launches of one run, and replays
 them as one. It needs all nodes on the GPU, and memory that stays where it is (IO binding). Ordinary runs of a session
 that can record are not recorded (``gpu_graph_id`` -1). onnxruntime's profile times the launches alone, unless it was
-built with CUPTI, as released packages are not: kernels that ``LAUNCHES`` has no times.
+built with CUPTI, as released packages are not, so the kernels of providers in ``LAUNCHES`` are not timed.
 """
 
 from __future__ import annotations

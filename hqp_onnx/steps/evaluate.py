@@ -15,7 +15,7 @@ from hqp_onnx.errors import DataError, UsageError
 from hqp_onnx.evaluation.metrics import Metric, References, ScoreFunction, Scores, evaluate, load_metric
 from hqp_onnx.evaluation.metrics.choice import Choice, choose
 from hqp_onnx.evaluation.suspicion import suspicions
-from hqp_onnx.model import ModelSource, judged_data, name_of, open_session
+from hqp_onnx.model import ModelSource, ends_of_source, judged_data, name_of, open_session
 from hqp_onnx.progress import Progress, silent
 from hqp_onnx.runtimes.session import try_run
 
@@ -46,11 +46,13 @@ def evaluate_model(
         _require(load_metric(metric), reference)
     session = open_session(model, target_name)
     origin = open_session(reference, target_name) if reference is not None else session
-    dataset = open_dataset(data, session.inputs, preprocess=preprocess, batch_size=batch_size(session.inputs))
+    dataset = open_dataset(
+        data, session.inputs, preprocess=preprocess, batch_size=batch_size(session.inputs), original=origin
+    )
     for source, opened in ((model, session), (reference, origin)):
         if source is not None:
             try_run(opened, dataset.rows(0, 1).feeds, name_of(source))
-    choice = choose(metric, origin, dataset, metric_output)
+    choice = choose(metric, origin, dataset, metric_output, ends_of_source(model if reference is None else reference))
     _require(choice.metric, reference)
     log.info("%s", choice.words)
     dataset = judged_data(origin, dataset, choice.metric)

@@ -94,7 +94,7 @@ def budget_error(report: Report) -> BudgetError:
             f"no model of {report.model} reaches {report.request.speed}: {report.shipped}, the fastest, takes "
             f"{row.latency_ms:.3f} ms, {row.speedup:.2f} times as fast. Allow narrower layers by {{--min_width}}"
         )
-    kind = "FP16" if report.request.precision == "fp16" else "INT8"
+    kind = report.request.narrow.upper()
     return BudgetError(
         f"no {kind} model of {report.model} is inside the budget of {limit}: the best admissible model, "
         f"{report.shipped}, is FP32. Allow a larger {{--max_drop}}, or try another {{--calibration}}"

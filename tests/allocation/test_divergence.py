@@ -19,10 +19,17 @@ from hqp_onnx.model import open_model
 X = np.random.default_rng(0).standard_normal((12, 3)).astype(np.float32)
 
 
+_AXIS = {"ArgMax": {"axis": 1}}
+
+
 def linear(weight: np.ndarray, *more: str) -> onnx.ModelProto:
-    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"]), *(helper.make_node(op, ["y"], ["p"]) for op in more)]
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+        *(helper.make_node(op, ["y"], ["p"], **_AXIS.get(op, {})) for op in more),
+    ]
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])]
-    outputs = [helper.make_tensor_value_info("p" if more else "y", TensorProto.FLOAT, None)]
+    kind = TensorProto.INT64 if "ArgMax" in more else TensorProto.FLOAT
+    outputs = [helper.make_tensor_value_info("p" if more else "y", kind, None)]
     graph = helper.make_graph(nodes, "g", inputs, outputs, [numpy_helper.from_array(weight, "w")])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
@@ -61,6 +68,16 @@ def test_of_classes_at_positions() -> None:
     batches = [Batch({"x": X[:6]})]
     made = Divergence(linear(WEIGHTS[0]), lambda _: linear(WEIGHTS[1]), batches, Task("classes", "y", 0))
     assert made(PLAN) == pytest.approx(rel_entr(p, q).sum(0).mean(), rel=1e-4)
+
+
+def test_of_integers_and_no_more_than_fits_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, other = ((X @ w).argmax(1) for w in WEIGHTS)
+    assert between(ANY, "ArgMax") == pytest.approx(
+        (first[:5] != other[:5]).mean() / 2 + (first[5:] != other[5:]).mean() / 2
+    )
+    monkeypatch.setattr("hqp_onnx.allocation.divergence._MOST_BYTES", 1)
+    p, q = (softmax((X.astype(np.float64) @ w)[:5], axis=1) for w in WEIGHTS)
+    assert between(ROWS) == pytest.approx(rel_entr(p, q).sum(1).mean(), rel=1e-4)
 
 
 def test_what_is_not_finite_is_infinitely_far_and_nothing_removed_is_no_distance() -> None:

@@ -27,8 +27,8 @@ from hqp_onnx.errors import UsageError
 from hqp_onnx.ranking.saliencies import SALIENCIES
 from hqp_onnx.steps.doctor import examine, instructions
 
-NO_RESULT = {"completion"}
-LONG = {"optimize", "score", "prune", "quantize", "build", "evaluate", "benchmark", "compare", "recover"}
+NO_RESULT = {"completion", "help"}
+LONG = {"optimize", "score", "prune", "quantize", "build", "evaluate", "benchmark", "compare", "recover", "check"}
 
 
 @pytest.fixture

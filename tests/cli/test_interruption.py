@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from small_model import small_data, small_model
 
 from hqp_onnx.cli import interruption
+from hqp_onnx.errors import Ended
 
 DATA = ("--calib", "data.npz", "--val", "data.npz")
 SLOWLY = ("--objective", "sparsity", "--search", "linear", "--step", "0.02", "--max-drop", "1", "--multiple-of", "1")
@@ -77,3 +79,18 @@ def test_a_signal_after_the_work_ends_the_process_at_once() -> None:
     with interruption.ended_by_exception():
         assert signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, None)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_signal_in_a_destructor_is_not_lost() -> None:
+    """Python prints what a destructor raises, and goes on."""
+
+    class Removed:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+            time.sleep(0)
+
+    with pytest.raises(Ended) as ended, interruption.ended_by_exception():
+        thing = Removed()
+        del thing
+        time.sleep(5)
+    assert ended.value.code == 128 + signal.SIGTERM

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import numpy as np
 import pytest
 
+from hqp_onnx.data.ahead import ahead
 from hqp_onnx.data.dataset import Dataset, batch_size
 from hqp_onnx.data.memory import ArraySource
 from hqp_onnx.errors import DataError, UsageError
@@ -201,3 +205,27 @@ def test_array_source_refuses_ragged_scalar_and_object_arrays():
 )
 def test_large_samples_run_in_small_batches(shape, samples):
     assert batch_size([TensorSpec("x", np.dtype(np.float32), shape)]) == samples
+
+
+def test_work_ahead_keeps_the_order_and_ends_with_who_asks():
+    """Threads are ahead by as many items as there are of them, and errors come in their place."""
+    begun, gate = [], threading.Event()
+
+    def work(number):
+        begun.append(number)
+        if number:
+            gate.wait(5)
+        if number == 7:
+            raise DataError("seven")
+        return number * number
+
+    results = ahead(range(20), work, 2)
+    gate.set()
+    assert [next(results) for _ in range(7)] == [n * n for n in range(7)]
+    assert max(begun) <= 6 + 2
+    with pytest.raises(DataError, match="seven"):
+        next(results)
+    before = len(begun)
+    time.sleep(0.05)
+    assert len(begun) == before
+    assert list(ahead(range(3), lambda n: n, 0)) == [0, 1, 2]

@@ -7,12 +7,13 @@ import itertools
 import numpy as np
 import pytest
 
-from hqp_onnx.data import loaders, stored
+from hqp_onnx.data import stored, stream
 from hqp_onnx.data.dataset import Dataset
-from hqp_onnx.data.loaders import Stream, open_items
+from hqp_onnx.data.loaders import open_items
 from hqp_onnx.data.reading import Reading
 from hqp_onnx.data.sources import open_dataset, open_source
-from hqp_onnx.errors import DataError, LimitError
+from hqp_onnx.data.stream import Stream
+from hqp_onnx.errors import DataError, LimitError, UsageError
 from hqp_onnx.runtimes.session import TensorSpec
 
 SIZES = (2, 1, 0, 3, 4)
@@ -40,7 +41,7 @@ class Loader:
 @pytest.fixture
 def small(monkeypatch):
     """Nothing is small enough to be kept in memory."""
-    monkeypatch.setattr(loaders, "SMALL", 64)
+    monkeypatch.setattr(stream, "SMALL", 64)
 
 
 def check_all(source):
@@ -97,7 +98,7 @@ def test_an_iterator_is_read_once(small):
 @pytest.mark.parametrize("large", [False, True])
 def test_another_pass_must_be_the_same(monkeypatch, change, large):
     if large:
-        monkeypatch.setattr(loaders, "SMALL", 64)
+        monkeypatch.setattr(stream, "SMALL", 64)
     calls = itertools.count()
     whole = items((2, 2, 6))
     later = {"shuffled": whole[::-1], "fewer": whole[:-1], "more": [*whole, whole[0]], "exhausted": []}[change]
@@ -168,3 +169,21 @@ def test_a_full_disk_is_one_line(small, monkeypatch):
     monkeypatch.setattr(stored.shutil, "disk_usage", lambda folder: type("", (), {"free": 1})())
     with pytest.raises(LimitError, match=r"here takes .* TMPDIR"):
         open_items(iter(items()), "here", {})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"constants": {"rate": {"a": 1}}}, "the constant 'rate' is {'a': 1}, expected finite numbers"),
+        ({"constants": {"rate": float("nan")}}, "the constant 'rate' is nan"),
+        ({"constants": {"rate": 1, "more": 2}}, "constant more: the model has no such input"),
+        ({"constants": {"rate": 1}, "pad": {"x": float("nan")}}, "pad x=nan: is no value"),
+        ({}, "no array for model input 'rate'.*constant NAME=VALUE"),
+    ],
+)
+def test_constants_and_padding_that_make_no_sense(options, message):
+    specs = [TensorSpec("x", np.dtype(np.float64), (None, None)), TensorSpec("rate", np.dtype(np.int64), ())]
+    with pytest.raises((DataError, UsageError), match=message):
+        open_dataset(Reading([{"x": X[:2]}, {"x": X[2:, :3]}], **options), specs)
+    with pytest.raises(DataError, match="looks like an input that all samples share: constant rate=VALUE"):
+        open_dataset({"x": X, "rate": np.ones(len(X), int)}, specs)

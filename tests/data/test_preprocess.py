@@ -100,6 +100,16 @@ def test_images_of_different_sizes_form_batches_where_the_model_takes_them(tmp_p
     assert values == [((2, 3, 4, 6), [0, 2]), ((1, 3, 4, 6), [3]), ((2, 3, 5, 5), [1, 4])]
 
 
+def test_layout_and_channels_are_the_models_unless_told(tmp_path):
+    folder = files(tmp_path, (6, 8))
+    for shape in ((None, 3, 6, 8), (None, 6, 8, 3), (None, 1, 6, 8), (None, 6, 8, 1)):
+        for way in (None, {"scale": 1}, {"size": [6, 8]}):
+            assert (
+                open_dataset(Reading(folder, preprocess=way), [spec(*shape)]).rows(0, 1).feeds["x"].shape[1:]
+                == shape[1:]
+            )
+
+
 def test_what_does_not_fit_says_what_it_looks_like(tmp_path):
     folder = files(tmp_path, (6, 8))
     cases = [
@@ -107,7 +117,7 @@ def test_what_does_not_fit_says_what_it_looks_like(tmp_path):
         ((None, 6, 8, 3), {"layout": "NCHW"}, 'channels first: .*"layout": "NHWC"'),
         ((None, 3, 6, 8), {"layout": "NHWC"}, 'channels last: .*"layout": "NCHW"'),
         ((None, 3, 4, 4), {"layout": "NHWC"}, "channels last.*and looks like images of 6x8"),
-        ((None, 1, 6, 8), None, 'colour images for a model of grey ones: "color"'),
+        ((None, 1, 6, 8), {"color": "RGB"}, 'colour images for a model of grey ones: "color"'),
         ((None, 3, 6, 8), {"color": "L"}, "grey images for a model of colour ones"),
     ]
     for shape, way, message in cases:

@@ -12,7 +12,7 @@ import pytest
 from small_model import small_data, small_model
 
 from hqp_onnx import Options, Reading, evaluate, optimize
-from hqp_onnx.data import loaders
+from hqp_onnx.data import stream
 from hqp_onnx.errors import UsageError
 
 SMALL = {"max_drop": 0.2, "objective": "macs", "precision": "fp32", "threads": 1}
@@ -110,6 +110,6 @@ def test_a_loader_that_does_not_fit_into_memory_gives_the_same_model(
             yield {"input": data["input"][part]}, data["labels"][part]
 
     optimize(Options(model, data, data, tmp_path / "a", **SMALL))
-    monkeypatch.setattr(loaders, "SMALL", 1024)
+    monkeypatch.setattr(stream, "SMALL", 1024)
     optimize(Options(model, load, load, tmp_path / "b", **SMALL))
     assert (tmp_path / "a" / "pruned.onnx").read_bytes() == (tmp_path / "b" / "pruned.onnx").read_bytes()

@@ -131,6 +131,22 @@ def test_mixed_is_float16_on_cuda(tmp_path: Path) -> None:
     assert target("onnxruntime:TensorrtExecutionProvider").mixes == target("tensorrt").mixes == "int8"
 
 
+def test_the_main_job_mixes_float16_where_its_target_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "half.py"
+    file.write_text(
+        "from dataclasses import replace\nfrom hqp_onnx.runtimes.targets import target\n"
+        "half = replace(target('onnxruntime'), name='half', mixes='fp16')\n"
+    )
+    chosen: dict[str, Any] = {"objective": "sparsity", "saliency": "l2", "compensate": False, "step": 0.2, "batch": 4}
+    data = small_data(64)
+    report = optimize(
+        Options(small_model(), data, data, tmp_path / "out", target=f"{file}:half", max_drop=0.3, **chosen)
+    )
+    assert report.files["hqp"] == "fp16.onnx" and "q8_only" not in report.rows
+    assert report.budget_met and report.request.narrow == "fp16"
+    assert any("batches of 4 samples" in note for note in report.notes)
+
+
 def test_work_runs_on_the_provider_that_was_set(asked: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     def chosen(provider: str | None) -> str:
         set_provider(provider)

@@ -34,8 +34,8 @@ def test_passes_with_few_grams_each_give_the_same(monkeypatch: pytest.MonkeyPatc
     proto, data, opened, done = model(), [Batch({"x": X[:9]}), Batch({"x": X[9:]})], [], []
     whole = input_moments(proto, None, data)
     monkeypatch.setattr(feature_sums, "GRAMS", 4 * 36 + 4)
-    session = feature_sums.Session
-    monkeypatch.setattr(feature_sums, "Session", lambda *a, **k: opened.append(a) or session(*a, **k))
+    session = feature_sums.work_session
+    monkeypatch.setattr(feature_sums, "work_session", lambda *a, **k: opened.append(a) or session(*a, **k))
     parts = input_moments(proto, None, data, progress=lambda some, total: done.append(some))
     assert len(opened) == 3 and done == [9, 20] * 3
     for name in ("w", "v"):

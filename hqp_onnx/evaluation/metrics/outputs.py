@@ -70,7 +70,7 @@ def logits_of(outputs: Named) -> Array:
 def fitting(values: Array) -> str:
     """Metrics that an output that is no row of logits may be judged by, in words."""
     if values.dtype.kind in "iub":
-        return "token-accuracy, miou or exact-match" if values.ndim > 1 else "rmse or fidelity"
+        return "exact-match, f1, token-accuracy or miou, which take class numbers"
     if values.ndim <= 2:
         return "rmse, mae or f1 where there are targets, else fidelity"
     return "miou, token-accuracy, rmse or map where there are targets, else fidelity"

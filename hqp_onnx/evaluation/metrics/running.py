@@ -8,6 +8,7 @@ import numpy as np
 
 from hqp_onnx.arrays import Array, IntArray
 from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.data.states import carried
 from hqp_onnx.errors import ModelError
 from hqp_onnx.evaluation.metrics.metric import Metric
 from hqp_onnx.evaluation.metrics.outputs import logits_of
@@ -36,7 +37,7 @@ def evaluate(
         progress: called with samples done and their number.
         references: the original's outputs, for metrics of them.
     """
-    tally = metric.tally(len(data))
+    tally, session = metric.tally(len(data)), carried(session, data)
     for number, batch in enumerate(data):
         outputs = session.run(batch.feeds)
         tally.add(outputs, batch if references is None else references.targeted(number, batch))
@@ -53,7 +54,7 @@ def predictions(session: Runner, data: Dataset, metric: Metric | None = None) ->
     Raises:
         ModelError: some outputs are not finite.
     """
-    answers, nonfinite = [], NONE
+    answers, nonfinite, session = [], NONE, carried(session, data)
     for batch in data:
         outputs = session.run(batch.feeds)
         nonfinite += finite_samples(outputs, len(batch))[1]

@@ -21,7 +21,7 @@ import onnx
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.data.batch import Batch
-from hqp_onnx.errors import DataError
+from hqp_onnx.errors import DataError, GradientError
 from hqp_onnx.evaluation.metrics.task import Task, task_of_targets
 from hqp_onnx.gradients.engines import ENGINES, OpenEngine
 from hqp_onnx.gradients.loss import Draw, LossName
@@ -77,6 +77,8 @@ class OfGradients(Saliency):
         progress = partial(execution.progress, f"{scoring.name} saliency")
         with RunningSums(execution.checkpoint, key, sums) as saved:
             for start, batch in _micro_batches(data, opened.batch, saved.done):
+                if any(not np.array_equal(value, first.common[name]) for name, value in batch.common.items()):
+                    raise GradientError("a state of the model has no axis of samples in front", "take {--saliency} l2")
                 if labeled and batch.labels is None:
                     raise DataError(f"sample {start} has no label, but the first samples have: label all or none")
                 saved.add(_values(opened, batch, start, draw), start + len(batch))

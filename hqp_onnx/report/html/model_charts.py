@@ -53,7 +53,7 @@ def _latency_bar(y: float, name: str, kind: str, row: Row | EngineRow, scale: Sc
 
 def budget(report: Report) -> Figure:
     """What each stage took of the budget, one after the other, and what is left."""
-    titles = {"precision": "FP16" if report.request.precision == "fp16" else "INT8"}
+    titles = {"precision": report.request.narrow.upper()}
     q = report.metric
     limit, reached = q.factor * report.max_drop, 0.0
     steps = []

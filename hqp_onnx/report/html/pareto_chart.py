@@ -16,7 +16,7 @@ _BOTTOM = 212.0
 
 def pareto(report: Report) -> Figure:
     """Speed against what is lost of the metric, model by model, slowest first."""
-    q, rows = report.metric, {"the input": report.baseline, **{point.file: point for point in report.pareto}}
+    q, rows = report.metric, {"the input": report.baseline, **{point.file: point for point in report.pareto or ()}}
     lost = {name: q.factor * row.drop for name, row in rows.items()}
     fastest, low, high = max(row.speedup for row in rows.values()), min(lost.values()), max(lost.values())
     x = Scale(0, 1.05 * fastest, LEFT, WIDTH - RIGHT)
@@ -28,7 +28,7 @@ def pareto(report: Report) -> Figure:
         says = f"{name}: {row.speedup:.2f}×, {q.change(row.drop)}"
         drawn.append(svg.Circle(cx=across, cy=down, r=4, class_=["accepted"], elements=tooltip(says)))
     drawn += x_axis(x, _BOTTOM, ticks(0, 1.05 * fastest), "times as fast as the input")
-    caption = f"{len(report.pareto)} models, none beaten by a faster one in the metric; each is a file."
+    caption = f"{len(report.pareto or ())} models, none beaten by a faster one in the metric; each is a file."
     drawing = picture("pareto", "Speed against what is lost", caption, _BOTTOM + 36, drawn)
     cells = tuple((name, *_cells(report, row)) for name, row in rows.items())
     head = ("model", "speedup", "latency ms", "threads", q.head, f"{q.fall} (95 % interval)", "size MB")
