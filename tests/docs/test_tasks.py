@@ -6,10 +6,13 @@ import hashlib
 import importlib.util
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 from polygraphy_host import ROOT, host_environment, sh
+
+from hqp_onnx.cli import cli
 
 PAGE = (ROOT / "docs" / "tasks.md").read_text()
 BLOCKS = dict(re.findall(r"```sh\n(python models/task_data.py (\w+) (?:(?!```).*\n)*)```", PAGE))
@@ -72,3 +75,13 @@ def commands(name: str, samples: int) -> list[str]:
     lines = TASKS[name].replace("\\\n", " ").replace("--samples 600", f"--samples {samples}").strip().split("\n")
     assert len(lines) == 3
     return lines
+
+
+def test_the_commands_of_the_page_on_data_have_options_that_there_are() -> None:
+    page = (ROOT / "docs" / "data.md").read_text()
+    lines = [line for code in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in code.strip().split("\n")]
+    assert len(lines) >= 8
+    for line in lines:
+        program, name, *words = shlex.split(line)
+        assert program == "hqp"
+        cli.commands[name].make_context(name, words)
