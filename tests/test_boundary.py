@@ -125,7 +125,7 @@ def test_the_facade_names_the_argument() -> None:
         ("sparsity is '0.5': expected a number", lambda: hqp_onnx.prune(model, sparsity="0.5")),  # type: ignore[arg-type]
         ("seed is 1.5: expected a whole number", lambda: hqp_onnx.prune(model, 0.5, seed=1.5)),  # type: ignore[arg-type]
         ("threads is 'a'", lambda: hqp_onnx.benchmark([model], threads="a")),  # type: ignore[arg-type]
-        ("max_drop is None", lambda: hqp_onnx.Options(model, {}, {}, "o", max_drop=None)),  # type: ignore[arg-type]
+        ("step is None", lambda: hqp_onnx.Options(model, {}, {}, "o", step=None)),  # type: ignore[arg-type]
         ("preprocess is for data", lambda: hqp_onnx.score(model, saliency="l2", preprocess="p.json")),
         ("preprocess is for data", lambda: hqp_onnx.prune(model, 0.5, preprocess="p.json")),
         ("refit needs calibration data", lambda: hqp_onnx.prune(model, 0.5, refit="in-order")),

@@ -110,6 +110,7 @@ def measured(code: str, *arguments: str) -> tuple[int, str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=5000)
+    parser.add_argument("--sources", nargs="*", default=["folder", ".npy", "loader"])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -119,7 +120,7 @@ def main() -> None:
         plain, _, seconds = measured(PLAIN, str(model), sources[".npy"])
         print(f"{options.samples} images of 3 x 224 x 224; plain inference: {plain / GIB:.2f} GiB, {seconds:.0f} s")
         print("| source | peak GiB | beyond plain | seconds | a pass waits |\n|---|---|---|---|---|")
-        for kind, source in sources.items():
+        for kind, source in ((kind, sources[kind]) for kind in options.sources):
             out = ("-o", str(folder / f"out{kind.strip('.')}"), "--objective", "macs", "--step", "0.25", "--quiet")
             more = ("--max-drop", "0.2", "--precision", "int8", "--calibration", "minmax")
             peak, _, seconds = measured(HQP, "optimize", str(model), "--data", source, *out, *more)

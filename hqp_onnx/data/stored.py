@@ -123,11 +123,11 @@ def open_npz(file: Path) -> dict[str, Rows]:
     """
     found: dict[str, Rows] = {}
     with open_archive(file) as (archive, members):
+        opened = OpenFile(file.open("rb"))
         packed = sum(m.file_size for m in members.values() if m.compress_type != zipfile.ZIP_STORED)
         for name, member in members.items():
             where = f"{file}: array '{name}'"
             if member.compress_type == zipfile.ZIP_STORED:
-                opened = OpenFile(file.open("rb"))
                 found[name] = _rows(where, opened, _start(opened.stream, member), member.file_size)
                 continue
             with archive.open(member) as stream:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,3 +110,15 @@ def test_memory_is_that_of_a_batch(tmp_path, name):
         [sys.executable, "-c", _READ, str(tmp_path / name)], capture_output=True, text=True, check=True
     )
     assert int(done.stdout) < 48 << 10, resource.getpagesize()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts in /proc")
+def test_an_archive_is_one_open_file_however_many_arrays_it_has(tmp_path):
+    np.savez(tmp_path / "many.npz", **{f"a{number}": np.full((3, 2), number) for number in range(300)})
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    found = open_npz(tmp_path / "many.npz")
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1
+    assert [int(values[1:2][0, 0]) for values in found.values()] == list(range(300))
+    del found
+    gc.collect()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from metric_oracles import judged
+from metric_oracles import bootstrap, judged
 
 from hqp_onnx.errors import DataError
-from hqp_onnx.evaluation.metrics import load_metric
+from hqp_onnx.evaluation.metrics import Scores, load_metric
 from hqp_onnx.evaluation.metrics.boxes import corners, overlaps, read_detections
 from hqp_onnx.evaluation.metrics.detection import average_precision
 
@@ -191,3 +192,23 @@ def test_the_metric_by_name_and_what_it_lacks() -> None:
         judged("map", outputs, targets)
     with pytest.raises(DataError, match="not a layout of detections that is known"):
         metric.function({"a": np.zeros((IMAGES, 3))}, targets, INPUTS)
+
+
+def test_the_interval_of_map_is_that_of_a_brute_force_bootstrap() -> None:
+    targets, found = made(False)
+    found = [(box, RNG.random(len(box)), classes) for box, _, classes in found]
+    worse = [(box + RNG.normal(0, 0.7, box.shape), score, classes) for box, score, classes in found]
+    metric = average_precision(lambda outputs, inputs: outputs["y"])
+    base, other = (
+        Scores(metric.function({"y": y}, targets, INPUTS), IMAGES, scale=metric.scale) for y in (found, worse)
+    )
+
+    def value(scores: Scores) -> Callable[[np.ndarray], float]:
+        return lambda drawn: metric.scale.value(scores.values[drawn], IMAGES)
+
+    drops = bootstrap(value(base), value(other), IMAGES, 400, 1.0)
+    interval, spread = base.drop_to(other), drops.std()
+    assert interval.drop == pytest.approx(coco(targets, found)[0] - coco(targets, worse)[0], abs=1e-9)
+    low, high = np.quantile(drops, (0.025, 0.975))
+    assert interval.low == pytest.approx(low, abs=0.5 * spread)  # of 200 draws here, and 400 there
+    assert interval.high == pytest.approx(high, abs=0.5 * spread)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from hqp_onnx.arrays import Array, BoolArray, FloatArray
 from hqp_onnx.evaluation.metrics.scale import Scale
@@ -84,7 +84,7 @@ class OfBlocks(Scale):
         if len(known) < 2:
             return math.inf
         error = known.std(ddof=1) / math.sqrt(len(known))
-        return self.drop_of(baseline, candidate) + float(student.ppf(confidence, len(known) - 1) * error)
+        return self.drop_of(baseline, candidate) + float(stdtrit(len(known) - 1, confidence) * error)
 
     def interval(self, baseline: BlockValues, candidate: BlockValues) -> tuple[float, float]:
         """By Student's t."""
