@@ -36,16 +36,14 @@ _DEEPEST = 64  # sums and means that a constant passes on its way
 
 
 @dataclass(frozen=True)
-class Absorbed:
-    """What was moved where.
+class Absorbed(PassResult):
+    """The changed graph, and what was moved where.
 
     Attributes:
-        result: the graph, a copy.
         targets: weights whose outputs are larger by so much than before, float64 [outputs].
         readers: weights that read what is smaller than before.
     """
 
-    result: PassResult
     targets: Mapping[str, FloatArray] = field(default_factory=dict)
     readers: Collection[str] = ()
 
@@ -71,8 +69,7 @@ def absorb_shifts(graph: gs.Graph, known: Collection[str] = (), inexact: Collect
         if shift is not None and not isinstance(data, gs.Constant) and moved.absorb(node, data, shift):
             notes.append(f"{node.name}: its constant moved into biases")
     result.cleanup()
-    passed = PassResult(result, folded or bool(notes), tuple(notes))
-    return Absorbed(passed, moved.targets, moved.readers)
+    return Absorbed(result, folded or bool(notes), tuple(notes), targets=moved.targets, readers=moved.readers)
 
 
 def constants(graph: gs.Graph) -> set[str]:

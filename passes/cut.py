@@ -83,11 +83,11 @@ def cut(
     again = refit.data if refit is not None and len(plan) else None
     if refit is not None and len(plan):
         results.append(compensate(graph, results[-1].graph, channels, plan, refit.moments, refit.ridges, known))
-    moved = Absorbed(results[-1])
+    moved = Absorbed(results[-1].graph, modified=False)
     if channels.ended(plan):
         inexact = () if again is None else refittable(results[-1].graph)
         moved = absorb_shifts(results[-1].graph, constants(graph), inexact)
-        results.append(moved.result)
+        results.append(moved)
     if again is not None:
         assert refit is not None
         results.append(

@@ -46,6 +46,12 @@ class Preprocessing(click.Path):
     """Preprocessing by a name, as JSON, or as a file, which is a path for the shell's sake."""
 
 
+class Amount(click.types.StringParamType):
+    """A number, or a share as 5%."""
+
+    name = "amount"
+
+
 class Named(click.types.StringParamType):
     """A name in a registry, or ``FILE.py:name``; nothing is imported to list, complete or take one."""
 

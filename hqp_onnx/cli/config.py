@@ -23,7 +23,7 @@ from typing import Any
 
 import click
 
-from hqp_onnx.cli.arguments import Loose, Named, Written
+from hqp_onnx.cli.arguments import Amount, Loose, Named, Written
 from hqp_onnx.errors import UsageError, one_line
 from hqp_onnx.files import read_text, require_regular
 from hqp_onnx.registry import is_file_name
@@ -41,6 +41,7 @@ _KINDS: tuple[tuple[type[click.ParamType[Any]], tuple[type, ...], str], ...] = (
     (type(click.BOOL), (bool,), "true or false"),
     (type(click.INT), (int,), "a whole number"),
     (type(click.FLOAT), (int, float), "a number"),
+    (Amount, (int, float, str), "a number, or a share as '5%'"),
 )
 
 

@@ -12,6 +12,7 @@ from hqp_onnx.cli.arguments import (
     DATA,
     MULTIPLE_HELP,
     OUT,
+    Amount,
     Named,
     augment_option,
     branches_option,
@@ -78,6 +79,7 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
 )
 @click.option(
     "--max-drop",
+    type=Amount(),
     metavar="NUMBER|SHARE%",
     help="Budget: how much worse the metric may be, in its units (0.015 is 1.5 points), or 5% of the original's.  "
     f"[default: {MAX_DROP} of shares, else {RELATIVE_DROP}]",

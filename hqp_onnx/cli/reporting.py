@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from hqp_onnx.cli.arguments import DATA, FILE, OUT, json_option, probe_option, quiet_option, reading_options
+from hqp_onnx.cli.arguments import DATA, FILE, OUT, Amount, json_option, probe_option, quiet_option, reading_options
 from hqp_onnx.cli.output import Display, give_json, say
 from hqp_onnx.data.reading import Data
 from hqp_onnx.errors import ThresholdError
@@ -30,7 +30,9 @@ def report(folder: Path, json_file: Path | None) -> None:
 
 @click.command()
 @click.argument("folder", type=FILE, metavar="OUT")
-@click.option("--max-drop", metavar="NUMBER|SHARE%", help="How much worse the metric may be; needs --data.")
+@click.option(
+    "--max-drop", type=Amount(), metavar="NUMBER|SHARE%", help="How much worse the metric may be; needs --data."
+)
 @click.option("--min-speedup", type=float, metavar="X", help="Over the original, timed in turn.")
 @click.option("--max-size", metavar="SIZE", help="Of the file, as 2MB.")
 @click.option("--data", type=DATA, metavar="DATA", help="What the metric is judged on.")

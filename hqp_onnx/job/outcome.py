@@ -15,7 +15,7 @@ from hqp_onnx.engine.acceptance import heard
 from hqp_onnx.errors import BudgetError, HqpError
 from hqp_onnx.evaluation.budget import Budget
 from hqp_onnx.evaluation.verification import Verified, verify
-from hqp_onnx.files import json_text, write_text
+from hqp_onnx.files import json_text, make_folder, write_text
 from hqp_onnx.graphs import model_io
 from hqp_onnx.job.candidate import ORIGINAL, Candidate, Precision, plan_key
 from hqp_onnx.job.cost_model import CostModel
@@ -205,6 +205,7 @@ def _write_ledgers(setup: Setup, ledger: Ledger, result: SearchResult, written: 
 
 
 def _write_ledger(setup: Setup, plan: PruningPlan, path: Path) -> None:
+    make_folder(path.parent)
     write_text(path, removals_json(setup.model.digest, setup.channels, plan))
 
 

@@ -119,7 +119,7 @@ def _bare(setup: Setup, plan: PruningPlan) -> gs.Graph:
     graph = cut(setup.model.graph, setup.channels, plan).graph
     if setup.options.chosen_refit != "in-order" or not setup.channels.ended(plan):
         return graph
-    return absorb_shifts(graph, constants(setup.model.graph), refittable(graph)).result.graph
+    return absorb_shifts(graph, constants(setup.model.graph), refittable(graph)).graph
 
 
 def _in_int8(setup: Setup, graph: gs.Graph, floats: Collection[str]) -> onnx.ModelProto:

@@ -256,7 +256,7 @@ def test_options_that_exclude_each_other(options: Options) -> None:
         replace(options, refit="in-order", compensate=False)
     with pytest.raises(UsageError, match=r"^refresh 3: expected .* search linear"):
         replace(options, refresh=3)
-    with pytest.raises(UsageError, match=r"^objective speed: expected one of latency, macs, sparsity"):
+    with pytest.raises(UsageError, match=r"^objective speed: expected one of latency, macs, size, sparsity"):
         replace(options, objective="speed")
 
 

@@ -84,26 +84,26 @@ def model_of(body: str) -> onnx.ModelProto:
 def test_what_moves_leaves_the_outputs_as_they_are(body: str) -> None:
     graph = to_graph(model_of(body))
     found = absorb_shifts(graph)
-    assert found.result.modified and len(found.result.graph.nodes) < len(graph.nodes)
-    assert sum(n.op == "Add" for n in found.result.graph.nodes) < sum(n.op == "Add" for n in graph.nodes)
-    assert worst_error(to_proto(graph), to_proto(found.result.graph), {}, {"x": X}) < 1e-5
+    assert found.modified and len(found.graph.nodes) < len(graph.nodes)
+    assert sum(n.op == "Add" for n in found.graph.nodes) < sum(n.op == "Add" for n in graph.nodes)
+    assert worst_error(to_proto(graph), to_proto(found.graph), {}, {"x": X}) < 1e-5
 
 
 @pytest.mark.parametrize("body", LEFT.values(), ids=LEFT)
 def test_what_cannot_move_stays(body: str) -> None:
     graph = to_graph(model_of(body))
     found = absorb_shifts(graph)
-    assert not found.result.notes and not found.targets and not found.readers
-    assert worst_error(to_proto(graph), to_proto(found.result.graph), {}, {"x": X}) == 0
+    assert not found.notes and not found.targets and not found.readers
+    assert worst_error(to_proto(graph), to_proto(found.graph), {}, {"x": X}) == 0
 
 
 def test_known_constants_stay_and_edges_are_asked_for() -> None:
     graph = to_graph(model_of(f"{BLOCK}y = Conv<{SAME}>(a, w)"))  # the weight before reads it, too
-    assert not absorb_shifts(graph, constants(graph)).result.notes
+    assert not absorb_shifts(graph, constants(graph)).notes
     graph = to_graph(model_of(f"r = Sigmoid(x) s = Add(r, c) y = Conv<{SAME}>(s, w, b)"))
     found = absorb_shifts(graph, inexact={"w"})
-    assert found.readers == {"w"} and not found.targets and "Add" not in {n.op for n in found.result.graph.nodes}
-    before, after = to_proto(graph), to_proto(found.result.graph)
+    assert found.readers == {"w"} and not found.targets and "Add" not in {n.op for n in found.graph.nodes}
+    before, after = to_proto(graph), to_proto(found.graph)
     want, got = (ort.InferenceSession(m.SerializeToString()).run(None, {"x": X})[0] for m in (before, after))
     assert np.abs(want - got)[:, :, 1:-1, 1:-1].max() < 1e-5 < np.abs(want - got).max()
 

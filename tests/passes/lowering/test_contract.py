@@ -24,6 +24,7 @@ BODIES = {
     "absorb_pads": "p = Pad (x, pads) y = Conv (p, w)",
     "depthwise_as_products": "y = Conv <group = 3> (x, each)",
     "expand_functions": "y = MeanVarianceNormalization (x)",
+    "fix_inputs": "y = Mul (x, shared)",
     "inline_constants": "c = Constant <value = float {2.0}> () y = Mul (x, c)",
     "join_loss": "y = Relu (x)",
     "lower_for_training": "y = HardSwish (x)",
@@ -36,6 +37,7 @@ CONSTANTS = {
     "pads": np.array([0, 0, 1, 0, 0, 0, 2, 1]),
     "w": RNG.standard_normal((4, 3, 3, 3)).astype(np.float32),
     "one": RNG.standard_normal((3, 1, 1, 1)).astype(np.float32),
+    "shared": np.array([3.0], np.float32),
     "each": RNG.standard_normal((3, 1, 3, 3)).astype(np.float32),
 }
 
@@ -46,6 +48,8 @@ def build(body: str) -> onnx.ModelProto:
     model.graph.output[0].type.tensor_type.ClearField("shape")
     read = {name for node in model.graph.node for name in node.input}
     model.graph.initializer.extend(numpy_helper.from_array(x, name) for name, x in CONSTANTS.items() if name in read)
+    if "shared" in read:  # an input, with a default value
+        model.graph.input.append(onnx.helper.make_tensor_value_info("shared", onnx.TensorProto.FLOAT, [1]))
     return model
 
 
@@ -60,6 +64,9 @@ def applied(name: str, model: onnx.ModelProto) -> onnx.ModelProto:
     if name == "depthwise_as_products":
         traced = trace(model, {"x": X[:1]}, None)
         return the_pass(name)(model, traced.dims, traced.types)
+    if name == "fix_inputs":
+        shared = {value.name for value in model.graph.input} & {"shared"}
+        return the_pass(name)(model, {key: CONSTANTS[key] for key in shared})
     if name == "join_loss":
         header = '<ir_version: 8, opset_import: ["" : 17]>'
         loss = f"{header} l (float[N,3,5,4] y) => (float[N] l) {{ l = ReduceSum <keepdims = 0> (y) }}"
