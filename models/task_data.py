@@ -200,6 +200,8 @@ def write(task: str, folder: Path, count: int, part: str = "val") -> None:
 
 def _images(folder: Path, pixels: Array) -> None:
     folder.mkdir(exist_ok=True)
+    for earlier in folder.glob("[0-9]*.png"):  # of a larger set
+        earlier.unlink()
     for row, picture in enumerate(pixels):
         Image.fromarray(np.asarray(picture, np.uint8)).save(folder / f"{row:05}.png")
 
