@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,16 @@ BUNDLED = ("mobilenet_v3_small", "resnet18")
 def bundled(request: pytest.FixtureRequest) -> Path:
     """Each bundled model in turn."""
     return MODELS / f"{request.param}.onnx"
+
+
+@pytest.fixture(autouse=True)
+def polygraphy_of_tensorrt() -> Iterator[None]:
+    """After each test, Polygraphy drives the TensorRT that it drives by itself."""
+    yield
+    if getattr(sys.modules.get("polygraphy.config"), "USE_TENSORRT_RTX", False):
+        from hqp_onnx.engine import library
+
+        library._drive(library.TENSORRT)
 
 
 @pytest.fixture(autouse=True)

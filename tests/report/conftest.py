@@ -23,7 +23,7 @@ def returned(tmp_path_factory: pytest.TempPathFactory) -> Report:
     np.savez(made / "data.npz", input=40 * data["input"], labels=data["labels"])  # the classes that it tells apart
     file, out = str(made / "data.npz"), made / "out"
     chosen = {"metric": "agreement", "precision": "int8", "saliency": "l2", "multiple_of": 1, "only": ("*",)}
-    chosen |= {"objective": "sparsity"}
+    chosen |= {"objective": "sparsity", "build": False}
     with pytest.MonkeyPatch.context() as patch:
         steady(patch)
         return optimize(Options(made / "model.onnx", file, file, out, max_drop=0.008, step=0.05, **chosen))
