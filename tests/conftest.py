@@ -23,9 +23,9 @@ def polygraphy_of_tensorrt() -> Iterator[None]:
     """After each test, Polygraphy drives the TensorRT that it drives by itself."""
     yield
     if getattr(sys.modules.get("polygraphy.config"), "USE_TENSORRT_RTX", False):
-        from hqp_onnx.engine import library
+        from hqp_onnx.engine.library import TENSORRT, _drive
 
-        library._drive(library.TENSORRT)
+        _drive(TENSORRT)
 
 
 @pytest.fixture(autouse=True)
