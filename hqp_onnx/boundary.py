@@ -14,13 +14,15 @@ What remains is a fault of this package and passes: a program sees its traceback
 
 from __future__ import annotations
 
+import ctypes
 import inspect
 import numbers
 import os
+import sys
 import traceback
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -134,3 +136,25 @@ def _all(value: Any, item: Collection[tuple[Callable[[Any], bool], str]]) -> boo
 def _shown(value: object) -> str:
     text = repr(value) if isinstance(value, (str, numbers.Number, type(None))) else f"a {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Nothing reaches the process's stdout and stderr, past Python's: some libraries print there, whatever is asked."""
+    with ExitStack() as stack:
+        for stream, descriptor in ((sys.stdout, 1), (sys.stderr, 2)):
+            with suppress(OSError, ValueError, AttributeError):  # it is closed, or there is none
+                stream.flush()
+                kept, nowhere = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, descriptor)
+                os.close(nowhere)
+                stack.callback(os.close, kept)
+                stack.callback(os.dup2, kept, descriptor)
+        stack.callback(_flush_libc)
+        yield
+
+
+def _flush_libc() -> None:
+    """Let what C and C++ have buffered go where it was to go."""
+    if os.name == "posix":
+        ctypes.CDLL(None).fflush(None)

@@ -17,6 +17,7 @@ from scipy.sparse import coo_matrix
 
 from hqp_onnx.allocation.groups import Groups
 from hqp_onnx.arrays import FloatArray, IntArray
+from hqp_onnx.boundary import silenced
 from hqp_onnx.timing.table import KernelTime, TimeTable
 
 _SECONDS, _GAP = 3.0, 1e-3  # the best choice found by then is taken
@@ -77,13 +78,14 @@ class Program:
         whole = np.zeros(count)
         whole[: self._start[-1]] = 1
         finite = objective[np.isfinite(objective)].max(initial=0) or 1.0
-        found = milp(
-            np.where(np.isfinite(objective), objective, 1e3 * finite) / finite * _SCALE,
-            constraints=rows.constraint(),
-            integrality=whole,
-            bounds=Bounds(0, self._allowed(count, near, reach)),
-            options={"time_limit": _SECONDS, "mip_rel_gap": _GAP},
-        )
+        with silenced():  # HiGHS prints a line of its own in some cases
+            found = milp(
+                np.where(np.isfinite(objective), objective, 1e3 * finite) / finite * _SCALE,
+                constraints=rows.constraint(),
+                integrality=whole,
+                bounds=Bounds(0, self._allowed(count, near, reach)),
+                options={"time_limit": _SECONDS, "mip_rel_gap": _GAP},
+            )
         if found.x is None:
             return None
         starts = zip(self._start, self._start[1:], strict=False)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import os
 import re
-import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 
 from polygraphy.logger import G_LOGGER
 
+from hqp_onnx.boundary import silenced
 from hqp_onnx.errors import ModelError, one_line
 
 SILENT = G_LOGGER.CRITICAL + 1
@@ -32,7 +30,7 @@ def tensorrt_log(what: str) -> Iterator[Log]:
     logger.setLevel(logging.DEBUG)
     logger.addHandler(log)
     try:
-        with _silenced(), G_LOGGER.verbosity(G_LOGGER.VERBOSE), warnings.catch_warnings():
+        with silenced(), G_LOGGER.verbosity(G_LOGGER.VERBOSE), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what Polygraphy still asks of newer bindings
             yield log
     except (PolygraphyException, RuntimeError) as e:
@@ -41,28 +39,6 @@ def tensorrt_log(what: str) -> Iterator[Log]:
         logger.removeHandler(log)
         (G_LOGGER.use_python_logging_system, G_LOGGER.colors, G_LOGGER.letter, logger.propagate) = before[:4]
         logger.setLevel(before[4])
-
-
-@contextmanager
-def _silenced() -> Iterator[None]:
-    """Nothing reaches the process's stdout and stderr: TensorRT's compiler writes there, beside its log."""
-    with ExitStack() as stack:
-        for stream, descriptor in ((sys.stdout, 1), (sys.stderr, 2)):
-            with suppress(OSError, ValueError, AttributeError):  # it is closed, or there is none
-                stream.flush()
-                kept, nowhere = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, descriptor)
-                os.close(nowhere)
-                stack.callback(os.close, kept)
-                stack.callback(os.dup2, kept, descriptor)
-        stack.callback(_flush_libc)
-        yield
-
-
-def _flush_libc() -> None:
-    """Let what C and C++ have buffered go where it was to go."""
-    if os.name == "posix":
-        ctypes.CDLL(None).fflush(None)
 
 
 class Log(logging.Handler):
