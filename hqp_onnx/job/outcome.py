@@ -28,11 +28,11 @@ from hqp_onnx.job.rows import Measured, best_threads, latencies_once, make_rows,
 from hqp_onnx.job.run import SearchResult
 from hqp_onnx.job.settings import settings_of
 from hqp_onnx.job.setup import Setup
-from hqp_onnx.job.shipping import NOISE, choose
+from hqp_onnx.job.shipping import NOISE, Shipping, choose
 from hqp_onnx.model import read_model
 from hqp_onnx.ranking.redundancy import KINDS
 from hqp_onnx.runtimes.machine import machine
-from hqp_onnx.runtimes.runners import remarks, runtime_name, stand_in, thread_metadata, timing
+from hqp_onnx.runtimes.runners import remarks, runtime_name, stand_in, thread_counts, thread_metadata, timing
 
 _FILE_NAMES = {Precision.FP32: "pruned.onnx", Precision.FP16: "fp16.onnx", Precision.INT8: "int8.onnx"}
 _FILES = (*_FILE_NAMES.values(), LEDGER)
@@ -78,22 +78,14 @@ def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[R
     if setup.split is not None:
         write_text(options.folder / SPLIT, json_text(setup.split.json()))
     latencies = latencies_once(setup, ledger, models, "latencies")
-    threads = {name: best_threads(times) for name, times in latencies.items()}
     for name, model in written.items():
         if model.admitted:
-            written[name] = model.shipped(thread_metadata(setup.target, threads[name]) if threads[name] else {})
+            threads = best_threads(latencies[name])
+            written[name] = model.shipped(thread_metadata(setup.target, threads) if threads else {})
             models[name] = written[name].measured
     rows = make_rows(models, latencies)
-    admitted = ["baseline", *(name for name, model in written.items() if model.admitted)]
-    admitted = [name for name in rows if name in admitted]
-    shipping = choose(
-        {name: rows[name] for name in admitted},
-        {name: models[name].candidate.precision for name in admitted},
-        options.precision,
-        setup.target.mixes,
-        smallest=options.objective == "size",
-        reaches=goal.met if (goal := Goal.of(options)) else None,
-    )
+    admitted = [name for name in rows if name == "baseline" or (name in written and written[name].admitted)]
+    shipping = _shipping(setup, {name: rows[name] for name in admitted}, models)
     files = {name: str(written[name].file.relative_to(options.folder)) for name in admitted if name in written}
     if shipping.row == "baseline":
         files["baseline"] = BASELINE
@@ -125,12 +117,25 @@ def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[R
         cost_model=_cost(setup, ledger),
         seconds=dict(ledger.seconds),
         units=Units(setup.channels.units, len(setup.channels.prunable), len(plan)),
-        machine=machine(options.threads, runtime_name(setup.target)),
+        machine=machine(thread_counts(setup.target, options.threads), runtime_name(setup.target)),
         notes=_notes(setup, result, rows, plan),
     )
     for large in (*ledger.cache.glob("*.onnx*"), *(ledger.cache / name for name in MOMENTS)):  # and soon made again
         large.unlink(missing_ok=True)
     return report, models
+
+
+def _shipping(setup: Setup, rows: Mapping[str, Row], models: Mapping[str, Measured]) -> Shipping:
+    """What ships of the models inside the budget."""
+    options, goal = setup.options, Goal.of(setup.options)
+    return choose(
+        rows,
+        {name: models[name].candidate.precision for name in rows},
+        options.precision,
+        setup.target.mixes,
+        smallest=options.objective == "size",
+        reaches=goal.met if goal else None,
+    )
 
 
 def _data_name(setup: Setup) -> str:

@@ -30,6 +30,7 @@ _ELSEWHERE = (
     "force",
     "preprocess",
     "build",
+    "pareto",
     "data",
     "shares",
     "metric",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,13 +23,14 @@ class Machine:
     python: str
 
 
-def machine(threads: int, runtime: str) -> Machine:
-    """The machine that this runs on; ``threads`` 0 leaves their number to the runtime."""
+def machine(threads: Sequence[int], runtime: str) -> Machine:
+    """The machine that this runs on; models were tried on each number of ``threads``, 0 for the runtime's choice."""
+    tried = ", ".join(str(count or "the runtime's choice") for count in threads)
     return Machine(
         system=platform.platform(terse=True),
         processor=processor(),
         runtime=runtime,
-        threads=str(threads or "the runtime's choice"),
+        threads=tried if len(threads) == 1 else f"each model's best of {tried}",
         onnxruntime=onnxruntime().__version__,
         python=platform.python_version(),
     )

@@ -85,22 +85,36 @@ def quantize_file(
     _check(precision, data, calibration_out, int4_weights, tensorrt_version)
     model = open_model(path)
     dataset = None if data is None else open_data(model, data, preprocess)
-    notes: tuple[str, ...] = (*(stand_in(target) if target.mixes == "fp16" else ()), *remarks(target, precision))
-    made: PassResult
-    if precision == "fp16" or dataset is None:
-        made = in_float16(model.graph)
-        precision, notes = "fp16", (*made.notes, *notes)
-    elif int4_weights is not None:
-        made = int4_model(model, dataset, int4_weights, progress)
-        precision, notes = "int4", made.notes
-    else:
-        even = {"equalize": False} if calibration_out is not None else {}
-        make = mixed_model if precision == "mixed" else quantize_model
-        made = make(model, dataset, target, method, progress, Recipe(**{**recipe, **even}))
+    said = *(stand_in(target) if target.mixes == "fp16" else ()), *remarks(target, precision)
+    if int4_weights is not None:
+        precision = "int4"
+    even = {"equalize": False} if calibration_out is not None else {}
+    made = _made(model, dataset, target, precision, method, int4_weights, Recipe(**{**recipe, **even}), progress)
+    notes = {"fp16": (*made.notes, *said), "int4": made.notes}.get(precision, said)
     verified = write_verified(made.graph, output, model.source(dataset), target, precision, made.warnings)
     if calibration_out is not None and isinstance(made, Quantized):
         write_calibration(made.calibration, calibration_out, tensorrt_version)
     return Written(notes, verified)
+
+
+def _made(
+    model: Model,
+    data: Dataset | None,
+    target: Target,
+    precision: str,
+    method: str,
+    int4_weights: float | None,
+    recipe: Recipe,
+    progress: Progress,
+) -> PassResult:
+    """The model in ``precision``, which takes ``data`` unless it is fp16."""
+    if precision == "fp16":
+        return in_float16(model.graph)
+    assert data is not None
+    if int4_weights is not None:
+        return int4_model(model, data, int4_weights, progress)
+    make = mixed_model if precision == "mixed" else quantize_model
+    return make(model, data, target, method, progress, recipe)
 
 
 def default_precision(target: Target) -> str:

@@ -73,10 +73,6 @@ class OfBlocks(Scale):
         """Of all samples seen."""
         return rows.whole
 
-    def resampled(self, rows: BlockValues, weights: Array) -> FloatArray:
-        """Not to be had."""
-        raise NotImplementedError("a user's class is not evaluated on resamples")
-
     def upper_drop(self, baseline: BlockValues, candidate: BlockValues, confidence: float) -> float:
         """By Student's t."""
         differences = (1.0 if self.higher else -1.0) * (baseline.blocks - candidate.blocks)

@@ -25,7 +25,7 @@ from hqp_onnx.errors import DataError
 from hqp_onnx.evaluation.metrics.boxes import Reader, overlaps, read_detections
 from hqp_onnx.evaluation.metrics.metric import METRICS, Metric
 from hqp_onnx.evaluation.metrics.quantity import POINTS
-from hqp_onnx.evaluation.metrics.scale import Scale
+from hqp_onnx.evaluation.metrics.scale import Resampled
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 _RECALLS = np.linspace(0, 1, 101)
@@ -86,7 +86,7 @@ def _best(overlap: FloatArray, crowd: BoolArray, taken: BoolArray, threshold: fl
 
 
 @dataclass(frozen=True)
-class AveragePrecision(Scale):
+class AveragePrecision(Resampled):
     """From rows of matches, object [samples]; ``thresholds`` are places in ``THRESHOLDS``."""
 
     thresholds: tuple[int, ...] = tuple(range(10))

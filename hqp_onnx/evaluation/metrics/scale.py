@@ -34,20 +34,14 @@ class Scale(ABC):
     Attributes:
         unit: see ``Quantity``.
         higher: whether more is better.
-        draws: resamples of a bootstrap.
     """
 
     unit: str
     higher: bool
-    draws: ClassVar[int] = 2000
 
     @abstractmethod
     def value(self, rows: Any, samples: int) -> float:
         """The value; at its best where only some of ``samples`` were seen."""
-
-    @abstractmethod
-    def resampled(self, rows: Any, weights: Array) -> FloatArray:
-        """Values [draws] with the samples' weights, integers [draws, samples]."""
 
     def total(self, rows: Any) -> Any:
         """The sum of rows, as ``reach`` takes it."""
@@ -78,12 +72,30 @@ class Scale(ABC):
         """How much worse a candidate is, from rows of the same samples."""
         return self.drop(self.value(baseline, baseline.shape[0]), self.value(candidate, candidate.shape[0]))
 
+    @abstractmethod
     def upper_drop(self, baseline: Any, candidate: Any, confidence: float) -> float:
         """What the drop exceeds with probability 1 - ``confidence`` at most, from rows of the same samples."""
+
+    @abstractmethod
+    def interval(self, baseline: Any, candidate: Any) -> tuple[float, float]:
+        """The two-sided 95 % interval of the drop."""
+
+
+class Resampled(Scale):
+    """A scale whose bounds are percentiles of a paired bootstrap of ``draws`` resamples."""
+
+    draws: ClassVar[int] = 2000
+
+    @abstractmethod
+    def resampled(self, rows: Any, weights: Array) -> FloatArray:
+        """Values [draws] with the samples' weights, integers [draws, samples]."""
+
+    def upper_drop(self, baseline: Any, candidate: Any, confidence: float) -> float:
+        """A percentile."""
         return float(np.quantile(self._drops(baseline, candidate), confidence))
 
     def interval(self, baseline: Any, candidate: Any) -> tuple[float, float]:
-        """The two-sided 95 % interval of the drop."""
+        """Two percentiles."""
         low, high = np.quantile(self._drops(baseline, candidate), (0.025, 0.975))
         return float(low), float(high)
 
@@ -120,10 +132,6 @@ class Mean(Scale):
     def value(self, rows: FloatArray, samples: int) -> float:
         """The mean."""
         return float((rows.sum() + self.high * (samples - len(rows))) / samples)
-
-    def resampled(self, rows: FloatArray, weights: Array) -> FloatArray:
-        """Means."""
-        return np.asarray(weights @ rows / weights.sum(1))
 
     def reach(self, total: float, left: int) -> float:
         """A sum of scores."""
@@ -162,7 +170,7 @@ class Mean(Scale):
 
 
 @dataclass(frozen=True)
-class OfSums(Scale):
+class OfSums(Resampled):
     """A function of the sums of statistics.
 
     Attributes:
