@@ -79,10 +79,11 @@ def constants(graph: gs.Graph) -> set[str]:
 
 @dataclass(frozen=True)
 class _Shift:
-    """One value per channel, float64 [channels], along axis 1 or along the last; ``one`` pixel is all there is."""
+    """One value per channel, float64 [channels], along axis 1 of ``rank`` or along the last; ``one`` pixel is all."""
 
     values: FloatArray
     last: bool
+    rank: int
     one: bool = False
 
 
@@ -92,7 +93,7 @@ def _shift(constant: gs.Constant) -> _Shift | None:
     if len(wide) != 1 or not np.issubdtype(constant.dtype, np.floating) or not np.isfinite(constant.values).all():
         return None
     last = wide[0] == len(shape) - 1
-    return _Shift(constant.values.ravel().astype(np.float64), last) if last or wide[0] == 1 else None
+    return _Shift(constant.values.ravel().astype(np.float64), last, len(shape)) if last or wide[0] == 1 else None
 
 
 class _Moves:
@@ -103,6 +104,7 @@ class _Moves:
         self.readers: set[str] = set()
         self._inexact, self._names = inexact, UniqueNames(graph)
         self._exposed = {id(tensor) for tensor in graph.outputs}
+        self._own = {id(node) for node in graph.nodes}  # nodes of subgraphs read its tensors, too
 
     def absorb(self, node: gs.Node, data: gs.Tensor, shift: _Shift) -> bool:
         """Let ``data`` stand for the sum of ``node``, if the constant can move."""
@@ -113,7 +115,7 @@ class _Moves:
             behind = self._backward(before, replace(shift, values=np.minimum(shift.values, 0)))
             ahead = self._forward(total, replace(shift, values=np.maximum(shift.values, 0)), _DEEPEST)
             edits = None if behind is None or ahead is None else [*behind, *ahead]
-        elif edits is None and len(data.outputs) == 1:
+        elif edits is None:
             edits = self._forward(total, shift, _DEEPEST)
         if edits is None or id(total) in self._exposed:
             return False
@@ -140,7 +142,7 @@ class _Moves:
             return None
         node = tensor.inputs[0]
         if node.op in ("Conv", "Gemm"):
-            return self._biased(node, shift.values, shift.last == (node.op == "Gemm"), self.targets)
+            return self._biased(node, shift.values, _fits(node, shift), self.targets)
         if node.op == "BatchNormalization" and not shift.last:
             return self._added(node, 2, shift.values)
         if node.op == "Add":
@@ -161,7 +163,7 @@ class _Moves:
             return None
         edits: list[Edit] = []
         for reader in tensor.outputs:
-            found = self._ahead(reader, tensor, shift, deepest - 1)
+            found = self._ahead(reader, tensor, shift, deepest - 1) if id(reader) in self._own else None
             if found is None:
                 return None
             edits += found
@@ -173,8 +175,11 @@ class _Moves:
             if isinstance(other, gs.Constant):
                 place = next(i for i, t in enumerate(node.inputs) if t is other)
                 return self._added(node, place, shift.values) if _is_like(other, shift) else None
-            found = None if other is tensor else self._backward(other, shift)
-            return self._forward(node.outputs[0], shift, deepest) if found is None and other is not tensor else found
+            if other is tensor:
+                return None
+            found = self._backward(other, shift)
+            total = replace(shift, one=False)  # the other may have more pixels
+            return self._forward(node.outputs[0], total, deepest) if found is None else found
         if [t is tensor for t in node.inputs].index(True) or sum(t is tensor for t in node.inputs) > 1:
             return None
         if node.op in _PASSING and not shift.last:
@@ -184,7 +189,9 @@ class _Moves:
             return self._forward(node.outputs[0], replace(shift, last=True), deepest)
         if node.op == "BatchNormalization" and not shift.last:
             return self._added(node, 3, -shift.values)
-        if node.op == "Conv" and not shift.last and isinstance(node.inputs[1], gs.Constant):
+        if node.op not in ("Conv", "Gemm") or not isinstance(node.inputs[1], gs.Constant) or not _fits(node, shift):
+            return None
+        if node.op == "Conv":
             if _reaches_over(node) and node.inputs[1].name not in self._inexact:
                 return None
             weight = node.inputs[1].values.astype(np.float64)
@@ -192,11 +199,10 @@ class _Moves:
             parts = np.split(shift.values, int(node.attrs.get("group", 1)))
             groups = zip(np.split(taps, len(parts)), parts, strict=True)
             return self._biased(node, np.concatenate([w @ part for w, part in groups]), True, None)
-        if node.op == "Gemm" and shift.last and isinstance(node.inputs[1], gs.Constant):
-            matrix = node.inputs[1].values.astype(np.float64)
-            matrix = matrix if node.attrs.get("transB", 0) else matrix.T
-            return None if node.attrs.get("transA", 0) else self._biased(node, matrix @ shift.values, True, None)
-        return None
+        matrix = node.inputs[1].values.astype(np.float64)
+        matrix = matrix if node.attrs.get("transB", 0) else matrix.T
+        fits = matrix.shape[1] == shift.values.size and not node.attrs.get("transA", 0)
+        return self._biased(node, matrix @ shift.values, fits, None) if fits else None
 
     def _biased(
         self, node: gs.Node, values: FloatArray, fits: bool, targets: dict[str, FloatArray] | None
@@ -221,11 +227,16 @@ class _Moves:
             return None
 
         def edit() -> None:
-            new = (constant.values + values.reshape(constant.shape)).astype(constant.dtype)
-            name = constant.name if len(constant.outputs) == 1 else self._names.tensor(f"{constant.name}.shifted")
-            node.inputs[place] = gs.Constant(name, new)
+            now = node.inputs[place]  # which another way may have changed
+            name = now.name if len(now.outputs) == 1 else self._names.tensor(f"{now.name}.shifted")
+            node.inputs[place] = gs.Constant(name, (now.values + values.reshape(now.shape)).astype(now.dtype))
 
         return [edit]
+
+
+def _fits(node: gs.Node, shift: _Shift) -> bool:
+    """Whether the channels of a Conv or Gemm are those of a constant."""
+    return shift.last if node.op == "Gemm" else not shift.last and shift.rank == len(node.inputs[1].shape)
 
 
 def _is_like(constant: gs.Constant, shift: _Shift) -> bool:

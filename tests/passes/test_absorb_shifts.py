@@ -33,6 +33,8 @@ SHAPES = {
     "d": (1, 4, 1, 1),
     "wide": (1, 4, 5, 5),
     "one": (1, 1, 1, 1),
+    "low": (1, 5, 1),
+    "wideweight": (3, 100),
 }
 SAME = "pads = [1,1,1,1]"
 BLOCK = f"z = Conv<{SAME}>(x, w, b) r = Relu(z) s = Add(r, c) a = Relu(s) "
@@ -52,10 +54,18 @@ MOVED = {
     "l = Flatten(i) y = Gemm<transB = 1>(l, f, k)",
     "forward past a maximum": "r = Sigmoid(x) s = Add(r, c) i = MaxPool<kernel_shape = [2,2]>(s) y = Conv(i, p)",
     "forward into a normalization": "r = Sigmoid(x) s = Add(r, c) y = BatchNormalization(s, scale, shift, mean, var)",
+    "two ways to one normalization": "r = Sigmoid(x) s = Add(r, c) e = Identity(s) o = Identity(s) t = Add(e, o) "
+    "y = BatchNormalization(t, scale, shift, mean, var)",
+    "two ways to one constant": "r = Sigmoid(x) s = Add(r, c) e = Identity(s) o = Identity(s) t = Add(e, o) "
+    "u = Add(t, d) y = Relu(u)",
+    "another reader of the trunk": "r = Sigmoid(x) s = Add(r, c) e = Conv(s, q) y = Mul(e, r)",
     "a trunk": f"{BLOCK}e = Conv(a, q) o = Conv(a, q2, b) y = Mul(e, o)",
     "a trunk that goes on": f"{BLOCK}e = Conv(a, q, b) o = Add(a, e) t = Relu(o) y = Conv(t, p)",
 }
 LEFT = {
+    "a mean that meets pixels": "r = Sigmoid(x) s = Add(r, c) i = GlobalAveragePool(s) t = Add(i, r) l = Flatten(t) "
+    "y = Gemm<transB = 1>(l, wideweight)",
+    "channels of a constant of lower rank": "r = Sigmoid(x) s = Add(r, low) y = Conv(s, p)",
     "forward over an edge": f"r = Sigmoid(x) s = Add(r, c) y = Conv<{SAME}>(s, w)",
     "depthwise over an edge": f"r = Sigmoid(x) s = Add(r, c) y = Conv<group = 4, {SAME}>(s, g)",
     "an output": "r = Sigmoid(x) y = Add(r, c)",
