@@ -23,6 +23,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from hqp_onnx.arrays import Array
 from hqp_onnx.graphs.model_io import name_nodes
 from hqp_onnx.graphs.shapes import Shapes, probe
+from hqp_onnx.graphs.symbolic.demands import BROADCASTING
 from hqp_onnx.graphs.symbolic.expressions import Expression, integer
 from hqp_onnx.graphs.symbolic.known import Dims
 from hqp_onnx.graphs.symbolic.shape_rules import broadcast
@@ -38,9 +39,6 @@ __all__ = ["canonicalize", "canonicalize_with_shapes"]
 
 MINIMUM_OPSET = 13  # QuantizeLinear and DequantizeLinear per channel
 G_LOGGER.severity = G_LOGGER.ERROR  # it prints to stdout
-_BROADCASTING = frozenset(
-    ["Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "Where", "And", "Or", "Equal", "Greater", "Less"]
-)
 _FLOAT = 1  # onnx.TensorProto.FLOAT
 
 
@@ -153,7 +151,7 @@ def _fold_shape_arithmetic(graph: gs.Graph, shapes: Shapes) -> None:
 
 def _drop_expansions(graph: gs.Graph, shapes: Shapes) -> None:
     for node in graph.nodes:
-        if node.op not in _BROADCASTING:
+        if node.op not in BROADCASTING:
             continue
         for index, tensor in enumerate(node.inputs):
             if not tensor.inputs or tensor.inputs[0].op != "Expand":

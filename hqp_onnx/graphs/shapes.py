@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 import onnx
@@ -18,12 +19,14 @@ import onnx_graphsurgeon as gs
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import DataError, ModelError
 from hqp_onnx.graphs.model_io import default_values, to_proto
+from hqp_onnx.graphs.symbolic.demands import Demands, demands
 from hqp_onnx.graphs.symbolic.known import Dims, Known
-from hqp_onnx.graphs.symbolic.propagation import propagate
+from hqp_onnx.graphs.symbolic.propagation import dim_symbol, propagate
 from hqp_onnx.limits import LARGEST_PROBE
 from hqp_onnx.runtimes.session import Runner, Session, try_run
 
 _BATCH = 2
+_LONG = 128  # of a first dimension that is time: windows need as many steps as they are wide
 _UNITS = (64, 96, 32, 16, 512)  # of the other symbolic dimensions' sizes; the first that runs is taken
 _LARGEST_VALUE = 4096  # elements; shape arithmetic is smaller
 
@@ -62,21 +65,55 @@ class Shapes:
 def probe(graph: gs.Graph) -> Shapes:
     """Shapes of every tensor of ``graph``; tensors that neither run nor inference reaches are absent."""
     model = to_proto(graph)
-    symbolic = any(not isinstance(dim, int) or dim < 0 for t in graph.inputs for dim in (t.shape or [])[1:])
     values: dict[str, Array] = {}
+    fixed: Mapping[str, int] = {}
     try:
         session = Session(model, outputs=[name for n in model.graph.node for name in n.output if name], optimize=False)
     except ModelError:
         session = None
-    for unit, apart in itertools.product(_UNITS, (1, 0)) if symbolic else [(1, 0)]:
-        if session is not None and (values := _run(session, graph, unit, 2 * unit * apart)):
+    for feeds, fixed in trials(graph, _BATCH) if session is not None else ():
+        if values := _run(session, feeds):
             break
-    known = propagate(model, values)
+    known = propagate(model, values, fixed)
     sizes = {name: value.shape for name, value in values.items()} or _inferred(graph, model)
     return Shapes(sizes, known)
 
 
-def example_feeds(graph: gs.Graph, leading: int = 1, other: int = 224, step: int = 0) -> dict[str, Array]:
+def trials(graph: gs.Graph, leading: int) -> Iterator[tuple[dict[str, Array], Mapping[str, int]]]:
+    """Inputs that a model may take, the likeliest first, and sizes that its weights prove to be the only ones.
+
+    Sizes that weights demand are looked for only after others have failed, since they rarely are open, and long first
+    dimensions after both.
+    """
+    opened = [axis for t in graph.inputs for axis, dim in enumerate(t.shape or []) if not _is_size(dim)]
+    units = list(itertools.product(_UNITS, (1, 0))) if any(opened) else [(1, 0)]
+    none = Demands({}, {})
+    yield from _sized(graph, leading, units[:1], none)
+    wanted = demands(to_proto(graph), _LONG) if any(opened) else none
+    for first in (leading, _LONG) if 0 in opened else (leading,):
+        if wanted.all:
+            yield from _sized(graph, first, units, wanted)
+        if not wanted.proven:
+            yield from _sized(graph, first, units, none)
+
+
+def _sized(
+    graph: gs.Graph, leading: int, units: Iterable[tuple[int, int]], fixed: Demands
+) -> Iterator[tuple[dict[str, Array], Mapping[str, int]]]:
+    for unit, apart in units:
+        try:
+            yield example_feeds(graph, leading, unit, 2 * unit * apart, fixed.all), fixed.proven
+        except DataError:
+            continue
+
+
+def _is_size(dim: int | str | None) -> bool:
+    return isinstance(dim, int) and dim >= 0
+
+
+def example_feeds(
+    graph: gs.Graph, leading: int = 1, other: int = 224, step: int = 0, fixed: Mapping[str, int] = MappingProxyType({})
+) -> dict[str, Array]:
     """Seeded inputs of a model: symbolic dimensions become ``leading`` (the first) or ``other``.
 
     Inputs with default values are left to these.
@@ -86,6 +123,7 @@ def example_feeds(graph: gs.Graph, leading: int = 1, other: int = 224, step: int
         leading: size of a symbolic first dimension.
         other: size of the other symbolic dimensions.
         step: how much larger each further dimension is, of another name or without one.
+        fixed: sizes by the text of a dimension's symbol, see ``demands``.
 
     Raises:
         DataError: an input would hold more than ``LARGEST_PROBE`` elements.
@@ -95,11 +133,14 @@ def example_feeds(graph: gs.Graph, leading: int = 1, other: int = 224, step: int
     defaults = default_values(graph)
 
     def size(tensor: gs.Variable, axis: int, dim: int | str | None) -> int:
-        if isinstance(dim, int) and dim >= 0:
+        if isinstance(dim, int) and _is_size(dim):
             return dim
+        name = dim if isinstance(dim, str) else None
+        if (text := dim_symbol(tensor.name, axis, name)) in fixed:
+            return fixed[text]
         if axis == 0:
             return leading
-        return other + step * seen.setdefault(dim if isinstance(dim, str) else (tensor.name, axis), len(seen))
+        return other + step * seen.setdefault(name or (tensor.name, axis), len(seen))
 
     return {
         t.name: _value(rng, t, [size(t, axis, dim) for axis, dim in enumerate(t.shape or [])])
@@ -110,13 +151,15 @@ def example_feeds(graph: gs.Graph, leading: int = 1, other: int = 224, step: int
 
 def random_feeds(graph: gs.Graph, session: Runner, count: int = 4) -> list[dict[str, Array]]:
     """One seeded batch that ``session``, of a model with the inputs of ``graph``, takes; none if it takes none."""
-    for unit, apart in itertools.product(_UNITS, (1, 0)):
-        try:
-            feeds = example_feeds(graph, session.batch or count, unit, 2 * unit * apart)
-            try_run(session, feeds)
-        except (DataError, ModelError, TypeError):  # or an input of text
-            continue
-        return [feeds]
+    try:
+        for feeds, _ in trials(graph, session.batch or count):
+            try:
+                try_run(session, feeds)
+            except ModelError:
+                continue
+            return [feeds]
+    except TypeError:  # an input of text
+        return []
     return []
 
 
@@ -129,12 +172,8 @@ def _value(rng: np.random.Generator, tensor: gs.Variable, dims: list[int]) -> Ar
     return np.ones(dims, dtype)
 
 
-def _run(session: Session, graph: gs.Graph, unit: int, step: int) -> dict[str, Array]:
-    """Values of every tensor; empty if the model does not run at these sizes, or they are too large to be tried."""
-    try:
-        feeds = example_feeds(graph, _BATCH, unit, step)
-    except DataError:
-        return {}
+def _run(session: Session, feeds: dict[str, Array]) -> dict[str, Array]:
+    """Values of every tensor; empty if the model does not run at these sizes."""
     try:
         values = {**feeds, **try_run(session, feeds)}
     except ModelError:
@@ -157,4 +196,5 @@ def _inferred(graph: gs.Graph, model: onnx.ModelProto) -> dict[str, tuple[int, .
             dim.dim_value = size
     dims = propagate(fixed, {}).dims
     sizes = {name: tuple(dim.value for dim in shape) for name, shape in dims.items()}
-    return {name: tuple(n for n in shape if n is not None) for name, shape in sizes.items() if None not in shape}
+    known = {name: tuple(n for n in shape if n is not None and n >= 0) for name, shape in sizes.items()}
+    return {name: shape for name, shape in known.items() if len(shape) == len(sizes[name])}
