@@ -82,19 +82,20 @@ def probe(graph: gs.Graph) -> Shapes:
 def trials(graph: gs.Graph, leading: int) -> Iterator[tuple[dict[str, Array], Mapping[str, int]]]:
     """Inputs that a model may take, the likeliest first, and sizes that its weights prove to be the only ones.
 
-    Sizes that weights demand are looked for only after others have failed, since they rarely are open, and long first
-    dimensions after both.
+    Sizes that weights demand are looked for only after others have failed, since they rarely are open; then a batch of 1,
+    which a fixed state demands, and then first dimensions that are time.
     """
     opened = [axis for t in graph.inputs for axis, dim in enumerate(t.shape or []) if not _is_size(dim)]
     units = list(itertools.product(_UNITS, (1, 0))) if any(opened) else [(1, 0)]
     none = Demands({}, {})
     yield from _sized(graph, leading, units[:1], none)
     wanted = demands(to_proto(graph), _LONG) if any(opened) else none
-    for first in (leading, _LONG) if 0 in opened else (leading,):
+    for first in dict.fromkeys((leading, 1, _LONG) if 0 in opened else (leading,)):
+        few = units[:2] if first == _LONG else units
         if wanted.all:
-            yield from _sized(graph, first, units, wanted)
+            yield from _sized(graph, first, few, wanted)
         if not wanted.proven:
-            yield from _sized(graph, first, units, none)
+            yield from _sized(graph, first, few, none)
 
 
 def _sized(
