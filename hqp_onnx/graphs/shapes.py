@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -71,7 +72,8 @@ def probe(graph: gs.Graph) -> Shapes:
         session = Session(model, outputs=[name for n in model.graph.node for name in n.output if name], optimize=False)
     except ModelError:
         session = None
-    for feeds, fixed in trials(graph, _BATCH) if session is not None else ():
+    for feeds, proven in trials(graph, _BATCH) if session is not None else ():
+        fixed = proven
         if values := _run(session, feeds):
             break
     known = propagate(model, values, fixed)
@@ -82,8 +84,8 @@ def probe(graph: gs.Graph) -> Shapes:
 def trials(graph: gs.Graph, leading: int) -> Iterator[tuple[dict[str, Array], Mapping[str, int]]]:
     """Inputs that a model may take, the likeliest first, and sizes that its weights prove to be the only ones.
 
-    Sizes that weights demand are looked for only after others have failed, since they rarely are open; then a batch of 1,
-    which a fixed state demands, and then first dimensions that are time.
+    Sizes that weights demand are looked for only after others have failed, since they rarely are open; then a batch of
+    1, which a fixed state demands, and then first dimensions that are time.
     """
     opened = [axis for t in graph.inputs for axis, dim in enumerate(t.shape or []) if not _is_size(dim)]
     units = list(itertools.product(_UNITS, (1, 0))) if any(opened) else [(1, 0)]
@@ -102,10 +104,8 @@ def _sized(
     graph: gs.Graph, leading: int, units: Iterable[tuple[int, int]], fixed: Demands
 ) -> Iterator[tuple[dict[str, Array], Mapping[str, int]]]:
     for unit, apart in units:
-        try:
+        with suppress(DataError):
             yield example_feeds(graph, leading, unit, 2 * unit * apart, fixed.all), fixed.proven
-        except DataError:
-            continue
 
 
 def _is_size(dim: int | str | None) -> bool:
@@ -115,7 +115,7 @@ def _is_size(dim: int | str | None) -> bool:
 def example_feeds(
     graph: gs.Graph, leading: int = 1, other: int = 224, step: int = 0, fixed: Mapping[str, int] = MappingProxyType({})
 ) -> dict[str, Array]:
-    """Seeded inputs of a model: symbolic dimensions become ``leading`` (the first) or ``other``.
+    """Seeded inputs of a model: symbolic dimensions become ``leading`` (the first, and of its name) or ``other``.
 
     Inputs with default values are left to these.
 
@@ -132,6 +132,7 @@ def example_feeds(
     rng = np.random.default_rng(0)
     seen: dict[object, int] = {}
     defaults = default_values(graph)
+    batches = {t.shape[0] for t in graph.inputs if t.shape and isinstance(t.shape[0], str)}
 
     def size(tensor: gs.Variable, axis: int, dim: int | str | None) -> int:
         if isinstance(dim, int) and _is_size(dim):
@@ -139,7 +140,7 @@ def example_feeds(
         name = dim if isinstance(dim, str) else None
         if (text := dim_symbol(tensor.name, axis, name)) in fixed:
             return fixed[text]
-        if axis == 0:
+        if axis == 0 or name in batches:
             return leading
         return other + step * seen.setdefault(name or (tensor.name, axis), len(seen))
 

@@ -6,12 +6,12 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
+from oracle import run
 
 from hqp_onnx.errors import ModelError
 from hqp_onnx.graphs.model_io import check, to_graph, to_proto
 from hqp_onnx.model import IN_MEMORY
 from hqp_onnx.passes.raise_opset import raise_opset
-from oracle import run
 
 RNG = np.random.default_rng(0)
 WEIGHTS = {

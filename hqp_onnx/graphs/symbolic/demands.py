@@ -43,8 +43,11 @@ class Demands:
 
 
 def demands(model: onnx.ModelProto, leading: int) -> Demands:
-    """What the weights of ``model``, with nodes in topological order, demand; ``leading`` is the size of open first
-    dimensions where others are searched.
+    """What the weights of ``model`` demand.
+
+    Args:
+        model: nodes in topological order.
+        leading: size of open first dimensions where others are searched.
     """
     proven = _solved_all(model, {}, certain=True)
     tried = _solved_all(model, proven, certain=False)
