@@ -44,10 +44,10 @@ def compress_weights(graph: gs.Graph, scales: WeightScales | None = None) -> Pas
         if operator(node) not in WEIGHTED | {"Gather"} or not _worthwhile(node.inputs[index]):
             continue
         weight = node.inputs[index]
-        if weight.name not in stored:
-            axis = weight_axes(node, len(weight.shape)).output if index else 0
-            stored[weight.name] = _store(graph, weight, axis, known.get((weight.name, axis)), names)
-        node.inputs[index] = stored[weight.name]
+        axis = weight_axes(node, len(weight.shape)).output if index else 0
+        stored[weight.name] = _store(graph, weight, axis, known.get((weight.name, axis)), names)
+        for reader in list(weight.outputs):  # a table that is transposed elsewhere, too: it is stored once
+            reader.inputs = [stored[weight.name] if t is weight else t for t in reader.inputs]
     graph.cleanup().toposort()
     return PassResult(graph, bool(stored), (f"{len(stored)} float weights stored as int8",))
 

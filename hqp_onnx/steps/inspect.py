@@ -93,7 +93,7 @@ def inspect_model(source: ModelSource) -> Inspection:
     """See ``hqp_onnx.inspect``."""
     model = open_model(source)
     channels = model.channels()
-    counts = cost.positions(model.graph, model.shapes)
+    named, counts = channels.of_file(), cost.positions(model.graph, model.shapes)
     return Inspection(
         str(model.path),
         channels.units,
@@ -101,7 +101,7 @@ def inspect_model(source: ModelSource) -> Inspection:
         cost.params(model.graph),
         cost.macs(model.graph, counts),
         *cost.prunable(model.graph, channels, counts),
-        groups=tuple(_group(channels, axes) for axes in channels.groups()),
+        groups=tuple(_group(named, axes) for axes in named.groups()),
     )
 
 

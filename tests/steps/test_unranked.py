@@ -48,6 +48,6 @@ def test_optimize_says_so_before_the_baseline(tmp_path: Path) -> None:
     onnx.save(model(), path)
     np.savez(tmp_path / "data.npz", **samples())
     options = Options(path, str(tmp_path / "data.npz"), str(tmp_path / "data.npz"), tmp_path / "out")
-    with pytest.raises(GradientError, match="Mod node .* has no gradient rule"):
+    with pytest.raises(GradientError, match=MESSAGE):
         optimize(options, lambda stage, *_: stages.append(stage))
     assert set(stages) <= {"checking calib", "checking val"}
