@@ -1,7 +1,7 @@
 """Shapes of a model: concrete ones, found by running it, and what is proven of them for all sizes.
 
-The model runs once, every tensor an output, at sizes of its symbolic dimensions that it takes; where it cannot run,
-inference at these sizes gives what it can. Sizes of one run say nothing about other sizes: that is for ``symbolic``.
+The model runs once, at sizes of its symbolic dimensions that it takes, and says the shape of every tensor; where it
+cannot run, inference at these sizes gives what it can. Sizes of one run say nothing about other sizes: that is for ``symbolic``.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import DataError, ModelError
+from hqp_onnx.graphs.draws import draws
 from hqp_onnx.graphs.model_io import default_values, to_proto
 from hqp_onnx.graphs.symbolic.demands import Demands, demands
 from hqp_onnx.graphs.symbolic.known import Dims, Known
 from hqp_onnx.graphs.symbolic.propagation import dim_symbol, propagate
+from hqp_onnx.graphs.unique_names import tensor_names, unused_prefix
 from hqp_onnx.limits import LARGEST_PROBE
 from hqp_onnx.runtimes.session import Runner, Session, try_run
 
@@ -66,19 +68,76 @@ class Shapes:
 def probe(graph: gs.Graph) -> Shapes:
     """Shapes of every tensor of ``graph``; tensors that neither run nor inference reaches are absent."""
     model = to_proto(graph)
-    values: dict[str, Array] = {}
+    found = _Run({}, {})
     fixed: Mapping[str, int] = {}
-    try:
-        session = Session(model, outputs=[name for n in model.graph.node for name in n.output if name], optimize=False)
-    except ModelError:
-        session = None
-    for feeds, proven in trials(graph, _BATCH) if session is not None else ():
+    measured = _Measured.of(model)
+    for feeds, proven in trials(graph, _BATCH) if measured is not None else ():
         fixed = proven
-        if values := _run(session, feeds):
+        if (found := measured.run(feeds)).sizes:
             break
-    known = propagate(model, values, fixed)
-    sizes = {name: value.shape for name, value in values.items()} or _inferred(graph, model)
-    return Shapes(sizes, known)
+    known = propagate(model, found.constants, fixed)
+    return Shapes(found.sizes or _inferred(graph, model), known)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Sizes of every tensor in a run, and the values of those that depend on constants alone; empty if it failed."""
+
+    sizes: Mapping[str, tuple[int, ...]]
+    constants: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A model that gives the sizes of its tensors, not their values, so a run takes the memory that it always takes.
+
+    Attributes:
+        session: on the model and a Shape node for each tensor, or with every tensor as an output where it holds
+            sequences, which have no shape.
+        shapes: of the Shape nodes, by the tensor that they read.
+    """
+
+    session: Session
+    shapes: Mapping[str, str]
+
+    @classmethod
+    def of(cls, model: onnx.ModelProto) -> _Measured | None:
+        """None if the model does not load."""
+        names = [name for node in model.graph.node for name in node.output if name]
+        constants = _constants(model)
+        prefix = unused_prefix("hqp.shape.", tensor_names(model.graph))
+        shapes = {name: f"{prefix}{number}" for number, name in enumerate(names) if name not in constants}
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        copy.graph.node.extend(onnx.helper.make_node("Shape", [name], [shape]) for name, shape in shapes.items())
+        with suppress(ModelError):
+            return cls(Session(copy, outputs=[*shapes.values(), *constants]), shapes)
+        with suppress(ModelError):
+            return cls(Session(model, outputs=names, optimize=False), {})
+        return None
+
+    def run(self, feeds: Mapping[str, Array]) -> _Run:
+        """One run on these inputs."""
+        try:
+            got = try_run(self.session, feeds)
+        except ModelError:
+            return _Run({}, {})
+        values = {name: value for name, value in {**feeds, **got}.items() if isinstance(value, np.ndarray)}
+        sizes = {name: value.shape for name, value in values.items() if name not in self.shapes.values()}
+        sizes.update({name: tuple(values[shape].tolist()) for name, shape in self.shapes.items() if shape in values})
+        return _Run(sizes, {name: value for name, value in values.items() if value.size <= _LARGEST_VALUE})
+
+
+def _constants(model: onnx.ModelProto) -> list[str]:
+    """Results that depend on constants alone."""
+    fixed = {tensor.name for tensor in model.graph.initializer}
+    found = []
+    for node in model.graph.node:
+        inner = any(entry.HasField("g") or entry.graphs for entry in node.attribute)
+        if not inner and not draws(node.op_type, node.input) and all(name in fixed for name in node.input if name):
+            fixed.update(node.output)
+            found += [name for name in node.output if name]
+    return found
 
 
 def trials(graph: gs.Graph, leading: int) -> Iterator[tuple[dict[str, Array], Mapping[str, int]]]:
@@ -172,20 +231,6 @@ def _value(rng: np.random.Generator, tensor: gs.Variable, dims: list[int]) -> Ar
     if np.issubdtype(dtype, np.floating):
         return rng.standard_normal(dims).astype(dtype)
     return np.ones(dims, dtype)
-
-
-def _run(session: Session, feeds: dict[str, Array]) -> dict[str, Array]:
-    """Values of every tensor; empty if the model does not run at these sizes."""
-    try:
-        values = {**feeds, **try_run(session, feeds)}
-    except ModelError:
-        return {}
-    return {name: _light(value) for name, value in values.items() if isinstance(value, np.ndarray)}  # no sequences
-
-
-def _light(value: Array) -> Array:
-    """``value``, or zeros of its shape without memory where only the shape is of interest."""
-    return value if value.size <= _LARGEST_VALUE else np.broadcast_to(np.zeros((), value.dtype), value.shape)
 
 
 def _inferred(graph: gs.Graph, model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
