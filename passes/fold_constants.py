@@ -34,7 +34,8 @@ def fold_constants(graph: gs.Graph) -> PassResult:
     """``graph`` without nodes over constants, as a copy; its nodes are in topological order."""
     graph = graph.copy()
     count = len(graph.nodes)
-    _lower(graph)
+    for inner in [graph, *graph.subgraphs(recursive=True)]:
+        _lower(inner)
     fixed = _fixed(graph)
     results = _evaluated(graph, fixed)
     _merge(graph, fixed, results)

@@ -1,7 +1,8 @@
 """Shapes of a model: concrete ones, found by running it, and what is proven of them for all sizes.
 
 The model runs once, at sizes of its symbolic dimensions that it takes, and says the shape of every tensor; where it
-cannot run, inference at these sizes gives what it can. Sizes of one run say nothing about other sizes: that is for ``symbolic``.
+cannot run, inference at these sizes gives what it can. Sizes of one run say nothing about other sizes: that is for
+``symbolic``.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ import onnx
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.data.batch import Batch
-from hqp_onnx.errors import DataError, GradientError
+from hqp_onnx.errors import DataError, GradientError, ModelError
 from hqp_onnx.evaluation.metrics.task import Task, task_of_targets
 from hqp_onnx.gradients.engines import ENGINES, OpenEngine
 from hqp_onnx.gradients.loss import Draw, LossName
@@ -99,6 +99,8 @@ class OfGradients(Saliency):
             opened = engine(model, first.own, kind=self.gradients, loss=chosen, threads=execution.threads)
         except GradientError as e:
             raise GradientError(e.reason, e.advice or INSTEAD) from e
+        except ModelError as e:
+            raise GradientError(f"the model does not run on several samples at once ({e})", INSTEAD) from e
         return opened, model, first
 
 
