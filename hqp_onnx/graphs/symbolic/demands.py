@@ -77,7 +77,7 @@ def _demanded(model: onnx.ModelProto, known: Known) -> Iterator[tuple[Expression
                 yield dims[axis], wanted, operator(node) not in BROADCASTING
         if operator(node) == "Reshape" and (data := known.dims.get(node.input[0])):
             target = known.integers(node.input[1])
-            if target is not None and target[0] == -1 and (target[1:] > 0).all():  # samples stay apart
+            if target is not None and target.size and target[0] == -1 and (target[1:] > 0).all():  # samples stay apart
                 yield product(data[1:]), int(target[1:].prod()), False
 
 
