@@ -28,7 +28,7 @@ _ENDS = 0.25  # chance of a group to be at its last level, so that branches that
 SECONDS = 40.0  # of all configurations
 TELLING = 0.9  # of the whole model's time, that of the narrowest must be below
 KERNELS, MODELS, COUNTED = "kernels", "whole models", "multiply-accumulates alone"
-_FEWEST_RUNS, _MOST_RUNS = 5, 40
+_FEWEST_RUNS, _MOST_RUNS, _RUN_SECONDS = 5, 300, 0.15  # of one configuration
 
 Built = Callable[[PruningPlan], onnx.ModelProto]
 """The model of a plan; its weights' values do not matter."""
@@ -104,7 +104,7 @@ def _whole(model: onnx.ModelProto, target: Target, feeds: Mapping[str, Array], t
     """Seconds of a run, and how many runs are worth their time."""
     run = timed_run(target.runtime.open(model, None, threads, False), feeds)
     times: list[float] = []
-    while len(times) < _MOST_RUNS and (len(times) < _FEWEST_RUNS or sum(times) < SECONDS / MOST / 3):
+    while len(times) < _MOST_RUNS and (len(times) < _FEWEST_RUNS or sum(times) < _RUN_SECONDS):
         start = perf_counter()
         run()
         times.append(perf_counter() - start)

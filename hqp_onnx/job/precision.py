@@ -13,7 +13,7 @@ from functools import partial
 from itertools import islice
 
 from hqp_onnx.evaluation.latency import fastest
-from hqp_onnx.job.candidate import Candidate, Precision
+from hqp_onnx.job.candidate import Candidate, Precision, plan_key
 from hqp_onnx.job.judge import Judge
 from hqp_onnx.job.ledger import Ledger
 from hqp_onnx.job.models import CandidateModels
@@ -36,7 +36,8 @@ def as_asked(setup: Setup, ledger: Ledger, models: CandidateModels, pruned: Cand
     narrow = setup.options.narrow
     if narrow != "int8" or setup.options.precision != "mixed":
         return replace(pruned, precision=Precision(narrow))
-    floats = ledger.once("mixed", lambda: _faster_in_float(setup, ledger, models, pruned, threads))
+    name = f"mixed-{plan_key(pruned.plan)}"
+    floats = ledger.once(name, lambda: _faster_in_float(setup, ledger, models, pruned, threads))
     return replace(pruned, precision=Precision.INT8, floats=tuple(floats))
 
 
