@@ -77,7 +77,7 @@ def prune(
     """``model`` without a share of its prunable units, or those of a plan, whatever that costs.
 
     Args:
-        model: float, opset 11 or newer.
+        model: float, opset 7 or newer.
         sparsity: share of the prunable units to remove, 0 to below 1.
         plan: in place of ``sparsity``: a ledger.json of another export of the same network, what it removed is removed.
         data: calibration data, for saliencies of gradients and for the refit.
@@ -129,7 +129,7 @@ def quantize(
     """``model`` in INT8, as explicit QuantizeLinear and DequantizeLinear pairs, or in float16.
 
     Args:
-        model: float, opset 11 or newer.
+        model: float, opset 7 or newer.
         data: calibration data; float16 needs none.
         precision: int8; mixed, INT8 where that is faster on ``target``, as measured here; or fp16. None takes int8, or
             fp16 where ``target`` does not compute in INT8.
@@ -221,7 +221,7 @@ def score(
     """The saliency of every filter (``filters``: weight -> float64 [filters]) and unit (``units``: float64 [units]).
 
     Args:
-        model: float, opset 11 or newer.
+        model: float, opset 7 or newer.
         data: calibration data, for saliencies that need them.
         saliency: a name of ``hqp score --help``, or ``FILE.py:name``.
         engine: what differentiates: native or ort-training.

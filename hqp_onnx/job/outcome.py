@@ -30,6 +30,7 @@ from hqp_onnx.job.settings import settings_of
 from hqp_onnx.job.setup import Setup
 from hqp_onnx.job.shipping import NOISE, Shipping, choose
 from hqp_onnx.model import read_model
+from hqp_onnx.passes.narrow_weights import narrow_weights
 from hqp_onnx.ranking.redundancy import KINDS
 from hqp_onnx.runtimes.machine import machine
 from hqp_onnx.runtimes.runners import remarks, runtime_name, stand_in, thread_counts, thread_metadata, timing
@@ -165,7 +166,7 @@ def _write_models(setup: Setup, ledger: Ledger, result: SearchResult) -> dict[st
     source, budget, written = setup.model.source(setup.data["val"]), result.judge.budget, {}
     for name, (candidate, file) in reversed(_to_write(setup, result).items()):
         try:
-            proto = model_io.to_proto(result.judge.models.graph(candidate))
+            proto = model_io.to_proto(narrow_weights(result.judge.models.graph(candidate)).graph)
             precision = "mixed" if candidate.floats else candidate.precision.value
             verified = verify(proto, file, source, setup.target, precision, _judged(setup))
             verified = heard(verified, proto, file, source, setup.target)

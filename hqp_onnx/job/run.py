@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from hqp_onnx.evaluation.budget import Budget, allowed
 from hqp_onnx.job.allocation import allocated_path
 from hqp_onnx.job.candidate import Candidate
-from hqp_onnx.job.evidence import Evidence, gather, refreshed_order
+from hqp_onnx.job.evidence import Evidence, check_saliency, gather, refreshed_order
 from hqp_onnx.job.goal import Goal, reach
 from hqp_onnx.job.judge import Judge
 from hqp_onnx.job.ledger import Ledger
@@ -56,6 +56,7 @@ class SearchResult:
 def run(setup: Setup, ledger: Ledger) -> SearchResult:
     """Search; nothing but the ledger and its cache is written."""
     options = setup.options
+    check_saliency(setup, ledger)
     with ledger.timed("baseline"):
         baseline = setup.scores(setup.model.session, "val")
     budget = Budget(baseline, allowed(options.chosen_drop, baseline), options.confidence, setup.metric.name)
