@@ -10,6 +10,7 @@
 - no Expand before an operator that broadcasts its inputs to the same shape anyway;
 - zeros around an image are padding of the convolution that reads it (``fold_pads``);
 - the mean over all positions is a GlobalAveragePool (``pool_spatial_means``);
+- initial states of LSTM, GRU and RNN that are zero are absent (``drop_zero_states``);
 - a layer normalization that was taken apart is one operator (``join_layer_norms``), which needs opset 17.
 """
 
@@ -31,6 +32,7 @@ from hqp_onnx.graphs.symbolic.known import Dims
 from hqp_onnx.graphs.symbolic.shape_rules import broadcast
 from hqp_onnx.graphs.unique_names import UniqueNames
 from hqp_onnx.passes.base import PassResult
+from hqp_onnx.passes.drop_zero_states import drop_zero_states
 from hqp_onnx.passes.fold_constants import fold_constants
 from hqp_onnx.passes.fold_pads import fold_pads
 from hqp_onnx.passes.join_layer_norms import OPSET as LAYER_NORM_OPSET
@@ -62,6 +64,7 @@ def canonicalize_with_shapes(graph: gs.Graph) -> tuple[PassResult, Shapes]:
     name_nodes(raised.graph)
     _drop_absent(raised.graph)
     graph, shapes = _without_shape_arithmetic(raised.graph.toposort())
+    graph = drop_zero_states(graph).graph
     _explicit_pads(graph, shapes)
     _drop_expansions(graph, shapes)
     graph.cleanup().toposort()
