@@ -2,6 +2,7 @@
 
 - opset 13 or newer, and every node has a name of its own;
 - optional inputs and outputs at the end of a node's list that are stated as absent are not stated;
+- fused operators written out (``expand_fused``);
 - no Constant nodes: every constant is an initializer; nodes over constants alone are folded where that does not make
   the file larger (``fold_constants``), and of an If with a constant condition the branch is in its place;
 - explicit ``pads`` instead of ``auto_pad`` wherever the spatial sizes are static, but for dilated poolings;
@@ -28,6 +29,7 @@ from hqp_onnx.graphs.symbolic.known import Dims
 from hqp_onnx.graphs.symbolic.shape_rules import broadcast
 from hqp_onnx.graphs.unique_names import UniqueNames
 from hqp_onnx.passes.base import PassResult
+from hqp_onnx.passes.expand_fused import expand_fused
 from hqp_onnx.passes.fold_constants import fold_constants
 from hqp_onnx.passes.fold_pads import fold_pads
 from hqp_onnx.passes.pool_spatial_means import pool_spatial_means
@@ -59,14 +61,15 @@ def canonicalize_with_shapes(graph: gs.Graph) -> tuple[PassResult, Shapes]:
     raised = raise_opset(graph, MINIMUM_OPSET)
     name_nodes(raised.graph)
     _drop_absent(raised.graph)
-    graph, shapes = _without_shape_arithmetic(raised.graph.toposort())
+    expanded = expand_fused(raised.graph.toposort())
+    graph, shapes = _without_shape_arithmetic(expanded.graph)
     _explicit_pads(graph, shapes)
     _drop_expansions(graph, shapes)
     graph.cleanup().toposort()
     known = shapes.known
     ranks = {name: len(dims) for name, dims in known.dims.items() if known.types.get(name) == _FLOAT}
     graph = pool_spatial_means(fold_pads(graph).graph, ranks).graph
-    return PassResult(graph, _signature(graph) != before, raised.notes), _with_pooled(shapes, graph)
+    return PassResult(graph, _signature(graph) != before, (*raised.notes, *expanded.notes)), _with_pooled(shapes, graph)
 
 
 def _drop_absent(graph: gs.Graph) -> None:
