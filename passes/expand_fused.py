@@ -28,7 +28,8 @@ def expand_fused(graph: gs.Graph) -> PassResult:
     Raises:
         ModelError: the graph is older than opset 17 and onnx cannot convert it.
     """
-    if not any(operator(node) in BODIES for node in graph.nodes):
+    ours = {operator(node) for node in graph.nodes}
+    if not ours & BODIES.keys() and ("LayerNormalization" not in ours or graph.opset >= OPSET):
         return PassResult(graph.copy(), False)
     raised = raise_opset(graph, OPSET)
     graph, names = raised.graph.toposort(), UniqueNames(raised.graph)

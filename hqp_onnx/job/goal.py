@@ -17,7 +17,7 @@ from hqp_onnx.allocation.search import Allocation
 from hqp_onnx.arrays import IntArray
 from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.job.allocation import allocate, first_path, note_on
-from hqp_onnx.job.candidate import Candidate
+from hqp_onnx.job.candidate import Candidate, Precision
 from hqp_onnx.job.evidence import Evidence
 from hqp_onnx.job.judge import Judge
 from hqp_onnx.job.ledger import Ledger
@@ -89,6 +89,8 @@ def reach(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence, goal: 
     choice = _reached(setup, ledger, allocation, timing, choices, goal, "reached")
     pruned = Candidate(allocation.groups.plan(choice))
     chosen = as_asked(setup, ledger, judge.models, pruned, timing.threads)
+    if timing.precision is Precision.DYNAMIC:
+        chosen = replace(pruned, precision=Precision.DYNAMIC)
     mixed = replace(timing, precision=chosen.precision, floats=chosen.floats)
     if mixed != timing and _is_faster(setup, ledger, pruned.plan, mixed, timing):
         choice = _reached(setup, ledger, allocation, mixed, choices, goal, "reached-mixed")

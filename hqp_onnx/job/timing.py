@@ -27,6 +27,7 @@ from hqp_onnx.passes.convert_fp16 import convert_fp16
 from hqp_onnx.passes.cut import cut
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.quantize import Recipe, prepare, quantize_prepared
+from hqp_onnx.passes.quantize_dynamic import prepare_dynamic, quantize_dynamic
 from hqp_onnx.passes.refit_in_order import refittable
 from hqp_onnx.passes.widen_float16 import widen_float16
 from hqp_onnx.quantization.placement import quantized_tensors
@@ -83,6 +84,10 @@ class Timing:
         graph = _bare(setup, plan)
         if self.precision is Precision.INT8:
             return _in_int8(setup, graph, self.floats)
+        if self.precision is Precision.DYNAMIC:
+            return to_proto(
+                quantize_dynamic(prepare_dynamic(graph, (), setup.target, rounding=False), setup.target).graph
+            )
         folded = fold_batchnorm(graph).graph
         return to_proto(convert_fp16(folded).graph if self.precision is Precision.FP16 else folded)
 
@@ -103,7 +108,8 @@ def choose_timing(setup: Setup, ledger: Ledger, groups: Groups) -> Timing:
 
 def _chosen(setup: Setup, groups: Groups) -> Timing:
     narrow = Precision(setup.options.narrow)
-    kinds = (Precision.FP32, narrow) if setup.options.precision == "mixed" else (narrow,)
+    kinds = [Precision.FP32, narrow] if setup.options.precision == "mixed" else [narrow]
+    kinds += [Precision.DYNAMIC] * setup.may_be_dynamic
     counts = thread_counts(setup.target, setup.options.threads)
     ways = [Timing(kind, count) for count in counts for kind in kinds]
     if len(ways) == 1 or setup.target.stand_in:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from oracle import worst_error
 
 from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.channels.walk import analyze
-from hqp_onnx.graphs.model_io import to_graph, to_proto
+from hqp_onnx.graphs.model_io import check, to_graph, to_proto
 from hqp_onnx.passes.canonicalize import canonicalize, canonicalize_with_shapes
 from hqp_onnx.passes.fused import BODIES
 from hqp_onnx.passes.prune_channels import prune_channels
@@ -282,3 +283,17 @@ def test_heads_are_pruned_as_masked_in_the_fused_original(name: str) -> None:
         plan = PruningPlan(np.array([unit]))
         pruned = to_proto(prune_channels(result.graph, channels, plan).graph)
         assert worst_error(fused, pruned, channels.removed_slices(plan), {"x": floats(2, 5, 12)}) < 1e-5
+
+
+@pytest.mark.parametrize("opset", [13, 14, 17])
+@pytest.mark.parametrize("norm", ["LayerNormalization", "SimplifiedLayerNormalization"])
+def test_onnxruntime_s_operators_under_the_standard_domain_are_opened(norm: str, opset: int) -> None:
+    names = ["x", "scale", "bias"][: 3 if norm == "LayerNormalization" else 2]
+    fused = model(norm, " ".join(names), ROWS, LINE, 1, {"axis": -1})
+    fused.opset_import[0].version = opset
+    fused.graph.output[0].CopyFrom(helper.make_tensor_value_info("out0", TensorProto.FLOAT, ["batch", S, W]))
+    check(fused, Path("norm.onnx"))
+    assert fused.graph.node[0].domain == ""
+    plain = to_proto(canonicalize(to_graph(fused)).graph)
+    onnx.checker.check_model(plain)
+    np.testing.assert_allclose(run(plain, ROWS)[0], run(fused, ROWS)[0], rtol=1e-4, atol=1e-5)
