@@ -32,7 +32,9 @@ from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.compress_weights import compress_weights
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.insert_qdq import WeightScales, along, nearest
+from hqp_onnx.passes.quantize import Recipe
 from hqp_onnx.passes.round_weights import round_weights, roundable
+from hqp_onnx.passes.smooth_products import smooth_products
 from hqp_onnx.passes.widen_float16 import widen_float16
 from hqp_onnx.runtimes.targets import Target
 from hqp_onnx.statistics.moments import input_moments
@@ -69,29 +71,32 @@ def dynamic_nodes(graph: gs.Graph) -> list[str]:
 
 
 def prepare_dynamic(
-    graph: gs.Graph, data: Iterable[Batch], target: Target, *, threads: int = 0, rounding: bool = True
+    graph: gs.Graph, data: Iterable[Batch] | None, target: Target, *, threads: int = 0, recipe: Recipe | None = None
 ) -> PreparedDynamic:
     """``graph`` with the weights of its products on their grids, rounded so that their results change least.
 
     Args:
         graph: float32 or float16, canonical and sorted; not changed.
-        data: calibration batches, read once; not at all without ``rounding``.
+        data: calibration batches, re-iterable; None leaves scales as they are, and rounds to nearest.
         target: see ``targets.target``.
         threads: as for ``Session``.
-        rounding: whether weights are rounded by what they read (``round_weights``), or else to nearest.
+        recipe: what is done for accuracy with the data; None takes the defaults of ``Recipe``.
     """
+    chosen = recipe or Recipe()
     widened = widen_float16(graph)
-    folded = fold_batchnorm(widened.graph)
-    wanted, scales = set(dynamic_nodes(folded.graph)), {}
-    for node in folded.graph.nodes:
+    results: list[PassResult] = [widened, fold_batchnorm(widened.graph)]
+    if data is not None and chosen.equalize:
+        results.append(smooth_products(results[-1].graph, data, threads=threads, insert=False))
+    even, scales = results[-1].graph, {}
+    wanted = set(dynamic_nodes(even))
+    for node in even.nodes:
         if node.outputs and node.outputs[0].name in wanted:
             weight, axis = node.inputs[1], weight_axes(node, 2).output
             largest = np.abs(weight.values.astype(np.float64)).max(axis=1 - axis) / target.weight_limit
             scales[weight.name, axis] = np.where(largest > _TINY, largest, 1.0).astype(np.float32)
-    results: list[PassResult] = [widened, folded]
-    if rounding:
-        moments = input_moments(to_proto(folded.graph), roundable(folded.graph, scales), data, threads=threads)
-        results.append(round_weights(folded.graph, moments, scales, target.weight_limit))
+    if data is not None and chosen.round_weights:
+        moments = input_moments(to_proto(even), roundable(even, scales), data, threads=threads)
+        results.append(round_weights(even, moments, scales, target.weight_limit))
     notes, warnings = (tuple(x for r in results for x in getattr(r, kind)) for kind in ("notes", "warnings"))
     return PreparedDynamic(results[-1].graph, any(r.modified for r in results), notes, warnings, scales=scales)
 

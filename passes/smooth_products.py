@@ -21,8 +21,7 @@ from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.graphs.nodes import operator
 from hqp_onnx.graphs.nonfinite_weights import is_finite
 from hqp_onnx.graphs.unique_names import UniqueNames
-from hqp_onnx.passes.base import PassResult
-from hqp_onnx.passes.equalize import GAIN, POWERS, Reading, base, noise
+from hqp_onnx.passes.equalize import GAIN, POWERS, Equalized, Reading, base, noise
 from hqp_onnx.statistics.channel_stats import ChannelStats, channel_stats
 
 __all__ = ["smooth_products"]
@@ -41,19 +40,35 @@ class _Read:
         """Along the last axis."""
         return int(self.products[0].inputs[1].shape[0])
 
+    @property
+    def parameters(self) -> list[gs.Constant]:
+        """The constants by which the tensor is scaled in one go, if what makes it has such, of its own."""
+        maker = self.tensor.inputs[0]
+        if operator(maker) in ("LayerNormalization", "RMSNormalization") and self.tensor is maker.outputs[0]:
+            found = [t for t in maker.inputs[1:] if not t.is_empty()]
+        elif operator(maker) == "Mul":
+            found = [t for t in maker.inputs if isinstance(t, gs.Constant)]
+        else:
+            return []
+        own = all(
+            isinstance(t, gs.Constant) and list(t.shape) == [self.channels] and len(t.outputs) == 1 for t in found
+        )
+        return found if own and self.alone else []
 
-def smooth_products(graph: gs.Graph, data: Iterable[Batch], *, threads: int = 0) -> PassResult:
+
+def smooth_products(graph: gs.Graph, data: Iterable[Batch], *, threads: int = 0, insert: bool = True) -> Equalized:
     """A copy of ``graph`` that computes the same, with scales moved from activations to weights; notes name each.
 
     Args:
         graph: float32, canonical, sorted.
         data: calibration batches, read once.
         threads: as for ``Session``.
+        insert: whether a Mul is put in where nothing takes in the scale.
     """
     graph = graph.copy()
-    reads = _reads(graph)
+    reads = [read for read in _reads(graph) if insert or read.parameters]
     stats = channel_stats(to_proto(graph), {r.tensor.name: r.channels for r in reads}, data, threads=threads)
-    names, notes = UniqueNames(graph), []
+    names, notes, scaled = UniqueNames(graph), [], set[str]()
     for read in reads:
         seen = stats[read.tensor.name]
         if not seen.is_finite:
@@ -61,9 +76,10 @@ def smooth_products(graph: gs.Graph, data: Iterable[Batch], *, threads: int = 0)
         scale = _scale(read, seen)
         if scale is not None:
             _apply(graph, read, scale[0].astype(np.float32), names)
+            scaled |= {read.tensor.name} if read.parameters else set()
             notes.append(f"{read.tensor.name}: smoothed, {scale[1]:.0%} of its noise power is left")
     graph.toposort()
-    return PassResult(graph, bool(notes), tuple(notes))
+    return Equalized(graph, bool(notes), tuple(notes), scaled=frozenset(scaled))
 
 
 def _reads(graph: gs.Graph) -> list[_Read]:
@@ -98,7 +114,7 @@ def _scale(read: _Read, seen: ChannelStats) -> tuple[FloatArray, float] | None:
 def _apply(graph: gs.Graph, read: _Read, scale: FloatArray, names: UniqueNames) -> None:
     for node in read.products:
         node.inputs[1].values = node.inputs[1].values * scale[:, None]
-    if read.alone and (parameters := _parameters(read)):
+    if parameters := read.parameters:
         for tensor in parameters:
             tensor.values = (tensor.values / scale).astype(tensor.values.dtype)
         return
@@ -107,16 +123,3 @@ def _apply(graph: gs.Graph, read: _Read, scale: FloatArray, names: UniqueNames) 
     for node in read.products:
         node.inputs[0] = smooth
     graph.nodes.append(gs.Node("Mul", names.node(f"{read.tensor.name}/smooth"), {}, [read.tensor, inverse], [smooth]))
-
-
-def _parameters(read: _Read) -> list[gs.Constant]:
-    """The constants by which a tensor is scaled in one go, if what makes it has such, of its own."""
-    maker = read.tensor.inputs[0]
-    if operator(maker) in ("LayerNormalization", "RMSNormalization") and read.tensor is maker.outputs[0]:
-        found = [t for t in maker.inputs[1:] if not t.is_empty()]
-    elif operator(maker) == "Mul":
-        found = [t for t in maker.inputs if isinstance(t, gs.Constant)]
-    else:
-        return []
-    own = all(isinstance(t, gs.Constant) and list(t.shape) == [read.channels] and len(t.outputs) == 1 for t in found)
-    return found if own else []

@@ -85,9 +85,7 @@ class Timing:
         if self.precision is Precision.INT8:
             return _in_int8(setup, graph, self.floats)
         if self.precision is Precision.DYNAMIC:
-            return to_proto(
-                quantize_dynamic(prepare_dynamic(graph, (), setup.target, rounding=False), setup.target).graph
-            )
+            return to_proto(quantize_dynamic(prepare_dynamic(graph, None, setup.target), setup.target).graph)
         folded = fold_batchnorm(graph).graph
         return to_proto(convert_fp16(folded).graph if self.precision is Precision.FP16 else folded)
 

@@ -165,8 +165,7 @@ def mixed_model(
 
 def dynamic_model(model: Model, data: Dataset | None, target: Target, recipe: Recipe | None = None) -> PassResult:
     """``model`` in dynamic INT8; its weights are rounded to nearest where there are no data."""
-    rounding = data is not None and (recipe or Recipe()).round_weights
-    return quantize_dynamic(prepare_dynamic(model.graph, data or (), target, rounding=rounding), target)
+    return quantize_dynamic(prepare_dynamic(model.graph, data, target, recipe=recipe), target)
 
 
 def int4_model(model: Model, data: Dataset, share: float, progress: Progress = silent) -> PassResult:

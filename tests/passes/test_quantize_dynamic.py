@@ -60,7 +60,7 @@ def product(x: np.ndarray, w: np.ndarray) -> np.ndarray:
 
 def test_it_computes_what_its_definition_says() -> None:
     x = correlated(40)
-    made = quantize_dynamic(prepare_dynamic(to_graph(model()), (), ORT, rounding=False), ORT)
+    made = quantize_dynamic(prepare_dynamic(to_graph(model()), None, ORT), ORT)
     hidden = np.maximum(product(x, WEIGHTS["w"]) + WEIGHTS["c"], 0).astype(np.float32)
     stored = np.abs(WEIGHTS["v"]).max(0) / 127
     halved = 0.5 * hidden @ (np.rint(WEIGHTS["v"] / stored) * stored)  # in float, its weight as int8
@@ -85,7 +85,7 @@ def test_rounded_by_what_it_reads_it_is_nearer_than_onnxruntime_s(tmp_path: Path
 def test_nodes_that_stay_in_float() -> None:
     graph = to_graph(model())
     assert dynamic_nodes(graph) == ["a", "s"]
-    made = quantize_dynamic(prepare_dynamic(graph, (), ORT, rounding=False), ORT, ["a"])
+    made = quantize_dynamic(prepare_dynamic(graph, None, ORT), ORT, ["a"])
     assert [node.op for node in made.graph.nodes].count("MatMulInteger") == 1
 
 
