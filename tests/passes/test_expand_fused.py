@@ -87,6 +87,7 @@ CASES = [
     ),
     case(f"{MS}::MultiHeadAttention", "q k v", QKV, num_heads=N),
     case(f"{MS}::MultiHeadAttention", "q k v b", QKV, {"b": floats(3 * W)}, num_heads=N, scale=0.2),
+    case(f"{MS}::MultiHeadAttention", "q k v b", {**QKV, "q": floats(B, 3, W)}, {"b": floats(3 * W)}, num_heads=N),
     case(f"{MS}::MultiHeadAttention", "q k v - mask", {**QKV, "mask": MASK}, num_heads=N),
     case(f"{MS}::MultiHeadAttention", "q k v - - bias", {**QKV, "bias": floats(B, N, S, S)}, num_heads=N),
     case(f"{MS}::MultiHeadAttention", "q k v - - - pk pv", {**QKV, **PAST}, {}, 3, num_heads=N, unidirectional=1),
@@ -255,9 +256,9 @@ PRUNED = {
         4,
         attention_model(
             17,
-            products(24, 24)[0],
+            {**products(24, 24)[0], "b": (72,)},
             *products(24, 24)[1],
-            helper.make_node("MultiHeadAttention", ["q", "k", "v"], ["a"], "att", domain=MS, num_heads=4),
+            helper.make_node("MultiHeadAttention", ["q", "k", "v", "b"], ["a"], "att", domain=MS, num_heads=4),
         ),
     ),
     "shared keys, turned": (
