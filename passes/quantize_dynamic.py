@@ -86,7 +86,7 @@ def prepare_dynamic(
     widened = widen_float16(graph)
     results: list[PassResult] = [widened, fold_batchnorm(widened.graph)]
     if data is not None and chosen.equalize:
-        results.append(smooth_products(results[-1].graph, data, threads=threads, insert=False))
+        results.append(smooth_products(results[-1].graph, data, threads=threads))
     even, scales = results[-1].graph, {}
     wanted = set(dynamic_nodes(even))
     for node in even.nodes:
