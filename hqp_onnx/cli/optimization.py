@@ -116,7 +116,8 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
     type=click.Choice(PRECISIONS),
     default="mixed",
     show_default=True,
-    help="mixed: INT8 where it is faster, as measured, and harmless; float16 on cuda and tensorrt-rtx.",
+    help="mixed: INT8 where it is faster, as measured, and harmless; float16 on cuda and tensorrt-rtx. dynamic: INT8, "
+    "activations quantized as they come.",
 )
 @target_option
 @calibration_option

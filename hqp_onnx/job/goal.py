@@ -7,7 +7,7 @@ the same time. Where that plan is not fastest as it was timed, this is done twic
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Protocol
 
@@ -16,7 +16,7 @@ import numpy as np
 from hqp_onnx.allocation.search import Allocation
 from hqp_onnx.arrays import IntArray
 from hqp_onnx.job.allocation import AGAIN, allocate, first_path, note_on, retimed
-from hqp_onnx.job.candidate import Candidate
+from hqp_onnx.job.candidate import Candidate, Precision
 from hqp_onnx.job.evidence import Evidence
 from hqp_onnx.job.judge import Judge
 from hqp_onnx.job.ledger import Ledger
@@ -92,6 +92,8 @@ def reach(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence, goal: 
         choice = _reached(setup, ledger, allocation, timing, choices, goal, f"reached{AGAIN}")
     pruned = Candidate(allocation.groups.plan(choice))
     chosen = as_asked(setup, ledger, judge.models, pruned, timing.threads)
+    if timing.precision is Precision.DYNAMIC:
+        chosen = replace(pruned, precision=Precision.DYNAMIC)
     for candidate in (pruned, chosen):
         judge.trial(candidate)
     ordered = sorted([*choices, choice], key=allocation.program.seconds, reverse=True)

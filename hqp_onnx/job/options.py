@@ -17,13 +17,14 @@ from hqp_onnx.evaluation.metrics import Metric, ScoreFunction, load_metric
 from hqp_onnx.job.search import SEARCHES
 from hqp_onnx.model import ModelSource
 from hqp_onnx.passes.cut import check_refit
+from hqp_onnx.passes.quantize_dynamic import check_dynamic
 from hqp_onnx.ranking.order import check_min_width, check_multiple
 from hqp_onnx.ranking.saliencies import Scoring
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.runtimes.targets import target
 from hqp_onnx.statistics.thresholds import method
 
-PRECISIONS = ("mixed", "int8", "fp16", "fp32")
+PRECISIONS = ("mixed", "int8", "dynamic", "fp16", "fp32")
 OBJECTIVES = ("latency", "macs", "size", "sparsity")
 MAX_DROP, RELATIVE_DROP = 0.015, "1.5%"
 PAPER: Mapping[str, Any] = MappingProxyType(
@@ -79,8 +80,9 @@ class Options:
             remove units in one order, by saliency per MAC, per parameter, or alone. With size, the smallest model
             inside the budget ships, else the fastest.
         refresh: rank again after every this many steps of a linear search; 0 for never.
-        precision: mixed (INT8 where it is faster, as measured, and harmless; float16 on cuda and tensorrt-rtx), int8,
-            fp16 or fp32. The fastest model inside the budget ships; with int8 and fp16 only one in that precision.
+        precision: mixed (INT8 where it is faster, as measured, and harmless, static or dynamic; float16 on cuda and
+            tensorrt-rtx), int8, dynamic, fp16 or fp32. The fastest model inside the budget ships; with int8, dynamic
+            and fp16 only one in that precision.
         target: where the model will run: onnxruntime, openvino, tensorrt, tensorrt-rtx, cuda,
             onnxruntime:PROVIDER, or ``FILE.py:name``.
         calibration: how ranges are chosen, as entropy or percentile:99.9.
@@ -164,6 +166,7 @@ class Options:
         ):
             if value not in known:
                 raise UsageError(f"{{--{argument}}} {value}: expected one of {', '.join(known)}")
+        check_dynamic(self.precision, target(self.target))
         _check_data(self)
         self._check_speed()
         if self.recover < 0:

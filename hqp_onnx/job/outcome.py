@@ -35,8 +35,13 @@ from hqp_onnx.ranking.redundancy import KINDS
 from hqp_onnx.runtimes.machine import machine
 from hqp_onnx.runtimes.runners import remarks, runtime_name, stand_in, thread_counts, thread_metadata, timing
 
-_FILE_NAMES = {Precision.FP32: "pruned.onnx", Precision.FP16: "fp16.onnx", Precision.INT8: "int8.onnx"}
-_FILES = (*_FILE_NAMES.values(), LEDGER)
+_FILE_NAMES = {
+    Precision.FP32: "pruned.onnx",
+    Precision.FP16: "fp16.onnx",
+    Precision.INT8: "int8.onnx",
+    Precision.DYNAMIC: "int8.onnx",
+}
+_FILES = (*dict.fromkeys(_FILE_NAMES.values()), LEDGER)
 _IF_ADMITTED = {"q8_only": "q8_only.onnx", "int8_everywhere": "int8_everywhere.onnx"}  # measured to compare with
 BASELINE = "baseline.onnx"
 """The input, where nothing is better."""
@@ -149,8 +154,9 @@ def _to_write(setup: Setup, result: SearchResult) -> dict[str, tuple[Candidate, 
     """The models to write and their files, by row, in the order of the report."""
     output, chosen = setup.options.folder, result.chosen
     rows = {"pruned": (result.pruned, output / "pruned.onnx")}
-    if setup.options.narrow == "int8":
-        untouched = replace(ORIGINAL, precision=Precision.INT8)
+    if setup.options.narrow in ("int8", "dynamic"):
+        dynamic = setup.options.narrow == "dynamic" or (chosen and chosen.precision is Precision.DYNAMIC)
+        untouched = replace(ORIGINAL, precision=Precision.DYNAMIC if dynamic else Precision.INT8)
         rows = {"q8_only": (untouched, output / _IF_ADMITTED["q8_only"]), **rows}
     if chosen is not None:
         if chosen.floats:

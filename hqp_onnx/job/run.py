@@ -20,7 +20,7 @@ from hqp_onnx.job.judge import Judge
 from hqp_onnx.job.ledger import Ledger
 from hqp_onnx.job.models import CandidateModels
 from hqp_onnx.job.path import OrderPath, Path
-from hqp_onnx.job.precision import admissible, as_asked
+from hqp_onnx.job.precision import as_asked, fastest_admissible
 from hqp_onnx.job.search import last_admissible, step_size
 from hqp_onnx.job.setup import Setup
 from hqp_onnx.job.suspicion import suspect
@@ -72,7 +72,7 @@ def run(setup: Setup, ledger: Ledger) -> SearchResult:
     wanted, count = pruned, removed  # what recovery starts from
     if options.precision != "fp32":
         wanted = as_asked(setup, ledger, judge.models, pruned, threads)
-        admitted = admissible(setup, ledger, judge, path, removed, wanted, threads)
+        admitted = fastest_admissible(setup, ledger, judge, path, removed, wanted, threads)
         chosen, count = admitted or (None, 0)
     if options.recover:
         recovered = _recovered(setup, judge, path, count, chosen or wanted)

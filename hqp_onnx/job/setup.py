@@ -24,6 +24,7 @@ from hqp_onnx.graphs.ends import ends_of
 from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.job.options import Options
 from hqp_onnx.model import Model, judged_data, open_data, open_model
+from hqp_onnx.passes.quantize_dynamic import dynamic_nodes
 from hqp_onnx.passes.recover import check_recoverable
 from hqp_onnx.progress import Progress
 from hqp_onnx.ranking.saliencies import Scoring
@@ -86,6 +87,15 @@ class Setup:
     def size(self, graph: gs.Graph) -> dict[str, int]:
         """MACs per sample and parameters of a graph that was pruned from the original, in float32."""
         return {"macs": cost.macs(graph, self.positions), "params": cost.params(graph)}
+
+    @property
+    def may_be_dynamic(self) -> bool:
+        """Whether dynamic INT8 is tried beside static: where it has fast kernels for most of the arithmetic."""
+        if self.options.precision != "mixed" or self.target.mixes != "int8" or not self.target.dynamic:
+            return False
+        costs, names = cost.node_macs(self.model.graph, self.positions), set(dynamic_nodes(self.model.graph))
+        own = {node.name for node in self.model.graph.nodes if node.outputs and node.outputs[0].name in names}
+        return sum(costs[name] for name in own & costs.keys()) >= sum(costs.values()) / 2 > 0
 
 
 def open_setup(options: Options, progress: Progress) -> Setup:

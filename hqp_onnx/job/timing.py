@@ -27,6 +27,7 @@ from hqp_onnx.passes.convert_fp16 import convert_fp16
 from hqp_onnx.passes.cut import cut
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.quantize import Recipe, prepare, quantize_prepared
+from hqp_onnx.passes.quantize_dynamic import prepare_dynamic, quantize_dynamic
 from hqp_onnx.passes.refit_in_order import refittable
 from hqp_onnx.passes.widen_float16 import widen_float16
 from hqp_onnx.quantization.placement import quantized_tensors
@@ -83,6 +84,8 @@ class Timing:
         graph = _bare(setup, plan)
         if self.precision is Precision.INT8:
             return _in_int8(setup, graph, self.floats)
+        if self.precision is Precision.DYNAMIC:
+            return to_proto(quantize_dynamic(prepare_dynamic(graph, None, setup.target), setup.target).graph)
         folded = fold_batchnorm(graph).graph
         return to_proto(convert_fp16(folded).graph if self.precision is Precision.FP16 else folded)
 
@@ -98,16 +101,20 @@ class Beside:
 def choose_timing(setup: Setup, ledger: Ledger, groups: Groups) -> Timing:
     """The fastest way at half the widths, measured, or as an earlier run measured it."""
     narrow = Precision(setup.options.narrow)
-    kinds = {Precision.FP32: (), narrow: ()} if setup.options.precision == "mixed" else {narrow: ()}
-    return _fastest_way(setup, ledger, "timing", kinds, groups.plan(groups.least // 2))
+    return _fastest_way(setup, ledger, "timing", _kinds(setup, narrow), groups.plan(groups.least // 2))
 
 
 def timing_at(setup: Setup, ledger: Ledger, candidate: Candidate) -> Timing:
     """The fastest way for a plan, in FP32 or the precision and with the float nodes of ``candidate``."""
-    kinds = {candidate.precision: candidate.floats}
-    if setup.options.precision == "mixed":
-        kinds = {Precision.FP32: (), **kinds}
+    kinds = _kinds(setup, candidate.precision, candidate.floats)
     return _fastest_way(setup, ledger, f"timing-{candidate.key}", kinds, candidate.plan)
+
+
+def _kinds(setup: Setup, narrow: Precision, floats: tuple[str, ...] = ()) -> dict[Precision, tuple[str, ...]]:
+    """The precisions that are open, with nodes in float; the one that was asked for comes last."""
+    before: dict[Precision, tuple[str, ...]] = {Precision.FP32: ()} if setup.options.precision == "mixed" else {}
+    dynamic: dict[Precision, tuple[str, ...]] = {Precision.DYNAMIC: ()} if setup.may_be_dynamic else {}
+    return {**before, **dynamic, narrow: floats}
 
 
 def _fastest_way(
