@@ -57,7 +57,7 @@ def evaluate_model(
         if source is not None:
             try_run(opened, dataset.rows(0, 1).feeds, name_of(source))
     choice = choose(metric, origin, dataset, metric_output, ends_of_source(model if reference is None else reference))
-    _require(choice.metric, reference)
+    _require(choice.metric, reference, choice.instead)
     log.info("%s", choice.words)
     dataset = judged_data(origin, dataset, choice.metric)
     references = References(origin, dataset) if choice.metric.labels == "outputs" else None
@@ -78,9 +78,10 @@ def _of_inputs(model: ModelSource, session: Runner, data: Dataset) -> Iterator[s
     return suspicious_inputs(onnx.load(model) if readable else None, session, data)
 
 
-def _require(metric: Metric, reference: ModelSource | None) -> None:
+def _require(metric: Metric, reference: ModelSource | None, instead: str = "") -> None:
     """Raise ``UsageError`` where the original is needed and was not given."""
     if metric.labels in ("original", "outputs") and reference is None:
         raise UsageError(
             f"{{--metric}} {metric.name} needs the original model: add {{--reference}}, or a {{--metric}} of targets"
+            f"{f', as {instead}' if instead else ''}"
         )
