@@ -33,6 +33,7 @@ from hqp_onnx.engine import BuildOptions, BuildReport
 from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.latency import Latency
 from hqp_onnx.evaluation.metrics import Metric, ScoreFunction, Scores
+from hqp_onnx.evaluation.metrics.task import Task
 from hqp_onnx.model import ModelSource, open_data, open_model, open_optional_data
 from hqp_onnx.passes.convert_fp16 import in_float16
 from hqp_onnx.passes.quantize import Recipe
@@ -183,6 +184,7 @@ def recover(
     beta: float = Recovery.beta,
     augment: Sequence[str] = (),
     seed: int = 0,
+    metric_output: str = "",
     preprocess: str | Path | None = None,
     progress: Progress = silent,
 ) -> onnx.ModelProto:
@@ -202,10 +204,12 @@ def recover(
         beta: weight of these.
         augment: some of ``flip`` and ``crop``, for images that may be varied so.
         seed: of the split, the order and the augmentation.
+        metric_output: the output that counts; others are as features. "" takes all alike.
         preprocess: of images: imagenet, clip, tf, yolo, JSON, or its file.
         progress: called with stage, done and total.
     """
-    settings = Recovery(epochs, rate, batch, held_out, loss, temperature, features, beta, _several(augment), seed)
+    task, several = Task("any", metric_output), _several(augment)
+    settings = Recovery(epochs, rate, batch, held_out, loss, temperature, features, beta, several, seed, task)
     opened = open_model(teacher)
     dataset = open_data(opened, data, preprocess)
     recovered = recover_model(student, opened, dataset, settings, progress=progress).graph

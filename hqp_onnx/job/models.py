@@ -64,7 +64,7 @@ class CandidateModels:
 
     def _pruned(self, candidate: Candidate) -> gs.Graph:
         graph = cut(self._setup.model.graph, self._setup.channels, candidate.plan, self._refit).graph
-        return self._trained(graph, candidate, "fp32", self._setup.options.recovery) if candidate.trained else graph
+        return self._trained(graph, candidate, "fp32", self._setup.recovery) if candidate.trained else graph
 
     def _in_int8(self, candidate: Candidate) -> gs.Graph:
         source, target = candidate.in_float32, self._setup.target
@@ -76,7 +76,7 @@ class CandidateModels:
         if not candidate.trained:
             return graph
         name = f"int8-{digest(sorted(candidate.floats))}"
-        return self._trained(graph, candidate, name, self._setup.options.recovery.quantized)
+        return self._trained(graph, candidate, name, self._setup.recovery.quantized)
 
     def _prepare(self, source: Candidate) -> Prepared:
         """Ready for INT8, with the calibration of an earlier run if there is one."""

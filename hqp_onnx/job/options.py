@@ -247,7 +247,7 @@ class Options:
     @property
     def recovery(self) -> Recovery:
         """How recovered candidates are trained."""
-        loss: Literal["mse"] | None = "mse" if self.loss == "gauss-newton" else None
+        loss: Literal["mse"] | None = "mse" if self.loss in ("gauss-newton", "squared-error") else None
         return Recovery(self.recover, loss=loss, augment=self.augment, seed=self.seed)
 
 

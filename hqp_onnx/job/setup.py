@@ -28,6 +28,7 @@ from hqp_onnx.passes.quantize_dynamic import dynamic_nodes
 from hqp_onnx.passes.recover import check_recoverable
 from hqp_onnx.progress import Progress
 from hqp_onnx.ranking.saliencies import Scoring
+from hqp_onnx.recovery import Recovery
 from hqp_onnx.runtimes.runners import open_runner
 from hqp_onnx.runtimes.session import Runner
 from hqp_onnx.runtimes.targets import Target, target
@@ -50,6 +51,7 @@ class Setup:
         references: the original's outputs by part of the data, where the metric is held to them.
         digests: of the inputs of each sample, by part of the data.
         scoring: how units are ranked.
+        recovery: how recovered candidates are trained.
         target: what the result is for.
         sample: feeds of one batch, for latency: ``options.batch`` samples.
         progress: called as work goes on.
@@ -66,6 +68,7 @@ class Setup:
     references: Mapping[str, References]
     digests: Mapping[str, frozenset[bytes]]
     scoring: Scoring
+    recovery: Recovery
     target: Target
     sample: Mapping[str, Array]
     progress: Progress
@@ -112,8 +115,10 @@ def open_setup(options: Options, progress: Progress) -> Setup:
     check_budget(options.chosen_drop, options.confidence, metric.quantity)
     check_samples(len(data["val"]), options.chosen_drop, options.confidence, metric)
     digests = {name: frozenset(_checked(name, part, progress)) for name, part in data.items()}
+    own, task = metric.name in METRICS.own, choice.task
+    recovery = replace(options.recovery, task=replace(task, kind="values") if own and task.kind == "any" else task)
     if options.recover:
-        check_recoverable(model.graph, data["calib"], options.recovery)
+        log.info("recovery: %s", check_recoverable(model.graph, data["calib"], recovery))
     return Setup(
         options,
         model,
@@ -121,10 +126,11 @@ def open_setup(options: Options, progress: Progress) -> Setup:
         positions=cost.positions(model.graph, model.shapes),
         data=data,
         metric=metric,
-        task=choice.task,
+        task=task,
         digests=digests,
         references=_references(model, data, metric),
-        scoring=replace(options.scoring, task=choice.task if metric.name in METRICS.own else None),
+        scoring=replace(options.scoring, task=task if own else None),
+        recovery=recovery,
         target=target(options.target),
         sample=next(iter(data["val"].in_batches(model.session.batch or options.batch))).feeds,
         progress=progress,
