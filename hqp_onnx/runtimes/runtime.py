@@ -11,11 +11,12 @@ from typing import Protocol, runtime_checkable
 import onnx
 
 from hqp_onnx.arrays import Array
+from hqp_onnx.runtimes.bench import CPU
 from hqp_onnx.runtimes.kernels import Kernel, onnxruntime_kernels
 from hqp_onnx.runtimes.machine import thread_counts
 from hqp_onnx.runtimes.nvidia import CUDA, LAUNCHES
 from hqp_onnx.runtimes.openvino_session import OpenVinoSession, openvino
-from hqp_onnx.runtimes.session import CPU, Runner, Session, onnxruntime, require_provider
+from hqp_onnx.runtimes.session import Runner, Session, onnxruntime, require_provider
 
 CONFIGURATION = "ort_config"
 _IN_FLOAT32 = "the CPU computes float16 models in float32: half the size, and no faster"
