@@ -42,6 +42,12 @@ class Written(click.Path):
 OUT = Written(path_type=Path)
 
 
+class Address(click.types.StringParamType):
+    """A machine to connect to; only the command line and the file of ``--config`` may name one."""
+
+    name = "address"
+
+
 class Preprocessing(click.Path):
     """Preprocessing by a name, as JSON, or as a file, which is a path for the shell's sake."""
 
@@ -311,6 +317,12 @@ target_option = click.option(
     default="onnxruntime",
     show_default=True,
     help="onnxruntime, openvino, tensorrt, tensorrt-rtx, cuda, onnxruntime:NAMEExecutionProvider or FILE.py:name.",
+)
+device_option = click.option(
+    "--device",
+    type=Address(),
+    metavar="ssh://USER@HOST[:PORT]",
+    help="A board that models are timed on, while all else is computed here: see docs/boards.md.",
 )
 calibration_option = click.option(
     "--calibration",

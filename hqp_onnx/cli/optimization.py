@@ -17,6 +17,7 @@ from hqp_onnx.cli.arguments import (
     augment_option,
     branches_option,
     calibration_option,
+    device_option,
     gradient_options,
     json_option,
     metric_option,
@@ -119,6 +120,7 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
     help="mixed: INT8 where it is faster, as measured, and harmless; float16 on cuda and tensorrt-rtx.",
 )
 @target_option
+@device_option
 @calibration_option
 @metric_option
 @min_width_option

@@ -83,6 +83,7 @@ class Options:
             fp16 or fp32. The fastest model inside the budget ships; with int8 and fp16 only one in that precision.
         target: where the model will run: onnxruntime, openvino, tensorrt, tensorrt-rtx, cuda,
             onnxruntime:PROVIDER, or ``FILE.py:name``.
+        device: a board that models are timed on, as ssh://USER@HOST[:PORT]; None times them here.
         calibration: how ranges are chosen, as entropy or percentile:99.9.
         metric: of quality: a name, ``FILE.py:name``, a ``Metric``, or a function or class as ``evaluation.metrics``
             describes; None takes top1 where there are class numbers and classes, else fidelity to the original.
@@ -132,6 +133,7 @@ class Options:
     refresh: int = 0
     precision: str = "mixed"
     target: str = "onnxruntime"
+    device: str | None = None
     calibration: str = "entropy"
     metric: str | Metric | ScoreFunction | type | None = None
     metric_output: str = ""

@@ -174,7 +174,9 @@ class Bench:
         import numpy as np
 
         with np.load(str(self._file(name))) as arrays:
-            return {key: arrays[key].astype(object) if arrays[key].dtype.kind == "U" else arrays[key] for key in arrays}
+            names, *values = [arrays[f"arr_{number}"] for number in range(len(arrays.files))]
+        texts = [x.astype(object) if x.dtype.kind == "U" else x for x in values]
+        return {str(key): texts[number] for number, key in enumerate(names)}
 
     def _file(self, name: str) -> Path:
         path = self._folder / name

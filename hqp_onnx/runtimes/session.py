@@ -49,7 +49,7 @@ _NUMPY_OF = {
     "bool": np.bool_,
 }
 _SOURCE = re.compile(r"\S+\.(cc|h):\d+ .*?\) ")
-_BYTES_LIMIT = 2_000_000_000  # protobuf serialises less than 2 GiB
+BYTES_LIMIT = 2_000_000_000  # protobuf serialises less than 2 GiB
 VARIABLE = "HQP_PROVIDER"
 _WORK: ContextVar[str | None] = ContextVar("provider", default=None)
 
@@ -341,7 +341,7 @@ def loadable(model: onnx.ModelProto | bytes | Path, outputs: Sequence[str] | Non
         model = onnx.load(model) if isinstance(model, Path) else onnx.ModelProto.FromString(model)
     if outputs is not None:
         model = with_outputs(model, outputs)
-    if weight_bytes(model) < _BYTES_LIMIT:
+    if weight_bytes(model) < BYTES_LIMIT:
         serialized: bytes = model.SerializeToString()
         return serialized
     path = spill / "model.onnx"
