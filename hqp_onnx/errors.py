@@ -38,7 +38,11 @@ class Ended(BaseException):
         super().__init__(number)
 
 
-INTERRUPTIONS = (KeyboardInterrupt, Ended)  # what nobody's code is to blame for
+class OutOfTime(BaseException):
+    """The time of a search is over; the message says at which stage. ``job.run`` catches it."""
+
+
+INTERRUPTIONS = (KeyboardInterrupt, Ended, OutOfTime)  # what nobody's code is to blame for
 
 
 class ModelError(HqpError):

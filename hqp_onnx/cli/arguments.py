@@ -58,6 +58,21 @@ class Amount(click.types.StringParamType):
     name = "amount"
 
 
+class Duration(click.ParamType[float]):
+    """A time as 90s, 10m or 2h, in seconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds."""
+        text = str(value).strip()
+        unit = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:].lower())
+        try:
+            return float(text if unit is None else text[:-1]) * (unit or 1.0)
+        except ValueError:
+            self.fail(f"'{text}': expected a time, as 90s, 10m or 2h", param, ctx)
+
+
 class Named(click.types.StringParamType):
     """A name in a registry, or ``FILE.py:name``; nothing is imported to list, complete or take one."""
 

@@ -13,6 +13,7 @@ from hqp_onnx.cli.arguments import (
     MULTIPLE_HELP,
     OUT,
     Amount,
+    Duration,
     Named,
     augment_option,
     branches_option,
@@ -133,6 +134,11 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
 )
 @click.option("--threads", type=click.IntRange(0), default=0, help="Threads of the runtime; 0 lets it choose.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random saliency and of draws.")
+@click.option(
+    "--time-limit",
+    type=Duration(),
+    help="When it is over, the best admissible model found so far ships: 90s, 10m, 2h.",
+)
 @click.option("--resume", is_flag=True, help="Go on with what OUT holds.")
 @click.option("--force", is_flag=True, help="Replace the results of another model in OUT.")
 @click.option(

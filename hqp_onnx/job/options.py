@@ -97,6 +97,7 @@ class Options:
         batch: samples of one timed run, where the model does not fix them.
         threads: of the runtime; 0 lets it choose.
         seed: of the random saliency, of draws and of recovery.
+        time_limit: seconds; when they are over, the best admissible model found so far ships. A budget only.
         resume: continue from what ``output`` holds.
         force: replace the results of another model in ``output``; files of someone else stay in any case.
         build: also build a TensorRT engine of the result, and hold it to the budget where its GPU is here; None builds
@@ -147,6 +148,7 @@ class Options:
     threads: int = 0
     seed: int = 0
     resume: bool = False
+    time_limit: float | None = None
     force: bool = False
     build: bool | None = None
     recover: int = 0
@@ -168,6 +170,8 @@ class Options:
                 raise UsageError(f"{{--{argument}}} {value}: expected one of {', '.join(known)}")
         _check_data(self)
         self._check_speed()
+        if self.time_limit is not None and not 0 < self.time_limit < float("inf"):
+            raise UsageError(f"{{--time_limit}} {self.time_limit:g}: expected a time above 0, as 10m")
         if self.recover < 0:
             raise UsageError(f"{{--recover}} {self.recover}: expected a number of epochs, 0 or more")
         SEARCHES.get(self.search)
@@ -199,6 +203,8 @@ class Options:
         """Raise ``UsageError`` where a speed is asked for that makes no sense, or beside what excludes it."""
         asked = {"speedup": self.speedup, "target_latency": self.target_latency}
         given = [name for name, value in asked.items() if value is not None]
+        if given and self.time_limit is not None:
+            raise UsageError(f"{{--time_limit}} is for a budget: leave out {{--{given[0]}}}")
         for name in given:
             if not 0 < (asked[name] or 0) < float("inf"):
                 raise UsageError(f"{{--{name}}} {asked[name]}: expected a number above 0")

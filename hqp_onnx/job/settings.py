@@ -28,6 +28,7 @@ _ELSEWHERE = (
     "test",
     "output",
     "resume",
+    "time_limit",
     "force",
     "preprocess",
     "build",
