@@ -25,6 +25,7 @@ from typing import Literal, TypeVar
 
 import onnx
 
+from hqp_onnx.boards.board import target_on
 from hqp_onnx.boundary import public
 from hqp_onnx.comparison import Comparison
 from hqp_onnx.comparison import compare as compare_files
@@ -286,6 +287,7 @@ def benchmark(
     batch: int = 1,
     threads: int = 0,
     target: str = "onnxruntime",
+    device: str | None = None,
     progress: Progress = silent,
 ) -> dict[str, Latency]:
     """Latency of models in turn, each as if alone, on the same random input; speedups are over the first.
@@ -295,12 +297,13 @@ def benchmark(
         batch: samples per run, where the models leave it open.
         threads: of the runtime; 0 lets it choose.
         target: what runs them, see ``quantize``.
+        device: a board that times them, as ssh://USER@HOST[:PORT].
         progress: called with stage, done and total.
 
     Returns:
         By path, in order; a model in memory is called ``<model N>``, N its place from 1 on.
     """
-    return benchmark_models(models, batch, threads, target, progress)
+    return benchmark_models(models, batch, threads, target_on(target, device), progress)
 
 
 @public

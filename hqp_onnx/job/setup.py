@@ -12,6 +12,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import Array
+from hqp_onnx.boards.board import target_on
 from hqp_onnx.channels import cost
 from hqp_onnx.channels.channel_map import ChannelMap
 from hqp_onnx.data.dataset import Dataset
@@ -31,7 +32,7 @@ from hqp_onnx.ranking.saliencies import Scoring
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.runtimes.runners import open_runner
 from hqp_onnx.runtimes.session import Runner
-from hqp_onnx.runtimes.targets import Target, target
+from hqp_onnx.runtimes.targets import Target
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,8 @@ def open_setup(options: Options, progress: Progress) -> Setup:
     Raises:
         HqpError: bad input.
     """
-    model = open_model(options.model, options.threads, options.target)
+    target = target_on(options.target, options.device)
+    model = open_model(options.model, options.threads, target)
     data, found = _opened_data(options, model)
     choice = _choice(options, model, data["val"])
     metric = choice.metric
@@ -131,7 +133,7 @@ def open_setup(options: Options, progress: Progress) -> Setup:
         references=_references(model, data, metric),
         scoring=replace(options.scoring, task=task if own else None),
         recovery=recovery,
-        target=target(options.target),
+        target=target,
         sample=next(iter(data["val"].in_batches(model.session.batch or options.batch))).feeds,
         progress=progress,
         split=found,

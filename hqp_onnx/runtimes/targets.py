@@ -207,13 +207,14 @@ TARGETS.register("tensorrt-rtx")(
 )
 
 
-def target(name: str, reduced_range: bool | None = None) -> Target:
+def target(name: str, reduced_range: bool | None = None, saturating: bool | None = None) -> Target:
     """The target called ``name``.
 
     Args:
         name: one of ``TARGETS``, or ``onnxruntime:PROVIDER``.
-        reduced_range: weights in [-64, 64]; None takes what the processor of this machine needs (see ``saturates``),
-            which matters to u8 activations only. Say so explicitly where the model will run elsewhere.
+        reduced_range: weights in [-64, 64]; None takes what the processor needs, which matters to u8 activations only.
+            Say so explicitly where the model will run elsewhere.
+        saturating: whether that processor saturates; None asks this machine's (``saturates``).
 
     Raises:
         UsageError: an unknown name, or what it names fails or is not a target.
@@ -221,7 +222,7 @@ def target(name: str, reduced_range: bool | None = None) -> Target:
     runtime, _, provider = name.partition(":")
     on_provider = runtime == "onnxruntime" and provider.endswith("ExecutionProvider")
     base = _on_provider(name, provider) if on_provider else _registered(name)
-    needed = base.reduced_range or (not base.symmetric and saturates())
+    needed = base.reduced_range or (not base.symmetric and (saturates() if saturating is None else saturating))
     return replace(base, reduced_range=needed if reduced_range is None else reduced_range)
 
 
