@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -20,7 +20,6 @@ import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import DataError, ModelError
-from hqp_onnx.graphs.draws import draws
 from hqp_onnx.graphs.model_io import default_values, to_proto
 from hqp_onnx.graphs.symbolic.demands import Demands, demands
 from hqp_onnx.graphs.symbolic.known import Dims, Known
@@ -71,18 +70,22 @@ def probe(graph: gs.Graph) -> Shapes:
     model = to_proto(graph)
     found = _Run({}, {})
     fixed: Mapping[str, int] = {}
-    measured = _Measured.of(model)
+    known = propagate(model, {})
+    stored = {tensor.name for tensor in model.graph.initializer}
+    constants = [name for name, value in known.constants.items() if value is None and name not in stored]
+    measured = _Measured.of(model, constants)
     for feeds, proven in trials(graph, _BATCH) if measured is not None else ():
         fixed = proven
         if (found := measured.run(feeds)).sizes:
             break
-    known = propagate(model, found.constants, fixed)
+    if constants or fixed:
+        known = propagate(model, found.constants, fixed)
     return Shapes(found.sizes or _inferred(graph, model), known)
 
 
 @dataclass(frozen=True)
 class _Run:
-    """Sizes of every tensor in a run, and the values of those that depend on constants alone; empty if it failed."""
+    """Sizes of every tensor in a run, and values of those that are the same for all inputs; empty if it failed."""
 
     sizes: Mapping[str, tuple[int, ...]]
     constants: Mapping[str, Array]
@@ -102,10 +105,9 @@ class _Measured:
     shapes: Mapping[str, str]
 
     @classmethod
-    def of(cls, model: onnx.ModelProto) -> _Measured | None:
-        """None if the model does not load."""
+    def of(cls, model: onnx.ModelProto, constants: Sequence[str]) -> _Measured | None:
+        """``model``, of which the values of ``constants`` are wanted, too; None if it does not load."""
         names = [name for node in model.graph.node for name in node.output if name]
-        constants = _constants(model)
         prefix = unused_prefix("hqp.shape.", tensor_names(model.graph))
         shapes = {name: f"{prefix}{number}" for number, name in enumerate(names) if name not in constants}
         copy = onnx.ModelProto()
@@ -127,18 +129,6 @@ class _Measured:
         sizes = {name: value.shape for name, value in values.items() if name not in self.shapes.values()}
         sizes.update({name: tuple(values[shape].tolist()) for name, shape in self.shapes.items() if shape in values})
         return _Run(sizes, {name: value for name, value in values.items() if value.size <= _LARGEST_VALUE})
-
-
-def _constants(model: onnx.ModelProto) -> list[str]:
-    """Results that depend on constants alone."""
-    fixed = {tensor.name for tensor in model.graph.initializer}
-    found = []
-    for node in model.graph.node:
-        inner = any(entry.HasField("g") or entry.graphs for entry in node.attribute)
-        if not inner and not draws(node.op_type, node.input) and all(name in fixed for name in node.input if name):
-            fixed.update(node.output)
-            found += [name for name in node.output if name]
-    return found
 
 
 def trials(graph: gs.Graph, leading: int) -> Iterator[tuple[dict[str, Array], Mapping[str, int]]]:

@@ -97,7 +97,9 @@ class _Walk:
         if self._fixed(node):
             for name in filter(None, node.output):
                 self._learn(name, self._measured.get(name))
-        elif node.op_type in VALUES and self.known.types.get(node.output[0]) in _INTEGERS:
+            if node.output[0] in self._measured:
+                return
+        if node.op_type in VALUES and self.known.types.get(node.output[0]) in _INTEGERS:
             for name, value in zip(node.output, VALUES[node.op_type](reading), strict=False):
                 if value is not None and np.size(value) <= LARGEST_VALUE:
                     self._know(name, np.asarray(value, object))
