@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 from hqp_onnx.errors import ModelError, one_line
 from hqp_onnx.graphs.foreign_names import names_apart
 from hqp_onnx.graphs.model_io import nodes, to_graph, to_proto
+from hqp_onnx.graphs.runtime_operators import put_aside, put_back
 from hqp_onnx.passes.base import PassResult
 
 __all__ = ["raise_opset"]
@@ -25,8 +26,11 @@ def raise_opset(graph: gs.Graph, opset: int) -> PassResult:
     """
     if graph.opset >= opset:
         return PassResult(graph.copy(), False)
+    before = to_proto(graph)
     try:
-        model = names_apart(partial(onnx.version_converter.convert_version, target_version=opset))(to_proto(graph))
+        put_aside(before)
+        model = names_apart(partial(onnx.version_converter.convert_version, target_version=opset))(before)
+        put_back(model)
     except Exception as e:  # the converter raises bare RuntimeError and its own types
         raise ModelError(
             f"opset {graph.opset} cannot be converted to {opset}: {one_line(e)}. Export the model with opset {opset}"

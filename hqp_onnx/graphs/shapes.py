@@ -74,10 +74,11 @@ def probe(graph: gs.Graph) -> Shapes:
     stored = {tensor.name for tensor in model.graph.initializer}
     constants = [name for name, value in known.constants.items() if value is None and name not in stored]
     measured = _Measured.of(model, constants)
-    for feeds, proven in trials(graph, _BATCH) if measured is not None else ():
-        fixed = proven
-        if (found := measured.run(feeds)).sizes:
-            break
+    if measured is not None:
+        for feeds, proven in trials(graph, _BATCH):
+            fixed = proven
+            if (found := measured.run(feeds)).sizes:
+                break
     if constants or fixed:
         known = propagate(model, found.constants, fixed)
     return Shapes(found.sizes or _inferred(graph, model), known)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from hqp_onnx.graphs.nodes import attribute, operator
+from hqp_onnx.graphs.nodes import attribute, number, operator
 from hqp_onnx.graphs.symbolic.expressions import Expression, product
 from hqp_onnx.graphs.symbolic.known import Known
 from hqp_onnx.graphs.symbolic.propagation import input_symbols, propagate
@@ -100,7 +100,7 @@ def _reads(node: onnx.NodeProto, weights: list[tuple[int, ...] | None]) -> Itera
     elif op == "Gemm":
         yield 0, 0 if attribute(node, "transA", 0) else 1, shape[1 if attribute(node, "transB", 0) else 0]
     elif op in ("Conv", "ConvTranspose"):
-        yield 0, 1, shape[1] * int(attribute(node, "group", 1)) if op == "Conv" else shape[0]
+        yield 0, 1, shape[1] * int(number(node, "group", 1)) if op == "Conv" else shape[0]
     elif op in _RECURRENT:
         yield 0, 2, shape[2]
     elif op == "BatchNormalization":

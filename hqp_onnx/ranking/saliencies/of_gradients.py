@@ -22,6 +22,7 @@ import onnx
 from hqp_onnx.arrays import Array
 from hqp_onnx.data.batch import Batch
 from hqp_onnx.errors import DataError, GradientError, ModelError
+from hqp_onnx.evaluation.metrics.sample_axis import BySample
 from hqp_onnx.evaluation.metrics.task import Task, task_of_targets
 from hqp_onnx.gradients.engines import ENGINES, OpenEngine
 from hqp_onnx.gradients.loss import Draw, LossName
@@ -124,7 +125,7 @@ def _chosen(
     rows = task is None or (task.kind == "classes" and task.axis is None and not task.output)
     if kind in (None, "classes") and (first.labels is not None or not first.targets) and rows:
         return asked if first.labels is None else "cross-entropy"
-    outputs = {name: y for name, y in Session(model).run(first.feeds).items() if isinstance(y, np.ndarray)}
+    outputs = {name: y for name, y in BySample(Session(model)).run(first.feeds).items() if isinstance(y, np.ndarray)}
     output = task.output if task is not None else ""
     found = task_of_targets({output: outputs[output]} if output in outputs else outputs, first.targets)
     wanted = kind or (task.kind if task is not None else found.kind)
