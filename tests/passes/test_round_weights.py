@@ -9,9 +9,11 @@ import onnx_graphsurgeon as gs
 import pytest
 from onnx import numpy_helper
 from oracle import run
+from small_model import small_data, small_model
 
 from hqp_onnx.data.batch import Batch
 from hqp_onnx.graphs.model_io import to_graph
+from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.passes.correct_bias import correct_bias
 from hqp_onnx.passes.insert_qdq import insert_qdq, weight_scales
 from hqp_onnx.passes.quantize import Recipe, prepare, quantize
@@ -183,9 +185,6 @@ def test_layers_whose_input_hardly_varies(kind: str) -> None:
 
 def test_rounding_is_shown() -> None:
     """It takes minutes on wide models, so each weight is reported."""
-    from hqp_onnx.passes.canonicalize import canonicalize
-    from small_model import small_data, small_model
-
     graph = canonicalize(to_graph(small_model())).graph
     seen: list[tuple[str, int, int]] = []
     quantize(graph, [Batch({"input": small_data()["input"]})], ORT, progress=lambda *each: seen.append(each))
