@@ -89,7 +89,7 @@ def held_to(session: Runner, interface: Interface, size: int, data: Dataset | gs
 
 
 @public
-def open_model(source: ModelSource, threads: int = 0, target_name: str = "onnxruntime") -> Model:
+def open_model(source: ModelSource, threads: int = 0, target: str | Target = "onnxruntime") -> Model:
     """Load, check and canonicalise a file or a ModelProto, which is not changed; the session uses the target's runtime.
 
     Raises:
@@ -99,7 +99,7 @@ def open_model(source: ModelSource, threads: int = 0, target_name: str = "onnxru
     path, proto = read_model(source)
     try:
         stored = path is not IN_MEMORY and not model_io.is_linked(path)
-        load = partial(_load, path if stored else proto, target_named(target_name))
+        load = partial(_load, path if stored else proto, _target(target))
         session = load(threads)
         canonical, shapes = canonicalize_with_shapes(model_io.to_graph(proto))
     except (ModelError, LimitError) as e:
@@ -107,6 +107,10 @@ def open_model(source: ModelSource, threads: int = 0, target_name: str = "onnxru
     for line in nonfinite_weights(canonical.graph):
         log.warning("warning: %s", line)
     return Model(path, *_identity(path, proto), session, load, Interface.of(proto), canonical.graph, shapes)
+
+
+def _target(target: str | Target) -> Target:
+    return target_named(target) if isinstance(target, str) else target
 
 
 def _load(model: Path | onnx.ModelProto, target: Target, threads: int) -> Runner:
@@ -136,14 +140,14 @@ def _identity(path: Path, proto: onnx.ModelProto) -> tuple[str, int]:
     return hashlib.sha256(content).hexdigest(), len(content)
 
 
-def open_session(source: ModelSource, target_name: str = "onnxruntime", threads: int = 0) -> Runner:
+def open_session(source: ModelSource, target: str | Target = "onnxruntime", threads: int = 0) -> Runner:
     """A session on any runnable model, quantized or not.
 
     Raises:
         ModelError: no such file, or the runtime cannot load it.
         MissingRuntimeError: the runtime is not installed.
     """
-    target, model = target_named(target_name), source if isinstance(source, onnx.ModelProto) else _path(source)
+    target, model = _target(target), source if isinstance(source, onnx.ModelProto) else _path(source)
     if isinstance(model, Path):
         model_io.require_bounded(model)
     try:

@@ -35,21 +35,32 @@ _LIMIT = 127
 def compress_weights(graph: gs.Graph, scales: WeightScales | None = None) -> PassResult:
     """``graph`` with the float32 weights of its products and look-ups stored as int8, as a copy.
 
+    So are those in the graphs of its nodes, which then read them from outside.
+
     Args:
         graph: canonical.
         scales: of weights that lie on a grid already, with integers in [-127, 127].
     """
     graph, known = graph.copy(), scales or {}
     names = UniqueNames(graph)
-    stored: dict[str, gs.Variable] = {}
-    for node in list(graph.nodes):
+    stored: list[tuple[gs.Constant, gs.Variable]] = []
+    inside = [graph, *graph.subgraphs(recursive=True)]
+    for node in [node for inner in inside for node in inner.nodes]:
         for index, axis in _stored_inputs(node).items():
             weight = node.inputs[index]
-            if weight.name not in stored:
-                stored[weight.name] = _store(graph, weight, axis, known.get((weight.name, axis)), names)
-            node.inputs[index] = stored[weight.name]
+            restored = next((there for own, there in stored if _same(own, weight)), None)
+            if restored is None:
+                restored = _store(graph, weight, axis, known.get((weight.name, axis)), names)
+                stored.append((weight, restored))
+            for reader in list(weight.outputs):  # a table that is transposed elsewhere, too: it is stored once
+                reader.inputs = [restored if t is weight else t for t in reader.inputs]
     graph.cleanup().toposort()
     return PassResult(graph, bool(stored), (f"{len(stored)} float weights stored as int8",))
+
+
+def _same(weight: gs.Constant, other: gs.Constant) -> bool:
+    """Whether two are one weight: graphs inside nodes hold copies of what they read outside."""
+    return weight.name == other.name and np.array_equal(weight.values, other.values)
 
 
 def _stored_inputs(node: gs.Node) -> dict[int, int]:

@@ -22,6 +22,7 @@ from hqp_onnx.passes.equalize import equalize
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.insert_qdq import WeightScales, insert_qdq, weight_scales
 from hqp_onnx.passes.round_weights import round_weights, roundable
+from hqp_onnx.passes.smooth_products import smooth_products
 from hqp_onnx.passes.widen_float16 import widen_float16
 from hqp_onnx.progress import StageProgress
 from hqp_onnx.quantization.placement import quantized_tensors
@@ -108,7 +109,8 @@ def prepare(
     results, scaled = [widened, fold_batchnorm(widened.graph)], frozenset[str]()
     if chosen.equalize:
         equalized = equalize(results[-1].graph, data, threads=threads)
-        results, scaled = [*results, equalized], equalized.scaled
+        smooth = smooth_products(equalized.graph, data, threads=threads)
+        results, scaled = [*results, equalized, smooth], equalized.scaled | smooth.scaled
     even = results[-1].graph
     calibration = known or calibrate(
         to_proto(even), quantized_tensors(even, target), data, method=method, threads=threads, progress=progress

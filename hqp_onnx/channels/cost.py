@@ -8,7 +8,7 @@ weight size times positions.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from math import prod
 
 import numpy as np
@@ -17,6 +17,7 @@ import onnx_graphsurgeon as gs
 from hqp_onnx.arrays import FloatArray
 from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis
 from hqp_onnx.graphs.nodes import operator
+from hqp_onnx.graphs.origin import CarryingGraph
 from hqp_onnx.graphs.recurrent import GATES
 from hqp_onnx.graphs.shapes import Shapes
 from hqp_onnx.graphs.weight_axes import CONVOLUTIONS, WEIGHTED
@@ -131,6 +132,23 @@ def _size(weights: list[gs.Constant]) -> int:
 
 
 def params(graph: gs.Graph) -> int:
-    """Floating-point values in initializers."""
-    constants = [t for t in graph.tensors().values() if isinstance(t, gs.Constant)]
-    return sum(prod(t.shape) for t in constants if np.issubdtype(t.dtype, np.floating))
+    """Floating-point values in initializers, those of graphs inside nodes included; a shared one counts once."""
+    return _floats([graph, *graph.subgraphs(recursive=True)], set())
+
+
+def inner_params(graph: gs.Graph) -> dict[str, int]:
+    """Floating-point values that only the graphs inside a node hold, by the node, as "If 'name'"."""
+    own = graph.origin.weights if isinstance(graph, CarryingGraph) else frozenset[str]()
+    known, counts = own | set(graph.tensors()), dict[str, int]()
+    for node in graph.nodes:
+        inner = [each for body in node.subgraphs() for each in [body, *body.subgraphs(recursive=True)]]
+        if count := _floats(inner, known):
+            counts[f"{node.op} '{node.name}'"] = count
+    return counts
+
+
+def _floats(graphs: Iterable[gs.Graph], known: Collection[str]) -> int:
+    """Floating-point values in the initializers of ``graphs`` but those of names that are ``known``."""
+    found = {name: t for graph in graphs for name, t in graph.tensors().items() if isinstance(t, gs.Constant)}
+    shapes = [t.shape for name, t in found.items() if name not in known and np.issubdtype(t.dtype, np.floating)]
+    return sum(prod(shape) for shape in shapes)

@@ -13,10 +13,12 @@ from hqp_onnx.cli.arguments import (
     MULTIPLE_HELP,
     OUT,
     Amount,
+    Duration,
     Named,
     augment_option,
     branches_option,
     calibration_option,
+    device_option,
     gradient_options,
     json_option,
     metric_option,
@@ -116,9 +118,11 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
     type=click.Choice(PRECISIONS),
     default="mixed",
     show_default=True,
-    help="mixed: INT8 where it is faster, as measured, and harmless; float16 on cuda and tensorrt-rtx.",
+    help="mixed: INT8 where it is faster, as measured, and harmless; float16 on cuda and tensorrt-rtx. dynamic: INT8, "
+    "activations quantized as they come.",
 )
 @target_option
+@device_option
 @calibration_option
 @metric_option
 @min_width_option
@@ -131,6 +135,11 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
 )
 @click.option("--threads", type=click.IntRange(0), default=0, help="Threads of the runtime; 0 lets it choose.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random saliency and of draws.")
+@click.option(
+    "--time-limit",
+    type=Duration(),
+    help="When it is over, the best admissible model found so far ships: 90s, 10m, 2h.",
+)
 @click.option("--resume", is_flag=True, help="Go on with what OUT holds.")
 @click.option("--force", is_flag=True, help="Replace the results of another model in OUT.")
 @click.option(

@@ -34,8 +34,9 @@ from hqp_onnx.steps.quantize import quantize_file
 @click.option("--data", type=DATA, metavar="DATA", help="Calibration data; int8 and mixed need them.")
 @click.option(
     "--precision",
-    type=click.Choice(["int8", "mixed", "fp16"]),
-    help="mixed: INT8 where it is faster on this machine. Default: int8; fp16 for tensorrt-rtx.",
+    type=click.Choice(["int8", "mixed", "dynamic", "fp16"]),
+    help="mixed: INT8 where it is faster on this machine; dynamic: activations are quantized as they come. Default: "
+    "int8; fp16 for tensorrt-rtx.",
 )
 @target_option
 @calibration_option

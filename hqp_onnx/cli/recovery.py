@@ -21,6 +21,7 @@ from hqp_onnx.cli.arguments import (
 )
 from hqp_onnx.cli.output import Display, give_json, give_warnings, say, verified_json
 from hqp_onnx.data.reading import Data
+from hqp_onnx.evaluation.metrics.task import Task
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.recovery.settings import LOSSES
 from hqp_onnx.steps.recover import recover_file
@@ -36,6 +37,7 @@ from hqp_onnx.steps.recover import recover_file
 @click.option("--batch", type=int, default=Recovery.batch, show_default=True)
 @click.option("--held-out", type=float, default=Recovery.held_out, show_default=True, help="Share that only judges.")
 @click.option("--loss", type=click.Choice(LOSSES), help="Of the outputs. Default: kl for a classifier, else mse.")
+@click.option("--metric-output", metavar="NAME", default="", help="The one that counts; others are as features.")
 @augment_option
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--checkpoint", type=OUT, help="Written after every epoch; the same command goes on from it.")
@@ -57,10 +59,11 @@ def recover(
     json_file: Path | None,
     strict: bool,
     quiet: bool,
+    metric_output: str,
     **chosen: Any,
 ) -> None:
     """Train STUDENT, pruned or quantized (Q/DQ), towards the model that it was made from, without labels."""
-    settings = Recovery(**chosen)
+    settings = Recovery(**chosen, task=Task("any", metric_output))
     with Display(quiet) as display:
         written = recover_file(
             student,

@@ -131,15 +131,16 @@ def append_user_loss(t: Tape, output: str, targets: str) -> Loss:
     return Loss("user", {output: ones}, targets)
 
 
-def logits_of(t: Tape) -> str:
-    """The first output's logits: what feeds its Softmax or LogSoftmax, if it ends in one.
+def logits_of(t: Tape, output: str = "") -> str:
+    """The logits of ``output``, or of the first one: what feeds its Softmax or LogSoftmax, if it ends in one.
 
     Raises:
         GradientError: the output is not [batch, classes], up to axes of size 1.
     """
     producers = {name: node for node in t.model.graph.node for name in node.output}
-    name = str(t.model.graph.output[0].name)
-    if not t.model.graph.output[0].type.HasField("tensor_type"):
+    value = next((value for value in t.model.graph.output if value.name == output), t.model.graph.output[0])
+    name = str(value.name)
+    if not value.type.HasField("tensor_type"):
         raise GradientError(f"output '{name}' is no tensor: cross-entropy needs logits", "use the loss gauss-newton")
     node = producers.get(name)
     while node is not None and (node.op_type == "Identity" or _over_classes(t, node)):

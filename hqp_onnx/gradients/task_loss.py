@@ -53,22 +53,27 @@ def encoded(target: Array, task: Task, classes: int) -> Float32Array:
     return np.stack([np.where(counted, t, 0), weights], 1).astype(np.float32)
 
 
+def logits_of_task(t: Tape, task: Task) -> tuple[str, int | None]:
+    """The tensor z of a task's output, or the output where it says values; and the axis of classes, if it has some."""
+    if task.kind == "classes":
+        axis = _class_axis(t, task)
+        return _before(t, task.output, axis, ("Softmax", "LogSoftmax")), axis
+    return _before(t, task.output, 0, ("Sigmoid",) if task.kind == "decisions" else ()), None
+
+
 def task_seeds(t: Tape, task: Task, source: str) -> tuple[dict[str, str], int]:
     """dL/dz by tensor, and the number of classes, given the input ``source`` of encoded targets.
 
     Raises:
         GradientError: the output mixes its samples, or does not depend on them one by one.
     """
-    axis = _class_axis(t, task)
-    z = _before(
-        t, task.output, axis, {"classes": ("Softmax", "LogSoftmax"), "decisions": ("Sigmoid",)}.get(task.kind, ())
-    )
+    z, axis = logits_of_task(t, task)
     place, rank = place_of(t, z), len(t.dims(z))
     if t.traced.rows.get(z) != 1 and place is None:
         raise GradientError(f"output '{task.output}' mixes its samples: per-sample gradients need one row a sample")
     wanted, weight = (t.op("Gather", source, t.const(np.array(part)), axis=1) for part in (0, 1))
     x, count = z if place is None else samples_first(t, z, t.dims(z), place), 0
-    if task.kind == "classes":
+    if axis is not None:
         count = t.dims(z)[axis] or 0
         if not count:
             raise GradientError(f"tensor '{z}' has no fixed number of classes along axis {axis}")
@@ -95,9 +100,9 @@ def _of_classes(t: Tape, x: str, z: str, order: list[int], count: int, targets: 
 
 
 def _class_axis(t: Tape, task: Task) -> int:
-    """Of classes; where the task leaves it open, the axis that has more than one."""
-    if task.axis is not None or task.kind != "classes":
-        return task.axis or 0
+    """Where the task leaves it open, the axis that has more than one."""
+    if task.axis is not None:
+        return task.axis
     dims = t.dims(task.output)
     return next((axis for axis in range(1, len(dims)) if dims[axis] != 1), 1)
 
