@@ -22,6 +22,11 @@ TURNED = {"E": (90, 16), "w1": (48, 16), "w2": (90, 48)}
 HALVES = "EF = Cast<to=1>(E) w1f = Cast<to=1>(w1) w2f = Cast<to=1>(w2)"
 CASES = {
     "tied": (f"e = Gather(E, x) {TRUNK.format(w1='w1', w2='w2')} {TIED.format(e='E')}", SHAPES, np.float32),
+    "tied, small": (
+        f"e = Gather(E, x) {TRUNK.format(w1='w1', w2='w2')} {TIED.format(e='E')}",
+        {"E": (90, 8), "w1": (8, 24), "w2": (24, 8)},
+        np.float32,
+    ),
     "identity": (
         f"E2 = Identity(E) e = Gather(E2, x) {TRUNK.format(w1='w1', w2='w2')} {TIED.format(e='E2')}",
         SHAPES,
