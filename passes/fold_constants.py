@@ -170,7 +170,7 @@ def _refused(
 
 
 def _affordable(values: list[Array], room: int, small: bool) -> bool:
-    """Whether results fit into what they replace, or may be added as ``small`` ones; no turned weight is there twice."""
+    """Whether results fit into what they replace, or may be added as ``small`` ones, which no turned weight is."""
     return (small and sum(v.nbytes for v in values) <= _SMALL) or sum(v.size for v in values) <= room
 
 

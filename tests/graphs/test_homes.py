@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx.parser
@@ -36,6 +37,11 @@ CASES = {
         f"{HALVES} e = Gather(EF, x) {TRUNK.format(w1='w1f', w2='w2f')} {TIED.format(e='EF')}",
         SHAPES,
         np.float16,
+    ),
+    "brain floats": (
+        f"{HALVES} e = Gather(EF, x) {TRUNK.format(w1='w1f', w2='w2f')} {TIED.format(e='EF')}",
+        SHAPES,
+        ml_dtypes.bfloat16,
     ),
     "turned": (
         "e = Gather(E, x) v1 = Transpose<perm=[1,0]>(w1) v2 = Transpose<perm=[1,0]>(w2) "
