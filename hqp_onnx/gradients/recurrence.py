@@ -119,7 +119,7 @@ def recurrent_values(
         for product in recurrence(t, use.node, outer).products:
             if product.index == use.index:
                 blocks.setdefault((product.direction, product.start), []).append((use, product))
-    work = 0
+    work = max(_work(t, use.node) for use, _ in uses)
     by_direction: dict[int, list[str]] = {}
     for (direction, _), parts in sorted(blocks.items()):
         if kind == "fisher":
@@ -132,6 +132,12 @@ def recurrent_values(
     rows = [own[0] if len(own) == 1 else t.op("Concat", *own, axis=1) for own in by_direction.values()]
     total = rows[0] if len(rows) == 1 else t.op("Sum", *rows)
     return t.mul(total, total) if kind == "taylor" else total, work
+
+
+def _work(t: Tape, node: onnx.NodeProto) -> int:
+    """Elements per sample of what gates take in and give, their slopes and gradients, in one direction."""
+    (steps,) = t.static(node, node.input[0], [0])
+    return 6 * steps * t.static(node, node.input[1], [1])[0]
 
 
 def _require_samples(t: Tape, node: onnx.NodeProto) -> None:
