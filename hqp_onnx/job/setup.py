@@ -113,7 +113,7 @@ def open_setup(options: Options, progress: Progress) -> Setup:
     data, found = _opened_data(options, model)
     choice = _choice(options, model, data["val"])
     metric = choice.metric
-    data = {name: judged_data(model.session, part, metric) for name, part in data.items()}
+    data = {name: _judged(name, part, model, metric) for name, part in data.items()}
     check_budget(options.chosen_drop, options.confidence, metric.quantity)
     check_samples(len(data["val"]), options.chosen_drop, options.confidence, metric)
     digests = {name: frozenset(_checked(name, part, progress)) for name, part in data.items()}
@@ -138,6 +138,12 @@ def open_setup(options: Options, progress: Progress) -> Setup:
         progress=progress,
         split=found,
     )
+
+
+def _judged(name: str, part: Dataset, model: Model, metric: Metric) -> Dataset:
+    """With labels as the metric needs them; calibration needs none, but those that there are, are checked."""
+    unlabelled = name == "calib" and metric.labels == "data" and not part.targets
+    return part if unlabelled else judged_data(model.session, part, metric)
 
 
 def _checked(name: str, part: Dataset, progress: Progress) -> Iterator[bytes]:
