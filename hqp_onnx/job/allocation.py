@@ -19,7 +19,7 @@ import onnx
 
 from hqp_onnx.allocation.curves import measured_curves
 from hqp_onnx.allocation.divergence import Divergence
-from hqp_onnx.allocation.groups import find_groups
+from hqp_onnx.allocation.groups import Groups, find_groups
 from hqp_onnx.allocation.program import Program
 from hqp_onnx.allocation.search import Allocation
 from hqp_onnx.allocation.times import COUNTED
@@ -47,13 +47,11 @@ _BEYOND = 1.5  # of the divergence of the first candidate that was not admitted,
 
 def allocate(setup: Setup, ledger: Ledger, evidence: Evidence) -> tuple[Allocation, Timing]:
     """What the choice of widths stands on, measured or read from the ledger's cache, and how models are timed."""
-    options, channels = setup.options, setup.channels
-    costs = added_costs(evidence.ranking.units, evidence.order, setup.scoring.method.cumulative)
-    groups = find_groups(channels, evidence.order, costs, options.width_multiple)
+    groups = groups_of(setup, evidence)
     timing = choose_timing(setup, ledger, groups)
     times = ledger.once("times", lambda: msgspec.to_builtins(timing.table(setup, ledger, groups)))
     program = Program(groups, msgspec.convert(times, TimeTable))
-    divergence = _divergence(setup, ledger, evidence)
+    divergence = divergence_of(setup, ledger, evidence)
 
     def diverges(choice: IntArray) -> float:
         return divergence(groups.plan(choice))
@@ -162,7 +160,14 @@ def _is_admitted(ledger: Ledger, plan: PruningPlan) -> bool:
     return trial is not None and trial.accepted
 
 
-def _divergence(setup: Setup, ledger: Ledger, evidence: Evidence) -> Divergence:
+def groups_of(setup: Setup, evidence: Evidence) -> Groups:
+    """The groups of units that share a width, and their levels."""
+    costs = added_costs(evidence.ranking.units, evidence.order, setup.scoring.method.cumulative)
+    return find_groups(setup.channels, evidence.order, costs, setup.options.width_multiple)
+
+
+def divergence_of(setup: Setup, ledger: Ledger, evidence: Evidence) -> Divergence:
+    """How far plans are from the original, on calibration samples that their refit has not seen."""
     graph, data = setup.model.graph, setup.data["calib"]
     parts = half_ranges(data)
     rows = parts[1] or parts[0]
