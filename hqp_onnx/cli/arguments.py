@@ -243,6 +243,9 @@ _READING = (
     ),
     click.option("--part", metavar="split.json:PART", help="Only these samples, as `hqp optimize --data` split them."),
 )
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Say what would be done, and the time and memory it would take, by a few samples."
+)
 strict_option = click.option("--strict", is_flag=True, help="Warnings end in exit code 3.")
 quiet_option = click.option("--quiet", is_flag=True, help="No progress.")
 

@@ -19,6 +19,7 @@ from hqp_onnx.cli.arguments import (
     branches_option,
     calibration_option,
     device_option,
+    dry_run_option,
     gradient_options,
     json_option,
     metric_option,
@@ -34,6 +35,7 @@ from hqp_onnx.cli.arguments import (
     strict_option,
     target_option,
 )
+from hqp_onnx.cli.forecasts import show_forecast
 from hqp_onnx.cli.output import Display, give_json, give_warnings, out, say
 from hqp_onnx.cli.tables.optimization import budget_line, cost_lines, report_table
 from hqp_onnx.data.split import SHARES
@@ -45,6 +47,7 @@ from hqp_onnx.out_folder import STATE
 from hqp_onnx.ranking.saliencies import SALIENCIES
 from hqp_onnx.report.writing import HTML
 from hqp_onnx.steps import optimize as pipeline
+from hqp_onnx.steps.forecast_optimize import forecast_optimize
 
 
 def _flag(name: str, value: object) -> str:
@@ -154,17 +157,28 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
 @click.option("-o", "--output", type=OUT, required=True, metavar="OUT", help="Folder for the models and the report.")
 @probe_option
 @provider_option
+@dry_run_option
 @json_option
 @strict_option
 @quiet_option
 @click.option("--paper", is_flag=True, help=f"Algorithm 1 to the letter: {PAPER_FLAGS}.")
 @click.pass_context
 def optimize(
-    context: click.Context, /, quiet: bool, strict: bool, json_file: Path | None, paper: bool, **chosen: Any
+    context: click.Context,
+    /,
+    quiet: bool,
+    strict: bool,
+    json_file: Path | None,
+    paper: bool,
+    dry_run: bool,
+    **chosen: Any,
 ) -> None:
     """Prune and quantize MODEL as far as the budget allows."""
     if paper:
         chosen |= _of_paper(context)
+    if dry_run:
+        show_forecast(forecast_optimize(Options(**chosen)), json_file)
+        return
     if json_file is not None and str(json_file) != "-":
         forbid_overlap({"output": pipeline.outputs(chosen["output"]), "json_file": json_file}, {})
         if (chosen["output"] / STATE).resolve() in (json_file.resolve(), *json_file.resolve().parents):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hqp_onnx.cli.arguments import (
     FILE,
     OUT,
     augment_option,
+    dry_run_option,
     json_option,
     probe_option,
     provider_option,
@@ -19,6 +21,7 @@ from hqp_onnx.cli.arguments import (
     reading_options,
     strict_option,
 )
+from hqp_onnx.cli.forecasts import give_forecast
 from hqp_onnx.cli.output import Display, give_json, give_warnings, say, verified_json
 from hqp_onnx.data.reading import Data
 from hqp_onnx.evaluation.metrics.task import Task
@@ -45,6 +48,7 @@ from hqp_onnx.steps.recover import recover_file
 @click.option("-o", "--output", type=OUT, required=True)
 @probe_option
 @provider_option
+@dry_run_option
 @json_option
 @strict_option
 @quiet_option
@@ -60,22 +64,18 @@ def recover(
     strict: bool,
     quiet: bool,
     metric_output: str,
+    dry_run: bool,
     **chosen: Any,
 ) -> None:
     """Train STUDENT, pruned or quantized (Q/DQ), towards the model that it was made from, without labels."""
     settings = Recovery(**chosen, task=Task("any", metric_output))
+    do = partial(recover_file, student, teacher, data=data, settings=settings)
+    do = partial(do, ledger=ledger, preprocess=preprocess)
+    if dry_run:
+        give_forecast(lambda folder, report: do(output=folder / "o.onnx", progress=report), json_file)
+        return
     with Display(quiet) as display:
-        written = recover_file(
-            student,
-            teacher,
-            output,
-            data,
-            settings,
-            ledger=ledger,
-            checkpoint=checkpoint,
-            preprocess=preprocess,
-            progress=display,
-        )
+        written = do(output=output, checkpoint=checkpoint, progress=display)
     if not give_json({"output": str(output), **verified_json(written.notes, written.verified)}, json_file):
         for note in (*written.notes, written.verified.words):
             say(note)

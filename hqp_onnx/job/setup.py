@@ -16,6 +16,7 @@ from hqp_onnx.boards.board import target_on
 from hqp_onnx.channels import cost
 from hqp_onnx.channels.channel_map import ChannelMap
 from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.data.sampled import taken
 from hqp_onnx.data.split import PARTS, Split, split, subset
 from hqp_onnx.evaluation.budget import check_budget, check_samples
 from hqp_onnx.evaluation.metrics import METRICS, Metric, References, Scores, evaluate
@@ -160,10 +161,10 @@ def _opened_data(options: Options, model: Model) -> tuple[dict[str, Dataset], Sp
     if options.data is None:
         named = {part: getattr(options, part) for part in PARTS}
         given = {part: source for part, source in named.items() if source is not None}
-        return {part: open_data(model, source, options.preprocess) for part, source in given.items()}, None
+        return {p: open_data(model, source, options.preprocess, part=p) for p, source in given.items()}, None
     whole = open_data(model, options.data, options.preprocess)
     found = split(whole.source, options.seed, options.shares)
-    return {part: whole.only(subset(whole.source, found, part)) for part in PARTS}, found
+    return {part: taken(whole.only(subset(whole.source, found, part)), part) for part in PARTS}, found
 
 
 def _choice(options: Options, model: Model, data: Dataset) -> Choice:
