@@ -19,7 +19,7 @@ import onnx
 
 from hqp_onnx.allocation.curves import measured_curves
 from hqp_onnx.allocation.divergence import Divergence
-from hqp_onnx.allocation.groups import find_groups
+from hqp_onnx.allocation.groups import Groups, find_groups
 from hqp_onnx.allocation.program import Program
 from hqp_onnx.allocation.search import Allocation
 from hqp_onnx.allocation.times import COUNTED
@@ -47,9 +47,7 @@ _BEYOND = 1.5  # of the divergence of the first candidate that was not admitted,
 
 def allocate(setup: Setup, ledger: Ledger, evidence: Evidence) -> tuple[Allocation, Timing]:
     """What the choice of widths stands on, measured or read from the ledger's cache, and how models are timed."""
-    options, channels = setup.options, setup.channels
-    costs = added_costs(evidence.ranking.units, evidence.order, setup.scoring.method.cumulative)
-    groups = find_groups(channels, evidence.order, costs, options.width_multiple)
+    groups = groups_of(setup, evidence)
     timing = choose_timing(setup, ledger, groups)
     times = ledger.once("times", lambda: msgspec.to_builtins(timing.table(setup, ledger, groups)))
     program = Program(groups, msgspec.convert(times, TimeTable))
@@ -64,6 +62,12 @@ def allocate(setup: Setup, ledger: Ledger, evidence: Evidence) -> tuple[Allocati
             return [curve.tolist() for curve in measured_curves(groups, diverges, report)]
 
     return Allocation(groups, program, [np.array(c) for c in ledger.once("curves", curves)], diverges), timing
+
+
+def groups_of(setup: Setup, evidence: Evidence) -> Groups:
+    """The groups of units whose widths are chosen."""
+    costs = added_costs(evidence.ranking.units, evidence.order, setup.scoring.method.cumulative)
+    return find_groups(setup.channels, evidence.order, costs, setup.options.width_multiple)
 
 
 @dataclass(frozen=True)
