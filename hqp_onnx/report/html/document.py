@@ -135,10 +135,10 @@ def _recipe(recipe: Recipe) -> Html:
 def _cost(report: Report) -> Iterator[Html]:
     cost = report.cost_model
     yield tag("p", f"{cost.t_prune} trials of {cost.d_val} samples; sensitivity on {cost.d_calib} samples.")
-    rows = [("C_HQP, measured", f"{cost.c_hqp:.0f}\u00a0s")]
+    rows = [("all trials, and sensitivity", f"{cost.c_hqp:.0f}\u00a0s")]
     if cost.c_qat:
         of = f"{QAT_EPOCHS} epochs of {QAT_SAMPLES} samples"
-        rows.append((f"C_QAT, estimated: quantization-aware training, {of}", f"{cost.c_qat:.0f}\u00a0s"))
+        rows.append((f"quantization-aware training instead, estimated: {of}", f"{cost.c_qat:.0f}\u00a0s"))
     rows += [(stage, f"{seconds:.1f}\u00a0s") for stage, seconds in report.seconds.items()]
     yield table(Table("Wall-clock time", ("stage", "time"), tuple(rows)))
 
