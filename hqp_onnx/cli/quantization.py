@@ -23,6 +23,7 @@ from hqp_onnx.cli.arguments import (
     strict_option,
     target_option,
 )
+from hqp_onnx.cli.command import Command
 from hqp_onnx.cli.forecasts import give_forecast
 from hqp_onnx.cli.output import Display, give_json, give_warnings, say, verified_json
 from hqp_onnx.cli.tables.engines import build_lines
@@ -32,7 +33,7 @@ from hqp_onnx.steps.build import build_file
 from hqp_onnx.steps.quantize import quantize_file
 
 
-@click.command()
+@click.command(cls=Command)
 @model_argument
 @click.option("--data", type=DATA, metavar="DATA", help="Calibration data; int8 and mixed need them.")
 @click.option(
@@ -99,7 +100,7 @@ def quantize(
     give_warnings(written.verified.warnings, strict)
 
 
-@click.command()
+@click.command(cls=Command)
 @model_argument
 @click.option("--data", type=DATA, metavar="DATA", help="Calibration data, for INT8 of a float model.")
 @click.option(
