@@ -208,9 +208,8 @@ def _prepare(job: _Job) -> gs.Graph:
     """The graph that TensorRT parses."""
     graph, plan = job.graph, job.plan
     if plan.path == "explicit" and plan.scales == "own" and job.data is not None:
-        report = partial(job.progress, "calibration")
         layout = target(job.able.library.target)
-        graph = quantize(graph, job.data, layout, job.options.calibration, progress=report).graph
+        graph = quantize(graph, job.data, layout, job.options.calibration, progress=job.progress).graph
     if plan.float_weights:
         graph = restore_float_weights(graph).graph
     if job.able.version < _LAYER_NORM:
