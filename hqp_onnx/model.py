@@ -19,6 +19,7 @@ from hqp_onnx.channels.channel_map import ChannelMap
 from hqp_onnx.channels.walk import analyze
 from hqp_onnx.data.dataset import Dataset, batch_size
 from hqp_onnx.data.reading import Data
+from hqp_onnx.data.sampled import taken
 from hqp_onnx.data.sources import open_dataset
 from hqp_onnx.errors import DataError, LimitError, ModelError, UsageError
 from hqp_onnx.evaluation.metrics import Metric, predictions
@@ -181,8 +182,16 @@ def _path(source: object) -> Path:
 
 
 @public
-def open_data(model: Model, data: Data, preprocess: str | Path | None = None, metric: Metric | None = None) -> Dataset:
+def open_data(
+    model: Model,
+    data: Data,
+    preprocess: str | Path | None = None,
+    metric: Metric | None = None,
+    part: str = "data",
+) -> Dataset:
     """``data`` as the inputs of ``model``; with ``metric``, labels are checked or made as it needs them.
+
+    ``part`` is what ``data.sampled`` calls it.
 
     Raises:
         DataError: the data do not fit the model or the metric.
@@ -196,6 +205,7 @@ def open_data(model: Model, data: Data, preprocess: str | Path | None = None, me
         original=model.session,
     )
     _try_one(model, dataset)
+    dataset = taken(dataset, part)
     return dataset if metric is None else judged_data(model.session, dataset, metric)
 
 

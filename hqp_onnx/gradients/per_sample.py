@@ -14,7 +14,7 @@ from hqp_onnx.evaluation.metrics.task import Task
 from hqp_onnx.gradients.filters import Use, made_by, weight_uses
 from hqp_onnx.gradients.loss import Loss, LossName, append_loss, append_user_loss
 from hqp_onnx.gradients.norms import inner_products, output_norms, squared_norms
-from hqp_onnx.gradients.recurrence import recurrent_values
+from hqp_onnx.gradients.recurrent_norms import recurrent_values
 from hqp_onnx.gradients.reverse import backward
 from hqp_onnx.gradients.tape import Tape, refuse
 from hqp_onnx.gradients.trace import close, fixed_batch, reachable, rolled, trace
