@@ -28,7 +28,7 @@ _ENDS = 0.25  # chance of a group to be at its last level, so that branches that
 SECONDS = 40.0  # of all configurations
 TELLING = 0.9  # of the whole model's time, that of the narrowest must be below
 KERNELS, MODELS, COUNTED = "kernels", "whole models", "multiply-accumulates alone"
-_FEWEST_RUNS, _MOST_RUNS = 5, 40
+_FEWEST_RUNS, _MOST_RUNS, _RUN_SECONDS = 5, 300, 0.15  # of one configuration
 
 Built = Callable[[PruningPlan], onnx.ModelProto]
 """The model of a plan; its weights' values do not matter."""
@@ -116,7 +116,7 @@ def _whole(model: onnx.ModelProto, target: Target, feeds: Mapping[str, Array], t
     """Seconds of a run, and how many runs are worth their time."""
     runner = target.runtime.open(model, None, threads, False)
     times = remembered(
-        [runner], feeds, "alone", lambda: stopwatch(runner, feeds)(0, SECONDS / MOST / 3, _FEWEST_RUNS, _MOST_RUNS)
+        [runner], feeds, "alone", lambda: stopwatch(runner, feeds)(0, _RUN_SECONDS, _FEWEST_RUNS, _MOST_RUNS)
     )
     return undisturbed(times[1:]), len(times)
 

@@ -13,6 +13,7 @@ from hqp_onnx.cli.arguments import (
     DATA,
     MULTIPLE_HELP,
     OUT,
+    SHARE,
     Loose,
     Named,
     branches_option,
@@ -29,6 +30,7 @@ from hqp_onnx.cli.arguments import (
     selection_options,
     strict_option,
 )
+from hqp_onnx.cli.command import Command
 from hqp_onnx.cli.forecasts import give_forecast
 from hqp_onnx.cli.output import Display, give_json, give_warnings, out, say, verified_json
 from hqp_onnx.cli.tables.units import inspect_table, refusals_table
@@ -40,7 +42,7 @@ from hqp_onnx.steps.prune import Pruning, prune_file
 from hqp_onnx.steps.score import score_file
 
 
-@click.command()
+@click.command(cls=Command)
 @model_argument
 @click.option(
     "--target", type=Loose(TARGETS), help="Show the nodes of MODEL that this TensorRT refuses, in place of units."
@@ -65,7 +67,7 @@ def inspect(model: Path, target: str | None, json_file: Path | None) -> None:
         out.print(inspect_table(inspection))
 
 
-@click.command()
+@click.command(cls=Command)
 @model_argument
 @click.option("--data", required=True, type=DATA, metavar="DATA")
 @click.option("--saliency", type=Named(SALIENCIES), default="fisher", show_default=True)
@@ -99,9 +101,9 @@ def score(
         say(f"{output}: {len(filters)} weights, {len(ranking.units)} units")
 
 
-@click.command()
+@click.command(cls=Command)
 @model_argument
-@click.option("--sparsity", type=float, help="Share of the prunable units to remove.")
+@click.option("--sparsity", type=SHARE, help="Share of the prunable units to remove.")
 @click.option(
     "--plan",
     type=click.Path(path_type=Path, dir_okay=False),

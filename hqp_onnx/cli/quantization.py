@@ -23,6 +23,7 @@ from hqp_onnx.cli.arguments import (
     strict_option,
     target_option,
 )
+from hqp_onnx.cli.command import Command
 from hqp_onnx.cli.forecasts import give_forecast
 from hqp_onnx.cli.output import Display, give_json, give_warnings, say, verified_json
 from hqp_onnx.cli.tables.engines import build_lines
@@ -32,13 +33,14 @@ from hqp_onnx.steps.build import build_file
 from hqp_onnx.steps.quantize import quantize_file
 
 
-@click.command()
+@click.command(cls=Command)
 @model_argument
 @click.option("--data", type=DATA, metavar="DATA", help="Calibration data; int8 and mixed need them.")
 @click.option(
     "--precision",
-    type=click.Choice(["int8", "mixed", "fp16"]),
-    help="mixed: INT8 where it is faster on this machine. Default: int8; fp16 for tensorrt-rtx.",
+    type=click.Choice(["int8", "mixed", "dynamic", "fp16"]),
+    help="mixed: INT8 where it is faster on this machine; dynamic: activations are quantized as they come. Default: "
+    "int8; fp16 for tensorrt-rtx.",
 )
 @target_option
 @calibration_option
@@ -98,7 +100,7 @@ def quantize(
     give_warnings(written.verified.warnings, strict)
 
 
-@click.command()
+@click.command(cls=Command)
 @model_argument
 @click.option("--data", type=DATA, metavar="DATA", help="Calibration data, for INT8 of a float model.")
 @click.option(

@@ -17,13 +17,14 @@ from hqp_onnx.evaluation.metrics import Metric, ScoreFunction, load_metric
 from hqp_onnx.job.search import SEARCHES
 from hqp_onnx.model import ModelSource
 from hqp_onnx.passes.cut import check_refit
+from hqp_onnx.passes.quantize_dynamic import check_dynamic
 from hqp_onnx.ranking.order import check_min_width, check_multiple
 from hqp_onnx.ranking.saliencies import Scoring
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.runtimes.targets import target
 from hqp_onnx.statistics.thresholds import method
 
-PRECISIONS = ("mixed", "int8", "fp16", "fp32")
+PRECISIONS = ("mixed", "int8", "dynamic", "fp16", "fp32")
 OBJECTIVES = ("latency", "macs", "size", "sparsity")
 MAX_DROP, RELATIVE_DROP = 0.015, "1.5%"
 PAPER: Mapping[str, Any] = MappingProxyType(
@@ -79,8 +80,9 @@ class Options:
             remove units in one order, by saliency per MAC, per parameter, or alone. With size, the smallest model
             inside the budget ships, else the fastest.
         refresh: rank again after every this many steps of a linear search; 0 for never.
-        precision: mixed (INT8 where it is faster, as measured, and harmless; float16 on cuda and tensorrt-rtx), int8,
-            fp16 or fp32. The fastest model inside the budget ships; with int8 and fp16 only one in that precision.
+        precision: mixed (INT8 where it is faster, as measured, and harmless, static or dynamic; float16 on cuda and
+            tensorrt-rtx), int8, dynamic, fp16 or fp32. The fastest model inside the budget ships; with int8, dynamic
+            and fp16 only one in that precision.
         target: where the model will run: onnxruntime, openvino, tensorrt, tensorrt-rtx, cuda,
             onnxruntime:PROVIDER, or ``FILE.py:name``.
         device: a board that models are timed on, as ssh://USER@HOST[:PORT]; None times them here.
@@ -168,6 +170,7 @@ class Options:
         ):
             if value not in known:
                 raise UsageError(f"{{--{argument}}} {value}: expected one of {', '.join(known)}")
+        check_dynamic(self.precision, target(self.target))
         _check_data(self)
         self._check_speed()
         if self.time_limit is not None and not 0 < self.time_limit < float("inf"):
@@ -252,7 +255,7 @@ class Options:
     @property
     def recovery(self) -> Recovery:
         """How recovered candidates are trained."""
-        loss: Literal["mse"] | None = "mse" if self.loss == "gauss-newton" else None
+        loss: Literal["mse"] | None = "mse" if self.loss in ("gauss-newton", "squared-error") else None
         return Recovery(self.recover, loss=loss, augment=self.augment, seed=self.seed)
 
 
@@ -270,7 +273,9 @@ def _check_data(options: Options) -> None:
     given = [part for part in PARTS if getattr(options, part) is not None]
     if options.data is not None and given:
         raise UsageError(f"{{--data}} is split into calibration, validation and test: leave out {{--{given[0]}}}")
-    for part in ("calib", "val") if options.data is None else ():
-        if part not in given:
-            raise UsageError(f"{{--{part}}} is missing: give it, or {{--data}}, which is split into all three")
+    lacking = [part for part in ("calib", "val") if options.data is None and part not in given]
+    if lacking:
+        words = " and ".join(f"{{--{part}}}" for part in lacking)
+        verb, them = ("are", "them") if len(lacking) > 1 else ("is", "it")
+        raise UsageError(f"{words} {verb} missing: give {them}, or {{--data}}, which is split into all three")
     check_shares(options.shares)

@@ -16,13 +16,13 @@ from hqp_onnx.errors import OutOfTime
 from hqp_onnx.evaluation.budget import Budget, allowed
 from hqp_onnx.job.allocation import allocated_path
 from hqp_onnx.job.candidate import Candidate
-from hqp_onnx.job.evidence import Evidence, gather, refreshed_order
+from hqp_onnx.job.evidence import Evidence, check_saliency, gather, refreshed_order
 from hqp_onnx.job.goal import Goal, reach
 from hqp_onnx.job.judge import Judge
 from hqp_onnx.job.ledger import Ledger
 from hqp_onnx.job.models import CandidateModels
 from hqp_onnx.job.path import OrderPath, Path
-from hqp_onnx.job.precision import admissible, as_asked
+from hqp_onnx.job.precision import as_asked, fastest_admissible
 from hqp_onnx.job.search import last_admissible, step_size
 from hqp_onnx.job.setup import Setup
 from hqp_onnx.job.suspicion import suspect
@@ -60,6 +60,7 @@ def run(setup: Setup, ledger: Ledger, began: float | None = None) -> SearchResul
     """Search; nothing but the ledger and its cache is written. ``began``: when the job did, by ``perf_counter``."""
     began = perf_counter() if began is None else began
     options = setup.options
+    check_saliency(setup, ledger)
     with ledger.timed("baseline"):
         baseline = setup.scores(setup.model.session, "val")
     budget = Budget(baseline, allowed(options.chosen_drop, baseline), options.confidence, setup.metric.name)
@@ -98,7 +99,7 @@ def _searched(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence) ->
     wanted, count = pruned, removed  # what recovery starts from
     if options.precision != "fp32":
         wanted = as_asked(setup, ledger, judge.models, pruned, threads)
-        admitted = admissible(setup, ledger, judge, path, removed, wanted, threads)
+        admitted = fastest_admissible(setup, ledger, judge, path, removed, wanted, threads)
         chosen, count = admitted or (None, 0)
     if options.recover:
         recovered = _recovered(setup, judge, path, count, chosen or wanted)

@@ -46,6 +46,8 @@ class Inspection:
         params: floating-point values in initializers.
         macs: multiply-accumulates per sample.
         prunable_params, prunable_macs: those in slices that some prunable unit owns.
+        inner_params: values that only graphs inside a node hold, by the node; they stay as they are, since nothing is
+            known of which of these graphs run, and how often.
         groups: of the units.
     """
 
@@ -57,6 +59,7 @@ class Inspection:
     prunable_params: int
     prunable_macs: int
     groups: tuple[Group, ...]
+    inner_params: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def inspect_model(source: ModelSource) -> Inspection:
     """See ``hqp_onnx.inspect``."""
     model = open_model(source)
     channels = model.channels()
-    counts = cost.positions(model.graph, model.shapes)
+    named, counts = channels.of_file(), cost.positions(model.graph, model.shapes)
     return Inspection(
         str(model.path),
         channels.units,
@@ -101,7 +104,8 @@ def inspect_model(source: ModelSource) -> Inspection:
         cost.params(model.graph),
         cost.macs(model.graph, counts),
         *cost.prunable(model.graph, channels, counts),
-        groups=tuple(_group(channels, axes) for axes in channels.groups()),
+        groups=tuple(_group(named, axes) for axes in named.groups()),
+        inner_params=cost.inner_params(model.graph),
     )
 
 

@@ -36,4 +36,6 @@ def inspect_table(inspection: Inspection) -> Table:
         why = "; ".join(f"{reason} ({count})" for reason, count in reasons.items())
         prunable = f"{group.prunable}{' (all)' * group.branch}"
         table.add_row(str(group.units), prunable, members, why)
+    for node, count in inspection.inner_params.items():
+        table.add_row("", "0", f"{count} parameters inside {node}", "graphs inside nodes stay as they are")
     return table
