@@ -44,6 +44,7 @@ class SearchResult:
         notes: on how the path was made.
         path: of the plans, the pruned candidate's among them.
         suspicions: what looks wrong with the model on its data.
+        ended: why no faster, or smaller, model was found.
     """
 
     judge: Judge
@@ -54,6 +55,7 @@ class SearchResult:
     notes: tuple[str, ...]
     path: Path
     suspicions: tuple[str, ...] = ()
+    ended: str = ""
 
 
 def run(setup: Setup, ledger: Ledger, began: float | None = None) -> SearchResult:
@@ -94,7 +96,7 @@ def _searched(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence) ->
     options = setup.options
     if goal := Goal.of(options):
         return _reached(setup, ledger, judge, evidence, goal)
-    path, removed, threads, notes = _pruned(setup, ledger, judge, evidence)
+    path, removed, threads, notes, ended = _pruned(setup, ledger, judge, evidence)
     pruned, chosen, recovered = Candidate(path.plan(removed)), None, None
     wanted, count = pruned, removed  # what recovery starts from
     if options.precision != "fp32":
@@ -103,7 +105,7 @@ def _searched(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence) ->
         chosen, count = admitted or (None, 0)
     if options.recover:
         recovered = _recovered(setup, judge, path, count, chosen or wanted)
-    return SearchResult(judge, evidence, pruned, chosen, recovered, notes, path)
+    return SearchResult(judge, evidence, pruned, chosen, recovered, notes, path, ended=ended)
 
 
 def _reached(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence, goal: Goal) -> SearchResult:
@@ -113,18 +115,30 @@ def _reached(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence, goa
     recovered = replace(found.chosen, trained=True) if setup.options.recover else None
     if recovered is not None and not judge.admits(recovered):
         recovered = None
-    return SearchResult(judge, evidence, found.pruned, chosen, recovered, (found.note,), found.path)
+    return SearchResult(judge, evidence, found.pruned, chosen, recovered, (), found.path, ended=found.note)
 
 
-def _pruned(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence) -> tuple[Path, int, int, tuple[str, ...]]:
-    """The path of candidates, the last admissible number on it in FP32, the threads to time on, and notes."""
+def _pruned(
+    setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence
+) -> tuple[Path, int, int, tuple[str, ...], str]:
+    """The path of candidates, the last admissible number on it in FP32, the threads to time on, notes, why it ended."""
     options, channels = setup.options, setup.channels
     if options.objective == "latency":
         found = allocated_path(setup, ledger, judge, evidence)
-        return found.path, found.count, found.threads, found.notes
+        return found.path, found.count, found.threads, found.notes, found.ended
     step = step_size(options.step, len(channels.prunable))
     path, removed = _along(setup, ledger, judge, OrderPath(evidence.order, channels, options.width_multiple, step))
-    return path, removed, options.threads, ()
+    return path, removed, options.threads, (), _why_it_ended(ledger, len(path.plan(removed)))
+
+
+def _why_it_ended(ledger: Ledger, removed: int) -> str:
+    """Why no more than ``removed`` units were removed, of one order."""
+    trials = (trial for trial in ledger.trials.values() if not trial.accepted and not trial.trained)
+    refused = [trial for trial in trials if trial.precision == "fp32" and trial.removed > removed]
+    if not refused:
+        return "not the budget ended the search, but the units that must stay, and the widths that --min-width keeps"
+    least = min(refused, key=lambda trial: trial.removed)
+    return f"the budget ended the search: with {100 * least.sparsity:.1f} % of the units removed, {least.why}"
 
 
 def _along(setup: Setup, ledger: Ledger, judge: Judge, path: OrderPath) -> tuple[OrderPath, int]:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import svg
 
 from hqp_onnx.job.results import Report, Step
+from hqp_onnx.markup import Table
 from hqp_onnx.report.html.figures import Figure
 from hqp_onnx.report.html.plot import WIDTH, Scale, bar, legend, line, picture, text
-from hqp_onnx.report.table import Table
 
 _DRAWN = 14  # layers, those that took most
 _STEP, _HEAD, _LETTERS = 34.0, 20.0, 34
