@@ -160,7 +160,8 @@ def _refused(
         found = [results.get(t.name) for t in node.outputs if t.name]
         values = [value for value in found if value is not None]
         paid = reached & spare.keys()
-        if len(values) < len(found) or not _affordable(values, sum(spare[name] for name in paid)):
+        room = sum(spare[name] for name in paid)
+        if len(values) < len(found) or not _affordable(values, room, small=node.op != "Transpose"):
             refused.append(node)
         elif sum(value.nbytes for value in values) > _SMALL:
             for name in paid:
@@ -168,8 +169,9 @@ def _refused(
     return refused
 
 
-def _affordable(values: list[Array], room: int) -> bool:
-    return sum(v.nbytes for v in values) <= _SMALL or sum(v.size for v in values) <= room
+def _affordable(values: list[Array], room: int, small: bool) -> bool:
+    """Whether results fit into what they replace, or may be added as ``small`` ones, which no turned weight is."""
+    return (small and sum(v.nbytes for v in values) <= _SMALL) or sum(v.size for v in values) <= room
 
 
 def _initializers(fixed: list[gs.Node]) -> dict[str, gs.Constant]:

@@ -78,12 +78,9 @@ def accuracy(outputs: Feeds, wanted: Array, rows: Array) -> float:
     return float(np.mean(next(iter(outputs.values())).argmax(1) == wanted))
 
 
-def average_precision(outputs: Feeds, file: Path, rows: Array) -> float:
-    """By pycocotools, of [n, 4 + classes, anchors], of which boxes of one class may overlap by 0.7."""
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    found = []
+def detections(outputs: Feeds, rows: Array) -> list[dict[str, object]]:
+    """As COCO has them, of [n, 4 + classes, anchors], of which boxes of one class may overlap by 0.7."""
+    found: list[dict[str, object]] = []
     for image, values in zip(rows, next(iter(outputs.values())), strict=True):
         for number, shares in enumerate(values[4:], 1):
             mine = values[4:].argmax(0) == number - 1
@@ -91,9 +88,17 @@ def average_precision(outputs: Feeds, file: Path, rows: Array) -> float:
                 {"image_id": int(image), "category_id": number, "bbox": box, "score": float(score)}
                 for box, score in suppressed(values[:4, mine].T, shares[mine])
             ]
+    return found
+
+
+def average_precision(outputs: Feeds, file: Path, rows: Array) -> float:
+    """By pycocotools."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(file))
-        judge = COCOeval(truth, truth.loadRes(found), "bbox")
+        judge = COCOeval(truth, truth.loadRes(detections(outputs, rows)), "bbox")
         judge.params.imgIds = [int(image) for image in rows]
         judge.evaluate()
         judge.accumulate()

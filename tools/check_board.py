@@ -166,7 +166,7 @@ def check(folder: Path, model: Path, sshd: subprocess.Popen[bytes], device: str)
     here, there = milliseconds(folder, files), milliseconds(folder, files, "--device", device)
     cuts = progress.count("the connection was lost")
     report = json.loads((folder / "there" / "report.json").read_text())
-    print(f"board: {report['machine']['runtime']}, {report['machine']['processor']}; connection cut {cuts} times")
+    print(f"board: {report['machine']['runtime']}; connection cut {cuts} times")
     print("\n".join(note for note in report["notes"] if "times" in note))
     print("\n| ms | here | on the board |\n|---|--:|--:|")
     for row in files:

@@ -44,6 +44,20 @@ def configurations(groups: Groups, count: int, seed: int) -> list[IntArray]:
     return chosen
 
 
+def number(groups: Groups) -> int:
+    """Of configurations."""
+    return min(FEWEST + EACH * len(groups), MOST)
+
+
+def measured(
+    groups: Groups, choice: IntArray, shipped: Built, target: Target, feeds: Mapping[str, Array], threads: int
+) -> Configuration:
+    """A configuration, built, profiled and timed."""
+    model = shipped(groups.plan(choice))
+    seconds, runs = _whole(model, target, feeds, threads)
+    return Configuration(groups.widths(choice), _kernels(model, target, feeds, threads, runs), seconds)
+
+
 def measure_table(
     groups: Groups,
     shipped: Built,
@@ -75,7 +89,7 @@ def measure_table(
     """
     if not len(groups):
         return TimeTable({}, 0.0, 0.0, COUNTED)
-    choices = configurations(groups, min(FEWEST + EACH * len(groups), MOST), seed)
+    choices = configurations(groups, number(groups), seed)
     counted = [
         Configuration(groups.widths(choice), _macs(graph_of(groups.plan(choice)), positions), 0.0) for choice in choices
     ]
@@ -85,9 +99,7 @@ def measure_table(
     timed: list[Configuration] = []
     end = perf_counter() + SECONDS
     for choice in choices:
-        model = shipped(groups.plan(choice))
-        seconds, runs = _whole(model, target, feeds, threads)
-        timed.append(Configuration(groups.widths(choice), _kernels(model, target, feeds, threads, runs), seconds))
+        timed.append(measured(groups, choice, shipped, target, feeds, threads))
         progress(len(timed), len(choices))
         if perf_counter() > end and len(timed) > 2 * HELD_OUT:
             break

@@ -12,6 +12,7 @@ from hqp_onnx.boards.board import target_on
 from hqp_onnx.cli.arguments import (
     DATA,
     FILE,
+    SHARE,
     Named,
     device_option,
     json_option,
@@ -23,6 +24,7 @@ from hqp_onnx.cli.arguments import (
     strict_option,
     target_option,
 )
+from hqp_onnx.cli.command import Command
 from hqp_onnx.cli.output import Display, give_json, give_warnings, out, say
 from hqp_onnx.cli.tables import comparison, engines
 from hqp_onnx.cli.tables.latency import latency_table
@@ -37,7 +39,7 @@ from hqp_onnx.steps.benchmark import benchmark_models
 from hqp_onnx.steps.evaluate import evaluate_model
 
 
-@click.command()
+@click.command(cls=Command)
 @model_argument
 @click.option("--data", required=True, type=DATA, metavar="DATA")
 @metric_option
@@ -79,7 +81,7 @@ def evaluate(
     give_warnings(found.warnings, strict)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("models", type=FILE, nargs=-1, required=True)
 @target_option
 @device_option
@@ -121,14 +123,14 @@ def benchmark(
             say(line)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("models", type=DATA, nargs=-1, required=True, metavar="MODEL[@TARGET] ...")
 @click.option("--data", required=True, type=DATA, metavar="DATA")
 @click.option("--metric", type=Named(METRICS), help="Default: top1, where there are labels and classes.")
 @click.option("--metric-output", metavar="NAME", default="", help="Which output is judged, of several.")
 @click.option("--ledger", "ledgers", type=FILE, multiple=True, help="Of a pruned model, if not ledger.json beside it.")
 @click.option(
-    "--tolerance", type=float, default=0.1, show_default=True, help="Own error that a layer may have, of its signal."
+    "--tolerance", type=SHARE, default=0.1, show_default=True, help="Own error that a layer may have, of its signal."
 )
 @click.option("--samples", type=int, default=64, show_default=True, help="Samples to compare layers with.")
 @click.option("--threads", type=click.IntRange(0), default=0)

@@ -108,9 +108,9 @@ class _Measured:
     @classmethod
     def of(cls, model: onnx.ModelProto, constants: Sequence[str]) -> _Measured | None:
         """``model``, of which the values of ``constants`` are wanted, too; None if it does not load."""
-        names = [name for node in model.graph.node for name in node.output if name]
+        names, valued = [name for node in model.graph.node for name in node.output if name], set(constants)
         prefix = unused_prefix("hqp.shape.", tensor_names(model.graph))
-        shapes = {name: f"{prefix}{number}" for number, name in enumerate(names) if name not in constants}
+        shapes = {name: f"{prefix}{number}" for number, name in enumerate(names) if name not in valued}
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
         copy.graph.node.extend(onnx.helper.make_node("Shape", [name], [shape]) for name, shape in shapes.items())
@@ -126,10 +126,10 @@ class _Measured:
             got = try_run(self.session, feeds)
         except ModelError:
             return _Run({}, {})
+        shapes = {name: tuple(got[shape].tolist()) for name, shape in self.shapes.items()}
         values = {name: value for name, value in {**feeds, **got}.items() if isinstance(value, np.ndarray)}
-        sizes = {name: value.shape for name, value in values.items() if name not in self.shapes.values()}
-        sizes.update({name: tuple(values[shape].tolist()) for name, shape in self.shapes.items() if shape in values})
-        return _Run(sizes, {name: value for name, value in values.items() if value.size <= _LARGEST_VALUE})
+        sizes = {name: value.shape for name, value in values.items()}  # those of the shapes themselves do no harm
+        return _Run({**sizes, **shapes}, {name: x for name, x in values.items() if x.size <= _LARGEST_VALUE})
 
 
 def trials(graph: gs.Graph, leading: int) -> Iterator[tuple[dict[str, Array], Mapping[str, int]]]:

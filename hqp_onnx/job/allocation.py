@@ -51,12 +51,10 @@ _BEYOND = 1.5  # of the divergence of the first candidate that was not admitted,
 
 def allocate(setup: Setup, ledger: Ledger, evidence: Evidence) -> tuple[Allocation, Timing]:
     """What the choice of widths stands on, measured or read from the ledger's cache, and how models are timed."""
-    options, channels = setup.options, setup.channels
-    costs = added_costs(evidence.ranking.units, evidence.order, setup.scoring.method.cumulative)
-    groups = find_groups(channels, evidence.order, costs, options.width_multiple)
+    groups = groups_of(setup, evidence)
     timing = choose_timing(setup, ledger, groups)
     program = _program(setup, ledger, groups, timing, "times")
-    divergence = _divergence(setup, ledger, evidence)
+    divergence = divergence_of(setup, ledger, evidence)
 
     def diverges(choice: IntArray) -> float:
         return divergence(groups.plan(choice))
@@ -198,7 +196,14 @@ def _is_admitted(ledger: Ledger, plan: PruningPlan) -> bool:
     return trial is not None and trial.accepted
 
 
-def _divergence(setup: Setup, ledger: Ledger, evidence: Evidence) -> Divergence:
+def groups_of(setup: Setup, evidence: Evidence) -> Groups:
+    """The groups of units that share a width, and their levels."""
+    costs = added_costs(evidence.ranking.units, evidence.order, setup.scoring.method.cumulative)
+    return find_groups(setup.channels, evidence.order, costs, setup.options.width_multiple)
+
+
+def divergence_of(setup: Setup, ledger: Ledger, evidence: Evidence) -> Divergence:
+    """How far plans are from the original, on calibration samples that their refit has not seen."""
     graph, data = setup.model.graph, setup.data["calib"]
     parts = half_ranges(data)
     rows = parts[1] or parts[0]

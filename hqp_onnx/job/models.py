@@ -87,7 +87,7 @@ class CandidateModels:
             self._setup.target,
             self._setup.options.calibration,
             threads=self._setup.options.threads,
-            progress=partial(self._setup.progress, "calibration"),
+            progress=self._setup.progress,
             known=Calibration.from_json(read_text(file)) if file.is_file() else None,
         )
         if not file.is_file():

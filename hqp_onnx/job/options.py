@@ -273,7 +273,9 @@ def _check_data(options: Options) -> None:
     given = [part for part in PARTS if getattr(options, part) is not None]
     if options.data is not None and given:
         raise UsageError(f"{{--data}} is split into calibration, validation and test: leave out {{--{given[0]}}}")
-    for part in ("calib", "val") if options.data is None else ():
-        if part not in given:
-            raise UsageError(f"{{--{part}}} is missing: give it, or {{--data}}, which is split into all three")
+    lacking = [part for part in ("calib", "val") if options.data is None and part not in given]
+    if lacking:
+        words = " and ".join(f"{{--{part}}}" for part in lacking)
+        verb, them = ("are", "them") if len(lacking) > 1 else ("is", "it")
+        raise UsageError(f"{words} {verb} missing: give {them}, or {{--data}}, which is split into all three")
     check_shares(options.shares)

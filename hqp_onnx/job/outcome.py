@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,15 @@ from hqp_onnx.evaluation.verification import Verified, verify
 from hqp_onnx.files import json_text, make_folder, write_text
 from hqp_onnx.graphs import model_io
 from hqp_onnx.job.candidate import ORIGINAL, Candidate, Precision, plan_key
+from hqp_onnx.job.changes import changes
 from hqp_onnx.job.cost_model import CostModel
 from hqp_onnx.job.details import describe
 from hqp_onnx.job.evidence import MOMENTS
 from hqp_onnx.job.goal import Goal
+from hqp_onnx.job.layer_times import with_predictions, with_times
 from hqp_onnx.job.ledger import Ledger, Trial
-from hqp_onnx.job.results import TITLES, Report, Row, Units
+from hqp_onnx.job.network import traced, with_precisions
+from hqp_onnx.job.results import TITLES, Report, Row, Step, Units
 from hqp_onnx.job.rows import Measured, best_threads, latencies_once, make_rows, measured, measured_file
 from hqp_onnx.job.run import SearchResult
 from hqp_onnx.job.settings import settings_of
@@ -98,6 +101,9 @@ def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[R
     shipped = models[shipping.row].candidate
     plan, ranked = shipped.plan, result.evidence.ranking.units
     details: dict[str, Any] = {**rows, **vars(describe(setup.model, setup.channels, plan, ranked, setup.sample))}
+    network = _network(
+        setup, ledger, result, options.folder / files[shipping.row], (rows["baseline"], rows[shipping.row]), plan
+    )
     report = Report(
         model=str(setup.model.path),
         **details,
@@ -124,10 +130,22 @@ def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[R
         units=Units(setup.channels.units, len(setup.channels.prunable), len(plan)),
         machine=measured_on(setup.target, options.threads),
         notes=_notes(setup, result, rows, plan),
+        network=network,
+        changes=changes(setup, models["baseline"], models[shipping.row]),
     )
     for large in (*ledger.cache.glob("*.onnx*"), *(ledger.cache / name for name in MOMENTS)):  # and soon made again
         large.unlink(missing_ok=True)
     return report, models
+
+
+def _network(
+    setup: Setup, ledger: Ledger, result: SearchResult, file: Path, rows: Sequence[Row], plan: PruningPlan
+) -> tuple[Step, ...]:
+    """The steps of the network, as far as the model in ``file``, which ships, tells."""
+    steps, places = traced(setup.model.graph, setup.channels)
+    shipped = model_io.load(file, quantized=True)
+    timed = with_times(with_precisions(steps, shipped), places, setup, ledger, shipped, rows)
+    return with_predictions(timed, places, setup, ledger, result.evidence, plan)
 
 
 def _shipping(setup: Setup, rows: Mapping[str, Row], models: Mapping[str, Measured]) -> Shipping:

@@ -157,6 +157,63 @@ class Frozen:
 
 
 @dataclass(frozen=True)
+class Step:
+    """An input, a layer, a node where ways meet, or an output, as the network is drawn.
+
+    Attributes:
+        name: of the node, or of the tensor.
+        op: its operator; ``input`` or ``output``.
+        reads: the steps whose results it takes, by number; nodes of one input between them belong to the first.
+        weight: of a layer (``Layer.weight``).
+        precision: of what ships: ``int8``, ``fp16``, ``float``; ``removed`` where the node is gone; "" of no node.
+        group: layers of one number share their output channels; None of a layer that shares them with no other.
+        stays: reasons for which output channels stay, and how many do.
+        ms_before, ms_after: measured, in the input and in what ships; None where the runtime does not say.
+        ms_predicted: what the search took for ``ms_after``; None where widths were not chosen by times.
+    """
+
+    name: str
+    op: str
+    reads: tuple[int, ...] = ()
+    weight: str = ""
+    precision: str = ""
+    group: int | None = None
+    stays: Mapping[str, int] = field(default_factory=dict)
+    ms_before: float | None = None
+    ms_after: float | None = None
+    ms_predicted: float | None = None
+
+
+@dataclass(frozen=True)
+class Change:
+    """A sample on which what ships scores otherwise than the input.
+
+    Attributes:
+        sample: its number.
+        before, after: its scores.
+        answers: the classes that both chose; None where no class is chosen.
+        target: its class; None likewise.
+        picture: PNG of an image in base64; "" of other data.
+    """
+
+    sample: int
+    before: float
+    after: float
+    answers: tuple[int, int] | None = None
+    target: int | None = None
+    picture: str = ""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """How many samples score worse and better than before, and those that lost most."""
+
+    worse: int
+    better: int
+    shown: tuple[Change, ...]
+
+
+@dataclass(frozen=True)
 class ModelInput:
     """An input of the model; None in ``shape`` is a dynamic size, ``sample`` the shape of one sample."""
 
@@ -233,6 +290,8 @@ class Report:
         trials: every candidate, in the order of the search.
         layers, saliency_histogram, frozen, inputs: see there.
         pareto: models over the whole range of speeds, slowest first, if they were asked for.
+        network: what is drawn of it, in the order of the graph.
+        changes: None where the metric has no scores of single samples.
     """
 
     schema_version: int = SCHEMA
@@ -269,6 +328,8 @@ class Report:
     frozen: tuple[Frozen, ...]
     inputs: tuple[ModelInput, ...]
     pareto: tuple[Point, ...] | None = None
+    network: tuple[Step, ...] = ()
+    changes: Changes | None = None
 
     def __post_init__(self) -> None:
         _ = self.request  # has what it needs

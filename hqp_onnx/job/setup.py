@@ -16,6 +16,7 @@ from hqp_onnx.boards.board import target_on
 from hqp_onnx.channels import cost
 from hqp_onnx.channels.channel_map import ChannelMap
 from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.data.sampled import taken
 from hqp_onnx.data.split import PARTS, Split, split, subset
 from hqp_onnx.evaluation.budget import check_budget, check_samples
 from hqp_onnx.evaluation.metrics import METRICS, Metric, References, Scores, evaluate
@@ -113,7 +114,7 @@ def open_setup(options: Options, progress: Progress) -> Setup:
     data, found = _opened_data(options, model)
     choice = _choice(options, model, data["val"])
     metric = choice.metric
-    data = {name: judged_data(model.session, part, metric) for name, part in data.items()}
+    data = {name: _judged(name, part, model, metric) for name, part in data.items()}
     check_budget(options.chosen_drop, options.confidence, metric.quantity)
     check_samples(len(data["val"]), options.chosen_drop, options.confidence, metric)
     digests = {name: frozenset(_checked(name, part, progress)) for name, part in data.items()}
@@ -140,6 +141,12 @@ def open_setup(options: Options, progress: Progress) -> Setup:
     )
 
 
+def _judged(name: str, part: Dataset, model: Model, metric: Metric) -> Dataset:
+    """With labels as the metric needs them; calibration needs none, but those that there are, are checked."""
+    unlabelled = name == "calib" and metric.labels == "data" and not part.targets
+    return part if unlabelled else judged_data(model.session, part, metric)
+
+
 def _checked(name: str, part: Dataset, progress: Progress) -> Iterator[bytes]:
     """Read all samples once; a digest of the inputs of each."""
     done = 0
@@ -154,10 +161,10 @@ def _opened_data(options: Options, model: Model) -> tuple[dict[str, Dataset], Sp
     if options.data is None:
         named = {part: getattr(options, part) for part in PARTS}
         given = {part: source for part, source in named.items() if source is not None}
-        return {part: open_data(model, source, options.preprocess) for part, source in given.items()}, None
+        return {p: open_data(model, source, options.preprocess, part=p) for p, source in given.items()}, None
     whole = open_data(model, options.data, options.preprocess)
     found = split(whole.source, options.seed, options.shares)
-    return {part: whole.only(subset(whole.source, found, part)) for part in PARTS}, found
+    return {part: taken(whole.only(subset(whole.source, found, part)), part) for part in PARTS}, found
 
 
 def _choice(options: Options, model: Model, data: Dataset) -> Choice:

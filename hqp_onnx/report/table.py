@@ -27,7 +27,7 @@ class Table:
         return Table(self.caption, head, tuple(rows))
 
 
-PARAMETERS, THREADS, ONE_THREAD = "parameters M", "threads", "one thread"
+PARAMETERS, THREADS, ONE_THREAD, REMOVED = "parameters M", "threads", "one thread", "removed %"
 
 
 def models_table(report: Report) -> Table:
@@ -35,7 +35,7 @@ def models_table(report: Report) -> Table:
     q = report.metric
     times = ("model", "latency ms", THREADS, "speedup", ONE_THREAD)
     change = f"{q.fall} (95 % interval)"
-    head = (*times, "size MB", "smaller", q.head, change, "θ %", "MACs M", PARAMETERS)
+    head = (*times, "size MB", "smaller", q.head, change, REMOVED, "MACs M", PARAMETERS)
     where = f"{report.machine.runtime} on {report.machine.processor}"
     rows = tuple(_model(q, title_of(name), row) for name, row in report.all_rows.items())
     table = Table(f"{report.samples} samples of {report.data}; {where}", head, rows)

@@ -145,7 +145,7 @@ def quantize_model(
     model: Model, data: Dataset, target: Target, method: str, progress: Progress = silent, recipe: Recipe | None = None
 ) -> Quantized:
     """``model`` in INT8; see ``passes.quantize``."""
-    return quantize(model.graph, data, target, method, progress=partial(progress, "calibration"), recipe=recipe)
+    return quantize(model.graph, data, target, method, progress=progress, recipe=recipe)
 
 
 def mixed_model(
@@ -153,7 +153,7 @@ def mixed_model(
 ) -> Quantized:
     """``model`` in INT8 where that is faster, timed on ``target`` with one sample; everywhere if that is not here."""
     sample = next(iter(data.in_batches(model.session.batch or 1))).feeds
-    prepared = prepare(model.graph, data, target, method, progress=partial(progress, "calibration"), recipe=recipe)
+    prepared = prepare(model.graph, data, target, method, progress=progress, recipe=recipe)
 
     def opened(floats: Collection[str]) -> Runner:
         return open_runner(model_io.to_proto(quantize_prepared(prepared, target, floats).graph), target, spin=False)

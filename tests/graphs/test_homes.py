@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx.parser
@@ -22,6 +23,11 @@ TURNED = {"E": (90, 16), "w1": (48, 16), "w2": (90, 48)}
 HALVES = "EF = Cast<to=1>(E) w1f = Cast<to=1>(w1) w2f = Cast<to=1>(w2)"
 CASES = {
     "tied": (f"e = Gather(E, x) {TRUNK.format(w1='w1', w2='w2')} {TIED.format(e='E')}", SHAPES, np.float32),
+    "tied, small": (
+        f"e = Gather(E, x) {TRUNK.format(w1='w1', w2='w2')} {TIED.format(e='E')}",
+        {"E": (90, 8), "w1": (8, 24), "w2": (24, 8)},
+        np.float32,
+    ),
     "identity": (
         f"E2 = Identity(E) e = Gather(E2, x) {TRUNK.format(w1='w1', w2='w2')} {TIED.format(e='E2')}",
         SHAPES,
@@ -31,6 +37,11 @@ CASES = {
         f"{HALVES} e = Gather(EF, x) {TRUNK.format(w1='w1f', w2='w2f')} {TIED.format(e='EF')}",
         SHAPES,
         np.float16,
+    ),
+    "brain floats": (
+        f"{HALVES} e = Gather(EF, x) {TRUNK.format(w1='w1f', w2='w2f')} {TIED.format(e='EF')}",
+        SHAPES,
+        ml_dtypes.bfloat16,
     ),
     "turned": (
         "e = Gather(E, x) v1 = Transpose<perm=[1,0]>(w1) v2 = Transpose<perm=[1,0]>(w2) "

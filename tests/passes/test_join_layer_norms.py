@@ -11,6 +11,8 @@ from oracle import run
 from hqp_onnx.graphs.model_io import to_graph, to_proto
 from hqp_onnx.model import open_model
 from hqp_onnx.passes.canonicalize import canonicalize
+from hqp_onnx.passes.raise_opset import raise_opset
+from hqp_onnx.passes.split_layer_norms import split_layer_norms
 
 MEAN = "m = ReduceMean<axes=[-1]>(x) d = Sub(x, m)"
 FORMS = {
@@ -64,6 +66,17 @@ def test_forms_are_one_node(form: str, opset: int) -> None:
 @pytest.mark.parametrize("form", OTHERS)
 def test_others_stay(form: str) -> None:
     assert "LayerNormalization" not in kinds(made(OTHERS[form]))
+
+
+@pytest.mark.parametrize("opset", [17, 18])
+@pytest.mark.parametrize("form", ["torch", "no bias"])
+def test_and_taken_apart_again(form: str, opset: int) -> None:
+    """As TensorRT before 8.6 needs it."""
+    joined = canonicalize(to_graph(made(FORMS[form], 13))).graph
+    parts = to_proto(split_layer_norms(raise_opset(joined, opset).graph).graph)
+    assert "LayerNormalization" not in [node.op_type for node in parts.graph.node]
+    x = np.random.default_rng(1).standard_normal((3, 5, 8)).astype(np.float32)
+    np.testing.assert_allclose(run(parts, {"x": x})[0], run(made(FORMS[form]), {"x": x})[0], atol=1e-6)
 
 
 def test_what_it_froze_is_prunable() -> None:

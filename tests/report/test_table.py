@@ -45,6 +45,19 @@ def test_the_terminal_shows_the_cells_of_the_page(returned: Report, folder: Path
         assert all(f">{cell}</t" in page for cell in row)
 
 
+@pytest.mark.parametrize("width", [80, 100, 140, 200])
+def test_the_table_fits_the_terminal(returned: Report, width: int) -> None:
+    """No cell is cut, and a narrow terminal has what matters."""
+    row = replace(returned.hqp, speedup=12.5, latency_ms=1234.5, bytes=123_456_789, drop=0.0123, drop_low=-0.1)
+    report = replace(returned, recovered=row, files={**returned.files, "recovered": "r"}, model="m.onnx")
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(report_table(report, width))
+    text = console.export_text()
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    assert {"12.50×", "HQP + recovery", "+1.23 (-10.00"} <= set(re.split(r"\s*[│┃]\s*| to ", text))
+
+
 def test_a_table_without_a_column() -> None:
     table = Table("words", ("a", "b", "c"), (("1", "2", "3"), ("4", "5", "6")))
     assert table.without("b") == Table("words", ("a", "c"), (("1", "3"), ("4", "6")))

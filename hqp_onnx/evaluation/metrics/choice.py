@@ -141,6 +141,7 @@ def _try(metric: Metric, outputs: Mapping[str, Array], batch: Batch, where: str,
     """Judge the first batch, so that what does not fit is said before any work."""
     if metric.labels == "original":
         _require_answers(metric, metric.ordered(outputs), ends)
+        _require_classes(metric, metric.ordered(outputs), batch.targets)
     elif metric.labels == "data":
         logits_of(metric.ordered(outputs))
     elif metric.labels == "targets" and not batch.targets:
@@ -155,6 +156,16 @@ def _try(metric: Metric, outputs: Mapping[str, Array], batch: Batch, where: str,
             metric.tally(len(batch)).add(outputs, batch)
         except DataError as e:
             raise DataError(f"{where}: {{--metric}} {metric.name}: {e.template}") from e
+
+
+def _require_classes(metric: Metric, outputs: Mapping[str, Array], targets: Mapping[str, Array]) -> None:
+    """Raise ``ModelError`` where the targets say that an output holds values, or decisions of their own."""
+    task = task_of_targets(outputs, targets)
+    if task.kind in ("values", "decisions"):
+        raise ModelError(
+            f"the target '{task.target}' holds a number for each of output '{task.output}': {metric.name} would "
+            f"compare only the largest. Use {{--metric}} {_OF_KIND[task.kind]}"
+        )
 
 
 def _require_answers(metric: Metric, outputs: Mapping[str, Array], ends: Mapping[str, str]) -> None:

@@ -75,15 +75,10 @@ def _demanded(model: onnx.ModelProto, known: Known) -> Iterator[tuple[Expression
             dims = known.dims.get(node.input[place])
             if dims is not None and -len(dims) <= axis < len(dims):
                 yield dims[axis], wanted, operator(node) not in BROADCASTING
-        data, target = (
-            (known.dims.get(node.input[0]), known.integers(node.input[1])) if _reshapes(node) else (None, None)
-        )
-        if data and target is not None and target[0] == -1 and (target[1:] > 0).all():  # samples stay apart
-            yield product(data[1:]), int(target[1:].prod()), False
-
-
-def _reshapes(node: onnx.NodeProto) -> bool:
-    return operator(node) == "Reshape" and len(node.input) == 2
+        if operator(node) == "Reshape" and (data := known.dims.get(node.input[0])):
+            target = known.integers(node.input[1])
+            if target is not None and target.size and target[0] == -1 and (target[1:] > 0).all():  # samples stay apart
+                yield product(data[1:]), int(target[1:].prod()), False
 
 
 def _reads(node: onnx.NodeProto, weights: list[tuple[int, ...] | None]) -> Iterator[tuple[int, int, int]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from hqp_onnx.report.table import Table
 
-_VOID = {"meta", "br"}
+_VOID = {"meta", "br", "img"}
 _UNPRINTABLE = (*range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A), *range(0xD800, 0xE000))
 _SHOWN = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"} | dict.fromkeys(_UNPRINTABLE, 0xFFFD)
 

@@ -61,7 +61,7 @@ def trials(report: Report) -> Figure:
         )
     )
     rows = tuple(_trial_row(q, number, trial) for number, trial in enumerate(trials, 1))
-    numbers = Table("Trials", ("trial", "precision", "θ %", q.head, "verdict"), rows)
+    numbers = Table("Trials", ("trial", "precision", "removed %", q.head, "verdict"), rows)
     drawing = picture("trials", "Metric of every trial", caption, bottom + 36, drawn)
     return Figure("trials", "Accuracy against trials", drawing, caption, numbers)
 
