@@ -9,8 +9,8 @@
 A model is built by TensorRT for RTX as it is, in float16, in INT8 as ``hqp quantize --target tensorrt-rtx --precision
 int8`` lays it out (weights rounded to nearest, which is quick), and pruned by 30 %, to widths as that target takes
 them, and in INT8. Each build is a process of its own, whose peak memory is that of the process. "weights" is the
-builder's "Total Weights Memory"; "file" are the bytes of all weights and scales of the built model. Models without data that fit are calibrated on random inputs, which
-says nothing of their accuracy.
+builder's "Total Weights Memory"; "file" are the bytes of all weights and scales of the built model. Models without data
+that fit are calibrated on random inputs, which says nothing of their accuracy.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def _own_targets(session: Runner, few: list[Batch], metric: Metric, name: str) -
     if not surely > 0:
         yield (
             f"the original's {metric.name} is {said(own.metric)} on {len(dealt)} samples of {name}, and "
-            f"{said(others.metric)} if each is given the targets of another, which is no worse for sure. Check "
+            f"{said(others.metric)} with the targets of other samples, so it is not surely better with its own. Check "
             "that inputs are preprocessed as in training (--preprocess), and that targets belong to these samples"
         )
 

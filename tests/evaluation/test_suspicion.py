@@ -132,5 +132,5 @@ def test_targets_of_other_samples(metric: str) -> None:
 
     assert said(targets) == []
     (line,) = said(RNG.permutation(targets))
-    assert "if each is given the targets of another, which is no worse for sure" in line
+    assert "with the targets of other samples, so it is not surely better with its own" in line
     assert said(np.repeat(targets[:1], 400, 0)) == []  # nothing to tell apart
