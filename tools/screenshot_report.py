@@ -1,7 +1,8 @@
 """Screenshots of a report in headless Chromium: python tools/screenshot_report.py OUT/report.html -o docs/images.
 
 Writes report_light.png, report_dark.png (1,200 pixels wide) and report_phone.png (390), whole pages unless ``--height``
-says otherwise. Needs a Chromium or Chrome: Debian's package `chromium`, or the path of one in $CHROMIUM.
+says otherwise; with ``--pdf``, report_print.pdf as well.
+Needs a Chromium or Chrome: Debian's package `chromium`, or the path of one in $CHROMIUM.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ def main() -> None:
     parser.add_argument("page", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder")
     parser.add_argument("--height", type=int, help="cut pages to so many pixels")
+    parser.add_argument("--pdf", action="store_true", help="also print it")
     chosen = parser.parse_args()
     chosen.output.mkdir(parents=True, exist_ok=True)
     for name, (width, dark) in VIEWS.items():
@@ -35,6 +37,15 @@ def main() -> None:
         image = image.crop((0, 0, image.width, min(image.height, chosen.height or image.height)))
         image.quantize(COLOURS, dither=Image.Dither.NONE).save(file, optimize=True)
         print(f"{file}: {image.width}x{image.height}, {file.stat().st_size / 1e3:.0f} kB")
+    if chosen.pdf:
+        printed(browser(), chosen.page, chosen.output / f"{chosen.page.stem}_print.pdf")
+
+
+def printed(program: str, page: Path, file: Path) -> None:
+    """The page as it comes out of a printer."""
+    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer", f"--print-to-pdf={file}"]
+    subprocess.run([program, *flags, page.resolve().as_uri()], capture_output=True, check=True)
+    print(f"{file}: {file.stat().st_size / 1e3:.0f} kB")
 
 
 def browser() -> str:

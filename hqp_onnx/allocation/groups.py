@@ -64,6 +64,11 @@ class Groups:
         pairs = zip(self.groups, choice, strict=True)
         return np.array([group.size - len(group.levels[level]) for group, level in pairs], np.int64)
 
+    def widths_of(self, plan: PruningPlan) -> IntArray:
+        """Units that any plan leaves in each group."""
+        removed = (np.isin(group.levels[-1], plan.removed).sum() for group in self.groups)
+        return np.array([group.size - gone for group, gone in zip(self.groups, removed, strict=True)], np.int64)
+
     def plan(self, choice: IntArray) -> PruningPlan:
         """What a choice removes."""
         parts = [group.levels[level] for group, level in zip(self.groups, choice, strict=True)]

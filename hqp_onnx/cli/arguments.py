@@ -29,6 +29,7 @@ from hqp_onnx.runtimes.session import set_provider
 from hqp_onnx.runtimes.targets import TARGETS
 from hqp_onnx.statistics.thresholds import METHODS
 
+_FEW = 60  # characters of names that help shows in place of an option's value
 _NO_FOLDER = ("json_file", "ledger", "checkpoint")  # for these no folder is made
 F = TypeVar("F", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
@@ -42,6 +43,12 @@ class Written(click.Path):
 OUT = Written(path_type=Path)
 
 
+class Address(click.types.StringParamType):
+    """A machine to connect to; only the command line and the file of ``--config`` may name one."""
+
+    name = "address"
+
+
 class Preprocessing(click.Path):
     """Preprocessing by a name, as JSON, or as a file, which is a path for the shell's sake."""
 
@@ -50,6 +57,38 @@ class Amount(click.types.StringParamType):
     """A number, or a share as 5%."""
 
     name = "amount"
+
+
+class Duration(click.ParamType[float]):
+    """A time as 90s, 10m or 2h, in seconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds."""
+        text = str(value).strip()
+        unit = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:].lower())
+        try:
+            return float(text if unit is None else text[:-1]) * (unit or 1.0)
+        except ValueError:
+            self.fail(f"'{text}': expected a time, as 90s, 10m or 2h", param, ctx)
+
+
+class Share(click.ParamType[float]):
+    """A share as a number, or as a percentage: 0.05 or 5%."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number."""
+        text = str(value).strip()
+        try:
+            return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        except ValueError:
+            self.fail(f"'{value}' is no share: expected a number, as 0.05, or a percentage, as 5%", param, ctx)
+
+
+SHARE = Share()
 
 
 class Named(click.types.StringParamType):
@@ -64,8 +103,9 @@ class Named(click.types.StringParamType):
         return self.registry.names
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """The known names."""
-        return f"[{'|'.join(self.choices)}|FILE.py:NAME]"
+        """The known names, where they are few."""
+        names = "|".join(self.choices)
+        return f"[{names}|FILE.py:NAME]" if len(names) <= _FEW else "NAME|FILE.py:NAME"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The name itself."""
@@ -173,9 +213,9 @@ def _pairs(read: Callable[[str], Any]) -> Callable[[click.Context, click.Paramet
 def numbers(context: click.Context, parameter: click.Parameter, text: str) -> tuple[float, ...]:
     """A callback that reads numbers between commas."""
     try:
-        return tuple(float(each) for each in text.split(","))
-    except ValueError as e:
-        raise UsageError(f"--{parameter.name} {text}: expected numbers between commas") from e
+        return tuple(SHARE.convert(each, parameter, context) for each in text.split(","))
+    except click.BadParameter as e:
+        raise UsageError(f"--{parameter.name} {text}: expected numbers, or percentages, between commas") from e
 
 
 def _constant(text: str) -> Any:
@@ -221,6 +261,9 @@ _READING = (
         help="State that flows from step to step: samples are time steps (repeatable).",
     ),
     click.option("--part", metavar="split.json:PART", help="Only these samples, as `hqp optimize --data` split them."),
+)
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Say what would be done, and the time and memory it would take, by a few samples."
 )
 strict_option = click.option("--strict", is_flag=True, help="Warnings end in exit code 3.")
 quiet_option = click.option("--quiet", is_flag=True, help="No progress.")
@@ -301,7 +344,8 @@ metric_option = _options(
     click.option(
         "--metric",
         type=Named(METRICS),
-        help="What is measured. Default: top1 where there are class numbers and classes, else fidelity.",
+        help=f"What is measured: {', '.join(METRICS.own)}. Default: top1 where there are class numbers and classes, "
+        "else fidelity.",
     ),
     click.option("--metric-output", metavar="NAME", default="", help="Which output is judged, of several."),
 )
@@ -311,6 +355,12 @@ target_option = click.option(
     default="onnxruntime",
     show_default=True,
     help="onnxruntime, openvino, tensorrt, tensorrt-rtx, cuda, onnxruntime:NAMEExecutionProvider or FILE.py:name.",
+)
+device_option = click.option(
+    "--device",
+    type=Address(),
+    metavar="ssh://USER@HOST[:PORT]",
+    help="A board that models are timed on, while all else is computed here: see docs/boards.md.",
 )
 calibration_option = click.option(
     "--calibration",
@@ -334,7 +384,7 @@ branches_option = click.option(
     help="Gates and residual branches may be removed as a whole: a constant takes their place.",
 )
 min_width_option = click.option(
-    "--min-width", type=float, default=0.1, show_default=True, help="Share of every tensor's units that stays."
+    "--min-width", type=SHARE, default=0.1, show_default=True, help="Share of every tensor's units that stays."
 )
 
 

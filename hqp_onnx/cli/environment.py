@@ -9,6 +9,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from hqp_onnx.cli.arguments import DATA, FILE, OUT, json_option, probe_option, reading_options
+from hqp_onnx.cli.command import Command
 from hqp_onnx.cli.output import give_json, out, say
 from hqp_onnx.cli.tables import findings
 from hqp_onnx.data.reading import Data
@@ -20,7 +21,7 @@ from hqp_onnx.steps.doctor import examine
 SHELLS = ("bash", "zsh", "fish")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("data", type=DATA, metavar="DATA")
 @click.option("--model", type=FILE, required=True, help="The model whose inputs DATA feed.")
 @click.option("--batch", type=int, help="Samples per batch. Default: the model's own, or 1 where that is dynamic.")
@@ -37,7 +38,7 @@ def data_loader(data: Data, model: Path, output: Path, json_file: Path | None, *
         say(f"{output}: {len(feeds)} batches of {size}")
 
 
-@click.command()
+@click.command(cls=Command)
 @json_option
 def doctor(json_file: Path | None) -> None:
     """Say what this machine can run: versions, processor, GPU, and what each target needs."""
@@ -47,7 +48,7 @@ def doctor(json_file: Path | None) -> None:
         out.print(findings.targets_table(examined))
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("shell", metavar="|".join(SHELLS))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:

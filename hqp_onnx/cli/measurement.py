@@ -8,10 +8,13 @@ from typing import Any
 import click
 
 from hqp_onnx import engine
+from hqp_onnx.boards.board import target_on
 from hqp_onnx.cli.arguments import (
     DATA,
     FILE,
+    SHARE,
     Named,
+    device_option,
     json_option,
     metric_option,
     model_argument,
@@ -21,6 +24,7 @@ from hqp_onnx.cli.arguments import (
     strict_option,
     target_option,
 )
+from hqp_onnx.cli.command import Command
 from hqp_onnx.cli.output import Display, give_json, give_warnings, out, say
 from hqp_onnx.cli.tables import comparison, engines
 from hqp_onnx.cli.tables.latency import latency_table
@@ -35,7 +39,7 @@ from hqp_onnx.steps.benchmark import benchmark_models
 from hqp_onnx.steps.evaluate import evaluate_model
 
 
-@click.command()
+@click.command(cls=Command)
 @model_argument
 @click.option("--data", required=True, type=DATA, metavar="DATA")
 @metric_option
@@ -77,45 +81,56 @@ def evaluate(
     give_warnings(found.warnings, strict)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("models", type=FILE, nargs=-1, required=True)
 @target_option
+@device_option
 @click.option("--batch", type=int, help="Default: 1, or what an engine was built for.")
 @click.option("--threads", type=click.IntRange(0), default=0)
 @probe_option
 @json_option
 @quiet_option
 def benchmark(
-    models: tuple[Path, ...], target: str, batch: int | None, threads: int, json_file: Path | None, quiet: bool
+    models: tuple[Path, ...],
+    target: str,
+    device: str | None,
+    batch: int | None,
+    threads: int,
+    json_file: Path | None,
+    quiet: bool,
 ) -> None:
     """Measure the latency of MODELS in turn; ratios are to the first. Engines run on the GPU, with joules."""
     engine_files = [path.suffix == ".engine" for path in models]
     if any(engine_files) and not all(engine_files):
         raise UsageError("benchmark times .onnx models or .engine files, not both in one command")
     if all(engine_files):
+        if device is not None:
+            raise UsageError("{--device} times .onnx models: an engine is timed where it was built")
         timings = {str(path): engine.measure(path, batch, profile=json_file is not None) for path in models}
         if not give_json({"target": "tensorrt", "models": engines.engine_rows(timings)}, json_file):
             out.print(engines.engine_table(timings))
         return
-    runtime = runtime_name(target_named(target))
     batch = 1 if batch is None else batch
     with Display(quiet) as display:
-        results = benchmark_models(models, batch, threads, target, display)
+        place = target_on(target, device)
+        runtime = runtime_name(place)
+        results = benchmark_models(models, batch, threads, place, display)
     rows = [{"model": name, **vars(latency)} for name, latency in results.items()]
-    if not give_json({"target": target, "runtime": runtime, "batch": batch, "models": rows}, json_file):
+    where = {"target": target, "device": device, "runtime": runtime}
+    if not give_json({**where, "batch": batch, "models": rows}, json_file):
         out.print(latency_table(results, {str(path): stored_bytes(path) for path in models}, runtime))
-        for line in timing(target_named(target)):
+        for line in timing(place):
             say(line)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("models", type=DATA, nargs=-1, required=True, metavar="MODEL[@TARGET] ...")
 @click.option("--data", required=True, type=DATA, metavar="DATA")
 @click.option("--metric", type=Named(METRICS), help="Default: top1, where there are labels and classes.")
 @click.option("--metric-output", metavar="NAME", default="", help="Which output is judged, of several.")
 @click.option("--ledger", "ledgers", type=FILE, multiple=True, help="Of a pruned model, if not ledger.json beside it.")
 @click.option(
-    "--tolerance", type=float, default=0.1, show_default=True, help="Own error that a layer may have, of its signal."
+    "--tolerance", type=SHARE, default=0.1, show_default=True, help="Own error that a layer may have, of its signal."
 )
 @click.option("--samples", type=int, default=64, show_default=True, help="Samples to compare layers with.")
 @click.option("--threads", type=click.IntRange(0), default=0)

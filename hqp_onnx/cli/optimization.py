@@ -12,11 +12,15 @@ from hqp_onnx.cli.arguments import (
     DATA,
     MULTIPLE_HELP,
     OUT,
+    SHARE,
     Amount,
+    Duration,
     Named,
     augment_option,
     branches_option,
     calibration_option,
+    device_option,
+    dry_run_option,
     gradient_options,
     json_option,
     metric_option,
@@ -32,6 +36,8 @@ from hqp_onnx.cli.arguments import (
     strict_option,
     target_option,
 )
+from hqp_onnx.cli.command import Command
+from hqp_onnx.cli.forecasts import show_forecast
 from hqp_onnx.cli.output import Display, give_json, give_warnings, out, say
 from hqp_onnx.cli.tables.optimization import budget_line, cost_lines, report_table
 from hqp_onnx.data.split import SHARES
@@ -41,8 +47,11 @@ from hqp_onnx.job.options import MAX_DROP, OBJECTIVES, PAPER, PRECISIONS, RELATI
 from hqp_onnx.job.search import SEARCHES
 from hqp_onnx.out_folder import STATE
 from hqp_onnx.ranking.saliencies import SALIENCIES
+from hqp_onnx.report.advice import advice
+from hqp_onnx.report.words import result
 from hqp_onnx.report.writing import HTML
 from hqp_onnx.steps import optimize as pipeline
+from hqp_onnx.steps.forecast_optimize import forecast_optimize
 
 
 def _flag(name: str, value: object) -> str:
@@ -63,7 +72,7 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
     return dict(PAPER)
 
 
-@click.command()
+@click.command(cls=Command, either=(("data",), ("calib", "val")))
 @model_argument
 @click.option("--calib", type=DATA, metavar="DATA", help="Calibration data: sensitivity, ranges, compensation.")
 @click.option("--val", type=DATA, metavar="DATA", help="Validation data: every candidate is judged on it.")
@@ -89,12 +98,12 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
 @click.option("--pareto", is_flag=True, help="Also write models over the whole range of speeds, OUT/pareto.")
 @click.option(
     "--confidence",
-    type=float,
+    type=SHARE,
     default=0.5,
     show_default=True,
     help="That the budget holds on data like VAL: 0.95 asks it of the drop's upper bound, 0.5 of the drop itself.",
 )
-@click.option("--step", type=float, default=0.01, show_default=True, help="Share of the units removed per step.")
+@click.option("--step", type=SHARE, default=0.01, show_default=True, help="Share of the units removed per step.")
 @click.option("--search", type=Named(SEARCHES), default="bisect", show_default=True, help="Algorithm 1 is linear.")
 @click.option("--saliency", type=Named(SALIENCIES), default="obs", show_default=True, help="How units are ranked.")
 @gradient_options
@@ -116,9 +125,11 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
     type=click.Choice(PRECISIONS),
     default="mixed",
     show_default=True,
-    help="mixed: INT8 where it is faster, as measured, and harmless; float16 on cuda and tensorrt-rtx.",
+    help="mixed: INT8 where it is faster, as measured, and harmless; float16 on cuda and tensorrt-rtx. dynamic: INT8, "
+    "activations quantized as they come.",
 )
 @target_option
+@device_option
 @calibration_option
 @metric_option
 @min_width_option
@@ -131,6 +142,11 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
 )
 @click.option("--threads", type=click.IntRange(0), default=0, help="Threads of the runtime; 0 lets it choose.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random saliency and of draws.")
+@click.option(
+    "--time-limit",
+    type=Duration(),
+    help="When it is over, the best admissible model found so far ships: 90s, 10m, 2h.",
+)
 @click.option("--resume", is_flag=True, help="Go on with what OUT holds.")
 @click.option("--force", is_flag=True, help="Replace the results of another model in OUT.")
 @click.option(
@@ -145,17 +161,28 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
 @click.option("-o", "--output", type=OUT, required=True, metavar="OUT", help="Folder for the models and the report.")
 @probe_option
 @provider_option
+@dry_run_option
 @json_option
 @strict_option
 @quiet_option
 @click.option("--paper", is_flag=True, help=f"Algorithm 1 to the letter: {PAPER_FLAGS}.")
 @click.pass_context
 def optimize(
-    context: click.Context, /, quiet: bool, strict: bool, json_file: Path | None, paper: bool, **chosen: Any
+    context: click.Context,
+    /,
+    quiet: bool,
+    strict: bool,
+    json_file: Path | None,
+    paper: bool,
+    dry_run: bool,
+    **chosen: Any,
 ) -> None:
     """Prune and quantize MODEL as far as the budget allows."""
     if paper:
         chosen |= _of_paper(context)
+    if dry_run:
+        show_forecast(forecast_optimize(Options(**chosen)), json_file)
+        return
     if json_file is not None and str(json_file) != "-":
         forbid_overlap({"output": pipeline.outputs(chosen["output"]), "json_file": json_file}, {})
         if (chosen["output"] / STATE).resolve() in (json_file.resolve(), *json_file.resolve().parents):
@@ -163,13 +190,15 @@ def optimize(
     with Display(quiet) as display:
         report = pipeline.optimize(Options(**chosen), display)
     if not give_json(report.json(), json_file):
-        out.print(report_table(report))
+        say(result(report))
+        out.print(report_table(report, out.width))
         for line in (
+            report.why,
             budget_line(report),
-            *cost_lines(report.cost_model),
+            *(cost_lines(report.cost_model) if paper else ()),
             *report.notes,
             *(f"{name}: {model.words}" for name, model in report.verified.items()),
-            report.why,
+            *advice(report),
             f"Wrote {report.shipped}; {chosen['output'] / HTML} shows it",
         ):
             say(line)

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from hqp_onnx.cli.arguments import DATA, FILE, OUT, Amount, json_option, probe_option, quiet_option, reading_options
+from hqp_onnx.cli.command import Command
 from hqp_onnx.cli.output import Display, give_json, say
 from hqp_onnx.data.reading import Data
 from hqp_onnx.errors import ThresholdError
@@ -17,7 +18,7 @@ from hqp_onnx.report.writing import HTML, rewrite_html
 from hqp_onnx.steps.check import Thresholds, check_folder, junit
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("folder", type=FILE, metavar="OUT")
 @json_option
 def report(folder: Path, json_file: Path | None) -> None:
@@ -28,7 +29,7 @@ def report(folder: Path, json_file: Path | None) -> None:
         say(f"Wrote {page}")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("folder", type=FILE, metavar="OUT")
 @click.option(
     "--max-drop", type=Amount(), metavar="NUMBER|SHARE%", help="How much worse the metric may be; needs --data."

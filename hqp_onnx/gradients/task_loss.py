@@ -25,6 +25,7 @@ from hqp_onnx.arrays import Array, Float32Array
 from hqp_onnx.errors import DataError, GradientError
 from hqp_onnx.evaluation.metrics.outputs import IGNORED
 from hqp_onnx.evaluation.metrics.task import Task
+from hqp_onnx.gradients.samples import moved_axis, place_of, samples_back, samples_first
 from hqp_onnx.gradients.tape import Tape
 from hqp_onnx.graphs.nodes import attribute
 
@@ -67,29 +68,35 @@ def task_seeds(t: Tape, task: Task, source: str) -> tuple[dict[str, str], int]:
         GradientError: the output mixes its samples, or does not depend on them one by one.
     """
     z, axis = logits_of_task(t, task)
-    if t.traced.rows.get(z) != 1:
+    place, rank = place_of(t, z), len(t.dims(z))
+    if t.traced.rows.get(z) != 1 and place is None:
         raise GradientError(f"output '{task.output}' mixes its samples: per-sample gradients need one row a sample")
     wanted, weight = (t.op("Gather", source, t.const(np.array(part)), axis=1) for part in (0, 1))
+    x, count = z if place is None else samples_first(t, z, t.dims(z), place), 0
     if axis is not None:
-        return _of_classes(t, z, axis, wanted, weight)
-    wanted, weight = (t.op("CastLike", t.op("Reshape", part, t.op("Shape", z)), z) for part in (wanted, weight))
-    found = t.op("Sigmoid", z) if task.kind == "decisions" else z
-    seed = t.mul(t.op("Sub", found, wanted), weight)
-    return {z: seed if task.kind == "decisions" else t.mul(t.scalar(2, z), seed)}, 0
+        count = t.dims(z)[axis] or 0
+        if not count:
+            raise GradientError(f"tensor '{z}' has no fixed number of classes along axis {axis}")
+        if place is not None:
+            axis, rank = moved_axis(axis, rank, place), rank + 2
+        seed = _of_classes(t, x, z, [*(a for a in range(rank) if a != axis), axis], count, (wanted, weight))
+    else:
+        wanted, weight = (t.op("CastLike", t.op("Reshape", part, t.op("Shape", x)), z) for part in (wanted, weight))
+        seed = t.mul(t.op("Sub", t.op("Sigmoid", x) if task.kind == "decisions" else x, wanted), weight)
+        seed = seed if task.kind == "decisions" else t.mul(t.scalar(2, z), seed)
+    return {z: seed if place is None else samples_back(t, seed, z)}, count
 
 
-def _of_classes(t: Tape, z: str, axis: int, wanted: str, weight: str) -> tuple[dict[str, str], int]:
-    rank, count = len(t.dims(z)), t.dims(z)[axis]
-    if count is None:
-        raise GradientError(f"tensor '{z}' has no fixed number of classes along axis {axis}")
-    order = [*(a for a in range(rank) if a != axis), axis]
-    last = t.op("Transpose", z, perm=order)
+def _of_classes(t: Tape, x: str, z: str, order: list[int], count: int, targets: tuple[str, str]) -> str:
+    """dL/dx of ``x``, which has the type of ``z``, and the classes along the last axis of ``order``."""
+    wanted, weight = targets
+    last = t.op("Transpose", x, perm=order)
     p = t.op("Softmax", t.reshape(last, -1, count), axis=1)
     labels = t.op("Cast", t.reshape(wanted, -1), to=onnx.TensorProto.INT64)
     onehot = t.op("OneHot", labels, t.ints(count), t.const(np.array([0, 1], t.traced.types[z])), axis=1)
     seed = t.mul(t.op("Sub", p, onehot), t.op("CastLike", t.reshape(weight, -1, 1), z))
-    back = [order.index(a) for a in range(rank)]
-    return {z: t.op("Transpose", t.op("Reshape", seed, t.op("Shape", last)), perm=back)}, count
+    back = [order.index(a) for a in range(len(order))]
+    return t.op("Transpose", t.op("Reshape", seed, t.op("Shape", last)), perm=back)
 
 
 def _class_axis(t: Tape, task: Task) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,24 +18,32 @@ from hqp_onnx.evaluation.verification import Verified, verify
 from hqp_onnx.files import json_text, make_folder, write_text
 from hqp_onnx.graphs import model_io
 from hqp_onnx.job.candidate import ORIGINAL, Candidate, Precision, plan_key
+from hqp_onnx.job.changes import changes
 from hqp_onnx.job.cost_model import CostModel
 from hqp_onnx.job.details import describe
 from hqp_onnx.job.evidence import MOMENTS
 from hqp_onnx.job.goal import Goal
+from hqp_onnx.job.layer_times import with_predictions, with_times
 from hqp_onnx.job.ledger import Ledger, Trial
-from hqp_onnx.job.results import TITLES, Report, Row, Units
+from hqp_onnx.job.network import traced, with_precisions
+from hqp_onnx.job.results import TITLES, Report, Row, Step, Units
 from hqp_onnx.job.rows import Measured, best_threads, latencies_once, make_rows, measured, measured_file
 from hqp_onnx.job.run import SearchResult
 from hqp_onnx.job.settings import settings_of
 from hqp_onnx.job.setup import Setup
 from hqp_onnx.job.shipping import NOISE, Shipping, choose
 from hqp_onnx.model import read_model
+from hqp_onnx.passes.narrow_weights import narrow_weights
 from hqp_onnx.ranking.redundancy import KINDS
-from hqp_onnx.runtimes.machine import machine
-from hqp_onnx.runtimes.runners import remarks, runtime_name, stand_in, thread_counts, thread_metadata, timing
+from hqp_onnx.runtimes.runners import measured_on, remarks, stand_in, thread_metadata, timing
 
-_FILE_NAMES = {Precision.FP32: "pruned.onnx", Precision.FP16: "fp16.onnx", Precision.INT8: "int8.onnx"}
-_FILES = (*_FILE_NAMES.values(), LEDGER)
+_FILE_NAMES = {
+    Precision.FP32: "pruned.onnx",
+    Precision.FP16: "fp16.onnx",
+    Precision.INT8: "int8.onnx",
+    Precision.DYNAMIC: "int8.onnx",
+}
+_FILES = (*dict.fromkeys(_FILE_NAMES.values()), LEDGER)
 _IF_ADMITTED = {"q8_only": "q8_only.onnx", "int8_everywhere": "int8_everywhere.onnx"}  # measured to compare with
 BASELINE = "baseline.onnx"
 """The input, where nothing is better."""
@@ -93,6 +101,9 @@ def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[R
     shipped = models[shipping.row].candidate
     plan, ranked = shipped.plan, result.evidence.ranking.units
     details: dict[str, Any] = {**rows, **vars(describe(setup.model, setup.channels, plan, ranked, setup.sample))}
+    network = _network(
+        setup, ledger, result, options.folder / files[shipping.row], (rows["baseline"], rows[shipping.row]), plan
+    )
     report = Report(
         model=str(setup.model.path),
         **details,
@@ -117,12 +128,25 @@ def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[R
         cost_model=_cost(setup, ledger),
         seconds=dict(ledger.seconds),
         units=Units(setup.channels.units, len(setup.channels.prunable), len(plan)),
-        machine=machine(thread_counts(setup.target, options.threads), runtime_name(setup.target)),
+        machine=measured_on(setup.target, options.threads),
         notes=_notes(setup, result, rows, plan),
+        network=network,
+        changes=changes(setup, models["baseline"], models[shipping.row]),
+        why_stopped=result.ended,
     )
     for large in (*ledger.cache.glob("*.onnx*"), *(ledger.cache / name for name in MOMENTS)):  # and soon made again
         large.unlink(missing_ok=True)
     return report, models
+
+
+def _network(
+    setup: Setup, ledger: Ledger, result: SearchResult, file: Path, rows: Sequence[Row], plan: PruningPlan
+) -> tuple[Step, ...]:
+    """The steps of the network, as far as the model in ``file``, which ships, tells."""
+    steps, places = traced(setup.model.graph, setup.channels)
+    shipped = model_io.load(file, quantized=True)
+    timed = with_times(with_precisions(steps, shipped), places, setup, ledger, shipped, rows)
+    return with_predictions(timed, places, setup, ledger, result.evidence, plan)
 
 
 def _shipping(setup: Setup, rows: Mapping[str, Row], models: Mapping[str, Measured]) -> Shipping:
@@ -148,8 +172,9 @@ def _to_write(setup: Setup, result: SearchResult) -> dict[str, tuple[Candidate, 
     """The models to write and their files, by row, in the order of the report."""
     output, chosen = setup.options.folder, result.chosen
     rows = {"pruned": (result.pruned, output / "pruned.onnx")}
-    if setup.options.narrow == "int8":
-        untouched = replace(ORIGINAL, precision=Precision.INT8)
+    if setup.options.narrow in ("int8", "dynamic"):
+        dynamic = setup.options.narrow == "dynamic" or (chosen and chosen.precision is Precision.DYNAMIC)
+        untouched = replace(ORIGINAL, precision=Precision.DYNAMIC if dynamic else Precision.INT8)
         rows = {"q8_only": (untouched, output / _IF_ADMITTED["q8_only"]), **rows}
     if chosen is not None:
         if chosen.floats:
@@ -165,7 +190,7 @@ def _write_models(setup: Setup, ledger: Ledger, result: SearchResult) -> dict[st
     source, budget, written = setup.model.source(setup.data["val"]), result.judge.budget, {}
     for name, (candidate, file) in reversed(_to_write(setup, result).items()):
         try:
-            proto = model_io.to_proto(result.judge.models.graph(candidate))
+            proto = model_io.to_proto(narrow_weights(result.judge.models.graph(candidate)).graph)
             precision = "mixed" if candidate.floats else candidate.precision.value
             verified = verify(proto, file, source, setup.target, precision, _judged(setup))
             verified = heard(verified, proto, file, source, setup.target)
@@ -233,7 +258,8 @@ def _notes(setup: Setup, result: SearchResult, rows: Mapping[str, Row], plan: Pr
     channels, redundant = setup.channels, result.evidence.redundant
     slow = (name for name in rows if rows[name].speedup * (1 + NOISE) < 1)
     notes = [] if setup.split is None else [f"{setup.split.words}; {SPLIT} has their numbers"]
-    notes += [f"{TITLES[name]} is slower than the input on this machine" for name in slow]
+    where = setup.options.device or "this machine"
+    notes += [f"{TITLES[name]} is slower than the input on {where}" for name in slow]
     samples = len(next(iter(setup.sample.values())))
     if samples > 1:
         notes.append(f"latencies are those of batches of {samples} samples")
@@ -252,7 +278,7 @@ def _notes(setup: Setup, result: SearchResult, rows: Mapping[str, Row], plan: Pr
             parts = ", ".join(f"{output} {q.said(value)}" for output, value in row.parts.items())
             notes.append(f"{TITLES[name]}: {q.name} of {parts}")
     of_target = *stand_in(setup.target), *timing(setup.target), *remarks(setup.target, setup.options.precision)
-    return (*notes, *result.notes, *of_target)
+    return (*notes, *result.notes, *filter(None, (result.ended,)), *of_target)
 
 
 def _cost(setup: Setup, ledger: Ledger) -> CostModel:

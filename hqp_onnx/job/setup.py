@@ -12,9 +12,11 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import Array
+from hqp_onnx.boards.board import target_on
 from hqp_onnx.channels import cost
 from hqp_onnx.channels.channel_map import ChannelMap
 from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.data.sampled import taken
 from hqp_onnx.data.split import PARTS, Split, split, subset
 from hqp_onnx.evaluation.budget import check_budget, check_samples
 from hqp_onnx.evaluation.metrics import METRICS, Metric, References, Scores, evaluate
@@ -24,13 +26,14 @@ from hqp_onnx.graphs.ends import ends_of
 from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.job.options import Options
 from hqp_onnx.model import Model, judged_data, open_data, open_model
+from hqp_onnx.passes.quantize_dynamic import dynamic_nodes
 from hqp_onnx.passes.recover import check_recoverable
 from hqp_onnx.progress import Progress
 from hqp_onnx.ranking.saliencies import Scoring
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.runtimes.runners import open_runner
 from hqp_onnx.runtimes.session import Runner
-from hqp_onnx.runtimes.targets import Target, target
+from hqp_onnx.runtimes.targets import Target
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +93,15 @@ class Setup:
         """MACs per sample and parameters of a graph that was pruned from the original, in float32."""
         return {"macs": cost.macs(graph, self.positions), "params": cost.params(graph)}
 
+    @property
+    def may_be_dynamic(self) -> bool:
+        """Whether dynamic INT8 is tried beside static: where it has fast kernels for most of the arithmetic."""
+        if self.options.precision != "mixed" or self.target.mixes != "int8" or not self.target.dynamic:
+            return False
+        costs, names = cost.node_macs(self.model.graph, self.positions), set(dynamic_nodes(self.model.graph))
+        own = {node.name for node in self.model.graph.nodes if node.outputs and node.outputs[0].name in names}
+        return sum(costs[name] for name in own & costs.keys()) >= sum(costs.values()) / 2 > 0
+
 
 def open_setup(options: Options, progress: Progress) -> Setup:
     """Read and check everything; nothing is written.
@@ -97,7 +109,8 @@ def open_setup(options: Options, progress: Progress) -> Setup:
     Raises:
         HqpError: bad input.
     """
-    model = open_model(options.model, options.threads, options.target)
+    target = target_on(options.target, options.device)
+    model = open_model(options.model, options.threads, target)
     data, found = _opened_data(options, model)
     choice = _choice(options, model, data["val"])
     metric = choice.metric
@@ -121,7 +134,7 @@ def open_setup(options: Options, progress: Progress) -> Setup:
         references=_references(model, data, metric),
         scoring=replace(options.scoring, task=task if own else None),
         recovery=recovery,
-        target=target(options.target),
+        target=target,
         sample=next(iter(data["val"].in_batches(model.session.batch or options.batch))).feeds,
         progress=progress,
         split=found,
@@ -148,10 +161,10 @@ def _opened_data(options: Options, model: Model) -> tuple[dict[str, Dataset], Sp
     if options.data is None:
         named = {part: getattr(options, part) for part in PARTS}
         given = {part: source for part, source in named.items() if source is not None}
-        return {part: open_data(model, source, options.preprocess) for part, source in given.items()}, None
+        return {p: open_data(model, source, options.preprocess, part=p) for p, source in given.items()}, None
     whole = open_data(model, options.data, options.preprocess)
     found = split(whole.source, options.seed, options.shares)
-    return {part: whole.only(subset(whole.source, found, part)) for part in PARTS}, found
+    return {part: taken(whole.only(subset(whole.source, found, part)), part) for part in PARTS}, found
 
 
 def _choice(options: Options, model: Model, data: Dataset) -> Choice:

@@ -68,7 +68,7 @@ def test_one_source_or_three(tmp_path: Path, model: Path) -> None:
     for chosen, message in (
         ({"data": {}, "val": {}}, "data is split into calibration, validation and test: leave out val"),
         ({"calib": {}}, "val is missing: give it, or data"),
-        ({}, "calib is missing"),
+        ({}, "calib and val are missing: give them"),
         ({"data": {}, "shares": (1, 0, 0)}, "expected three shares above 0"),
         ({"data": {}, "output": ""}, "output is missing"),
     ):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 import shutil
 import unicodedata
@@ -14,17 +16,19 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from command import hqp
+from PIL import Image
 from polygraphy_host import host_environment, sh
 
 from hqp_onnx.errors import DataError
-from hqp_onnx.job.results import EngineRow, Frozen, Judged, Report
+from hqp_onnx.job.results import EngineRow, Frozen, Judged, Report, Step
 from hqp_onnx.report.html import render
 from hqp_onnx.report.html.plot import Scale, ticks
 from hqp_onnx.report.reading import read_report
 
-VOID = {"meta", "br"}
+VOID = {"meta", "br", "img"}
 
 
 class Page(HTMLParser):
@@ -71,8 +75,8 @@ def page(folder: Path) -> Page:
 def test_the_file_stands_alone(folder: Path, page: Page) -> None:
     text = (folder / "report.html").read_text()
     assert text.startswith("<!doctype html>")
-    assert not re.search(r"https?:|url\(|@import|src=|href=", text)
-    assert not page.all("script") + page.all("link") + page.all("img")
+    assert not re.search(r"https?:|url\(|@import|src=(?!\"data:image/png;base64,)|href=", text)
+    assert not page.all("script") + page.all("link")
     assert len(text) < 200_000
 
 
@@ -82,7 +86,9 @@ def test_people_and_screen_readers_get_every_figure_in_words(page: Page) -> None
     assert len(identifiers) == len(set(identifiers))
     by_id = {element["id"]: element for element in page.elements if "id" in element}
     images, figures = page.all("svg"), page.all("figure")
-    assert [figure["id"] for figure in figures] == ["latency", "budget", "trials", "saliency", "layers"]
+    assert [figure["id"] for figure in figures] == [
+        *("network", "times", "latency", "budget", "trials", "saliency", "layers")
+    ]
     assert len(images) == len(page.all("figcaption")) == len(figures)
     for image in images:
         assert image["role"] == "img"
@@ -150,6 +156,62 @@ def test_layers_are_the_widths_of_the_written_model(folder: Path, report: Report
     assert report.frozen == (Frozen("graph output 'logits'", 4, ("d4", "w4")),)
 
 
+def test_the_network_is_drawn_as_it_was_written(folder: Path, report: Report, page: Page) -> None:
+    """Ways, precisions and widths, by the files alone."""
+    assert [(step.op, step.reads) for step in report.network] == [
+        ("input", ()),
+        *(("Conv", (0,)), ("Conv", (1,)), ("Conv", (2,)), ("Add", (1, 3)), ("Gemm", (4,)), ("output", (5,))),
+    ]
+    assert [step.weight for step in report.network if step.weight] == ["w1", "w2", "w3", "w4"]
+    first, second, third, _ = (step.group for step in report.network if step.weight)
+    assert first == third == 0 and second is None  # the Add ties them
+    assert report.network[-2].stays == {"graph output 'logits'": 4}
+    shipped = onnx.load(folder / "int8.onnx").graph
+    integers = {n.name for n in shipped.node if any(name.endswith("dequantized") for name in n.input)}
+    drawn = {step.name: step.precision == "int8" for step in report.network if step.weight}
+    assert drawn == {name: name in integers for name in drawn}
+    assert any(drawn.values())
+    rows = [e for e in page.all("g") if e["inside"][-2:] == ["figure", "svg"]]
+    assert len(rows) == len(report.network)
+    assert sum("channels, " in row["text"] for row in rows) == 4
+    assert "graph output 'logits'" in rows[-2]["text"]
+    for layer, row in zip(report.layers, (row for row in rows if "channels, " in row["text"]), strict=True):
+        assert f"{layer.channels} channels, {layer.channels - layer.removed} after" in row["text"]
+    assert len(page.all("path", **{"class": "way"})) == sum(len(s.reads) for s in report.network)
+
+
+def test_a_network_of_many_layers_stays_readable(folder: Path, report: Report) -> None:
+    layer, start = report.layers[0], report.network[0]
+    names = [f"w{number}" for number in range(200)]
+    layers = tuple(replace(layer, weight=name, removed=n % 5) for n, name in enumerate(names))
+    steps = (start, *(Step(f"n{n}", "Conv", (n,), name, "int8") for n, name in enumerate(names)))
+    shown = Page(render(replace(report, layers=layers, network=steps), folder))
+    rows = [e for e in shown.all("g") if e["inside"][-2:] == ["figure", "svg"]]
+    assert len(rows) == 3  # the input, the layer that reads it, all others
+    assert "×199" in [e["text"] for e in shown.all("text")]
+    table = next(e for e in shown.all("table") if "Every step" in e["text"])
+    assert all(f": {name}" in table["text"] for name in names)
+
+
+def test_samples_that_changed_are_shown(folder: Path, report: Report, page: Page) -> None:
+    assert report.changes is not None and report.changes.worse > 0
+    shown = report.changes.shown
+    assert 0 < len(shown) == min(report.changes.worse, 12)
+    assert len(page.all("img")) == len(shown)
+    data = np.load(folder.parent / "data.npz")["input"]
+    before, after = (
+        ort.InferenceSession(path).run(None, {"input": data})[0].argmax(1)
+        for path in (folder.parent / "model.onnx", report.shipped)
+    )
+    assert report.changes.worse == (before != after).sum()
+    for change in shown:
+        assert change.answers == (before[change.sample], after[change.sample])
+        picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(change.picture))), float)
+        original = data[change.sample, 0].astype(float)
+        levels = (original - original.min()) / np.ptp(original)
+        assert np.abs(picture / 255 - levels).max() < 1 / 200
+
+
 def test_the_histogram_counts_every_prunable_unit(folder: Path, report: Report) -> None:
     found = report.saliency_histogram
     counted = [*found.kept, *found.removed, *found.not_positive, *found.unknown]
@@ -169,7 +231,7 @@ def test_an_engine_has_a_row(folder: Path, report: Report) -> None:
     assert shown.all("dd")[0]["text"] == f"{report.hqp.speedup:.2f}×"
     shipped = Page(render(replace(report, engine=replace(engine, admitted=True)), folder))
     assert (shipped.all("dt")[0]["text"], shipped.all("dd")[0]["text"]) == ("batch 8, on the GPU", "7.000 ms")
-    assert "7.000 ms" in shipped.all("rect", **{"class": "main"})[0]["text"]
+    assert any("7.000 ms" in e["text"] for e in shipped.all("rect", **{"class": "main"}))
 
 
 def test_a_recovered_model_is_what_ships(folder: Path, report: Report) -> None:
@@ -181,7 +243,7 @@ def test_a_recovered_model_is_what_ships(folder: Path, report: Report) -> None:
     recovered = replace(report, recovered=row, trials=trials, ships="recovered", files=files)
     shown = Page(render(recovered, folder))
     assert shown.all("dd")[0]["text"] == "77.00×"
-    assert "HQP + recovery: 0.001 ms" in shown.all("rect", **{"class": "main"})[0]["text"]
+    assert any("HQP + recovery: 0.001 ms" in e["text"] for e in shown.all("rect", **{"class": "main"}))
     assert sum(str(folder / "recovered" / "int8.onnx") in e["text"] for e in shown.all("pre")) == 4
     shutil.rmtree(folder / "recovered")
     with pytest.raises(DataError, match=r"int8\.onnx: no such file"):
@@ -192,8 +254,8 @@ def test_a_model_with_nothing_to_remove_has_a_page(folder: Path, report: Report)
     histogram = replace(report.saliency_histogram, kept=(0,) * 24, removed=(0,) * 24)
     nothing = replace(report, layers=(), trials=(), frozen=(), saliency_histogram=histogram)
     shown = Page(render(nothing, folder))
-    assert len(shown.all("svg")) == 5
-    assert not shown.all("circle")
+    assert len(shown.all("svg")) == 7
+    assert not shown.all("circle", **{"class": "accepted"})
 
 
 @pytest.mark.parametrize(
@@ -213,6 +275,8 @@ def test_names_from_the_model_are_text(folder: Path, report: Report, name: str, 
     evil = replace(report, layers=(layer,), frozen=frozen, inputs=inputs, trials=trials, model=name, notes=(name,))
     evil = replace(evil, settings={**report.settings, "saliency": name, "keep": [name]})
     evil = replace(evil, metric=replace(report.metric, name=name))
+    steps = (Step(name, name, (), name, "int8", 0, {name: 1}, 1.0, 0.5, 0.4), Step(name, "output", (0,)))
+    evil = replace(evil, network=steps)
     evil = replace(evil, floats=(name,), data=name, seconds={name: 1.0}, machine=replace(report.machine, runtime=name))
     text = render(evil, folder)
     assert text.encode().decode() == text

@@ -6,19 +6,39 @@ from rich.table import Table
 
 from hqp_onnx.job.cost_model import CostModel
 from hqp_onnx.job.results import Report
-from hqp_onnx.report.table import PARAMETERS, models_table
+from hqp_onnx.job.table import ONE_THREAD, PARAMETERS, REMOVED, THREADS
+from hqp_onnx.markup import Table as Words
+
+_DISPENSABLE = ("MACs M", REMOVED, ONE_THREAD, THREADS, "smaller", "size MB", "latency ms")
+"""Columns that a narrow terminal can do without, first those that it misses least."""
 
 
-def report_table(report: Report) -> Table:
-    """The paper's table."""
-    shown = models_table(report).without(PARAMETERS)
+def report_table(report: Report, width: int = 0) -> Table:
+    """A row per model; columns are left out where they do not fit into ``width`` characters, 0 for any."""
+    shown = report.table.without(PARAMETERS)
     title = f"{report.model}, {report.samples} samples of {report.data}, {report.machine.runtime}"
+    for column in ("", *_DISPENSABLE):
+        shown = shown.without(column)
+        if not width or _needs(shown) <= width:
+            break
     table = Table(title=title, title_justify="left")
     for place, column in enumerate(shown.head):
-        table.add_column(column if place else "", justify="right" if place else "left", no_wrap=True)
+        table.add_column(_heading(column) if place else "", justify="right" if place else "left", no_wrap=True)
     for row in shown.rows:
         table.add_row(*row)
     return table
+
+
+def _heading(column: str) -> str:
+    """On two lines where that is narrower, as the unit under a name."""
+    first, space, rest = column.partition(" ")
+    return f"{first}\n{rest}" if space else column
+
+
+def _needs(table: Words) -> int:
+    """Characters of a line."""
+    cells = zip(*((*map(_heading, table.head),), *table.rows), strict=True)
+    return 1 + sum(3 + max(len(line) for cell in column for line in cell.split("\n")) for column in cells)
 
 
 def budget_line(report: Report) -> str:
@@ -30,7 +50,7 @@ def budget_line(report: Report) -> str:
     points = {name: q.worse(drop) for name, drop in report.budget_spent.items()}
     sure = f"{points['uncertainty']} are uncertainty, " if "uncertainty" in points else ""
     return (
-        f"Of the budget of {q.limit(report.max_drop)} on D_val, pruning took {points['pruning']} and "
+        f"Of the budget of {q.limit(report.max_drop)} on the validation data, pruning took {points['pruning']} and "
         f"precision {points['precision']}; {sure}{points['left']} are left"
     )
 

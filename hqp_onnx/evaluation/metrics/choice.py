@@ -22,6 +22,7 @@ from hqp_onnx.evaluation.metrics.metric import METRICS, Metric, ScoreFunction, l
 from hqp_onnx.evaluation.metrics.neighbours import OF_ORIGINAL
 from hqp_onnx.evaluation.metrics.outputs import judged, logits_of
 from hqp_onnx.evaluation.metrics.running import classes
+from hqp_onnx.evaluation.metrics.sample_axis import BySample
 from hqp_onnx.evaluation.metrics.task import Task, task_of, task_of_targets
 from hqp_onnx.runtimes.session import Runner
 
@@ -72,7 +73,7 @@ def choose(
     if output and output not in (known := [spec.name for spec in session.outputs]):
         raise UsageError(f"{{--metric_output}} {output}: no such output, there are {', '.join(known)}")
     batch = next(iter(data))
-    outputs = session.run(batch.feeds)
+    outputs = BySample(session).run(batch.feeds)
     metric, why = _default(outputs, data, output) if asked is None else (load_metric(asked), "")
     metric = metric.of_output(output) if output else metric
     metric = _of_original(metric, data) if reference else metric

@@ -5,9 +5,9 @@ from __future__ import annotations
 import svg
 
 from hqp_onnx.job.results import Layer, Report
+from hqp_onnx.markup import Table
 from hqp_onnx.report.html.figures import Figure
 from hqp_onnx.report.html.plot import LEFT, RIGHT, TOP, WIDTH, Scale, bar, legend, picture, ticks, x_axis, y_axis
-from hqp_onnx.report.table import Table
 
 _BOTTOM = 180.0
 
@@ -49,18 +49,20 @@ def layers(report: Report) -> Figure:
     layers = report.layers
     x = Scale(0, len(layers), LEFT, WIDTH - RIGHT)
     y = Scale(0, 100, _BOTTOM, TOP)
-    drawn = y_axis(y, "θ, % of the output channels")
+    drawn = y_axis(y, "% of the output channels")
     for number, layer in enumerate(layers):
         drawn += _layer_bars(layer, x(number), x(number + 1) - min(1.0, 0.2 * (x(1) - x(0))), y)
     places = [value for value in ticks(0, len(layers)) if value == round(value)]
     drawn += x_axis(x, _BOTTOM, places, "layer, from input to output")
     drawn += legend([("removed", "removed"), ("rest", "frozen")])
     most = max(layers, key=lambda layer: layer.theta, default=None)
-    caption = f"θ of {len(layers)} layers, of which {sum(layer.removed == 0 for layer in layers)} keep all channels."
+    caption = f"{len(layers)} layers, of which {sum(layer.removed == 0 for layer in layers)} keep all channels."
     caption += f" The most pruned is {most.weight} ({most.theta:.0f} %)." if most else ""
-    numbers = Table("θ per layer", ("weight", "operator", "shape", "removed", "θ %"), tuple(map(_layer_row, layers)))
+    numbers = Table(
+        "Channels removed", ("weight", "operator", "shape", "removed", "removed %"), tuple(map(_layer_row, layers))
+    )
     drawing = picture("layers", "Share of channels removed per layer", caption, _BOTTOM + 36, drawn)
-    return Figure("layers", "θ per layer", drawing, caption, numbers)
+    return Figure("layers", "Channels removed per layer", drawing, caption, numbers)
 
 
 def _layer_bars(layer: Layer, left: float, right: float, y: Scale) -> list[svg.Element]:

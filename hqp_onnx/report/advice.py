@@ -1,0 +1,53 @@
+"""What a report advises, in words: a simpler model where it is as good, and what to try where little was gained.
+
+A simpler model is the quantized input (``q8_only``), whose structure is as it was, and what was pruned alone
+(``pruned``), which is all in float32. It is as good if it is inside the budget, takes at most ``_MORE`` more time than
+what ships, and loses no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hqp_onnx.job.results import Report, Row, title_of
+
+_MORE = 0.10  # of the time of what ships
+_LITTLE = 1.1  # times as fast
+_SIMPLER = {
+    "q8_only": "it is your network as it was, in INT8",
+    "pruned": "it is all in float32, and runs the same everywhere",
+}
+
+
+def advice(report: Report) -> tuple[str, ...]:
+    """Sentences; none where there is nothing to say."""
+    return (*_simpler(report), *_what_would_help(report))
+
+
+def _simpler(report: Report) -> Iterator[str]:
+    ships = report.rows[report.ships]
+    for name, why in _SIMPLER.items():
+        row = report.rows.get(name)
+        if row is None or name == report.ships or name not in report.files or ships.speedup <= _LITTLE:
+            continue
+        if row.speedup * (1 + _MORE) >= ships.speedup and row.drop <= ships.drop:
+            yield f"Consider {report.files[name]} ({title_of(name)}): {why}, and {_beside(report, row, ships)}."
+
+
+def _beside(report: Report, row: Row, ships: Row) -> str:
+    q, slower = report.metric, ships.speedup / row.speedup - 1
+    times = f"takes {100 * slower:.0f} % more time" if slower > 0.01 else "is as fast"
+    less = ships.drop - row.drop
+    return f"{times} than what ships and loses {q.change(less)} less" if less > 0 else f"{times} as what ships"
+
+
+def _what_would_help(report: Report) -> Iterator[str]:
+    if report.rows[report.ships].speedup > _LITTLE or report.request.speed:
+        return
+    units = report.units
+    if not units.prunable:
+        yield "No channels can be removed: the table of channels that stay says why, see troubleshooting.md."
+    elif not report.budget_met:
+        yield "A larger budget, or --calibration percentile:99.99, may let a quantized model in."
+    else:
+        yield "Little was gained. More may be with a larger budget, with --recover 2, or on another --target."

@@ -1,0 +1,78 @@
+"""What is missing is said at once; options are listed once, in groups; shares may be percentages."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from hqp_onnx.cli import cli
+from hqp_onnx.cli.arguments import SHARE
+from hqp_onnx.cli.command import _GROUPS
+
+COMMANDS = sorted(name for name, command in cli.commands.items() if not isinstance(command, click.Group))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("optimize", "missing: MODEL, --output, --data (or --calib and --val)"),
+        ("optimize m.onnx", "missing: --output, --data (or --calib and --val)"),
+        ("optimize m.onnx --data d", "missing: --output"),
+        ("optimize --calib c --val v -o out", "missing: MODEL"),
+        ("recover", "missing: STUDENT, --teacher, --data, --output"),
+    ],
+)
+def test_all_that_is_missing_is_named_at_once(line: str, said: str) -> None:
+    done = CliRunner().invoke(cli, line.split())
+    assert done.exit_code == 2
+    assert done.output.strip().endswith(f"Error: {said}")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_lists_every_option_once(name: str) -> None:
+    text = CliRunner().invoke(cli, [name, "--help"], terminal_width=80).output
+    listed = text[text.rindex("\nOptions") :]
+    for option in cli.commands[name].params:
+        if isinstance(option, click.Option):
+            flag = max(option.opts, key=len)
+            assert len(re.findall(rf"^  (?:-\w, )?{re.escape(flag)}\b(?!-)", listed, re.M)) == 1, flag
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_five_options_that_matter_come_first() -> None:
+    text = CliRunner().invoke(cli, ["optimize", "--help"]).output
+    first = text.partition("Options that matter first:")[2].partition("\n\n")[0]
+    assert re.findall(r"^  (?:-\w, )?(--[\w-]+)", first, re.M) == [
+        "--data",
+        "--max-drop",
+        "--target",
+        "--metric",
+        "--output",
+    ]
+    titles = re.findall(r"^(\w[^:\n]+):$", text, re.M)
+    assert titles == ["Options that matter first", *_GROUPS]  # and no others
+
+
+@pytest.mark.parametrize(("text", "value"), [("5%", 0.05), ("0.5 %", 0.005), ("0.25", 0.25), (0.1, 0.1), ("95%", 0.95)])
+def test_a_share_may_be_a_percentage(text: object, value: float) -> None:
+    assert SHARE.convert(text, None, None) == pytest.approx(value)
+
+
+def test_what_is_no_share_is_said() -> None:
+    done = CliRunner().invoke(cli, ["optimize", "m", "-o", "o", "--data", "d", "--confidence", "very"])
+    assert "'very' is no share: expected a number, as 0.05, or a percentage, as 5%" in done.output
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_a_script(shell: str, tmp_path: Path) -> None:
+    script = CliRunner().invoke(cli, ["completion", shell]).output
+    assert "_HQP_COMPLETE" in script and "hqp" in script
+    (tmp_path / "script").write_text(script)
+    if shell == "bash":
+        done = subprocess.run(["bash", "-n", str(tmp_path / "script")], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
