@@ -25,6 +25,7 @@ from typing import Literal, TypeVar
 
 import onnx
 
+from hqp_onnx.boards.board import target_on
 from hqp_onnx.boundary import public
 from hqp_onnx.comparison import Comparison
 from hqp_onnx.comparison import compare as compare_files
@@ -33,9 +34,11 @@ from hqp_onnx.engine import BuildOptions, BuildReport
 from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.latency import Latency
 from hqp_onnx.evaluation.metrics import Metric, ScoreFunction, Scores
+from hqp_onnx.evaluation.metrics.task import Task
 from hqp_onnx.model import ModelSource, open_data, open_model, open_optional_data
 from hqp_onnx.passes.convert_fp16 import in_float16
 from hqp_onnx.passes.quantize import Recipe
+from hqp_onnx.passes.quantize_dynamic import check_dynamic
 from hqp_onnx.progress import Progress, silent
 from hqp_onnx.ranking.rank import Ranking
 from hqp_onnx.ranking.saliencies import Scoring
@@ -46,7 +49,7 @@ from hqp_onnx.steps.build import build_file
 from hqp_onnx.steps.evaluate import evaluate_model
 from hqp_onnx.steps.inspect import Inspection, inspect_model
 from hqp_onnx.steps.prune import Pruning, prune_model
-from hqp_onnx.steps.quantize import default_precision, mixed_model, quantize_model
+from hqp_onnx.steps.quantize import default_precision, dynamic_model, mixed_model, quantize_model
 from hqp_onnx.steps.recover import recover_model, recovery_source
 from hqp_onnx.steps.score import score_model
 from hqp_onnx.steps.writing import verified_model
@@ -77,7 +80,7 @@ def prune(
     """``model`` without a share of its prunable units, or those of a plan, whatever that costs.
 
     Args:
-        model: float, opset 11 or newer.
+        model: float, opset 7 or newer.
         sparsity: share of the prunable units to remove, 0 to below 1.
         plan: in place of ``sparsity``: a ledger.json of another export of the same network, what it removed is removed.
         data: calibration data, for saliencies of gradients and for the refit.
@@ -126,13 +129,14 @@ def quantize(
     preprocess: str | Path | None = None,
     progress: Progress = silent,
 ) -> onnx.ModelProto:
-    """``model`` in INT8, as explicit QuantizeLinear and DequantizeLinear pairs, or in float16.
+    """``model`` in INT8, as explicit QuantizeLinear and DequantizeLinear pairs or dynamic, or in float16.
 
     Args:
-        model: float, opset 11 or newer.
-        data: calibration data; float16 needs none.
-        precision: int8; mixed, INT8 where that is faster on ``target``, as measured here; or fp16. None takes int8, or
-            fp16 where ``target`` does not compute in INT8.
+        model: float, opset 7 or newer.
+        data: calibration data; float16 needs none, dynamic rounds weights by them if they are given.
+        precision: int8; mixed, INT8 where that is faster on ``target``, as measured here; dynamic, INT8 whose
+            activations are quantized as they come; or fp16. None takes int8, or fp16 where ``target`` does not compute
+            in INT8.
         target: the runtime that the model is for: onnxruntime, openvino, tensorrt, tensorrt-rtx, cuda,
             onnxruntime:PROVIDER, or ``FILE.py:name``.
         calibration: how ranges are chosen, as entropy or percentile:99.9; see ``hqp quantize --help``.
@@ -144,18 +148,23 @@ def quantize(
     """
     resolved = target_named(target)
     precision = precision or default_precision(resolved)
-    if precision not in ("int8", "mixed", "fp16"):
-        raise UsageError(f"{{--precision}} {precision}: expected one of int8, mixed, fp16")
+    if precision not in ("int8", "mixed", "dynamic", "fp16"):
+        raise UsageError(f"{{--precision}} {precision}: expected one of int8, mixed, dynamic, fp16")
+    check_dynamic(precision, resolved)
     opened = open_model(model)
     if precision == "fp16":
         source = opened.source(None if data is None else open_data(opened, data, preprocess))
         half = in_float16(opened.graph)
         return verified_model(half.graph, source, resolved, precision, half.warnings)
+    recipe = Recipe(equalize=equalize, correct_bias=correct_bias, round_weights=round_weights)
+    if precision == "dynamic":
+        given = None if data is None else open_data(opened, data, preprocess)
+        integers = dynamic_model(opened, given, resolved, recipe)
+        return verified_model(integers.graph, opened.source(given), resolved, precision, integers.warnings)
     if data is None:
         raise UsageError(f"{{--precision}} {precision} needs calibration data: add {{--data}}")
     dataset = open_data(opened, data, preprocess)
     make = mixed_model if precision == "mixed" else quantize_model
-    recipe = Recipe(equalize=equalize, correct_bias=correct_bias, round_weights=round_weights)
     made = make(opened, dataset, resolved, calibration, progress, recipe)
     return verified_model(made.graph, opened.source(dataset), resolved, precision, made.warnings)
 
@@ -176,6 +185,7 @@ def recover(
     beta: float = Recovery.beta,
     augment: Sequence[str] = (),
     seed: int = 0,
+    metric_output: str = "",
     preprocess: str | Path | None = None,
     progress: Progress = silent,
 ) -> onnx.ModelProto:
@@ -195,10 +205,12 @@ def recover(
         beta: weight of these.
         augment: some of ``flip`` and ``crop``, for images that may be varied so.
         seed: of the split, the order and the augmentation.
+        metric_output: the output that counts; others are as features. "" takes all alike.
         preprocess: of images: imagenet, clip, tf, yolo, JSON, or its file.
         progress: called with stage, done and total.
     """
-    settings = Recovery(epochs, rate, batch, held_out, loss, temperature, features, beta, _several(augment), seed)
+    task, several = Task("any", metric_output), _several(augment)
+    settings = Recovery(epochs, rate, batch, held_out, loss, temperature, features, beta, several, seed, task)
     opened = open_model(teacher)
     dataset = open_data(opened, data, preprocess)
     recovered = recover_model(student, opened, dataset, settings, progress=progress).graph
@@ -221,7 +233,7 @@ def score(
     """The saliency of every filter (``filters``: weight -> float64 [filters]) and unit (``units``: float64 [units]).
 
     Args:
-        model: float, opset 11 or newer.
+        model: float, opset 7 or newer.
         data: calibration data, for saliencies that need them.
         saliency: a name of ``hqp score --help``, or ``FILE.py:name``.
         engine: what differentiates: native or ort-training.
@@ -275,6 +287,7 @@ def benchmark(
     batch: int = 1,
     threads: int = 0,
     target: str = "onnxruntime",
+    device: str | None = None,
     progress: Progress = silent,
 ) -> dict[str, Latency]:
     """Latency of models in turn, each as if alone, on the same random input; speedups are over the first.
@@ -284,12 +297,13 @@ def benchmark(
         batch: samples per run, where the models leave it open.
         threads: of the runtime; 0 lets it choose.
         target: what runs them, see ``quantize``.
+        device: a board that times them, as ssh://USER@HOST[:PORT].
         progress: called with stage, done and total.
 
     Returns:
         By path, in order; a model in memory is called ``<model N>``, N its place from 1 on.
     """
-    return benchmark_models(models, batch, threads, target, progress)
+    return benchmark_models(models, batch, threads, target_on(target, device), progress)
 
 
 @public

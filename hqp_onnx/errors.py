@@ -38,7 +38,11 @@ class Ended(BaseException):
         super().__init__(number)
 
 
-INTERRUPTIONS = (KeyboardInterrupt, Ended)  # what nobody's code is to blame for
+class OutOfTime(BaseException):
+    """The time of a search is over; the message says at which stage. ``job.run`` catches it."""
+
+
+INTERRUPTIONS = (KeyboardInterrupt, Ended, OutOfTime)  # what nobody's code is to blame for
 
 
 class ModelError(HqpError):
@@ -63,6 +67,10 @@ class MissingRuntimeError(HqpError):
 
 class LimitError(HqpError):
     """A run was stopped since it took more time or memory than it may; the message says which, and what allows more."""
+
+
+class BoardError(HqpError):
+    """A board cannot be reached, refuses, or lacks something; the message says which, and what to do."""
 
 
 class PluginError(HqpError):
@@ -97,5 +105,13 @@ class ThresholdError(HqpError):
 
 def one_line(error: object) -> str:
     """The first line of another library's message, without the middle if it is long; its type where it has none."""
-    line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    return _short(next(iter(str(error).strip().splitlines()), "") or type(error).__name__)
+
+
+def last_line(text: str) -> str:
+    """The last line of what another program says, without the middle if it is long; empty where it says nothing."""
+    return _short(next(iter(reversed(text.strip().splitlines())), ""))
+
+
+def _short(line: str) -> str:
     return line if len(line) <= LONGEST_REASON else f"{line[: LONGEST_REASON // 2]} ... {line[-LONGEST_REASON // 3 :]}"

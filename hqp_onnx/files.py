@@ -82,6 +82,11 @@ def digest_of(*texts: str) -> str:
     return texts[0] if len(texts) == 1 else hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
+def sha256_of(*texts: str) -> str:
+    """Hex digest of texts."""
+    return hashlib.sha256(repr(texts).encode()).hexdigest()
+
+
 def json_text(value: object) -> str:
     """JSON with one key a line."""
     return json.dumps(value, indent=1) + "\n"

@@ -122,6 +122,11 @@ def bounded_memory() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
+def peak_bytes() -> int:
+    """The most memory that this process had in use at a time; 0 where the system does not say."""
+    return _kilobytes(Path("/proc/self/status"), "VmHWM:") or 0
+
+
 def available_bytes() -> int | None:
     """Memory that this process may still take; None where the system does not say."""
     rooms = [_kilobytes(Path("/proc/meminfo"), "MemAvailable:", "SwapFree:"), *(_left(*files) for files in _GROUPS)]

@@ -18,6 +18,7 @@ from hqp_onnx.channels.channel_map import ChannelMap
 from hqp_onnx.channels.walk import analyze
 from hqp_onnx.data.dataset import Dataset, batch_size
 from hqp_onnx.data.reading import Data
+from hqp_onnx.data.sampled import taken
 from hqp_onnx.data.sources import open_dataset
 from hqp_onnx.errors import LimitError, ModelError, UsageError
 from hqp_onnx.evaluation.metrics import Metric, predictions
@@ -89,7 +90,7 @@ def held_to(session: Runner, interface: Interface, size: int, data: Dataset | gs
 
 
 @public
-def open_model(source: ModelSource, threads: int = 0, target_name: str = "onnxruntime") -> Model:
+def open_model(source: ModelSource, threads: int = 0, target: str | Target = "onnxruntime") -> Model:
     """Load, check and canonicalise a file or a ModelProto, which is not changed; the session uses the target's runtime.
 
     Raises:
@@ -99,7 +100,7 @@ def open_model(source: ModelSource, threads: int = 0, target_name: str = "onnxru
     path, proto = read_model(source)
     try:
         stored = path is not IN_MEMORY and not model_io.is_linked(path)
-        load = partial(_load, path if stored else proto, target_named(target_name))
+        load = partial(_load, path if stored else proto, _target(target))
         session = load(threads)
         canonical, shapes = canonicalize_with_shapes(model_io.to_graph(proto))
     except (ModelError, LimitError) as e:
@@ -107,6 +108,10 @@ def open_model(source: ModelSource, threads: int = 0, target_name: str = "onnxru
     for line in nonfinite_weights(canonical.graph):
         log.warning("warning: %s", line)
     return Model(path, *_identity(path, proto), session, load, Interface.of(proto), canonical.graph, shapes)
+
+
+def _target(target: str | Target) -> Target:
+    return target_named(target) if isinstance(target, str) else target
 
 
 def _load(model: Path | onnx.ModelProto, target: Target, threads: int) -> Runner:
@@ -136,14 +141,14 @@ def _identity(path: Path, proto: onnx.ModelProto) -> tuple[str, int]:
     return hashlib.sha256(content).hexdigest(), len(content)
 
 
-def open_session(source: ModelSource, target_name: str = "onnxruntime", threads: int = 0) -> Runner:
+def open_session(source: ModelSource, target: str | Target = "onnxruntime", threads: int = 0) -> Runner:
     """A session on any runnable model, quantized or not.
 
     Raises:
         ModelError: no such file, or the runtime cannot load it.
         MissingRuntimeError: the runtime is not installed.
     """
-    target, model = target_named(target_name), source if isinstance(source, onnx.ModelProto) else _path(source)
+    target, model = _target(target), source if isinstance(source, onnx.ModelProto) else _path(source)
     if isinstance(model, Path):
         model_io.require_bounded(model)
     try:
@@ -175,8 +180,16 @@ def _path(source: object) -> Path:
 
 
 @public
-def open_data(model: Model, data: Data, preprocess: str | Path | None = None, metric: Metric | None = None) -> Dataset:
+def open_data(
+    model: Model,
+    data: Data,
+    preprocess: str | Path | None = None,
+    metric: Metric | None = None,
+    part: str = "data",
+) -> Dataset:
     """``data`` as the inputs of ``model``; with ``metric``, labels are checked or made as it needs them.
+
+    ``part`` is what ``data.sampled`` calls it.
 
     Raises:
         DataError: the data do not fit the model or the metric.
@@ -190,6 +203,7 @@ def open_data(model: Model, data: Data, preprocess: str | Path | None = None, me
         original=model.session,
     )
     try_run(model.session, dataset.rows(0, 1).feeds, model.path)
+    dataset = taken(dataset, part)
     return dataset if metric is None else judged_data(model.session, dataset, metric)
 
 

@@ -121,7 +121,8 @@ class Registry(Generic[T]):
 
     def _checked(self, value: Any, name: str) -> T:
         if not self._check(value):
-            raise UsageError(f"'{name}' is no {self.noun}: it is a {type(value).__name__}")
+            what = "class without the methods of one" if isinstance(value, type) else type(value).__name__
+            raise UsageError(f"'{name}' is no {self.noun}: it is a {what}")
         return cast(T, value)
 
 

@@ -2,6 +2,7 @@
 
 - opset 13 or newer, and every node has a name of its own;
 - optional inputs and outputs at the end of a node's list that are stated as absent are not stated;
+- fused operators written out (``expand_fused``);
 - no Constant nodes: every constant is an initializer; nodes over constants alone are folded where that does not make
   the file larger (``fold_constants``), and of an If with a constant condition the branch is in its place;
 - explicit ``pads`` instead of ``auto_pad`` wherever the spatial sizes are static, but for dilated poolings;
@@ -9,7 +10,9 @@
   constant. In a Reshape target the other entries become 0 (copied) or -1 (inferred) where that says the same;
 - no Expand before an operator that broadcasts its inputs to the same shape anyway;
 - zeros around an image are padding of the convolution that reads it (``fold_pads``);
-- the mean over all positions is a GlobalAveragePool (``pool_spatial_means``).
+- the mean over all positions is a GlobalAveragePool (``pool_spatial_means``);
+- initial states of LSTM, GRU and RNN that are zero are absent (``drop_zero_states``);
+- a layer normalization that was taken apart is one operator (``join_layer_norms``), which needs opset 17.
 """
 
 from __future__ import annotations
@@ -21,15 +24,21 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from hqp_onnx.arrays import Array
+from hqp_onnx.errors import ModelError
 from hqp_onnx.graphs.model_io import name_nodes
 from hqp_onnx.graphs.shapes import Shapes, probe
+from hqp_onnx.graphs.symbolic.demands import BROADCASTING
 from hqp_onnx.graphs.symbolic.expressions import Expression, integer
 from hqp_onnx.graphs.symbolic.known import Dims
 from hqp_onnx.graphs.symbolic.shape_rules import broadcast
 from hqp_onnx.graphs.unique_names import UniqueNames
 from hqp_onnx.passes.base import PassResult
+from hqp_onnx.passes.drop_zero_states import drop_zero_states
+from hqp_onnx.passes.expand_fused import expand_fused
 from hqp_onnx.passes.fold_constants import fold_constants
 from hqp_onnx.passes.fold_pads import fold_pads
+from hqp_onnx.passes.join_layer_norms import OPSET as LAYER_NORM_OPSET
+from hqp_onnx.passes.join_layer_norms import join_layer_norms, layer_norms
 from hqp_onnx.passes.pool_spatial_means import pool_spatial_means
 from hqp_onnx.passes.raise_opset import raise_opset
 from hqp_onnx.passes.take_branches import take_branches
@@ -38,9 +47,6 @@ __all__ = ["canonicalize", "canonicalize_with_shapes"]
 
 MINIMUM_OPSET = 13  # QuantizeLinear and DequantizeLinear per channel
 G_LOGGER.severity = G_LOGGER.ERROR  # it prints to stdout
-_BROADCASTING = frozenset(
-    ["Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "Where", "And", "Or", "Equal", "Greater", "Less"]
-)
 _FLOAT = 1  # onnx.TensorProto.FLOAT
 
 
@@ -59,14 +65,30 @@ def canonicalize_with_shapes(graph: gs.Graph) -> tuple[PassResult, Shapes]:
     raised = raise_opset(graph, MINIMUM_OPSET)
     name_nodes(raised.graph)
     _drop_absent(raised.graph)
-    graph, shapes = _without_shape_arithmetic(raised.graph.toposort())
+    expanded = expand_fused(raised.graph.toposort())
+    graph, shapes = _without_shape_arithmetic(expanded.graph)
+    graph = drop_zero_states(graph).graph
     _explicit_pads(graph, shapes)
     _drop_expansions(graph, shapes)
     graph.cleanup().toposort()
     known = shapes.known
     ranks = {name: len(dims) for name, dims in known.dims.items() if known.types.get(name) == _FLOAT}
     graph = pool_spatial_means(fold_pads(graph).graph, ranks).graph
-    return PassResult(graph, _signature(graph) != before, raised.notes), _with_pooled(shapes, graph)
+    shapes, notes = _with_pooled(shapes, graph), (*raised.notes, *expanded.notes)
+    if any(layer_norms(graph, ranks)):
+        if graph.opset < LAYER_NORM_OPSET and (newer := _raised(graph)) is not None:
+            again, shapes = canonicalize_with_shapes(newer)
+            return PassResult(again.graph, True, (*notes, *again.notes)), shapes
+        graph = join_layer_norms(graph, ranks).graph
+    return PassResult(graph, _signature(graph) != before, notes), shapes
+
+
+def _raised(graph: gs.Graph) -> gs.Graph | None:
+    """``graph`` in the opset that has LayerNormalization; None where onnx cannot convert it."""
+    try:
+        return raise_opset(graph, LAYER_NORM_OPSET).graph
+    except ModelError:
+        return None
 
 
 def _drop_absent(graph: gs.Graph) -> None:
@@ -153,7 +175,7 @@ def _fold_shape_arithmetic(graph: gs.Graph, shapes: Shapes) -> None:
 
 def _drop_expansions(graph: gs.Graph, shapes: Shapes) -> None:
     for node in graph.nodes:
-        if node.op not in _BROADCASTING:
+        if node.op not in BROADCASTING:
             continue
         for index, tensor in enumerate(node.inputs):
             if not tensor.inputs or tensor.inputs[0].op != "Expand":

@@ -30,7 +30,7 @@ from hqp_onnx.graphs.unique_names import UniqueNames, tensor_names
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.prune_channels import constant_name
 from hqp_onnx.ranking.least_squares import RIDGE, Fits, fit_blocks, mean_product, removal_mask
-from hqp_onnx.statistics.moments import Contraction, Moments, block_names, contractions, takes_bias
+from hqp_onnx.statistics.moments import Contraction, Moments, block_names, contractions, recurrences, takes_bias
 
 __all__ = ["compensate"]
 
@@ -67,7 +67,7 @@ def compensate(
     names, taken = UniqueNames(graph), tensor_names(original)
     notes: list[str] = []
     modified = False
-    for name, use in contractions(original).items():
+    for name, use in (contractions(original) | recurrences(original, 1)).items():
         removed = removal_mask(channels, gone, ParamAxis(name, use.axis), before[name])
         if not removed.any():
             continue
@@ -78,7 +78,7 @@ def compensate(
         if not is_finite(before[name]):
             notes.append(f"{name}: not compensated: it holds NaN or infinities")
             continue
-        kept_outputs = ~removal_mask(channels, gone, ParamAxis(name, 1 - use.axis), before[name])
+        kept_outputs = ~removal_mask(channels, gone, ParamAxis(name, use.outputs), before[name])
         if removed.all() or (ended and name not in after):
             constant = after.get(constant_name(before[name].outputs[0], taken))
             if _hold_mean(before[name], kept_outputs, use, constant, moments.get(name)):
@@ -90,7 +90,8 @@ def compensate(
         biased = takes_bias(after[name])
         fit = known.get(key := (name, biased, removed.tobytes(), kept_outputs.tobytes()))
         if fit is None:
-            weight = np.moveaxis(before[name].values, use.axis, 1)[kept_outputs].astype(np.float64)
+            weight = np.compress(kept_outputs, before[name].values, use.outputs)
+            weight = np.moveaxis(weight, use.axis, 1).astype(np.float64)
             strength = ridge.get(name, RIDGE) if isinstance(ridge, Mapping) else ridge
             parts = [moments[part] for part in ([name] if name in moments else blocks)]
             fit = known.add(key, fit_blocks(weight, removed, parts, use, strength, biased))

@@ -2,6 +2,8 @@
 
     W -> Mul(Cast(q), s):  s_c = max|W_c| / 127,  q = round(W_c / s_c)   int8, per output channel c
 
+(of LSTM, GRU and RNN: per row of each gate, of W and of R).
+
 A weight that lies on a grid of known scales keeps it.
 
 Both inputs are constant, so a runtime that folds constants computes W once, at load: arithmetic and speed are those
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 
 from hqp_onnx.graphs.nodes import operator
 from hqp_onnx.graphs.nonfinite_weights import is_finite
+from hqp_onnx.graphs.recurrent import GATES, WEIGHTS
 from hqp_onnx.graphs.unique_names import UniqueNames
 from hqp_onnx.graphs.weight_axes import WEIGHTED, weight_axes
 from hqp_onnx.passes.base import PassResult
@@ -32,24 +35,42 @@ _LIMIT = 127
 def compress_weights(graph: gs.Graph, scales: WeightScales | None = None) -> PassResult:
     """``graph`` with the float32 weights of its products and look-ups stored as int8, as a copy.
 
+    So are those in the graphs of its nodes, which then read them from outside.
+
     Args:
         graph: canonical.
         scales: of weights that lie on a grid already, with integers in [-127, 127].
     """
     graph, known = graph.copy(), scales or {}
     names = UniqueNames(graph)
-    stored: dict[str, gs.Variable] = {}
-    for node in list(graph.nodes):
-        index = 0 if operator(node) == "Gather" else 1  # of a look-up, each row has a scale
-        if operator(node) not in WEIGHTED | {"Gather"} or not _worthwhile(node.inputs[index]):
-            continue
-        weight = node.inputs[index]
-        if weight.name not in stored:
-            axis = weight_axes(node, len(weight.shape)).output if index else 0
-            stored[weight.name] = _store(graph, weight, axis, known.get((weight.name, axis)), names)
-        node.inputs[index] = stored[weight.name]
+    stored: list[tuple[gs.Constant, gs.Variable]] = []
+    inside = [graph, *graph.subgraphs(recursive=True)]
+    for node in [node for inner in inside for node in inner.nodes]:
+        for index, axis in _stored_inputs(node).items():
+            weight = node.inputs[index]
+            restored = next((there for own, there in stored if _same(own, weight)), None)
+            if restored is None:
+                restored = _store(graph, weight, axis, known.get((weight.name, axis)), names)
+                stored.append((weight, restored))
+            for reader in list(weight.outputs):  # a table that is transposed elsewhere, too: it is stored once
+                reader.inputs = [restored if t is weight else t for t in reader.inputs]
     graph.cleanup().toposort()
     return PassResult(graph, bool(stored), (f"{len(stored)} float weights stored as int8",))
+
+
+def _same(weight: gs.Constant, other: gs.Constant) -> bool:
+    """Whether two are one weight: graphs inside nodes hold copies of what they read outside."""
+    return weight.name == other.name and np.array_equal(weight.values, other.values)
+
+
+def _stored_inputs(node: gs.Node) -> dict[int, int]:
+    """Inputs of a node that are worth storing, and the axis along which each slice has a scale of its own."""
+    if operator(node) in GATES:
+        return {index: 1 for index in WEIGHTS if _worthwhile(node.inputs[index])}
+    index = 0 if operator(node) == "Gather" else 1  # of a look-up, each row has a scale
+    if operator(node) not in WEIGHTED | {"Gather"} or not _worthwhile(node.inputs[index]):
+        return {}
+    return {index: weight_axes(node, len(node.inputs[1].shape)).output if index else 0}
 
 
 def _worthwhile(weight: gs.Tensor) -> bool:

@@ -19,7 +19,7 @@ networks.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -36,11 +36,11 @@ from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.insert_qdq import along
 from hqp_onnx.statistics.channel_stats import ChannelStats, channel_stats
 
-__all__ = ["equalize"]
+__all__ = ["GAIN", "POWERS", "Reading", "base", "equalize", "noise"]
 
-_POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
+POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _TINY = float(np.finfo(np.float64).tiny)
-_GAIN = 0.5
+GAIN = 0.5
 _LEAST = 2.0**-8  # a channel that is smaller than this share of the largest is treated as being of this share
 _POOLING = frozenset(["MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean"])
 _MOVING = frozenset(["Flatten", "Reshape", "Squeeze"])
@@ -62,6 +62,15 @@ class _Group:
         self.tensors += other.tensors
         self.producers += other.producers
         self.consumers += other.consumers
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a weight reads, and the weight as [inputs, outputs, taps], or [channels, 1, taps] if depthwise."""
+
+    seen: ChannelStats
+    weight: FloatArray
+    depthwise: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,13 +100,16 @@ def equalize(graph: gs.Graph, data: Iterable[Batch], *, threads: int = 0) -> Equ
     for group in groups:
         if not all(stats[name].is_finite for name in _read(group)):
             continue
-        base = _base(group, stats)
-        noise = {power: _noise(group, stats, base**power) for power in _POWERS}
-        best = min(noise, key=noise.__getitem__)
-        if noise[best] < _GAIN * noise[0]:
-            _apply(group, base**best)
+        tops = base([stats[name] for name in _read(group)])
+        consumers = [
+            Reading(stats[node.inputs[0].name], _by_input(node), _is_depthwise(node)) for node in group.consumers
+        ]
+        left = {power: noise(consumers, tops**power) for power in POWERS}
+        best = min(left, key=left.__getitem__)
+        if left[best] < GAIN * left[0]:
+            _apply(group, tops**best)
             scaled.update(group.tensors)
-            notes.append(f"{group.tensors[0]}: equalized, {noise[best] / noise[0]:.0%} of its noise power is left")
+            notes.append(f"{group.tensors[0]}: equalized, {left[best] / left[0]:.0%} of its noise power is left")
     return Equalized(graph, bool(notes), tuple(notes), scaled=frozenset(scaled))
 
 
@@ -193,25 +205,25 @@ def _read(group: _Group) -> list[str]:
     return [node.inputs[0].name for node in group.consumers]
 
 
-def _base(group: _Group, stats: Mapping[str, ChannelStats]) -> FloatArray:
-    """Each channel's largest magnitude as a share of its tensor's, the most in the group; 1 where it is never used."""
-    tops = [stats[name].top / max(stats[name].top.max(), _TINY) for name in _read(group)]
+def base(seen: Sequence[ChannelStats]) -> FloatArray:
+    """Each channel's largest magnitude as a share of its tensor's, the most of several; 1 where it is never used."""
+    tops = [stats.top / max(stats.top.max(), _TINY) for stats in seen]
     top = np.max(tops, axis=0)
     return np.where(top > 0, np.maximum(top, _LEAST), 1.0)
 
 
-def _noise(group: _Group, stats: Mapping[str, ChannelStats], scale: FloatArray) -> float:
+def noise(consumers: Sequence[Reading], scale: FloatArray) -> float:
     """Sum over consumers of the output noise, as a share of the output, that INT8 inputs and weights make."""
     total = 0.0
-    for node in group.consumers:
-        seen, weight = stats[node.inputs[0].name], _by_input(node)  # [inputs, outputs, taps]
+    for reading in consumers:
+        seen, weight = reading.seen, reading.weight
         energy = np.square(weight).sum((1, 2))
         step = (seen.top / scale).max() / 255
-        noise = (np.minimum(step**2 / 12, seen.power / np.square(scale)) * np.square(scale) * energy).sum()
-        if not _is_depthwise(node):
+        made = (np.minimum(step**2 / 12, seen.power / np.square(scale)) * np.square(scale) * energy).sum()
+        if not reading.depthwise:
             steps = (np.abs(weight) * scale[:, None, None]).max((0, 2)) / 127
-            noise += np.square(steps).sum() / 12 * weight.shape[2] * (seen.power / np.square(scale)).sum()
-        total += float(noise / max((energy * seen.power).sum(), _TINY))
+            made += np.square(steps).sum() / 12 * weight.shape[2] * (seen.power / np.square(scale)).sum()
+        total += float(made / max((energy * seen.power).sum(), _TINY))
     return total
 
 

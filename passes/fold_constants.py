@@ -17,7 +17,9 @@ import onnx_graphsurgeon as gs
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import ModelError
 from hqp_onnx.graphs.draws import draws
+from hqp_onnx.graphs.homes import find_homes
 from hqp_onnx.graphs.model_io import to_proto
+from hqp_onnx.graphs.origin import CarryingGraph, homes_of
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.runtimes.session import Session, try_run
 
@@ -32,7 +34,8 @@ def fold_constants(graph: gs.Graph) -> PassResult:
     """``graph`` without nodes over constants, as a copy; its nodes are in topological order."""
     graph = graph.copy()
     count = len(graph.nodes)
-    _lower(graph)
+    for inner in [graph, *graph.subgraphs(recursive=True)]:
+        _lower(inner)
     fixed = _fixed(graph)
     results = _evaluated(graph, fixed)
     _merge(graph, fixed, results)
@@ -120,7 +123,7 @@ def _evaluated(graph: gs.Graph, fixed: list[gs.Node]) -> dict[str, Array]:
 
 
 def _replace(graph: gs.Graph, fixed: list[gs.Node], results: Mapping[str, Array]) -> None:
-    """Make constants of results that are read by other nodes, from the last on; a node that stays needs its inputs."""
+    """Make constants of results that other nodes read; where one is not worth it, of what it is computed from."""
     inside = {id(node) for node in fixed}
     exposed = _exposed(graph)
     needed = {
@@ -129,26 +132,46 @@ def _replace(graph: gs.Graph, fixed: list[gs.Node], results: Mapping[str, Array]
         for t in node.outputs
         if t.name in exposed or any(id(reader) not in inside for reader in t.outputs)
     }
-    sources = _sources(fixed)
     spare = {name: t.values.size for name, t in _initializers(fixed).items() if _spare(t, inside, exposed)}
-    for node in reversed(fixed):
-        wanted = [t for t in node.outputs if t.name in needed]
-        if not wanted:
-            continue
-        values = [results.get(t.name) for t in node.outputs if t.name]
-        paid = set().union(*(sources[t.name] for t in wanted)) & spare.keys()
-        room = sum(spare[name] for name in paid)
-        if any(value is None for value in values) or not _affordable([v for v in values if v is not None], room):
-            needed.update(t.name for t in node.inputs)
-            continue
-        for name in paid if sum(v.nbytes for v in values if v is not None) > _SMALL else ():
-            del spare[name]
-        for tensor in wanted:
+    kept: set[int] = set()
+    while refused := _refused([node for node in fixed if id(node) not in kept], needed, dict(spare), results):
+        kept.update(map(id, refused))
+        needed.update(t.name for node in refused for t in node.inputs)
+    homes = find_homes(fixed, homes_of(graph))
+    for node in (node for node in fixed if id(node) not in kept):
+        for tensor in [t for t in node.outputs if t.name in needed]:
+            if tensor.name in homes and isinstance(graph, CarryingGraph):
+                graph.origin.homes[tensor.name] = homes[tensor.name]
             _become(tensor, results[tensor.name])
 
 
-def _affordable(values: list[Array], room: int) -> bool:
-    return sum(v.nbytes for v in values) <= _SMALL or sum(v.size for v in values) <= room
+def _refused(
+    nodes: list[gs.Node], needed: Collection[str], spare: dict[str, int], results: Mapping[str, Array]
+) -> list[gs.Node]:
+    """Nodes whose ``needed`` results would make the file larger: a tensor gives its room away once."""
+    sources: dict[str, frozenset[str]] = {}
+    refused = []
+    for node in nodes:
+        own = frozenset(t.name for t in node.inputs if isinstance(t, gs.Constant))
+        reached = own.union(*(sources.get(t.name, frozenset()) for t in node.inputs))
+        sources.update({t.name: frozenset([t.name]) if t.name in needed else reached for t in node.outputs})
+        if not any(t.name in needed for t in node.outputs):
+            continue
+        found = [results.get(t.name) for t in node.outputs if t.name]
+        values = [value for value in found if value is not None]
+        paid = reached & spare.keys()
+        room = sum(spare[name] for name in paid)
+        if len(values) < len(found) or not _affordable(values, room, small=node.op != "Transpose"):
+            refused.append(node)
+        elif sum(value.nbytes for value in values) > _SMALL:
+            for name in paid:
+                del spare[name]
+    return refused
+
+
+def _affordable(values: list[Array], room: int, small: bool) -> bool:
+    """Whether results fit into what they replace, or may be added as ``small`` ones, which no turned weight is."""
+    return (small and sum(v.nbytes for v in values) <= _SMALL) or sum(v.size for v in values) <= room
 
 
 def _initializers(fixed: list[gs.Node]) -> dict[str, gs.Constant]:
@@ -158,13 +181,3 @@ def _initializers(fixed: list[gs.Node]) -> dict[str, gs.Constant]:
 def _spare(tensor: gs.Constant, inside: Collection[int], exposed: Collection[str]) -> bool:
     """Whether nothing else reads an initializer."""
     return tensor.name not in exposed and all(id(reader) in inside for reader in tensor.outputs)
-
-
-def _sources(fixed: list[gs.Node]) -> dict[str, frozenset[str]]:
-    """Initializers that each result depends on."""
-    found: dict[str, frozenset[str]] = {}
-    for node in fixed:
-        own = frozenset(t.name for t in node.inputs if isinstance(t, gs.Constant))
-        reached = own.union(*(found.get(t.name, frozenset()) for t in node.inputs))
-        found.update({t.name: reached for t in node.outputs})
-    return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import onnx_graphsurgeon as gs
 
@@ -22,8 +23,9 @@ from hqp_onnx.passes.equalize import equalize
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.insert_qdq import WeightScales, insert_qdq, weight_scales
 from hqp_onnx.passes.round_weights import round_weights, roundable
+from hqp_onnx.passes.smooth_products import smooth_products
 from hqp_onnx.passes.widen_float16 import widen_float16
-from hqp_onnx.progress import StageProgress
+from hqp_onnx.progress import Progress, silent
 from hqp_onnx.quantization.placement import quantized_tensors
 from hqp_onnx.runtimes.targets import Target
 from hqp_onnx.statistics.calibration import Calibration, calibrate
@@ -68,7 +70,7 @@ def quantize(
     method: str = "entropy",
     *,
     threads: int = 0,
-    progress: StageProgress | None = None,
+    progress: Progress = silent,
     recipe: Recipe | None = None,
 ) -> Quantized:
     """``graph`` in INT8 for ``target``; arguments and errors as for ``prepare``."""
@@ -83,7 +85,7 @@ def prepare(
     method: str = "entropy",
     *,
     threads: int = 0,
-    progress: StageProgress | None = None,
+    progress: Progress = silent,
     known: Calibration | None = None,
     recipe: Recipe | None = None,
 ) -> Prepared:
@@ -95,7 +97,7 @@ def prepare(
         target: see ``targets.target``.
         method: calibration method, see ``calibration.calibrate``.
         threads: as for ``Session``.
-        progress: called after each batch of the calibration, see ``calibrate``.
+        progress: called as the calibration goes on, as the moments for the rounding do, and as weights are rounded.
         known: ranges found before by the same call, in place of a calibration.
         recipe: what is done for accuracy; None takes the defaults of ``Recipe``.
 
@@ -108,17 +110,20 @@ def prepare(
     results, scaled = [widened, fold_batchnorm(widened.graph)], frozenset[str]()
     if chosen.equalize:
         equalized = equalize(results[-1].graph, data, threads=threads)
-        results, scaled = [*results, equalized], equalized.scaled
+        smooth = smooth_products(equalized.graph, data, threads=threads)
+        results, scaled = [*results, equalized, smooth], equalized.scaled | smooth.scaled
     even = results[-1].graph
+    seen = partial(progress, "calibration")
     calibration = known or calibrate(
-        to_proto(even), quantized_tensors(even, target), data, method=method, threads=threads, progress=progress
+        to_proto(even), quantized_tensors(even, target), data, method=method, threads=threads, progress=seen
     )
     scales, limit = weight_scales(even, calibration, target), target.weight_limit
     rounded = roundable(even, scales) if chosen.round_weights else []
-    moments = input_moments(to_proto(even), rounded, data, threads=threads)
+    seen = partial(progress, "moments for rounding")
+    moments = input_moments(to_proto(even), rounded, data, threads=threads, progress=seen)
     if chosen.correct_bias:
         results.append(correct_bias(even, scales, limit, data, skip=moments, threads=threads))
-    results.append(round_weights(results[-1].graph, moments, scales, limit))
+    results.append(round_weights(results[-1].graph, moments, scales, limit, progress=partial(progress, "rounding")))
     return Prepared(
         results[-1].graph,
         any(result.modified for result in results),

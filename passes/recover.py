@@ -87,9 +87,9 @@ def recover(
     return Recovered(stored.graph, stored.modified, (note, *notes), losses=tuple(losses))
 
 
-def check_recoverable(graph: gs.Graph, data: Dataset, settings: Recovery) -> None:
-    """Raise, before any work, what ``recover`` would raise for students that are made from ``graph``."""
-    _open(expose_masters(graph), graph, data, settings, {}, 0)
+def check_recoverable(graph: gs.Graph, data: Dataset, settings: Recovery) -> str:
+    """What students that are made from ``graph`` are trained towards, in words; raises what ``recover`` would."""
+    return _open(expose_masters(graph), graph, data, settings, {}, 0)[1][0]
 
 
 def _open(
@@ -107,6 +107,8 @@ def _trainer(
     exposed: Exposed, original: gs.Graph, data: Dataset, settings: Recovery, kept: Kept, threads: int
 ) -> tuple[Trainer, tuple[str, ...]]:
     sample = data.rows(0, 1)
+    if fed_alone := sorted(sample.shared & data.states.keys()):
+        raise GradientError(f"state '{fed_alone[0]}' has no axis of samples in front", "leave out {--recover}")
     given, first = (fix_inputs(to_proto(graph), sample.common) for graph in (exposed.graph, original))
     student, origin = Net.of(given, sample.own, trained=True), Net.of(first, sample.own)
     trained = trained_constants(exposed.graph)
@@ -125,7 +127,8 @@ def _trainer(
     tensors = exposed.graph.tensors()
     weights = {name: tensors[name].values for name in built.gradients}
     bounds = {name: master.bounds for name, master in exposed.masters.items() if name in weights}
-    teacher = Teacher(origin.model, goals.points, threads, len(data))
+    apart = all(origin.traced.rows.get(point.name) == 1 for point in goals.points)
+    teacher = Teacher(origin.model, goals.points, threads, len(data) if apart else 0)
     inputs = {point.name: built.targets[point.mine] for point in goals.points}
 
     def teach(feeds: Feeds, rows: IntArray | None) -> Feeds:

@@ -26,6 +26,7 @@ from hqp_onnx.graphs.unique_names import UniqueNames
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.compensate import replace_weight
 from hqp_onnx.passes.insert_qdq import WeightScales, nearest
+from hqp_onnx.progress import StageProgress
 from hqp_onnx.statistics.moments import LARGEST, Contraction, Moments, contractions, takes_bias
 from hqp_onnx.statistics.ridge import ridge_strength
 
@@ -49,7 +50,12 @@ def roundable(graph: gs.Graph, scales: WeightScales) -> list[str]:
 
 
 def round_weights(
-    graph: gs.Graph, moments: Mapping[str, Moments], scales: WeightScales, limit: int, ridge: float = RIDGE
+    graph: gs.Graph,
+    moments: Mapping[str, Moments],
+    scales: WeightScales,
+    limit: int,
+    ridge: float = RIDGE,
+    progress: StageProgress | None = None,
 ) -> PassResult:
     """A copy of ``graph`` with every weight that has moments on its grid.
 
@@ -59,16 +65,19 @@ def round_weights(
         scales: (weight, axis of its output channels) -> scales, float32 [channels] (``insert_qdq.weight_scales``).
         limit: largest integer of the grid.
         ridge: share of the mean variance that is added to every variance.
+        progress: called with the weights that are done, and all.
 
     Returns:
         The graph; one note per weight: its output error as a share of that of plain rounding.
     """
     graph = graph.copy()
     tensors, notes, names = graph.tensors(), [], UniqueNames(graph)
-    for name, use in contractions(graph).items():
-        if name in moments:
-            scale = scales[name, 1 - use.axis].astype(np.float64)
-            notes.append(f"{name}: {_round(tensors[name], use, moments[name], scale, limit, ridge, names)}")
+    uses = {name: use for name, use in contractions(graph).items() if name in moments}
+    for done, (name, use) in enumerate(uses.items(), 1):
+        scale = scales[name, 1 - use.axis].astype(np.float64)
+        notes.append(f"{name}: {_round(tensors[name], use, moments[name], scale, limit, ridge, names)}")
+        if progress is not None:
+            progress(done, len(uses))
     plain = tuple(note for note in notes if note.endswith(TO_NEAREST))
     return PassResult(graph, bool(notes), tuple(notes), plain)
 

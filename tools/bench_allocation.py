@@ -73,9 +73,10 @@ VARIANTS = {
         "without the descent from the last plan", patches=(partial(patch.object, allocation, "DESCENT_SECONDS", 0.0),)
     ),
     "refit-once": Variant("one refit, from the original's features", {"refit": "once"}),
-    "fp32-times": Variant("times in float32, precision chosen afterwards"),
-    "in-turns": Variant("widths again, by times in the precision that was chosen"),
-    "all-threads": Variant("the runtime's number of threads"),
+    "first-times": Variant("times only in the way that is fastest at half the widths"),
+    "fp32-times": Variant("times in float32 only, precision chosen afterwards"),
+    "int8-times": Variant("times in INT8 only"),
+    "all-threads": Variant("times on the runtime's number of threads only"),
     "unaligned": Variant("widths of any number", {"multiple_of": 1}),
     "aligned-8": Variant("widths multiples of 8", {"multiple_of": 8}),
     "aligned-32": Variant("widths multiples of 32", {"multiple_of": 32}),
@@ -88,33 +89,33 @@ VARIANTS = {
 }
 
 
-def timing_of(precision: Precision | None = None, threads: int | None = None, floats: tuple[str, ...] = ()) -> Patch:
-    """A patch of how models are timed while widths are chosen."""
+def timed_once(precision: Precision | None = None, threads: int | None = None) -> tuple[Patch, ...]:
+    """Patches of how models are timed while widths are chosen: in one way to the end."""
     choose = timing.choose_timing
 
     def chosen(*arguments: Any) -> timing.Timing:
         found = choose(*arguments)
-        return timing.Timing(precision or found.precision, found.threads if threads is None else threads, floats)
+        return timing.Timing(precision or found.precision, found.threads if threads is None else threads)
 
-    return partial(patch.object, allocation, "choose_timing", chosen)
+    return (
+        partial(patch.object, allocation, "choose_timing", chosen),
+        partial(patch.object, allocation, "retimed", lambda *_: None),
+    )
+
+
+TIMED_ONCE = {
+    "first-times": timed_once(),
+    "fp32-times": timed_once(Precision.FP32),
+    "int8-times": timed_once(Precision.INT8),
+    "all-threads": timed_once(threads=0),
+}
 
 
 @contextmanager
-def patched(name: str, default: Report | None) -> Iterator[None]:
+def patched(name: str) -> Iterator[None]:
     """The parts of a variant in place."""
-    patches = VARIANTS[name].patches
-    if name == "fp32-times":
-        patches = (timing_of(Precision.FP32),)
-    elif name == "all-threads":
-        patches = (timing_of(threads=0),)
-    elif name == "in-turns":
-        assert default is not None
-        quantized = default.ships in ("hqp", "int8_everywhere", "q8_only")
-        patches = (
-            timing_of(Precision.INT8 if quantized else Precision.FP32, floats=default.floats if quantized else ()),
-        )
     with ExitStack() as stack:
-        for make in patches:
+        for make in (*VARIANTS[name].patches, *TIMED_ONCE.get(name, ())):
             stack.enter_context(make())
         yield
 
@@ -142,7 +143,7 @@ def jobs(options: Options, names: list[str], folder: Path) -> dict[str, Report]:
     """The report of each variant."""
     reports: dict[str, Report] = {}
     for name in names:
-        with patched(name, reports.get("default")):
+        with patched(name):
             output = folder / name
             reports[name] = optimize(replace(options, output=output, resume=output.exists(), **VARIANTS[name].options))
         report = reports[name]
@@ -175,7 +176,6 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("-o", "--output", type=Path, default=Path("build/allocation"))
     chosen = parser.parse_args()
-    names = list(dict.fromkeys(["default", *chosen.variants])) if "in-turns" in chosen.variants else chosen.variants
     for model in chosen.model:
         options = Options(
             model,
@@ -186,7 +186,7 @@ def main() -> None:
             max_drop=chosen.max_drop,
             target=chosen.target,
         )
-        print_table(model, jobs(options, names, chosen.output / model.stem), chosen.target)
+        print_table(model, jobs(options, chosen.variants, chosen.output / model.stem), chosen.target)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,26 @@ BRANCHES = """<ir_version: 8, opset_import: ["" : 17]> branches (float[n,6] inpu
   d = If <then_branch = yes1 () => (float[n,8] u) { u = Add(c, b) }, else_branch = no1 () => (float[n,8] v)
     { v = Mul(c, b) }> (large)
   out = Gemm<transB=1>(d, w2) }"""
-WEIGHTS = {"wq": (8, 12), "wk": (8, 12), "wo": (12, 8), "w1": (8, 6), "w2": (4, 8)}
+STEPS = """<ir_version: 8, opset_import: ["" : 17]> steps (float[n,5,6] input) => (float[5,n,4] out)
+  <int64[1] one = {1}, int64[3] rows = {0, 0, -1}> {
+  x = Transpose<perm=[1,0,2]>(input)
+  a, ah, ac = LSTM<hidden_size=8, direction="bidirectional">(x, wl, rl, bl)
+  b = Transpose<perm=[0,2,1,3]>(a)  c = Reshape(b, rows)
+  d, dh = GRU<hidden_size=8, linear_before_reset=1>(c, wg, rg)
+  e = Squeeze(d, one)  out = MatMul(e, wt) }"""
+WEIGHTS = {
+    "wq": (8, 12),
+    "wk": (8, 12),
+    "wo": (12, 8),
+    "w1": (8, 6),
+    "w2": (4, 8),
+    "wl": (2, 32, 6),
+    "rl": (2, 32, 8),
+    "bl": (2, 64),
+    "wg": (1, 24, 16),
+    "rg": (1, 24, 8),
+    "wt": (8, 4),
+}
 NUMBERS = [0, 1, -1, 2, 3, 7, 255, 1 << 31, (1 << 31) - 1, -(1 << 31), 1 << 40, (1 << 63) - 1, -(1 << 63)]
 NAMES = [
     "",
@@ -106,6 +125,7 @@ def make_seeds(folder: Path) -> None:
     onnx.save(small_model(), folder / "small.onnx")
     onnx.save(weighted(TOKENS), folder / "tokens.onnx")
     onnx.save(weighted(BRANCHES), folder / "branches.onnx")
+    onnx.save(weighted(STEPS), folder / "steps.onnx")
     onnx.save(
         small_model(), folder / "apart.onnx", save_as_external_data=True, location="apart.data", size_threshold=64
     )
@@ -114,6 +134,7 @@ def make_seeds(folder: Path) -> None:
     np.savez_compressed(folder / "packed.npz", **small_data())
     np.savez(folder / "tokens.npz", input=rng.standard_normal((8, 5, 8)).astype(np.float32))
     np.savez(folder / "branches.npz", input=rng.standard_normal((8, 6)).astype(np.float32), labels=np.arange(8) % 4)
+    np.savez(folder / "steps.npz", input=rng.standard_normal((8, 5, 6)).astype(np.float32))
     for label in "ab":
         (images / label).mkdir(parents=True)
         for suffix in ("png", "jpg", "bmp", "gif", "webp", "tiff", "ppm"):
@@ -394,11 +415,11 @@ def make_case(seed: int, folder: Path) -> Case:
     dice = random.Random(seed)
     kind = dice.choice(KINDS)
     if kind == "model":
-        name = dice.choice(["small", "small", "tokens", "branches", "apart", "int8"])
+        name = dice.choice(["small", "small", "tokens", "branches", "steps", "apart", "int8"])
         file = folder / f"{name}.onnx"
         change = mutated_bytes if dice.random() < 0.3 else mutated_model
         file.write_bytes(change(file.read_bytes(), dice))
-        data = {"tokens": "tokens.npz", "branches": "branches.npz"}.get(name, "small.npz")
+        data = {other: f"{other}.npz" for other in ("tokens", "branches", "steps")}.get(name, "small.npz")
         command = dice.choice(MODEL_COMMANDS).format(m=file.name, d=data)
         if name == "int8" and dice.random() < 0.7:
             command = f"evaluate {file.name} --data {data}"

@@ -93,7 +93,7 @@ def half(case: Case, on: str, folder: Path) -> dict[str, float | tuple[float, ..
     """The values of P50-only, beside the original in one run."""
     path = folder / "p50_only.onnx"
     pruned = prune_file(case.model, path, Pruning(0.5, "l2"))
-    latency = benchmark_models([case.model, path], 1, target_name=on)[str(path)]
+    latency = benchmark_models([case.model, path], 1, target=on)[str(path)]
     scores = [evaluate_model(file, str(case.test), "top1", None, silent).scores for file in (case.model, path)]
     interval = paired_drop(scores[0].values, scores[1].values)
     return {

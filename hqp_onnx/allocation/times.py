@@ -17,7 +17,7 @@ from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.progress import StageProgress
 from hqp_onnx.runtimes.kernels import undisturbed
 from hqp_onnx.runtimes.runtime import Profiling
-from hqp_onnx.runtimes.session import timed_run
+from hqp_onnx.runtimes.stopwatch import remembered, stopwatch
 from hqp_onnx.runtimes.targets import Target
 from hqp_onnx.timing.kernel_times import KeyTime, by_key
 from hqp_onnx.timing.table import Configuration, TimeTable, fit_table
@@ -28,7 +28,7 @@ _ENDS = 0.25  # chance of a group to be at its last level, so that branches that
 SECONDS = 40.0  # of all configurations
 TELLING = 0.9  # of the whole model's time, that of the narrowest must be below
 KERNELS, MODELS, COUNTED = "kernels", "whole models", "multiply-accumulates alone"
-_FEWEST_RUNS, _MOST_RUNS = 5, 40
+_FEWEST_RUNS, _MOST_RUNS, _RUN_SECONDS = 5, 300, 0.15  # of one configuration
 
 Built = Callable[[PruningPlan], onnx.ModelProto]
 """The model of a plan; its weights' values do not matter."""
@@ -42,6 +42,20 @@ def configurations(groups: Groups, count: int, seed: int) -> list[IntArray]:
         ends = rng.random(len(least)) < _ENDS
         chosen.append(np.where(ends, least, rng.integers(0, least + 1)))
     return chosen
+
+
+def number(groups: Groups) -> int:
+    """Of configurations."""
+    return min(FEWEST + EACH * len(groups), MOST)
+
+
+def measured(
+    groups: Groups, choice: IntArray, shipped: Built, target: Target, feeds: Mapping[str, Array], threads: int
+) -> Configuration:
+    """A configuration, built, profiled and timed."""
+    model = shipped(groups.plan(choice))
+    seconds, runs = _whole(model, target, feeds, threads)
+    return Configuration(groups.widths(choice), _kernels(model, target, feeds, threads, runs), seconds)
 
 
 def measure_table(
@@ -75,7 +89,7 @@ def measure_table(
     """
     if not len(groups):
         return TimeTable({}, 0.0, 0.0, COUNTED)
-    choices = configurations(groups, min(FEWEST + EACH * len(groups), MOST), seed)
+    choices = configurations(groups, number(groups), seed)
     counted = [
         Configuration(groups.widths(choice), _macs(graph_of(groups.plan(choice)), positions), 0.0) for choice in choices
     ]
@@ -85,9 +99,7 @@ def measure_table(
     timed: list[Configuration] = []
     end = perf_counter() + SECONDS
     for choice in choices:
-        model = shipped(groups.plan(choice))
-        seconds, runs = _whole(model, target, feeds, threads)
-        timed.append(Configuration(groups.widths(choice), _kernels(model, target, feeds, threads, runs), seconds))
+        timed.append(measured(groups, choice, shipped, target, feeds, threads))
         progress(len(timed), len(choices))
         if perf_counter() > end and len(timed) > 2 * HELD_OUT:
             break
@@ -102,12 +114,10 @@ def measure_table(
 
 def _whole(model: onnx.ModelProto, target: Target, feeds: Mapping[str, Array], threads: int) -> tuple[float, int]:
     """Seconds of a run, and how many runs are worth their time."""
-    run = timed_run(target.runtime.open(model, None, threads, False), feeds)
-    times: list[float] = []
-    while len(times) < _MOST_RUNS and (len(times) < _FEWEST_RUNS or sum(times) < SECONDS / MOST / 3):
-        start = perf_counter()
-        run()
-        times.append(perf_counter() - start)
+    runner = target.runtime.open(model, None, threads, False)
+    times = remembered(
+        [runner], feeds, "alone", lambda: stopwatch(runner, feeds)(0, _RUN_SECONDS, _FEWEST_RUNS, _MOST_RUNS)
+    )
     return undisturbed(times[1:]), len(times)
 
 

@@ -7,7 +7,7 @@ axis of every parameter that names channels, the unit of each index.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from hqp_onnx.arrays import BoolArray, IntArray
 from hqp_onnx.errors import UsageError
+from hqp_onnx.graphs.origin import Home
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -51,6 +52,7 @@ class ChannelMap:
             they do not vary); tensors without units are absent.
         branches: sets of units that a plan may remove completely (``branches.find_branches``), each int64, sorted; of
             all other lines of units, some must stay.
+        homes: where weights are in the file that was given, see ``of_file``.
     """
 
     units: int
@@ -58,6 +60,7 @@ class ChannelMap:
     frozen: Mapping[int, str]
     tensors: Mapping[str, IntArray]
     branches: tuple[IntArray, ...] = ()
+    homes: Mapping[str, Home] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for key, labels in self.members.items():
@@ -112,12 +115,25 @@ class ChannelMap:
         return replace(self, frozen=frozen, branches=whole)
 
     def _matching(self, pattern: str) -> list[int]:
-        named = [*((key.tensor, labels) for key, labels in self.members.items()), *self.tensors.items()]
+        own, file = self.members.items(), self.of_file().members.items()
+        named = [*((key.tensor, labels) for key, labels in (*own, *file)), *self.tensors.items()]
         matching = [labels.ravel() for name, labels in named if fnmatchcase(name, pattern)]
         if not matching:
             raise UsageError(f"'{pattern}' matches no tensor with prunable channels: `hqp inspect` lists them")
         units: list[int] = np.unique(np.concatenate(matching)).tolist()
         return [unit for unit in units if unit >= 0]
+
+    def of_file(self) -> ChannelMap:
+        """The same units by the names and axes that weights have in the file that was given."""
+        members: dict[ParamAxis, IntArray] = {}
+        for key, labels in self.members.items():
+            home = self.homes.get(key.tensor)
+            axis = None if home is None else home.axes[key.axis]
+            named = key if home is None or axis is None else ParamAxis(home.name, axis)
+            if named in members and not np.array_equal(members[named], labels):
+                named = key  # small weights that are there twice
+            members[named] = labels
+        return replace(self, members=members, homes={})
 
     def without(self, plan: PruningPlan) -> ChannelMap:
         """The same units on the graph without those of ``plan``, which count as frozen."""

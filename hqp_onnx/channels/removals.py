@@ -32,8 +32,8 @@ class _Removals(msgspec.Struct):
 
 
 def removals_json(digest: str, channels: ChannelMap, plan: PruningPlan) -> str:
-    """The text of the ledger of ``plan`` on the original of that ``digest``."""
-    slices = channels.removed_slices(plan)
+    """The text of the ledger of ``plan`` on the original of that ``digest``, by the names of its file."""
+    slices = channels.of_file().removed_slices(plan)
     removed = {name: {str(axis): gone.tolist() for axis, gone in axes.items()} for name, axes in slices.items()}
     return json.dumps({"model_sha256": digest, "removed": removed})
 
@@ -58,6 +58,7 @@ def plan_of(path: Path, channels: ChannelMap) -> PruningPlan:
         DataError: not a ledger; or this model has other tensors, channels that depend on others, or that must stay.
     """
     _, removed = read_removals(path)
+    channels = channels.of_file()
     units: list[int] = []
     for name, axes in removed.items():
         for axis, indices in axes.items():

@@ -20,6 +20,7 @@ from hqp_onnx.channels.rules import RULES, pass_counts
 from hqp_onnx.channels.walk_state import Walk
 from hqp_onnx.errors import ModelError, one_line
 from hqp_onnx.graphs.nodes import operator
+from hqp_onnx.graphs.origin import homes_of
 from hqp_onnx.graphs.shapes import Shapes, probe
 
 
@@ -40,7 +41,7 @@ def analyze(graph: gs.Graph, shapes: Shapes | None = None) -> ChannelMap:
             walk.freeze(labels, f"graph output '{tensor.name}'")
     walk.keep_unclaimed(graph.outputs, "it is a graph output")
     channels = walk.resolve()
-    return replace(channels, branches=find_branches(graph, channels, shapes))
+    return replace(channels, branches=find_branches(graph, channels, shapes), homes=homes_of(graph))
 
 
 def _visit(walk: Walk, node: gs.Node) -> None:

@@ -43,6 +43,12 @@ class Written(click.Path):
 OUT = Written(path_type=Path)
 
 
+class Address(click.types.StringParamType):
+    """A machine to connect to; only the command line and the file of ``--config`` may name one."""
+
+    name = "address"
+
+
 class Preprocessing(click.Path):
     """Preprocessing by a name, as JSON, or as a file, which is a path for the shell's sake."""
 
@@ -51,6 +57,21 @@ class Amount(click.types.StringParamType):
     """A number, or a share as 5%."""
 
     name = "amount"
+
+
+class Duration(click.ParamType[float]):
+    """A time as 90s, 10m or 2h, in seconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds."""
+        text = str(value).strip()
+        unit = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:].lower())
+        try:
+            return float(text if unit is None else text[:-1]) * (unit or 1.0)
+        except ValueError:
+            self.fail(f"'{text}': expected a time, as 90s, 10m or 2h", param, ctx)
 
 
 class Share(click.ParamType[float]):
@@ -241,6 +262,9 @@ _READING = (
     ),
     click.option("--part", metavar="split.json:PART", help="Only these samples, as `hqp optimize --data` split them."),
 )
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Say what would be done, and the time and memory it would take, by a few samples."
+)
 strict_option = click.option("--strict", is_flag=True, help="Warnings end in exit code 3.")
 quiet_option = click.option("--quiet", is_flag=True, help="No progress.")
 
@@ -331,6 +355,12 @@ target_option = click.option(
     default="onnxruntime",
     show_default=True,
     help="onnxruntime, openvino, tensorrt, tensorrt-rtx, cuda, onnxruntime:NAMEExecutionProvider or FILE.py:name.",
+)
+device_option = click.option(
+    "--device",
+    type=Address(),
+    metavar="ssh://USER@HOST[:PORT]",
+    help="A board that models are timed on, while all else is computed here: see docs/boards.md.",
 )
 calibration_option = click.option(
     "--calibration",

@@ -14,6 +14,7 @@ _MATTER = ("data", "max_drop", "target", "metric", "output")
 _GROUPS = {
     "What is asked for": (
         *("speedup", "target_latency", "pareto", "confidence", "precision", "objective", "batch", "threads"),
+        *("device", "min_speedup", "max_size", "epochs", "plan"),
         *("sparsity", "count", "path", "shapes", "dla", "for_gpu", "elsewhere"),
     ),
     "Data": (

@@ -23,7 +23,7 @@ from typing import Any
 
 import click
 
-from hqp_onnx.cli.arguments import Amount, Loose, Named, Share, Written
+from hqp_onnx.cli.arguments import Address, Amount, Loose, Named, Share, Written
 from hqp_onnx.errors import UsageError, one_line
 from hqp_onnx.files import read_text, require_regular
 from hqp_onnx.registry import is_file_name
@@ -129,6 +129,8 @@ def _forbidden(parameter: click.Parameter, value: Any) -> str:
     """What a value names that only who runs the command may; empty if it does not."""
     if isinstance(parameter.type, Written):
         return "what is written"
+    if isinstance(parameter.type, Address):
+        return "a machine to connect to"
     named = parameter.type if isinstance(parameter.type, Named) else None
     for text in map(str, value if isinstance(value, list) else [value]):
         file, _, target = text.rpartition("@")

@@ -8,11 +8,13 @@ from typing import Any
 import click
 
 from hqp_onnx import engine
+from hqp_onnx.boards.board import target_on
 from hqp_onnx.cli.arguments import (
     DATA,
     FILE,
     SHARE,
     Named,
+    device_option,
     json_option,
     metric_option,
     model_argument,
@@ -82,31 +84,42 @@ def evaluate(
 @click.command(cls=Command)
 @click.argument("models", type=FILE, nargs=-1, required=True)
 @target_option
+@device_option
 @click.option("--batch", type=int, help="Default: 1, or what an engine was built for.")
 @click.option("--threads", type=click.IntRange(0), default=0)
 @probe_option
 @json_option
 @quiet_option
 def benchmark(
-    models: tuple[Path, ...], target: str, batch: int | None, threads: int, json_file: Path | None, quiet: bool
+    models: tuple[Path, ...],
+    target: str,
+    device: str | None,
+    batch: int | None,
+    threads: int,
+    json_file: Path | None,
+    quiet: bool,
 ) -> None:
     """Measure the latency of MODELS in turn; ratios are to the first. Engines run on the GPU, with joules."""
     engine_files = [path.suffix == ".engine" for path in models]
     if any(engine_files) and not all(engine_files):
         raise UsageError("benchmark times .onnx models or .engine files, not both in one command")
     if all(engine_files):
+        if device is not None:
+            raise UsageError("{--device} times .onnx models: an engine is timed where it was built")
         timings = {str(path): engine.measure(path, batch, profile=json_file is not None) for path in models}
         if not give_json({"target": "tensorrt", "models": engines.engine_rows(timings)}, json_file):
             out.print(engines.engine_table(timings))
         return
-    runtime = runtime_name(target_named(target))
     batch = 1 if batch is None else batch
     with Display(quiet) as display:
-        results = benchmark_models(models, batch, threads, target, display)
+        place = target_on(target, device)
+        runtime = runtime_name(place)
+        results = benchmark_models(models, batch, threads, place, display)
     rows = [{"model": name, **vars(latency)} for name, latency in results.items()]
-    if not give_json({"target": target, "runtime": runtime, "batch": batch, "models": rows}, json_file):
+    where = {"target": target, "device": device, "runtime": runtime}
+    if not give_json({**where, "batch": batch, "models": rows}, json_file):
         out.print(latency_table(results, {str(path): stored_bytes(path) for path in models}, runtime))
-        for line in timing(target_named(target)):
+        for line in timing(place):
             say(line)
 
 

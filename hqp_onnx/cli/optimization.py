@@ -14,10 +14,13 @@ from hqp_onnx.cli.arguments import (
     OUT,
     SHARE,
     Amount,
+    Duration,
     Named,
     augment_option,
     branches_option,
     calibration_option,
+    device_option,
+    dry_run_option,
     gradient_options,
     json_option,
     metric_option,
@@ -34,6 +37,7 @@ from hqp_onnx.cli.arguments import (
     target_option,
 )
 from hqp_onnx.cli.command import Command
+from hqp_onnx.cli.forecasts import show_forecast
 from hqp_onnx.cli.output import Display, give_json, give_warnings, out, say
 from hqp_onnx.cli.tables.optimization import budget_line, cost_lines, report_table
 from hqp_onnx.data.split import SHARES
@@ -47,6 +51,7 @@ from hqp_onnx.report.advice import advice
 from hqp_onnx.report.words import result
 from hqp_onnx.report.writing import HTML
 from hqp_onnx.steps import optimize as pipeline
+from hqp_onnx.steps.forecast_optimize import forecast_optimize
 
 
 def _flag(name: str, value: object) -> str:
@@ -120,9 +125,11 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
     type=click.Choice(PRECISIONS),
     default="mixed",
     show_default=True,
-    help="mixed: INT8 where it is faster, as measured, and harmless; float16 on cuda and tensorrt-rtx.",
+    help="mixed: INT8 where it is faster, as measured, and harmless; float16 on cuda and tensorrt-rtx. dynamic: INT8, "
+    "activations quantized as they come.",
 )
 @target_option
+@device_option
 @calibration_option
 @metric_option
 @min_width_option
@@ -135,6 +142,11 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
 )
 @click.option("--threads", type=click.IntRange(0), default=0, help="Threads of the runtime; 0 lets it choose.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random saliency and of draws.")
+@click.option(
+    "--time-limit",
+    type=Duration(),
+    help="When it is over, the best admissible model found so far ships: 90s, 10m, 2h.",
+)
 @click.option("--resume", is_flag=True, help="Go on with what OUT holds.")
 @click.option("--force", is_flag=True, help="Replace the results of another model in OUT.")
 @click.option(
@@ -149,17 +161,28 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
 @click.option("-o", "--output", type=OUT, required=True, metavar="OUT", help="Folder for the models and the report.")
 @probe_option
 @provider_option
+@dry_run_option
 @json_option
 @strict_option
 @quiet_option
 @click.option("--paper", is_flag=True, help=f"Algorithm 1 to the letter: {PAPER_FLAGS}.")
 @click.pass_context
 def optimize(
-    context: click.Context, /, quiet: bool, strict: bool, json_file: Path | None, paper: bool, **chosen: Any
+    context: click.Context,
+    /,
+    quiet: bool,
+    strict: bool,
+    json_file: Path | None,
+    paper: bool,
+    dry_run: bool,
+    **chosen: Any,
 ) -> None:
     """Prune and quantize MODEL as far as the budget allows."""
     if paper:
         chosen |= _of_paper(context)
+    if dry_run:
+        show_forecast(forecast_optimize(Options(**chosen)), json_file)
+        return
     if json_file is not None and str(json_file) != "-":
         forbid_overlap({"output": pipeline.outputs(chosen["output"]), "json_file": json_file}, {})
         if (chosen["output"] / STATE).resolve() in (json_file.resolve(), *json_file.resolve().parents):

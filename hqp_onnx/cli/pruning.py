@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hqp_onnx.cli.arguments import (
     Loose,
     Named,
     branches_option,
+    dry_run_option,
     gradient_options,
     json_option,
     min_width_option,
@@ -29,6 +31,7 @@ from hqp_onnx.cli.arguments import (
     strict_option,
 )
 from hqp_onnx.cli.command import Command
+from hqp_onnx.cli.forecasts import give_forecast
 from hqp_onnx.cli.output import Display, give_json, give_warnings, out, say, verified_json
 from hqp_onnx.cli.tables.units import inspect_table, refusals_table
 from hqp_onnx.data.reading import Data
@@ -73,6 +76,7 @@ def inspect(model: Path, target: str | None, json_file: Path | None) -> None:
 @click.option("-o", "--output", type=OUT, required=True, help="scores.npz: filter/<weight> and unit.")
 @probe_option
 @provider_option
+@dry_run_option
 @json_option
 @quiet_option
 def score(
@@ -82,9 +86,14 @@ def score(
     output: Path,
     json_file: Path | None,
     quiet: bool,
+    dry_run: bool,
     **chosen: Any,
 ) -> None:
     """Write the saliency of every filter and unit of MODEL."""
+    if dry_run:
+        scoring = Scoring(**chosen)
+        give_forecast(lambda to, report: score_file(model, data, to / "o.npz", scoring, preprocess, report), json_file)
+        return
     with Display(quiet) as display:
         ranking = score_file(model, data, output, Scoring(**chosen), preprocess, display)
     filters = {name: len(values) for name, values in ranking.filters.items()}
@@ -117,6 +126,7 @@ def score(
 @click.option("-o", "--output", type=OUT, required=True)
 @probe_option
 @provider_option
+@dry_run_option
 @json_option
 @strict_option
 @quiet_option
@@ -129,12 +139,16 @@ def prune(
     json_file: Path | None,
     strict: bool,
     quiet: bool,
+    dry_run: bool,
     **chosen: Any,
 ) -> None:
     """Remove a share of MODEL's units, or those of a plan, whatever it costs."""
+    do = partial(prune_file, model, options=Pruning(**chosen), data=data, preprocess=preprocess)
+    if dry_run:
+        give_forecast(lambda folder, report: do(output=folder / "o.onnx", progress=report), json_file)
+        return
     with Display(quiet) as display:
-        options = Pruning(**chosen)
-        pruned = prune_file(model, output, options, data=data, preprocess=preprocess, ledger=ledger, progress=display)
+        pruned = do(output=output, ledger=ledger, progress=display)
     assert pruned.verified is not None
     counts = {"removed": pruned.units, "prunable": pruned.prunable}
     if not give_json({"output": str(output), **counts, **verified_json(pruned.notes, pruned.verified)}, json_file):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hqp_onnx.cli.arguments import (
     DATA,
     OUT,
     calibration_option,
+    dry_run_option,
     json_option,
     model_argument,
     probe_option,
@@ -22,6 +24,7 @@ from hqp_onnx.cli.arguments import (
     target_option,
 )
 from hqp_onnx.cli.command import Command
+from hqp_onnx.cli.forecasts import give_forecast
 from hqp_onnx.cli.output import Display, give_json, give_warnings, say, verified_json
 from hqp_onnx.cli.tables.engines import build_lines
 from hqp_onnx.data.reading import Data
@@ -35,8 +38,9 @@ from hqp_onnx.steps.quantize import quantize_file
 @click.option("--data", type=DATA, metavar="DATA", help="Calibration data; int8 and mixed need them.")
 @click.option(
     "--precision",
-    type=click.Choice(["int8", "mixed", "fp16"]),
-    help="mixed: INT8 where it is faster on this machine. Default: int8; fp16 for tensorrt-rtx.",
+    type=click.Choice(["int8", "mixed", "dynamic", "fp16"]),
+    help="mixed: INT8 where it is faster on this machine; dynamic: activations are quantized as they come. Default: "
+    "int8; fp16 for tensorrt-rtx.",
 )
 @target_option
 @calibration_option
@@ -62,6 +66,7 @@ from hqp_onnx.steps.quantize import quantize_file
 @click.option("-o", "--output", type=OUT, required=True)
 @probe_option
 @provider_option
+@dry_run_option
 @json_option
 @strict_option
 @quiet_option
@@ -75,11 +80,17 @@ def quantize(
     json_file: Path | None,
     strict: bool,
     quiet: bool,
+    dry_run: bool,
     **chosen: Any,
 ) -> None:
     """Quantize MODEL to INT8, store weights in INT4, or convert to float16."""
+    do = partial(quantize_file, model, data=data, target_name=target, method=calibration, preprocess=preprocess)
+    if dry_run:
+        do = partial(do, **{**chosen, "calibration_out": None})
+        give_forecast(lambda folder, report: do(output=folder / "o.onnx", progress=report), json_file)
+        return
     with Display(quiet) as display:
-        written = quantize_file(model, output, data, target, calibration, preprocess, display, **chosen)
+        written = do(output=output, progress=display, **chosen)
     size, before = written.verified.bytes, written.verified.original_bytes
     summary = {"output": str(output), "bytes": size, "original_bytes": before}
     if not give_json(summary | verified_json(written.notes, written.verified), json_file):

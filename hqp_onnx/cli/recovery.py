@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hqp_onnx.cli.arguments import (
     OUT,
     SHARE,
     augment_option,
+    dry_run_option,
     json_option,
     probe_option,
     provider_option,
@@ -21,8 +23,10 @@ from hqp_onnx.cli.arguments import (
     strict_option,
 )
 from hqp_onnx.cli.command import Command
+from hqp_onnx.cli.forecasts import give_forecast
 from hqp_onnx.cli.output import Display, give_json, give_warnings, say, verified_json
 from hqp_onnx.data.reading import Data
+from hqp_onnx.evaluation.metrics.task import Task
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.recovery.settings import LOSSES
 from hqp_onnx.steps.recover import recover_file
@@ -38,6 +42,7 @@ from hqp_onnx.steps.recover import recover_file
 @click.option("--batch", type=int, default=Recovery.batch, show_default=True)
 @click.option("--held-out", type=SHARE, default=Recovery.held_out, show_default=True, help="Share that only judges.")
 @click.option("--loss", type=click.Choice(LOSSES), help="Of the outputs. Default: kl for a classifier, else mse.")
+@click.option("--metric-output", metavar="NAME", default="", help="The one that counts; others are as features.")
 @augment_option
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--checkpoint", type=OUT, help="Written after every epoch; the same command goes on from it.")
@@ -45,6 +50,7 @@ from hqp_onnx.steps.recover import recover_file
 @click.option("-o", "--output", type=OUT, required=True)
 @probe_option
 @provider_option
+@dry_run_option
 @json_option
 @strict_option
 @quiet_option
@@ -59,22 +65,19 @@ def recover(
     json_file: Path | None,
     strict: bool,
     quiet: bool,
+    metric_output: str,
+    dry_run: bool,
     **chosen: Any,
 ) -> None:
     """Train STUDENT, pruned or quantized (Q/DQ), towards the model that it was made from, without labels."""
-    settings = Recovery(**chosen)
+    settings = Recovery(**chosen, task=Task("any", metric_output))
+    do = partial(recover_file, student, teacher, data=data, settings=settings)
+    do = partial(do, ledger=ledger, preprocess=preprocess)
+    if dry_run:
+        give_forecast(lambda folder, report: do(output=folder / "o.onnx", progress=report), json_file)
+        return
     with Display(quiet) as display:
-        written = recover_file(
-            student,
-            teacher,
-            output,
-            data,
-            settings,
-            ledger=ledger,
-            checkpoint=checkpoint,
-            preprocess=preprocess,
-            progress=display,
-        )
+        written = do(output=output, checkpoint=checkpoint, progress=display)
     if not give_json({"output": str(output), **verified_json(written.notes, written.verified)}, json_file):
         for note in (*written.notes, written.verified.words):
             say(note)

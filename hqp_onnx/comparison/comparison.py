@@ -22,6 +22,7 @@ from hqp_onnx.evaluation.latency import Latency, measure
 from hqp_onnx.evaluation.metrics import Metric, Quantity, load_metric
 from hqp_onnx.evaluation.metrics.choice import choose, prepared
 from hqp_onnx.evaluation.metrics.metric import Tally
+from hqp_onnx.evaluation.metrics.sample_axis import BySample
 from hqp_onnx.evaluation.nonfinite import NONE, NonFinite, finite_samples
 from hqp_onnx.graphs.model_io import stored_bytes
 from hqp_onnx.progress import Progress, silent
@@ -233,7 +234,9 @@ def _outputs(
     collector, seen = Collector(), 0
     nonfinite = dict.fromkeys((c.name for c in contenders), NONE)
     tallies: dict[str, Tally] = {} if metric is None else {c.name: metric.tally(len(data)) for c in contenders}
-    for batch, outputs in run_batches([SessionRunner(c.session, c.name) for c in contenders], data, collector):
+    for batch, outputs in run_batches(
+        [SessionRunner(BySample(c.session), c.name) for c in contenders], data, collector
+    ):
         seen += len(batch)
         progress("comparison", seen, len(data))
         first = outputs[contenders[0].name]

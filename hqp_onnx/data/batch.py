@@ -117,9 +117,8 @@ def _found(values: Array) -> str:
         return "expected one class number: if these are classes, convert them to integers; else give another {--metric}"
     if values.ndim == 2 and values.shape[1] == 1 and values.dtype.kind in "iu":
         return "expected one class number: flatten it to [samples]"
+    if values.dtype.kind == "f":
+        return "expected one class number: of values, use {--metric} rmse or fidelity"
     if values.ndim == 2:
-        return (
-            "expected one class number: convert one-hot rows with argmax; several tags a sample need another "
-            "{--metric}, for several labels"
-        )
+        return "expected one class number: convert one-hot rows with argmax; several tags a sample need {--metric} f1"
     return "expected one class number: classes of positions or pixels need another {--metric}, such as miou"

@@ -10,20 +10,19 @@ medians of the ratios within a round, which such a second meets as a whole.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.progress import StageProgress
-from hqp_onnx.runtimes.session import Runner, timed_run
+from hqp_onnx.runtimes.session import Runner
+from hqp_onnx.runtimes.stopwatch import remembered, stopwatch
 
 WARM_UP_SECONDS, TURN_SECONDS = 0.005, 0.02
 _FEWEST_RUNS, _MOST_RUNS = 3, 50  # of a turn
 _FEWEST_ROUNDS, _MOST_ROUNDS = 5, 40
-_LOOK_SECONDS = 0.001  # at process time, which stands still at rest
-_PATIENCE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -54,20 +53,10 @@ def measure(
     Rounds of turns end after ``seconds`` (5 at least, 40 at most). ``progress`` is called with the rounds done and the
     most that there can be.
     """
-    turns: dict[str, list[list[float]]] = {name: [] for name in sessions}
-    timed = {name: timed_run(session, feeds) for name, session in sessions.items()}
-    end = time.perf_counter() + seconds
-    for done in range(1, _MOST_ROUNDS + 1):
-        for name, run in timed.items():
-            _rest()
-            _runs(run, WARM_UP_SECONDS, 1)
-            turns[name].append(_runs(run, TURN_SECONDS, _FEWEST_RUNS))
-        if progress:
-            progress(done, _MOST_ROUNDS)
-        if done >= _FEWEST_ROUNDS and time.perf_counter() > end:
-            break
-    first = next(iter(turns.values()), [])
-    return {name: _summary(times, first) for name, times in turns.items()}
+    names, runners = list(sessions), list(sessions.values())
+    turns = remembered(runners, feeds, f"in turn, {seconds:g} s", lambda: _in_turn(runners, feeds, seconds, progress))
+    first = turns[0] if turns else []
+    return {name: _summary(times, first) for name, times in zip(names, turns, strict=True)}
 
 
 def fastest(sessions: Sequence[Runner], feeds: Mapping[str, Array], seconds: float = 4.0) -> int:
@@ -76,25 +65,22 @@ def fastest(sessions: Sequence[Runner], feeds: Mapping[str, Array], seconds: flo
     return max(range(len(sessions)), key=lambda number: latencies[str(number)].speedup)
 
 
-def _rest() -> None:
-    """Wait until no thread of this process computes, but not for ever: the process may have other work."""
-    end = time.perf_counter() + _PATIENCE_SECONDS
-    while time.perf_counter() < end:
-        before = time.process_time()
-        time.sleep(_LOOK_SECONDS)
-        if time.process_time() - before < _LOOK_SECONDS / 4:
-            return
-
-
-def _runs(run: Callable[[], object], seconds: float, fewest: int) -> list[float]:
-    """Milliseconds of each run, for ``seconds``."""
-    times: list[float] = []
+def _in_turn(
+    runners: Sequence[Runner], feeds: Mapping[str, Array], seconds: float, progress: StageProgress | None
+) -> list[list[list[float]]]:
+    """Milliseconds of each run, by session and turn."""
+    watches = [stopwatch(runner, feeds) for runner in runners]
+    turns: list[list[list[float]]] = [[] for _ in watches]
     end = time.perf_counter() + seconds
-    while len(times) < fewest or (len(times) < _MOST_RUNS and time.perf_counter() < end):
-        start = time.perf_counter()
-        run()
-        times.append(1e3 * (time.perf_counter() - start))
-    return times
+    for done in range(1, _MOST_ROUNDS + 1):
+        for taken, watch in zip(turns, watches, strict=True):
+            times = watch(WARM_UP_SECONDS, TURN_SECONDS, _FEWEST_RUNS, _MOST_RUNS, rest=True)
+            taken.append([1e3 * spent for spent in times])
+        if progress:
+            progress(done, _MOST_ROUNDS)
+        if done >= _FEWEST_ROUNDS and time.perf_counter() > end:
+            break
+    return turns
 
 
 def _summary(turns: Sequence[Sequence[float]], first: Sequence[Sequence[float]]) -> Latency:

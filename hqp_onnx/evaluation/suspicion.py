@@ -4,34 +4,35 @@ chance: the original is not surely better than always giving the most common lab
     as chance (of ten classes or more, where labels are shuffled, in another order, or inputs are not as in training).
 one answer: most answers are one class that most labels are not.
 inputs: on a few samples, with their values scaled or their channels reversed as people do, the original is surely
-    right more often, by ten points or more. Nothing is concluded from the values alone: a model may take pixels.
+    right more often, by ten points or more. Without labels: ``suspicious_inputs``. Nothing is concluded from the values
+    alone: a model may take pixels.
 classes: more classes are missing from the labels than chance leaves out.
 splits: sub-folders named as sets are taken for classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from hqp_onnx.arrays import Array, FloatArray, IntArray
+from hqp_onnx.arrays import IntArray
 from hqp_onnx.data.batch import Batch
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.errors import HqpError
 from hqp_onnx.evaluation.metrics import Metric, Scores, classes
 from hqp_onnx.evaluation.metrics.outputs import logits_of
 from hqp_onnx.evaluation.paired import upper_bound, upper_bound_of_counts
+from hqp_onnx.evaluation.pixels import CHANGES, changed, is_image
+from hqp_onnx.evaluation.suspicious_inputs import spread
 from hqp_onnx.runtimes.session import Runner
 
-SAMPLES, _CHUNK = 128, 8
 _SURE = 0.975
 _BETTER, _SURELY_BETTER = 0.1, 0.999
 _GOOD = 0.9  # an original that is right as often as that is not suspected of wrong inputs
 _MANY = 10  # classes
 _SETS = ("train", "training", "val", "valid", "validation", "test", "testing", "calib", "calibration", "dev")
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 
 
 def suspicions(session: Runner, data: Dataset, metric: Metric, scores: Scores) -> Iterator[str]:
@@ -60,14 +61,6 @@ def suspicions(session: Runner, data: Dataset, metric: Metric, scores: Scores) -
     yield from _one_answer(answers, labels, count, name)
     if scores.metric < _GOOD:
         yield from _inputs(session, few, metric, answers, name)
-
-
-def spread(data: Dataset, samples: int = SAMPLES) -> Iterator[Batch]:
-    """A few samples from everywhere in the data, which may be sorted."""
-    parts = [p for whole in data.ranges for p in (whole[i : i + _CHUNK] for i in range(0, len(whole), _CHUNK))]
-    chosen = np.unique(np.linspace(0, len(parts) - 1, max(1, samples // _CHUNK)).round().astype(int))
-    for number in chosen:
-        yield data.rows(parts[number].start, parts[number].stop)
 
 
 def _splits(name: str) -> Iterator[str]:
@@ -123,54 +116,23 @@ def _one_answer(answers: IntArray, labels: IntArray | None, count: int, name: st
 def _answers(session: Runner, batches: list[Batch], metric: Metric, change: str = "") -> IntArray:
     parts = []
     for batch in batches:
-        feeds = {name: changed(x, change) if change and _image(x) else x for name, x in batch.feeds.items()}
+        feeds = {name: changed(x, change) if change and is_image(x) else x for name, x in batch.feeds.items()}
         parts.append(logits_of(metric.ordered(session.run(feeds))).argmax(1))
     return np.concatenate(parts)
 
 
 def _inputs(session: Runner, few: list[Batch], metric: Metric, answers: IntArray, name: str) -> Iterator[str]:
     """The change of the inputs that helps most, if it surely helps."""
-    if not any(_image(x) for x in few[0].feeds.values()):
+    if not any(is_image(x) for x in few[0].feeds.values()):
         return
     labels = np.concatenate([batch.labels for batch in few if batch.labels is not None])
     before = (answers == labels).astype(np.float64)
-    after = {change: (_answers(session, few, metric, change) == labels).astype(np.float64) for change in _CHANGES}
+    after = {change: (_answers(session, few, metric, change) == labels).astype(np.float64) for change in CHANGES}
     best = max(after, key=lambda change: float(after[change].mean()))
     gain = after[best].mean() - before.mean()
     if gain >= _BETTER and upper_bound(before - after[best], _SURELY_BETTER) < 0:
         yield (
-            f"the inputs in {name} are not what the model expects: {_CHANGES[best]}, the original is right on "
+            f"the inputs in {name} are not what the model expects: {CHANGES[best]}, the original is right on "
             f"{100 * after[best].mean():.0f} % of {len(labels)} samples, and as they are on "
             f"{100 * before.mean():.0f} %. Preprocess them as in training (--preprocess)"
         )
-
-
-_CHANGES: Mapping[str, str] = {
-    "scale": "divided by 255",
-    "imagenet": "with ImageNet's mean and deviation",
-    "symmetric": "brought to -1..1",
-    "standard": "standardized",
-    "pixels": "times 255",
-    "reversed": "with channels in reverse order",
-}
-
-
-def changed(x: Array, change: str) -> Array:
-    """Images [n, channels, height, width], or channels last, with other values, in their own type."""
-    axis = 1 if x.shape[1] in (1, 3) else 3
-    values: FloatArray = np.moveaxis(x.astype(np.float64), axis, -1)
-    unit = values / 255 if values.max(initial=0) > 2 else values
-    mean, std = (np.array(c if values.shape[-1] == 3 else [np.mean(c)]) for c in (_MEAN, _STD))
-    result: FloatArray = {
-        "scale": values / 255,
-        "imagenet": (unit - mean) / std,
-        "symmetric": 2 * unit - 1,
-        "standard": (values - values.mean()) / max(values.std(), 1e-9),
-        "pixels": values * 255,
-        "reversed": values[..., ::-1],
-    }[change]
-    return np.asarray(np.moveaxis(result, -1, axis), x.dtype)
-
-
-def _image(x: Array) -> bool:
-    return x.ndim == 4 and x.dtype.kind == "f" and (x.shape[1] in (1, 3) or x.shape[3] in (1, 3))

@@ -128,7 +128,7 @@ def verify(
         name: its file, for messages.
         source: what it was made from.
         goal: what it is for; onnxruntime stands in for a runtime that is not installed.
-        precision: what was asked for: fp32, int8, mixed, fp16 or int4.
+        precision: what was asked for: fp32, int8, mixed, dynamic, fp16 or int4.
         judged: outputs that a metric has judged.
 
     Raises:
@@ -251,6 +251,7 @@ def _changed(model: onnx.ModelProto, precision: str) -> bool:
     quantized = any(model_io.is_quantized(node.op_type) for node in model_io.nodes(model.graph))
     return {
         "int8": quantized,
+        "dynamic": quantized,
         "mixed": quantized or bool(stored & set(_INT8)),
         "int4": bool(stored & set(_INT4)),
         "fp16": onnx.TensorProto.FLOAT16 in stored or any(_casts_to_half(n) for n in model_io.nodes(model.graph)),

@@ -16,7 +16,9 @@ import numpy as np
 import onnx
 
 from hqp_onnx.gradients.filters import Use
+from hqp_onnx.gradients.samples import require_samples, samples_first
 from hqp_onnx.gradients.tape import Tape, refuse
+from hqp_onnx.gradients.trace import Dims
 from hqp_onnx.gradients.window import adjoint_window, window
 from hqp_onnx.graphs.nodes import number
 from hqp_onnx.graphs.windows import Window
@@ -103,15 +105,26 @@ def factors(t: Tape, use: Use, grad: str) -> Factors:
     )
 
 
-def require_samples(t: Tape, node: onnx.NodeProto, name: str) -> int:
-    """Rows per sample of a tensor.
+def by_sample(t: Tape, use: Use, f: Factors, x: str) -> str:
+    """``x``, which has the shape of what a node of rows gives, as [N, pixels, what it gives a pixel]."""
+    index, own = (1, f.channels if use.axis == 0 else f.filters) if use.node.op_type == "Gather" else (0, f.filters)
+    name = use.node.input[index]
+    leading = len(t.dims(name)) - (1 - index)
+    _, (moved,) = _samples_first(t, use.node, name, leading, [(x, (own,))])
+    return t.reshape(moved, -1, f.pixels, own)
 
-    Raises:
-        GradientError: samples mix, or do not lie one after the other along the first axis.
-    """
-    if name not in t.traced.rows:
-        raise refuse(node, f"reads '{name}', whose first axis does not hold one sample after the other")
-    return t.traced.rows[name]
+
+def _samples_first(
+    t: Tape, node: onnx.NodeProto, name: str, leading: int, tensors: Sequence[tuple[str, Dims]]
+) -> tuple[int, list[str]]:
+    """Rows per sample, and ``tensors`` with samples first: their axes are the ``leading`` ones of ``name``, and own."""
+    place, dims = t.traced.elsewhere.get(name), t.dims(name)
+    if place is None or place.axis >= leading:
+        rows = require_samples(t, node, name)
+        return rows * prod(t.static(node, name, range(1, leading))), [tensor for tensor, _ in tensors]
+    count = prod(t.static(node, name, [axis for axis in range(leading) if axis != place.axis]))
+    moved = [samples_first(t, tensor, (*dims[:leading], *own), place) for tensor, own in tensors]
+    return count * place.outer * place.inner, moved
 
 
 def _rows(t: Tape, use: Use, grad: str) -> Factors:
@@ -121,10 +134,11 @@ def _rows(t: Tape, use: Use, grad: str) -> Factors:
     x = node.input[0]
     if node.op_type == "Gemm" and number(node, "transA", 0):
         raise refuse(node, "has no per-sample gradient where transA is 1")
-    count = require_samples(t, node, x) * prod(t.static(node, x, range(1, len(t.dims(x)) - 1)))
     alpha = number(node, "alpha", 1.0)
     if alpha != 1:
         grad = t.mul(grad, t.scalar(alpha, x))
+    leading = len(t.dims(x)) - 1
+    count, (x, grad) = _samples_first(t, node, x, leading, ((x, t.dims(x)[-1:]), (grad, (filters,))))
     return Factors(
         use.weight,
         t.reshape(grad, -1, count, filters),
@@ -143,7 +157,8 @@ def _gathered(t: Tape, use: Use, grad: str) -> Factors:
     if weight is None or weight.ndim != 2:
         raise refuse(node, f"reads rows of weight '{use.weight}', which is no matrix")
     indices, (rows, columns) = node.input[1], weight.shape
-    count = require_samples(t, node, indices) * prod(t.static(node, indices, range(1, len(t.dims(indices)))))
+    leading = len(t.dims(indices))
+    count, (indices, grad) = _samples_first(t, node, indices, leading, ((indices, ()), (grad, (columns,))))
     ends = t.const(np.array([0, 1], weight.dtype))
     onehot = t.op("OneHot", t.reshape(indices, -1, count), t.ints(rows), ends)
     grad = t.reshape(grad, -1, count, columns)

@@ -8,21 +8,23 @@ import onnx
 
 from hqp_onnx.errors import GradientError
 from hqp_onnx.graphs.nodes import operator
+from hqp_onnx.graphs.recurrent import GATES, WEIGHTS
 from hqp_onnx.graphs.weight_axes import WEIGHTED, weight_axes
 from hqp_onnx.passes.lowering.inline_constants import inline_constants
 
 
 @dataclass(frozen=True)
 class Use:
-    """``node`` reads ``weight`` (an initializer) as its input 1; filters lie along ``axis``."""
+    """``node`` reads ``weight`` (an initializer) as its input ``index``; filters lie along ``axis``."""
 
     node: onnx.NodeProto
     weight: str
     axis: int
+    index: int = 1
 
 
 def filter_weights(model: onnx.ModelProto) -> dict[str, int]:
-    """Filter axis of every initializer that is the weight of a Conv, ConvTranspose, Gemm or MatMul.
+    """Filter axis of every initializer that is a weight of a Conv, ConvTranspose, Gemm, MatMul, LSTM, GRU or RNN.
 
     Raises:
         GradientError: two nodes read one weight along different axes.
@@ -35,13 +37,24 @@ def filter_weights(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def weight_uses(graph: onnx.GraphProto) -> list[Use]:
-    """Every node that reads an initializer as its weight, in graph order; of a MatMul, a matrix only."""
+    """Every node that reads an initializer as its weight, in graph order; of a MatMul, a matrix only.
+
+    Filters of recurrent nodes are the rows of their gates, of both directions together.
+    """
     ranks = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
     uses = []
     for node in graph.node:
+        if operator(node) in GATES:
+            uses += [Use(node, node.input[i], 1, i) for i in WEIGHTS if node.input[i] in ranks]
+            continue
         if operator(node) not in WEIGHTED or node.input[1] not in ranks:
             continue
         name, rank = node.input[1], ranks[node.input[1]]
         if operator(node) != "MatMul" or rank == 2:
             uses.append(Use(node, name, weight_axes(node, rank).output))
     return uses
+
+
+def made_by(use: Use) -> list[str]:
+    """What a node makes of a weight: all outputs of a recurrent one, else the first."""
+    return [name for name in use.node.output if name] if operator(use.node) in GATES else list(use.node.output[:1])

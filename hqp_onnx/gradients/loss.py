@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import DataError, GradientError
 from hqp_onnx.evaluation.metrics.task import Task
+from hqp_onnx.gradients.samples import place_of, samples_back, width
 from hqp_onnx.gradients.tape import Tape
 from hqp_onnx.gradients.task_loss import NAMES, encoded, task_seeds
 from hqp_onnx.graphs.ends import ends_of
@@ -130,15 +131,16 @@ def append_user_loss(t: Tape, output: str, targets: str) -> Loss:
     return Loss("user", {output: ones}, targets)
 
 
-def logits_of(t: Tape) -> str:
-    """The first output's logits: what feeds its Softmax or LogSoftmax, if it ends in one.
+def logits_of(t: Tape, output: str = "") -> str:
+    """The logits of ``output``, or of the first one: what feeds its Softmax or LogSoftmax, if it ends in one.
 
     Raises:
         GradientError: the output is not [batch, classes], up to axes of size 1.
     """
     producers = {name: node for node in t.model.graph.node for name in node.output}
-    name = str(t.model.graph.output[0].name)
-    if not t.model.graph.output[0].type.HasField("tensor_type"):
+    value = next((value for value in t.model.graph.output if value.name == output), t.model.graph.output[0])
+    name = str(value.name)
+    if not value.type.HasField("tensor_type"):
         raise GradientError(f"output '{name}' is no tensor: cross-entropy needs logits", "use the loss gauss-newton")
     node = producers.get(name)
     while node is not None and (node.op_type == "Identity" or _over_classes(t, node)):
@@ -192,15 +194,15 @@ def _projection(t: Tape, outputs: list[str]) -> Loss:
     source = _new_input(t, "normal", onnx.TensorProto.FLOAT, 1)
     seeds, stop = {}, 0
     for name in outputs:
-        dims, rows = t.dims(name), t.traced.rows.get(name)
-        if rows is None or None in dims[1:]:
+        dims, rows, place = t.dims(name), t.traced.rows.get(name), place_of(t, name)
+        if place is None and (rows is None or None in dims[1:]):
             raise GradientError(
                 f"output '{name}' does not hold one sample after the other in a fixed shape{_mixer(t)}: remove it "
                 "from the outputs, or give a loss model"
             )
-        start, stop = stop, stop + rows * prod(map(_size, dims[1:]))
+        start, stop = stop, stop + (width(t, name) if rows is None else rows * prod(map(_size, dims[1:])))
         v = t.op("Slice", source, t.ints(start), t.ints(stop), t.ints(1))
-        seeds[name] = t.op("CastLike", t.reshape_like(v, name), name)
+        seeds[name] = t.op("CastLike", samples_back(t, v, name) if rows is None else t.reshape_like(v, name), name)
     if not seeds:
         chosen = [op for op in ends_of(t.model.graph).values() if op in ("ArgMax", "ArgMin", "TopK", "Greater")]
         advice = (

@@ -19,7 +19,7 @@ import numpy as np
 
 from hqp_onnx.errors import GradientError
 from hqp_onnx.gradients.depthwise import depthwise_gradient, picked
-from hqp_onnx.gradients.factors import Factors, factors, joined
+from hqp_onnx.gradients.factors import Factors, by_sample, factors, joined
 from hqp_onnx.gradients.filters import Use
 from hqp_onnx.gradients.tape import Tape
 from hqp_onnx.gradients.window import padded, read
@@ -42,7 +42,11 @@ def squared_norms(t: Tape, uses: Sequence[tuple[Use, str]], form: str | None = N
     Returns:
         Name of the norms, and the elements per sample that they need at work.
     """
-    parts = [factors(t, use, grad) for use, grad in uses]
+    return norms_of(t, [factors(t, use, grad) for use, grad in uses], form)
+
+
+def norms_of(t: Tape, parts: Sequence[Factors], form: str | None = None) -> tuple[str, int]:
+    """The same, of the sum of products."""
     if len(parts) > 1 and all(part.window is None for part in parts):
         parts = [joined(t, parts)]
     first = parts[0]
@@ -54,7 +58,7 @@ def squared_norms(t: Tape, uses: Sequence[tuple[Use, str]], form: str | None = N
         return _gram_norms(t, first), 4 * first.groups * first.inner**2
     blocks = [_blocks(t, part) for part in parts]
     if len({len(some) for some in blocks}) > 1 or len({(p.groups, p.filters, p.channels) for p in parts}) > 1:
-        raise GradientError(f"weight '{uses[0][0].weight}' is read in several shapes: per-sample gradients need one")
+        raise GradientError(f"weight '{first.weight}' is read in several shapes: per-sample gradients need one")
     sums = [some[0] if len(some) == 1 else t.op("Sum", *some) for some in zip(*blocks, strict=True)]
     axes = ([1, 2, 3] if first.channels == 1 else [1, 2]) if first.transposed else [3]
     squares = [t.reduce("ReduceSumSquare", block, axes) for block in sums]
@@ -79,7 +83,7 @@ def _output_norm(t: Tape, use: Use, grad: str) -> str:
     if use.node.op_type in CONVOLUTIONS:
         return t.reduce("ReduceSumSquare", grad, range(2, rank)) if rank > 2 else t.mul(grad, grad)
     f = factors(t, use, grad)
-    return t.reduce("ReduceSumSquare", t.reshape(grad, -1, f.pixels, f.filters), [1])
+    return t.reduce("ReduceSumSquare", by_sample(t, use, f, grad), [1])
 
 
 def _work(f: Factors) -> int:
@@ -184,9 +188,9 @@ def _inner_product(t: Tape, use: Use, grad: str) -> str:
     along = t.mul(grad, t.op("Sub", y, bias) if bias else y)
     f = factors(t, use, grad)
     if node.op_type == "Gather" and use.axis == 0:
-        sums = t.reduce("ReduceSum", t.reshape(along, -1, f.pixels, f.channels), [2], keepdims=True)
+        sums = t.reduce("ReduceSum", by_sample(t, use, f, along), [2], keepdims=True)
         return t.reduce("ReduceSum", t.mul(f.delta, sums), [1])
     if f.window is None:
-        return t.reduce("ReduceSum", t.reshape(along, -1, f.pixels, f.filters), [1])
+        return t.reduce("ReduceSum", by_sample(t, use, f, along), [1])
     sums = t.reduce("ReduceSum", along, range(2, rank))
     return t.reduce("ReduceSum", t.reshape(sums, -1, f.groups, f.channels), [1]) if f.transposed else sums

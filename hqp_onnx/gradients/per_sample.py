@@ -11,13 +11,15 @@ import onnx
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import DataError, GradientError
 from hqp_onnx.evaluation.metrics.task import Task
-from hqp_onnx.gradients.filters import Use, weight_uses
+from hqp_onnx.gradients.filters import Use, made_by, weight_uses
 from hqp_onnx.gradients.loss import Loss, LossName, append_loss, append_user_loss
 from hqp_onnx.gradients.norms import inner_products, output_norms, squared_norms
+from hqp_onnx.gradients.recurrent_norms import recurrent_values
 from hqp_onnx.gradients.reverse import backward
 from hqp_onnx.gradients.tape import Tape, refuse
 from hqp_onnx.gradients.trace import close, fixed_batch, reachable, rolled, trace
-from hqp_onnx.graphs.nodes import reads
+from hqp_onnx.graphs.nodes import operator, reads
+from hqp_onnx.graphs.recurrent import GATES
 from hqp_onnx.passes.lowering.absorb_pads import absorb_pads
 from hqp_onnx.passes.lowering.join_loss import join_loss
 from hqp_onnx.passes.lowering.prepare_for_gradients import prepare_for_gradients
@@ -77,7 +79,8 @@ class PerSample:
             sample = {**sample, targets: np.zeros(1, np.int64)} if targets else sample
         tape = Tape(ready, trace(ready, sample, fixed))
         uses = _weight_uses(tape, weights)
-        reached = reachable(tape.model.graph, [use.node.output[0] for use in uses], tape.traced.types)
+        made = [name for use in uses for name in made_by(use)]
+        reached = reachable(tape.model.graph, made, tape.traced.types)
         _refuse_quantized(tape, reached)
         if isinstance(loss, onnx.ModelProto):
             self.loss = append_user_loss(tape, output, targets)
@@ -132,11 +135,18 @@ def _append(
     t: Tape, uses: list[Use], loss: Loss, kind: Kind, form: str | None
 ) -> tuple[dict[str, int], dict[str, str], int]:
     """Grow the graph; returns filters per weight, norms by weight, and working memory in elements per sample."""
-    grads = backward(t, loss.seeds, [use.node.output[0] for use in uses])
+    grads = backward(t, loss.seeds, [name for use in uses for name in made_by(use)])
     filters, outputs, work = {}, {}, 0
     for weight in dict.fromkeys(use.weight for use in uses):
         mine = [use for use in uses if use.weight == weight]
         filters[weight] = t.traced.values[weight].shape[mine[0].axis]
+        if operator(mine[0].node) in GATES:
+            outer = [(use, [grads.get(name) for name in use.node.output]) for use in mine]
+            flowing = [(use, given) for use, given in outer if any(given)]
+            if flowing:
+                outputs[weight], needed = recurrent_values(t, kind, flowing, form)
+                work = max(work, needed)
+            continue
         live = [(use, grads[use.node.output[0]]) for use in mine if use.node.output[0] in grads]
         if not live:
             continue
@@ -161,20 +171,29 @@ def _weight_uses(t: Tape, weights: Collection[str]) -> list[Use]:
     uses = [use for use in weight_uses(t.model.graph) if use.weight in weights]
     axes = {use.weight: use.axis for use in reversed(uses)}
     if not uses:
-        raise GradientError("the model has no Conv, ConvTranspose, Gemm or MatMul with a constant weight to score")
-    known = {use.node.output[0] for use in uses}
+        raise GradientError("the model has no Conv, Gemm, MatMul, LSTM or the like with a constant weight to score")
+    known = {(use.node.output[0], use.index) for use in uses}
     for node in t.model.graph.node:
         if node.op_type in ("Shape", "Size"):
             continue
         for i, name in enumerate(reads(node)):
-            if name not in weights or (i == 1 and node.output[0] in known):
+            if name not in weights or (node.output[0], i) in known:
                 continue
             if i or node.op_type != "Gather" or t.axis(node, 0):
                 raise refuse(node, f"reads weight '{name}' other than as a weight, so its gradient has another part")
             uses.append(Use(node, name, axes[name]))
+    first = {use.weight: use for use in reversed(uses)}
+    if other := next((use for use in uses if _part(use) != _part(first[use.weight])), None):
+        raise refuse(other.node, f"reads weight '{other.weight}' in another part than other nodes do")
     if other := next((use for use in uses if use.axis != axes[use.weight]), None):
         raise refuse(other.node, f"reads weight '{other.weight}' with its filters along another axis")
     return uses
+
+
+def _part(use: Use) -> tuple[str, int]:
+    """As W or R of a recurrent operator, or as the weight of any other: only one of them can be summed."""
+    recurrent = operator(use.node) in GATES
+    return (operator(use.node), use.index) if recurrent else ("", 0)
 
 
 def _refuse_quantized(t: Tape, reached: Collection[str]) -> None:

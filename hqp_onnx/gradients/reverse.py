@@ -10,8 +10,11 @@ from hqp_onnx.gradients.rules import RULES
 from hqp_onnx.gradients.tape import Grads, Rule, Tape, refuse
 from hqp_onnx.gradients.trace import reachable
 from hqp_onnx.graphs.nodes import operator, reads
+from hqp_onnx.graphs.recurrent import GATES
 
 __all__ = ["RULES", "backward"]
+
+_EVERY_OUTPUT = {"Split", *GATES}  # whose rules take the gradients of all outputs
 
 
 def backward(t: Tape, seeds: Mapping[str, str], wrt: Iterable[str]) -> dict[str, str]:
@@ -50,7 +53,7 @@ def _rule(node: onnx.NodeProto, outer: Grads) -> Rule:
     rule = RULES.find(operator(node))
     if rule is None:
         raise refuse(node, "has no gradient rule")
-    if operator(node) != "Split" and any(outer[1:]):
+    if operator(node) not in _EVERY_OUTPUT and any(outer[1:]):
         raise refuse(node, "has a gradient rule for its first output only")
     return rule
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,15 +45,20 @@ class Tape:
         self.model.CopyFrom(model)
         self.traced = traced
         self.prefix = unused_prefix("hqp.", tensor_names(model.graph))
+        self.memo: dict[Hashable, object] = {}  # what rules append once for several gradients
         self._constants: dict[tuple[Any, ...], str] = {}
         self._count = 0
         self._opset = opset(model)
 
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Append a node with one output; returns its name."""
-        output = self._name()
-        self.model.graph.node.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
-        return output
+        return self.outputs(kind, inputs, 1, **attributes)[0]
+
+    def outputs(self, kind: str, inputs: Sequence[str], count: int, **attributes: Any) -> list[str]:
+        """Append a node with several outputs; returns their names."""
+        names = [self.new_name() for _ in range(count)]
+        self.model.graph.node.append(helper.make_node(kind, inputs, names, name=names[0], **attributes))
+        return names
 
     def ints(self, *values: int) -> str:
         """A constant int64 vector."""
@@ -63,7 +68,7 @@ class Tape:
         """A constant; equal ones are stored once."""
         key = (value.dtype.str, value.shape, value.tobytes())
         if key not in self._constants:
-            self._constants[key] = name = self._name()
+            self._constants[key] = name = self.new_name()
             self.model.graph.initializer.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
         return self._constants[key]
 
@@ -143,6 +148,7 @@ class Tape:
         summed = self.reduce("ReduceSum", x, axes, keepdims=True)
         return self.reshape_like(summed, name) if extra else summed
 
-    def _name(self) -> str:
+    def new_name(self) -> str:
+        """Of a tensor, unused."""
         self._count += 1
         return f"{self.prefix}{self._count}"

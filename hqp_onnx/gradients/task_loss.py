@@ -25,6 +25,7 @@ from hqp_onnx.arrays import Array, Float32Array
 from hqp_onnx.errors import DataError, GradientError
 from hqp_onnx.evaluation.metrics.outputs import IGNORED
 from hqp_onnx.evaluation.metrics.task import Task
+from hqp_onnx.gradients.samples import moved_axis, place_of, samples_back, samples_first
 from hqp_onnx.gradients.tape import Tape
 from hqp_onnx.graphs.nodes import attribute
 
@@ -52,45 +53,56 @@ def encoded(target: Array, task: Task, classes: int) -> Float32Array:
     return np.stack([np.where(counted, t, 0), weights], 1).astype(np.float32)
 
 
+def logits_of_task(t: Tape, task: Task) -> tuple[str, int | None]:
+    """The tensor z of a task's output, or the output where it says values; and the axis of classes, if it has some."""
+    if task.kind == "classes":
+        axis = _class_axis(t, task)
+        return _before(t, task.output, axis, ("Softmax", "LogSoftmax")), axis
+    return _before(t, task.output, 0, ("Sigmoid",) if task.kind == "decisions" else ()), None
+
+
 def task_seeds(t: Tape, task: Task, source: str) -> tuple[dict[str, str], int]:
     """dL/dz by tensor, and the number of classes, given the input ``source`` of encoded targets.
 
     Raises:
         GradientError: the output mixes its samples, or does not depend on them one by one.
     """
-    axis = _class_axis(t, task)
-    z = _before(
-        t, task.output, axis, {"classes": ("Softmax", "LogSoftmax"), "decisions": ("Sigmoid",)}.get(task.kind, ())
-    )
-    if t.traced.rows.get(z) != 1:
+    z, axis = logits_of_task(t, task)
+    place, rank = place_of(t, z), len(t.dims(z))
+    if t.traced.rows.get(z) != 1 and place is None:
         raise GradientError(f"output '{task.output}' mixes its samples: per-sample gradients need one row a sample")
     wanted, weight = (t.op("Gather", source, t.const(np.array(part)), axis=1) for part in (0, 1))
-    if task.kind == "classes":
-        return _of_classes(t, z, axis, wanted, weight)
-    wanted, weight = (t.op("CastLike", t.op("Reshape", part, t.op("Shape", z)), z) for part in (wanted, weight))
-    found = t.op("Sigmoid", z) if task.kind == "decisions" else z
-    seed = t.mul(t.op("Sub", found, wanted), weight)
-    return {z: seed if task.kind == "decisions" else t.mul(t.scalar(2, z), seed)}, 0
+    x, count = z if place is None else samples_first(t, z, t.dims(z), place), 0
+    if axis is not None:
+        count = t.dims(z)[axis] or 0
+        if not count:
+            raise GradientError(f"tensor '{z}' has no fixed number of classes along axis {axis}")
+        if place is not None:
+            axis, rank = moved_axis(axis, rank, place), rank + 2
+        seed = _of_classes(t, x, z, [*(a for a in range(rank) if a != axis), axis], count, (wanted, weight))
+    else:
+        wanted, weight = (t.op("CastLike", t.op("Reshape", part, t.op("Shape", x)), z) for part in (wanted, weight))
+        seed = t.mul(t.op("Sub", t.op("Sigmoid", x) if task.kind == "decisions" else x, wanted), weight)
+        seed = seed if task.kind == "decisions" else t.mul(t.scalar(2, z), seed)
+    return {z: seed if place is None else samples_back(t, seed, z)}, count
 
 
-def _of_classes(t: Tape, z: str, axis: int, wanted: str, weight: str) -> tuple[dict[str, str], int]:
-    rank, count = len(t.dims(z)), t.dims(z)[axis]
-    if count is None:
-        raise GradientError(f"tensor '{z}' has no fixed number of classes along axis {axis}")
-    order = [*(a for a in range(rank) if a != axis), axis]
-    last = t.op("Transpose", z, perm=order)
+def _of_classes(t: Tape, x: str, z: str, order: list[int], count: int, targets: tuple[str, str]) -> str:
+    """dL/dx of ``x``, which has the type of ``z``, and the classes along the last axis of ``order``."""
+    wanted, weight = targets
+    last = t.op("Transpose", x, perm=order)
     p = t.op("Softmax", t.reshape(last, -1, count), axis=1)
     labels = t.op("Cast", t.reshape(wanted, -1), to=onnx.TensorProto.INT64)
     onehot = t.op("OneHot", labels, t.ints(count), t.const(np.array([0, 1], t.traced.types[z])), axis=1)
     seed = t.mul(t.op("Sub", p, onehot), t.op("CastLike", t.reshape(weight, -1, 1), z))
-    back = [order.index(a) for a in range(rank)]
-    return {z: t.op("Transpose", t.op("Reshape", seed, t.op("Shape", last)), perm=back)}, count
+    back = [order.index(a) for a in range(len(order))]
+    return t.op("Transpose", t.op("Reshape", seed, t.op("Shape", last)), perm=back)
 
 
 def _class_axis(t: Tape, task: Task) -> int:
-    """Of classes; where the task leaves it open, the axis that has more than one."""
-    if task.axis is not None or task.kind != "classes":
-        return task.axis or 0
+    """Where the task leaves it open, the axis that has more than one."""
+    if task.axis is not None:
+        return task.axis
     dims = t.dims(task.output)
     return next((axis for axis in range(1, len(dims)) if dims[axis] != 1), 1)
 

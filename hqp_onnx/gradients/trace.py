@@ -7,7 +7,7 @@ k rows a sample. A tensor holds its samples apart if a's rows are the same in bo
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
@@ -23,6 +23,15 @@ from hqp_onnx.runtimes.session import Session
 Dims = tuple[int | None, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Where a tensor has its samples: ``axis`` is [outer, samples, inner], as after steps in [steps, samples, ...]."""
+
+    axis: int
+    outer: int
+    inner: int
+
+
 @dataclass(frozen=True)
 class Trace:
     """What two runs showed.
@@ -33,6 +42,7 @@ class Trace:
         values: initializers, and tensors that depend on nothing but shapes and are the same for all batches.
         rows: of a tensor whose first axis holds the samples in order, rows per sample; others are absent.
         size: elements per sample, of all tensors.
+        elsewhere: samples of tensors that hold them apart, but in another way than ``rows`` says.
     """
 
     dims: Mapping[str, Dims]
@@ -40,6 +50,7 @@ class Trace:
     values: Mapping[str, Array]
     rows: Mapping[str, int]
     size: int
+    elsewhere: Mapping[str, Samples] = field(default_factory=dict)
 
 
 def trace(model: onnx.ModelProto, feeds: Mapping[str, Array], batch: int | None) -> Trace:
@@ -59,8 +70,10 @@ def trace(model: onnx.ModelProto, feeds: Mapping[str, Array], batch: int | None)
         if x.ndim == second[name].ndim:
             dims[name] = tuple(n if n == m else None for n, m in zip(x.shape, second[name].shape, strict=True))
     rows_of = {name: len(x) // counts[0] for name, x in arrays.items() if _apart(x, second[name], counts)}
+    places = {name: _elsewhere(x, second[name], counts) for name, x in arrays.items() if name not in rows_of}
+    elsewhere = {name: place for name, place in places.items() if place is not None}
     size = sum(x.size for x in arrays.values()) // counts[0]
-    return Trace(dims, {name: x.dtype for name, x in known.items()}, values, rows_of, size)
+    return Trace(dims, {name: x.dtype for name, x in known.items()}, values, rows_of, size, elsewhere)
 
 
 def _proven(
@@ -110,6 +123,21 @@ def _apart(first: Array, second: Array, counts: tuple[int, int]) -> bool:
     if not np.issubdtype(first.dtype, np.floating):
         return bool(np.array_equal(first[:k], second[:k]))
     return close(first[:k], second[:k], float(np.abs(first[np.isfinite(first)]).max(initial=0.0)))
+
+
+def _elsewhere(first: Array, second: Array, counts: tuple[int, int]) -> Samples | None:
+    """The first axis along which a step or so lies between the values of one sample."""
+    for axis in range(first.ndim if first.ndim == second.ndim and first.size else 0):
+        each, rest = divmod(first.shape[axis], counts[0])
+        for outer in dict.fromkeys((1, each)) if not rest and each else ():
+            views = [
+                np.moveaxis(x, axis, 0).reshape(outer, count, each // outer, -1).swapaxes(0, 1)
+                for x, count in zip((first, second), counts, strict=True)
+                if x.shape[axis] == each * count
+            ]
+            if len(views) == 2 and _apart(views[0], views[1], counts):
+                return Samples(axis, outer, each // outer)
+    return None
 
 
 def close(first: Array, second: Array, size: float) -> bool:

@@ -20,11 +20,12 @@ from hqp_onnx import files
 from hqp_onnx.errors import ModelError
 from hqp_onnx.graphs.nodes import opset
 from hqp_onnx.graphs.origin import CarryingGraph, Origin, carrying
+from hqp_onnx.graphs.runtime_operators import set_aside
 from hqp_onnx.graphs.unique_names import unused
 from hqp_onnx.limits import MOST_NODES
 from hqp_onnx.runtimes.external_data import check_large, read_apart, weight_bytes, write_apart
 
-OLDEST_OPSET = 11
+OLDEST_OPSET = 7  # onnxruntime knows none before it
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
 _CONSTANTS_FROM = 4  # the IR version that has initializers which are no inputs
 _DROPPED = (
@@ -46,7 +47,7 @@ def load(path: Path, quantized: bool = False) -> onnx.ModelProto:
 
     Raises:
         ModelError: no such file, not ONNX, corrupt, missing external data, an opset outside
-            11 .. the newest of the installed onnx, no nodes, or already quantized unless ``quantized``,
+            7 .. the newest of the installed onnx, no nodes, or already quantized unless ``quantized``,
             or in a blocked layout.
     """
     model = _parse(path)
@@ -314,7 +315,7 @@ def _check_opset(path: Path, model: onnx.ModelProto) -> None:
 
 def _check(path: Path, model: onnx.ModelProto) -> None:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), set_aside(model):
             warnings.simplefilter("ignore")
             (check_large if weight_bytes(model) >= _EXTERNAL_FROM else onnx.checker.check_model)(model)
     except (onnx.checker.ValidationError, ValueError) as e:

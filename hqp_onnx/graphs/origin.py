@@ -7,13 +7,28 @@ tensors and default values of inputs are kept here, and put back.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import onnx
 import onnx_graphsurgeon as gs
 
 _HEADER = ("producer_name", "producer_version", "domain", "model_version", "doc_string")
+
+
+@dataclass(frozen=True)
+class Home:
+    """The initializer of the file that a weight is, turned, reshaped or cast.
+
+    Attributes:
+        name: of the initializer.
+        type: of its elements, as ``onnx.TensorProto`` numbers them.
+        axes: of the initializer, by axis of the weight; None for those that a Reshape took apart.
+    """
+
+    name: str
+    type: int
+    axes: tuple[int | None, ...]
 
 
 @dataclass(frozen=True)
@@ -25,12 +40,14 @@ class Origin:
         notes: doc string and metadata of nodes, by operator and first output, and of tensors, by name.
         defaults: values of inputs that a caller may leave out.
         weights: names of the initializers of the graph itself.
+        homes: of weights that have another name than in the file; it grows as constants are folded.
     """
 
     header: onnx.ModelProto
     notes: Mapping[tuple[str, str], Any]
     defaults: Mapping[str, onnx.TensorProto]
     weights: frozenset[str]
+    homes: dict[str, Home] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: onnx.ModelProto, defaults: Mapping[str, onnx.TensorProto]) -> Origin:
@@ -77,6 +94,11 @@ class CarryingGraph(gs.Graph):  # type: ignore[misc]
     def copy(self, tensor_map: Mapping[str, gs.Tensor] | None = None) -> CarryingGraph:
         """As gs.Graph."""
         return carrying(super().copy(tensor_map), self.origin)
+
+
+def homes_of(graph: gs.Graph) -> Mapping[str, Home]:
+    """See ``Origin.homes``."""
+    return graph.origin.homes if isinstance(graph, CarryingGraph) else {}
 
 
 def carrying(graph: gs.Graph, origin: Origin) -> CarryingGraph:

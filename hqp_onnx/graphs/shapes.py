@@ -1,15 +1,18 @@
 """Shapes of a model: concrete ones, found by running it, and what is proven of them for all sizes.
 
-The model runs once, every tensor an output, at sizes of its symbolic dimensions that it takes; where it cannot run,
-inference at these sizes gives what it can. Sizes of one run say nothing about other sizes: that is for ``symbolic``.
+The model runs once, at sizes of its symbolic dimensions that it takes, and says the shape of every tensor; where it
+cannot run, inference at these sizes gives what it can. Sizes of one run say nothing about other sizes: that is for
+``symbolic``.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 import onnx
@@ -18,12 +21,15 @@ import onnx_graphsurgeon as gs
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import DataError, ModelError
 from hqp_onnx.graphs.model_io import default_values, to_proto
+from hqp_onnx.graphs.symbolic.demands import Demands, demands
 from hqp_onnx.graphs.symbolic.known import Dims, Known
-from hqp_onnx.graphs.symbolic.propagation import propagate
+from hqp_onnx.graphs.symbolic.propagation import dim_symbol, propagate
+from hqp_onnx.graphs.unique_names import tensor_names, unused_prefix
 from hqp_onnx.limits import LARGEST_PROBE
 from hqp_onnx.runtimes.session import Runner, Session, try_run
 
 _BATCH = 2
+_LONG = 128  # of a first dimension that is time: windows need as many steps as they are wide
 _UNITS = (64, 96, 32, 16, 512)  # of the other symbolic dimensions' sizes; the first that runs is taken
 _LARGEST_VALUE = 4096  # elements; shape arithmetic is smaller
 
@@ -62,22 +68,105 @@ class Shapes:
 def probe(graph: gs.Graph) -> Shapes:
     """Shapes of every tensor of ``graph``; tensors that neither run nor inference reaches are absent."""
     model = to_proto(graph)
-    symbolic = any(not isinstance(dim, int) or dim < 0 for t in graph.inputs for dim in (t.shape or [])[1:])
-    values: dict[str, Array] = {}
-    try:
-        session = Session(model, outputs=[name for n in model.graph.node for name in n.output if name], optimize=False)
-    except ModelError:
-        session = None
-    for unit, apart in itertools.product(_UNITS, (1, 0)) if symbolic else [(1, 0)]:
-        if session is not None and (values := _run(session, graph, unit, 2 * unit * apart)):
-            break
-    known = propagate(model, values)
-    sizes = {name: value.shape for name, value in values.items()} or _inferred(graph, model)
-    return Shapes(sizes, known)
+    found = _Run({}, {})
+    fixed: Mapping[str, int] = {}
+    known = propagate(model, {})
+    stored = {tensor.name for tensor in model.graph.initializer}
+    constants = [name for name, value in known.constants.items() if value is None and name not in stored]
+    measured = _Measured.of(model, constants)
+    if measured is not None:
+        for feeds, proven in trials(graph, _BATCH):
+            fixed = proven
+            if (found := measured.run(feeds)).sizes:
+                break
+    if constants or fixed:
+        known = propagate(model, found.constants, fixed)
+    return Shapes(found.sizes or _inferred(graph, model), known)
 
 
-def example_feeds(graph: gs.Graph, leading: int = 1, other: int = 224, step: int = 0) -> dict[str, Array]:
-    """Seeded inputs of a model: symbolic dimensions become ``leading`` (the first) or ``other``.
+@dataclass(frozen=True)
+class _Run:
+    """Sizes of every tensor in a run, and values of those that are the same for all inputs; empty if it failed."""
+
+    sizes: Mapping[str, tuple[int, ...]]
+    constants: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A model that gives the sizes of its tensors, not their values, so a run takes the memory that it always takes.
+
+    Attributes:
+        session: on the model and a Shape node for each tensor, or with every tensor as an output where it holds
+            sequences, which have no shape.
+        shapes: of the Shape nodes, by the tensor that they read.
+    """
+
+    session: Session
+    shapes: Mapping[str, str]
+
+    @classmethod
+    def of(cls, model: onnx.ModelProto, constants: Sequence[str]) -> _Measured | None:
+        """``model``, of which the values of ``constants`` are wanted, too; None if it does not load."""
+        names, valued = [name for node in model.graph.node for name in node.output if name], set(constants)
+        prefix = unused_prefix("hqp.shape.", tensor_names(model.graph))
+        shapes = {name: f"{prefix}{number}" for number, name in enumerate(names) if name not in valued}
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        copy.graph.node.extend(onnx.helper.make_node("Shape", [name], [shape]) for name, shape in shapes.items())
+        with suppress(ModelError):
+            return cls(Session(copy, outputs=[*shapes.values(), *constants]), shapes)
+        with suppress(ModelError):
+            return cls(Session(model, outputs=names, optimize=False), {})
+        return None
+
+    def run(self, feeds: Mapping[str, Array]) -> _Run:
+        """One run on these inputs."""
+        try:
+            got = try_run(self.session, feeds)
+        except ModelError:
+            return _Run({}, {})
+        shapes = {name: tuple(got[shape].tolist()) for name, shape in self.shapes.items()}
+        values = {name: value for name, value in {**feeds, **got}.items() if isinstance(value, np.ndarray)}
+        sizes = {name: value.shape for name, value in values.items()}  # those of the shapes themselves do no harm
+        return _Run({**sizes, **shapes}, {name: x for name, x in values.items() if x.size <= _LARGEST_VALUE})
+
+
+def trials(graph: gs.Graph, leading: int) -> Iterator[tuple[dict[str, Array], Mapping[str, int]]]:
+    """Inputs that a model may take, the likeliest first, and sizes that its weights prove to be the only ones.
+
+    Sizes that weights demand are looked for only after others have failed, since they rarely are open; then a batch of
+    1, which a fixed state demands, and then first dimensions that are time.
+    """
+    opened = [axis for t in graph.inputs for axis, dim in enumerate(t.shape or []) if not _is_size(dim)]
+    units = list(itertools.product(_UNITS, (1, 0))) if any(opened) else [(1, 0)]
+    none = Demands({}, {})
+    yield from _sized(graph, leading, units[:1], none)
+    wanted = demands(to_proto(graph), _LONG) if any(opened) else none
+    for first in dict.fromkeys((leading, 1, _LONG) if 0 in opened else (leading,)):
+        few = units[:2] if first == _LONG else units
+        if wanted.all:
+            yield from _sized(graph, first, few, wanted)
+        if not wanted.proven:
+            yield from _sized(graph, first, few, none)
+
+
+def _sized(
+    graph: gs.Graph, leading: int, units: Iterable[tuple[int, int]], fixed: Demands
+) -> Iterator[tuple[dict[str, Array], Mapping[str, int]]]:
+    for unit, apart in units:
+        with suppress(DataError):
+            yield example_feeds(graph, leading, unit, 2 * unit * apart, fixed.all), fixed.proven
+
+
+def _is_size(dim: int | str | None) -> bool:
+    return isinstance(dim, int) and dim >= 0
+
+
+def example_feeds(
+    graph: gs.Graph, leading: int = 1, other: int = 224, step: int = 0, fixed: Mapping[str, int] = MappingProxyType({})
+) -> dict[str, Array]:
+    """Seeded inputs of a model: symbolic dimensions become ``leading`` (the first, and of its name) or ``other``.
 
     Inputs with default values are left to these.
 
@@ -86,6 +175,7 @@ def example_feeds(graph: gs.Graph, leading: int = 1, other: int = 224, step: int
         leading: size of a symbolic first dimension.
         other: size of the other symbolic dimensions.
         step: how much larger each further dimension is, of another name or without one.
+        fixed: sizes by the text of a dimension's symbol, see ``demands``.
 
     Raises:
         DataError: an input would hold more than ``LARGEST_PROBE`` elements.
@@ -93,13 +183,17 @@ def example_feeds(graph: gs.Graph, leading: int = 1, other: int = 224, step: int
     rng = np.random.default_rng(0)
     seen: dict[object, int] = {}
     defaults = default_values(graph)
+    batches = {t.shape[0] for t in graph.inputs if t.shape and isinstance(t.shape[0], str)}
 
     def size(tensor: gs.Variable, axis: int, dim: int | str | None) -> int:
-        if isinstance(dim, int) and dim >= 0:
+        if isinstance(dim, int) and _is_size(dim):
             return dim
-        if axis == 0:
+        name = dim if isinstance(dim, str) else None
+        if (text := dim_symbol(tensor.name, axis, name)) in fixed:
+            return fixed[text]
+        if axis == 0 or name in batches:
             return leading
-        return other + step * seen.setdefault(dim if isinstance(dim, str) else (tensor.name, axis), len(seen))
+        return other + step * seen.setdefault(name or (tensor.name, axis), len(seen))
 
     return {
         t.name: _value(rng, t, [size(t, axis, dim) for axis, dim in enumerate(t.shape or [])])
@@ -110,13 +204,15 @@ def example_feeds(graph: gs.Graph, leading: int = 1, other: int = 224, step: int
 
 def random_feeds(graph: gs.Graph, session: Runner, count: int = 4) -> list[dict[str, Array]]:
     """One seeded batch that ``session``, of a model with the inputs of ``graph``, takes; none if it takes none."""
-    for unit, apart in itertools.product(_UNITS, (1, 0)):
-        try:
-            feeds = example_feeds(graph, session.batch or count, unit, 2 * unit * apart)
-            try_run(session, feeds)
-        except (DataError, ModelError, TypeError):  # or an input of text
-            continue
-        return [feeds]
+    try:
+        for feeds, _ in trials(graph, session.batch or count):
+            try:
+                try_run(session, feeds)
+            except ModelError:
+                continue
+            return [feeds]
+    except TypeError:  # an input of text
+        return []
     return []
 
 
@@ -129,24 +225,6 @@ def _value(rng: np.random.Generator, tensor: gs.Variable, dims: list[int]) -> Ar
     return np.ones(dims, dtype)
 
 
-def _run(session: Session, graph: gs.Graph, unit: int, step: int) -> dict[str, Array]:
-    """Values of every tensor; empty if the model does not run at these sizes, or they are too large to be tried."""
-    try:
-        feeds = example_feeds(graph, _BATCH, unit, step)
-    except DataError:
-        return {}
-    try:
-        values = {**feeds, **try_run(session, feeds)}
-    except ModelError:
-        return {}
-    return {name: _light(value) for name, value in values.items() if isinstance(value, np.ndarray)}  # no sequences
-
-
-def _light(value: Array) -> Array:
-    """``value``, or zeros of its shape without memory where only the shape is of interest."""
-    return value if value.size <= _LARGEST_VALUE else np.broadcast_to(np.zeros((), value.dtype), value.shape)
-
-
 def _inferred(graph: gs.Graph, model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     """Shapes at the sizes of the run, without running."""
     fixed = onnx.ModelProto()
@@ -157,4 +235,5 @@ def _inferred(graph: gs.Graph, model: onnx.ModelProto) -> dict[str, tuple[int, .
             dim.dim_value = size
     dims = propagate(fixed, {}).dims
     sizes = {name: tuple(dim.value for dim in shape) for name, shape in dims.items()}
-    return {name: tuple(n for n in shape if n is not None) for name, shape in sizes.items() if None not in shape}
+    known = {name: tuple(n for n in shape if n is not None and n >= 0) for name, shape in sizes.items()}
+    return {name: shape for name, shape in known.items() if len(shape) == len(sizes[name])}

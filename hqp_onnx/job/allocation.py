@@ -1,7 +1,8 @@
 """The path of plans that ``--objective latency`` walks: widths of least divergence for each time on the target.
 
     ranking, moments ─► groups and their levels ─► times (measured) ─► curves (measured) ─► path
-    last admissible plan of the path ─► descent from it ─► the last admissible of what the descent found
+    last admissible plan of the path ─► is it fastest as it was timed? else times as it is, and a path by these
+    last admissible plan of that ─► descent from it ─► the last admissible of what the descent found
 
 The model's weights are refitted from one half of the calibration samples where divergence is measured on the other.
 """
@@ -9,7 +10,7 @@ The model's weights are refitted from one half of the calibration samples where 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
 
@@ -30,10 +31,12 @@ from hqp_onnx.job.candidate import Candidate
 from hqp_onnx.job.evidence import Evidence, halves
 from hqp_onnx.job.judge import Judge
 from hqp_onnx.job.ledger import Ledger
+from hqp_onnx.job.models import CandidateModels
 from hqp_onnx.job.path import PlanPath
+from hqp_onnx.job.precision import as_asked
 from hqp_onnx.job.search import last_admissible
 from hqp_onnx.job.setup import Setup
-from hqp_onnx.job.timing import Timing, choose_timing
+from hqp_onnx.job.timing import Timing, choose_timing, timing_at
 from hqp_onnx.passes.cut import Refit, cut
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.ranking.least_squares import Fits
@@ -41,6 +44,7 @@ from hqp_onnx.statistics.moment_halves import half_ranges
 from hqp_onnx.timing.table import TimeTable
 
 SAMPLES = 512  # that divergence is measured on
+AGAIN = "-again"  # names of what is measured a second time
 DESCENT_SECONDS = 60.0
 _BEYOND = 1.5  # of the divergence of the first candidate that was not admitted, where a descent ends
 
@@ -49,9 +53,8 @@ def allocate(setup: Setup, ledger: Ledger, evidence: Evidence) -> tuple[Allocati
     """What the choice of widths stands on, measured or read from the ledger's cache, and how models are timed."""
     groups = groups_of(setup, evidence)
     timing = choose_timing(setup, ledger, groups)
-    times = ledger.once("times", lambda: msgspec.to_builtins(timing.table(setup, ledger, groups)))
-    program = Program(groups, msgspec.convert(times, TimeTable))
-    divergence = _divergence(setup, ledger, evidence)
+    program = _program(setup, ledger, groups, timing, "times")
+    divergence = divergence_of(setup, ledger, evidence)
 
     def diverges(choice: IntArray) -> float:
         return divergence(groups.plan(choice))
@@ -64,10 +67,24 @@ def allocate(setup: Setup, ledger: Ledger, evidence: Evidence) -> tuple[Allocati
     return Allocation(groups, program, [np.array(c) for c in ledger.once("curves", curves)], diverges), timing
 
 
-def groups_of(setup: Setup, evidence: Evidence) -> Groups:
-    """The groups of units whose widths are chosen."""
-    costs = added_costs(evidence.ranking.units, evidence.order, setup.scoring.method.cumulative)
-    return find_groups(setup.channels, evidence.order, costs, setup.options.width_multiple)
+def retimed(
+    setup: Setup, ledger: Ledger, models: CandidateModels, allocation: Allocation, timing: Timing, choice: IntArray
+) -> tuple[Allocation, Timing] | None:
+    """The allocation by times of the way that is fastest at ``choice``; None if that is how it was timed."""
+    pruned = Candidate(allocation.groups.plan(choice))
+    if not len(pruned.plan) or setup.target.stand_in:
+        return None
+    wanted = pruned if setup.options.precision == "fp32" else as_asked(setup, ledger, models, pruned, timing.threads)
+    again = timing_at(setup, ledger, wanted)
+    if again == timing:
+        return None
+    program = _program(setup, ledger, allocation.groups, again, f"times{AGAIN}")
+    return replace(allocation, program=program), again
+
+
+def _program(setup: Setup, ledger: Ledger, groups: Groups, timing: Timing, name: str) -> Program:
+    times = ledger.once(name, lambda: msgspec.to_builtins(timing.table(setup, ledger, groups, name)))
+    return Program(groups, msgspec.convert(times, TimeTable))
 
 
 @dataclass(frozen=True)
@@ -83,9 +100,7 @@ class Allocated:
 
 def allocated_path(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence) -> Allocated:
     """The path of an allocation, its last admissible plan refined."""
-    allocation, timing = allocate(setup, ledger, evidence)
-    choices = first_path(ledger, allocation)
-    last = _last_admissible(setup, judge, allocation, choices)
+    allocation, timing, choices, last, before = _timed_path(setup, ledger, judge, evidence)
 
     def descent() -> list[list[int]]:
         if last + 1 == len(choices) or not np.isfinite(allocation.measure(choices[last])):
@@ -99,7 +114,7 @@ def allocated_path(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidenc
     front = ledger.once("front", lambda: [c.tolist() for c in allocation.front([*choices[1 : last + 1], *better])])
     refined = [choices[0], *map(np.array, front)]
     seconds, found = allocation.program.seconds, _last_admissible(setup, judge, allocation, refined)
-    distinct = {choice.tobytes(): choice for choice in (*choices[: last + 1], *refined[: found + 1])}
+    distinct = {choice.tobytes(): choice for choice in (*before, *choices[: last + 1], *refined[: found + 1])}
     tried = sorted(distinct.values(), key=seconds, reverse=True)
     plans = [allocation.groups.plan(choice) for choice in tried]
 
@@ -117,9 +132,24 @@ def allocated_path(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidenc
     return Allocated(PlanPath((*slower, *faster)), len(slower) - 1, timing.threads, notes, ended)
 
 
-def first_path(ledger: Ledger, allocation: Allocation) -> list[IntArray]:
+def _timed_path(
+    setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence
+) -> tuple[Allocation, Timing, list[IntArray], int, list[IntArray]]:
+    """A path by times of the way in which its last admissible plan is fastest, its number, and the one before."""
+    allocation, timing = allocate(setup, ledger, evidence)
+    choices = first_path(ledger, allocation)
+    last = _last_admissible(setup, judge, allocation, choices)
+    again = retimed(setup, ledger, judge.models, allocation, timing, choices[last])
+    if again is None:
+        return allocation, timing, choices, last, []
+    replaced = [choices[last]]
+    choices = first_path(ledger, again[0], AGAIN)
+    return *again, choices, _last_admissible(setup, judge, again[0], choices), replaced
+
+
+def first_path(ledger: Ledger, allocation: Allocation, suffix: str = "") -> list[IntArray]:
     """``Allocation.path``, or what an earlier run found it to be."""
-    return [np.array(c) for c in ledger.once("path", lambda: [c.tolist() for c in allocation.path()])]
+    return [np.array(c) for c in ledger.once(f"path{suffix}", lambda: [c.tolist() for c in allocation.path()])]
 
 
 def note_on(program: Program) -> str:
@@ -168,7 +198,14 @@ def _is_admitted(ledger: Ledger, plan: PruningPlan) -> bool:
     return trial is not None and trial.accepted
 
 
-def _divergence(setup: Setup, ledger: Ledger, evidence: Evidence) -> Divergence:
+def groups_of(setup: Setup, evidence: Evidence) -> Groups:
+    """The groups of units that share a width, and their levels."""
+    costs = added_costs(evidence.ranking.units, evidence.order, setup.scoring.method.cumulative)
+    return find_groups(setup.channels, evidence.order, costs, setup.options.width_multiple)
+
+
+def divergence_of(setup: Setup, ledger: Ledger, evidence: Evidence) -> Divergence:
+    """How far plans are from the original, on calibration samples that their refit has not seen."""
     graph, data = setup.model.graph, setup.data["calib"]
     parts = half_ranges(data)
     rows = parts[1] or parts[0]

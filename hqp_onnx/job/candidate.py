@@ -13,11 +13,12 @@ from hqp_onnx.channels.channel_map import PruningPlan
 
 
 class Precision(str, Enum):
-    """What the weights and most nodes of a candidate compute in."""
+    """What the weights and most nodes of a candidate compute in; dynamic: INT8 whose scales are found at run time."""
 
     FP32 = "fp32"
     FP16 = "fp16"
     INT8 = "int8"
+    DYNAMIC = "dynamic"
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +28,7 @@ class Candidate:
     Attributes:
         plan: the units that are removed from the original.
         precision: of the model.
-        floats: first outputs of nodes of an INT8 model that stay in float; none in other precisions.
+        floats: first outputs of nodes of an INT8 model, dynamic or not, that stay in float; none in other precisions.
         trained: whether it is trained towards the original before it is judged.
     """
 

@@ -23,6 +23,7 @@ from hqp_onnx.statistics.moment_halves import Halves, halved_moments, joined
 from hqp_onnx.statistics.moments import load_moments, save_moments
 
 REFIT_SAMPLES = 1000  # of a second refit: with more, its cost grows and the result hardly improves
+_SCORES = "scores{}.npz"
 MOMENTS = "moments-0.npz", "moments-1.npz"
 
 
@@ -57,6 +58,13 @@ def gather(setup: Setup, ledger: Ledger) -> Evidence:
     return Evidence(ranking, order, redundant, Refit(moments, ridges, again, options.threads))
 
 
+def check_saliency(setup: Setup, ledger: Ledger) -> None:
+    """Raise what ranking would raise of the model, before anything is paid for; nothing where it is ranked already."""
+    if not (ledger.cache / _SCORES.format("")).is_file():
+        execution = Execution(setup.options.threads, setup.progress)
+        setup.scoring.method.check(to_proto(setup.model.graph), setup.data["calib"], setup.scoring, execution)
+
+
 def refreshed_order(
     setup: Setup, ledger: Ledger, order: IntArray, removed: int, plan: PruningPlan, graph: gs.Graph
 ) -> IntArray:
@@ -70,7 +78,7 @@ def measure_ranking(
     setup: Setup, ledger: Ledger, graph: gs.Graph, channels: ChannelMap, halves: Halves | None, suffix: str = ""
 ) -> Ranking:
     """The ranking of a graph's units; ``suffix`` distinguishes the rankings of one job."""
-    file, options, data = ledger.cache / f"scores{suffix}.npz", setup.options, setup.data["calib"]
+    file, options, data = ledger.cache / _SCORES.format(suffix), setup.options, setup.data["calib"]
     if file.is_file():
         return Ranking.load(file)
     with ledger.timed(f"saliency{suffix}"):

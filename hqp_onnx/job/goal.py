@@ -1,7 +1,7 @@
 """The reverse question: how fast the result must be, whatever that costs.
 
 The plans of the path are timed until the slowest is found that is fast enough; then plans near it that diverge less in
-the same time. In mixed precision this is done twice: which nodes are faster in float shows only at those widths.
+the same time. Where that plan is not fastest as it was timed, this is done twice.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ import numpy as np
 
 from hqp_onnx.allocation.search import Allocation
 from hqp_onnx.arrays import IntArray
-from hqp_onnx.channels.channel_map import PruningPlan
-from hqp_onnx.job.allocation import allocate, first_path, note_on
-from hqp_onnx.job.candidate import Candidate
+from hqp_onnx.job.allocation import AGAIN, allocate, first_path, note_on, retimed
+from hqp_onnx.job.candidate import Candidate, Precision
 from hqp_onnx.job.evidence import Evidence
 from hqp_onnx.job.judge import Judge
 from hqp_onnx.job.ledger import Ledger
@@ -87,28 +86,19 @@ def reach(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence, goal: 
     allocation, timing = allocate(setup, ledger, evidence)
     choices = first_path(ledger, allocation)
     choice = _reached(setup, ledger, allocation, timing, choices, goal, "reached")
+    if (again := retimed(setup, ledger, judge.models, allocation, timing, choice)) is not None:
+        allocation, timing = again
+        choices = first_path(ledger, allocation, AGAIN)
+        choice = _reached(setup, ledger, allocation, timing, choices, goal, f"reached{AGAIN}")
     pruned = Candidate(allocation.groups.plan(choice))
     chosen = as_asked(setup, ledger, judge.models, pruned, timing.threads)
-    mixed = replace(timing, precision=chosen.precision, floats=chosen.floats)
-    if mixed != timing and _is_faster(setup, ledger, pruned.plan, mixed, timing):
-        choice = _reached(setup, ledger, allocation, mixed, choices, goal, "reached-mixed")
-        pruned = Candidate(allocation.groups.plan(choice))
-        chosen = replace(chosen, plan=pruned.plan)
+    if timing.precision is Precision.DYNAMIC:
+        chosen = replace(pruned, precision=Precision.DYNAMIC)
     for candidate in (pruned, chosen):
         judge.trial(candidate)
     ordered = sorted([*choices, choice], key=allocation.program.seconds, reverse=True)
     plans = PlanPath(tuple(allocation.groups.plan(other) for other in ordered))
     return Reached(plans, pruned, chosen, note_on(allocation.program))
-
-
-def _is_faster(setup: Setup, ledger: Ledger, plan: PruningPlan, one: Timing, other: Timing) -> bool:
-    """Whether a plan is clearly faster one way than another."""
-
-    def speedups() -> list[float]:
-        return [timing.beside(setup, plan).speedup for timing in (one, other)]
-
-    mine, its = ledger.once("faster-mixed", speedups)
-    return mine > (1 + NOISE) * its
 
 
 def _reached(

@@ -28,6 +28,7 @@ class Judge:
 
     def __init__(self, setup: Setup, ledger: Ledger, budget: Budget, models: CandidateModels) -> None:
         self.budget, self.models = budget, models
+        self._asked: dict[str, Candidate] = {}
         self._setup, self._ledger = setup, ledger
 
     def admits(self, candidate: Candidate) -> bool:
@@ -36,12 +37,30 @@ class Judge:
 
     def trial(self, candidate: Candidate) -> Trial:
         """The verdict, from the ledger if it was paid for already."""
+        self._asked.setdefault(candidate.key, candidate)
         trial = self._ledger.trials.get(candidate.key)
         if trial is None:
             trial = self._judged(candidate)
             self._ledger.add(trial)
             log.info("%s, %4.1f %% of the units removed: %s", trial.kind, 100 * trial.sparsity, trial.why)
         return trial
+
+    def by(self, setup: Setup, models: CandidateModels) -> Judge:
+        """The same with what it was asked for, of another setup."""
+        other = Judge(setup, self._ledger, self.budget, models)
+        other._asked = self._asked
+        return other
+
+    @property
+    def judged(self) -> int:
+        """How many candidates have a verdict."""
+        return sum(key in self._ledger.trials for key in self._asked)
+
+    @property
+    def admitted(self) -> list[Candidate]:
+        """Those that are inside the budget, of all that it was asked for, in order."""
+        trials = self._ledger.trials
+        return [one for key, one in self._asked.items() if key in trials and trials[key].accepted]
 
     def sparsity(self, candidate: Candidate) -> float:
         """Units that are removed, as a share of the prunable ones."""

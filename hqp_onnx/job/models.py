@@ -17,6 +17,7 @@ from hqp_onnx.passes.convert_fp16 import convert_fp16
 from hqp_onnx.passes.cut import Refit, cut
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.quantize import Prepared, prepare, quantize_prepared
+from hqp_onnx.passes.quantize_dynamic import PreparedDynamic, dynamic_nodes, prepare_dynamic, quantize_dynamic
 from hqp_onnx.passes.recover import recover
 from hqp_onnx.passes.widen_float16 import widen_float16
 from hqp_onnx.quantization.placement import quantizable
@@ -40,6 +41,7 @@ class CandidateModels:
     def __init__(self, setup: Setup, refit: Refit | None, cache: Path) -> None:
         self._setup, self._refit, self._cache = setup, refit, cache
         self._cut, self._prepared, self._quantized = _Last[gs.Graph](), _Last[Prepared](), _Last[gs.Graph]()
+        self._dynamic = _Last[PreparedDynamic]()
 
     def graph(self, candidate: Candidate) -> gs.Graph:
         """The candidate's graph; do not change it."""
@@ -56,20 +58,25 @@ class CandidateModels:
     def quantizable(self, candidate: Candidate) -> list[str]:
         """First outputs of the nodes that can be quantized, in graph order."""
         graph = fold_batchnorm(widen_float16(self.graph(candidate.in_float32)).graph).graph
+        if candidate.precision is Precision.DYNAMIC:
+            return dynamic_nodes(graph)
         return quantizable(graph, self._setup.target)
 
     def _pruned(self, candidate: Candidate) -> gs.Graph:
         graph = cut(self._setup.model.graph, self._setup.channels, candidate.plan, self._refit).graph
-        return self._trained(graph, candidate, "fp32", self._setup.options.recovery) if candidate.trained else graph
+        return self._trained(graph, candidate, "fp32", self._setup.recovery) if candidate.trained else graph
 
     def _in_int8(self, candidate: Candidate) -> gs.Graph:
-        source = candidate.in_float32
+        source, target = candidate.in_float32, self._setup.target
+        if candidate.precision is Precision.DYNAMIC:
+            ready = self._dynamic.get(source.key, lambda: self._prepare_dynamic(source))
+            return quantize_dynamic(ready, target, candidate.floats).graph
         prepared = self._prepared.get(source.key, lambda: self._prepare(source))
-        graph = quantize_prepared(prepared, self._setup.target, candidate.floats).graph
+        graph = quantize_prepared(prepared, target, candidate.floats).graph
         if not candidate.trained:
             return graph
         name = f"int8-{digest(sorted(candidate.floats))}"
-        return self._trained(graph, candidate, name, self._setup.options.recovery.quantized)
+        return self._trained(graph, candidate, name, self._setup.recovery.quantized)
 
     def _prepare(self, source: Candidate) -> Prepared:
         """Ready for INT8, with the calibration of an earlier run if there is one."""
@@ -80,12 +87,16 @@ class CandidateModels:
             self._setup.target,
             self._setup.options.calibration,
             threads=self._setup.options.threads,
-            progress=partial(self._setup.progress, "calibration"),
+            progress=self._setup.progress,
             known=Calibration.from_json(read_text(file)) if file.is_file() else None,
         )
         if not file.is_file():
             write_text(file, prepared.calibration.to_json())
         return prepared
+
+    def _prepare_dynamic(self, source: Candidate) -> PreparedDynamic:
+        data, threads = self._setup.data["calib"], self._setup.options.threads
+        return prepare_dynamic(self.graph(source), data, self._setup.target, threads=threads)
 
     def _trained(self, graph: gs.Graph, candidate: Candidate, name: str, settings: Recovery) -> gs.Graph:
         channels = self._setup.channels

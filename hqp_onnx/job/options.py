@@ -17,13 +17,14 @@ from hqp_onnx.evaluation.metrics import Metric, ScoreFunction, load_metric
 from hqp_onnx.job.search import SEARCHES
 from hqp_onnx.model import ModelSource
 from hqp_onnx.passes.cut import check_refit
+from hqp_onnx.passes.quantize_dynamic import check_dynamic
 from hqp_onnx.ranking.order import check_min_width, check_multiple
 from hqp_onnx.ranking.saliencies import Scoring
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.runtimes.targets import target
 from hqp_onnx.statistics.thresholds import method
 
-PRECISIONS = ("mixed", "int8", "fp16", "fp32")
+PRECISIONS = ("mixed", "int8", "dynamic", "fp16", "fp32")
 OBJECTIVES = ("latency", "macs", "size", "sparsity")
 MAX_DROP, RELATIVE_DROP = 0.015, "1.5%"
 PAPER: Mapping[str, Any] = MappingProxyType(
@@ -79,10 +80,12 @@ class Options:
             remove units in one order, by saliency per MAC, per parameter, or alone. With size, the smallest model
             inside the budget ships, else the fastest.
         refresh: rank again after every this many steps of a linear search; 0 for never.
-        precision: mixed (INT8 where it is faster, as measured, and harmless; float16 on cuda and tensorrt-rtx), int8,
-            fp16 or fp32. The fastest model inside the budget ships; with int8 and fp16 only one in that precision.
+        precision: mixed (INT8 where it is faster, as measured, and harmless, static or dynamic; float16 on cuda and
+            tensorrt-rtx), int8, dynamic, fp16 or fp32. The fastest model inside the budget ships; with int8, dynamic
+            and fp16 only one in that precision.
         target: where the model will run: onnxruntime, openvino, tensorrt, tensorrt-rtx, cuda,
             onnxruntime:PROVIDER, or ``FILE.py:name``.
+        device: a board that models are timed on, as ssh://USER@HOST[:PORT]; None times them here.
         calibration: how ranges are chosen, as entropy or percentile:99.9.
         metric: of quality: a name, ``FILE.py:name``, a ``Metric``, or a function or class as ``evaluation.metrics``
             describes; None takes top1 where there are class numbers and classes, else fidelity to the original.
@@ -96,6 +99,7 @@ class Options:
         batch: samples of one timed run, where the model does not fix them.
         threads: of the runtime; 0 lets it choose.
         seed: of the random saliency, of draws and of recovery.
+        time_limit: seconds; when they are over, the best admissible model found so far ships. A budget only.
         resume: continue from what ``output`` holds.
         force: replace the results of another model in ``output``; files of someone else stay in any case.
         build: also build a TensorRT engine of the result, and hold it to the budget where its GPU is here; None builds
@@ -132,6 +136,7 @@ class Options:
     refresh: int = 0
     precision: str = "mixed"
     target: str = "onnxruntime"
+    device: str | None = None
     calibration: str = "entropy"
     metric: str | Metric | ScoreFunction | type | None = None
     metric_output: str = ""
@@ -145,6 +150,7 @@ class Options:
     threads: int = 0
     seed: int = 0
     resume: bool = False
+    time_limit: float | None = None
     force: bool = False
     build: bool | None = None
     recover: int = 0
@@ -164,8 +170,11 @@ class Options:
         ):
             if value not in known:
                 raise UsageError(f"{{--{argument}}} {value}: expected one of {', '.join(known)}")
+        check_dynamic(self.precision, target(self.target))
         _check_data(self)
         self._check_speed()
+        if self.time_limit is not None and not 0 < self.time_limit < float("inf"):
+            raise UsageError(f"{{--time_limit}} {self.time_limit:g}: expected a time above 0, as 10m")
         if self.recover < 0:
             raise UsageError(f"{{--recover}} {self.recover}: expected a number of epochs, 0 or more")
         SEARCHES.get(self.search)
@@ -197,6 +206,8 @@ class Options:
         """Raise ``UsageError`` where a speed is asked for that makes no sense, or beside what excludes it."""
         asked = {"speedup": self.speedup, "target_latency": self.target_latency}
         given = [name for name, value in asked.items() if value is not None]
+        if given and self.time_limit is not None:
+            raise UsageError(f"{{--time_limit}} is for a budget: leave out {{--{given[0]}}}")
         for name in given:
             if not 0 < (asked[name] or 0) < float("inf"):
                 raise UsageError(f"{{--{name}}} {asked[name]}: expected a number above 0")
@@ -244,7 +255,7 @@ class Options:
     @property
     def recovery(self) -> Recovery:
         """How recovered candidates are trained."""
-        loss: Literal["mse"] | None = "mse" if self.loss == "gauss-newton" else None
+        loss: Literal["mse"] | None = "mse" if self.loss in ("gauss-newton", "squared-error") else None
         return Recovery(self.recover, loss=loss, augment=self.augment, seed=self.seed)
 
 

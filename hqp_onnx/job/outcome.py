@@ -33,12 +33,17 @@ from hqp_onnx.job.settings import settings_of
 from hqp_onnx.job.setup import Setup
 from hqp_onnx.job.shipping import NOISE, Shipping, choose
 from hqp_onnx.model import read_model
+from hqp_onnx.passes.narrow_weights import narrow_weights
 from hqp_onnx.ranking.redundancy import KINDS
-from hqp_onnx.runtimes.machine import machine
-from hqp_onnx.runtimes.runners import remarks, runtime_name, stand_in, thread_counts, thread_metadata, timing
+from hqp_onnx.runtimes.runners import measured_on, remarks, stand_in, thread_metadata, timing
 
-_FILE_NAMES = {Precision.FP32: "pruned.onnx", Precision.FP16: "fp16.onnx", Precision.INT8: "int8.onnx"}
-_FILES = (*_FILE_NAMES.values(), LEDGER)
+_FILE_NAMES = {
+    Precision.FP32: "pruned.onnx",
+    Precision.FP16: "fp16.onnx",
+    Precision.INT8: "int8.onnx",
+    Precision.DYNAMIC: "int8.onnx",
+}
+_FILES = (*dict.fromkeys(_FILE_NAMES.values()), LEDGER)
 _IF_ADMITTED = {"q8_only": "q8_only.onnx", "int8_everywhere": "int8_everywhere.onnx"}  # measured to compare with
 BASELINE = "baseline.onnx"
 """The input, where nothing is better."""
@@ -123,7 +128,7 @@ def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[R
         cost_model=_cost(setup, ledger),
         seconds=dict(ledger.seconds),
         units=Units(setup.channels.units, len(setup.channels.prunable), len(plan)),
-        machine=machine(thread_counts(setup.target, options.threads), runtime_name(setup.target)),
+        machine=measured_on(setup.target, options.threads),
         notes=_notes(setup, result, rows, plan),
         network=network,
         changes=changes(setup, models["baseline"], models[shipping.row]),
@@ -167,8 +172,9 @@ def _to_write(setup: Setup, result: SearchResult) -> dict[str, tuple[Candidate, 
     """The models to write and their files, by row, in the order of the report."""
     output, chosen = setup.options.folder, result.chosen
     rows = {"pruned": (result.pruned, output / "pruned.onnx")}
-    if setup.options.narrow == "int8":
-        untouched = replace(ORIGINAL, precision=Precision.INT8)
+    if setup.options.narrow in ("int8", "dynamic"):
+        dynamic = setup.options.narrow == "dynamic" or (chosen and chosen.precision is Precision.DYNAMIC)
+        untouched = replace(ORIGINAL, precision=Precision.DYNAMIC if dynamic else Precision.INT8)
         rows = {"q8_only": (untouched, output / _IF_ADMITTED["q8_only"]), **rows}
     if chosen is not None:
         if chosen.floats:
@@ -184,7 +190,7 @@ def _write_models(setup: Setup, ledger: Ledger, result: SearchResult) -> dict[st
     source, budget, written = setup.model.source(setup.data["val"]), result.judge.budget, {}
     for name, (candidate, file) in reversed(_to_write(setup, result).items()):
         try:
-            proto = model_io.to_proto(result.judge.models.graph(candidate))
+            proto = model_io.to_proto(narrow_weights(result.judge.models.graph(candidate)).graph)
             precision = "mixed" if candidate.floats else candidate.precision.value
             verified = verify(proto, file, source, setup.target, precision, _judged(setup))
             verified = heard(verified, proto, file, source, setup.target)
@@ -252,7 +258,8 @@ def _notes(setup: Setup, result: SearchResult, rows: Mapping[str, Row], plan: Pr
     channels, redundant = setup.channels, result.evidence.redundant
     slow = (name for name in rows if rows[name].speedup * (1 + NOISE) < 1)
     notes = [] if setup.split is None else [f"{setup.split.words}; {SPLIT} has their numbers"]
-    notes += [f"{TITLES[name]} is slower than the input on this machine" for name in slow]
+    where = setup.options.device or "this machine"
+    notes += [f"{TITLES[name]} is slower than the input on {where}" for name in slow]
     samples = len(next(iter(setup.sample.values())))
     if samples > 1:
         notes.append(f"latencies are those of batches of {samples} samples")

@@ -13,7 +13,7 @@ from functools import partial
 from itertools import islice
 
 from hqp_onnx.evaluation.latency import fastest
-from hqp_onnx.job.candidate import Candidate, Precision
+from hqp_onnx.job.candidate import Candidate, Precision, plan_key
 from hqp_onnx.job.judge import Judge
 from hqp_onnx.job.ledger import Ledger
 from hqp_onnx.job.models import CandidateModels
@@ -36,8 +36,22 @@ def as_asked(setup: Setup, ledger: Ledger, models: CandidateModels, pruned: Cand
     narrow = setup.options.narrow
     if narrow != "int8" or setup.options.precision != "mixed":
         return replace(pruned, precision=Precision(narrow))
-    floats = ledger.once("mixed", lambda: _faster_in_float(setup, ledger, models, pruned, threads))
+    name = f"mixed-{plan_key(pruned.plan)}"
+    floats = ledger.once(name, lambda: _faster_in_float(setup, ledger, models, pruned, threads))
     return replace(pruned, precision=Precision.INT8, floats=tuple(floats))
+
+
+def fastest_admissible(
+    setup: Setup, ledger: Ledger, judge: Judge, path: Path, removed: int, wanted: Candidate, threads: int
+) -> tuple[Candidate, int] | None:
+    """``admissible``, or the same in dynamic INT8 where that is tried too and is faster."""
+    ways = [wanted, replace(wanted, precision=Precision.DYNAMIC, floats=())][: 1 + setup.may_be_dynamic]
+    found = [admissible(setup, ledger, judge, path, removed, way, threads) for way in ways]
+    choices = [choice for choice in found if choice is not None]
+    if len(choices) < 2:
+        return choices[0] if choices else None
+    candidates = [candidate for candidate, _ in choices]
+    return choices[ledger.once("dynamic", lambda: _fastest(setup, judge.models, candidates, threads))]
 
 
 def admissible(
@@ -59,13 +73,13 @@ def admissible(
     fewer = path.up_to(removed)
     back = fewer[bisect(len(fewer) - 1, 1, lambda i: judge.admits(replace(wanted, plan=path.plan(fewer[i]))))]
     choices = [(replace(wanted, plan=path.plan(back)), back)]
-    if setup.options.precision == "mixed" and wanted.precision is Precision.INT8:
+    if setup.options.precision == "mixed" and wanted.precision in (Precision.INT8, Precision.DYNAMIC):
         choices.append((_spared(setup, ledger, judge, wanted), removed))
     choices = [choice for choice in choices if judge.admits(choice[0])]
     if len(choices) < 2:
         return choices[0] if choices else None
     candidates = [candidate for candidate, _ in choices]
-    return choices[ledger.once("faster", lambda: _fastest(setup, judge.models, candidates, threads))]
+    return choices[ledger.once(_own("faster", wanted), lambda: _fastest(setup, judge.models, candidates, threads))]
 
 
 def _faster_in_float(
@@ -73,17 +87,18 @@ def _faster_in_float(
 ) -> list[str]:
     if stand_in(setup.target):
         return []
-    nodes = models.quantizable(pruned)
+    everywhere = replace(pruned, precision=Precision.INT8)
+    nodes = models.quantizable(everywhere)
     report = partial(setup.progress, "mixed precision")
     with ledger.timed("mixed precision"):
-        floats = faster_in_float(nodes, partial(_opened, models, pruned, threads), setup.sample, report)
+        floats = faster_in_float(nodes, partial(_opened, models, everywhere, threads), setup.sample, report)
     log.info("%d of %d quantizable nodes stay in float, where they are faster", len(floats), len(nodes))
     return floats
 
 
 def _spared(setup: Setup, ledger: Ledger, judge: Judge, wanted: Candidate) -> Candidate:
     """``wanted`` with as few harmful nodes in float as the budget allows."""
-    errors = ledger.once("output_errors", lambda: _output_errors(setup, ledger, judge.models, wanted))
+    errors = ledger.once(_own("output_errors", wanted), lambda: _output_errors(setup, ledger, judge.models, wanted))
     harmless = sorted(errors, key=lambda node: errors[node])
     choices = [replace(wanted, floats=(*wanted.floats, *harmless[count:])) for count in range(len(harmless) + 1)]
     return choices[bisect(len(harmless), 1, lambda count: judge.admits(choices[count]))]
@@ -99,9 +114,13 @@ def _output_errors(setup: Setup, ledger: Ledger, models: CandidateModels, wanted
 
 
 def _opened(models: CandidateModels, candidate: Candidate, threads: int | None, floats: Collection[str]) -> Runner:
-    """The candidate in INT8, less the nodes ``floats``; its threads sleep between runs."""
-    tried = replace(candidate, precision=Precision.INT8, floats=tuple(floats))
-    return models.session(tried, spin=False, threads=threads)
+    """The candidate with the nodes ``floats`` in float; its threads sleep between runs."""
+    return models.session(replace(candidate, floats=tuple(floats)), spin=False, threads=threads)
+
+
+def _own(name: str, wanted: Candidate) -> str:
+    """Static and dynamic INT8 have answers of their own."""
+    return f"{name}-dynamic" if wanted.precision is Precision.DYNAMIC else name
 
 
 def _fastest(setup: Setup, models: CandidateModels, candidates: Sequence[Candidate], threads: int) -> int:

@@ -180,6 +180,7 @@ class Request:
     confidence: float = 0.5
     speedup: float | None = None
     target_latency: float | None = None
+    device: str | None = None
 
     @property
     def speed(self) -> str:

@@ -29,7 +29,8 @@ from hqp_onnx.job.shipping import NOISE
 from hqp_onnx.runtimes.runners import thread_counts
 from hqp_onnx.runtimes.session import Runner
 
-_SECONDS = 6.0
+SECONDS = 6.0
+"""Of the latencies of all models."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def latencies_of(
     """Of every model on every number of threads, in turn; the first model is the baseline. ``feeds`` is one sample."""
     ways = [(name, count) for name in models for count in threads]
     sessions = {f"{name} {count}": models[name].load(count) for name, count in ways}
-    found = measure(sessions, feeds, _SECONDS)
+    found = measure(sessions, feeds, SECONDS)
     return {name: {count: found[f"{name} {count}"] for count in threads} for name in models}
 
 

@@ -10,20 +10,23 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from time import perf_counter
 
+from hqp_onnx.errors import OutOfTime
 from hqp_onnx.evaluation.budget import Budget, allowed
 from hqp_onnx.job.allocation import allocated_path
 from hqp_onnx.job.candidate import Candidate
-from hqp_onnx.job.evidence import Evidence, gather, refreshed_order
+from hqp_onnx.job.evidence import Evidence, check_saliency, gather, refreshed_order
 from hqp_onnx.job.goal import Goal, reach
 from hqp_onnx.job.judge import Judge
 from hqp_onnx.job.ledger import Ledger
 from hqp_onnx.job.models import CandidateModels
 from hqp_onnx.job.path import OrderPath, Path
-from hqp_onnx.job.precision import admissible, as_asked
+from hqp_onnx.job.precision import as_asked, fastest_admissible
 from hqp_onnx.job.search import last_admissible, step_size
 from hqp_onnx.job.setup import Setup
 from hqp_onnx.job.suspicion import suspect
+from hqp_onnx.job.time_limit import limited, so_far
 
 log = logging.getLogger(__name__)
 
@@ -55,29 +58,54 @@ class SearchResult:
     ended: str = ""
 
 
-def run(setup: Setup, ledger: Ledger) -> SearchResult:
-    """Search; nothing but the ledger and its cache is written."""
+def run(setup: Setup, ledger: Ledger, began: float | None = None) -> SearchResult:
+    """Search; nothing but the ledger and its cache is written. ``began``: when the job did, by ``perf_counter``."""
+    began = perf_counter() if began is None else began
     options = setup.options
+    check_saliency(setup, ledger)
     with ledger.timed("baseline"):
         baseline = setup.scores(setup.model.session, "val")
     budget = Budget(baseline, allowed(options.chosen_drop, baseline), options.confidence, setup.metric.name)
     suspicions = suspect(setup, baseline)
     for line in suspicions:
         log.warning("warning: %s", line)
-    evidence = gather(setup, ledger)
-    judge = Judge(setup, ledger, budget, CandidateModels(setup, evidence.refit, ledger.cache))
+    hurried = limited(setup, began, ledger.seconds["baseline"])
+    judge = Judge(hurried, ledger, budget, CandidateModels(hurried, None, ledger.cache))
+    evidence = None
+    try:
+        evidence = gather(hurried, ledger)
+        judge = Judge(hurried, ledger, budget, CandidateModels(hurried, evidence.refit, ledger.cache))
+        result = _searched(hurried, ledger, judge, evidence)
+    except OutOfTime as e:
+        result = _so_far(setup, ledger, judge, evidence, str(e))
+    return replace(result, suspicions=suspicions)
+
+
+def _so_far(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence | None, stage: str) -> SearchResult:
+    """What was found when the time was over; from here on, time is not limited."""
+    models = CandidateModels(setup, None if evidence is None else evidence.refit, ledger.cache)
+    judge = judge.by(setup, models)
+    found = so_far(setup, judge, evidence, stage)
+    log.info("%s", found.note)
+    best = found.pruned, found.chosen, found.recovered
+    return SearchResult(judge, found.evidence, *best, (), found.path, ended=found.note)
+
+
+def _searched(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence) -> SearchResult:
+    """Every stage in turn."""
+    options = setup.options
     if goal := Goal.of(options):
-        return replace(_reached(setup, ledger, judge, evidence, goal), suspicions=suspicions)
+        return _reached(setup, ledger, judge, evidence, goal)
     path, removed, threads, notes, ended = _pruned(setup, ledger, judge, evidence)
     pruned, chosen, recovered = Candidate(path.plan(removed)), None, None
     wanted, count = pruned, removed  # what recovery starts from
     if options.precision != "fp32":
         wanted = as_asked(setup, ledger, judge.models, pruned, threads)
-        admitted = admissible(setup, ledger, judge, path, removed, wanted, threads)
+        admitted = fastest_admissible(setup, ledger, judge, path, removed, wanted, threads)
         chosen, count = admitted or (None, 0)
     if options.recover:
         recovered = _recovered(setup, judge, path, count, chosen or wanted)
-    return SearchResult(judge, evidence, pruned, chosen, recovered, notes, path, suspicions, ended)
+    return SearchResult(judge, evidence, pruned, chosen, recovered, notes, path, ended=ended)
 
 
 def _reached(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence, goal: Goal) -> SearchResult:

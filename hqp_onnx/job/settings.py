@@ -16,8 +16,9 @@ from hqp_onnx.job.options import Options
 from hqp_onnx.job.setup import Setup
 from hqp_onnx.model import IN_MEMORY, ModelSource
 from hqp_onnx.registry import is_file_name
+from hqp_onnx.runtimes.bench import CPU
 from hqp_onnx.runtimes.runners import runtime_name
-from hqp_onnx.runtimes.session import CPU, work_provider
+from hqp_onnx.runtimes.session import work_provider
 from hqp_onnx.version import __version__
 
 _ELSEWHERE = (
@@ -27,6 +28,7 @@ _ELSEWHERE = (
     "test",
     "output",
     "resume",
+    "time_limit",
     "force",
     "preprocess",
     "build",

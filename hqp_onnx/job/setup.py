@@ -12,9 +12,11 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import Array
+from hqp_onnx.boards.board import target_on
 from hqp_onnx.channels import cost
 from hqp_onnx.channels.channel_map import ChannelMap
 from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.data.sampled import taken
 from hqp_onnx.data.split import PARTS, Split, split, subset
 from hqp_onnx.evaluation.budget import check_budget, check_samples
 from hqp_onnx.evaluation.metrics import METRICS, Metric, References, Scores, evaluate
@@ -24,12 +26,14 @@ from hqp_onnx.graphs.ends import ends_of
 from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.job.options import Options
 from hqp_onnx.model import Model, judged_data, open_data, open_model
+from hqp_onnx.passes.quantize_dynamic import dynamic_nodes
 from hqp_onnx.passes.recover import check_recoverable
 from hqp_onnx.progress import Progress
 from hqp_onnx.ranking.saliencies import Scoring
+from hqp_onnx.recovery import Recovery
 from hqp_onnx.runtimes.runners import open_runner
 from hqp_onnx.runtimes.session import Runner
-from hqp_onnx.runtimes.targets import Target, target
+from hqp_onnx.runtimes.targets import Target
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +53,7 @@ class Setup:
         references: the original's outputs by part of the data, where the metric is held to them.
         digests: of the inputs of each sample, by part of the data.
         scoring: how units are ranked.
+        recovery: how recovered candidates are trained.
         target: what the result is for.
         sample: feeds of one batch, for latency: ``options.batch`` samples.
         progress: called as work goes on.
@@ -65,6 +70,7 @@ class Setup:
     references: Mapping[str, References]
     digests: Mapping[str, frozenset[bytes]]
     scoring: Scoring
+    recovery: Recovery
     target: Target
     sample: Mapping[str, Array]
     progress: Progress
@@ -87,6 +93,15 @@ class Setup:
         """MACs per sample and parameters of a graph that was pruned from the original, in float32."""
         return {"macs": cost.macs(graph, self.positions), "params": cost.params(graph)}
 
+    @property
+    def may_be_dynamic(self) -> bool:
+        """Whether dynamic INT8 is tried beside static: where it has fast kernels for most of the arithmetic."""
+        if self.options.precision != "mixed" or self.target.mixes != "int8" or not self.target.dynamic:
+            return False
+        costs, names = cost.node_macs(self.model.graph, self.positions), set(dynamic_nodes(self.model.graph))
+        own = {node.name for node in self.model.graph.nodes if node.outputs and node.outputs[0].name in names}
+        return sum(costs[name] for name in own & costs.keys()) >= sum(costs.values()) / 2 > 0
+
 
 def open_setup(options: Options, progress: Progress) -> Setup:
     """Read and check everything; nothing is written.
@@ -94,16 +109,19 @@ def open_setup(options: Options, progress: Progress) -> Setup:
     Raises:
         HqpError: bad input.
     """
-    model = open_model(options.model, options.threads, options.target)
+    target = target_on(options.target, options.device)
+    model = open_model(options.model, options.threads, target)
     data, found = _opened_data(options, model)
     choice = _choice(options, model, data["val"])
     metric = choice.metric
-    data = {name: judged_data(model.session, part, metric) for name, part in data.items()}
+    data = {name: _judged(name, part, model, metric) for name, part in data.items()}
     check_budget(options.chosen_drop, options.confidence, metric.quantity)
     check_samples(len(data["val"]), options.chosen_drop, options.confidence, metric)
     digests = {name: frozenset(_checked(name, part, progress)) for name, part in data.items()}
+    own, task = metric.name in METRICS.own, choice.task
+    recovery = replace(options.recovery, task=replace(task, kind="values") if own and task.kind == "any" else task)
     if options.recover:
-        check_recoverable(model.graph, data["calib"], options.recovery)
+        log.info("recovery: %s", check_recoverable(model.graph, data["calib"], recovery))
     return Setup(
         options,
         model,
@@ -111,15 +129,22 @@ def open_setup(options: Options, progress: Progress) -> Setup:
         positions=cost.positions(model.graph, model.shapes),
         data=data,
         metric=metric,
-        task=choice.task,
+        task=task,
         digests=digests,
         references=_references(model, data, metric),
-        scoring=replace(options.scoring, task=choice.task if metric.name in METRICS.own else None),
-        target=target(options.target),
+        scoring=replace(options.scoring, task=task if own else None),
+        recovery=recovery,
+        target=target,
         sample=next(iter(data["val"].in_batches(model.session.batch or options.batch))).feeds,
         progress=progress,
         split=found,
     )
+
+
+def _judged(name: str, part: Dataset, model: Model, metric: Metric) -> Dataset:
+    """With labels as the metric needs them; calibration needs none, but those that there are, are checked."""
+    unlabelled = name == "calib" and metric.labels == "data" and not part.targets
+    return part if unlabelled else judged_data(model.session, part, metric)
 
 
 def _checked(name: str, part: Dataset, progress: Progress) -> Iterator[bytes]:
@@ -136,10 +161,10 @@ def _opened_data(options: Options, model: Model) -> tuple[dict[str, Dataset], Sp
     if options.data is None:
         named = {part: getattr(options, part) for part in PARTS}
         given = {part: source for part, source in named.items() if source is not None}
-        return {part: open_data(model, source, options.preprocess) for part, source in given.items()}, None
+        return {p: open_data(model, source, options.preprocess, part=p) for p, source in given.items()}, None
     whole = open_data(model, options.data, options.preprocess)
     found = split(whole.source, options.seed, options.shares)
-    return {part: whole.only(subset(whole.source, found, part)) for part in PARTS}, found
+    return {part: taken(whole.only(subset(whole.source, found, part)), part) for part in PARTS}, found
 
 
 def _choice(options: Options, model: Model, data: Dataset) -> Choice:

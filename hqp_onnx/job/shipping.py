@@ -4,8 +4,8 @@ Two times that differ by less than ``NOISE`` are the same time; of models as fas
 ships. Where size is the objective, the smallest file ships; where a speed was asked for, the model that loses least of
 those that reach it, or else the fastest.
 
-``mixed`` and ``fp32`` leave the precision of what ships to the clock. ``int8`` and ``fp16`` ask for a precision, so
-only models in it compete; where none of these is inside the budget, it is missed, and the best of the others ships.
+``mixed`` and ``fp32`` leave the precision of what ships to the clock. ``int8``, ``dynamic`` and ``fp16`` ask for one,
+so only models in it compete; where none of these is inside the budget, it is missed, and the best of the others ships.
 """
 
 from __future__ import annotations
@@ -42,15 +42,16 @@ def choose(
     Args:
         rows: of the models inside the budget, the input's among them.
         precisions: of the same.
-        asked: mixed, int8, fp16 or fp32.
+        asked: mixed, int8, dynamic, fp16 or fp32.
         mixed: what mixed takes beside float32.
         smallest: whether size counts, rather than speed.
         reaches: whether a row is as fast as was asked for; None where the budget is what was asked for.
     """
     wanted = {"mixed": mixed}.get(asked, asked)
-    met = any(precisions[name].value == wanted for name in rows)
+    allowed = {wanted, "dynamic"} if asked == "mixed" and mixed == "int8" else {wanted}
+    met = any(precisions[name].value in allowed for name in rows)
     competing, kind = rows, ""
-    if asked in ("int8", "fp16"):
+    if asked in ("int8", "dynamic", "fp16"):
         competing = {name: row for name, row in rows.items() if (precisions[name].value == asked) == met}
         kind = f"{asked.upper()} " * met
     if reaches is not None:

@@ -1,6 +1,7 @@
 """What looks wrong before the search: with the original on its data (``evaluation.suspicion``), and with the sets.
 
-equal samples: more than one in a hundred samples of a set are in another one, by the digests of their inputs.
+equal samples: more than one in a hundred samples of a set are in another one, by the digests of their inputs; or half
+    of the samples of a set are others of it again.
 few calibration samples: a weight reads more values than its calibration rows, samples times positions, so what it reads
     is not known in all directions.
 """
@@ -14,6 +15,7 @@ from itertools import combinations
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.evaluation.metrics import Scores
 from hqp_onnx.evaluation.suspicion import suspicions
+from hqp_onnx.evaluation.suspicious_inputs import suspicious_inputs
 from hqp_onnx.gradients.filters import weight_uses
 from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.job.setup import Setup
@@ -26,12 +28,23 @@ def suspect(setup: Setup, baseline: Scores) -> tuple[str, ...]:
     """What a user should know before trusting the result; ``baseline`` are the original's scores on D_val."""
     return (
         *suspicions(setup.model.session, setup.data["val"], setup.metric, baseline),
+        *(line for part in ("calib", "val") for line in _inputs(setup, part)),
         *_equal_samples(setup.digests, setup.data),
         *_few_samples(setup),
     )
 
 
+def _inputs(setup: Setup, part: str) -> Iterator[str]:
+    yield from suspicious_inputs(to_proto(setup.model.graph), setup.model.session, setup.data[part])
+
+
 def _equal_samples(digests: Mapping[str, frozenset[bytes]], data: Mapping[str, Dataset]) -> Iterator[str]:
+    for part, found in digests.items():
+        if len(found) <= len(data[part]) / 2:
+            yield (
+                f"only {len(found)} of the {len(data[part])} samples of the {_WORDS[part]} data "
+                f"{data[part].source.name} differ. Check how they were made"
+            )
     for first, second in combinations(digests, 2):
         common, fewest = len(digests[first] & digests[second]), min(len(digests[first]), len(digests[second]))
         if common > max(1, _COMMON * fewest) or common == fewest:

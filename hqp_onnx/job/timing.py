@@ -1,12 +1,12 @@
-"""How models are timed while widths are chosen: in the precision, and on the threads, that are faster at half of them.
+"""How models are timed while widths are chosen: in one precision, some nodes in float, on one number of threads.
 
-A table of times belongs to one precision and one number of threads. Where these are open (``mixed`` precision, no
-``threads`` asked for), a model of half the widths is tried in each way, since what ships is narrow.
+A table of times belongs to one such way. Where it is open (``mixed`` precision, no ``threads`` asked for), a model of
+half the widths is tried in each, since what ships is narrow; and once it is known how narrow, that model is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,7 +19,7 @@ from hqp_onnx.allocation.times import measure_table
 from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.evaluation.latency import fastest, measure
 from hqp_onnx.graphs.model_io import to_proto
-from hqp_onnx.job.candidate import Precision
+from hqp_onnx.job.candidate import Candidate, Precision
 from hqp_onnx.job.ledger import Ledger
 from hqp_onnx.job.setup import Setup
 from hqp_onnx.passes.absorb_shifts import absorb_shifts, constants
@@ -27,6 +27,7 @@ from hqp_onnx.passes.convert_fp16 import convert_fp16
 from hqp_onnx.passes.cut import cut
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.quantize import Recipe, prepare, quantize_prepared
+from hqp_onnx.passes.quantize_dynamic import prepare_dynamic, quantize_dynamic
 from hqp_onnx.passes.refit_in_order import refittable
 from hqp_onnx.passes.widen_float16 import widen_float16
 from hqp_onnx.quantization.placement import quantized_tensors
@@ -48,9 +49,9 @@ class Timing:
     threads: int
     floats: tuple[str, ...] = ()
 
-    def table(self, setup: Setup, ledger: Ledger, groups: Groups) -> TimeTable:
-        """Times of all widths of the groups, measured."""
-        with ledger.timed("times"):
+    def table(self, setup: Setup, ledger: Ledger, groups: Groups, stage: str) -> TimeTable:
+        """Times of all widths of the groups, measured; ``stage`` names the time that this takes."""
+        with ledger.timed(stage.replace("-", ", ")):
             return measure_table(
                 groups,
                 partial(self.model, setup),
@@ -83,6 +84,8 @@ class Timing:
         graph = _bare(setup, plan)
         if self.precision is Precision.INT8:
             return _in_int8(setup, graph, self.floats)
+        if self.precision is Precision.DYNAMIC:
+            return to_proto(quantize_dynamic(prepare_dynamic(graph, None, setup.target), setup.target).graph)
         folded = fold_batchnorm(graph).graph
         return to_proto(convert_fp16(folded).graph if self.precision is Precision.FP16 else folded)
 
@@ -96,22 +99,38 @@ class Beside:
 
 
 def choose_timing(setup: Setup, ledger: Ledger, groups: Groups) -> Timing:
-    """The faster way at half the widths, measured, or as an earlier run measured it."""
-    found = ledger.once("timing", lambda: msgspec.to_builtins(_chosen(setup, groups)))
-    return msgspec.convert(found, Timing)
-
-
-def _chosen(setup: Setup, groups: Groups) -> Timing:
+    """The fastest way at half the widths, measured, or as an earlier run measured it."""
     narrow = Precision(setup.options.narrow)
-    kinds = (Precision.FP32, narrow) if setup.options.precision == "mixed" else (narrow,)
-    counts = thread_counts(setup.target, setup.options.threads)
-    ways = [Timing(kind, count) for count in counts for kind in kinds]
-    if len(ways) == 1 or setup.target.stand_in:
-        return Timing(narrow, setup.options.threads)
-    half = groups.plan(groups.least // 2)
-    models = {kind: Timing(kind, 0).model(setup, half) for kind in kinds}
-    sessions = [setup.load(models[way.precision], threads=way.threads) for way in ways]
-    return ways[fastest(sessions, setup.sample, _COMPARISON_SECONDS)]
+    return _fastest_way(setup, ledger, "timing", _kinds(setup, narrow), groups.plan(groups.least // 2))
+
+
+def timing_at(setup: Setup, ledger: Ledger, candidate: Candidate) -> Timing:
+    """The fastest way for a plan, in FP32 or the precision and with the float nodes of ``candidate``."""
+    kinds = _kinds(setup, candidate.precision, candidate.floats)
+    return _fastest_way(setup, ledger, f"timing-{candidate.key}", kinds, candidate.plan)
+
+
+def _kinds(setup: Setup, narrow: Precision, floats: tuple[str, ...] = ()) -> dict[Precision, tuple[str, ...]]:
+    """The precisions that are open, with nodes in float; the one that was asked for comes last."""
+    before: dict[Precision, tuple[str, ...]] = {Precision.FP32: ()} if setup.options.precision == "mixed" else {}
+    dynamic: dict[Precision, tuple[str, ...]] = {Precision.DYNAMIC: ()} if setup.may_be_dynamic else {}
+    return {**before, **dynamic, narrow: floats}
+
+
+def _fastest_way(
+    setup: Setup, ledger: Ledger, name: str, kinds: Mapping[Precision, tuple[str, ...]], plan: PruningPlan
+) -> Timing:
+    def chosen() -> Timing:
+        counts = thread_counts(setup.target, setup.options.threads)
+        ways = [Timing(kind, count, floats) for count in counts for kind, floats in kinds.items()]
+        if len(ways) == 1 or setup.target.stand_in:
+            *_, narrow = kinds
+            return Timing(narrow, setup.options.threads)
+        models = {kind: Timing(kind, 0, floats).model(setup, plan) for kind, floats in kinds.items()}
+        sessions = [setup.load(models[way.precision], threads=way.threads) for way in ways]
+        return ways[fastest(sessions, setup.sample, _COMPARISON_SECONDS)]
+
+    return msgspec.convert(ledger.once(name, lambda: msgspec.to_builtins(chosen())), Timing)
 
 
 def _bare(setup: Setup, plan: PruningPlan) -> gs.Graph:

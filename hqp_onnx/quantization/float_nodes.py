@@ -22,12 +22,11 @@ import numpy as np
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.progress import StageProgress
-from hqp_onnx.runtimes.session import Runner, timed_run
+from hqp_onnx.runtimes.session import Runner
+from hqp_onnx.runtimes.stopwatch import Stopwatch, stopwatch
 
 Open = Callable[[Collection[str]], Runner]
 """Opens the model in which the named nodes stay in float; its threads sleep while another model runs."""
-
-Run = Callable[[], object]
 
 SECONDS, RUNS = 30.0, 2000  # of one search: at least so long, and the time of so many runs of the model
 _SHARE = 0.01  # of that time, for one comparison
@@ -55,8 +54,8 @@ class Difference:
 def compare(first: Runner, second: Runner, feeds: Mapping[str, Array], seconds: float) -> Difference:
     """Runs in turn, each as often before as after the other, until the sign is certain or ``seconds`` are over."""
     end = time.perf_counter() + seconds
-    one, other = timed_run(first, feeds), timed_run(second, feeds)
-    slower = max(_settle(other), _settle(one))
+    one, other = stopwatch(first, feeds), stopwatch(second, feeds)
+    slower = max(watch(_SETTLE_SECONDS, 0, 1, 1)[0] for watch in (other, one))
     runs = max(1, math.ceil(_TURN_SECONDS / max(slower, 1e-6)))
     chunks: list[tuple[float, float]] = []
     while True:
@@ -70,29 +69,12 @@ def compare(first: Runner, second: Runner, feeds: Mapping[str, Array], seconds: 
             return difference
 
 
-def _chunk(first: Run, second: Run, runs: int) -> tuple[float, float]:
+def _chunk(first: Stopwatch, second: Stopwatch, runs: int) -> tuple[float, float]:
     """Median gain, and median of the first, over n runs of the first, 2 n of the second, n of the first."""
-    before = [_seconds(first) for _ in range(runs)]
-    _settle(second)
-    after = [_seconds(second) for _ in range(2 * runs)]
-    _settle(first)
-    before += [_seconds(first) for _ in range(runs)]
+    before = first(0, 0, runs, runs)
+    after = second(_SETTLE_SECONDS, 0, 2 * runs, 2 * runs)
+    before += first(_SETTLE_SECONDS, 0, runs, runs)
     return float(np.median(np.subtract(before, after))), float(np.median(before))
-
-
-def _settle(run: Run) -> float:
-    """Runs that do not count; seconds of the last."""
-    end = time.perf_counter() + _SETTLE_SECONDS
-    while True:
-        last = _seconds(run)
-        if time.perf_counter() > end:
-            return last
-
-
-def _seconds(run: Run) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
 
 
 def faster_in_float(
@@ -112,7 +94,7 @@ def faster_in_float(
     floats: set[str] = set()
     current = open_with(floats)
     start = time.perf_counter()
-    limit = max(SECONDS, RUNS * min(map(_seconds, [timed_run(current, feeds)] * 3)))
+    limit = max(SECONDS, RUNS * min(stopwatch(current, feeds)(0, 0, 3, 3)))
     if nodes and compare(current, plain := open_with(set(nodes)), feeds, _SHARE * limit).gain > 0:
         floats, current = set(nodes), plain
     blocks = list(_blocks(nodes))

@@ -20,8 +20,9 @@ import onnx_graphsurgeon as gs
 from hqp_onnx.arrays import BoolArray, FloatArray
 from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis
 from hqp_onnx.graphs.nodes import operator
+from hqp_onnx.graphs.recurrent import GATES
 from hqp_onnx.graphs.weight_axes import WEIGHTED, weight_axes
-from hqp_onnx.statistics.moments import Contraction, Moments, contractions, takes_bias
+from hqp_onnx.statistics.moments import Contraction, Moments, contractions, recurrences, takes_bias
 
 TINY = 1e-6
 KINDS = ("dead", "constant", "duplicate")
@@ -39,14 +40,15 @@ def redundant_units(
         scores: float64 [units]; of twins, the one of the higher score stays.
     """
     known = np.zeros(channels.units, bool)
-    readers = []
-    for name, use in contractions(graph).items():
+    readers, seen = [], set()
+    for name, use in (contractions(graph) | recurrences(graph, 1)).items():
         labels = channels.members.get(ParamAxis(name, use.axis))
         if labels is not None and name in moments:
             readers.append(_Reader(labels, graph.tensors()[name], use, moments[name]))
             known[labels[labels >= 0]] = True
+            seen.add(name)
     for key, labels in channels.members.items():
-        if key.tensor in graph.tensors() and _reads(graph.tensors()[key.tensor], key) and key.tensor not in moments:
+        if key.tensor in graph.tensors() and _reads(graph.tensors()[key.tensor], key) and key.tensor not in seen:
             known[labels[labels >= 0]] = False
     redundant: dict[int, str] = {}
     gone = np.zeros(channels.units + 1, bool)  # the last entry is for label -1
@@ -59,7 +61,9 @@ def redundant_units(
 
 
 def _reads(weight: gs.Tensor, key: ParamAxis) -> bool:
-    """Whether an axis of a parameter is what a Conv, Gemm or MatMul of several channels contracts."""
+    """Whether an axis of a parameter is what a Conv, Gemm or MatMul of several channels contracts, or steps do."""
+    if key.axis == 2 and any(operator(node) in GATES and weight in node.inputs[1:3] for node in weight.outputs):
+        return True
     nodes = [node for node in weight.outputs if operator(node) in WEIGHTED and node.inputs[1] is weight]
     axes = {weight_axes(node, len(weight.shape)).input for node in nodes}
     return key.axis in axes and weight.shape[key.axis] > 1

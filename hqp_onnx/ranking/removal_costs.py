@@ -30,7 +30,7 @@ from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis
 from hqp_onnx.graphs.nonfinite_weights import is_finite
 from hqp_onnx.ranking.least_squares import RIDGE
 from hqp_onnx.ranking.order import Floors
-from hqp_onnx.statistics.moments import Contraction, Moments, contractions, takes_bias
+from hqp_onnx.statistics.moments import Contraction, Moments, contractions, recurrences, takes_bias
 from hqp_onnx.statistics.ridge import inverse, ridge_strength, solve
 
 _SPARSE = 0.75  # readers are made smaller once no more than that share of their channels remains
@@ -63,7 +63,7 @@ def removal_costs(
     """
     readers = _readers(graph, channels, moments, sensitivities, ridges or {})
     costs = _Costs(readers, channels.units)
-    for name, use in contractions(graph).items():
+    for name, use in _reading(graph).items():
         labels = channels.members.get(ParamAxis(name, use.axis))
         if labels is not None and not is_finite(graph.tensors()[name]):
             costs.known[labels[labels >= 0]] = False
@@ -102,7 +102,7 @@ def _readers(
     """The weights that read units; those that read the same features, refitted in the same way, are one reader."""
     tensors = graph.tensors()
     alike: dict[tuple[int, bool, bytes], list[Contraction]] = {}
-    for name, use in contractions(graph).items():
+    for name, use in _reading(graph).items():
         labels = channels.members.get(ParamAxis(name, use.axis))
         if labels is not None and name in moments and name in sensitivities and is_finite(tensors[name]):
             key = id(moments[name]), _biased(tensors[name], moments[name], use), labels.tobytes()
@@ -116,6 +116,11 @@ def _readers(
         damped = _inverse(moments[uses[0].weight], biased, ridge)
         readers.append(_Reader(labels, outputs, weight, sensitivity, damped, len(damped) // len(labels)))
     return readers
+
+
+def _reading(graph: gs.Graph) -> dict[str, Contraction]:
+    """Weights that read features; of recurrent nodes, those that read data, and those that read states."""
+    return contractions(graph) | recurrences(graph, 1) | recurrences(graph, 2)
 
 
 def _biased(weight: gs.Constant, moments: Moments, use: Contraction) -> bool:
@@ -136,7 +141,9 @@ def _rows(
     if len(moments.mean) != weight[0].size:  # one mixing of channels for all taps: each tap is a row
         weight = np.moveaxis(weight, 1, -1)
     rows = weight.reshape(-1, len(moments.mean))
-    units = channels.members.get(ParamAxis(use.weight, 1 - use.axis), np.full(outputs, -1))
+    units = channels.members.get(ParamAxis(use.weight, use.outputs), np.full(values.shape[use.outputs], -1))
+    if use.axis == 2:  # rows of both directions: each has its share of what both weigh
+        return rows, np.tile(units, outputs), np.tile(sensitivities[use.weight] / outputs, outputs)
     times = len(rows) // outputs
     return rows, np.repeat(units, times), np.repeat(sensitivities[use.weight], times)
 

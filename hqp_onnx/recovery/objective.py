@@ -1,6 +1,9 @@
 """The loss that a student is trained by, and its gradient, as ONNX operators; both are sums over samples.
 
-    kl    T^2 sum_c p_c (log p_c - log q_c),  p = softmax(z_teacher / T), q = softmax(z / T);  dL/dz = T (q - p)
+    kl    classes:    T^2 sum_c p_c (log p_c - log q_c),  p = softmax(z_teacher / T), q = softmax(z / T)
+          decisions:  T^2 (p (log p - log q) + (1 - p) (log(1 - p) - log(1 - q))),  p, q = sigmoid(z / T)
+                      = T^2 (p (a - b) - softplus(a) + softplus(b)),  a = z_teacher / T, b = z / T
+          the mean over a sample's P positions; of decisions, the sum along axis 1;  dL/dz = T (q - p) / P
     mse   f |y - y_teacher|^2 for a factor f;  dL/dy = 2 f (y - y_teacher)
 
 (Hinton et al. 2015, arXiv:1503.02531.)
@@ -10,12 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import prod
 
 import onnx
 from onnx import helper
 
 from hqp_onnx.errors import GradientError
-from hqp_onnx.gradients.loss import classes
 from hqp_onnx.gradients.reverse import backward
 from hqp_onnx.gradients.tape import Tape
 from hqp_onnx.gradients.trace import Trace, reachable
@@ -44,6 +47,14 @@ class Objective:
         return [self.loss, *self.gradients.values()]
 
 
+@dataclass(frozen=True)
+class Logits:
+    """A tensor whose divergence counts; ``axis`` is that of its classes, None where each value is a decision."""
+
+    tensor: str
+    axis: int | None = 1
+
+
 @dataclass
 class _Terms:
     """Loss terms, their seeds, and inputs added so far."""
@@ -58,7 +69,7 @@ def objective(
     traced: Trace,
     trained: list[str],
     *,
-    logits: str | None,
+    logits: Logits | None,
     temperature: float,
     squares: Mapping[str, float],
 ) -> Objective:
@@ -115,16 +126,29 @@ def _target(t: Tape, name: str, terms: _Terms) -> str:
     return target
 
 
-def _divergence(t: Tape, logits: str, temperature: float, terms: _Terms) -> None:
-    count = classes(t, logits)
-    cooled = t.scalar(1 / temperature, logits)
-    target, z = (t.mul(t.reshape(x, -1, count), cooled) for x in (_target(t, logits, terms), logits))
-    log_p, log_q = (t.op("LogSoftmax", x, axis=1) for x in (target, z))
+def _divergence(t: Tape, logits: Logits, temperature: float, terms: _Terms) -> None:
+    z, dims = logits.tensor, t.dims(logits.tensor)
+    cooled = t.scalar(1 / temperature, z)
+    target, own = (t.mul(x, cooled) for x in (_target(t, z, terms), z))
+    each, p, q = _of_decisions(t, target, own) if logits.axis is None else _of_classes(t, target, own, logits.axis)
+    positions = prod(n or 1 for n in dims[1:]) // (dims[logits.axis or 1] or 1) if len(dims) > 1 else 1
+    total = t.reduce("ReduceSum", each, range(len(dims)))
+    terms.losses.append(t.mul(total, t.scalar(temperature**2 / positions, z)))
+    terms.seeds[z] = t.mul(t.op("Sub", q, p), t.scalar(temperature / positions, z))
+
+
+def _of_classes(t: Tape, target: str, own: str, axis: int) -> tuple[str, str, str]:
+    """Terms of the divergence, and both distributions."""
+    log_p, log_q = (t.op("LogSoftmax", x, axis=axis) for x in (target, own))
     p = t.op("Exp", log_p)
-    total = t.reduce("ReduceSum", t.mul(p, t.op("Sub", log_p, log_q)), [0, 1])
-    terms.losses.append(t.mul(total, t.scalar(temperature**2, logits)))
-    seed = t.mul(t.op("Sub", t.op("Exp", log_q), p), t.scalar(temperature, logits))
-    terms.seeds[logits] = t.reshape_like(seed, logits)
+    return t.mul(p, t.op("Sub", log_p, log_q)), p, t.op("Exp", log_q)
+
+
+def _of_decisions(t: Tape, target: str, own: str) -> tuple[str, str, str]:
+    """Likewise; no logarithm of a probability is taken."""
+    p = t.op("Sigmoid", target)
+    lost = t.mul(p, t.op("Sub", target, own))
+    return t.add(lost, t.op("Sub", t.op("Softplus", own), t.op("Softplus", target))), p, t.op("Sigmoid", own)
 
 
 def _squares(t: Tape, name: str, factor: float, terms: _Terms) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from hqp_onnx.errors import UsageError
+from hqp_onnx.evaluation.metrics.task import ANY, Task
 
 AUGMENTATIONS = ("flip", "crop")
 LOSSES = ("kl", "mse")
@@ -21,13 +22,14 @@ class Recovery:
             that knows nothing; others take less (``trainer.peak_rate``).
         batch: samples per step; a model of fixed batch size takes a multiple of it.
         held_out: share of the samples that judge and do not train.
-        loss: of the outputs: ``kl``, of classifiers' softened distributions; ``mse``, relative to the outputs'
-            variance; None takes kl for a model with one float output [samples, classes].
+        loss: of the judged outputs: ``kl``, of softened distributions; ``mse``, relative to their variance; None takes
+            what follows from ``task``, see ``goals``.
         temperature: of kl.
         features: intermediate tensors to match, at most.
         beta: weight of these.
         augment: some of ``AUGMENTATIONS``, for images only: ``flip`` mirrors, ``crop`` moves by up to 1/8 of the size.
         seed: of the split, the order and the augmentation.
+        task: what the output says that the metric reads; of any kind where nothing is known.
 
     Raises:
         UsageError: a value that makes no sense.
@@ -43,6 +45,7 @@ class Recovery:
     beta: float = 1.0
     augment: tuple[str, ...] = ()
     seed: int = 0
+    task: Task = ANY
 
     @property
     def quantized(self) -> Recovery:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.graphs.nodes import operator
+from hqp_onnx.graphs.recurrent import BIAS, GATES, WEIGHTS
 
 PRODUCTS: Mapping[str, tuple[int, ...]] = {
     "Conv": (1, 2),
@@ -15,6 +16,7 @@ PRODUCTS: Mapping[str, tuple[int, ...]] = {
     "Gemm": (1, 2),
     "MatMul": (0, 1),
     "Einsum": (0, 1, 2, 3),
+    **dict.fromkeys(GATES, (*WEIGHTS, BIAS)),
 }
 """Operator -> inputs that hold weights or biases."""
 OTHERS: Mapping[str, tuple[int, ...]] = {

@@ -6,7 +6,6 @@ says which nodes or tensors of the model its name stands for, if any, and the sh
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,10 +17,10 @@ import onnx
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import ModelError
-from hqp_onnx.runtimes.session import CPU, failure, loadable, onnxruntime
+from hqp_onnx.runtimes.bench import CPU, profiled
+from hqp_onnx.runtimes.session import failure, loadable, onnxruntime
 
 Shape = tuple[int, ...]
-_KERNEL = "_kernel_time"
 _SUFFIX = re.compile(r"(_nchwc|_token_\d+|/duplicated)+$")
 _UNDISTURBED = 0.6  # share of the runs, the fastest, whose mean counts: profilers' clocks tick in microseconds
 
@@ -55,27 +54,21 @@ def onnxruntime_kernels(
         ModelError: onnxruntime cannot run the model.
     """
     ort = onnxruntime()
-    options = ort.SessionOptions()
-    options.log_severity_level, options.intra_op_num_threads, options.enable_profiling = 4, threads, True
     with tempfile.TemporaryDirectory() as folder:
-        options.profile_file_prefix = str(Path(folder) / "profile")
         try:
             source = loadable(model, None, Path(folder))
-            session = ort.InferenceSession(source, options, providers=list(dict.fromkeys((provider, CPU))))
-            for _ in range(runs):
-                session.run(None, dict(feeds))
+            found = profiled(ort, source, dict(feeds), list(dict.fromkeys((provider, CPU))), threads, runs)
         except Exception as e:  # as in Session
             raise ModelError(f"onnxruntime cannot run the model: {failure(e)}") from e
-        events = json.loads(Path(session.end_profiling()).read_text())
-    times: dict[str, list[float]] = {}
-    shapes: dict[str, tuple[Shape, ...]] = {}
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith(_KERNEL):
-            name, said = event["name"].removesuffix(_KERNEL), event.get("args", {})
-            times.setdefault(name, []).append(event["dur"] / 1e6)
-            listed = (*said.get("input_type_shape", ()), *said.get("output_type_shape", ()))
-            shapes[name] = tuple(tuple(shape) for one in listed for shape in one.values())
-    return [Kernel((_SUFFIX.sub("", name),), shapes[name], _per_run(values, runs)) for name, values in times.items()]
+    return kernels_of(found, runs)
+
+
+def kernels_of(found: Mapping[str, tuple[Sequence[float], Sequence[Sequence[int]]]], runs: int) -> list[Kernel]:
+    """What ``bench.profiled`` found in so many runs."""
+    return [
+        Kernel((_SUFFIX.sub("", name),), tuple(map(tuple, shapes)), _per_run(times, runs))
+        for name, (times, shapes) in found.items()
+    ]
 
 
 def _per_run(times: Sequence[float], runs: int) -> float:

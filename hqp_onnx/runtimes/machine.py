@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,15 +25,20 @@ class Machine:
 
 def machine(threads: Sequence[int], runtime: str) -> Machine:
     """The machine that this runs on; models were tried on each number of ``threads``, 0 for the runtime's choice."""
-    tried = ", ".join(str(count or "the runtime's choice") for count in threads)
     return Machine(
         system=platform.platform(terse=True),
         processor=processor(),
         runtime=runtime,
-        threads=tried if len(threads) == 1 else f"each model's best of {tried}",
+        threads=named_threads(threads),
         onnxruntime=onnxruntime().__version__,
         python=platform.python_version(),
     )
+
+
+def named_threads(threads: Sequence[int]) -> str:
+    """Numbers of threads that models were tried on, in words."""
+    tried = ", ".join(str(count or "the runtime's choice") for count in threads)
+    return tried if len(threads) == 1 else f"each model's best of {tried}"
 
 
 def cores() -> int:
@@ -44,8 +49,13 @@ def cores() -> int:
 
 
 def thread_counts() -> tuple[int, ...]:
-    """Numbers of threads that are worth trying: 1, 2, 4, ... below the number of cores, and 0, the runtime's choice."""
-    return (*(2**power for power in range(12) if 2**power < cores()), 0)
+    """Numbers of threads that are worth trying here."""
+    return counts_below(cores())
+
+
+def counts_below(count: int) -> tuple[int, ...]:
+    """Numbers of threads: 1, 2, 4, ... below a number of cores, and 0, the runtime's choice."""
+    return (*(2**power for power in range(12) if 2**power < count), 0)
 
 
 def processor() -> str:
@@ -60,11 +70,16 @@ CPUINFO = Path("/proc/cpuinfo")
 
 
 def saturates(machine: str | None = None, cpuinfo: Path = CPUINFO) -> bool:
-    """Whether u8*s8 kernels may saturate: an x86 processor not known (from ``cpuinfo``) to have VNNI."""
-    if (machine or platform.machine()).lower() not in {"x86_64", "amd64", "i686", "i386"}:
-        return False
+    """Whether u8*s8 kernels may saturate on a processor, this one's if ``machine`` is None; see ``saturates_with``."""
     try:
         flags = cpuinfo.read_text(errors="replace").split()
     except OSError:
-        return True
-    return not any(flag in {"avx512_vnni", "avx_vnni"} for flag in flags)
+        flags = []
+    return saturates_with(machine or platform.machine(), flags)
+
+
+def saturates_with(machine: str, flags: Collection[str]) -> bool:
+    """Whether u8*s8 kernels may saturate: an x86 processor whose flags are not known to have VNNI."""
+    if machine.lower() not in {"x86_64", "amd64", "i686", "i386"}:
+        return False
+    return not {"avx512_vnni", "avx_vnni"} & set(flags)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import onnx
 
-from hqp_onnx.runtimes.runtime import Threaded
+from hqp_onnx.runtimes.machine import Machine, machine
+from hqp_onnx.runtimes.runtime import Elsewhere, Threaded
 from hqp_onnx.runtimes.session import Runner
 from hqp_onnx.runtimes.targets import Target
 
@@ -42,6 +43,14 @@ def runtime_name(target: Target) -> str:
         MissingRuntimeError: it is not installed; the message says what is, and what to do.
     """
     return target.runtime.describe()
+
+
+def measured_on(target: Target, threads: int) -> Machine:
+    """What times on ``target`` are of, where so many ``threads`` were asked for."""
+    counts, runtime = thread_counts(target, threads), runtime_name(target)
+    if isinstance(target.runtime, Elsewhere):
+        return target.runtime.machine(counts, runtime)
+    return machine(counts, runtime)
 
 
 def stand_in(target: Target) -> tuple[str, ...]:

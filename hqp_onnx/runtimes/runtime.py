@@ -11,11 +11,12 @@ from typing import Protocol, runtime_checkable
 import onnx
 
 from hqp_onnx.arrays import Array
+from hqp_onnx.runtimes.bench import CPU
 from hqp_onnx.runtimes.kernels import Kernel, onnxruntime_kernels
-from hqp_onnx.runtimes.machine import thread_counts
+from hqp_onnx.runtimes.machine import Machine, thread_counts
 from hqp_onnx.runtimes.nvidia import CUDA, LAUNCHES
 from hqp_onnx.runtimes.openvino_session import OpenVinoSession, openvino
-from hqp_onnx.runtimes.session import CPU, Runner, Session, onnxruntime, require_provider
+from hqp_onnx.runtimes.session import Runner, Session, onnxruntime, require_provider
 
 CONFIGURATION = "ort_config"
 _IN_FLOAT32 = "the CPU computes float16 models in float32: half the size, and no faster"
@@ -59,6 +60,14 @@ class Threaded(Protocol):
 
     def metadata(self, threads: int) -> Mapping[str, str]:
         """What a model carries so that the runtime, if asked to, takes so many; empty where it reads nothing."""
+
+
+@runtime_checkable
+class Elsewhere(Protocol):
+    """A runtime whose times are those of another machine."""
+
+    def machine(self, threads: Sequence[int], runtime: str) -> Machine:
+        """That machine; see ``machine.machine``."""
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,10 @@ from hqp_onnx.arrays import Array
 from hqp_onnx.errors import LimitError, MissingRuntimeError, ModelError, one_line
 from hqp_onnx.limits import deadline, probing
 from hqp_onnx.runtimes import nvidia
+from hqp_onnx.runtimes.bench import CPU, quiet_options
 from hqp_onnx.runtimes.external_data import weight_bytes, write_apart
 from hqp_onnx.runtimes.plugin_providers import plugin_devices
 
-CPU = "CPUExecutionProvider"
 EXTRAS = {
     nvidia.CUDA: "onnxruntime-gpu",
     "TensorrtExecutionProvider": "onnxruntime-gpu",
@@ -49,8 +49,7 @@ _NUMPY_OF = {
     "bool": np.bool_,
 }
 _SOURCE = re.compile(r"\S+\.(cc|h):\d+ .*?\) ")
-_SPIN_MICROSECONDS = "1000"
-_BYTES_LIMIT = 2_000_000_000  # protobuf serialises less than 2 GiB
+BYTES_LIMIT = 2_000_000_000  # protobuf serialises less than 2 GiB
 VARIABLE = "HQP_PROVIDER"
 _WORK: ContextVar[str | None] = ContextVar("provider", default=None)
 
@@ -203,14 +202,9 @@ class Session:
     ) -> None:
         ort = onnxruntime()
         devices = require_provider(provider)
-        options = ort.SessionOptions()
-        options.log_severity_level = 4  # errors are raised, and need no second print
-        options.intra_op_num_threads = threads
+        options = quiet_options(ort, threads, spin)
         if not integer_kernels:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
-        options.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_MICROSECONDS)
-        if not spin:
-            options.add_session_config_entry("session.force_spinning_stop", "1")
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
@@ -347,7 +341,7 @@ def loadable(model: onnx.ModelProto | bytes | Path, outputs: Sequence[str] | Non
         model = onnx.load(model) if isinstance(model, Path) else onnx.ModelProto.FromString(model)
     if outputs is not None:
         model = with_outputs(model, outputs)
-    if weight_bytes(model) < _BYTES_LIMIT:
+    if weight_bytes(model) < BYTES_LIMIT:
         serialized: bytes = model.SerializeToString()
         return serialized
     path = spill / "model.onnx"

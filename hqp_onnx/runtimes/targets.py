@@ -30,6 +30,9 @@ MatMul, float bias. A residual Add becomes part of a convolution if both its inp
 nothing is gained, and low-precision passes (2026.4) throw on some (attention masks, sums of embeddings). Symmetric
 int8 is slower, and wrong on some Concats.
 
+A product by a constant matrix may instead quantize what it reads as it comes (``dynamic``, in
+``passes.quantize_dynamic``), for which onnxruntime has kernels on the CPU.
+
 Execution providers of onnxruntime take the layout of the library behind them, or else onnxruntime's own.
 
 Saturation. Without VNNI, x86 kernels add two u8*s8 products in int16: 2 * 255 * 127 overflows, 2 * 255 * 64 = 32640
@@ -77,6 +80,7 @@ class Target:
         stand_in: what a reader of measurements should know where ``runtime`` is not the target's own, else "".
         engines: the TensorRT by which ``hqp build`` makes its engines, else "".
         reduced_range: weights in [-64, 64].
+        dynamic: whether it has fast kernels for products whose activations are quantized as they come.
         mixes: the precision that ``mixed`` takes where it is faster than float32.
         group_channels: convolutions in groups are quantized where each group reads so many channels at least.
     """
@@ -100,6 +104,7 @@ class Target:
     engines: str = ""
     reduced_range: bool = False
     fuses_sum: bool = False
+    dynamic: bool = False
     mixes: Literal["int8", "fp16"] = "int8"
     group_channels: int = 1
 
@@ -136,6 +141,7 @@ _ONNXRUNTIME = Target(
     folds_constants=True,
     min_opset=13,
     max_opset=onnx.defs.onnx_opset_version(),
+    dynamic=True,
 )
 _TENSORRT = Target(
     name="tensorrt",
@@ -179,7 +185,8 @@ _PROVIDER_LAYOUTS = {
 def _on_provider(name: str, provider: str) -> Target:
     layout = _PROVIDER_LAYOUTS.get(provider, _ONNXRUNTIME)
     mixes = "fp16" if provider == CUDA else layout.mixes  # CUDA's computes INT8 in float
-    return replace(layout, name=name, runtime=OnnxRuntime(provider), mixes=mixes)
+    dynamic = provider == "CPUExecutionProvider"
+    return replace(layout, name=name, runtime=OnnxRuntime(provider), mixes=mixes, dynamic=dynamic)
 
 
 _CPU_STANDS_IN = "accuracy and latency are onnxruntime's on the CPU: TensorRT runs the engine built from the model"
@@ -200,13 +207,14 @@ TARGETS.register("tensorrt-rtx")(
 )
 
 
-def target(name: str, reduced_range: bool | None = None) -> Target:
+def target(name: str, reduced_range: bool | None = None, saturating: bool | None = None) -> Target:
     """The target called ``name``.
 
     Args:
         name: one of ``TARGETS``, or ``onnxruntime:PROVIDER``.
-        reduced_range: weights in [-64, 64]; None takes what the processor of this machine needs (see ``saturates``),
-            which matters to u8 activations only. Say so explicitly where the model will run elsewhere.
+        reduced_range: weights in [-64, 64]; None takes what the processor needs, which matters to u8 activations only.
+            Say so explicitly where the model will run elsewhere.
+        saturating: whether that processor saturates; None asks this machine's (``saturates``).
 
     Raises:
         UsageError: an unknown name, or what it names fails or is not a target.
@@ -214,7 +222,7 @@ def target(name: str, reduced_range: bool | None = None) -> Target:
     runtime, _, provider = name.partition(":")
     on_provider = runtime == "onnxruntime" and provider.endswith("ExecutionProvider")
     base = _on_provider(name, provider) if on_provider else _registered(name)
-    needed = base.reduced_range or (not base.symmetric and saturates())
+    needed = base.reduced_range or (not base.symmetric and (saturates() if saturating is None else saturating))
     return replace(base, reduced_range=needed if reduced_range is None else reduced_range)
 
 

@@ -30,6 +30,7 @@ from hqp_onnx.data.batch import Batch
 from hqp_onnx.errors import DataError
 from hqp_onnx.files import write_arrays
 from hqp_onnx.graphs.nodes import operator
+from hqp_onnx.graphs.recurrent import GATES
 from hqp_onnx.graphs.weight_axes import CONVOLUTIONS, WEIGHTED, weight_axes
 from hqp_onnx.progress import StageProgress
 from hqp_onnx.statistics.feature_sums import Features, Sums, feature_sums
@@ -56,11 +57,16 @@ class Moments:
 
 @dataclass(frozen=True, slots=True)
 class Contraction:
-    """A weight whose every use multiplies its ``axis`` (0 or 1; the other is its output axis) with ``features``."""
+    """A weight whose every use multiplies its ``axis`` with ``features``: 0 or 1 of the first two, 2 if recurrent."""
 
     weight: str
     axis: int
     features: tuple[Features, ...]
+
+    @property
+    def outputs(self) -> int:
+        """The axis of outputs."""
+        return 1 if self.axis == 2 else 1 - self.axis
 
 
 def contractions(graph: gs.Graph) -> dict[str, Contraction]:
@@ -78,6 +84,19 @@ def contractions(graph: gs.Graph) -> dict[str, Contraction]:
             features = dict.fromkeys(_features(node, weight.shape[axis]) for node in weight.outputs)
             contractions[name] = Contraction(name, axis, tuple(features))
     return contractions
+
+
+def recurrences(graph: gs.Graph, index: int) -> dict[str, Contraction]:
+    """The weights W (``index`` 1) of LSTM, GRU and RNN, which read the data, or R (2), which read the states.
+
+    Both directions of R are one weight of what both read. One that anything else reads too is left out.
+    """
+    found = {}
+    for node in (node for node in graph.nodes if operator(node) in GATES):
+        weight, tensor = node.inputs[index], node.inputs[0] if index == 1 else node.outputs[0]
+        if isinstance(weight, gs.Constant) and len(weight.outputs) == 1 and not tensor.is_empty():
+            found[weight.name] = Contraction(weight.name, 2, (Features(tensor.name, weight.shape[2], 0),))
+    return found
 
 
 def takes_bias(weight: gs.Constant) -> bool:
@@ -167,7 +186,7 @@ def feature_moments(
 
 
 def _measurable(graph: gs.Graph, weights: Sequence[str] | None) -> list[Contraction]:
-    known = contractions(graph)
+    known = contractions(graph) | recurrences(graph, 1) | recurrences(graph, 2)
     chosen = []
     for name in known if weights is None else weights:
         if name not in known:

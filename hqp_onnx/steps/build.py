@@ -47,6 +47,7 @@ from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.make_symmetric import make_symmetric
 from hqp_onnx.passes.quantize import quantize
 from hqp_onnx.passes.restore_float_weights import restore_float_weights
+from hqp_onnx.passes.split_layer_norms import split_layer_norms
 from hqp_onnx.progress import Progress, silent
 from hqp_onnx.runtimes.targets import target
 from hqp_onnx.statistics import thresholds
@@ -57,6 +58,7 @@ _ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 log = logging.getLogger(__name__)
 _OPSET_8 = 17
 _BATCH = 8  # every activation of a calibration batch is held at once
+_LAYER_NORM = (8, 6, 0)  # the first TensorRT that has LayerNormalization
 
 
 @dataclass(frozen=True)
@@ -206,11 +208,12 @@ def _prepare(job: _Job) -> gs.Graph:
     """The graph that TensorRT parses."""
     graph, plan = job.graph, job.plan
     if plan.path == "explicit" and plan.scales == "own" and job.data is not None:
-        report = partial(job.progress, "calibration")
         layout = target(job.able.library.target)
-        graph = quantize(graph, job.data, layout, job.options.calibration, progress=report).graph
+        graph = quantize(graph, job.data, layout, job.options.calibration, progress=job.progress).graph
     if plan.float_weights:
         graph = restore_float_weights(graph).graph
+    if job.able.version < _LAYER_NORM:
+        graph = split_layer_norms(graph).graph
     return convert_fp16(graph).graph if plan.half else graph
 
 

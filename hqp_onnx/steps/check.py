@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from hqp_onnx.boards.board import target_on
 from hqp_onnx.data.reading import Data
 from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.budget import allowed, check_budget
@@ -113,7 +114,7 @@ def check_folder(
 
 
 def _speed(report: Report, source: Path, shipped: Path, least: float, progress: Progress) -> Finding:
-    start, target = time.perf_counter(), report.request.target
+    start, target = time.perf_counter(), target_on(report.request.target, report.request.device)
     first = open_session(source, target, report.baseline.threads)
     sessions = {"original": first, "shipped": open_session(shipped, target, report.rows[report.ships].threads)}
     feeds = example_feeds(model_io.to_graph(read_model(source)[1]), leading=first.batch or 1)

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from hqp_onnx.data.dataset import batch_size
+import onnx
+
+from hqp_onnx.data.dataset import Dataset, batch_size
 from hqp_onnx.data.reading import Data
 from hqp_onnx.data.sources import open_dataset
 from hqp_onnx.errors import DataError, UsageError
 from hqp_onnx.evaluation.metrics import Metric, References, ScoreFunction, Scores, evaluate, load_metric
 from hqp_onnx.evaluation.metrics.choice import Choice, choose
 from hqp_onnx.evaluation.suspicion import suspicions
+from hqp_onnx.evaluation.suspicious_inputs import suspicious_inputs
 from hqp_onnx.model import ModelSource, ends_of_source, judged_data, name_of, open_session
 from hqp_onnx.progress import Progress, silent
-from hqp_onnx.runtimes.session import try_run
+from hqp_onnx.runtimes.session import Runner, try_run
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +57,7 @@ def evaluate_model(
         if source is not None:
             try_run(opened, dataset.rows(0, 1).feeds, name_of(source))
     choice = choose(metric, origin, dataset, metric_output, ends_of_source(model if reference is None else reference))
-    _require(choice.metric, reference)
+    _require(choice.metric, reference, choice.instead)
     log.info("%s", choice.words)
     dataset = judged_data(origin, dataset, choice.metric)
     references = References(origin, dataset) if choice.metric.labels == "outputs" else None
@@ -61,13 +65,23 @@ def evaluate_model(
     scores = evaluate(session, dataset, choice.metric, progress=report, references=references)
     if not scores.nonfinite and not math.isfinite(scores.metric):
         raise DataError(f"{dataset.source.name}: {choice.metric.name} has no value: the data lack what it counts")
-    found = tuple(suspicions(session, dataset, choice.metric, scores)) if reference is None else ()
+    if reference is not None:
+        return Evaluation(choice, scores)
+    found = (*suspicions(session, dataset, choice.metric, scores), *_of_inputs(model, session, dataset))
     return Evaluation(choice, scores, found)
 
 
-def _require(metric: Metric, reference: ModelSource | None) -> None:
+def _of_inputs(model: ModelSource, session: Runner, data: Dataset) -> Iterator[str]:
+    if isinstance(model, onnx.ModelProto):
+        return suspicious_inputs(model, session, data)
+    readable = Path(model).suffix == ".onnx"
+    return suspicious_inputs(onnx.load(model) if readable else None, session, data)
+
+
+def _require(metric: Metric, reference: ModelSource | None, instead: str = "") -> None:
     """Raise ``UsageError`` where the original is needed and was not given."""
     if metric.labels in ("original", "outputs") and reference is None:
         raise UsageError(
             f"{{--metric}} {metric.name} needs the original model: add {{--reference}}, or a {{--metric}} of targets"
+            f"{f', as {instead}' if instead else ''}"
         )

@@ -48,6 +48,8 @@ class Inspection:
         params: floating-point values in initializers.
         macs: multiply-accumulates per sample.
         prunable_params, prunable_macs: those in slices that some prunable unit owns.
+        inner_params: values that only graphs inside a node hold, by the node; they stay as they are, since nothing is
+            known of which of these graphs run, and how often.
         groups: of the units.
     """
 
@@ -59,6 +61,7 @@ class Inspection:
     prunable_params: int
     prunable_macs: int
     groups: tuple[Group, ...]
+    inner_params: Mapping[str, int]
 
     @property
     def table(self) -> Table:
@@ -69,7 +72,11 @@ class Inspection:
             f"{self.prunable_macs / max(self.macs, 1):.1%} are in slices that can be removed"
         )
         head = ("units", "prunable", "members (tensor: axis)", "frozen because")
-        return Table(caption, head, tuple(map(_cells, self.groups)))
+        inner = (
+            ("", "0", f"{count} parameters inside {node}", "graphs inside nodes stay as they are")
+            for node, count in self.inner_params.items()
+        )
+        return Table(caption, head, (*map(_cells, self.groups), *inner))
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
@@ -116,7 +123,7 @@ def inspect_model(source: ModelSource) -> Inspection:
     """See ``hqp_onnx.inspect``."""
     model = open_model(source)
     channels = model.channels()
-    counts = cost.positions(model.graph, model.shapes)
+    named, counts = channels.of_file(), cost.positions(model.graph, model.shapes)
     return Inspection(
         str(model.path),
         channels.units,
@@ -124,7 +131,8 @@ def inspect_model(source: ModelSource) -> Inspection:
         cost.params(model.graph),
         cost.macs(model.graph, counts),
         *cost.prunable(model.graph, channels, counts),
-        groups=tuple(_group(channels, axes) for axes in channels.groups()),
+        groups=tuple(_group(named, axes) for axes in named.groups()),
+        inner_params=cost.inner_params(model.graph),
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 
 from hqp_onnx.boundary import public
 from hqp_onnx.errors import BudgetError, UsageError
@@ -43,13 +44,14 @@ def optimize(options: Options, progress: Progress = silent) -> Report:
     Raises:
         HqpError: bad input; or OUT holds what is not of this job, see ``out_folder``.
     """
+    began = perf_counter()
     if options.build:
         require_engine(options)
     out = _out(options)
     setup = open_setup(options, progress)
     with out.opened():
         ledger = Ledger(out, settings_of(setup), options.resume)
-        result = run(setup, ledger)
+        result = run(setup, ledger, began)
         report, models = write_outcome(setup, ledger, result)
         if options.pareto:
             family = write_family(setup, ledger, result, models["baseline"], models[report.ships].candidate)

@@ -129,6 +129,8 @@ def prune_model(model: Model, options: Pruning, data: Dataset | None = None, pro
     scoring, refitted = options.scoring(data is not None), options.compensate is not False
     replayed = None if options.plan is None else plan_of(Path(options.plan), channels)
     halves = None
+    if replayed is None and scoring.method.needs_data and data is not None:
+        scoring.method.check(to_proto(model.graph), data, scoring, Execution(progress=progress))
     if data is not None and (refitted or (replayed is None and scoring.method.needs_moments)):
         user = "compensation" if refitted else f"{{--saliency}} {scoring.name}"
         halves = halved_moments(to_proto(model.graph), data, progress=partial(progress, "input moments"), user=user)

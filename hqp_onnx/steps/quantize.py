@@ -1,4 +1,4 @@
-"""``hqp quantize``: a model in INT8, mixed precision, float16, or with INT4 weights."""
+"""``hqp quantize``: a model in INT8, static or dynamic, mixed precision, float16, or with INT4 weights."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from hqp_onnx.model import Model, open_data, open_model
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.convert_fp16 import in_float16
 from hqp_onnx.passes.quantize import Quantized, Recipe, prepare, quantize, quantize_prepared
+from hqp_onnx.passes.quantize_dynamic import check_dynamic, prepare_dynamic, quantize_dynamic
 from hqp_onnx.passes.quantize_int4 import quantize_int4
 from hqp_onnx.progress import Progress, silent
 from hqp_onnx.quantization.calibration_export import (
@@ -51,18 +52,19 @@ def quantize_file(
     int4_weights: float | None = None,
     **recipe: bool,
 ) -> Written:
-    """Write a model in ``precision``: int8, mixed or fp16; or with INT4 weights.
+    """Write a model in ``precision``: int8, mixed, dynamic or fp16; or with INT4 weights.
 
     Args:
         path: the float model.
         output: the model to write.
-        data: calibration data, for int8, mixed and INT4 weights.
+        data: calibration data, for int8, mixed and INT4 weights; dynamic rounds weights by them if they are given.
         target_name: what the model is laid out for, see ``targets.target``.
         method: calibration method.
         preprocess: of images, see ``Reading``.
         progress: called as calibration goes on.
-        precision: int8, mixed (INT8 where it is faster on the target, see ``mixed_precision``) or fp16; None takes
-            int8, or fp16 where the target does not compute in INT8.
+        precision: int8, mixed (INT8 where it is faster on the target, see ``mixed_precision``), dynamic
+            (``passes.quantize_dynamic``) or fp16; None takes int8, or fp16 where the target does not compute in
+            INT8.
         calibration_out: folder for the ranges, in the formats of ``calibration_export``; these must be those of the
             model itself, so it is not equalized.
         tensorrt_version: named in TensorRT's cache.
@@ -82,6 +84,7 @@ def quantize_file(
         {"output": output, "calibration_out": calibration_files(calibration_out)},
         {"the input model": model_io.parts(path), **read_files(data, preprocess)},
     )
+    check_dynamic(precision, target)
     _check(precision, data, calibration_out, int4_weights, tensorrt_version)
     model = open_model(path)
     dataset = None if data is None else open_data(model, data, preprocess)
@@ -110,6 +113,8 @@ def _made(
     """The model in ``precision``, which takes ``data`` unless it is fp16."""
     if precision == "fp16":
         return in_float16(model.graph)
+    if precision == "dynamic":
+        return dynamic_model(model, data, target, recipe)
     assert data is not None
     if int4_weights is not None:
         return int4_model(model, data, int4_weights, progress)
@@ -126,11 +131,12 @@ def _check(
     precision: str, data: Data | None, calibration_out: Path | None, int4_weights: float | None, tensorrt_version: str
 ) -> None:
     """Raise, before any work, what excludes each other or is missing."""
-    if calibration_out is not None and (precision == "fp16" or int4_weights is not None):
-        raise UsageError("{--calibration_out} needs INT8: float16 and INT4 weights take no calibration")
-    if precision == "fp16" and int4_weights is not None:
-        raise UsageError("{--int4_weights} and {--precision} fp16 exclude each other: leave one out")
-    if precision != "fp16" and data is None:
+    unranged = precision in ("fp16", "dynamic")
+    if calibration_out is not None and (unranged or int4_weights is not None):
+        raise UsageError("{--calibration_out} needs static INT8: nothing else takes a calibration")
+    if unranged and int4_weights is not None:
+        raise UsageError(f"{{--int4_weights}} and {{--precision}} {precision} exclude each other: leave one out")
+    if not unranged and data is None:
         raise UsageError(f"{{--precision}} {precision} needs calibration data: add {{--data}} DATA")
     tensorrt_number(tensorrt_version)
 
@@ -139,7 +145,7 @@ def quantize_model(
     model: Model, data: Dataset, target: Target, method: str, progress: Progress = silent, recipe: Recipe | None = None
 ) -> Quantized:
     """``model`` in INT8; see ``passes.quantize``."""
-    return quantize(model.graph, data, target, method, progress=partial(progress, "calibration"), recipe=recipe)
+    return quantize(model.graph, data, target, method, progress=progress, recipe=recipe)
 
 
 def mixed_model(
@@ -147,7 +153,7 @@ def mixed_model(
 ) -> Quantized:
     """``model`` in INT8 where that is faster, timed on ``target`` with one sample; everywhere if that is not here."""
     sample = next(iter(data.in_batches(model.session.batch or 1))).feeds
-    prepared = prepare(model.graph, data, target, method, progress=partial(progress, "calibration"), recipe=recipe)
+    prepared = prepare(model.graph, data, target, method, progress=progress, recipe=recipe)
 
     def opened(floats: Collection[str]) -> Runner:
         return open_runner(model_io.to_proto(quantize_prepared(prepared, target, floats).graph), target, spin=False)
@@ -155,6 +161,11 @@ def mixed_model(
     nodes = [] if stand_in(target) else quantizable(prepared.graph, target)
     floats = faster_in_float(nodes, opened, sample, partial(progress, "mixed precision"))
     return quantize_prepared(prepared, target, floats)
+
+
+def dynamic_model(model: Model, data: Dataset | None, target: Target, recipe: Recipe | None = None) -> PassResult:
+    """``model`` in dynamic INT8; its weights are rounded to nearest where there are no data."""
+    return quantize_dynamic(prepare_dynamic(model.graph, data, target, recipe=recipe), target)
 
 
 def int4_model(model: Model, data: Dataset, share: float, progress: Progress = silent) -> PassResult:

@@ -14,6 +14,7 @@ from hqp_onnx.engine.acceptance import heard
 from hqp_onnx.evaluation.verification import Source, Verified, verify
 from hqp_onnx.graphs import model_io
 from hqp_onnx.model import IN_MEMORY
+from hqp_onnx.passes.narrow_weights import narrow_weights
 from hqp_onnx.runtimes.targets import Target
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ def write_verified(
     warnings: tuple[str, ...] = (),
 ) -> Verified:
     """Write ``path``; arguments and errors as for ``verify`` and ``model_io.save``, ``warnings`` those of passes."""
-    proto = model_io.to_proto(graph)
+    proto = model_io.to_proto(narrow_weights(graph).graph)
     verified = heard(verify(proto, path, source, goal, precision), proto, path, source, goal)
     model_io.save(proto, path)
     return replace(verified, bytes=model_io.stored_bytes(path), warnings=(*warnings, *verified.warnings))
@@ -50,7 +51,7 @@ def verified_model(
     warnings: tuple[str, ...] = (),
 ) -> onnx.ModelProto:
     """The model of ``graph``, for a caller in Python; warnings are logged."""
-    proto = model_io.to_proto(graph)
+    proto = model_io.to_proto(narrow_weights(graph).graph)
     verified = heard(verify(proto, IN_MEMORY, source, goal, precision), proto, IN_MEMORY, source, goal)
     for warning in (*warnings, *verified.warnings):
         log.warning("%s", warning)

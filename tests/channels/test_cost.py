@@ -45,6 +45,24 @@ def test_counts_by_hand() -> None:
     assert cost.params(graph) == sum(int(np.prod(shape)) for shape in SHAPES.values())
 
 
+def test_recurrent_weights_count_once_a_step() -> None:
+    """Seven steps of two directions: four gates of 5 hidden units, which read 3 inputs and each other."""
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[7,n,3] x) => (float[n,2] y) {
+      a, h, c = LSTM<hidden_size=5, direction="bidirectional">(x, w, r, b)
+      s = ReduceMean<axes=[0, 1], keepdims=0>(h)
+      y = MatMul(s, m)
+    }"""
+    model = onnx.parser.parse_model(text.replace("float[7,n,3] x", "float[7,2,3] x"))
+    shapes = {"w": (2, 20, 3), "r": (2, 20, 5), "b": (2, 40), "m": (5, 2)}
+    arrays = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(v, k) for k, v in arrays.items())
+    graph = to_graph(model)
+    nodes = cost.node_macs(graph, cost.positions(graph, probe(graph)))
+    name = next(node.name for node in graph.nodes if node.op == "LSTM")
+    assert nodes[name] == 7 * 2 * 20 * (3 + 5)
+    assert cost.node_params(graph)[name] == 2 * 20 * (3 + 5)
+
+
 def test_what_goes_with_a_unit_by_hand() -> None:
     """Conv of 2 to 3 channels, depthwise, Relu, Gemm of 3 to 2: MACs as counted, other costs by channels."""
     text = """<ir_version: 8, opset_import: ["" : 17]> g (float[n,2,4,4] x) => (float[n,2] y) {

@@ -9,6 +9,7 @@ import pytest
 
 from hqp_onnx.evaluation import latency
 from hqp_onnx.evaluation.latency import measure
+from hqp_onnx.runtimes import bench
 
 SPIN = 0.04
 
@@ -53,7 +54,8 @@ class Model:
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     made = Machine()
-    monkeypatch.setattr(latency, "time", made)
+    for module in (latency, bench):
+        monkeypatch.setattr(module, "time", made)
     return made
 
 

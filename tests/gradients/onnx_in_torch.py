@@ -61,7 +61,48 @@ def _resize(x, roi, scales, *, mode, **_):
     return F.interpolate(x, scale_factor=tuple(scales[2:].tolist()), mode="bilinear")
 
 
+def _steps(op, x, w, r, b, h, c, after):
+    """States of one direction, step by step, as the ONNX operators are defined."""
+    size, states = r.shape[1], []
+    wb, rb = b.chunk(2)
+    for row in x:
+        if op == "RNN":
+            h = torch.tanh(row @ w.T + wb + h @ r.T + rb)
+        elif op == "LSTM":
+            i, o, f, g = (row @ w.T + wb + h @ r.T + rb).chunk(4, 1)
+            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+            h = torch.sigmoid(o) * torch.tanh(c)
+        else:
+            given, read = row @ w.T + wb, h @ r.T + rb
+            z, reset = torch.sigmoid(given[:, : 2 * size] + read[:, : 2 * size]).chunk(2, 1)
+            inner = reset * read[:, 2 * size :] if after else (reset * h) @ r[2 * size :].T + rb[2 * size :]
+            n = torch.tanh(given[:, 2 * size :] + inner)
+            h = (1 - z) * n + z * h
+        states.append(h)
+    return states, h, c
+
+
+def _recurrent(op):
+    def run(x, w, r, b=None, lengths=None, h0=None, c0=None, *, direction=b"forward", linear_before_reset=0, **_):
+        b = w.new_zeros(len(w), 2 * w.shape[1]) if b is None else b
+        zeros = w.new_zeros(len(w), x.shape[1], r.shape[2])
+        h0, c0 = (zeros if state is None else state for state in (h0, c0))
+        count = len(x) if lengths is None else int(lengths)  # one sample
+        ends, every = [], []
+        for d, back in enumerate({b"forward": (False,), b"reverse": (True,)}.get(direction, (False, True))):
+            rows = x[:count].flip(0) if back else x[:count]
+            states, *end = _steps(op, rows, w[d], r[d], b[d], h0[d], c0[d], linear_before_reset)
+            states = torch.stack(states[::-1] if back else states)
+            every.append(F.pad(states, (0, 0, 0, 0, 0, len(x) - count)))
+            ends.append(end)
+        h, c = (torch.stack(list(some)) for some in zip(*ends, strict=True))
+        return (torch.stack(every, 1), h, c) if op == "LSTM" else (torch.stack(every, 1), h)
+
+    return run
+
+
 OPS = {
+    **{op: _recurrent(op) for op in ("LSTM", "GRU", "RNN")},
     "Add": torch.add,
     "Sub": torch.sub,
     "Mul": torch.mul,
@@ -118,7 +159,8 @@ class TorchModel:
         values = {**self.weights, **{name: self._cast(x) for name, x in feeds.items()}}
         for node in self.graph.node:
             args = [values[name] if name else None for name in node.input]
-            values[node.output[0]] = OPS[node.op_type](*args, **_attributes(node))
+            result = OPS[node.op_type](*args, **_attributes(node))
+            values |= zip(node.output, result if isinstance(result, tuple) else [result], strict=False)
         return values
 
     def _cast(self, x):

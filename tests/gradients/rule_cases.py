@@ -419,4 +419,35 @@ CASES += [
     ),
 ]
 # operator -> inputs of real numbers that are not differentiated; the error names the operator
-REFUSED = {"BatchNormalization": [3, 4], "Resize": [1, 2], "QuantizeLinear": [1], "DequantizeLinear": [1]}
+# onnx's evaluator knows the forward direction alone; test_recurrent has the rest
+STATES = {"x": (4, 2, 3), "h": (1, 2, 5)}
+CASES += [
+    (
+        "LSTM",
+        "s, t, u = LSTM <hidden_size = 5> (x, w, r, b, , h, c) v = Add (s, t) y = Sub (v, u)",
+        {**STATES, "w": (1, 20, 3), "r": (1, 20, 5), "b": (1, 40), "c": (1, 2, 5)},
+        {},
+        20,
+    ),
+    ("LSTM", "y, t, u = LSTM <hidden_size = 5> (x, w, r)", {"x": (4, 2, 3), "w": (1, 20, 3), "r": (1, 20, 5)}, {}, 20),
+    ("LSTM", "k, t, y = LSTM <hidden_size = 5> (x, w, r)", {"x": (4, 2, 3), "w": (1, 20, 3), "r": (1, 20, 5)}, {}, 20),
+    *[
+        (
+            "GRU",
+            f"s, t = GRU <hidden_size = 5, linear_before_reset = {after}> (x, w, r, b, , h) y = Add (s, t)",
+            {**STATES, "w": (1, 15, 3), "r": (1, 15, 5), "b": (1, 30)},
+            {},
+            20,
+        )
+        for after in (0, 1)
+    ],
+    (
+        "RNN",
+        "s, t = RNN <hidden_size = 5> (x, w, r, b, , h) y = Add (s, t)",
+        {**STATES, "w": (1, 5, 3), "r": (1, 5, 5), "b": (1, 10)},
+        {},
+        20,
+    ),
+]
+
+REFUSED = {"LSTM": [7], "BatchNormalization": [3, 4], "Resize": [1, 2], "QuantizeLinear": [1], "DequantizeLinear": [1]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +23,7 @@ from hqp_onnx.job.candidate import Precision
 from hqp_onnx.job.options import PAPER, Options
 from hqp_onnx.job.timing import Timing
 from hqp_onnx.steps.optimize import optimize
+from hqp_onnx.timing.table import KernelTime, Part, TimeTable
 
 
 def together(choice: np.ndarray) -> float:
@@ -35,6 +37,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Allocation:
     curves = measured_curves(of, together, lambda done, total: None)
     allocation = Allocation(of, Program(of, table()), curves, together)
     monkeypatch.setattr(module, "allocate", lambda *_: (allocation, Timing(Precision.FP32, 0)))
+    monkeypatch.setattr(module, "retimed", lambda *_: None)
     return allocation
 
 
@@ -51,7 +54,8 @@ def found_by(admits: Any, measured: bool = False) -> Any:
         trials[candidate.key] = SimpleNamespace(accepted=admits(candidate), why="drop")
         return bool(trials[candidate.key].accepted)
 
-    return allocated_path(setup, ledger, SimpleNamespace(admits=judged), SimpleNamespace())  # type: ignore[arg-type]
+    judge = SimpleNamespace(admits=judged, models=None)
+    return allocated_path(setup, ledger, judge, SimpleNamespace())  # type: ignore[arg-type]
 
 
 def seconds_of(made: Allocation, plan: PruningPlan) -> float:
@@ -87,6 +91,28 @@ def test_the_fastest_plan_that_was_admitted_is_the_one(
     assert times[found.count] == pytest.approx(chosen[0] if measured else min(admitted))
     if not measured:
         assert times == sorted(times, reverse=True)
+
+
+def test_where_a_plan_is_fastest_in_another_way_the_path_goes_by_its_times(
+    made: Allocation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In INT8 only the last group takes time, so only that is narrower, but in the plan that was found before."""
+    kernels = {"k": KernelTime((Part((2,), ((0, 1.0),)),), (), 1)}
+    second = replace(made, program=Program(made.groups, TimeTable(kernels, 0.5, 0.0)))
+    asked: list[np.ndarray] = []
+
+    def retimed(*arguments: Any) -> tuple[Allocation, Timing]:
+        asked.append(arguments[-1])
+        return second, Timing(Precision.INT8, 1)
+
+    monkeypatch.setattr(module, "retimed", retimed)
+    found = found_by(lambda candidate: seconds_of(made, candidate.plan) > 0.5 * made.program.seconds(made.groups.whole))
+    (first,) = asked
+    before = made.groups.plan(first).removed
+    others = [plan.removed for plan in found.path.plans if not np.array_equal(plan.removed, before)]
+    last = made.groups.groups[2].levels[-1]
+    assert found.threads == 1 and len(others) > 2
+    assert np.isin(np.concatenate(others), last).all() and not np.isin(before, last).all()
 
 
 @pytest.mark.parametrize("limit", [-1.0, np.inf])

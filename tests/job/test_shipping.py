@@ -181,3 +181,9 @@ def test_what_is_outside_the_budget_is_no_file(options: Options, monkeypatch: py
     assert found.q8_only is not None and found.q8_only.val_drop > 0.03
     assert "q8_only" not in found.files and not (options.folder / "q8_only.onnx").exists()
     assert not found.budget_met and found.ships == "pruned" and "No INT8 model" in found.why
+
+
+def test_dynamic_int8_counts_as_what_mixed_precision_takes() -> None:
+    rows = {"baseline": row(1, 4), "hqp": row(3, 1)}
+    precisions = {"baseline": FP32, "hqp": Precision.DYNAMIC}
+    assert [choose(rows, precisions, asked).met for asked in ("mixed", "dynamic", "int8")] == [True, True, False]

@@ -66,6 +66,17 @@ def test_without_targets_outputs_are_held_to_the_originals(tmp_path: Path) -> No
     assert report.rows[report.ships].metric == pytest.approx(shares.mean(), abs=1e-5)
 
 
+@pytest.mark.parametrize(("metric", "loss"), [("rmse", "mse"), ("fidelity", "mse"), ("agreement", "kl")])
+def test_recovery_trains_towards_what_the_metric_judges(
+    tmp_path: Path, metric: str, loss: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        report = job(tmp_path, {"labels": values} if metric == "rmse" else {}, metric=metric, recover=2, max_drop=0.3)
+    assert f"recovery: trained towards logits ({loss})" in caplog.messages
+    assert report.recovered is not None
+    assert report.recovered.macs <= report.hqp.macs
+
+
 def test_an_output_and_a_class_of_ones_own(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(

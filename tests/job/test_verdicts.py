@@ -18,6 +18,7 @@ from hqp_onnx.errors import BudgetError
 from hqp_onnx.evaluation import latency
 from hqp_onnx.job import models
 from hqp_onnx.passes.quantize import Prepared
+from hqp_onnx.runtimes import bench
 from hqp_onnx.runtimes.session import Session
 
 SAMPLES = 60
@@ -118,7 +119,8 @@ def clock(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> No
         now.now += self.seconds
         return run(self, feeds)
 
-    monkeypatch.setattr(latency, "time", now)
+    for module in (latency, bench):
+        monkeypatch.setattr(module, "time", now)
     monkeypatch.setattr(Session, "__init__", loaded)
     monkeypatch.setattr(Session, "run", timed)
 

@@ -12,6 +12,7 @@ from onnx import numpy_helper
 from oracle import run
 
 from hqp_onnx.graphs.model_io import to_graph, to_proto
+from hqp_onnx.graphs.recurrent import GATES
 from hqp_onnx.passes.compress_weights import compress_weights
 
 RNG = np.random.default_rng(0)
@@ -69,6 +70,21 @@ def test_a_table_of_embeddings_is_stored_by_row() -> None:
     np.testing.assert_allclose(run(to_proto(result.graph), feeds)[0], rounded(table, 0)[[3, 0, 19]], rtol=1e-6)
 
 
+@pytest.mark.parametrize("op", GATES)
+def test_both_weights_of_steps_are_stored_by_row(op: str, tmp_path: Path) -> None:
+    shapes = {"w": (2, 8 * GATES[op], 5), "r": (2, 8 * GATES[op], 8)}
+    values = {name: RNG.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    body = f'y = {op}<hidden_size = 8, direction = "bidirectional">(x, w, r)'
+    feeds = {"x": RNG.standard_normal((6, 2, 5)).astype(np.float32)}
+    made, wanted = (model(body, change(values["w"], 1), (6, 2, 5)) for change in (lambda x, _: x, rounded))
+    made.graph.initializer.append(numpy_helper.from_array(values["r"], "r"))
+    wanted.graph.initializer.append(numpy_helper.from_array(rounded(values["r"], 1), "r"))
+    result = compress_weights(to_graph(made)).graph
+    np.testing.assert_allclose(run(to_proto(result), feeds)[0], run(wanted, feeds)[0], rtol=1e-5, atol=1e-6)
+    assert [node.op for node in result.nodes].count("Cast") == 2
+    assert loaded(to_proto(result), tmp_path) == [op]
+
+
 def test_a_dead_channel_stays_zero() -> None:
     weight = RNG.standard_normal((8, 12)).astype(np.float32)
     weight[3] = 0
@@ -97,8 +113,13 @@ def test_a_shared_weight_is_stored_once() -> None:
 def test_the_runtime_computes_them_at_load(tmp_path: Path) -> None:
     """Its optimized graph has the product alone."""
     made = model("y = Conv(x, w)", RNG.standard_normal((16, 8, 3, 3)).astype(np.float32), (1, 8, 9, 9))
+    assert loaded(to_proto(compress_weights(to_graph(made)).graph), tmp_path) == ["Conv"]
+
+
+def loaded(made: onnx.ModelProto, folder: Path) -> list[str]:
+    """Operators of a model as onnxruntime loads it."""
     options = ort.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    ort.InferenceSession(to_proto(compress_weights(to_graph(made)).graph).SerializeToString(), options)
-    assert [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node] == ["Conv"]
+    ort.InferenceSession(made.SerializeToString(), options)
+    return [node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node]

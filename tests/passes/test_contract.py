@@ -94,6 +94,8 @@ def arguments(name: str, graph: gs.Graph, channels: ChannelMap, plan: PruningPla
         return (18,)
     if name == "pool_spatial_means":
         return ({"pooled": 4},)
+    if name == "join_layer_norms":
+        return ({},)
     if name == "recover":
         teacher = graph.copy()
         teacher.tensors()["w2"].values = 1.05 * teacher.tensors()["w2"].values

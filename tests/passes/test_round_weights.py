@@ -9,9 +9,11 @@ import onnx_graphsurgeon as gs
 import pytest
 from onnx import numpy_helper
 from oracle import run
+from small_model import small_data, small_model
 
 from hqp_onnx.data.batch import Batch
 from hqp_onnx.graphs.model_io import to_graph
+from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.passes.correct_bias import correct_bias
 from hqp_onnx.passes.insert_qdq import insert_qdq, weight_scales
 from hqp_onnx.passes.quantize import Recipe, prepare, quantize
@@ -179,3 +181,13 @@ def test_layers_whose_input_hardly_varies(kind: str) -> None:
     result = quantize(to_graph(proto), data, ORT, "minmax")
     want, have = (run(model, dict(data[0].feeds))[0] for model in (proto, gs.export_onnx(result.graph)))
     assert np.square(have - want).sum() < 1e-3 * np.square(want).sum()  # 30 dB
+
+
+def test_rounding_is_shown() -> None:
+    """It takes minutes on wide models, so each weight is reported."""
+    graph = canonicalize(to_graph(small_model())).graph
+    seen: list[tuple[str, int, int]] = []
+    quantize(graph, [Batch({"input": small_data()["input"]})], ORT, progress=lambda *each: seen.append(each))
+    rounded_ones = [(done, total) for stage, done, total in seen if stage == "rounding"]
+    assert rounded_ones == [(done, len(rounded_ones)) for done in range(1, len(rounded_ones) + 1)]
+    assert rounded_ones and {stage for stage, *_ in seen} == {"calibration", "moments for rounding", "rounding"}

@@ -10,6 +10,7 @@ import pytest
 
 from hqp_onnx.quantization import float_nodes as mixed_precision
 from hqp_onnx.quantization.float_nodes import compare, faster_in_float, output_errors
+from hqp_onnx.runtimes import bench
 
 NODES = [f"n{i}" for i in range(16)]
 
@@ -38,7 +39,8 @@ class Model:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(mixed_precision, "time", made)
+    for module in (mixed_precision, bench):
+        monkeypatch.setattr(module, "time", made)
     return made
 
 

@@ -11,7 +11,7 @@ from hqp_onnx.errors import GradientError
 from hqp_onnx.graphs.model_io import to_graph, to_proto
 from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.recovery.net import Net
-from hqp_onnx.recovery.objective import objective
+from hqp_onnx.recovery.objective import Logits, objective
 from hqp_onnx.recovery.trained import trained_constants
 from hqp_onnx.runtimes.session import Session
 
@@ -86,7 +86,7 @@ def test_divergence_and_features():
     model = to_proto(canonicalize(to_graph(small_model())).graph)
     targets = {"logits": RNG.standard_normal((5, 4)), "sum": RNG.standard_normal((5, 16, 8, 8))}
     targets = {name: x.astype(np.float32) for name, x in targets.items()}
-    made, trained = built(model, logits="logits", temperature=2.5, squares={"sum": 0.03})
+    made, trained = built(model, logits=Logits("logits"), temperature=2.5, squares={"sum": 0.03})
     assert set(trained) == {f"{kind}{layer}" for kind in "wgb" for layer in "12"} | {"w3", "d3", "w4", "d4"}
     loss, found = values(model, made, targets)
 
@@ -143,3 +143,26 @@ def test_an_operator_without_a_rule_is_named():
     net = Net.of(model, {"input": X[:1, 0, :3, :3]})
     with pytest.raises(GradientError, match="Det node 'y' has no gradient rule"):
         objective(net.model, net.traced, ["w"], logits=None, temperature=1.0, squares={"y": 1.0})
+
+
+@pytest.mark.parametrize(("axis", "temperature"), [(1, 1.0), (3, 2.0), (None, 1.0), (None, 2.5)])
+def test_divergence_of_positions_and_decisions(axis, temperature):
+    model = grouped()
+    if axis == 3:  # classes last
+        model.graph.node.append(onnx.helper.make_node("Transpose", ["y"], ["last"], perm=[0, 2, 3, 1]))
+        model.graph.output[0].name = "last"
+    name = model.graph.output[0].name
+    made, trained = built(model, logits=Logits(name, axis), temperature=temperature, squares={})
+    y = Session(model, [name]).run({"input": X})[name]
+    target = (y + RNG.standard_normal(y.shape)).astype(np.float32)
+    loss, found = values(model, made, {name: target})
+
+    def want(tensors):
+        distribution = torch.distributions.Bernoulli if axis is None else torch.distributions.Categorical
+        t, s = (x / temperature for x in (torch.from_numpy(target).double(), tensors[name]))
+        t, s = (x if axis is None else x.movedim(axis, -1) for x in (t, s))
+        apart = torch.distributions.kl_divergence(distribution(logits=t), distribution(logits=s))
+        apart = apart.sum(1, keepdim=True) if axis is None else apart
+        return temperature**2 * apart.reshape(len(X), -1).mean(1).sum()
+
+    check(model, trained, loss, found, want)

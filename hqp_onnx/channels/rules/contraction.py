@@ -28,7 +28,8 @@ def _matmul(walk: Walk, node: gs.Node) -> None:
         return walk.refuse(node, f"MatMul '{node.name}' of a vector")
     batch = "abcdefghijklm"[: max(ranks) - 2]
     left, right = (batch[len(batch) + 2 - rank :] for rank in ranks)
-    return _contract(walk, node, [(node.inputs[0], f"{left}xz"), (node.inputs[1], f"{right}zy")], f"{batch}xy")
+    terms = [_stored(node.inputs[0], f"{left}xz"), _stored(node.inputs[1], f"{right}zy")]
+    return _contract(walk, node, terms, f"{batch}xy")
 
 
 @rule("Gemm")
@@ -36,7 +37,7 @@ def _gemm(walk: Walk, node: gs.Node) -> None:
     left = "zx" if node.attrs.get("transA", 0) else "xz"
     right = "zy" if weight_axes(node, 2).output else "yz"
     result = node.outputs[0]
-    _contract(walk, node, [(node.inputs[0], left), (node.inputs[1], right)], "xy")
+    _contract(walk, node, [_stored(node.inputs[0], left), _stored(node.inputs[1], right)], "xy")
     if len(node.inputs) < 3 or not node.inputs[2].name:
         return
     addend, labels, reason = node.inputs[2], walk.labels(result), f"{node.op} '{node.name}' adds to channels that stay"
@@ -60,6 +61,22 @@ def _einsum(walk: Walk, node: gs.Node) -> None:
     if "." in equation or any(len(set(part)) < len(part) for part in letters):
         return walk.refuse(node, f"Einsum '{node.name}' has an ellipsis or a diagonal")
     return _contract(walk, node, list(zip(node.inputs, letters, strict=True)), result)
+
+
+def _stored(tensor: gs.Tensor, letters: str) -> tuple[gs.Tensor, str]:
+    """``tensor``, or the weight that it is the transpose of, as of an embedding that is the head, too."""
+    node = tensor.inputs[0] if tensor.inputs else None
+    if node is None or not turns_weight(node):
+        return tensor, letters
+    order = node.attrs.get("perm") or range(len(letters))[::-1]
+    return node.inputs[0], "".join(letters[list(order).index(axis)] for axis in range(len(letters)))
+
+
+def turns_weight(node: gs.Node) -> bool:
+    """Whether ``node`` transposes a weight that something else reads as it is, for products alone."""
+    if node.op != "Transpose" or not isinstance(node.inputs[0], gs.Constant):
+        return False
+    return all(reader.op in ("MatMul", "Gemm") for reader in node.outputs[0].outputs)
 
 
 def _contract(walk: Walk, node: gs.Node, terms: Terms, result: str) -> None:

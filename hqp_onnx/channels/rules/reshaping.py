@@ -9,6 +9,7 @@ import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import IntArray
 from hqp_onnx.channels.labels import aligned, along, varied
+from hqp_onnx.channels.rules.contraction import turns_weight
 from hqp_onnx.channels.rules.lines import computed
 from hqp_onnx.channels.rules.registry import rewrite, rule
 from hqp_onnx.channels.survivors import Survivors
@@ -69,6 +70,10 @@ def _reshape_target(survivors: Survivors, node: gs.Node) -> None:
 @rule("Transpose")
 def _transpose(walk: Walk, node: gs.Node) -> None:
     data = node.inputs[0]
+    if turns_weight(node):
+        for axis in range(len(data.shape)):
+            walk.param(data, axis)  # which the products label
+        return
     labels = walk.labels(data)
     walk.set(node.outputs[0], labels.transpose(node.attrs.get("perm") or range(labels.ndim)[::-1]), walk.residue(data))
 

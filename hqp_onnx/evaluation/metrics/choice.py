@@ -22,19 +22,23 @@ from hqp_onnx.evaluation.metrics.metric import METRICS, Metric, ScoreFunction, l
 from hqp_onnx.evaluation.metrics.neighbours import OF_ORIGINAL
 from hqp_onnx.evaluation.metrics.outputs import judged, logits_of
 from hqp_onnx.evaluation.metrics.running import classes
-from hqp_onnx.evaluation.metrics.task import Task, task_of
+from hqp_onnx.evaluation.metrics.sample_axis import BySample
+from hqp_onnx.evaluation.metrics.task import Task, task_of, task_of_targets
 from hqp_onnx.runtimes.session import Runner
 
 _UNIT = 1e-3  # by which the length of a unit vector may differ from 1
+_OF_ALL = ("map", "map50", "fidelity")
+_OF_KIND = {"classes": "miou, f1 or token-accuracy", "decisions": "f1", "values": "rmse, mae or r2", "any": ""}
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A metric that fits, what it says of the output, and why it was taken, in words."""
+    """A metric that fits, what it says of the output, why it was taken, and what would judge targets, in words."""
 
     metric: Metric
     task: Task
     why: str = ""
+    instead: str = ""
 
     @property
     def words(self) -> str:
@@ -69,13 +73,19 @@ def choose(
     if output and output not in (known := [spec.name for spec in session.outputs]):
         raise UsageError(f"{{--metric_output}} {output}: no such output, there are {', '.join(known)}")
     batch = next(iter(data))
-    outputs = session.run(batch.feeds)
+    outputs = BySample(session).run(batch.feeds)
     metric, why = _default(outputs, data, output) if asked is None else (load_metric(asked), "")
     metric = metric.of_output(output) if output else metric
     metric = _of_original(metric, data) if reference else metric
     if METRICS.find(metric.name) is not None and metric.name in METRICS.own:
-        _try(metric, outputs, batch, data.source.name, ends or {})
-    return Choice(metric, task_of(metric, outputs, batch.targets), why)
+        try:
+            _try(metric, outputs, batch, data.source.name, ends or {})
+        except (DataError, ModelError) as e:
+            others = ", ".join(list(outputs)[1:])
+            if output or not others or metric.name in _OF_ALL:
+                raise
+            raise type(e)(f"{e.template}. The other outputs are {others}: {{--metric_output}} judges them") from e
+    return Choice(metric, task_of(metric, outputs, batch.targets), why, judging(metric.ordered(outputs), batch.targets))
 
 
 def prepared(metric: Metric, session: Runner, data: Dataset, answers: Array | None = None) -> Dataset:
@@ -89,6 +99,13 @@ def prepared(metric: Metric, session: Runner, data: Dataset, answers: Array | No
     return data if answers is None else data.labeled_with(np.asarray(answers, np.int64))
 
 
+def judging(outputs: Mapping[str, Array], targets: Mapping[str, Array]) -> str:
+    """Metrics that may hold an output to what there is, in words; "" if none is known to."""
+    if "boxes" in targets:
+        return "map"
+    return _OF_KIND[task_of_targets(outputs, targets).kind]
+
+
 def _default(outputs: Mapping[str, Array], data: Dataset, output: str) -> tuple[Metric, str]:
     name = output or next(iter(outputs))
     if (width := _classes(outputs[name])) is not None and data.labels is not None:
@@ -97,10 +114,9 @@ def _default(outputs: Mapping[str, Array], data: Dataset, output: str) -> tuple[
     if not data.targets:
         return fidelity, "the data have no targets: outputs are held to the original's"
     targets = ", ".join(f"'{target}'" for target in data.targets)
-    return (
-        fidelity,
-        f"outputs are held to the original's, and the targets {targets} are not used: --metric names what judges them",
-    )
+    words = judging({name: outputs[name]}, next(iter(data)).targets)
+    named = f"--metric names what judges them{f', as {words}' if words else ''}"
+    return fidelity, f"outputs are held to the original's, and the targets {targets} are not used: {named}"
 
 
 def _classes(values: Array) -> int | None:
@@ -125,18 +141,31 @@ def _try(metric: Metric, outputs: Mapping[str, Array], batch: Batch, where: str,
     """Judge the first batch, so that what does not fit is said before any work."""
     if metric.labels == "original":
         _require_answers(metric, metric.ordered(outputs), ends)
+        _require_classes(metric, metric.ordered(outputs), batch.targets)
     elif metric.labels == "data":
         logits_of(metric.ordered(outputs))
     elif metric.labels == "targets" and not batch.targets:
+        boxes = "arrays 'boxes' and 'classes', or {--targets} FILE.json"
+        needed = boxes if metric.name.startswith("map") else "an array 'labels'"
         raise DataError(
-            f"{where}: no targets, and {{--metric}} {metric.name} needs them: add an array 'labels', or use "
-            "{--metric} fidelity, which needs none"
+            f"{where}: no targets, and {{--metric}} {metric.name} needs them: add {needed}, or use {{--metric}} "
+            "fidelity, which needs none"
         )
     elif metric.labels == "targets":
         try:
             metric.tally(len(batch)).add(outputs, batch)
         except DataError as e:
             raise DataError(f"{where}: {{--metric}} {metric.name}: {e.template}") from e
+
+
+def _require_classes(metric: Metric, outputs: Mapping[str, Array], targets: Mapping[str, Array]) -> None:
+    """Raise ``ModelError`` where the targets say that an output holds values, or decisions of their own."""
+    task = task_of_targets(outputs, targets)
+    if task.kind in ("values", "decisions"):
+        raise ModelError(
+            f"the target '{task.target}' holds a number for each of output '{task.output}': {metric.name} would "
+            f"compare only the largest. Use {{--metric}} {_OF_KIND[task.kind]}"
+        )
 
 
 def _require_answers(metric: Metric, outputs: Mapping[str, Array], ends: Mapping[str, str]) -> None:

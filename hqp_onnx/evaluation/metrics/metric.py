@@ -256,7 +256,8 @@ def load_metric(metric: str | Metric | ScoreFunction) -> Metric:
     if isinstance(entry, Metric):
         return entry
     if not _is_metric(entry):
-        raise UsageError(f"'{entry}' is no metric: it is a {type(entry).__name__}")
+        what = "class without update and value" if inspect.isclass(entry) else type(entry).__name__
+        raise UsageError(f"'{entry}' is no metric: it is a {what}")
     name = metric if isinstance(metric, str) else getattr(entry, "__name__", "of a function")
     unit, higher = str(getattr(entry, "unit", "")), bool(getattr(entry, "higher", True))
     if inspect.isclass(entry):

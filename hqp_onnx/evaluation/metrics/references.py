@@ -11,6 +11,7 @@ from hqp_onnx.arrays import Array
 from hqp_onnx.data.batch import Batch
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.errors import ModelError
+from hqp_onnx.evaluation.metrics.sample_axis import BySample
 from hqp_onnx.evaluation.nonfinite import finite_samples
 from hqp_onnx.runtimes.session import Runner
 
@@ -26,7 +27,7 @@ class References:
     """
 
     def __init__(self, session: Runner, data: Dataset) -> None:
-        self._session, self._data = session, data
+        self._session, self._data = BySample(session), data
         self._kept: dict[int, dict[str, Array]] = {}
         self._bytes = 0
 

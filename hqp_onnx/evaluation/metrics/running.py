@@ -13,6 +13,7 @@ from hqp_onnx.errors import ModelError
 from hqp_onnx.evaluation.metrics.metric import Metric
 from hqp_onnx.evaluation.metrics.outputs import logits_of
 from hqp_onnx.evaluation.metrics.references import References
+from hqp_onnx.evaluation.metrics.sample_axis import BySample
 from hqp_onnx.evaluation.metrics.scores import Scores
 from hqp_onnx.evaluation.nonfinite import NONE, NonFinite, finite_samples
 from hqp_onnx.progress import StageProgress
@@ -37,7 +38,7 @@ def evaluate(
         progress: called with samples done and their number.
         references: the original's outputs, for metrics of them.
     """
-    tally, session = metric.tally(len(data)), carried(session, data)
+    tally, session = metric.tally(len(data)), by_sample(session, data)
     for number, batch in enumerate(data):
         outputs = session.run(batch.feeds)
         tally.add(outputs, batch if references is None else references.targeted(number, batch))
@@ -54,7 +55,7 @@ def predictions(session: Runner, data: Dataset, metric: Metric | None = None) ->
     Raises:
         ModelError: some outputs are not finite.
     """
-    answers, nonfinite, session = [], NONE, carried(session, data)
+    answers, nonfinite, session = [], NONE, by_sample(session, data)
     for batch in data:
         outputs = session.run(batch.feeds)
         nonfinite += finite_samples(outputs, len(batch))[1]
@@ -88,4 +89,9 @@ def classes(outputs: tuple[TensorSpec, ...], name: str = "") -> int | None:
 
 def first_outputs(session: Runner, data: Dataset) -> dict[str, Array]:
     """What a model gives for the first batch."""
-    return session.run(next(iter(data)).feeds)
+    return BySample(session).run(next(iter(data)).feeds)
+
+
+def by_sample(session: Runner, data: Dataset) -> Runner:
+    """``session`` as it is judged: with samples first, or with the state that it carries through ``data``."""
+    return carried(session, data) if data.states else BySample(session)

@@ -9,6 +9,7 @@ from hqp_onnx.gradients.rules import (
     normalization,
     pool,
     quantize,
+    recurrent,
     reduction,
     resize,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "normalization",
     "pool",
     "quantize",
+    "recurrent",
     "reduction",
     "resize",
 ]

@@ -28,7 +28,8 @@ from hqp_onnx.gradients.tape import Tape, refuse
 from hqp_onnx.gradients.training.worker import IGNORED, LABELS, LOSS
 from hqp_onnx.graphs.foreign_names import names_apart
 from hqp_onnx.graphs.model_io import to_graph, to_proto
-from hqp_onnx.graphs.nodes import number, opset
+from hqp_onnx.graphs.nodes import number, operator, opset
+from hqp_onnx.graphs.recurrent import GATES
 from hqp_onnx.graphs.unique_names import tensor_names
 from hqp_onnx.graphs.weight_axes import CONVOLUTIONS
 from hqp_onnx.passes.lowering.lower_for_training import lower_for_training
@@ -64,6 +65,9 @@ def loss_model(t: Tape, logits: str, kind: Kind, sample: Mapping[str, Array], ro
     model = _forward(t.model, logits)
     uses = weight_uses(model.graph)
     axes = {use.weight: use.axis for use in uses}
+    if recurrent := next((use for use in uses if operator(use.node) in GATES), None):
+        what = f"{operator(recurrent.node)} node '{recurrent.node.name}'"
+        raise GradientError(f"{what} has no gradient in onnxruntime-training: use {{--engine}} native")
     _state_sizes(t, model.graph, sample, rows)
     gates = _add_gates(t, model.graph, uses, rows) if kind == "taylor" else {}
     _add_loss(model.graph, logits, classes(t, logits), rows)

@@ -9,6 +9,7 @@ a symbol of its own. Names of dimensions mean what ONNX says: one name, one size
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -28,32 +29,53 @@ _LARGE = 1 << 16  # elements of an initializer whose values inference does not n
 _STANDARD = ("", "ai.onnx")
 
 
-def propagate(model: onnx.ModelProto, measured: Mapping[str, Array]) -> Known:
+def propagate(
+    model: onnx.ModelProto, measured: Mapping[str, Array], sizes: Mapping[str, int] = MappingProxyType({})
+) -> Known:
     """Prove what can be proven of every tensor of ``model``.
 
     Args:
         model: nodes in topological order.
         measured: values in some run; they are taken for tensors that depend on constants alone.
+        sizes: of open dimensions of inputs, by the text of their symbol (see ``demands``).
     """
-    walk = _Walk(model, measured)
+    walk = _Walk(model, measured, sizes)
     for node in model.graph.node:
         walk.visit(node)
     return walk.known
 
 
+def input_symbols(model: onnx.ModelProto) -> list[tuple[str, int]]:
+    """The text of the symbol of every open dimension of an input, and its axis."""
+    return [
+        (dim_symbol(value.name, axis, dim.dim_param or None), axis)
+        for value in model.graph.input
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim)
+        if not dim.HasField("dim_value") or dim.dim_value < 0
+    ]
+
+
+def dim_symbol(tensor: str, axis: int, name: str | None) -> str:
+    """The text of the symbol of a dimension of that ``name``, or without one."""
+    return repr(name) if name else f"{tensor!r}[{axis}]"
+
+
 class _Walk:
     """State of one propagation."""
 
-    def __init__(self, model: onnx.ModelProto, measured: Mapping[str, Array]) -> None:
+    def __init__(self, model: onnx.ModelProto, measured: Mapping[str, Array], sizes: Mapping[str, int]) -> None:
         self.known = Known()
         self._measured, self._model = measured, model
         self._named: dict[str, Expression] = {}
         self._opset = opset(model)
         self._whole = _whole_model(model)
         for value in model.graph.input:
-            names = [dim.dim_param for dim in value.type.tensor_type.shape.dim if dim.dim_param]
+            dims = value.type.tensor_type.shape.dim
+            names = [dim.dim_param for dim in dims if dim.dim_param]
             self._named.update({name: symbol(repr(name)) for name in names})
             self._settle(value.name, value.type)
+            texts = [dim_symbol(value.name, axis, dim.dim_param) for axis, dim in enumerate(dims)]
+            self._refine(value.name, [integer(sizes[text]) if text in sizes else None for text in texts])
         self._named.clear()  # from here on, names are texts of expressions
         for tensor in model.graph.initializer:
             if tensor.name not in self.known.dims:  # else it is the default value of an input
@@ -75,7 +97,9 @@ class _Walk:
         if self._fixed(node):
             for name in filter(None, node.output):
                 self._learn(name, self._measured.get(name))
-        elif node.op_type in VALUES and self.known.types.get(node.output[0]) in _INTEGERS:
+            if node.output[0] in self._measured:
+                return
+        if node.op_type in VALUES and self.known.types.get(node.output[0]) in _INTEGERS:
             for name, value in zip(node.output, VALUES[node.op_type](reading), strict=False):
                 if value is not None and np.size(value) <= LARGEST_VALUE:
                     self._know(name, np.asarray(value, object))
@@ -117,7 +141,7 @@ class _Walk:
         """Put what was told in the place of symbols that stand for nothing else; constants in the place of any."""
         if told is None or not name:
             return
-        own = [symbol(f"{name!r}[{axis}]") for axis in range(len(told))]
+        own = [symbol(dim_symbol(name, axis, None)) for axis in range(len(told))]
         known = self.known.dims.get(name, tuple(own))
         if len(known) == len(told):
             self.known.dims[name] = tuple(

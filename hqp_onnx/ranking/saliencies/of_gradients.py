@@ -21,12 +21,14 @@ import onnx
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.data.batch import Batch
-from hqp_onnx.errors import DataError, GradientError
+from hqp_onnx.errors import DataError, GradientError, ModelError
+from hqp_onnx.evaluation.metrics.sample_axis import BySample
 from hqp_onnx.evaluation.metrics.task import Task, task_of_targets
 from hqp_onnx.gradients.engines import ENGINES, OpenEngine
 from hqp_onnx.gradients.loss import Draw, LossName
 from hqp_onnx.gradients.per_sample import Kind
 from hqp_onnx.gradients.running_sums import RunningSums, run_key
+from hqp_onnx.gradients.tape import INSTEAD
 from hqp_onnx.gradients.task_loss import NAMES
 from hqp_onnx.passes.lowering.fix_inputs import fix_inputs
 from hqp_onnx.ranking.saliencies.scoring import SALIENCIES, Execution, FilterScores, Saliency, Samples, Scoring
@@ -59,18 +61,12 @@ class OfGradients(Saliency):
             GradientError: the model cannot be differentiated.
             MissingRuntimeError: the engine is not installed.
         """
-        first = None if data is None else next(iter(data), None)
-        if data is None or first is None or not len(first):
-            raise DataError("no samples: saliency needs at least one")
-        model = fix_inputs(model, first.common)
+        opened, model, first = self._opened(model, data, scoring, execution)
+        assert data is not None  # else nothing opens
         labeled = first.labels is not None
-        loss = self.loss if scoring.loss_model is None else scoring.loss_model
-        chosen = _chosen(loss, scoring.task, model, first)
-        opened = ENGINES.get(scoring.engine)(
-            model, first.own, kind=self.gradients, loss=chosen, threads=execution.threads
-        )
         _LOG.info("%s on the loss %s", self.gradients, opened.loss.name)
         draw = Draw(scoring.draws, len(data), scoring.seed)
+        loss = scoring.loss_model
         own = loss.SerializeToString(deterministic=True) if isinstance(loss, onnx.ModelProto) else opened.loss.name
         key = run_key(model, first, scoring.engine, self.gradients, own, draw, opened.batch)
         sums = {name: np.zeros(count) for name, count in opened.filters.items()}
@@ -84,6 +80,29 @@ class OfGradients(Saliency):
                 saved.add(_values(opened, batch, start, draw), start + len(batch))
                 progress(saved.done, len(data))
         return {name: total / saved.done for name, total in saved.sums.items()}
+
+    def check(self, model: onnx.ModelProto, data: Samples | None, scoring: Scoring, execution: Execution) -> None:
+        """Raise what ``filters`` would raise of the model, the loss and the first sample."""
+        self._opened(model, data, scoring, execution)
+
+    def _opened(
+        self, model: onnx.ModelProto, data: Samples | None, scoring: Scoring, execution: Execution
+    ) -> tuple[OpenEngine, onnx.ModelProto, Batch]:
+        """The engine, the model that it differentiates, and the first batch."""
+        first = None if data is None else next(iter(data), None)
+        if data is None or first is None or not len(first):
+            raise DataError("no samples: saliency needs at least one")
+        model = fix_inputs(model, first.common)
+        loss = self.loss if scoring.loss_model is None else scoring.loss_model
+        try:
+            chosen = _chosen(loss, scoring.task, model, first)
+            engine = ENGINES.get(scoring.engine)
+            opened = engine(model, first.own, kind=self.gradients, loss=chosen, threads=execution.threads)
+        except GradientError as e:
+            raise GradientError(e.reason, e.advice or INSTEAD) from e
+        except ModelError as e:
+            raise GradientError(f"the model does not run on several samples at once ({e})", INSTEAD) from e
+        return opened, model, first
 
 
 SALIENCIES.register("fisher")(OfGradients("fisher"))
@@ -106,7 +125,7 @@ def _chosen(
     rows = task is None or (task.kind == "classes" and task.axis is None and not task.output)
     if kind in (None, "classes") and (first.labels is not None or not first.targets) and rows:
         return asked if first.labels is None else "cross-entropy"
-    outputs = {name: y for name, y in Session(model).run(first.feeds).items() if isinstance(y, np.ndarray)}
+    outputs = {name: y for name, y in BySample(Session(model)).run(first.feeds).items() if isinstance(y, np.ndarray)}
     output = task.output if task is not None else ""
     found = task_of_targets({output: outputs[output]} if output in outputs else outputs, first.targets)
     wanted = kind or (task.kind if task is not None else found.kind)

@@ -88,6 +88,9 @@ class Saliency(ABC):
     ) -> FilterScores:
         """Weight -> float64 [filters] of a canonical ``model``; see ``filter_weights`` for the weights and axes."""
 
+    def check(self, model: onnx.ModelProto, data: Samples | None, scoring: Scoring, execution: Execution) -> None:  # noqa: B027
+        """Raise, before anything is paid for, what ``filters`` would raise."""
+
     def units(
         self,
         graph: gs.Graph,

@@ -464,7 +464,7 @@ CASES = {
         op: Case(
             "t = Reshape(a, s)\n u = Transpose<perm=[2,0,1]>(t)\n"
             f" q = {op}<hidden_size=5>(u, w, r)\n v = Squeeze(q, one)\n b = Transpose<perm=[1,2,0]>(v)",
-            8,
+            13,
             5,
             (op,),
             {"w": (1, 5 * gates, 8), "r": (1, 5 * gates, 5)},

@@ -439,7 +439,7 @@ TOPOLOGIES = {
       z = MatMul(v, wy)
       y = Transpose<perm=[1,0,2]>(z)""",
         {"table": (11, 6), "w": (1, 16, 6), "r": (1, 16, 4), "wu": (4, 7), "wy": (7, 3)},
-        {("table", 1): 6, ("wu", 1): 7, ("wu", 0): 0},
+        {("table", 1): 6, ("wu", 1): 7, ("wu", 0): 4, ("r", 2): 4, ("w", 1): 4},
         {"one": [1]},
     ),
     "shuffle units": Topology(

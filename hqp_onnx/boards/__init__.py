@@ -1,0 +1,1 @@
+"""Boards: machines that models are timed on, while all else is computed here."""

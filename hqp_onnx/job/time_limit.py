@@ -1,0 +1,119 @@
+"""An optimization that has so much time: when it is over, what was admitted so far is the result.
+
+The search ends where work reports progress next, whatever it is at, but for the baseline, without which there is no
+verdict. Time is set aside for what comes after the search: the models are calibrated, written, evaluated and timed. A
+verdict that was not reached is not recorded, so a resumed run with more time finds what an unlimited one does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+import numpy as np
+
+from hqp_onnx.errors import OutOfTime
+from hqp_onnx.evaluation.latency import fastest
+from hqp_onnx.job.candidate import ORIGINAL, Candidate, Precision
+from hqp_onnx.job.evidence import Evidence
+from hqp_onnx.job.judge import Judge
+from hqp_onnx.job.path import PlanPath
+from hqp_onnx.job.rows import SECONDS
+from hqp_onnx.job.setup import Setup
+from hqp_onnx.progress import Progress
+from hqp_onnx.ranking.rank import Ranking
+
+_ROWS, _PASSES = 3, 4
+"""Models that are evaluated as they were written, and passes over the calibration data until one of them is in INT8."""
+
+_COMPARISON_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """Progress that raises ``OutOfTime`` from ``end`` of ``perf_counter`` on."""
+
+    progress: Progress
+    end: float
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """See ``Progress``."""
+        self.progress(stage, done, total)
+        if perf_counter() > self.end:
+            raise OutOfTime(stage)
+
+
+def limited(setup: Setup, began: float, baseline: float) -> Setup:
+    """The setup of a search that ends in time, where a limit was asked for.
+
+    Args:
+        setup: of the job.
+        began: when the job did, by ``perf_counter``.
+        baseline: seconds that the original took on D_val.
+    """
+    if setup.options.time_limit is None:
+        return setup
+    end = began + setup.options.time_limit - _aside(setup, baseline)
+    return replace(setup, progress=Deadline(setup.progress, end))
+
+
+def _aside(setup: Setup, baseline: float) -> float:
+    """Seconds of what comes after a search."""
+    sizes = {name: len(part) for name, part in setup.data.items()}
+    evaluated = _ROWS * (sizes["val"] + sizes.get("test", 0))
+    calibrated = 0 if setup.options.precision in ("fp32", "fp16") else _PASSES * sizes["calib"]
+    return SECONDS + baseline / sizes["val"] * (evaluated + calibrated)
+
+
+@dataclass(frozen=True)
+class SoFar:
+    """The best candidates that were admitted, as in ``run.SearchResult``."""
+
+    evidence: Evidence
+    pruned: Candidate
+    chosen: Candidate | None
+    recovered: Candidate | None
+    path: PlanPath
+    note: str
+
+
+def so_far(setup: Setup, judge: Judge, evidence: Evidence | None, stage: str) -> SoFar:
+    """What a search found until its time was over.
+
+    Args:
+        setup: of the job, without the limit.
+        judge: with what the search had it admit.
+        evidence: None where it was not complete.
+        stage: that the search was at.
+    """
+    options, admitted = setup.options, judge.admitted
+    untrained = [candidate for candidate in admitted if not candidate.trained]
+    pruned = _best(setup, judge, [c for c in untrained if c.precision is Precision.FP32]) or ORIGINAL
+    narrow = [] if options.precision == "fp32" else [c for c in untrained if c.precision is not Precision.FP32]
+    trained = [c for c in admitted if c.trained and (c.precision is Precision.FP32) == (options.precision == "fp32")]
+    seconds, judged = options.time_limit, judge.judged
+    note = f"the time limit of {seconds:g} s ended the search at '{stage}', with {judged} candidates judged: "
+    note += "--resume with more time goes on"
+    path = PlanPath((ORIGINAL.plan, *([pruned.plan] if len(pruned.plan) else [])))
+    return SoFar(
+        evidence or _none(setup), pruned, _best(setup, judge, narrow), _best(setup, judge, trained), path, note
+    )
+
+
+def _none(setup: Setup) -> Evidence:
+    units = setup.channels.units
+    return Evidence(Ranking({}, np.full(units, np.nan)), np.zeros(0, np.int64), {}, None)
+
+
+def _best(setup: Setup, judge: Judge, candidates: Sequence[Candidate]) -> Candidate | None:
+    """By what is gained within the budget: time as measured, or MACs, parameters, units."""
+    if len(candidates) < 2:
+        return candidates[0] if candidates else None
+    if setup.options.objective == "latency" and not setup.target.stand_in:
+        sessions = [judge.models.session(candidate) for candidate in candidates]
+        return candidates[fastest(sessions, setup.sample, _COMPARISON_SECONDS)]
+    kind = setup.options.objective
+    if kind == "sparsity":
+        return max(candidates, key=lambda candidate: len(candidate.plan))
+    return min(candidates, key=lambda candidate: judge.size(candidate)["params" if kind == "size" else "macs"])

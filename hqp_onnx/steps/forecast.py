@@ -1,0 +1,150 @@
+"""What a command will take, measured on a few samples: ``--dry-run``.
+
+The command itself is run into a folder that is thrown away, on the first n samples of its data and then on 3 n. Each
+stage is fitted by a line,
+
+    seconds(n) = a + b n,    a, b >= 0
+
+and read at the number of samples that there are. Memory is what the process used at its most in the second run: data
+come in batches, so more samples take no more of it, but for what is kept of each.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from types import MappingProxyType
+
+from hqp_onnx.data.sampled import Sampling, sampled
+from hqp_onnx.limits import peak_bytes
+from hqp_onnx.progress import Progress
+
+FEW, MORE = 1, 3  # batches
+REST = "all else"
+JUDGED = "evaluation"
+"""The stage that goes over what models are judged on."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage, how often it goes over what it counts, how many those are then, and seconds."""
+
+    name: str
+    passes: int
+    count: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a command will take.
+
+    Attributes:
+        stages: in order.
+        bytes: of memory, the libraries' included.
+        samples: that there are, by part of the data.
+        notes: what it does not know.
+    """
+
+    stages: tuple[Stage, ...]
+    bytes: int
+    samples: Mapping[str, int]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """Of all stages."""
+        return sum(stage.seconds for stage in self.stages)
+
+
+@dataclass
+class Watch:
+    """Progress that keeps what each stage took: the time up to a report is that of the stage that reports."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    passes: dict[str, int] = field(default_factory=dict)
+    totals: dict[str, int] = field(default_factory=dict)
+    _done: int = 0
+    _last: float = field(default_factory=perf_counter)
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """See ``Progress``."""
+        self._lap(stage)
+        if stage not in self.passes or done <= self._done:
+            self.passes[stage] = self.passes.get(stage, 0) + 1
+        self._done, self.totals[stage] = done, total
+
+    def end(self) -> None:
+        """The time since the last report belongs to no stage."""
+        self._lap(REST)
+
+    def _lap(self, stage: str) -> None:
+        now = perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+        self._last = now
+
+
+Command = Callable[[Path, Progress], object]
+"""Does the work, and writes into a folder."""
+
+
+def forecast(command: Command, caps: Mapping[str, int] = MappingProxyType({})) -> Forecast:
+    """What ``command`` will take on all of its data, of which a stage takes no more than ``caps`` says."""
+    pilot(command, FEW)  # what is loaded and compiled only once
+    few, one = pilot(command, FEW)
+    more, three = pilot(command, MORE)
+    stages = tuple(_stage(name, few, more, one, three, caps.get(name)) for name in more.seconds)
+    return Forecast(stages, peak_bytes(), dict(three.whole))
+
+
+def pilot(command: Command, batches: int) -> tuple[Watch, Sampling]:
+    """What a command took on so many batches of its data."""
+    with tempfile.TemporaryDirectory(prefix="hqp-") as folder, sampled(batches) as sampling, _silence():
+        watch = Watch()
+        command(Path(folder), watch)
+        watch.end()
+    return watch, sampling
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """What few samples give rise to is no news."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _stage(name: str, few: Watch, more: Watch, one: Sampling, three: Sampling, cap: int | None) -> Stage:
+    parts = parts_of(name, three.whole)
+    counts = [sum(sampling.taken[part] for part in parts) for sampling in (one, three)]
+    whole = sum(three.whole[part] for part in parts)
+    whole = whole if cap is None else min(whole, cap)
+    seconds = line(counts, [few.seconds.get(name, 0.0), more.seconds[name]], whole)
+    total = more.totals.get(name, 0)
+    grows = total != few.totals.get(name, 0) or total in three.taken.values()
+    count = round(total * whole / counts[1]) if grows and counts[1] else total
+    return Stage(name, more.passes.get(name, 1), count, seconds)
+
+
+def parts_of(stage: str, parts: Collection[str]) -> list[str]:
+    """The parts of the data that a stage goes over."""
+    named = [part for part in parts if stage.endswith(f" {part}")]
+    judged = [part for part in parts if part == "val" and stage == JUDGED]
+    return named or judged or [part for part in ("calib", "data") if part in parts][:1]
+
+
+def line(counts: list[int], seconds: list[float], at: int) -> float:
+    """The line through two points, neither falling nor below 0 at 0, read at a third."""
+    if counts[0] == counts[1]:
+        return seconds[1]
+    slope = max((seconds[1] - seconds[0]) / (counts[1] - counts[0]), 0.0)
+    slope = min(slope, seconds[1] / counts[1])
+    return seconds[1] + slope * (at - counts[1])

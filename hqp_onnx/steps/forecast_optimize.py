@@ -1,0 +1,134 @@
+"""What an optimization will take: its stages once on a few samples, times how often the search will need them.
+
+    checking, baseline, statistics, ranking     by a line through two runs on a few samples, as of any command
+    a configuration of the table                built, profiled and timed once
+    a divergence                                measured once, for each level of each curve
+    a candidate                                 cut, refitted and judged once, for each of the search
+    what is written                             evaluated and timed
+
+How many candidates a search asks for follows from its path, and how long a descent and the search for nodes in float
+take is bounded by the clock alone; ``_USUAL`` shares of these bounds are what the bundled models take.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from hqp_onnx.allocation.curves import SHARES
+from hqp_onnx.allocation.groups import Groups
+from hqp_onnx.allocation.search import STEP
+from hqp_onnx.allocation.times import SECONDS, measured, number
+from hqp_onnx.job.allocation import DESCENT_SECONDS, SAMPLES, divergence_of, groups_of
+from hqp_onnx.job.candidate import Candidate, Precision
+from hqp_onnx.job.evidence import REFIT_SAMPLES, Evidence, gather
+from hqp_onnx.job.ledger import Ledger
+from hqp_onnx.job.models import CandidateModels
+from hqp_onnx.job.options import Options
+from hqp_onnx.job.rows import SECONDS as LATENCY_SECONDS
+from hqp_onnx.job.settings import owner, settings_of
+from hqp_onnx.job.setup import Setup, open_setup
+from hqp_onnx.job.timing import choose_timing
+from hqp_onnx.out_folder import OutFolder
+from hqp_onnx.progress import Progress
+from hqp_onnx.quantization.float_nodes import SECONDS as FLOAT_SECONDS
+from hqp_onnx.steps.forecast import JUDGED, Forecast, Stage, forecast
+
+_FASTER = 6.0  # times that the least widths are as fast as the input
+_USUAL = 0.6  # of the bound of the search for nodes in float
+_SEEN = 0.7  # of the validation samples, before a verdict is certain
+_REMOVED = 0.4  # of the units, where a linear search ends
+_WRITTEN = 3  # models
+TABLE, CURVES, REFIT, INT8 = "table of times", "loss curves", "candidates", "INT8"
+_CAPS = {CURVES: 2 * SAMPLES, REFIT: REFIT_SAMPLES}
+"""Calibration samples that a stage takes at most."""
+
+
+def forecast_optimize(options: Options) -> Forecast:
+    """What ``optimize`` will take; errors are its own."""
+    asked = replace(options, confidence=0.5, resume=False, force=False, build=False)
+    groups: list[Groups] = []
+    found = forecast(lambda folder, progress: _once(asked, folder, progress, groups), _CAPS)
+    counts = _counts(options, groups[-1], found.samples)
+    stages = [_often(stage, counts.get(stage.name, 1.0)) for stage in found.stages]
+    notes = ["the search ends where the budget does, so the number of its candidates is an estimate"]
+    if options.recover:
+        notes.append("training is not counted: `hqp recover --dry-run` says what one takes")
+    return replace(found, stages=(*stages, *_by_the_clock(options, stages)), notes=tuple(notes))
+
+
+def _counts(options: Options, groups: Groups, samples: Mapping[str, int]) -> dict[str, float]:
+    """How often a search does what was done once, by stage."""
+    candidates = _candidates(options)
+    files = _WRITTEN * (1 + samples.get("test", 0) / samples["val"])
+    levels = sum(len({max(1, round(share * (len(g.levels) - 1))) for share in SHARES}) for g in groups.groups)
+    evaluations = (1 + _SEEN * candidates + files) / 2  # the original and one candidate were evaluated
+    return {TABLE: number(groups), CURVES: levels, REFIT: candidates, JUDGED: evaluations, INT8: 2, "calibration": 2}
+
+
+def _candidates(options: Options) -> float:
+    """That are asked for: along the path, and once more along what a descent finds."""
+    latency = options.objective == "latency"
+    path = math.log(_FASTER) / -math.log(STEP) if latency else 1 / options.step
+    if options.search == "linear":
+        return path if latency else _REMOVED * path
+    return math.ceil(math.log2(path)) * (2 if latency else 1)
+
+
+def _often(stage: Stage, count: float) -> Stage:
+    seconds = stage.seconds * count
+    return replace(
+        stage,
+        seconds=min(seconds, SECONDS) if stage.name == TABLE else seconds,
+        passes=max(1, round(stage.passes * count)),
+    )
+
+
+def _by_the_clock(options: Options, stages: Sequence[Stage]) -> Iterator[Stage]:
+    """Stages that end with their time."""
+    if options.objective == "latency":
+        curves = next((stage.seconds for stage in stages if stage.name == CURVES), 0.0)
+        yield Stage("descent", 1, 0, min(DESCENT_SECONDS, curves))
+    if options.precision == "mixed" and options.narrow == "int8":
+        yield Stage("mixed precision", 1, 0, _USUAL * FLOAT_SECONDS)
+    yield Stage("latency of the result", 1, 0, LATENCY_SECONDS)
+
+
+def _once(options: Options, folder: Path, progress: Progress, found: list[Groups]) -> None:
+    """Every stage of the search once."""
+    options = replace(options, output=folder / "out")
+    setup, out = open_setup(options, progress), OutFolder(options.folder, *owner(options.model), (), False)
+    with out.opened():
+        ledger = Ledger(out, settings_of(setup), False)
+        setup.scores(setup.model.session, "val")
+        evidence = gather(setup, ledger)
+        progress("ranking", 1, 1)
+        groups = groups_of(setup, evidence)
+        half = groups.plan(groups.least // 2)
+        if options.objective == "latency":
+            _allocated(setup, ledger, evidence, groups)
+        models = CandidateModels(setup, evidence.refit, ledger.cache)
+        models.graph(Candidate(half))
+        progress(REFIT, 1, 1)
+        setup.scores(models.session(Candidate(half)), "val")
+        if options.precision != "fp32":
+            models.graph(Candidate(half, Precision(options.narrow)))
+            progress(INT8, 1, 1)
+    found.append(groups)
+
+
+def _allocated(setup: Setup, ledger: Ledger, evidence: Evidence, groups: Groups) -> None:
+    timing = choose_timing(setup, ledger, groups)
+    setup.progress("choice of threads", 1, 1)
+    half = groups.least // 2
+    if not setup.target.stand_in:
+        measured(groups, half, partial(timing.model, setup), setup.target, setup.sample, timing.threads)
+    setup.progress(TABLE, 1, 1)
+    divergence = divergence_of(setup, ledger, evidence)
+    divergence(groups.plan(half))  # and of the original
+    setup.progress("the original's outputs", 1, 1)
+    divergence(groups.plan(groups.least // 3))
+    setup.progress(CURVES, 1, 1)

@@ -1,0 +1,121 @@
+"""Weights behind Transpose, Reshape, Cast and Identity: named as in the file, stored once, in the type of the file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from oracle import run
+
+import hqp_onnx
+from hqp_onnx.steps.inspect import inspect_model
+from hqp_onnx.steps.prune import Pruning, prune_file
+
+TRUNK = "a = MatMul(e, {w1}) r = Relu(a) c = MatMul(r, {w2}) t = Add(e, c)"
+TIED = "ET = Transpose<perm=[1,0]>({e}) y = MatMul(t, ET)"
+SHAPES = {"E": (90, 16), "w1": (16, 48), "w2": (48, 16)}
+TURNED = {"E": (90, 16), "w1": (48, 16), "w2": (90, 48)}
+HALVES = "EF = Cast<to=1>(E) w1f = Cast<to=1>(w1) w2f = Cast<to=1>(w2)"
+CASES = {
+    "tied": (f"e = Gather(E, x) {TRUNK.format(w1='w1', w2='w2')} {TIED.format(e='E')}", SHAPES, np.float32),
+    "tied, small": (
+        f"e = Gather(E, x) {TRUNK.format(w1='w1', w2='w2')} {TIED.format(e='E')}",
+        {"E": (90, 8), "w1": (8, 24), "w2": (24, 8)},
+        np.float32,
+    ),
+    "identity": (
+        f"E2 = Identity(E) e = Gather(E2, x) {TRUNK.format(w1='w1', w2='w2')} {TIED.format(e='E2')}",
+        SHAPES,
+        np.float32,
+    ),
+    "halves": (
+        f"{HALVES} e = Gather(EF, x) {TRUNK.format(w1='w1f', w2='w2f')} {TIED.format(e='EF')}",
+        SHAPES,
+        np.float16,
+    ),
+    "brain floats": (
+        f"{HALVES} e = Gather(EF, x) {TRUNK.format(w1='w1f', w2='w2f')} {TIED.format(e='EF')}",
+        SHAPES,
+        ml_dtypes.bfloat16,
+    ),
+    "turned": (
+        "e = Gather(E, x) v1 = Transpose<perm=[1,0]>(w1) v2 = Transpose<perm=[1,0]>(w2) "
+        "a = MatMul(e, v1) r = Relu(a) y = MatMul(r, v2)",
+        TURNED,
+        np.float32,
+    ),
+    "turned halves": (
+        "EF = Cast<to=1>(E) e = Gather(EF, x) u1 = Cast<to=1>(w1) u2 = Cast<to=1>(w2) "
+        "v1 = Transpose<perm=[1,0]>(u1) v2 = Transpose<perm=[1,0]>(u2) a = MatMul(e, v1) r = Relu(a) y = MatMul(r, v2)",
+        TURNED,
+        np.float16,
+    ),
+    "reshaped": (
+        "e = Gather(E, x) v1 = Reshape(w1, two) a = MatMul(e, v1) r = Relu(a) y = MatMul(r, w2)",
+        {"E": (90, 16), "w1": (1, 16, 48), "w2": (48, 90)},
+        np.float32,
+    ),
+}
+
+
+def made(case: str) -> onnx.ModelProto:
+    body, shapes, dtype = CASES[case]
+    text = f'<ir_version: 8, opset_import: ["" : 17]> g (int64[n,7] x) => (float[n,7,90] y) {{ {body} }}'
+    model, rng = onnx.parser.parse_model(text), np.random.default_rng(0)
+    for name, shape in shapes.items():
+        values = (rng.standard_normal(shape) / 4).astype(dtype)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([16, 48]), "two"))
+    return model
+
+
+def feeds() -> dict[str, np.ndarray]:
+    return {"x": np.random.default_rng(1).integers(0, 90, (4, 7))}
+
+
+def masked(model: onnx.ModelProto, removed: dict[str, dict[str, list[int]]]) -> onnx.ModelProto:
+    """The file itself, slices of its initializers zero."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    tensors = {tensor.name: tensor for tensor in copy.graph.initializer}
+    for name, axes in removed.items():
+        values = onnx.numpy_helper.to_array(tensors[name]).copy()
+        for axis, gone in axes.items():
+            values[(slice(None),) * int(axis) + (gone,)] = 0
+        tensors[name].CopyFrom(onnx.numpy_helper.from_array(values, name))
+    return copy
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_ledger_is_of_the_file(case: str, tmp_path: Path) -> None:
+    model = made(case)
+    onnx.save(model, tmp_path / "m.onnx")
+    options = Pruning(0.4, saliency="random", compensate=False)
+    prune_file(tmp_path / "m.onnx", tmp_path / "p.onnx", options, ledger=tmp_path / "l.json")
+    removed = json.loads((tmp_path / "l.json").read_text())["removed"]
+    pruned = onnx.load(tmp_path / "p.onnx")
+    want, have = run(masked(model, removed), feeds())[0], run(pruned, feeds())[0]
+    np.testing.assert_allclose(have, want, atol=1e-5 * float(np.abs(want).max()))
+    assert pruned.ByteSize() < model.ByteSize()
+    again = Pruning(plan=tmp_path / "l.json", compensate=False)
+    prune_file(tmp_path / "m.onnx", tmp_path / "q.onnx", again)
+    assert (tmp_path / "q.onnx").read_bytes() == (tmp_path / "p.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_weight_is_counted_and_stored_once(case: str) -> None:
+    model = made(case)
+    found = inspect_model(model)
+    floats = [tensor for tensor in model.graph.initializer if tensor.name in SHAPES]
+    assert found.params == sum(int(np.prod(tensor.dims)) for tensor in floats)
+    assert {axis.tensor for group in found.groups for axis in group.members} <= set(SHAPES)
+    assert found.units - found.prunable == 90  # the outputs
+    integers = hqp_onnx.quantize(model, [feeds()] * 4)
+    assert integers.ByteSize() < model.ByteSize()
+    elements = sum(int(np.prod(tensor.dims)) for tensor in integers.graph.initializer)
+    assert elements < 1.2 * found.params
