@@ -26,7 +26,10 @@ _GROUPS = {
         *("search", "step", "saliency", "engine", "loss", "draws", "compensate", "refit", "refresh", "calibration"),
         *("recover", "augment", "seed", "paper"),
     ),
-    "How it runs": (*("build", "resume", "force", "provider", "probe_seconds", "json_file", "strict", "quiet", _HELP),),
+    "How it runs": (
+        *("dry_run", "time_limit", "build", "resume", "force", "provider", "probe_seconds", "json_file", "strict"),
+        *("quiet", _HELP),
+    ),
 }
 _OTHERS = "Others"
 
