@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from hqp_onnx.data.dataset import Dataset, batch_size
 from hqp_onnx.data.reading import Data
 from hqp_onnx.data.sampled import taken
 from hqp_onnx.data.sources import open_dataset
-from hqp_onnx.errors import LimitError, ModelError, UsageError
+from hqp_onnx.errors import DataError, LimitError, ModelError, UsageError
 from hqp_onnx.evaluation.metrics import Metric, predictions
 from hqp_onnx.evaluation.metrics.choice import prepared
 from hqp_onnx.evaluation.verification import SAMPLES, Source
@@ -37,6 +38,7 @@ from hqp_onnx.runtimes.targets import Target
 from hqp_onnx.runtimes.targets import target as target_named
 
 log = logging.getLogger(__name__)
+_STEPS = 128  # more than most windows over time need
 _VERIFIED_BATCH = 4  # where the model leaves it open
 IN_MEMORY = Path("<model>")
 """What errors call a model in memory."""
@@ -202,9 +204,29 @@ def open_data(
         batch_size=batch_size(model.session.inputs),
         original=model.session,
     )
-    try_run(model.session, dataset.rows(0, 1).feeds, model.path)
+    _try_one(model, dataset)
     dataset = taken(dataset, part)
     return dataset if metric is None else judged_data(model.session, dataset, metric)
+
+
+def _try_one(model: Model, data: Dataset) -> None:
+    """Run the model on the first sample.
+
+    Raises:
+        DataError: it runs on more rows, but not on one.
+        ModelError: it does not run.
+    """
+    try:
+        try_run(model.session, data.rows(0, 1).feeds, model.path)
+    except ModelError as e:
+        rows = min(len(data), _STEPS)
+        with suppress(ModelError):
+            try_run(model.session, data.rows(0, rows).feeds)
+            raise DataError(
+                f"{model.path} runs on {rows} rows of {data.source.name}, but not on one: its first axis is no batch, "
+                "and samples are taken from it one by one. Export the model with an axis of samples in front"
+            ) from e
+        raise
 
 
 def judged_data(original: Runner, data: Dataset, metric: Metric) -> Dataset:

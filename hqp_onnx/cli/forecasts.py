@@ -20,7 +20,7 @@ def give_forecast(command: Command, json_file: Path | None) -> None:
 
 def show_forecast(found: Forecast, json_file: Path | None) -> None:
     """Show it as a table, or as JSON."""
-    if give_json({**msgspec.to_builtins(found), "seconds": found.seconds}, json_file):
+    if give_json({**msgspec.to_builtins(found), "seconds": found.seconds, "work": found.work}, json_file):
         return
     table = Table(title="Nothing was done. What would be, by a few samples:", title_justify="left")
     table.add_column("stage")

@@ -21,6 +21,7 @@ from hqp_onnx.errors import ModelError
 from hqp_onnx.graphs.nodes import opset
 from hqp_onnx.graphs.origin import CarryingGraph, Origin, carrying
 from hqp_onnx.graphs.runtime_operators import set_aside
+from hqp_onnx.graphs.sorting import sort_nodes
 from hqp_onnx.graphs.unique_names import unused
 from hqp_onnx.limits import MOST_NODES
 from hqp_onnx.runtimes.external_data import check_large, read_apart, weight_bytes, write_apart
@@ -56,7 +57,10 @@ def load(path: Path, quantized: bool = False) -> onnx.ModelProto:
 
 
 def check(model: onnx.ModelProto, path: Path, quantized: bool = False) -> None:
-    """Raise ``ModelError`` unless ``model``, called ``path``, is whole, valid, of a known opset, and float as asked."""
+    """Raise ``ModelError`` unless ``model``, called ``path``, is whole, valid, of a known opset, and float as asked.
+
+    Nodes in another order than that in which they run are sorted, in place.
+    """
     _check_names(path, model)
     if not model.HasField("graph") or not model.opset_import:
         raise ModelError(f"{path}: not an ONNX model. Expected a file written by an ONNX exporter")
@@ -66,6 +70,7 @@ def check(model: onnx.ModelProto, path: Path, quantized: bool = False) -> None:
         raise ModelError(f"{path}: external data of '{tensor.name}' are not loaded. Load the model with its data")
     _check_opset(path, model)
     _check_functions(path, model)
+    sort_nodes(model)
     if not quantized and (node := next((n for n in nodes(model.graph) if is_quantized(n.op_type)), None)):
         raise ModelError(
             f"{path}: already quantized (node '{node.name or node.output[0]}' is {node.op_type}). Give the float model"

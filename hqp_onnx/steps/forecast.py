@@ -1,12 +1,13 @@
 """What a command will take, measured on a few samples: ``--dry-run``.
 
-The command itself is run into a folder that is thrown away, on the first n samples of its data and then on 3 n. Each
-stage is fitted by a line,
+The command itself is run into a folder that is thrown away, on the first n samples of its data and then on 3 n. The
+processor's time in each stage is fitted by a line,
 
     seconds(n) = a + b n,    a, b >= 0
 
-and read at the number of samples that there are. Memory is what the process used at its most in the second run: data
-come in batches, so more samples take no more of it, but for what is kept of each.
+read at the number of samples that there are, and multiplied by what a second of it took by the clock: where the machine
+has other work, a clock's two readings differ by more than their samples do. Memory is what the process used at its
+most: data come in batches, so more samples take no more of it, but for what is kept of each.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from types import MappingProxyType
 
 from hqp_onnx.data.sampled import Sampling, sampled
@@ -32,12 +33,13 @@ JUDGED = "evaluation"
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage, how often it goes over what it counts, how many those are then, and seconds."""
+    """A stage, how often it goes over what it counts, how many those are then, seconds, and those of the processor."""
 
     name: str
     passes: int
     count: int
     seconds: float
+    work: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -61,16 +63,23 @@ class Forecast:
         """Of all stages."""
         return sum(stage.seconds for stage in self.stages)
 
+    @property
+    def work(self) -> float:
+        """Of the processor, likewise."""
+        return sum(stage.work for stage in self.stages)
+
 
 @dataclass
 class Watch:
     """Progress that keeps what each stage took: the time up to a report is that of the stage that reports."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+    work: dict[str, float] = field(default_factory=dict)
     passes: dict[str, int] = field(default_factory=dict)
     totals: dict[str, int] = field(default_factory=dict)
     _done: int = 0
-    _last: float = field(default_factory=perf_counter)
+    _last: float = field(default_factory=lambda: perf_counter())
+    _worked: float = field(default_factory=lambda: process_time())
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """See ``Progress``."""
@@ -84,9 +93,10 @@ class Watch:
         self._lap(REST)
 
     def _lap(self, stage: str) -> None:
-        now = perf_counter()
+        now, worked = perf_counter(), process_time()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
-        self._last = now
+        self.work[stage] = self.work.get(stage, 0.0) + worked - self._worked
+        self._last, self._worked = now, worked
 
 
 Command = Callable[[Path, Progress], object]
@@ -95,7 +105,6 @@ Command = Callable[[Path, Progress], object]
 
 def forecast(command: Command, caps: Mapping[str, int] = MappingProxyType({})) -> Forecast:
     """What ``command`` will take on all of its data, of which a stage takes no more than ``caps`` says."""
-    pilot(command, FEW)  # what is loaded and compiled only once
     few, one = pilot(command, FEW)
     more, three = pilot(command, MORE)
     stages = tuple(_stage(name, few, more, one, three, caps.get(name)) for name in more.seconds)
@@ -127,11 +136,12 @@ def _stage(name: str, few: Watch, more: Watch, one: Sampling, three: Sampling, c
     counts = [sum(sampling.taken[part] for part in parts) for sampling in (one, three)]
     whole = sum(three.whole[part] for part in parts)
     whole = whole if cap is None else min(whole, cap)
-    seconds = line(counts, [few.seconds.get(name, 0.0), more.seconds[name]], whole)
+    work = line(counts, [few.work.get(name, 0.0), more.work[name]], whole)
+    seconds = more.seconds[name] * (work / more.work[name] if more.work[name] else 1.0)
     total = more.totals.get(name, 0)
     grows = total != few.totals.get(name, 0) or total in three.taken.values()
     count = round(total * whole / counts[1]) if grows and counts[1] else total
-    return Stage(name, more.passes.get(name, 1), count, seconds)
+    return Stage(name, more.passes.get(name, 1), count, seconds, work)
 
 
 def parts_of(stage: str, parts: Collection[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
     checking, baseline, statistics, ranking     by a line through two runs on a few samples, as of any command
     a configuration of the table                built, profiled and timed once
-    a divergence                                measured once, for each level of each curve
+    a divergence                                measured for some levels of some groups, for each of each curve
     a candidate                                 cut, refitted and judged once, for each of the search
     what is written                             evaluated and timed
 
@@ -22,6 +22,7 @@ from hqp_onnx.allocation.curves import SHARES
 from hqp_onnx.allocation.groups import Groups
 from hqp_onnx.allocation.search import STEP
 from hqp_onnx.allocation.times import SECONDS, measured, number
+from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.job.allocation import DESCENT_SECONDS, SAMPLES, divergence_of, groups_of
 from hqp_onnx.job.candidate import Candidate, Precision
 from hqp_onnx.job.evidence import REFIT_SAMPLES, Evidence, gather
@@ -42,6 +43,7 @@ _USUAL = 0.6  # of the bound of the search for nodes in float
 _SEEN = 0.7  # of the validation samples, before a verdict is certain
 _REMOVED = 0.4  # of the units, where a linear search ends
 _WRITTEN = 3  # models
+_PROBED = 0.0, 0.5, 1.0  # groups, by their place
 TABLE, CURVES, REFIT, INT8 = "table of times", "loss curves", "candidates", "INT8"
 _CAPS = {CURVES: 2 * SAMPLES, REFIT: REFIT_SAMPLES}
 """Calibration samples that a stage takes at most."""
@@ -65,8 +67,9 @@ def _counts(options: Options, groups: Groups, samples: Mapping[str, int]) -> dic
     candidates = _candidates(options)
     files = _WRITTEN * (1 + samples.get("test", 0) / samples["val"])
     levels = sum(len({max(1, round(share * (len(g.levels) - 1))) for share in SHARES}) for g in groups.groups)
+    curves = levels / max(len(_some(groups)) - 1, 1)
     evaluations = (1 + _SEEN * candidates + files) / 2  # the original and one candidate were evaluated
-    return {TABLE: number(groups), CURVES: levels, REFIT: candidates, JUDGED: evaluations, INT8: 2, "calibration": 2}
+    return {TABLE: number(groups), CURVES: curves, REFIT: candidates, JUDGED: evaluations, INT8: 2, "calibration": 2}
 
 
 def _candidates(options: Options) -> float:
@@ -79,22 +82,21 @@ def _candidates(options: Options) -> float:
 
 
 def _often(stage: Stage, count: float) -> Stage:
-    seconds = stage.seconds * count
-    return replace(
-        stage,
-        seconds=min(seconds, SECONDS) if stage.name == TABLE else seconds,
-        passes=max(1, round(stage.passes * count)),
-    )
+    if stage.name == TABLE and stage.seconds:
+        count = min(count, SECONDS / stage.seconds)
+    passes = max(1, round(stage.passes * count))
+    return replace(stage, seconds=count * stage.seconds, work=count * stage.work, passes=passes)
 
 
 def _by_the_clock(options: Options, stages: Sequence[Stage]) -> Iterator[Stage]:
     """Stages that end with their time."""
     if options.objective == "latency":
-        curves = next((stage.seconds for stage in stages if stage.name == CURVES), 0.0)
-        yield Stage("descent", 1, 0, min(DESCENT_SECONDS, curves))
+        curves = next((stage for stage in stages if stage.name == CURVES), Stage(CURVES, 0, 0, 0.0))
+        share = min(1.0, DESCENT_SECONDS / max(curves.seconds, 1e-9))
+        yield Stage("descent", 1, 0, share * curves.seconds, share * curves.work)
     if options.precision == "mixed" and options.narrow == "int8":
-        yield Stage("mixed precision", 1, 0, _USUAL * FLOAT_SECONDS)
-    yield Stage("latency of the result", 1, 0, LATENCY_SECONDS)
+        yield Stage("mixed precision", 1, 0, _USUAL * FLOAT_SECONDS, _USUAL * FLOAT_SECONDS)
+    yield Stage("latency of the result", 1, 0, LATENCY_SECONDS, LATENCY_SECONDS)
 
 
 def _once(options: Options, folder: Path, progress: Progress, found: list[Groups]) -> None:
@@ -127,8 +129,21 @@ def _allocated(setup: Setup, ledger: Ledger, evidence: Evidence, groups: Groups)
     if not setup.target.stand_in:
         measured(groups, half, partial(timing.model, setup), setup.target, setup.sample, timing.threads)
     setup.progress(TABLE, 1, 1)
-    divergence = divergence_of(setup, ledger, evidence)
-    divergence(groups.plan(half))  # and of the original
+    divergence, some = divergence_of(setup, ledger, evidence), _some(groups)
+    divergence(some[0])  # and of the original
     setup.progress("the original's outputs", 1, 1)
-    divergence(groups.plan(groups.least // 3))
-    setup.progress(CURVES, 1, 1)
+    for done, plan in enumerate(some[1:], 1):
+        divergence(plan)
+        setup.progress(CURVES, done, len(some) - 1)
+
+
+def _some(groups: Groups) -> list[PruningPlan]:
+    """Plans as the curves take them: one group alone, at some of its levels."""
+    plans = [groups.plan(groups.whole)]
+    for place in sorted({round(share * (len(groups) - 1)) for share in _PROBED}) if len(groups) else ():
+        last = len(groups.groups[place].levels) - 1
+        for level in sorted({max(1, round(share * last)) for share in SHARES}):
+            choice = groups.whole
+            choice[place] = level
+            plans.append(groups.plan(choice))
+    return plans[1:] or plans

@@ -72,7 +72,7 @@ class Inspection:
             f"{self.prunable_macs / max(self.macs, 1):.1%} are in slices that can be removed"
         )
         head = ("units", "prunable", "members (tensor: axis)", "frozen because")
-        inner = (
+        inner = tuple(
             ("", "0", f"{count} parameters inside {node}", "graphs inside nodes stay as they are")
             for node, count in self.inner_params.items()
         )

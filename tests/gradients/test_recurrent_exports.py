@@ -3,6 +3,8 @@
 torch never sees the ONNX file; a weight of the file is matched with the parameters that it is made of.
 """
 
+import copy
+import functools
 import io
 import warnings
 from collections.abc import Callable
@@ -105,6 +107,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], torch.Tensor]] = {
 EXPORTERS = ("script", "dynamo")
 
 
+@functools.cache
 def exported(name, exporter):
     make, x = NETWORKS[name]
     torch.manual_seed(0)
@@ -152,7 +155,7 @@ def test_fisher(name, exporter):
     opened = PerSample(model, feeds, loss="gauss-newton")
     (draws,) = opened.loss.rounds(range(COUNT), None, Draw(1, COUNT, 0))
     got = opened(feeds, draws)
-    want = torch_norms(net.double(), model, x, draws)
+    want = torch_norms(copy.deepcopy(net).double(), model, x, draws)
     assert got.keys() == want.keys() == filter_weights(model).keys()
     for weight, values in want.items():
         assert np.abs(got[weight] - values).max() <= TOLERANCE * values.max(), weight

@@ -10,6 +10,8 @@ import pytest
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 from oracle import run
 
+import hqp_onnx
+from hqp_onnx.errors import DataError
 from hqp_onnx.graphs.symbolic.demands import demands
 from hqp_onnx.model import open_model
 from hqp_onnx.steps.inspect import inspect_model
@@ -103,3 +105,11 @@ def test_time_may_come_first() -> None:
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0]), "zero"))
     assert inspect_model(model).macs > 0
     assert run(model, {"x": np.ones((9, 3), np.float32)})[0].shape == (1, 4, 5)
+
+
+def test_rows_that_are_steps_are_refused_in_words() -> None:
+    body = "a = Unsqueeze(x, zero) b = Transpose<perm=[0,2,1]>(a) c = Conv(b, w) y = Relu(c)"
+    model = made("(float[t,3] x)", {"w": (4, 3, 5)}, body, 3)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0]), "zero"))
+    with pytest.raises(DataError, match=r"runs on 20 rows of .*, but not on one: its first axis is no batch"):
+        hqp_onnx.quantize(model, {"x": np.ones((20, 3), np.float32)})

@@ -1,0 +1,111 @@
+"""What --dry-run says, against a command whose time is known and a clock that only it moves; nothing is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from command import hqp
+from small_model import small_data, small_model
+
+from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.data.sampled import sampled, taken
+from hqp_onnx.model import open_data, open_model
+from hqp_onnx.progress import Progress
+from hqp_onnx.steps import forecast as module
+from hqp_onnx.steps.forecast import REST, forecast, line
+
+
+class Work:
+    """A command: 2 s whatever the data, 0.5 s a sample twice, 3 s behind. A second of work takes two by the clock."""
+
+    def __init__(self, data: Dataset) -> None:
+        self.data, self.now = data, 0.0
+        self.taken: list[int] = []
+
+    def __call__(self, folder: Path, progress: Progress) -> None:
+        assert folder.is_dir()
+        data = taken(self.data)
+        self.taken.append(len(data))
+        self.now += 2
+        progress("looking", 1, 1)
+        for _ in range(2):
+            for done in range(len(data)):
+                self.now += 0.5
+                progress("reading", done + 1, len(data))
+        self.now += 3
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> Work:
+    model = open_model(small_model())
+    made = Work(open_data(model, small_data(600)).in_batches(20))
+    monkeypatch.setattr(module, "process_time", lambda: made.now)
+    monkeypatch.setattr(module, "perf_counter", lambda: 2 * made.now)
+    return made
+
+
+def test_stages_are_read_at_all_samples(work: Work) -> None:
+    found = forecast(work)
+    stages = {stage.name: stage for stage in found.stages}
+    assert work.taken == [20, 60]
+    assert (stages["reading"].passes, stages["reading"].count) == (2, 600)
+    assert stages["reading"].work == pytest.approx(600) and stages["looking"].work == pytest.approx(2)
+    assert stages[REST].work == pytest.approx(3)
+    assert found.work == pytest.approx(605) and found.seconds == pytest.approx(2 * 605)
+    assert found.samples == {"data": 600} and found.bytes > 10**7
+
+
+def test_a_stage_takes_no_more_samples_than_it_may(work: Work) -> None:
+    stages = {stage.name: stage for stage in forecast(work, {"reading": 100}).stages}
+    assert stages["reading"].work == pytest.approx(100) and stages["reading"].count == 100
+
+
+def test_lines_neither_fall_nor_begin_below_nothing() -> None:
+    assert line([10, 30], [1.0, 3.0], 100) == pytest.approx(10.0)
+    assert line([10, 30], [2.0, 3.0], 100) == pytest.approx(6.5)
+    assert line([10, 30], [4.0, 3.0], 100) == 3.0
+    assert line([10, 30], [0.1, 3.0], 100) == pytest.approx(10.0)
+    assert line([10, 10], [1.0, 3.0], 10) == 3.0
+
+
+def test_data_are_whole_again_afterwards() -> None:
+    model = open_model(small_model())
+    with sampled(1) as sampling:
+        assert len(open_data(model, small_data(250))) == 100
+    assert sampling.whole == {"data": 250} and sampling.taken == {"data": 100}
+    assert len(open_data(model, small_data(250))) == 250
+
+
+COMMANDS = {
+    "score": ("score", "model.onnx", "--data", "data.npz", "-o", "out.npz"),
+    "prune": ("prune", "model.onnx", "--sparsity", "0.3", "--data", "data.npz", "-o", "out.onnx"),
+    "quantize": ("quantize", "model.onnx", "--data", "data.npz", "-o", "out.onnx"),
+    "recover": ("recover", "pruned.onnx", "--teacher", "model.onnx", "--data", "data.npz", "-o", "out.onnx"),
+    "optimize": ("optimize", "model.onnx", "--calib", "data.npz", "--val", "data.npz", "-o", "out"),
+    "paper": ("optimize", "model.onnx", "--calib", "data.npz", "--val", "data.npz", "--paper", "-o", "out"),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_nothing_is_written(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    onnx.save(small_model(), "model.onnx")
+    onnx.save(small_model(), "pruned.onnx")
+    np.savez("data.npz", **small_data(500))
+    before = sorted(tmp_path.rglob("*"))
+    assert hqp(monkeypatch, *COMMANDS[name], "--dry-run", "--json", "-") == 0
+    found = json.loads(capfd.readouterr().out)
+    assert found["seconds"] > 0 and found["stages"] and set(found["samples"].values()) == {500}
+    counts = {stage["name"]: stage["count"] for stage in found["stages"]}
+    read = {"score": "fisher saliency", "prune": "fisher saliency", "quantize": "calibration"}
+    if name in read:
+        assert counts[read[name]] > 100
+    assert hqp(monkeypatch, *COMMANDS[name], "--dry-run") == 0
+    assert "Nothing was done" in capfd.readouterr().out
+    assert sorted(tmp_path.rglob("*")) == before
