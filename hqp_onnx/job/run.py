@@ -89,7 +89,7 @@ def _so_far(setup: Setup, judge: Judge, evidence: Evidence | None, stage: str) -
     found = so_far(setup, judge, evidence, stage)
     log.info("%s", found.note)
     best = found.pruned, found.chosen, found.recovered
-    return SearchResult(judge, found.evidence, *best, (found.note,), found.path)
+    return SearchResult(judge, found.evidence, *best, (), found.path, ended=found.note)
 
 
 def _searched(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence) -> SearchResult:
