@@ -1,7 +1,7 @@
 """The composite action and the Dockerfile, as far as they can be run without a runner and without Docker.
 
-The action's own shell is run with the inputs that a workflow gives; of the Dockerfile, what it copies must be there, and be
-all that an installation from it needs.
+The action's own shell is run with the inputs that a workflow gives. What the Dockerfile copies must be there, and
+be all that an installation needs.
 """
 
 from __future__ import annotations
