@@ -56,9 +56,9 @@ from hqp_onnx.statistics.moments import input_moments
 TARGETS = ("onnxruntime", "openvino")
 SAMPLES, HELD_OUT, MOST = 8, 8, 512
 MOST_STEPS = 64  # of a model with states, which run one by one
-PLAIN_SECONDS = 1.0  # of plain inference, that Fisher and moments are held to
+PLAIN_SECONDS = 0.5  # of plain inference, that Fisher and moments are held to
 TIMEOUT = 280  # seconds for one file
-SECONDS = 2.0  # of timing
+SECONDS = 1.0  # of timing
 Note = Callable[..., None]
 
 

@@ -26,7 +26,7 @@ from hqp_onnx.job.precision import as_asked, fastest_admissible
 from hqp_onnx.job.search import last_admissible, step_size
 from hqp_onnx.job.setup import Setup
 from hqp_onnx.job.suspicion import suspect
-from hqp_onnx.job.time_limit import limited, so_far
+from hqp_onnx.job.time_limit import Deadline, so_far
 
 log = logging.getLogger(__name__)
 
@@ -69,22 +69,23 @@ def run(setup: Setup, ledger: Ledger, began: float | None = None) -> SearchResul
     suspicions = suspect(setup, baseline)
     for line in suspicions:
         log.warning("warning: %s", line)
-    hurried = limited(setup, began, ledger.seconds["baseline"])
-    judge = Judge(hurried, ledger, budget, CandidateModels(hurried, None, ledger.cache))
+    deadline = Deadline(setup, began, ledger.seconds["baseline"])
+    setup = replace(setup, progress=deadline)
+    judge = Judge(setup, ledger, budget, CandidateModels(setup, None, ledger.cache))
     evidence = None
     try:
-        evidence = gather(hurried, ledger)
-        judge = Judge(hurried, ledger, budget, CandidateModels(hurried, evidence.refit, ledger.cache))
-        result = _searched(hurried, ledger, judge, evidence)
+        evidence = gather(setup, ledger)
+        judge = Judge(setup, ledger, budget, CandidateModels(setup, evidence.refit, ledger.cache))
+        result = _searched(setup, ledger, judge, evidence)
+        deadline.lift()
     except OutOfTime as e:
-        result = _so_far(setup, ledger, judge, evidence, str(e))
+        deadline.lift()
+        result = _so_far(setup, judge, evidence, str(e))
     return replace(result, suspicions=suspicions)
 
 
-def _so_far(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence | None, stage: str) -> SearchResult:
-    """What was found when the time was over; from here on, time is not limited."""
-    models = CandidateModels(setup, None if evidence is None else evidence.refit, ledger.cache)
-    judge = judge.by(setup, models)
+def _so_far(setup: Setup, judge: Judge, evidence: Evidence | None, stage: str) -> SearchResult:
+    """What was found when the time was over."""
     found = so_far(setup, judge, evidence, stage)
     log.info("%s", found.note)
     best = found.pruned, found.chosen, found.recovered
