@@ -184,7 +184,7 @@ def _allowed(graph: gs.Graph) -> int:
     if not isinstance(graph, CarryingGraph):
         return sys.maxsize
     constants = [t for t in graph.tensors().values() if isinstance(t, gs.Constant)]
-    return graph.origin.bytes + graph.origin.bytes // _SHARE + _FLOOR - sum(t.values.nbytes for t in constants)
+    return graph.origin.bytes + graph.origin.bytes // _SHARE + _FLOOR - sum(int(t.values.nbytes) for t in constants)
 
 
 def _initializers(fixed: list[gs.Node]) -> dict[str, gs.Constant]:
