@@ -4,7 +4,7 @@ BIN := .venv/bin
 OUT ?= build/demo
 DATA := --calib models/fashion_mnist_calib.npz --val models/fashion_mnist_val.npz --test models/fashion_mnist_test.npz
 
-.PHONY: demo test test-lowest lint types unit zoo gpu peers clean
+.PHONY: demo test test-lowest lint types unit docs zoo gpu peers clean
 
 demo: .venv/installed
 	$(BIN)/hqp optimize models/mobilenet_v3_small.onnx $(DATA) -o $(OUT)/mobilenet_v3_small
@@ -24,6 +24,10 @@ types: .venv/installed
 
 unit: .venv/installed
 	$(BIN)/pytest --numprocesses auto --dist loadfile
+
+# The documentation as a site, in build/site; fails where a link leads nowhere.
+docs: .venv/installed
+	$(BIN)/python tools/site.py
 
 # The lowest versions that pyproject.toml admits, in an environment of their own. CI runs what touches other packages most;
 # make test-lowest LOWEST=tests runs everything.

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hqp_onnx.job.options import Options
     from hqp_onnx.job.results import Report
     from hqp_onnx.model import open_data, open_model
+    from hqp_onnx.progress import Lines
     from hqp_onnx.ranking.rank import Ranking
     from hqp_onnx.steps.inspect import Inspection
     from hqp_onnx.steps.optimize import optimize
@@ -47,6 +48,7 @@ _HOMES = {
     "job.options": ("Options",),
     "job.results": ("Report",),
     "model": ("open_data", "open_model"),
+    "progress": ("Lines",),
     "ranking.rank": ("Ranking",),
     "steps.inspect": ("Inspection",),
     "steps.optimize": ("optimize",),
@@ -60,6 +62,7 @@ __all__ = [
     "HqpError",
     "Inspection",
     "Latency",
+    "Lines",
     "Metric",
     "Options",
     "Preprocess",

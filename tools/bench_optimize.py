@@ -16,7 +16,6 @@ from pathlib import Path
 from hqp_onnx.cli.tables.optimization import cost_lines
 from hqp_onnx.job.options import PAPER, Options
 from hqp_onnx.job.results import Report
-from hqp_onnx.report.table import models_table
 from hqp_onnx.steps.optimize import optimize
 
 ROOT = Path(__file__).parents[1] / "models"
@@ -34,7 +33,7 @@ VARIANTS = {
 
 
 def print_rows(report: Report) -> None:
-    table = models_table(report)
+    table = report.table
     print(f"| {' | '.join(table.head)} |\n|---|{'---|' * (len(table.head) - 1)}")
     for row in table.rows:
         print(f"| {' | '.join(row)} |")

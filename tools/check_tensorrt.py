@@ -7,10 +7,10 @@
                                                          stopped; needs torch and what zoo_models.py imports
 
 A model is built by TensorRT for RTX as it is, in float16, in INT8 as ``hqp quantize --target tensorrt-rtx --precision
-int8`` lays it out (weights rounded to nearest, which is quick), and pruned by 30 % and in INT8. Each build is a process
-of its own, whose peak memory is that of the process. "weights" is the builder's "Total Weights Memory"; "file" are the
-bytes of all weights and scales of the built model. Models without data that fit are calibrated on random inputs, which
-says nothing of their accuracy.
+int8`` lays it out (weights rounded to nearest, which is quick), and pruned by 30 %, to widths as that target takes
+them, and in INT8. Each build is a process of its own, whose peak memory is that of the process. "weights" is the
+builder's "Total Weights Memory"; "file" are the bytes of all weights and scales of the built model. Models without data
+that fit are calibrated on random inputs, which says nothing of their accuracy.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def variants(
     yield "INT8", lambda: model_io.to_proto(quantize_model(opened, few, layout, "minmax", recipe=QUICK).graph), shapes
 
     def pruned() -> onnx.ModelProto:
-        smaller = open_model(hqp_onnx.prune(onnx.load(file), 0.3))
+        smaller = open_model(hqp_onnx.prune(onnx.load(file), 0.3, multiple_of=layout.channel_multiple))
         return model_io.to_proto(quantize_model(smaller, few, layout, "minmax", recipe=QUICK).graph)
 
     yield "pruned, INT8", pruned, shapes
@@ -229,9 +229,8 @@ def summary(found: dict[str, Any], names: int) -> None:
             built = f"{last['build_s']:.1f} | {max(first['peak_mb'], last['peak_mb']):.0f}"
             print(f"| {name} | {' | '.join(sizes)} | {ratios[-1]:.2f} | {built} |")
     print(f"\n{len(found)} of {names} architectures tried; taken as they are and pruned in INT8: {taken}")
-    if ratios:
-        shares = [sum(ratio <= most for ratio in ratios) for most in (1.05, 1.1, 1.2)]
-        print(f"weights beyond the file's by 5 % at most: {shares[0]}; 10 %: {shares[1]}; 20 %: {shares[2]}")
+    shares = [sum(ratio <= most for ratio in ratios) for most in (1.05, 1.1, 1.2)]
+    print(f"weights beyond the file's by 5 % at most: {shares[0]}; 10 %: {shares[1]}; 20 %: {shares[2]}")
     for name, result in found.items():
         rows = result.get("rows", [])
         for row in (row for row in rows if row["refused"]):

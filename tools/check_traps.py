@@ -52,9 +52,12 @@ def make_data(at: Path) -> None:
         (at / "imgs" / part).mkdir(parents=True)
         for number, image in enumerate(x[begin : begin + 40]):
             Image.fromarray(image[0].astype(np.uint8)).save(at / "imgs" / part / f"{number}.png")
-    for task in ("signals", "tags", "kinds"):
+    for task in ("signals", "tags", "kinds", "segments"):
         made = ["models/task_data.py", task, str(at / task), "--samples", "100"]
         subprocess.run([sys.executable, *made], cwd=ROOT, check=True)
+    masks = [(file, file.read_bytes()) for file in sorted((at / "segments" / "masks").glob("*.png"))]
+    for (file, _), (_, other) in zip(masks, (*masks[1:], masks[0]), strict=True):
+        file.write_bytes(other)
 
 
 def traps(at: Path) -> Iterator[tuple[str, list[str | Path], str]]:
@@ -84,6 +87,8 @@ def traps(at: Path) -> Iterator[tuple[str, list[str | Path], str]]:
     yield "the parent of the sets", ["evaluate", SMALL, "--data", "imgs", "--preprocess", '{"scale": 1}'], "sub-folders"
     yield "three classes for a model of ten", ["evaluate", SMALL, "--data", "few.npz"], "no sample"
     yield "shuffled labels", ["evaluate", SMALL, "--data", "shuffled.npz"], "chance"
+    segments = ("--data", "segments/images", "--targets", "segments/masks", "--metric", "miou")
+    yield "masks of other images", ["evaluate", TASKS / "segments.onnx", *segments], "targets of other samples"
     yield (
         "pixels of 0..1 for a model of 0..255",
         ["evaluate", SMALL, "--data", "unscaled.npz"],

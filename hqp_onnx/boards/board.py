@@ -242,5 +242,5 @@ def _content(model: onnx.ModelProto | bytes | Path) -> bytes:
         return model
     if weight_bytes(model) >= BYTES_LIMIT:
         raise ModelError("a model of 2 GB or more is not sent to a board")
-    content: bytes = model.SerializeToString()
+    content: bytes = model.SerializeToString(deterministic=True)
     return content

@@ -71,7 +71,8 @@ class Ssh:
         shared = ["-o", "ControlMaster=yes"] if os.name == "posix" else []
         command = f"cd {self._folder} && exec {self._python} -u {script}"
         words = ["ssh", *shared, *self._options("-p"), self.host, command]
-        return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
+        pipe = subprocess.PIPE  # out of reach of the terminal's Ctrl-C: whoever ends cleans up there first
+        return subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=errors, start_new_session=True)
 
     @property
     def _python(self) -> str:

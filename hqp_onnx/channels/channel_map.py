@@ -128,11 +128,14 @@ class ChannelMap:
         members: dict[ParamAxis, IntArray] = {}
         for key, labels in self.members.items():
             home = self.homes.get(key.tensor)
-            axis = None if home is None else home.axes[key.axis]
-            named = key if home is None or axis is None else ParamAxis(home.name, axis)
-            if named in members and not np.array_equal(members[named], labels):
-                named = key  # small weights that are there twice
-            members[named] = labels
+            axis, index = (None, None) if home is None else (home.axes[key.axis], home.indices[key.axis])
+            named, own = key, labels
+            if home is not None and axis is not None and index is not None:
+                named, own = ParamAxis(home.name, axis), np.full(home.shape[axis], -1)
+                own[index] = labels
+            if named in members and not np.array_equal(members[named], own):
+                named, own = key, labels  # small weights that are there twice
+            members[named] = own
         return replace(self, members=members, homes={})
 
     def without(self, plan: PruningPlan) -> ChannelMap:

@@ -14,6 +14,7 @@ _MATTER = ("data", "max_drop", "target", "metric", "output")
 _GROUPS = {
     "What is asked for": (
         *("speedup", "target_latency", "pareto", "confidence", "precision", "objective", "batch", "threads"),
+        *("device", "min_speedup", "max_size", "epochs", "plan"),
         *("sparsity", "count", "path", "shapes", "dla", "for_gpu", "elsewhere"),
     ),
     "Data": (
@@ -25,7 +26,10 @@ _GROUPS = {
         *("search", "step", "saliency", "engine", "loss", "draws", "compensate", "refit", "refresh", "calibration"),
         *("recover", "augment", "seed", "paper"),
     ),
-    "How it runs": (*("build", "resume", "force", "provider", "probe_seconds", "json_file", "strict", "quiet", _HELP),),
+    "How it runs": (
+        *("dry_run", "time_limit", "build", "resume", "force", "provider", "probe_seconds", "json_file", "strict"),
+        *("quiet", _HELP),
+    ),
 }
 _OTHERS = "Others"
 

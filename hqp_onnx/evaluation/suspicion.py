@@ -2,6 +2,7 @@
 
 chance: the original is not surely better than always giving the most common label, or right less than twice as often
     as chance (of ten classes or more, where labels are shuffled, in another order, or inputs are not as in training).
+    Of other metrics: on some samples, the original is not surely better than on the targets of others among them.
 one answer: most answers are one class that most labels are not.
 inputs: on a few samples, with their values scaled or their channels reversed as people do, the original is surely
     right more often, by ten points or more. Without labels: ``suspicious_inputs``. Nothing is concluded from the values
@@ -13,6 +14,7 @@ splits: sub-folders named as sets are taken for classes.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,7 @@ _SURE = 0.975
 _BETTER, _SURELY_BETTER = 0.1, 0.999
 _GOOD = 0.9  # an original that is right as often as that is not suspected of wrong inputs
 _MANY = 10  # classes
+_LEAST, _ALIKE = 30, 0.98  # samples, and the share of a target that others may have in common
 _SETS = ("train", "training", "val", "valid", "validation", "test", "testing", "calib", "calibration", "dev")
 
 
@@ -44,6 +47,8 @@ def suspicions(session: Runner, data: Dataset, metric: Metric, scores: Scores) -
             f"the original's r2 on {name} is {scores.metric:.3g}: the mean of the targets would be no worse. Check "
             "that inputs are preprocessed as in training, and that targets belong to these samples, in the same units"
         )
+    if metric.labels in ("targets", "any") and not data.states:
+        yield from _own_targets(session, list(spread(data)), metric, name)
     labels = data.labels
     if labels is None or metric.name not in ("top1", "agreement"):
         return
@@ -61,6 +66,32 @@ def suspicions(session: Runner, data: Dataset, metric: Metric, scores: Scores) -
     yield from _one_answer(answers, labels, count, name)
     if scores.metric < _GOOD:
         yield from _inputs(session, few, metric, answers, name)
+
+
+def _own_targets(session: Runner, few: list[Batch], metric: Metric, name: str) -> Iterator[str]:
+    """Whether targets that are dealt anew are as good."""
+    said = metric.quantity.said
+    try:
+        targets = {target: np.concatenate([batch.targets[target] for batch in few]) for target in few[0].targets}
+        dealt = np.random.default_rng(0).permutation(sum(map(len, few)))
+        moved = {target: values[dealt] for target, values in targets.items()}
+        if len(dealt) < _LEAST or all((moved[x] == targets[x]).mean() > _ALIKE for x in targets):
+            return
+        tallies, start = (metric.tally(len(dealt)), metric.tally(len(dealt))), 0
+        for batch in few:
+            outputs, rows = session.run(batch.feeds), slice(start, start := start + len(batch))
+            tallies[0].add(outputs, batch)
+            tallies[1].add(outputs, replace(batch, targets={target: x[rows] for target, x in moved.items()}))
+        own, others = (tally.scores() for tally in tallies)
+        surely = own.drop_to(others).low
+    except (HqpError, ValueError):  # ValueError: of several shapes
+        return
+    if not surely > 0:
+        yield (
+            f"the original's {metric.name} is {said(own.metric)} on {len(dealt)} samples of {name}, and "
+            f"{said(others.metric)} with the targets of other samples, so it is not surely better with its own. Check "
+            "that inputs are preprocessed as in training (--preprocess), and that targets belong to these samples"
+        )
 
 
 def _splits(name: str) -> Iterator[str]:

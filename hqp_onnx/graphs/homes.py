@@ -1,23 +1,28 @@
-"""Where the weights of a file are, once it is turned, reshaped, cast or renamed: axis by axis.
+"""Where the weights of a file are, once they are turned, reshaped, cast, renamed or put together anew: axis by axis.
 
-    w [64, 32]  ->  Transpose  ->  v [32, 64]        axis 0 of v is axis 1 of w
+    w [64, 32]  ->  Transpose  ->  v [32, 64]                           axis 0 of v is axis 1 of w
+    w [1, 512, 128]  ->  Slice, Slice  ->  Concat  ->  v [1, 512, 128]  gates of an LSTM in another order
 
-What was removed is said of the file that was given, whose tensors its owner knows.
+What was removed is said of the file that was given, whose tensors its owner knows. A weight that is only a part of an
+initializer has no home: zeros in the file would be in its other parts, too.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from hqp_onnx.arrays import IntArray
 from hqp_onnx.graphs.nodes import operator
 from hqp_onnx.graphs.origin import Home
 
 _SAME = ("Cast", "Identity")
-Axes = tuple[int | None, ...]
+_RESHAPED = ("Reshape", "Squeeze", "Unsqueeze")
 
 
 def find_homes(nodes: Iterable[gs.Node], known: Mapping[str, Home]) -> dict[str, Home]:
@@ -29,55 +34,112 @@ def find_homes(nodes: Iterable[gs.Node], known: Mapping[str, Home]) -> dict[str,
     """
     homes, shapes = dict(known), dict[str, tuple[int, ...]]()
     for node in nodes:
-        source = node.inputs[0] if node.inputs else None
-        home = None if source is None else homes.get(source.name) or _at_home(source)
-        if source is None or home is None or len(node.outputs) != 1:
+        sources = [homes.get(t.name) or _at_home(t) for t in node.inputs[: None if node.op == "Concat" else 1]]
+        first = node.inputs[0] if node.inputs else None
+        if first is None or any(home is None for home in sources) or len({h.name for h in sources if h}) != 1:
             continue
-        shape = tuple(source.shape) if isinstance(source, gs.Constant) else shapes[source.name]
-        moved = _moved(node, shape)
+        shape = tuple(first.shape) if isinstance(first, gs.Constant) else shapes.get(first.name)
+        moved = None if shape is None else _moved(node, shape, [home for home in sources if home is not None])
         if moved is not None:
-            result = node.outputs[0].name
-            axes = tuple(None if axis is None else home.axes[axis] for axis in moved[1])
-            homes[result], shapes[result] = Home(home.name, home.type, axes), moved[0]
-    return homes
+            shapes[node.outputs[0].name], homes[node.outputs[0].name] = moved
+    return {name: home for name, home in homes.items() if name in known or _is_whole(home, shapes[name])}
 
 
 def _at_home(tensor: gs.Tensor) -> Home | None:
-    """Of an initializer of floats: itself."""
+    """Of an initializer: itself."""
     if not isinstance(tensor, gs.Constant):
         return None
-    kind = (
-        tensor.dtype if isinstance(tensor.dtype, int) else onnx.helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype))
-    )
-    return Home(tensor.name, int(kind), tuple(range(len(tensor.shape))))
+    kind = tensor.dtype
+    kind = int(kind) if isinstance(kind, int) else onnx.helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+    shape = tuple(tensor.shape)
+    return Home(tensor.name, kind, shape, tuple(range(len(shape))), tuple(map(np.arange, shape)))
 
 
-def _moved(node: gs.Node, shape: Sequence[int]) -> tuple[tuple[int, ...], Axes] | None:
-    """Shape of a node's result, and the axis of its input that each axis is; None for nodes that compute."""
-    axes: list[int | None] = list(range(len(shape)))
-    if operator(node) in _SAME:
-        return tuple(shape), tuple(axes)
-    if operator(node) == "Transpose":
+def _is_whole(home: Home, shape: Sequence[int]) -> bool:
+    """Whether a weight of ``shape`` is all of its initializer, each value once."""
+    lines = [(size, index) for size, index in zip(shape, home.indices, strict=True) if index is not None]
+    return math.prod(shape) == math.prod(home.shape) and all(len(np.unique(index)) == size for size, index in lines)
+
+
+def _moved(node: gs.Node, shape: tuple[int, ...], homes: Sequence[Home]) -> tuple[tuple[int, ...], Home] | None:
+    """Shape and home of the result of a node that reads weights of these homes; None where it computes."""
+    home, op = homes[0], operator(node)
+    if op in _SAME:
+        return shape, home
+    if op == "Transpose":
         order = list(node.attrs.get("perm") or range(len(shape))[::-1])
-        return tuple(shape[axis] for axis in order), tuple(order)
-    target = _target(node, shape)
+        return tuple(shape[axis] for axis in order), _chosen(home, order)
+    if op == "Concat":
+        return _joined(home, homes, shape, node.attrs["axis"] % len(shape))
+    if op == "Slice" and all(isinstance(t, gs.Constant) for t in node.inputs[1:]):
+        return _cut(home, shape, *(t.values.ravel().tolist() for t in node.inputs[1:]))
+    target = _target(node, shape) if op in _RESHAPED else None
     if target is None:
         return None
-    kept = {(int(np.prod(shape[:i])), n): i for i, n in reversed(list(enumerate(shape))) if n > 1}
-    found = [kept.get((int(np.prod(target[:i])), n)) for i, n in enumerate(target)]
-    return tuple(target), tuple(found)
+    kept = {(math.prod(shape[:i]), n): i for i, n in reversed(list(enumerate(shape))) if n > 1}
+    return target, _chosen(home, [kept.get((math.prod(target[:i]), n)) for i, n in enumerate(target)])
 
 
-def _target(node: gs.Node, shape: Sequence[int]) -> list[int] | None:
-    """Shape that a Reshape, Squeeze or Unsqueeze of constants makes."""
-    given = node.inputs[1].values.tolist() if len(node.inputs) > 1 and isinstance(node.inputs[1], gs.Constant) else None
-    if given is None or operator(node) not in ("Reshape", "Squeeze", "Unsqueeze"):
+def _chosen(home: Home, axes: Sequence[int | None]) -> Home:
+    """``home`` of a tensor whose axes are these of the one before."""
+    return replace(
+        home,
+        axes=tuple(None if axis is None else home.axes[axis] for axis in axes),
+        indices=tuple(None if axis is None else home.indices[axis] for axis in axes),
+    )
+
+
+def _with_line(home: Home, axis: int, line: IntArray | None) -> Home:
+    return replace(home, indices=(*home.indices[:axis], line, *home.indices[axis + 1 :]))
+
+
+def _joined(
+    home: Home, homes: Sequence[Home], shape: tuple[int, ...], axis: int
+) -> tuple[tuple[int, ...], Home] | None:
+    """Parts of one weight, put together along an axis."""
+    lines = [other.indices[axis] for other in homes]
+    if any(line is None or other.axes != home.axes for line, other in zip(lines, homes, strict=True)):
         return None
+    for number, line in enumerate(home.indices):
+        others = [other.indices[number] for other in homes]
+        if number != axis and not all(
+            line is None or (other is not None and np.array_equal(line, other)) for other in others
+        ):
+            return None
+    joined = np.concatenate([line for line in lines if line is not None])
+    return (*shape[:axis], len(joined), *shape[axis + 1 :]), _with_line(home, axis, joined)
+
+
+def _cut(
+    home: Home,
+    shape: tuple[int, ...],
+    starts: Sequence[int],
+    ends: Sequence[int],
+    axes: Sequence[int] | None = None,
+    steps: Sequence[int] | None = None,
+) -> tuple[tuple[int, ...], Home] | None:
+    """A Slice of constant bounds."""
+    sizes = list(shape)
+    for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        axis = (axes[number] if axes else number) % len(shape)
+        line, step = home.indices[axis], steps[number] if steps else 1
+        if line is None or step < 1:
+            return None
+        home = _with_line(home, axis, line[start:end:step])
+        sizes[axis] = len(line[start:end:step])
+    return tuple(sizes), home
+
+
+def _target(node: gs.Node, shape: Sequence[int]) -> tuple[int, ...] | None:
+    """Shape that a Reshape, Squeeze or Unsqueeze of constants makes."""
+    if len(node.inputs) < 2 or not isinstance(node.inputs[1], gs.Constant):
+        return None
+    given = node.inputs[1].values.ravel().tolist()
     probe = np.broadcast_to(np.zeros((), bool), tuple(shape))
     if operator(node) == "Unsqueeze":
-        return list(np.expand_dims(probe, tuple(given)).shape)
+        return np.expand_dims(probe, tuple(given)).shape
     if operator(node) == "Squeeze":
-        return list(np.squeeze(probe, tuple(given)).shape)
+        return np.squeeze(probe, tuple(given)).shape
     filled = [shape[axis] if n == 0 else n for axis, n in enumerate(given)]
-    rest = int(np.prod([n for n in filled if n != -1]))
-    return [int(np.prod(shape)) // rest if n == -1 else n for n in filled]
+    rest = math.prod(n for n in filled if n != -1)
+    return tuple(math.prod(shape) // rest if n == -1 else n for n in filled)

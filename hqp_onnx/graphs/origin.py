@@ -13,22 +13,28 @@ from typing import Any
 import onnx
 import onnx_graphsurgeon as gs
 
+from hqp_onnx.arrays import IntArray
+
 _HEADER = ("producer_name", "producer_version", "domain", "model_version", "doc_string")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Home:
-    """The initializer of the file that a weight is, turned, reshaped or cast.
+    """The initializer of the file that a weight is, turned, reshaped, cast, or put together anew from parts.
 
     Attributes:
         name: of the initializer.
         type: of its elements, as ``onnx.TensorProto`` numbers them.
+        shape: of the initializer.
         axes: of the initializer, by axis of the weight; None for those that a Reshape took apart.
+        indices: along that axis, of each position of the weight's; None as above.
     """
 
     name: str
     type: int
+    shape: tuple[int, ...]
     axes: tuple[int | None, ...]
+    indices: tuple[IntArray | None, ...]
 
 
 @dataclass(frozen=True)

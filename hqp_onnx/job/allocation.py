@@ -89,12 +89,13 @@ def _program(setup: Setup, ledger: Ledger, groups: Groups, timing: Timing, name:
 
 @dataclass(frozen=True)
 class Allocated:
-    """A path, the number of its fastest admissible plan, the threads to time on, and what to know of the times."""
+    """A path, the number of its fastest admissible plan, the threads to time on, what to know of the times, its end."""
 
     path: PlanPath
     count: int
     threads: int
     notes: tuple[str, ...]
+    ended: str
 
 
 def allocated_path(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence) -> Allocated:
@@ -126,8 +127,9 @@ def allocated_path(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidenc
     best = ledger.once("fastest", fastest_plan)
     slower = [*plans[:best], *plans[best + 1 :], plans[best]]
     faster = [allocation.groups.plan(choice) for choice in choices if seconds(choice) < seconds(tried[-1])]
-    notes = note_on(allocation.program), _why_it_ended(setup, ledger, allocation, tried[best], [*choices, *refined])
-    return Allocated(PlanPath((*slower, *faster)), len(slower) - 1, timing.threads, notes)
+    ended = _why_it_ended(setup, ledger, allocation, tried[best], [*choices, *refined])
+    notes = (note_on(allocation.program),)
+    return Allocated(PlanPath((*slower, *faster)), len(slower) - 1, timing.threads, notes, ended)
 
 
 def _timed_path(

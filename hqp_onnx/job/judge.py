@@ -45,12 +45,6 @@ class Judge:
             log.info("%s, %4.1f %% of the units removed: %s", trial.kind, 100 * trial.sparsity, trial.why)
         return trial
 
-    def by(self, setup: Setup, models: CandidateModels) -> Judge:
-        """The same with what it was asked for, of another setup."""
-        other = Judge(setup, self._ledger, self.budget, models)
-        other._asked = self._asked
-        return other
-
     @property
     def judged(self) -> int:
         """How many candidates have a verdict."""

@@ -132,6 +132,7 @@ def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[R
         notes=_notes(setup, result, rows, plan),
         network=network,
         changes=changes(setup, models["baseline"], models[shipping.row]),
+        why_stopped=result.ended,
     )
     for large in (*ledger.cache.glob("*.onnx*"), *(ledger.cache / name for name in MOMENTS)):  # and soon made again
         large.unlink(missing_ok=True)
@@ -277,7 +278,7 @@ def _notes(setup: Setup, result: SearchResult, rows: Mapping[str, Row], plan: Pr
             parts = ", ".join(f"{output} {q.said(value)}" for output, value in row.parts.items())
             notes.append(f"{TITLES[name]}: {q.name} of {parts}")
     of_target = *stand_in(setup.target), *timing(setup.target), *remarks(setup.target, setup.options.precision)
-    return (*notes, *result.notes, *of_target)
+    return (*notes, *result.notes, *filter(None, (result.ended,)), *of_target)
 
 
 def _cost(setup: Setup, ledger: Ledger) -> CostModel:

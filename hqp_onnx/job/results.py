@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,93 +16,19 @@ from hqp_onnx.evaluation.metrics import Quantity
 from hqp_onnx.evaluation.verification import Verified
 from hqp_onnx.job.cost_model import CostModel
 from hqp_onnx.job.ledger import Trial
+from hqp_onnx.job.table import TITLES as TITLES
+from hqp_onnx.job.table import EngineRow as EngineRow
+from hqp_onnx.job.table import Judged as Judged
+from hqp_onnx.job.table import Point as Point
+from hqp_onnx.job.table import Row as Row
+from hqp_onnx.job.table import models_table
+from hqp_onnx.job.table import title_of as title_of
+from hqp_onnx.markup import Table, table, tag
 from hqp_onnx.runtimes.machine import Machine
 
 SCHEMA = 3  # of report.json; raised when a reader of the one before would go wrong
-TITLES = {
-    "baseline": "Baseline FP32",
-    "q8_only": "Q8-only",
-    "pruned": "Pruned-only",
-    "int8_everywhere": "HQP, all INT8",
-    "hqp": "HQP",
-    "recovered": "HQP + recovery",
-    "engine": "Engine, on the GPU",
-}
 SPENT = {"pruning", "precision", "left"}
 Setting = str | int | float | bool | list[str] | None
-
-
-@dataclass(frozen=True)
-class Judged:
-    """One model, apart from its latency.
-
-    ``drop`` is how much worse than the baseline's its metric is on ``data``, with its 95 % paired interval, which is
-    None where it is not known.
-
-    ``sparsity`` is the share of prunable units removed; ``size_reduction`` 0.75 means that a quarter of the baseline's
-    bytes is left. ``parts`` is the metric of single outputs, where it has such.
-    """
-
-    metric: float
-    drop: float
-    drop_low: float | None
-    drop_high: float | None
-    val_metric: float
-    val_drop: float
-    bytes: int
-    size_reduction: float
-    params: int
-    macs: int
-    sparsity: float
-    parts: Mapping[str, float] = field(default_factory=dict, kw_only=True)
-
-
-@dataclass(frozen=True)
-class Row(Judged):
-    """``latency_ms`` is the median of one run at batch 1; ``speedup`` compares with the baseline.
-
-    Each model runs on the number of ``threads`` that it is fastest on, 0 for the runtime's choice; ``one_thread_ms``
-    and ``one_thread_speedup`` compare them on one, None where that was not measured.
-    """
-
-    latency_ms: float
-    latency_p10_ms: float
-    latency_p90_ms: float
-    speedup: float
-    threads: int = 0
-    one_thread_ms: float | None = None
-    one_thread_speedup: float | None = None
-
-    @property
-    def spread(self) -> tuple[float, float]:
-        """Milliseconds from the 10th to the 90th percentile."""
-        return self.latency_p10_ms, self.latency_p90_ms
-
-
-@dataclass(frozen=True)
-class Point(Row):
-    """A model of the family that ``--pareto`` writes; ``file`` is relative to OUT."""
-
-    file: str = ""
-
-
-@dataclass(frozen=True)
-class EngineRow(Judged):
-    """The TensorRT engine of the model that ships; ``admitted`` if it is inside the budget.
-
-    ``latency_ms`` is the median between CUDA events of one run of ``batch`` samples on the GPU. It has no ratio to the
-    other rows, which are not measured there.
-    """
-
-    admitted: bool
-    latency_ms: float
-    latency_p99_ms: float
-    batch: int
-
-    @property
-    def spread(self) -> tuple[float, float]:
-        """Milliseconds from the median to the 99th percentile."""
-        return self.latency_ms, self.latency_p99_ms
 
 
 @dataclass(frozen=True)
@@ -292,6 +219,7 @@ class Report:
         pareto: models over the whole range of speeds, slowest first, if they were asked for.
         network: what is drawn of it, in the order of the graph.
         changes: None where the metric has no scores of single samples.
+        why_stopped: why no faster model was found.
     """
 
     schema_version: int = SCHEMA
@@ -330,6 +258,7 @@ class Report:
     pareto: tuple[Point, ...] | None = None
     network: tuple[Step, ...] = ()
     changes: Changes | None = None
+    why_stopped: str = ""
 
     def __post_init__(self) -> None:
         _ = self.request  # has what it needs
@@ -360,13 +289,20 @@ class Report:
             return "engine"
         return self.ships
 
+    @property
+    def table(self) -> Table:
+        """A row per model."""
+        rows = {} if self.settings.get("threads") else self.rows
+        threads = {name: row.one_thread_speedup for name, row in rows.items()}
+        where = f"{self.machine.runtime} on {self.machine.processor}"
+        return models_table(self.all_rows, self.metric, f"{self.samples} samples of {self.data}; {where}", threads)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return tag("div", tag("p", tag("strong", Path(self.shipped).name), ": ", self.why), table(self.table))
+
     def json(self) -> dict[str, Any]:
         """JSON values: the fields, without those that are None, and what follows from the cost model."""
         values: dict[str, Any] = msgspec.to_builtins(self)
         values["cost_model"] |= self.cost_model.derived()
         return {name: value for name, value in values.items() if value is not None}
-
-
-def title_of(row: str) -> str:
-    """A row's name in words."""
-    return TITLES.get(row, row.replace("_", " ").capitalize())

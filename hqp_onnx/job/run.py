@@ -26,7 +26,7 @@ from hqp_onnx.job.precision import as_asked, fastest_admissible
 from hqp_onnx.job.search import last_admissible, step_size
 from hqp_onnx.job.setup import Setup
 from hqp_onnx.job.suspicion import suspect
-from hqp_onnx.job.time_limit import limited, so_far
+from hqp_onnx.job.time_limit import Deadline, so_far
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,7 @@ class SearchResult:
         notes: on how the path was made.
         path: of the plans, the pruned candidate's among them.
         suspicions: what looks wrong with the model on its data.
+        ended: why no faster, or smaller, model was found.
     """
 
     judge: Judge
@@ -54,6 +55,7 @@ class SearchResult:
     notes: tuple[str, ...]
     path: Path
     suspicions: tuple[str, ...] = ()
+    ended: str = ""
 
 
 def run(setup: Setup, ledger: Ledger, began: float | None = None) -> SearchResult:
@@ -67,26 +69,27 @@ def run(setup: Setup, ledger: Ledger, began: float | None = None) -> SearchResul
     suspicions = suspect(setup, baseline)
     for line in suspicions:
         log.warning("warning: %s", line)
-    hurried = limited(setup, began, ledger.seconds["baseline"])
-    judge = Judge(hurried, ledger, budget, CandidateModels(hurried, None, ledger.cache))
+    deadline = Deadline(setup, began, ledger.seconds["baseline"])
+    setup = replace(setup, progress=deadline)
+    judge = Judge(setup, ledger, budget, CandidateModels(setup, None, ledger.cache))
     evidence = None
     try:
-        evidence = gather(hurried, ledger)
-        judge = Judge(hurried, ledger, budget, CandidateModels(hurried, evidence.refit, ledger.cache))
-        result = _searched(hurried, ledger, judge, evidence)
+        evidence = gather(setup, ledger)
+        judge = Judge(setup, ledger, budget, CandidateModels(setup, evidence.refit, ledger.cache))
+        result = _searched(setup, ledger, judge, evidence)
+        deadline.lift()
     except OutOfTime as e:
-        result = _so_far(setup, ledger, judge, evidence, str(e))
+        deadline.lift()
+        result = _so_far(setup, judge, evidence, str(e))
     return replace(result, suspicions=suspicions)
 
 
-def _so_far(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence | None, stage: str) -> SearchResult:
-    """What was found when the time was over; from here on, time is not limited."""
-    models = CandidateModels(setup, None if evidence is None else evidence.refit, ledger.cache)
-    judge = judge.by(setup, models)
+def _so_far(setup: Setup, judge: Judge, evidence: Evidence | None, stage: str) -> SearchResult:
+    """What was found when the time was over."""
     found = so_far(setup, judge, evidence, stage)
     log.info("%s", found.note)
     best = found.pruned, found.chosen, found.recovered
-    return SearchResult(judge, found.evidence, *best, (found.note,), found.path)
+    return SearchResult(judge, found.evidence, *best, (), found.path, ended=found.note)
 
 
 def _searched(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence) -> SearchResult:
@@ -94,7 +97,7 @@ def _searched(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence) ->
     options = setup.options
     if goal := Goal.of(options):
         return _reached(setup, ledger, judge, evidence, goal)
-    path, removed, threads, notes = _pruned(setup, ledger, judge, evidence)
+    path, removed, threads, notes, ended = _pruned(setup, ledger, judge, evidence)
     pruned, chosen, recovered = Candidate(path.plan(removed)), None, None
     wanted, count = pruned, removed  # what recovery starts from
     if options.precision != "fp32":
@@ -103,7 +106,7 @@ def _searched(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence) ->
         chosen, count = admitted or (None, 0)
     if options.recover:
         recovered = _recovered(setup, judge, path, count, chosen or wanted)
-    return SearchResult(judge, evidence, pruned, chosen, recovered, notes, path)
+    return SearchResult(judge, evidence, pruned, chosen, recovered, notes, path, ended=ended)
 
 
 def _reached(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence, goal: Goal) -> SearchResult:
@@ -113,18 +116,30 @@ def _reached(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence, goa
     recovered = replace(found.chosen, trained=True) if setup.options.recover else None
     if recovered is not None and not judge.admits(recovered):
         recovered = None
-    return SearchResult(judge, evidence, found.pruned, chosen, recovered, (found.note,), found.path)
+    return SearchResult(judge, evidence, found.pruned, chosen, recovered, (), found.path, ended=found.note)
 
 
-def _pruned(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence) -> tuple[Path, int, int, tuple[str, ...]]:
-    """The path of candidates, the last admissible number on it in FP32, the threads to time on, and notes."""
+def _pruned(
+    setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence
+) -> tuple[Path, int, int, tuple[str, ...], str]:
+    """The path of candidates, the last admissible number on it in FP32, the threads to time on, notes, why it ended."""
     options, channels = setup.options, setup.channels
     if options.objective == "latency":
         found = allocated_path(setup, ledger, judge, evidence)
-        return found.path, found.count, found.threads, found.notes
+        return found.path, found.count, found.threads, found.notes, found.ended
     step = step_size(options.step, len(channels.prunable))
     path, removed = _along(setup, ledger, judge, OrderPath(evidence.order, channels, options.width_multiple, step))
-    return path, removed, options.threads, ()
+    return path, removed, options.threads, (), _why_it_ended(ledger, len(path.plan(removed)))
+
+
+def _why_it_ended(ledger: Ledger, removed: int) -> str:
+    """Why no more than ``removed`` units were removed, of one order."""
+    trials = (trial for trial in ledger.trials.values() if not trial.accepted and not trial.trained)
+    refused = [trial for trial in trials if trial.precision == "fp32" and trial.removed > removed]
+    if not refused:
+        return "not the budget ended the search, but the units that must stay, and the widths that --min-width keeps"
+    least = min(refused, key=lambda trial: trial.removed)
+    return f"the budget ended the search: with {100 * least.sparsity:.1f} % of the units removed, {least.why}"
 
 
 def _along(setup: Setup, ledger: Ledger, judge: Judge, path: OrderPath) -> tuple[OrderPath, int]:

@@ -7,8 +7,9 @@ verdict that was not reached is not recorded, so a resumed run with more time fi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
@@ -21,41 +22,39 @@ from hqp_onnx.job.judge import Judge
 from hqp_onnx.job.path import PlanPath
 from hqp_onnx.job.rows import SECONDS
 from hqp_onnx.job.setup import Setup
-from hqp_onnx.progress import Progress
 from hqp_onnx.ranking.rank import Ranking
 
 _ROWS, _PASSES = 3, 4
 """Models that are evaluated as they were written, and passes over the calibration data until one of them is in INT8."""
 
 _COMPARISON_SECONDS = 1.0
+OVER = "the time limit of"
+"""How the note begins that says so."""
 
 
-@dataclass(frozen=True)
 class Deadline:
-    """Progress that raises ``OutOfTime`` from ``end`` of ``perf_counter`` on."""
-
-    progress: Progress
-    end: float
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """See ``Progress``."""
-        self.progress(stage, done, total)
-        if perf_counter() > self.end:
-            raise OutOfTime(stage)
-
-
-def limited(setup: Setup, began: float, baseline: float) -> Setup:
-    """The setup of a search that ends in time, where a limit was asked for.
+    """Progress that raises ``OutOfTime`` when the time of a search is over, until it is lifted.
 
     Args:
-        setup: of the job.
+        setup: of the job, with its limit, if it has any.
         began: when the job did, by ``perf_counter``.
         baseline: seconds that the original took on D_val.
     """
-    if setup.options.time_limit is None:
-        return setup
-    end = began + setup.options.time_limit - _aside(setup, baseline)
-    return replace(setup, progress=Deadline(setup.progress, end))
+
+    def __init__(self, setup: Setup, began: float, baseline: float) -> None:
+        limit = setup.options.time_limit
+        self._progress = setup.progress
+        self._end = math.inf if limit is None else began + limit - _aside(setup, baseline)
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """See ``Progress``."""
+        self._progress(stage, done, total)
+        if perf_counter() > self._end:
+            raise OutOfTime(stage)
+
+    def lift(self) -> None:
+        """What follows may take its time."""
+        self._end = math.inf
 
 
 def _aside(setup: Setup, baseline: float) -> float:
@@ -82,7 +81,7 @@ def so_far(setup: Setup, judge: Judge, evidence: Evidence | None, stage: str) ->
     """What a search found until its time was over.
 
     Args:
-        setup: of the job, without the limit.
+        setup: of the job, its limit lifted.
         judge: with what the search had it admit.
         evidence: None where it was not complete.
         stage: that the search was at.
@@ -93,7 +92,7 @@ def so_far(setup: Setup, judge: Judge, evidence: Evidence | None, stage: str) ->
     narrow = [] if options.precision == "fp32" else [c for c in untrained if c.precision is not Precision.FP32]
     trained = [c for c in admitted if c.trained and (c.precision is Precision.FP32) == (options.precision == "fp32")]
     seconds, judged = options.time_limit, judge.judged
-    note = f"the time limit of {seconds:g} s ended the search at '{stage}', with {judged} candidates judged: "
+    note = f"{OVER} {seconds:g} s ended the search at '{stage}', with {judged} candidates judged: "
     note += "--resume with more time goes on"
     path = PlanPath((ORIGINAL.plan, *([pruned.plan] if len(pruned.plan) else [])))
     return SoFar(

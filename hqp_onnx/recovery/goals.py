@@ -101,10 +101,10 @@ def _judged(outputs: Sequence[Point], student: Net, settings: Recovery) -> list[
 def _task(judged: Sequence[Point], outputs: Sequence[Point], student: Net, settings: Recovery) -> Task | None:
     """Whose logits the judged output has; None where its loss is mse."""
     name, kind = judged[0].name, settings.task.kind
-    if settings.loss == "mse" or len(judged) > 1 or student.traced.rows.get(name) != 1:
+    if settings.loss == "mse" or len(judged) > 1:
         return None
     if kind in ("classes", "decisions"):
-        return replace(settings.task, output=name)
+        return replace(settings.task, output=name) if student.traced.rows.get(name) == 1 else None
     if settings.loss == "kl":
         logits_of(student.tape, name)  # raises where it has none
     elif kind == "values" or len(outputs) > 1 or not is_classifier(student.tape):

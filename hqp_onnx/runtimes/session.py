@@ -210,7 +210,14 @@ class Session:
         try:
             with tempfile.TemporaryDirectory() as spill:
                 source = loadable(model, outputs, Path(spill))
-                self._session, self._graphs = _opened(source, options, provider, devices, exact)
+                try:
+                    self._session, self._graphs = _opened(source, options, provider, devices, exact)
+                except Exception:
+                    if outputs is None or not optimize or devices:
+                        raise
+                    # onnxruntime's last level may fuse the Conv that makes a fetched tensor into the Add that reads it
+                    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+                    self._session, self._graphs = _opened(source, options, provider, devices, exact)
         except Exception as e:  # onnxruntime's own exception types are many and undocumented
             place = "" if provider == CPU else f" on {provider}"
             raise ModelError(f"onnxruntime cannot load the model{place}: {failure(e)}") from e

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from hqp_onnx.engine import library
 from hqp_onnx.engine.acceptance import present
 from hqp_onnx.engine.parsing import Refusal, refusals
 from hqp_onnx.errors import MissingRuntimeError, UsageError
+from hqp_onnx.markup import Table, table
 from hqp_onnx.model import ModelSource, open_model, read_model
 from hqp_onnx.runtimes.targets import target
 
@@ -60,6 +62,31 @@ class Inspection:
     prunable_macs: int
     groups: tuple[Group, ...]
     inner_params: Mapping[str, int]
+
+    @property
+    def table(self) -> Table:
+        """Groups of parameter axes that share units, and what is frozen; "(all)" marks branches, which can go whole."""
+        caption = (
+            f"{self.units} units, {self.prunable} prunable; of {self.params / 1e6:.2f} M parameters and "
+            f"{self.macs / 1e6:.2f} M MACs per sample, {self.prunable_params / max(self.params, 1):.1%} and "
+            f"{self.prunable_macs / max(self.macs, 1):.1%} are in slices that can be removed"
+        )
+        head = ("units", "prunable", "members (tensor: axis)", "frozen because")
+        inner = tuple(
+            ("", "0", f"{count} parameters inside {node}", "graphs inside nodes stay as they are")
+            for node, count in self.inner_params.items()
+        )
+        return Table(caption, head, (*map(_cells, self.groups), *inner))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return table(self.table)
+
+
+def _cells(group: Group) -> tuple[str, ...]:
+    members = ", ".join(f"{member.tensor}: {member.axis}" for member in group.members)
+    why = "; ".join(f"{reason} ({count})" for reason, count in Counter(group.frozen.values()).items())
+    return str(group.units), f"{group.prunable}{' (all)' * group.branch}", members, why
 
 
 @dataclass(frozen=True)

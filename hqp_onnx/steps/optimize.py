@@ -23,6 +23,7 @@ from hqp_onnx.job.results import Report
 from hqp_onnx.job.run import run
 from hqp_onnx.job.settings import inputs_of, owner, settings_of
 from hqp_onnx.job.setup import open_setup
+from hqp_onnx.job.time_limit import OVER
 from hqp_onnx.out_folder import LEDGER, LOCK, MANIFEST, OutFolder
 from hqp_onnx.progress import Progress, silent
 from hqp_onnx.report.reading import JSON
@@ -97,7 +98,8 @@ def budget_error(report: Report) -> BudgetError:
             f"{row.latency_ms:.3f} ms, {row.speedup:.2f} times as fast. Allow narrower layers by {{--min_width}}"
         )
     kind = report.request.narrow.upper()
+    advice = "Allow a larger {--max_drop}, or try another {--calibration}"
     return BudgetError(
         f"no {kind} model of {report.model} is inside the budget of {limit}: the best admissible model, "
-        f"{report.shipped}, is FP32. Allow a larger {{--max_drop}}, or try another {{--calibration}}"
+        f"{report.shipped}, is FP32. {next((note for note in report.notes if note.startswith(OVER)), advice)}"
     )

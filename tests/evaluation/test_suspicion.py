@@ -112,3 +112,25 @@ def test_changes_keep_layout_and_type() -> None:
         assert one.dtype == other.dtype == np.float32
         assert np.array_equal(np.moveaxis(one, 1, 3), other)
     assert changed(PIXELS, "imagenet") == pytest.approx(GOOD, abs=1e-5)
+
+
+@pytest.mark.parametrize("metric", ["f1", "rmse", "recall@1", "mine"])
+def test_targets_of_other_samples(metric: str) -> None:
+    """What is near chance by any metric, a user's own included."""
+
+    def mine(outputs: dict, targets: dict, inputs: dict) -> np.ndarray:
+        return np.square(outputs["y"].argmax(1) - targets["labels"]) * 7.0
+
+    mine.higher = False  # type: ignore[attr-defined]
+    model, values = session(), np.eye(10, dtype=np.float32)[LABELS] * 40
+    targets = values if metric == "rmse" else LABELS
+    chosen = load_metric(mine if metric == "mine" else metric)
+
+    def said(labels: np.ndarray) -> list[str]:
+        data = Dataset(ArraySource("data", {"x": GOOD}, {"labels": labels}), model.inputs, batch_size=32)
+        return list(suspicions(model, data, chosen, evaluate(model, data, chosen)))
+
+    assert said(targets) == []
+    (line,) = said(RNG.permutation(targets))
+    assert "with the targets of other samples, so it is not surely better with its own" in line
+    assert said(np.repeat(targets[:1], 400, 0)) == []  # nothing to tell apart

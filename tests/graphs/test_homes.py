@@ -13,6 +13,10 @@ import pytest
 from oracle import run
 
 import hqp_onnx
+from hqp_onnx.channels.channel_map import PruningPlan
+from hqp_onnx.graphs.model_io import to_proto
+from hqp_onnx.model import open_model
+from hqp_onnx.passes.prune_channels import prune_channels
 from hqp_onnx.steps.inspect import inspect_model
 from hqp_onnx.steps.prune import Pruning, prune_file
 
@@ -105,6 +109,33 @@ def test_the_ledger_is_of_the_file(case: str, tmp_path: Path) -> None:
     again = Pruning(plan=tmp_path / "l.json", compensate=False)
     prune_file(tmp_path / "m.onnx", tmp_path / "q.onnx", again)
     assert (tmp_path / "q.onnx").read_bytes() == (tmp_path / "p.onnx").read_bytes()
+
+
+def test_gates_in_another_order_are_named_by_their_places_in_the_file() -> None:
+    """As torch writes an LSTM: parts of w, put together anew, are one weight whose rows are others."""
+    body = (
+        "i = Slice(w, k0, k1, z) f = Slice(w, k1, k2, z) o = Slice(w, k2, k3, z) v = Concat<axis=0>(o, i, f) "
+        "t = Transpose<perm=[1,0]>(v) a = MatMul(x, t) r = Relu(a) y = MatMul(r, u)"
+    )
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17]> g (float[n,40] x) => (float[n,5] y) {{ {body} }}'
+    )
+    rng = np.random.default_rng(0)
+    for name, shape in {"w": (60, 40), "u": (60, 5)}.items():
+        values = rng.standard_normal(shape).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    for name, value in {"k0": 0, "k1": 20, "k2": 40, "k3": 60, "z": 0}.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([value]), name))
+    opened = open_model(model)
+    channels = opened.channels()
+    plan = PruningPlan(np.random.default_rng(2).choice(channels.prunable, 20, replace=False))
+    removed = channels.of_file().removed_slices(plan)
+    assert removed.keys() == {"w", "u"}
+    assert not np.array_equal(removed["w"][0], removed["u"][0])
+    named = {name: {str(axis): gone.tolist() for axis, gone in axes.items()} for name, axes in removed.items()}
+    x = {"x": rng.standard_normal((4, 40)).astype(np.float32)}
+    pruned = to_proto(prune_channels(opened.graph, channels, plan).graph)
+    np.testing.assert_allclose(run(pruned, x)[0], run(masked(model, named), x)[0], atol=1e-4)
 
 
 @pytest.mark.parametrize("case", CASES)

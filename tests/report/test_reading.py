@@ -49,7 +49,19 @@ def test_the_keys_are_those_that_programs_read(values: Values, returned: Report)
     assert set(values) == rows | {
         *("schema_version", "model", "data", "samples", "budget_met", "shipped", "settings", "budget_spent", "floats"),
         *("cost_model", "seconds", "units", "machine", "notes", "trials", "layers", "saliency_histogram", "frozen"),
-        *("inputs", "ships", "why", "files", "verified", "warnings", "metric", "max_drop", "network", "changes"),
+        *(
+            "inputs",
+            "ships",
+            "why",
+            "files",
+            "verified",
+            "warnings",
+            "metric",
+            "max_drop",
+            "network",
+            "changes",
+            "why_stopped",
+        ),
     }
     assert values["schema_version"] == 3
     assert values["metric"] == {"name": "agreement", "unit": "points", "higher": True}

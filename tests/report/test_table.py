@@ -12,8 +12,9 @@ from rich.console import Console
 
 from hqp_onnx.cli.tables.optimization import report_table
 from hqp_onnx.job.results import Report
+from hqp_onnx.job.table import PARAMETERS
+from hqp_onnx.markup import Table
 from hqp_onnx.report.html import render
-from hqp_onnx.report.table import PARAMETERS, Table, models_table
 
 
 def test_cells_are_the_numbers_of_the_rows(returned: Report) -> None:
@@ -23,10 +24,10 @@ def test_cells_are_the_numbers_of_the_rows(returned: Report) -> None:
     alone = replace(row, threads=0, one_thread_speedup=None)
     base = replace(returned.baseline, one_thread_speedup=None)
     none = {name: replace(other, one_thread_speedup=None) for name, other in returned.rows.items()}
-    assert models_table(replace(returned, **{**none, "baseline": base, "hqp": alone})).rows[-1] == cells
+    assert replace(returned, **{**none, "baseline": base, "hqp": alone}).table.rows[-1] == cells
     row = replace(row, threads=1, one_thread_speedup=3.5)
     none["baseline"] = replace(base, threads=0, one_thread_speedup=1.0)
-    shown = models_table(replace(returned, **{**none, "hqp": row}))
+    shown = replace(returned, **{**none, "hqp": row}).table
     assert shown.head[1:5] == ("latency ms", "threads", "speedup", "one thread")
     assert shown.rows[-1] == (*cells[:2], "1", "4.00×", "3.50×", *cells[3:])
     assert shown.rows[0][2:5:2] == ("all", "1.00×")
@@ -38,7 +39,7 @@ def test_the_terminal_shows_the_cells_of_the_page(returned: Report, folder: Path
     console = Console(width=160, record=True, file=io.StringIO())
     console.print(report_table(returned))
     lines = [re.split(r"\s*[│┃]\s*", line)[1:-1] for line in console.export_text().splitlines()]
-    shown, page = models_table(returned), render(returned, folder)
+    shown, page = returned.table, render(returned, folder)
     assert PARAMETERS in shown.head
     for row in shown.rows:
         assert list(row[:-1]) in lines

@@ -38,6 +38,28 @@ def test_any_tensor_can_be_fetched_from_any_form(source: str, tmp_path: Path) ->
     assert Session(forms[source], outputs=["h"]).run({"x": X})["h"].tolist() == (-X).tolist()
 
 
+def test_a_summand_that_onnxruntime_fuses_away_can_be_fetched() -> None:
+    """onnxruntime 1.32 makes one node of a sum of two convolutions of odd widths, though one of them is an output."""
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[n,3,8,8] x) => (float[n,19,8,8] y) { a = Conv (x, w1)
+      r = Relu (a) c = Conv (r, w2) s = Conv (r, ws, b) h = Relu (c) q = Conv (h, w3, b)
+      t = Add (q, s) y = Relu (t) }"""
+    summed, rng = onnx.parser.parse_model(text), np.random.default_rng(0)
+    for name, shape in {
+        "w1": (35, 3, 1, 1),
+        "w2": (39, 35, 1, 1),
+        "w3": (19, 39, 1, 1),
+        "ws": (19, 35, 1, 1),
+        "b": (19,),
+    }.items():
+        values = rng.standard_normal(shape).astype(np.float32)
+        summed.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    x = rng.standard_normal((2, 3, 8, 8)).astype(np.float32)
+    for names in (["s"], ["q"], ["s", "y"], ["q", "s", "t"]):
+        found, plain = (Session(summed, names, optimize=last).run({"x": x}) for last in (True, False))
+        for name in names:
+            np.testing.assert_allclose(found[name], plain[name], rtol=1e-4, atol=1e-4)
+
+
 def test_a_short_batch_of_a_fixed_one_is_padded_and_cut() -> None:
     session = Session(model("4"))
     assert session.batch == 4

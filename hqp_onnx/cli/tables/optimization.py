@@ -6,8 +6,8 @@ from rich.table import Table
 
 from hqp_onnx.job.cost_model import CostModel
 from hqp_onnx.job.results import Report
-from hqp_onnx.report.table import ONE_THREAD, PARAMETERS, REMOVED, THREADS, models_table
-from hqp_onnx.report.table import Table as Words
+from hqp_onnx.job.table import ONE_THREAD, PARAMETERS, REMOVED, THREADS
+from hqp_onnx.markup import Table as Words
 
 _DISPENSABLE = ("MACs M", REMOVED, ONE_THREAD, THREADS, "smaller", "size MB", "latency ms")
 """Columns that a narrow terminal can do without, first those that it misses least."""
@@ -15,7 +15,7 @@ _DISPENSABLE = ("MACs M", REMOVED, ONE_THREAD, THREADS, "smaller", "size MB", "l
 
 def report_table(report: Report, width: int = 0) -> Table:
     """A row per model; columns are left out where they do not fit into ``width`` characters, 0 for any."""
-    shown = models_table(report).without(PARAMETERS)
+    shown = report.table.without(PARAMETERS)
     title = f"{report.model}, {report.samples} samples of {report.data}, {report.machine.runtime}"
     for column in ("", *_DISPENSABLE):
         shown = shown.without(column)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from hqp_onnx.evaluation.metrics import Quantity
 from hqp_onnx.job.results import Change, Changes, Report
-from hqp_onnx.report.html.markup import Html, tag
+from hqp_onnx.markup import Html, tag
 
 
 def changed(report: Report) -> Iterator[Html]:

@@ -9,18 +9,18 @@ from pathlib import Path
 from hqp_onnx.evaluation.metrics import Quantity
 from hqp_onnx.job.cost_model import QAT_EPOCHS, QAT_SAMPLES
 from hqp_onnx.job.results import EngineRow, Report, Row
+from hqp_onnx.job.table import interval_words
+from hqp_onnx.markup import Html, Table, join, table, tag
 from hqp_onnx.report.advice import advice
 from hqp_onnx.report.html.changed_samples import changed
 from hqp_onnx.report.html.commands import Recipe, recipes
 from hqp_onnx.report.html.figures import Figure
-from hqp_onnx.report.html.markup import Html, join, table, tag
 from hqp_onnx.report.html.model_charts import budget, latency
 from hqp_onnx.report.html.network_chart import network
 from hqp_onnx.report.html.pareto_chart import pareto
 from hqp_onnx.report.html.time_chart import layer_times
 from hqp_onnx.report.html.trial_chart import trials
 from hqp_onnx.report.html.unit_charts import layers, saliency
-from hqp_onnx.report.table import Table, interval_words, models_table
 from hqp_onnx.version import __version__
 
 _LISTED = 4  # tensors of frozen units
@@ -52,9 +52,9 @@ def render(report: Report, folder: Path) -> str:
 def _sections(report: Report, folder: Path, name: str) -> Iterator[Html]:
     yield _summary(report, name)
     warned = (f"Warning: {warning}" for warning in report.warnings)
-    notes = (tag("p", note[:1].upper() + note[1:], class_="note") for note in (report.why, *warned, *report.notes))
+    notes = (tag("p", note, class_="note") for note in (report.why, *warned, *report.notes))
     advised = (tag("p", sentence, class_="advice") for sentence in advice(report))
-    yield _section("models", "Models", *advised, table(models_table(report), "figures wide"), *notes)
+    yield _section("models", "Models", *advised, table(report.table, "figures wide"), *notes)
     if report.network:
         yield tag("div", *map(_figure, filter(None, (network(report), layer_times(report)))), class_="grid")
     held = [] if report.request.speed else [budget(report), trials(report)]  # to a budget

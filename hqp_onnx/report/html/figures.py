@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hqp_onnx.report.html.markup import Html
-from hqp_onnx.report.table import Table
+from hqp_onnx.markup import Html, Table
 
 
 @dataclass(frozen=True)

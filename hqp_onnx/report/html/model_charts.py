@@ -6,9 +6,9 @@ import svg
 
 from hqp_onnx.evaluation.metrics import Quantity
 from hqp_onnx.job.results import EngineRow, Report, Row, title_of
+from hqp_onnx.markup import Table
 from hqp_onnx.report.html.figures import Figure
 from hqp_onnx.report.html.plot import WIDTH, Scale, bar, line, picture, text, ticks, x_axis
-from hqp_onnx.report.table import Table
 
 _STEP = 38.0  # from bar to bar
 _LONGEST = 2.0  # medians; spreads that reach further are cut

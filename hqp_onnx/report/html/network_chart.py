@@ -9,11 +9,11 @@ from statistics import fmean
 import svg
 
 from hqp_onnx.job.results import Layer, Report, Step
+from hqp_onnx.markup import Table
 from hqp_onnx.report.html.figures import Figure
 from hqp_onnx.report.html.folding import Drawn, folded
 from hqp_onnx.report.html.lanes import Lanes, lanes
 from hqp_onnx.report.html.plot import WIDTH, bar, picture, text, tooltip
-from hqp_onnx.report.table import Table
 
 _ROW, _HEAD, _BAR = 18.0, 40.0, 8.0
 _NAME, _COUNTS, _GROUP, _REPEATS = 84.0, 66.0, 18.0, 26.0  # widths of columns

@@ -7,9 +7,10 @@ from itertools import pairwise
 import svg
 
 from hqp_onnx.job.results import Report, Row
+from hqp_onnx.job.table import interval_words
+from hqp_onnx.markup import Table
 from hqp_onnx.report.html.figures import Figure
 from hqp_onnx.report.html.plot import LEFT, RIGHT, TOP, WIDTH, Scale, line, picture, ticks, tooltip, x_axis, y_axis
-from hqp_onnx.report.table import Table, interval_words
 
 _BOTTOM = 212.0
 

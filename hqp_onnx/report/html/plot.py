@@ -13,7 +13,7 @@ from typing import Literal
 
 import svg
 
-from hqp_onnx.report.html.markup import Html, escape
+from hqp_onnx.markup import Html, escape
 
 WIDTH = 360.0
 LEFT, RIGHT, TOP = 44.0, 8.0, 20.0

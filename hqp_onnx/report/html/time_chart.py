@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import svg
 
 from hqp_onnx.job.results import Report, Step
+from hqp_onnx.markup import Table
 from hqp_onnx.report.html.figures import Figure
 from hqp_onnx.report.html.plot import WIDTH, Scale, bar, legend, line, picture, text
-from hqp_onnx.report.table import Table
 
 _DRAWN = 14  # layers, those that took most
 _STEP, _HEAD, _LETTERS = 34.0, 20.0, 34
@@ -28,7 +28,8 @@ class _Time:
 
 def layer_times(report: Report) -> Figure | None:
     """The layers that took most time, the others together; None where times of single layers are not known."""
-    times = [_Time(s.weight or s.name, s.ms_before or 0.0, s.ms_after or 0.0, s.ms_predicted) for s in report.network]
+    timed = [step for step in report.network if step.ms_before is not None or step.ms_after is not None]
+    times = [_Time(s.weight or s.name, s.ms_before or 0.0, s.ms_after or 0.0, s.ms_predicted) for s in timed]
     if not any(time.before for time in times) or not any(time.after for time in times):
         return None
     order = sorted(times, key=lambda time: -time.before)

@@ -10,6 +10,7 @@ import svg
 from hqp_onnx.evaluation.metrics import Quantity
 from hqp_onnx.job.ledger import Trial
 from hqp_onnx.job.results import Report
+from hqp_onnx.markup import Table
 from hqp_onnx.report.html.figures import Figure
 from hqp_onnx.report.html.plot import (
     CHARACTER,
@@ -26,7 +27,6 @@ from hqp_onnx.report.html.plot import (
     x_axis,
     y_axis,
 )
-from hqp_onnx.report.table import Table
 
 _CLIPPED = 4.0  # budgets below the line; trials further down are drawn at the edge
 

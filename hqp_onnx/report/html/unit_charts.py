@@ -5,9 +5,9 @@ from __future__ import annotations
 import svg
 
 from hqp_onnx.job.results import Layer, Report
+from hqp_onnx.markup import Table
 from hqp_onnx.report.html.figures import Figure
 from hqp_onnx.report.html.plot import LEFT, RIGHT, TOP, WIDTH, Scale, bar, legend, picture, ticks, x_axis, y_axis
-from hqp_onnx.report.table import Table
 
 _BOTTOM = 180.0
 

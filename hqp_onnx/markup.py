@@ -1,15 +1,36 @@
-"""HTML by functions: whatever is not ``Html`` is text, and is escaped."""
+"""Tables of words, and HTML by functions: whatever is not ``Html`` is text, and is escaped.
+
+A table is drawn on the page and in notebooks as HTML, in the terminal as text, by tools as Markdown.
+"""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Iterable
-
-from hqp_onnx.report.table import Table
+from dataclasses import dataclass
 
 _VOID = {"meta", "br", "img"}
 _UNPRINTABLE = (*range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A), *range(0xD800, 0xE000))
 _SHOWN = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"} | dict.fromkeys(_UNPRINTABLE, 0xFFFD)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A caption, the titles of the columns, and rows of as many cells; the first cell of a row is its name."""
+
+    caption: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def __post_init__(self) -> None:
+        if any(len(row) != len(self.head) for row in self.rows):
+            raise ValueError(f"a row of '{self.caption}' has not {len(self.head)} cells")
+
+    def without(self, column: str) -> Table:
+        """The table with one column less."""
+        kept = [place for place, title in enumerate(self.head) if title != column]
+        head, *rows = (tuple(row[place] for place in kept) for row in (self.head, *self.rows))
+        return Table(self.caption, head, tuple(rows))
 
 
 class Html(str):

@@ -1,0 +1,51 @@
+"""The documentation's site: every page is built, public names are documented, links that lead nowhere are found."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import hqp_onnx
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    pytest.importorskip("markdown_it")
+    spec = importlib.util.spec_from_file_location("site_tool", ROOT / "tools" / "site.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def site(tool: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("docs") / "site"
+    tool.build(folder)
+    return folder
+
+
+def test_every_page_is_there_and_every_link_leads_somewhere(tool: ModuleType, site: Path) -> None:
+    pages = {page.stem for page in (ROOT / "docs").glob("*.md")} - {"README", "pypi"}
+    built = {page.stem for page in site.glob("*.html")}
+    assert pages <= built and {"index", "pages", "notebook", "reference", "changelog", "contributing"} <= built
+    assert tool.broken_links(site) == []
+    assert not re.search(r'href="[^"]+\.md', "".join(page.read_text() for page in site.glob("*.html")))
+
+
+def test_links_that_lead_nowhere_are_found(tool: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text('<p id="x"><a href="b.html">b</a> <a href="#x">x</a> <a href="a.html#y">y</a>')
+    assert tool.broken_links(tmp_path) == ["a.html: b.html", "a.html: a.html#y"]
+
+
+def test_every_public_name_is_in_the_reference(site: Path) -> None:
+    text = (site / "reference.html").read_text()
+    names = [name for name in hqp_onnx.__all__ if callable(getattr(hqp_onnx, name))]
+    assert [name for name in names if f'<h2 id="{name.lower()}">' not in text] == []
+    assert "report.why_stopped" in (site / "notebook.html").read_text()

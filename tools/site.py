@@ -1,0 +1,179 @@
+"""Build the documentation as a site: python tools/site.py [-o build/site]. Exit code 1 if a link leads nowhere.
+
+Pages are docs/*.md, the README as the first of them, and a reference of the public names, made from their docstrings.
+The notebook's cells and outputs are a page, too. Needs markdown-it-py, which rich brings; the style sheet is that of
+reports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import html
+import inspect
+import json
+import re
+import shutil
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from markdown_it import MarkdownIt
+
+import hqp_onnx
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+STYLE = (ROOT / "hqp_onnx" / "report" / "html" / "style.css").read_text()
+MORE = """
+main { max-width: 56rem; } p, li { max-width: none; } img { max-width: 100%; } a { color: var(--main); }
+nav { max-width: 56rem; margin: 0 auto; padding: .75rem 1rem; border-bottom: 1px solid var(--rule); }
+nav a { margin-right: 1rem; } .out { border-left: .25rem solid var(--rule); padding-left: .75rem; overflow-x: auto; }
+"""
+NAVIGATION = {"index.html": "Start", "pages.html": "All pages", "optimize.html": "Optimize", "reference.html": "Python"}
+OUTSIDE = ("CHANGELOG.md", "CONTRIBUTING.md")  # pages that lie beside the README
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-o", "--output", type=Path, default=ROOT / "build" / "site")
+    folder = parser.parse_args().output
+    written = build(folder)
+    print(f"{folder / 'index.html'}: {len(written)} pages")
+    if broken := broken_links(folder):
+        sys.exit("\n".join(f"broken: {link}" for link in broken))
+
+
+def build(folder: Path) -> list[Path]:
+    """Write the site; its pages."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(DOCS / "images", folder / "images")
+    sources = {page: _name(page) for page in (*DOCS.glob("*.md"), ROOT / "README.md", *(ROOT / n for n in OUTSIDE))}
+    sources.pop(DOCS / "pypi.md")
+    pages = {name: _linked(_markdown(source.read_text()), source) for source, name in sources.items()}
+    pages["reference.html"] = _markdown(reference())
+    pages["notebook.html"] = _notebook(json.loads((DOCS / "notebook.ipynb").read_text()))
+    for name, content in pages.items():
+        (folder / name).write_text(_page(content))
+    return [folder / name for name in pages]
+
+
+def _name(source: Path) -> str:
+    """docs/README.md lists all pages; the README is the first one."""
+    if source.name == "README.md":
+        return "index.html" if source.parent == ROOT else "pages.html"
+    return f"{source.stem.lower()}.html"
+
+
+def _markdown(text: str) -> str:
+    """HTML whose headings have the anchors that GitHub gives them."""
+    parser = MarkdownIt("commonmark", {"html": True}).enable("table")
+    tokens = parser.parse(text)
+    for token, inline in pairwise(tokens):
+        if token.type == "heading_open":
+            words = "".join(child.content for child in inline.children or () if child.type in ("text", "code_inline"))
+            token.attrSet("id", re.sub(r"[^\w\- ]", "", words.lower()).strip().replace(" ", "-"))
+    return str(parser.renderer.render(tokens, parser.options, {}))
+
+
+def _linked(content: str, source: Path) -> str:
+    """The same with links to pages of the site; what is no page is shown as its name."""
+
+    def link(found: re.Match[str]) -> str:
+        target, anchor = found[1].partition("#")[::2]
+        if re.match(r"[a-z]+:", found[1]) or not target:
+            return found[0]
+        file = (source.parent / target).resolve()
+        if file.suffix in (".md", ".ipynb") and (file.parent == DOCS or file.name in (*OUTSIDE, "README.md")):
+            return f'<a href="{_name(file)}{"#" * bool(anchor)}{anchor}">{found[2]}</a>'
+        return f"<code>{html.escape(target.removeprefix('../'))}</code>"
+
+    content = re.sub(r'<a href="([^"]+)">(.*?)</a>', link, content, flags=re.S)
+    return content.replace('src="docs/images/', 'src="images/')
+
+
+def _page(content: str) -> str:
+    title = re.sub(r"<[^>]+>", "", (re.search(r"<h1[^>]*>(.*?)</h1>", content, re.S) or ["", "hqp_onnx"])[1])
+    links = "".join(f'<a href="{file}">{words}</a>' for file, words in NAVIGATION.items())
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
+    body = f"<nav>{links}</nav><main>{content}</main>"
+    return (
+        f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}{MORE}</style></head><body>{body}</body></html>\n'
+    )
+
+
+def reference() -> str:
+    """The public names, as Markdown."""
+    parts = ["# Python\n", "What `import hqp_onnx` offers; all else may move between versions.\n"]
+    for name in hqp_onnx.__all__:
+        value = getattr(hqp_onnx, name)
+        if callable(value):
+            parts += [
+                f"## {name}\n",
+                f"```python\n{name}{_signature(value)}\n```\n",
+                _documented(inspect.getdoc(value) or ""),
+            ]
+            parts += [_method(name, *member) for member in vars(value).items()] if inspect.isclass(value) else []
+    return "\n".join(filter(None, parts))
+
+
+def _signature(value: Any) -> str:
+    try:
+        signature = inspect.signature(value)
+    except ValueError:
+        return "(...)"
+    given = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+    words = str(signature.replace(parameters=given, return_annotation=signature.empty))
+    return words if len(words) < 100 else "(\n    " + words[1:-1].replace(", ", ",\n    ") + ",\n)"
+
+
+def _method(owner: str, name: str, value: object) -> str:
+    function = value.fget if isinstance(value, property) else value
+    if name.startswith("_") or not inspect.isfunction(function) or not function.__doc__:
+        return ""
+    words = "" if isinstance(value, property) else _signature(function).replace("(self, ", "(").replace("(self)", "()")
+    return f"**`{owner}.{name}{words}`** {_documented(inspect.getdoc(function) or '')}"
+
+
+def _documented(text: str) -> str:
+    """A docstring as Markdown: sections in bold, what is named in them as a list."""
+    text = re.sub(r"``([^`]+)``", r"`\1`", text)
+    text = re.sub(r"^(Args|Attributes|Raises|Returns):$", r"**\1**\n", text, flags=re.M)
+    text = re.sub(r"^ {4}([\w, ]+): ", r"- `\1`: ", text, flags=re.M)
+    return re.sub(r"^ {8}", "  ", text, flags=re.M) + "\n"
+
+
+def _notebook(notebook: dict[str, Any]) -> str:
+    parts = []
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(_markdown(source))
+            continue
+        parts.append(f"<pre><code>{html.escape(source)}</code></pre>")
+        for output in cell["outputs"]:
+            data = output.get("data", {})
+            text = "".join(data.get("text/plain", output.get("text", [])))
+            shown = "".join(data["text/html"]) if "text/html" in data else f"<pre>{html.escape(text)}</pre>"
+            parts.append(f'<div class="out">{shown}</div>')
+    return "\n".join(parts)
+
+
+def broken_links(folder: Path) -> list[str]:
+    """Links and pictures of the site that lead nowhere in it."""
+    texts = {file.name: file.read_text() for file in folder.glob("*.html")}
+    anchors = {name: set(re.findall(r'\bid="([^"]+)"', text)) for name, text in texts.items()}
+    broken = []
+    for name, text in texts.items():
+        for target in re.findall(r'\b(?:href|src)="([^"]+)"', text):
+            file, _, anchor = target.partition("#")
+            if re.match(r"[a-z]+:", target):
+                continue
+            there = (folder / file).is_file() if file else True
+            if not there or (anchor and anchor not in anchors.get(file or name, set())):
+                broken.append(f"{name}: {target}")
+    return broken
+
+
+if __name__ == "__main__":
+    main()
