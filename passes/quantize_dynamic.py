@@ -39,14 +39,21 @@ from hqp_onnx.passes.widen_float16 import widen_float16
 from hqp_onnx.runtimes.targets import Target
 from hqp_onnx.statistics.moments import input_moments
 
-__all__ = ["PreparedDynamic", "check_dynamic", "dynamic_nodes", "prepare_dynamic", "quantize_dynamic"]
+__all__ = [
+    "PreparedDynamic",
+    "check_dynamic",
+    "dynamic_nodes",
+    "finish_dynamic",
+    "prepare_dynamic",
+    "quantize_dynamic",
+]
 
 _TINY = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedDynamic(PassResult):
-    """A float graph for ``quantize_dynamic``; ``scales`` are those of the weights that become integers."""
+    """A float graph for ``finish_dynamic``; ``scales`` are those of the weights that become integers."""
 
     scales: WeightScales
 
@@ -68,6 +75,13 @@ def dynamic_nodes(graph: gs.Graph) -> list[str]:
         for node in graph.nodes
         if operator(node) in ("MatMul", "Gemm") and _has_kernel(node) and _is_float(node.inputs[0], types)
     ]
+
+
+def quantize_dynamic(
+    graph: gs.Graph, data: Iterable[Batch] | None, target: Target, *, threads: int = 0, recipe: Recipe | None = None
+) -> PassResult:
+    """``graph`` in dynamic INT8; arguments as for ``prepare_dynamic``."""
+    return finish_dynamic(prepare_dynamic(graph, data, target, threads=threads, recipe=recipe), target)
 
 
 def prepare_dynamic(
@@ -101,7 +115,7 @@ def prepare_dynamic(
     return PreparedDynamic(results[-1].graph, any(r.modified for r in results), notes, warnings, scales=scales)
 
 
-def quantize_dynamic(prepared: PreparedDynamic, target: Target, floats: Collection[str] = ()) -> PassResult:
+def finish_dynamic(prepared: PreparedDynamic, target: Target, floats: Collection[str] = ()) -> PassResult:
     """``prepared`` in dynamic INT8; what stays in float is stored as int8 where the target folds constants.
 
     Args:

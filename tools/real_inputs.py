@@ -95,14 +95,14 @@ def _values(
         if len(shape) == 4 and {1, 3} & {shape[1], shape[3]}:
             return rng.random(shape).astype(dtype)
         scale = 0.1 if low.startswith(("h", "c", "state")) and len(low) < 8 else 1.0
-        return (scale * rng.standard_normal(shape)).astype(dtype)
+        return np.asarray(scale * rng.standard_normal(shape), dtype)
     if low in ("sr", "sample_rate"):
         return np.full(shape, 16000, dtype)
     if "mask" in low:
         return np.ones(shape, dtype)
     if "len" in low:
         return np.full(shape, 16, dtype)
-    return rng.integers(0, max(min(_rows(model, name), 30000), 2), shape).astype(dtype)
+    return np.asarray(rng.integers(0, max(min(_rows(model, name), 30000), 2), shape), dtype)
 
 
 def _rows(model: onnx.ModelProto, name: str) -> int:

@@ -40,7 +40,7 @@ them with the file as it came, masked from the ledger alone. Inputs are random, 
 so decibels are those of random inputs: they find what breaks, not how well INT8 does on speech or images. Fisher and
 moments are in plain inferences of the same samples. Times are from {machine}, beside other jobs: they are upper bounds.
 
-{_table(COLUMNS, [_row(name, r) for name, r in rows.items() if r["status"] in ("right", "unclear")])}
+{_table(COLUMNS, [_row(name, r) for name, r in rows.items() if "plans" in r or r["status"] == "right"])}
 
 ## Not taken
 
@@ -83,7 +83,7 @@ def _row(name: str, r: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _reason(r: Mapping[str, Any]) -> str:
     reason = r.get("reason", "")
-    return f"at {r['stage']}: {reason}" if r["status"] in ("crash", "wrong", "unclear") else reason
+    return f"at {r['stage']}: {reason}" if r["status"] in ("crash", "wrong", "unclear", "slow") else reason
 
 
 def _usual(rows: Results) -> Counter[str]:

@@ -44,10 +44,11 @@ class Walk:
         self._frozen: list[tuple[IntArray, str]] = []
 
     def shape(self, tensor: gs.Tensor) -> tuple[int, ...] | None:
-        """Concrete shape, batch included; None if unknown."""
+        """Concrete shape, batch included; None if unknown, or of an activation without values, which has no labels."""
         if isinstance(tensor, gs.Constant):
             return tuple(tensor.shape)
-        return self._shapes.sizes.get(tensor.name)
+        shape = self._shapes.sizes.get(tensor.name)
+        return None if shape is None or 0 in shape else shape
 
     def dynamic(self, tensor: gs.Tensor) -> tuple[bool, ...]:
         """Per axis of an activation, whether its size differs from run to run."""

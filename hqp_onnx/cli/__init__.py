@@ -117,6 +117,7 @@ for command in (
     measurement.compare,
     reporting.report,
     reporting.check,
+    reporting.export,
     environment.data_loader,
     environment.doctor,
     environment.completion,

@@ -15,7 +15,9 @@ from hqp_onnx.errors import ThresholdError
 from hqp_onnx.files import forbid_overlap, write_text
 from hqp_onnx.report.reading import JSON
 from hqp_onnx.report.writing import HTML, rewrite_html
+from hqp_onnx.runtimes.exports import FORMATS
 from hqp_onnx.steps.check import Thresholds, check_folder, junit
+from hqp_onnx.steps.export import export as export_model
 
 
 @click.command(cls=Command)
@@ -27,6 +29,25 @@ def report(folder: Path, json_file: Path | None) -> None:
     page = rewrite_html(folder)
     if not give_json({"report": str(page)}, json_file):
         say(f"Wrote {page}")
+
+
+@click.command(cls=Command)
+@click.argument("source", type=FILE, metavar="MODEL|OUT")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(list(FORMATS)),
+    required=True,
+    help="OpenVINO's IR, or onnxruntime's ORT format.",
+)
+@click.option("-o", "--output", type=OUT, required=True, help="FILE.xml (and FILE.bin beside it), or FILE.ort.")
+@probe_option
+@json_option
+def export(source: Path, form: str, output: Path, json_file: Path | None) -> None:
+    """Write MODEL, or what OUT ships, for one runtime alone; it is loaded again and held to the ONNX model."""
+    written = export_model(source, output, form)
+    if not give_json(asdict(written), json_file):
+        say(f"Wrote {', '.join(written.files)}: {written.bytes / 1e6:.2f} MB, outputs within {written.error:.1e}")
 
 
 @click.command(cls=Command)

@@ -82,9 +82,11 @@ def _moved(node: gs.Node, shape: tuple[int, ...], homes: Sequence[Home]) -> tupl
 
 def _chosen(home: Home, axes: Sequence[int | None]) -> Home:
     """``home`` of a tensor whose axes are these of the one before."""
-    found = (home.axes, home.indices)
-    chosen = [tuple(None if axis is None else values[axis] for axis in axes) for values in found]
-    return replace(home, axes=chosen[0], indices=chosen[1])
+    return replace(
+        home,
+        axes=tuple(None if axis is None else home.axes[axis] for axis in axes),
+        indices=tuple(None if axis is None else home.indices[axis] for axis in axes),
+    )
 
 
 def _with_line(home: Home, axis: int, line: IntArray | None) -> Home:
@@ -100,7 +102,9 @@ def _joined(
         return None
     for number, line in enumerate(home.indices):
         others = [other.indices[number] for other in homes]
-        if number != axis and not all(line is None or np.array_equal(line, other) for other in others):
+        if number != axis and not all(
+            line is None or (other is not None and np.array_equal(line, other)) for other in others
+        ):
             return None
     joined = np.concatenate([line for line in lines if line is not None])
     return (*shape[:axis], len(joined), *shape[axis + 1 :]), _with_line(home, axis, joined)

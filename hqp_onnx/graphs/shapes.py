@@ -29,6 +29,7 @@ from hqp_onnx.limits import LARGEST_PROBE
 from hqp_onnx.runtimes.session import Runner, Session, try_run
 
 _BATCH = 2
+_LARGEST_LONG = 1 << 22  # elements of an input whose first dimension is time
 _LONG = 128  # of a first dimension that is time: windows need as many steps as they are wide
 _UNITS = (64, 96, 32, 16, 512)  # of the other symbolic dimensions' sizes; the first that runs is taken
 _LARGEST_VALUE = 4096  # elements; shape arithmetic is smaller
@@ -144,19 +145,20 @@ def trials(graph: gs.Graph, leading: int) -> Iterator[tuple[dict[str, Array], Ma
     yield from _sized(graph, leading, units[:1], none)
     wanted = demands(to_proto(graph), _LONG) if any(opened) else none
     for first in dict.fromkeys((leading, 1, _LONG) if 0 in opened else (leading,)):
-        few = units[:2] if first == _LONG else units
+        most = _LARGEST_LONG if first == _LONG else LARGEST_PROBE
         if wanted.all:
-            yield from _sized(graph, first, few, wanted)
+            yield from _sized(graph, first, units, wanted, most)
         if not wanted.proven:
-            yield from _sized(graph, first, few, none)
+            yield from _sized(graph, first, units, none, most)
 
 
 def _sized(
-    graph: gs.Graph, leading: int, units: Iterable[tuple[int, int]], fixed: Demands
+    graph: gs.Graph, leading: int, units: Iterable[tuple[int, int]], fixed: Demands, most: int = LARGEST_PROBE
 ) -> Iterator[tuple[dict[str, Array], Mapping[str, int]]]:
+    """``trials`` of one first dimension, of at most so many elements."""
     for unit, apart in units:
         with suppress(DataError):
-            yield example_feeds(graph, leading, unit, 2 * unit * apart, fixed.all), fixed.proven
+            yield example_feeds(graph, leading, unit, 2 * unit * apart, fixed.all, most), fixed.proven
 
 
 def _is_size(dim: int | str | None) -> bool:
@@ -164,7 +166,12 @@ def _is_size(dim: int | str | None) -> bool:
 
 
 def example_feeds(
-    graph: gs.Graph, leading: int = 1, other: int = 224, step: int = 0, fixed: Mapping[str, int] = MappingProxyType({})
+    graph: gs.Graph,
+    leading: int = 1,
+    other: int = 224,
+    step: int = 0,
+    fixed: Mapping[str, int] = MappingProxyType({}),
+    most: int = LARGEST_PROBE,
 ) -> dict[str, Array]:
     """Seeded inputs of a model: symbolic dimensions become ``leading`` (the first, and of its name) or ``other``.
 
@@ -176,9 +183,10 @@ def example_feeds(
         other: size of the other symbolic dimensions.
         step: how much larger each further dimension is, of another name or without one.
         fixed: sizes by the text of a dimension's symbol, see ``demands``.
+        most: elements that an input may hold.
 
     Raises:
-        DataError: an input would hold more than ``LARGEST_PROBE`` elements.
+        DataError: an input would hold more.
     """
     rng = np.random.default_rng(0)
     seen: dict[object, int] = {}
@@ -196,7 +204,7 @@ def example_feeds(
         return other + step * seen.setdefault(name or (tensor.name, axis), len(seen))
 
     return {
-        t.name: _value(rng, t, [size(t, axis, dim) for axis, dim in enumerate(t.shape or [])])
+        t.name: _value(rng, t, [size(t, axis, dim) for axis, dim in enumerate(t.shape or [])], most)
         for t in graph.inputs
         if t.name not in defaults
     }
@@ -216,8 +224,8 @@ def random_feeds(graph: gs.Graph, session: Runner, count: int = 4) -> list[dict[
     return []
 
 
-def _value(rng: np.random.Generator, tensor: gs.Variable, dims: list[int]) -> Array:
-    if math.prod(dims) > LARGEST_PROBE:
+def _value(rng: np.random.Generator, tensor: gs.Variable, dims: list[int], most: int) -> Array:
+    if math.prod(dims) > most:
         raise DataError(f"input '{tensor.name}' of shape {dims} is too large to be tried")
     dtype = np.dtype(tensor.dtype)
     if np.issubdtype(dtype, np.floating):

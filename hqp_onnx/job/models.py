@@ -17,7 +17,7 @@ from hqp_onnx.passes.convert_fp16 import convert_fp16
 from hqp_onnx.passes.cut import Refit, cut
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.quantize import Prepared, prepare, quantize_prepared
-from hqp_onnx.passes.quantize_dynamic import PreparedDynamic, dynamic_nodes, prepare_dynamic, quantize_dynamic
+from hqp_onnx.passes.quantize_dynamic import PreparedDynamic, dynamic_nodes, finish_dynamic, prepare_dynamic
 from hqp_onnx.passes.recover import recover
 from hqp_onnx.passes.widen_float16 import widen_float16
 from hqp_onnx.quantization.placement import quantizable
@@ -70,7 +70,7 @@ class CandidateModels:
         source, target = candidate.in_float32, self._setup.target
         if candidate.precision is Precision.DYNAMIC:
             ready = self._dynamic.get(source.key, lambda: self._prepare_dynamic(source))
-            return quantize_dynamic(ready, target, candidate.floats).graph
+            return finish_dynamic(ready, target, candidate.floats).graph
         prepared = self._prepared.get(source.key, lambda: self._prepare(source))
         graph = quantize_prepared(prepared, target, candidate.floats).graph
         if not candidate.trained:

@@ -27,7 +27,7 @@ from hqp_onnx.passes.convert_fp16 import convert_fp16
 from hqp_onnx.passes.cut import cut
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.quantize import Recipe, prepare, quantize_prepared
-from hqp_onnx.passes.quantize_dynamic import prepare_dynamic, quantize_dynamic
+from hqp_onnx.passes.quantize_dynamic import quantize_dynamic
 from hqp_onnx.passes.refit_in_order import refittable
 from hqp_onnx.passes.widen_float16 import widen_float16
 from hqp_onnx.quantization.placement import quantized_tensors
@@ -85,7 +85,7 @@ class Timing:
         if self.precision is Precision.INT8:
             return _in_int8(setup, graph, self.floats)
         if self.precision is Precision.DYNAMIC:
-            return to_proto(quantize_dynamic(prepare_dynamic(graph, None, setup.target), setup.target).graph)
+            return to_proto(quantize_dynamic(graph, None, setup.target).graph)
         folded = fold_batchnorm(graph).graph
         return to_proto(convert_fp16(folded).graph if self.precision is Precision.FP16 else folded)
 

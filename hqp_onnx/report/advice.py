@@ -14,8 +14,8 @@ from hqp_onnx.job.results import Report, Row, title_of
 _MORE = 0.10  # of the time of what ships
 _LITTLE = 1.1  # times as fast
 _SIMPLER = {
-    "q8_only": "it is your network as it was, in INT8",
-    "pruned": "it is all in float32, and runs the same everywhere",
+    "q8_only": "your network as it was, in INT8",
+    "pruned": "all in float32, it runs the same everywhere",
 }
 
 
@@ -31,14 +31,14 @@ def _simpler(report: Report) -> Iterator[str]:
         if row is None or name == report.ships or name not in report.files or ships.speedup <= _LITTLE:
             continue
         if row.speedup * (1 + _MORE) >= ships.speedup and row.drop <= ships.drop:
-            yield f"Consider {report.files[name]} ({title_of(name)}): {why}, and {_beside(report, row, ships)}."
+            yield f"Consider {report.files[name]} ({title_of(name)}): {why}. It {_beside(report, row, ships)}."
 
 
 def _beside(report: Report, row: Row, ships: Row) -> str:
     q, slower = report.metric, ships.speedup / row.speedup - 1
-    times = f"takes {100 * slower:.0f} % more time" if slower > 0.01 else "is as fast"
+    times = f"takes {100 * slower:.0f} % more time than" if slower > 0.01 else "is as fast as"
     less = ships.drop - row.drop
-    return f"{times} than what ships and loses {q.change(less)} less" if less > 0 else f"{times} as what ships"
+    return f"{times} what ships" + (f" and loses {q.change(less)} less" if less > 0 else "")
 
 
 def _what_would_help(report: Report) -> Iterator[str]:

@@ -10,7 +10,9 @@ samples, and the sums about zero are put together in float64,
     gram = sum (x-c)(x-c)^T + c s^T + s c^T + n c c^T,   total = s + n c,       s = sum (x - c)
 
 Features of one group are added up as they come, so memory grows with weights rather than with their uses. Grams that
-do not fit ``GRAMS`` are measured by several passes over the data.
+do not fit ``GRAMS`` are measured by several passes over the data. Neighbouring positions say much the same, and a gram
+costs their number times the square of F: of F >= ``WIDE`` features at more than ``ENOUGH`` F positions in all samples,
+every k-th position is taken, k odd, so ``ENOUGH`` F remain (long recordings, large images).
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from hqp_onnx.runtimes.session import Session, work_session
 
 WORKSPACE = 1 << 26  # bytes of patches in one run; larger batches are run in parts
 GRAMS = 1 << 28  # bytes of grams that one run gives; what is beyond waits for another pass
+WIDE, ENOUGH = 64, 1 << 16  # features from which on positions are thinned out, and positions per feature that stay
 LARGE = 1e4  # squared mean of a feature over the mean variance, from which on means are subtracted first
 
 _Measured = tuple[Array, Array, float]
@@ -116,8 +119,8 @@ def feature_sums(
     passes = list(_passes(list(dict.fromkeys(each for group in groups for each in group))))
     for number, features in enumerate(passes):
         homes = [[own for own, group in zip(sums, groups, strict=True) if each in group] for each in features]
-        work = _Pass(model, features, homes, threads)
         samples, whole = 0, len(data) if isinstance(data, Dataset) else 0
+        work = _Pass(model, features, homes, threads, whole)
         for batch in data:
             work.add(batch)
             samples += len(batch)
@@ -150,24 +153,34 @@ class _Pass:
         model, threads: see ``feature_sums``.
         features: to measure.
         homes: the sums that each of them belongs to.
+        samples: that there will be; 0 if unknown.
     """
 
     def __init__(
-        self, model: onnx.ModelProto, features: Sequence[Features], homes: Sequence[Sequence[Sums]], threads: int
+        self,
+        model: onnx.ModelProto,
+        features: Sequence[Features],
+        homes: Sequence[Sequence[Sums]],
+        threads: int,
+        samples: int,
     ) -> None:
         self._model, self._features, self._homes, self._threads = model, features, homes, threads
         self._prefix = unused_prefix("hqp.moments.", tensor_names(model.graph))
         count = range(len(features))
         self._names = [f"{self._prefix}{part}.{n}" for part in ("gram", "sum", "positions") for n in count]
         self._shifts: dict[int, Float32Array] = {}
-        self._rows = 0
+        self._steps: dict[int, int] = {}
+        self._samples, self._rows = samples, 0
         self._session = self._opened()
 
     def add(self, batch: Batch) -> None:
         """Measure a batch."""
         first = not self._rows
         if first:
-            self._rows = self._session.batch or _affordable(self._run(_slice(batch, 0, 1, 1)), self._features)
+            tried = self._session.batch or 1
+            one = self._run(_slice(batch, 0, tried, tried))
+            self._rows = self._session.batch or _affordable(one, self._features)
+            self._thin([count * self._samples / tried for *_, count in one])
         for start in range(0, len(batch), self._rows):
             feeds = _slice(batch, start, self._rows, self._session.batch or 0)
             values = self._run(feeds)
@@ -176,6 +189,13 @@ class _Pass:
             for number, value in enumerate(values):
                 for home in self._homes[number]:
                     home.add(*_about_zero(value, self._shifts.get(number)))
+
+    def _thin(self, positions: Sequence[float]) -> None:
+        """Take fewer positions from now on, where there will be more than enough."""
+        steps = [_step(each.size, count) for each, count in zip(self._features, positions, strict=True)]
+        self._steps = {number: step for number, step in enumerate(steps) if step > 1}
+        if self._steps:
+            self._session = self._opened()
 
     def _centre(self, values: Sequence[_Measured]) -> bool:
         """Subtract means from now on, where that is called for; whether it is anywhere."""
@@ -186,13 +206,19 @@ class _Pass:
         return bool(self._shifts)
 
     def _opened(self) -> Session:
-        instrumented = _instrumented(self._model, self._features, self._shifts, self._prefix)
+        instrumented = _instrumented(self._model, self._features, self._shifts, self._steps, self._prefix)
         return work_session(_needed(instrumented, self._names), self._names, self._threads)
 
     def _run(self, feeds: Mapping[str, Array]) -> list[_Measured]:
         """Gram, total and count of each of the features."""
         results, n = list(self._session.run(feeds).values()), len(self._features)
         return [(results[i], results[n + i], float(results[2 * n + i][0])) for i in range(n)]
+
+
+def _step(size: int, positions: float) -> int:
+    """How many positions one stands for; odd, so rows of even width do not lose the same columns throughout."""
+    step = int(positions / (ENOUGH * size)) if size >= WIDE else 1
+    return max(1, step - (step % 2 == 0))
 
 
 def _shift(gram: Array, total: Array, count: float) -> Float32Array | None:
@@ -215,11 +241,15 @@ def _about_zero(measured: _Measured, shift: Float32Array | None) -> _Measured:
 
 
 def _instrumented(
-    model: onnx.ModelProto, features: Sequence[Features], shifts: Mapping[int, Float32Array], prefix: str
+    model: onnx.ModelProto,
+    features: Sequence[Features],
+    shifts: Mapping[int, Float32Array],
+    steps: Mapping[int, int],
+    prefix: str,
 ) -> onnx.ModelProto:
     """``model`` plus nodes that give, for the n-th features as a matrix, its gram, sum and number of positions.
 
-    ``shifts`` are subtracted first, from the features of that number.
+    ``shifts`` are subtracted first, from the features of that number, and of ``steps`` positions one is taken.
     """
 
     def name(part: str, number: int) -> str:
@@ -261,6 +291,11 @@ def _instrumented(
             nodes.append(make_node("Reshape", [tensor, constants[-1].name], [name(part, n)]))
         if x.beside:
             nodes.append(make_node("Concat", [name(part, n) for *_, part in parts], [flat], axis=int(rows)))
+        if n in steps:
+            bounds = {"first": 0, "last": np.iinfo(np.int64).max, "over": int(not rows), "step": steps[n]}
+            constants += [constant(part, n, [value]) for part, value in bounds.items()]
+            nodes.append(make_node("Slice", [flat, *(name(part, n) for part in bounds)], [name("thin", n)]))
+            flat = name("thin", n)
         if n in shifts:
             shift = shifts[n] if rows else shifts[n][:, None]
             constants.append(onnx.numpy_helper.from_array(shift, name("shift", n)))

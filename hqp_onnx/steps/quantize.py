@@ -15,7 +15,7 @@ from hqp_onnx.model import Model, open_data, open_model
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.convert_fp16 import in_float16
 from hqp_onnx.passes.quantize import Quantized, Recipe, prepare, quantize, quantize_prepared
-from hqp_onnx.passes.quantize_dynamic import check_dynamic, prepare_dynamic, quantize_dynamic
+from hqp_onnx.passes.quantize_dynamic import check_dynamic, quantize_dynamic
 from hqp_onnx.passes.quantize_int4 import quantize_int4
 from hqp_onnx.progress import Progress, silent
 from hqp_onnx.quantization.calibration_export import (
@@ -165,7 +165,7 @@ def mixed_model(
 
 def dynamic_model(model: Model, data: Dataset | None, target: Target, recipe: Recipe | None = None) -> PassResult:
     """``model`` in dynamic INT8; its weights are rounded to nearest where there are no data."""
-    return quantize_dynamic(prepare_dynamic(model.graph, data, target, recipe=recipe), target)
+    return quantize_dynamic(model.graph, data, target, recipe=recipe)
 
 
 def int4_model(model: Model, data: Dataset, share: float, progress: Progress = silent) -> PassResult:

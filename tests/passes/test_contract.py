@@ -81,8 +81,10 @@ def arguments(name: str, graph: gs.Graph, channels: ChannelMap, plan: PruningPla
         return BATCHES, target("tensorrt"), "minmax"
     if name == "insert_qdq":
         return calibrated(graph), target("tensorrt")
-    if name == "equalize":
+    if name in ("equalize", "smooth_products"):
         return (BATCHES,)
+    if name == "quantize_dynamic":
+        return BATCHES, target("onnxruntime")
     if name == "correct_bias":
         return weight_scales(graph, calibrated(graph), target("tensorrt")), 127, BATCHES
     if name == "round_weights":

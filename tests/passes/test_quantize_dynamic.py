@@ -16,7 +16,13 @@ from oracle import run
 from hqp_onnx.data.batch import Batch
 from hqp_onnx.errors import UsageError
 from hqp_onnx.graphs.model_io import to_graph, to_proto
-from hqp_onnx.passes.quantize_dynamic import check_dynamic, dynamic_nodes, prepare_dynamic, quantize_dynamic
+from hqp_onnx.passes.quantize_dynamic import (
+    check_dynamic,
+    dynamic_nodes,
+    finish_dynamic,
+    prepare_dynamic,
+    quantize_dynamic,
+)
 from hqp_onnx.runtimes.targets import target
 
 RNG = np.random.default_rng(0)
@@ -60,7 +66,7 @@ def product(x: np.ndarray, w: np.ndarray) -> np.ndarray:
 
 def test_it_computes_what_its_definition_says() -> None:
     x = correlated(40)
-    made = quantize_dynamic(prepare_dynamic(to_graph(model()), None, ORT), ORT)
+    made = quantize_dynamic(to_graph(model()), None, ORT)
     hidden = np.maximum(product(x, WEIGHTS["w"]) + WEIGHTS["c"], 0).astype(np.float32)
     stored = np.abs(WEIGHTS["v"]).max(0) / 127
     halved = 0.5 * hidden @ (np.rint(WEIGHTS["v"] / stored) * stored)  # in float, its weight as int8
@@ -74,7 +80,7 @@ def test_it_computes_what_its_definition_says() -> None:
 def test_rounded_by_what_it_reads_it_is_nearer_than_onnxruntime_s(tmp_path: Path) -> None:
     onnx.save(model(), tmp_path / "float.onnx")
     of_onnxruntime(tmp_path / "float.onnx", tmp_path / "theirs.onnx", weight_type=QuantType.QInt8, per_channel=True)
-    made = quantize_dynamic(prepare_dynamic(to_graph(model()), [Batch({"x": correlated(200)})], ORT), ORT)
+    made = quantize_dynamic(to_graph(model()), [Batch({"x": correlated(200)})], ORT)
     feeds = {"x": correlated(300)}
     exact, theirs, ours = (
         run(proto, feeds)[0] for proto in (model(), onnx.load(tmp_path / "theirs.onnx"), to_proto(made.graph))
@@ -85,7 +91,7 @@ def test_rounded_by_what_it_reads_it_is_nearer_than_onnxruntime_s(tmp_path: Path
 def test_nodes_that_stay_in_float() -> None:
     graph = to_graph(model())
     assert dynamic_nodes(graph) == ["a", "s"]
-    made = quantize_dynamic(prepare_dynamic(graph, None, ORT), ORT, ["a"])
+    made = finish_dynamic(prepare_dynamic(graph, None, ORT), ORT, ["a"])
     assert [node.op for node in made.graph.nodes].count("MatMulInteger") == 1
 
 

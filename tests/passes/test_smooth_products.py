@@ -11,7 +11,7 @@ from oracle import run
 
 from hqp_onnx.data.batch import Batch
 from hqp_onnx.graphs.model_io import to_graph, to_proto
-from hqp_onnx.passes.quantize_dynamic import prepare_dynamic, quantize_dynamic
+from hqp_onnx.passes.quantize_dynamic import quantize_dynamic
 from hqp_onnx.passes.smooth_products import smooth_products
 from hqp_onnx.runtimes.targets import target
 
@@ -51,8 +51,7 @@ def test_the_same_function_with_less_noise(form: str) -> None:
     want = run(proto, feeds)[0]
     np.testing.assert_allclose(run(to_proto(smooth.graph), feeds)[0], want, rtol=1e-3, atol=1e-4)
     plain, even = (
-        run(to_proto(quantize_dynamic(prepare_dynamic(g, None, ORT), ORT).graph), feeds)[0]
-        for g in (to_graph(proto), smooth.graph)
+        run(to_proto(quantize_dynamic(g, None, ORT).graph), feeds)[0] for g in (to_graph(proto), smooth.graph)
     )
     assert np.square(even - want).mean() < 0.5 * np.square(plain - want).mean()
 

@@ -43,6 +43,7 @@ def test_every_host_has_a_block() -> None:
         "python",
         "python",
         "python",
+        "sh",
     ]
 
 

@@ -9,8 +9,11 @@ import pytest
 from onnx import numpy_helper
 
 from hqp_onnx.data.batch import Batch
+from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.data.memory import ArraySource
 from hqp_onnx.graphs.model_io import to_graph
 from hqp_onnx.graphs.nonfinite_weights import nonfinite_weights
+from hqp_onnx.runtimes.session import Session
 from hqp_onnx.statistics import feature_sums
 from hqp_onnx.statistics.channel_stats import channel_stats
 from hqp_onnx.statistics.moments import input_moments
@@ -101,3 +104,21 @@ def test_float16_is_summed_in_float32() -> None:
     both = np.concatenate([x[:, 0], x[:, 1]]).astype(np.float64)
     assert both.T[0] @ both.T[0] > 65504
     np.testing.assert_allclose(found.gram, both.T @ both / len(both), rtol=1e-5, atol=0.1)
+
+
+@pytest.mark.parametrize("columns", [False, True])
+def test_more_positions_than_enough_are_thinned_out(monkeypatch: pytest.MonkeyPatch, columns: bool) -> None:
+    """80 positions of 6 features, 2 per feature are enough: each fifth is taken."""
+    turned = "t = Transpose<perm=[0,2,1]>(x) c = Conv(t, k) y = Transpose<perm=[0,2,1]>(c)"
+    body = turned if columns else "y = MatMul(x, m)"
+    weight = {"k": RNG.standard_normal((3, 6, 1))} if columns else {"m": RNG.standard_normal((6, 3))}
+    proto = model(body, **weight)
+    data = Dataset(ArraySource("x", {"x": X}), Session(proto).inputs)
+    name = next(iter(weight))
+    assert input_moments(proto, [name], data)[name].count == 80
+    monkeypatch.setattr(feature_sums, "WIDE", 6)
+    monkeypatch.setattr(feature_sums, "ENOUGH", 2)
+    found, some = input_moments(proto, [name], data)[name], X.reshape(80, 6)[::5].astype(np.float64)
+    assert found.count == len(some) == 16
+    np.testing.assert_allclose(found.gram, some.T @ some / 16, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.mean, some.mean(0), rtol=1e-5, atol=1e-6)

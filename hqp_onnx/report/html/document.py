@@ -52,7 +52,7 @@ def render(report: Report, folder: Path) -> str:
 def _sections(report: Report, folder: Path, name: str) -> Iterator[Html]:
     yield _summary(report, name)
     warned = (f"Warning: {warning}" for warning in report.warnings)
-    notes = (tag("p", note[:1].upper() + note[1:], class_="note") for note in (report.why, *warned, *report.notes))
+    notes = (tag("p", note, class_="note") for note in (report.why, *warned, *report.notes))
     advised = (tag("p", sentence, class_="advice") for sentence in advice(report))
     yield _section("models", "Models", *advised, table(report.table, "figures wide"), *notes)
     if report.network:

@@ -28,7 +28,8 @@ class _Time:
 
 def layer_times(report: Report) -> Figure | None:
     """The layers that took most time, the others together; None where times of single layers are not known."""
-    times = [_Time(s.weight or s.name, s.ms_before or 0.0, s.ms_after or 0.0, s.ms_predicted) for s in report.network]
+    timed = [step for step in report.network if step.ms_before is not None or step.ms_after is not None]
+    times = [_Time(s.weight or s.name, s.ms_before or 0.0, s.ms_after or 0.0, s.ms_predicted) for s in timed]
     if not any(time.before for time in times) or not any(time.after for time in times):
         return None
     order = sorted(times, key=lambda time: -time.before)

@@ -1,0 +1,100 @@
+"""A model in the file that its runtime reads fastest: OpenVINO's IR, onnxruntime's ORT format.
+
+    openvino    NAME.xml and NAME.bin, weights as they are (not in float16)
+    ort         NAME.ort, for small builds of onnxruntime, which read no ONNX; optimized as far as that holds on any
+                processor of the same kind
+
+Each is made by its runtime, in a folder of its own, and loaded from there before it takes its place.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hqp_onnx.arrays import Array
+from hqp_onnx.errors import ModelError, one_line
+from hqp_onnx.files import move
+from hqp_onnx.runtimes.bench import CPU
+from hqp_onnx.runtimes.openvino_session import DEVICE, openvino
+from hqp_onnx.runtimes.session import Session, failure, onnxruntime
+
+Feeds = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A file format.
+
+    Attributes:
+        target: whose runtime reads it.
+        suffix: of the file that is named, as ".xml".
+        beside: suffixes of other files.
+        write: makes the file of a model.
+        run: the outputs of a file, in the order of the model's.
+    """
+
+    target: str
+    suffix: str
+    beside: tuple[str, ...]
+    write: Callable[[Path, Path], None]
+    run: Callable[[Path, Feeds], Sequence[Array]]
+
+
+def exported(model: Path, file: Path, form: Format, feeds: Feeds, held: Callable[[Sequence[Array]], float]) -> float:
+    """Write ``file``; what ``held`` says of what it gives for ``feeds``, loaded again, and raises if it may not be.
+
+    Raises:
+        ModelError: the runtime cannot write it, or not read it again.
+        MissingRuntimeError: the runtime is not installed.
+    """
+    with tempfile.TemporaryDirectory(prefix=".hqp-", dir=file.parent) as folder:
+        made = Path(folder) / file.name
+        form.write(model, made)
+        error = held(form.run(made, feeds))
+        for suffix in (*form.beside, form.suffix):  # the one that names the others comes last
+            move(made.with_suffix(suffix), file.with_suffix(suffix))
+    return error
+
+
+def _write_ir(model: Path, file: Path) -> None:
+    ov = openvino()
+    try:
+        ov.save_model(ov.convert_model(str(model)), str(file), compress_to_fp16=False)
+    except Exception as e:  # openvino raises bare RuntimeError
+        raise ModelError(f"OpenVINO cannot write '{file.name}': {one_line(e)}") from e
+
+
+def _run_ir(file: Path, feeds: Feeds) -> Sequence[Array]:
+    try:
+        compiled = openvino().compile_model(str(file), DEVICE, {"INFERENCE_PRECISION_HINT": "f32"})
+        found = compiled(dict(feeds))
+        return [found[port] for port in compiled.outputs]
+    except Exception as e:  # as above
+        raise ModelError(f"OpenVINO cannot run '{file.name}': {one_line(e)}") from e
+
+
+def _write_ort(model: Path, file: Path) -> None:
+    ort = onnxruntime()
+    options: Any = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(file)
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    try:
+        ort.InferenceSession(str(model), options, providers=[CPU])
+    except Exception as e:  # as in Session
+        raise ModelError(f"onnxruntime cannot write '{file.name}': {failure(e)}") from e
+
+
+def _run_ort(file: Path, feeds: Feeds) -> Sequence[Array]:
+    return list(Session(file).run(feeds).values())
+
+
+FORMATS = {
+    "openvino": Format("openvino", ".xml", (".bin",), _write_ir, _run_ir),
+    "ort": Format("onnxruntime", ".ort", (), _write_ort, _run_ort),
+}

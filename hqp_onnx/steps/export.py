@@ -1,0 +1,87 @@
+"""``hqp export``: a model, or what an optimization shipped, in another file format, held to the ONNX model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hqp_onnx.arrays import Array
+from hqp_onnx.boundary import public
+from hqp_onnx.errors import ModelError, UsageError
+from hqp_onnx.evaluation.deviation import Deviation
+from hqp_onnx.files import forbid_overlap, require_replaceable
+from hqp_onnx.graphs import model_io
+from hqp_onnx.graphs.shapes import example_feeds
+from hqp_onnx.model import open_session, read_model
+from hqp_onnx.report.reading import read_report
+from hqp_onnx.runtimes.exports import FORMATS, exported
+
+_ERROR = 1e-3  # of the outputs' size: rounding of another order of sums
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: ``files``, their ``bytes``, and by how much outputs differ, relative to their size."""
+
+    model: str
+    files: tuple[str, ...]
+    bytes: int
+    error: float
+
+
+@public
+def export(source: str | Path, output: str | Path, form: str) -> Exported:
+    """Write a model as OpenVINO's IR or in ORT format; it is loaded again and run beside the ONNX model.
+
+    Args:
+        source: an .onnx file, or OUT of ``hqp optimize``, whose shipped model is taken.
+        output: the file, .xml or .ort.
+        form: openvino or ort.
+
+    Raises:
+        UsageError: no such format, or a file with another ending.
+        ModelError: the runtime cannot write it, or computes something else from it.
+        MissingRuntimeError: the runtime is not installed.
+    """
+    if form not in FORMATS:
+        raise UsageError(f"{{--format}} {form}: expected one of {', '.join(FORMATS)}")
+    made, file = FORMATS[form], Path(output)
+    if file.suffix != made.suffix:
+        raise UsageError(f"{{--output}} {file}: expected a file {made.suffix}, which {{--format}} {form} is")
+    model = _model(Path(source))
+    files = [file.with_suffix(suffix) for suffix in (made.suffix, *made.beside)]
+    forbid_overlap({"output": files}, {"the model": model_io.parts(model)})
+    for each in files:
+        require_replaceable(each)
+    session = open_session(model, made.target)
+    feeds = example_feeds(model_io.to_graph(read_model(model, quantized=True)[1]), leading=session.batch or 1)
+    wanted = session.run(feeds)
+    error = exported(model, file, made, feeds, lambda got: _error(wanted, got, file))
+    return Exported(str(model), tuple(map(str, files)), sum(each.stat().st_size for each in files), error)
+
+
+def _model(source: Path) -> Path:
+    if not source.is_dir():
+        return source
+    report = read_report(source)
+    return source / report.files[report.ships]
+
+
+def _error(wanted: Mapping[str, Array], got: Sequence[Array], file: Path) -> float:
+    """The largest of the relative errors of outputs that are numbers; ``ModelError`` where it is more than rounding."""
+    worst = 0.0
+    for (name, value), other in zip(wanted.items(), got, strict=True):
+        if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
+            continue
+        if value.shape != other.shape:
+            raise ModelError(
+                f"{file}: output '{name}' is {list(other.shape)}, and {list(value.shape)} of the ONNX model"
+            )
+        found = Deviation.between(value, np.asarray(other))
+        if found.broken or found.relative > _ERROR:
+            raise ModelError(f"{file}: output '{name}' differs from that of the ONNX model by {found.relative:.2%}")
+        worst = max(worst, found.relative)
+    return worst

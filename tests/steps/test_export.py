@@ -1,0 +1,77 @@
+"""Other formats: run by their runtimes alone, equal to the ONNX model, and not written where they are not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from command import hqp
+from small_model import small_data, small_model
+
+import hqp_onnx
+from hqp_onnx.errors import ModelError, UsageError
+from hqp_onnx.runtimes import exports
+from hqp_onnx.steps.export import export
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export")
+    onnx.save(small_model(), folder / "fp32.onnx")
+    onnx.save(hqp_onnx.quantize(small_model(), data=small_data()), folder / "int8.onnx")
+    return folder
+
+
+def run_ir(file: Path, images: np.ndarray) -> np.ndarray:
+    ov = pytest.importorskip("openvino")
+    found: np.ndarray = ov.Core().compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([images])[0]
+    return found
+
+
+def run_ort(file: Path, images: np.ndarray) -> np.ndarray:
+    found: np.ndarray = ort.InferenceSession(str(file)).run(None, {"input": images})[0]
+    return found
+
+
+@pytest.mark.parametrize("name", ["fp32", "int8"])
+@pytest.mark.parametrize(("form", "suffix", "run"), [("openvino", "xml", run_ir), ("ort", "ort", run_ort)])
+def test_a_file_gives_what_the_model_gives(
+    models: Path, tmp_path: Path, name: str, form: str, suffix: str, run: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if form == "openvino":
+        pytest.importorskip("openvino")
+    file, images = tmp_path / f"a.{suffix}", small_data()["input"]
+    command = ("export", models / f"{name}.onnx", "--format", form, "-o", file, "--json", tmp_path / "said.json")
+    assert hqp(monkeypatch, *command) == 0
+    said = json.loads((tmp_path / "said.json").read_text())
+    assert sorted(said["files"]) == sorted(str(path) for path in tmp_path.glob("a.*"))
+    assert said["bytes"] == sum(path.stat().st_size for path in tmp_path.glob("a.*"))
+    wanted = run_ort(models / f"{name}.onnx", images)
+    near = 1e-5 if name == "fp32" or form == "ort" else 0.05  # OpenVINO's INT8 kernels are not onnxruntime's
+    assert np.abs(run(file, images) - wanted).max() < near * np.abs(wanted).max()  # type: ignore[operator]
+    assert not list(tmp_path.glob(".hqp-*"))
+
+
+def test_a_file_that_computes_something_else_is_not_written(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = exports.FORMATS["ort"]
+    wrong = replace(ours, run=lambda file, feeds: [1.01 * value for value in ours.run(file, feeds)])
+    monkeypatch.setitem(exports.FORMATS, "ort", wrong)
+    with pytest.raises(ModelError, match=r"output 'logits' differs from that of the ONNX model by 1\.00%"):
+        export(models / "fp32.onnx", tmp_path / "a.ort", "ort")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_makes_no_sense_is_said(models: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"expected a file \.xml"):
+        export(models / "fp32.onnx", tmp_path / "a.onnx", "openvino")
+    with pytest.raises(UsageError, match="expected one of openvino, ort"):
+        export(models / "fp32.onnx", tmp_path / "a.ort", "tflite")
+    with pytest.raises(ModelError):
+        export(tmp_path / "none.onnx", tmp_path / "a.ort", "ort")
