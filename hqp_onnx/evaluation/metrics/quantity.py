@@ -57,7 +57,7 @@ class Quantity:
 
     def limit(self, amount: float) -> str:
         """A budget with its unit, as "1.5 points"."""
-        return f"{self.factor * amount:g} {self.unit}".rstrip() if math.isfinite(amount) else "nothing"
+        return f"{self.factor * amount:.3g} {self.unit}".rstrip() if math.isfinite(amount) else "nothing"
 
     def said(self, value: float) -> str:
         """A value with its unit, as "91.20 %"."""
