@@ -72,7 +72,7 @@ def test_a_model_beyond_the_limit_of_protobuf_goes_through_files(monkeypatch: py
     graph = "g (float[n,512] x) => (float[n,512] y) { y = Add(x, w) }"
     big = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {graph}')
     big.graph.initializer.append(onnx.numpy_helper.from_array(np.arange(512, dtype=np.float32), "w"))
-    monkeypatch.setattr(runtime, "_BYTES_LIMIT", 1)
+    monkeypatch.setattr(runtime, "BYTES_LIMIT", 1)
     assert Session(big).run({"x": np.zeros((1, 512), np.float32)})["y"].tolist() == [list(range(512))]
     assert onnx.numpy_helper.to_array(big.graph.initializer[0]).tolist() == [*range(512)]  # not moved out for good
 
