@@ -1,4 +1,4 @@
-"""Data of six small tasks, each in a form in which people have such data.
+"""Data of eight small tasks, each in a form in which people have such data.
 
     python models/task_data.py TASK FOLDER [--samples 1500] [--part val]
 
@@ -8,6 +8,8 @@
     signals    signals.npy and values.csv: frequency and decay of a noisy oscillation, from 256 values of it
     kinds      data.npz: single pieces of clothing with their class, for an embedding
     words      data.npz: ids, mask, labels: numbers written out in English, German, French or Spanish
+    letters    data.npz: ids, labels: such numbers one after the other, and the language of each letter
+    lines      data.npz: two to five pieces of clothing side by side, to be read from left to right
 
 Clothes are those of Fashion-MNIST in this folder (``--part`` train takes other pieces than val), all else is made by a
 seed. `models/train_tasks.py` trains the models that stand in models/tasks/.
@@ -28,6 +30,7 @@ HERE = Path(__file__).parent
 PIECES = {"train": "fashion_mnist_test.npz", "val": "fashion_mnist_val.npz"}
 COARSE = np.array([1, 2, 1, 2, 1, 3, 1, 3, 4, 3])  # tops, trousers and dresses, shoes, bags; 0 is the background
 CANVAS, PAGE, LENGTH, LONGEST = 48, 56, 256, 48
+MANY, LINE, MOST = 64, 64, 5
 ALPHABET = " abcdefghijklmnopqrstuvwxyz-"
 Array = NDArray[np.generic]
 Arrays = dict[str, NDArray[np.generic]]
@@ -169,6 +172,39 @@ def words(part: str, count: int) -> Arrays:
     return {"ids": ids, "mask": mask, "labels": labels}
 
 
+def letters(part: str, count: int) -> Arrays:
+    """``ids`` of characters and ``labels``, the language of each, int64 [n, 64]; -1 for spaces and beyond the end."""
+    rng = np.random.default_rng((5, len(part)))
+    ids, labels = np.zeros((count, MANY), np.int64), np.full((count, MANY), -1)
+    for row in range(count):
+        place = 0
+        while place < MANY - 8:
+            language = int(rng.integers(0, 4))
+            text = _spoken(int(rng.integers(0, 1000)), language)[: MANY - place]
+            found = [ALPHABET.index(letter) for letter in text]
+            ids[row, place : place + len(text)] = found
+            labels[row, place : place + len(text)] = np.where(np.array(found) > 0, language, -1)
+            place += len(text) + 1
+    return {"ids": ids, "labels": labels}
+
+
+def lines(part: str, count: int) -> Arrays:
+    """``input`` [n, 1, 14, 64] and ``labels`` [n, 5], the classes 1 .. 10 from left to right; -1 beyond the last."""
+    pictures, classes = pieces(part)
+    rng = np.random.default_rng((6, len(part)))
+    found, labels = np.zeros((count, 14, LINE), np.uint8), np.full((count, MOST), -1)
+    for row in range(count):
+        number = int(rng.integers(2, MOST + 1))
+        chosen = rng.integers(0, len(pictures), number)
+        edges = np.sort(rng.integers(0, LINE - 12 * number + 1, number)) + 12 * np.arange(number)
+        for piece, left in zip(chosen, edges, strict=True):
+            small = Image.fromarray(pictures[piece]).resize((12, 14))
+            found[row, :, left : left + 12] = np.asarray(small)
+        labels[row, :number] = classes[chosen] + 1
+    noise = rng.integers(0, 32, found.shape).astype(np.uint8)
+    return {"input": np.maximum(found, noise)[:, None], "labels": labels}
+
+
 TASKS: dict[str, Callable[[str, int], Arrays]] = {
     "segments": segments,
     "objects": objects,
@@ -176,6 +212,8 @@ TASKS: dict[str, Callable[[str, int], Arrays]] = {
     "signals": signals,
     "kinds": kinds,
     "words": words,
+    "letters": letters,
+    "lines": lines,
 }
 
 

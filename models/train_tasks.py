@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -134,6 +135,41 @@ class Words(nn.Module):
         return self.head(features.sum(2) / there.sum(2).clamp_min(1))
 
 
+class Letters(nn.Module):
+    """Characters: ids int64 [n, 64] -> logits [n, 64, 4], by two LSTM layers in both directions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(len(task_data.ALPHABET), 24)
+        self.body = nn.LSTM(24, 64, 2, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(128, 4)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """As the class says."""
+        return self.head(self.body(self.table(ids))[0])
+
+
+class Lines(nn.Module):
+    """A CRNN: [n, 1, 14, 64] -> logarithms of probabilities [32, n, 11], steps first; symbol 0 is the blank of CTC."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(block(1, 16), nn.MaxPool2d(2), block(16, 32), nn.MaxPool2d((7, 1)))
+        self.steps, self.head = nn.LSTM(32, 48, bidirectional=True), nn.Linear(96, 11)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As the class says."""
+        steps = self.body(input).squeeze(2).permute(2, 0, 1)
+        return F.log_softmax(self.head(self.steps(steps)[0]), 2)
+
+
+def lines_loss(net: nn.Module, feeds: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
+    """Connectionist temporal classification."""
+    found, labels = net(**feeds), targets["labels"]
+    steps = torch.full((len(labels),), len(found))
+    return F.ctc_loss(found, labels.clamp_min(0), steps, (labels > 0).sum(1), zero_infinity=True)
+
+
 def objects_loss(net: nn.Module, feeds: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
     """The cell at the middle of a thing answers for it."""
     raw = net.raw(feeds["input"])
@@ -174,6 +210,7 @@ class Task:
     name: str
     quality: Callable[[np.ndarray, Mapping[str, np.ndarray]], float]
     output: str = "logits"
+    axis: int = 0  # of samples in the output
 
 
 def of_output(loss: Callable[[Tensor, Tensor], Tensor]) -> Loss:
@@ -227,6 +264,27 @@ def found_objects(outputs: np.ndarray, data: Mapping[str, np.ndarray]) -> float:
     return hits / count
 
 
+def tokens(outputs: np.ndarray, data: Mapping[str, np.ndarray]) -> float:
+    """Share of letters whose language is right."""
+    there = data["labels"] >= 0
+    return float((outputs.argmax(2) == data["labels"])[there].mean())
+
+
+def cer(outputs: np.ndarray, data: Mapping[str, np.ndarray]) -> float:
+    """Edits that turn what was read into what is there, by dynamic programming, over all symbols that are there."""
+    edits = count = 0
+    for steps, labels in zip(outputs.argmax(2), data["labels"], strict=True):
+        read = [symbol for symbol, _ in itertools.groupby(steps.tolist()) if symbol]
+        there = labels[labels > 0].tolist()
+        row = list(range(len(there) + 1))
+        for number, symbol in enumerate(read, 1):
+            last, row[0] = row[0], number
+            for place, wanted in enumerate(there, 1):
+                last, row[place] = row[place], min(row[place] + 1, row[place - 1] + 1, last + (symbol != wanted))
+        edits, count = edits + row[-1], count + len(there)
+    return edits / count
+
+
 TASKS = {
     "segments": Task(Segments, of_output(lambda x, y: F.cross_entropy(x, y.long())), 3000, 6, "miou", miou, "scores"),
     "objects": Task(Objects, objects_loss, 4000, 8, "found at IoU 0.5", found_objects, "detections"),
@@ -238,13 +296,22 @@ TASKS = {
     ),
     "kinds": Task(Kinds, kinds_loss, 8000, 6, "recall@1", recall, "vectors"),
     "words": Task(Words, of_output(F.cross_entropy), 8000, 6, "top1", top1),
+    "letters": Task(
+        Letters,
+        of_output(lambda x, y: F.cross_entropy(x.flatten(0, 1), y.flatten(), ignore_index=-1)),
+        4000,
+        6,
+        "token-accuracy",
+        tokens,
+    ),
+    "lines": Task(Lines, lines_loss, 6000, 16, "cer", cer, "symbols", 1),
 }
 BATCH = 64
 
 
 def as_feeds(task: str, data: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     """The inputs of a model; pixels become 0..1."""
-    names = ("ids", "mask") if task == "words" else ("input",)
+    names = {"words": ("ids", "mask"), "letters": ("ids",)}.get(task, ("input",))
     tensors = {name: torch.from_numpy(np.ascontiguousarray(data[name])) for name in names}
     return {name: x.float() / 255 if x.dtype == torch.uint8 else x for name, x in tensors.items()}
 
@@ -283,15 +350,16 @@ def export(name: str, task: Task, net: nn.Module, feeds: Mapping[str, Tensor]) -
     few = {key: x[:2] for key, x in feeds.items()}
     torch.onnx.export(
         net, tuple(few.values()), str(path), input_names=list(few), output_names=[task.output], opset_version=17,
-        dynamic_axes={key: {0: "n"} for key in (*few, task.output)}, dynamo=False,
+        dynamic_axes={**{key: {0: "n"} for key in few}, task.output: {task.axis: "n"}}, dynamo=False,
     )  # fmt: skip
     onnx.checker.check_model(str(path))
     data = task_data.TASKS[name]("val", 1000)
     with torch.no_grad():
         outputs = torch.cat(
-            [net(*parts) for parts in zip(*(x.split(100) for x in as_feeds(name, data).values()), strict=True)]
+            [net(*parts) for parts in zip(*(x.split(100) for x in as_feeds(name, data).values()), strict=True)],
+            task.axis,
         )
-    quality = round(task.quality(outputs.numpy(), data), 4)
+    quality = round(task.quality(np.moveaxis(outputs.numpy(), task.axis, 0), data), 4)
     print(f"{name}: {task.name} {quality}, {path.stat().st_size / 1e3:.0f} kB", flush=True)
     recipe = {"samples": task.samples, "epochs": task.epochs, "batch": BATCH, "peak_rate": 4e-3, "seed": 0}
     digest = hashlib.sha256(path.read_bytes()).hexdigest()

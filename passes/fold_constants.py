@@ -9,6 +9,7 @@ Identity of a large constant becomes that constant. What draws random numbers, h
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Mapping
 
 import numpy as np
@@ -25,7 +26,8 @@ from hqp_onnx.runtimes.session import Session, try_run
 
 __all__ = ["fold_constants"]
 
-_SMALL = 4096  # bytes
+_SMALL, _TINY = 4096, 256  # bytes of a result that may be added, and that always is
+_SHARE, _FLOOR = 64, 1024  # small results may add one part in so many to the file, and so many bytes
 _KEPT = frozenset(["QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"])
 _VALUES = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
 
@@ -134,7 +136,8 @@ def _replace(graph: gs.Graph, fixed: list[gs.Node], results: Mapping[str, Array]
     }
     spare = {name: t.values.size for name, t in _initializers(fixed).items() if _spare(t, inside, exposed)}
     kept: set[int] = set()
-    while refused := _refused([node for node in fixed if id(node) not in kept], needed, dict(spare), results):
+    allowed = _allowed(graph)
+    while refused := _refused([node for node in fixed if id(node) not in kept], needed, dict(spare), results, allowed):
         kept.update(map(id, refused))
         needed.update(t.name for node in refused for t in node.inputs)
     homes = find_homes(fixed, homes_of(graph))
@@ -146,9 +149,12 @@ def _replace(graph: gs.Graph, fixed: list[gs.Node], results: Mapping[str, Array]
 
 
 def _refused(
-    nodes: list[gs.Node], needed: Collection[str], spare: dict[str, int], results: Mapping[str, Array]
+    nodes: list[gs.Node], needed: Collection[str], spare: dict[str, int], results: Mapping[str, Array], allowed: int
 ) -> list[gs.Node]:
-    """Nodes whose ``needed`` results would make the file larger: a tensor gives its room away once."""
+    """Nodes whose ``needed`` results would make the file larger: a tensor gives its room away once.
+
+    Small results may do so by ``allowed`` bytes in all.
+    """
     sources: dict[str, frozenset[str]] = {}
     refused = []
     for node in nodes:
@@ -161,17 +167,24 @@ def _refused(
         values = [value for value in found if value is not None]
         paid = reached & spare.keys()
         room = sum(spare[name] for name in paid)
-        if len(values) < len(found) or not _affordable(values, room, small=node.op != "Transpose"):
+        size = sum(value.nbytes for value in values)
+        small = node.op != "Transpose" and size <= (_SMALL if allowed >= size else _TINY)
+        if len(values) < len(found) or not (small or sum(value.size for value in values) <= room):
             refused.append(node)
-        elif sum(value.nbytes for value in values) > _SMALL:
+        elif size > _SMALL or not small:
             for name in paid:
                 del spare[name]
+        elif size > _TINY:
+            allowed -= size
     return refused
 
 
-def _affordable(values: list[Array], room: int, small: bool) -> bool:
-    """Whether results fit into what they replace, or may be added as ``small`` ones, which no turned weight is."""
-    return (small and sum(v.nbytes for v in values) <= _SMALL) or sum(v.size for v in values) <= room
+def _allowed(graph: gs.Graph) -> int:
+    """Bytes that small results may still add to the constants of the file."""
+    if not isinstance(graph, CarryingGraph):
+        return sys.maxsize
+    constants = [t for t in graph.tensors().values() if isinstance(t, gs.Constant)]
+    return graph.origin.bytes + graph.origin.bytes // _SHARE + _FLOOR - sum(int(t.values.nbytes) for t in constants)
 
 
 def _initializers(fixed: list[gs.Node]) -> dict[str, gs.Constant]:

@@ -1,7 +1,7 @@
 """Trained files of other people's packages: what can be pruned, what it costs, what INT8 gives.
 
     python tools/check_real.py --fetch FOLDER            download the packages of real_packages.py, unpack their .onnx
-    python tools/check_real.py [--only PATTERN] [--json FILE] [--markdown FILE] FILE_OR_FOLDER...
+    python tools/check_real.py [--only PATTERN] [--quick] [--json FILE] [--markdown FILE] FILE_OR_FOLDER...
 
 For each file, in a process of its own: open and analyse; compare what removing 10, 30 and 60 % of the units by random
 and L2 scores gives with the original whose removed slices are zero (zoo_oracle.py, from the ledger alone); rank by
@@ -70,6 +70,7 @@ def main() -> None:
         "--fetch", type=Path, metavar="FOLDER", help="download the packages into it, and take their files"
     )
     parser.add_argument("--only", default="", help="files whose path contains this")
+    parser.add_argument("--quick", action="store_true", help="no gradients, moments and INT8")
     parser.add_argument(
         "--json", type=Path, help="all results, kept from earlier runs for files that are not run again"
     )
@@ -82,7 +83,7 @@ def main() -> None:
     known = json.loads(options.json.read_text()) if options.json and options.json.exists() else {}
     for root, path in chosen:
         name = str(path.relative_to(root)) if root.is_dir() else path.name
-        known[name] = run_apart(path)
+        known[name] = run_apart(path, options.quick)
         print(name, json.dumps(known[name]), flush=True)
         if options.json:
             options.json.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
@@ -107,11 +108,11 @@ def machine() -> str:
     return f"{cpu}, {multiprocessing.cpu_count()} cores, onnxruntime {ort.__version__}"
 
 
-def run_apart(path: Path) -> dict[str, Any]:
+def run_apart(path: Path, quick: bool) -> dict[str, Any]:
     """Check one file in a process of its own."""
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
-    process = context.Process(target=_work, args=(path, queue))
+    process = context.Process(target=_work, args=(path, queue, quick))
     start, result = time.perf_counter(), dict[str, Any](status="crash", stage="start")
     process.start()
     while process.is_alive() and time.perf_counter() - start < TIMEOUT:
@@ -126,12 +127,12 @@ def run_apart(path: Path) -> dict[str, Any]:
     return result | {"seconds": time.perf_counter() - start}
 
 
-def _work(path: Path, queue: Any) -> None:
+def _work(path: Path, queue: Any, quick: bool) -> None:
     def note(**values: Any) -> None:
         queue.put({**values, "peak": _peak()})
 
     try:
-        check(path, note)
+        check(path, note, quick)
         note(status="right")
     except WrongResultError as e:
         note(status="wrong", reason=str(e))
@@ -152,8 +153,8 @@ def _peak() -> float:
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1e6
 
 
-def check(path: Path, note: Note) -> None:
-    """All checks of one file; ``note`` takes what is found as it is found."""
+def check(path: Path, note: Note, quick: bool = False) -> None:
+    """All checks of one file, or the ``quick`` ones; ``note`` takes what is found as it is found."""
     proto = onnx.load(path)
     note(stage="inputs", bytes=stored_bytes(path))
     plain = ort.InferenceSession(str(path), _quiet(), providers=["CPUExecutionProvider"])
@@ -183,6 +184,8 @@ def check(path: Path, note: Note) -> None:
                 known = ledger.keys() <= oracle.names
                 oracle.compare(pruned, ledger if known else channels.removed_slices(plan), feeds, note)
                 note(largest=max(sizes), effect=None if oracle.seen["effect"] == np.inf else oracle.seen["effect"])
+    if quick:
+        return
     some, others = draw(SAMPLES if open_batch(proto) else 1), draw(HELD_OUT if open_batch(proto) else 1, seed=1)
     each = timed(lambda: plain.run(None, some)) / len(next(iter(some.values())))
     least = SAMPLES if each < SLOW else 2

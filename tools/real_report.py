@@ -26,6 +26,7 @@ def page(results: Results, machine: str) -> str:
     larger = sum(result.get("largest", 0.0) > LARGER for result in rows.values())
     worst = max((r["error"] for r in right if "error" in r and "double" not in r), default=0.0)
     plans, canonical = (sum(r.get(key, 0) for r in right) for key in ("plans", "canonical"))
+    brief = sum("plans" in r and "moments" not in r and "moments_reason" not in r for r in rows.values())
     usual = ", ".join(f"{count} x {reason}" for reason, count in _usual(rows).most_common(4))
     return f"""# Real files
 
@@ -39,6 +40,7 @@ input.** The worst error beside the masked original is {worst:.1e}; {plans} plan
 them with the file as it came, masked from the ledger alone. Inputs are random, within what each file says of itself,
 so decibels are those of random inputs: they find what breaks, not how well INT8 does on speech or images. Fisher and
 moments are in plain inferences of the same samples. Times are from {machine}, beside other jobs: they are upper bounds.
+{brief} of the files were checked with `--quick`, or not to the end in the time that a file has: for equality and size.
 
 {_table(COLUMNS, [_row(name, r) for name, r in rows.items() if "plans" in r or r["status"] == "right"])}
 

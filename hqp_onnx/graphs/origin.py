@@ -46,6 +46,7 @@ class Origin:
         notes: doc string and metadata of nodes, by operator and first output, and of tensors, by name.
         defaults: values of inputs that a caller may leave out.
         weights: names of the initializers of the graph itself.
+        bytes: of the constants of the graph itself.
         homes: of weights that have another name than in the file; it grows as constants are folded.
     """
 
@@ -53,6 +54,7 @@ class Origin:
     notes: Mapping[tuple[str, str], Any]
     defaults: Mapping[str, onnx.TensorProto]
     weights: frozenset[str]
+    bytes: int = 0
     homes: dict[str, Home] = field(default_factory=dict)
 
     @classmethod
@@ -67,7 +69,9 @@ class Origin:
         header.graph.input.extend(model.graph.input)
         header.graph.output.extend(model.graph.output)
         noted = {key: _note(entry) for key, entry in _entries(model.graph) if entry.doc_string or entry.metadata_props}
-        return cls(header, noted, defaults, frozenset(tensor.name for tensor in model.graph.initializer))
+        stated = [entry.t for node in model.graph.node if node.op_type == "Constant" for entry in node.attribute]
+        size = sum(tensor.ByteSize() for tensor in (*model.graph.initializer, *stated))
+        return cls(header, noted, defaults, frozenset(tensor.name for tensor in model.graph.initializer), size)
 
     def restore(self, model: onnx.ModelProto) -> None:
         """Put into ``model``, in place, what still holds of it."""

@@ -35,10 +35,9 @@ def changes(setup: Setup, original: Measured, shipped: Measured) -> Changes | No
     worst = [int(sample) for sample in np.argsort(gain, kind="stable")[:_SHOWN] if gain[sample] < -_EQUAL]
     data = setup.data.get("test", setup.data["val"])
     single = original.session.batch in (None, 1) and not data.states
-    shown = tuple(
-        _change(setup, data, sample, (before, after), (original.session, shipped.session) if single else ())
-        for sample in worst
-    )
+    sessions = (original.session, shipped.session) if single else ()
+    found = {sample: _change(setup, data, sample, (before, after), sessions) for sample in sorted(worst)}  # one pass
+    shown = tuple(found[sample] for sample in worst)
     return Changes(int((gain < -_EQUAL).sum()), int((gain > _EQUAL).sum()), shown)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import onnx
@@ -11,6 +12,8 @@ import onnx
 from hqp_onnx.allocation.times import COUNTED
 from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.errors import HqpError
+from hqp_onnx.files import sha256
+from hqp_onnx.graphs import model_io
 from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.job.allocation import groups_of
 from hqp_onnx.job.evidence import Evidence
@@ -26,16 +29,16 @@ _SECONDS, _FEWEST, _MOST = 1.0, 5, 30  # runs of each model
 
 
 def with_times(
-    steps: Sequence[Step], places: Places, setup: Setup, ledger: Ledger, shipped: onnx.ModelProto, rows: Sequence[Row]
+    steps: Sequence[Step], places: Places, setup: Setup, ledger: Ledger, file: Path, rows: Sequence[Row]
 ) -> tuple[Step, ...]:
-    """The steps with what they take in the input and in what ships, whose ``rows`` these are."""
-    models = to_proto(setup.model.graph), shipped
+    """The steps with what they take in the input and in the model of ``file``, which ships; ``rows`` are theirs."""
+    models = to_proto(setup.model.graph), model_io.load(file, quantized=True)
 
     def profiles() -> list[dict[str, float]]:
         pairs = zip(models, rows, strict=True)
         return [{str(step): ms for step, ms in _profiled(model, row, setup, places).items()} for model, row in pairs]
 
-    before, after = ledger.once("profiles", profiles)
+    before, after = ledger.once(f"profiles-{sha256(file)[:16]}", profiles)
     return tuple(
         replace(step, ms_before=before.get(str(number)), ms_after=after.get(str(number)))
         for number, step in enumerate(steps)

@@ -144,8 +144,8 @@ def _network(
 ) -> tuple[Step, ...]:
     """The steps of the network, as far as the model in ``file``, which ships, tells."""
     steps, places = traced(setup.model.graph, setup.channels)
-    shipped = model_io.load(file, quantized=True)
-    timed = with_times(with_precisions(steps, shipped), places, setup, ledger, shipped, rows)
+    steps = with_precisions(steps, model_io.load(file, quantized=True))
+    timed = with_times(steps, places, setup, ledger, file, rows)
     return with_predictions(timed, places, setup, ledger, result.evidence, plan)
 
 

@@ -63,7 +63,7 @@ def exported(model: Path, file: Path, form: Format, feeds: Feeds, held: Callable
 def _write_ir(model: Path, file: Path) -> None:
     ov = openvino()
     try:
-        ov.save_model(ov.convert_model(str(model)), str(file), compress_to_fp16=False)
+        ov.save_model(ov.Core().read_model(str(model)), str(file), compress_to_fp16=False)  # its converter sends events
     except Exception as e:  # openvino raises bare RuntimeError
         raise ModelError(f"OpenVINO cannot write '{file.name}': {one_line(e)}") from e
 

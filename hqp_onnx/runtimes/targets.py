@@ -185,8 +185,7 @@ _PROVIDER_LAYOUTS = {
 def _on_provider(name: str, provider: str) -> Target:
     layout = _PROVIDER_LAYOUTS.get(provider, _ONNXRUNTIME)
     mixes = "fp16" if provider == CUDA else layout.mixes  # CUDA's computes INT8 in float
-    dynamic = provider == "CPUExecutionProvider"
-    return replace(layout, name=name, runtime=OnnxRuntime(provider), mixes=mixes, dynamic=dynamic)
+    return replace(layout, name=name, runtime=OnnxRuntime(provider), mixes=mixes)
 
 
 _CPU_STANDS_IN = "accuracy and latency are onnxruntime's on the CPU: TensorRT runs the engine built from the model"

@@ -6,8 +6,9 @@ processor's time in each stage is fitted by a line,
     seconds(n) = a + b n,    a, b >= 0
 
 read at the number of samples that there are, and multiplied by what a second of it took by the clock: where the machine
-has other work, a clock's two readings differ by more than their samples do. Memory is what the process used at its
-most: data come in batches, so more samples take no more of it, but for what is kept of each.
+has other work, a clock's two readings differ by more than their samples do. A stage that counts something else than
+samples, as weights, takes what it took. Memory is what the process used at its most: data come in batches, so more
+samples take no more of it, but for what is kept of each.
 """
 
 from __future__ import annotations
@@ -136,11 +137,12 @@ def _stage(name: str, few: Watch, more: Watch, one: Sampling, three: Sampling, c
     counts = [sum(sampling.taken[part] for part in parts) for sampling in (one, three)]
     whole = sum(three.whole[part] for part in parts)
     whole = whole if cap is None else min(whole, cap)
-    work = line(counts, [few.work.get(name, 0.0), more.work[name]], whole)
-    seconds = more.seconds[name] * (work / more.work[name] if more.work[name] else 1.0)
     total = more.totals.get(name, 0)
-    grows = total != few.totals.get(name, 0) or total in three.taken.values()
-    count = round(total * whole / counts[1]) if grows and counts[1] else total
+    counted = total != few.totals.get(name, 0) or total in three.taken.values()
+    grows = counted or cap is not None or name == REST
+    work = line(counts, [few.work.get(name, 0.0), more.work[name]], whole) if grows else more.work[name]
+    seconds = more.seconds[name] * (work / more.work[name] if more.work[name] else 1.0)
+    count = round(total * whole / counts[1]) if counted and counts[1] else total
     return Stage(name, more.passes.get(name, 1), count, seconds, work)
 
 

@@ -44,8 +44,8 @@ _SEEN = 0.7  # of the validation samples, before a verdict is certain
 _REMOVED = 0.4  # of the units, where a linear search ends
 _WRITTEN = 3  # models
 _PROBED = 0.0, 0.5, 1.0  # groups, by their place
-TABLE, CURVES, REFIT, INT8 = "table of times", "loss curves", "candidates", "INT8"
-_CAPS = {CURVES: 2 * SAMPLES, REFIT: REFIT_SAMPLES}
+TABLE, CURVES, REFIT, INT8, OUTPUTS = "table of times", "loss curves", "candidates", "INT8", "the original's outputs"
+_CAPS = {CURVES: 2 * SAMPLES, OUTPUTS: 2 * SAMPLES, REFIT: REFIT_SAMPLES}
 """Calibration samples that a stage takes at most."""
 
 
@@ -131,7 +131,7 @@ def _allocated(setup: Setup, ledger: Ledger, evidence: Evidence, groups: Groups)
     setup.progress(TABLE, 1, 1)
     divergence, some = divergence_of(setup, ledger, evidence), _some(groups)
     divergence(some[0])  # and of the original
-    setup.progress("the original's outputs", 1, 1)
+    setup.progress(OUTPUTS, 1, 1)
     for done, plan in enumerate(some[1:], 1):
         divergence(plan)
         setup.progress(CURVES, done, len(some) - 1)

@@ -133,7 +133,7 @@ def _check(
     """Raise, before any work, what excludes each other or is missing."""
     unranged = precision in ("fp16", "dynamic")
     if calibration_out is not None and (unranged or int4_weights is not None):
-        raise UsageError("{--calibration_out} needs static INT8: nothing else takes a calibration")
+        raise UsageError("{--calibration_out} needs static INT8: fp16, dynamic and INT4 weights take no calibration")
     if unranged and int4_weights is not None:
         raise UsageError(f"{{--int4_weights}} and {{--precision}} {precision} exclude each other: leave one out")
     if not unranged and data is None:

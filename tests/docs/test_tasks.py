@@ -20,7 +20,15 @@ TASKS = {name: code for code, name in BLOCKS.items()}
 MANIFEST = json.loads((ROOT / "models" / "MANIFEST.json").read_text())
 QUICKLY = " --objective sparsity --precision int8 --step 0.1"
 """Without the clock, which takes its time whatever the size of a model."""
-QUALITY = {"segments": "miou", "tags": "f1", "signals": "rmse", "kinds": "recall@1", "words": "top1"}
+QUALITY = {
+    "segments": "miou",
+    "tags": "f1",
+    "signals": "rmse",
+    "kinds": "recall@1",
+    "words": "top1",
+    "letters": "token-accuracy",
+    "lines": "cer",
+}
 
 
 def task_data():

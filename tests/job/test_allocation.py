@@ -120,7 +120,7 @@ def test_nothing_or_everything_is_admitted(made: Allocation, limit: float) -> No
     found = found_by(lambda candidate: not len(candidate.plan) or len(candidate.plan) <= limit)
     fastest = min(seconds_of(made, plan) for plan in found.path.plans)
     assert (len(found.path.plan(found.count)) == 0) == (limit < 0)
-    why = found.notes[1]
+    why = found.ended
     assert ("the budget ended the search: the next faster plan" in why) == (limit < 0)
     assert ("--min-width 0.1 and widths in multiples of 1" in why) == (limit > 0)
     if limit > 0:

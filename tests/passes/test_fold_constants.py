@@ -111,3 +111,20 @@ def test_a_random_size_is_no_constant() -> None:
     body = """r = RandomUniform<shape=[64]>() z = NonZero(r) c = Greater(r, half) k = Compress<axis=1>(x, c)
       s = Shape(k) f = Cast<to=1>(s) m = ReduceMin<keepdims=0>(f) y = Add(x, m)"""
     assert "Shape" in ops(canonicalize(to_graph(parse(body))).graph)
+
+
+def test_many_small_tables_stay_computed() -> None:
+    """As those of a spectrogram: 2 kB each, 60 kB of them beside 100 kB of weights."""
+    count = 30
+    steps = [f"t{i} = Range(zero, far, step{i})  a{i + 1} = Add(a{i}, t{i})" for i in range(count)]
+    body = f"a0 = MatMul(x, w) {' '.join(steps)} y = Relu(a{count})"
+    text = f'<ir_version: 8, opset_import: ["" : 17]> g (float[n,50] x) => (float[n,512] y) {{ {body} }}'
+    model = onnx.parser.parse_model(text)
+    weights = {"w": np.ones((50, 512)), "zero": np.zeros(()), "far": np.array(512.0)}
+    weights |= {f"step{i}": np.array(1.0) for i in range(count)}
+    tensors = [onnx.numpy_helper.from_array(np.asarray(v, np.float32), k) for k, v in weights.items()]
+    model.graph.initializer.extend(tensors)
+    folded = to_proto(fold_constants(fold_constants(to_graph(model)).graph).graph)
+    assert folded.ByteSize() < 1.05 * model.ByteSize()
+    x = {"x": np.ones((2, 50), np.float32)}
+    np.testing.assert_array_equal(run(folded, x)[0], run(model, x)[0])

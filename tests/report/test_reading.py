@@ -33,6 +33,10 @@ def again(folder: Path, values: object) -> Report:
 def test_what_was_written_is_read(folder: Path, returned: Report) -> None:
     assert read_report(folder) == returned
     assert returned.settings["only"] == ["*"]
+    assert returned.why_stopped.startswith("the budget ended the search: with ")
+    refused = min(t.sparsity for t in returned.trials if t.precision == "fp32" and not t.accepted)
+    assert f"{100 * refused:.1f} % of the units" in returned.why_stopped
+    assert returned.why_stopped in returned.notes
 
 
 def test_every_part_survives(tmp_path: Path, returned: Report) -> None:

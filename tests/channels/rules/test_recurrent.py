@@ -171,7 +171,7 @@ COMPUTED = "i = Gather<axis=0>(e, zero)\n j = MatMul(i, wi)\n k = {}(j)"
         ("", "zeros", "", HIDDEN, ""),
         (COMPUTED.format("Tanh"), "k", "", HIDDEN, ""),  # what is computed follows
         (COMPUTED.format("Tanh"), "k", NORM, HIDDEN, ""),
-        (COMPUTED.format("Sigmoid"), "k", NORM, 0, "sums channels"),
+        (COMPUTED.format("Sigmoid"), "k", NORM, 0, "reduces over channels"),
     ],
 )
 def test_initial_states(
