@@ -50,9 +50,9 @@ def bad_inputs(folder: Path) -> Iterator[tuple[str, list[str], str]]:
     yield "a text file as the model", optimize(text), "not an ONNX model"
     yield "an .npz as the model", optimize(good), "not an ONNX model"
     linear = _save(folder / "linear.onnx", "y = Gemm<transB=1>(x, w)", w=(2, 3))
-    old = _save(folder / "old.onnx", "y = Gemm<transB=1>(x, w)", 9, w=(2, 3))
+    old = _save(folder / "old.onnx", "y = MatMul(x, w)", 6, w=(3, 2))
     new = _save(folder / "new.onnx", "y = Gemm<transB=1>(x, w)", 99, w=(2, 3))
-    yield "an opset that is too old", optimize(old), "opset 9"
+    yield "an opset that is too old", optimize(old), "opset 6"
     yield "an opset of the future", optimize(new), "opset 99"
     quantized = _save(
         folder / "q.onnx",
@@ -241,7 +241,7 @@ def bad_configs(folder: Path) -> Iterator[tuple[str, list[str], str]]:
         "a command that is no section": ("optimize = 1\n", "expected a section [optimize]"),
         "an unknown key": ("[optimize]\nmax_dropp = 0.1\n", "no option 'max_dropp': expected one of"),
         "a number for a flag": ("[optimize]\nresume = 1\n", "expected true or false"),
-        "a string for a number": ('[optimize]\nstep = "0.1"\n', "expected a number"),
+        "a string for a number": ('[recover]\nrate = "0.1"\n', "expected a number"),
         "a fraction for a count": ("[benchmark]\nbatch = 1.5\n", "expected a whole number"),
         "true for a count": ("[benchmark]\nbatch = true\n", "expected a whole number"),
         "a number for a string": ("[optimize]\nmetric = 1\n", "expected a string"),

@@ -91,6 +91,11 @@ def onnx_run(model: Path, images: np.ndarray) -> np.ndarray:
     return found
 
 
+def test_device(folder: Path) -> None:
+    said = hqp(folder, "benchmark", "model.onnx", "--device", f"outside-folder://{folder / 'board'}", "--json", "-")
+    assert "on a folder (" in json.loads(said)["runtime"]
+
+
 def test_gradient_engine(folder: Path) -> None:
     plain, double = scores(folder, "model.onnx"), scores(folder, "model.onnx", "--gradients", "outside-double")
     for name, values in plain.items():

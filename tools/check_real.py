@@ -36,8 +36,8 @@ import onnxruntime as ort
 from real_inputs import Feeds, UnfedError, feeds_of, open_batch
 from real_packages import fetch
 from real_report import LARGER, page
-from zoo import SHARES, make_plan, make_scores
 from zoo_oracle import Oracle, UnclearError, WrongResultError
+from zoo_plans import SHARES, make_plan, make_scores
 from zoo_report import describe
 
 import hqp_onnx

@@ -39,19 +39,15 @@ import onnx_graphsurgeon as gs
 import zoo_models
 from zoo_export import export
 from zoo_oracle import TOLERANCE, Feeds, Oracle, UnclearError, WrongResultError, difference, run, usable_feeds
+from zoo_plans import SHARES, make_plan, make_scores
 from zoo_report import describe, print_row, print_summary
 
 from hqp_onnx.channels.channel_map import ChannelMap, PruningPlan
 from hqp_onnx.errors import HqpError
-from hqp_onnx.gradients import filter_weights
 from hqp_onnx.graphs.model_io import save, to_proto
 from hqp_onnx.model import open_model
 from hqp_onnx.passes.prune_channels import prune_channels
-from hqp_onnx.ranking.order import removal_order, unit_scores
-from hqp_onnx.ranking.rank import filter_scores
-from hqp_onnx.ranking.saliencies import Scoring
 
-SHARES = (0.1, 0.3, 0.6)
 TIMEOUT = 900  # seconds for one model
 
 
@@ -170,20 +166,6 @@ def check(path: Path, note: Any) -> None:
         note(surgery_seconds=max(seconds))
         oracle.compare(to_proto(pruned), channels.removed_slices(plan), feeds[index % len(feeds)], note)
     return again(graph, channels, feeds[0], oracle, note)
-
-
-def make_scores(graph: gs.Graph, channels: ChannelMap, kind: str, seed: int = 0) -> np.ndarray:
-    """One score per unit: seeded random numbers, or "l2" as the product ranks."""
-    if kind == "random":
-        return np.random.default_rng(seed).random(channels.units)
-    proto = to_proto(graph)
-    return unit_scores(filter_scores(proto, Scoring("l2")), channels, filter_weights(proto))
-
-
-def make_plan(channels: ChannelMap, scores: np.ndarray, share: float) -> PruningPlan:
-    """The least ``share`` of the prunable units, at least one."""
-    order = removal_order(scores, channels, 0.0, branches=True)
-    return PruningPlan(order[: max(1, round(share * len(channels.prunable)))])
 
 
 def again(graph: gs.Graph, channels: ChannelMap, feeds: Feeds, oracle: Oracle, note: Any) -> None:

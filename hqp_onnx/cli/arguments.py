@@ -29,7 +29,7 @@ from hqp_onnx.runtimes.session import set_provider
 from hqp_onnx.runtimes.targets import TARGETS
 from hqp_onnx.statistics.thresholds import METHODS
 
-_FEW = 60  # characters of names that help shows in place of an option's value
+_FEW = 12  # names that an option lists in place of a word for them
 _NO_FOLDER = ("json_file", "ledger", "checkpoint")  # for these no folder is made
 F = TypeVar("F", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
@@ -105,7 +105,7 @@ class Named(click.types.StringParamType):
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         """The known names, where they are few."""
         names = "|".join(self.choices)
-        return f"[{names}|FILE.py:NAME]" if len(names) <= _FEW else "NAME|FILE.py:NAME"
+        return f"[{names}|FILE.py:NAME]" if len(self.choices) <= _FEW else "NAME|FILE.py:NAME"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The name itself."""
@@ -344,7 +344,7 @@ metric_option = _options(
     click.option(
         "--metric",
         type=Named(METRICS),
-        help=f"What is measured: {', '.join(METRICS.own)}. Default: top1 where there are class numbers and classes, "
+        help=f"What is measured: {', '.join(METRICS.names)}. Default: top1 where there are class numbers and classes, "
         "else fidelity.",
     ),
     click.option("--metric-output", metavar="NAME", default="", help="Which output is judged, of several."),

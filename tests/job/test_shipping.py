@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -156,9 +157,9 @@ def test_what_ships_is_a_file_that_the_report_speaks_of(
     if fastest == "baseline":
         assert onnx.load(options.folder / file) == small_model()
         assert found.budget_spent["pruning"] == found.budget_spent["precision"] == 0
-    page = (options.folder / "report.html").read_text()
+    page = unescape((options.folder / "report.html").read_text())
     assert f"{found.rows[fastest].speedup:.2f}×" in page and found.why in page
-    assert all(warning in page for warning in found.warnings)
+    assert [w for w in found.warnings if w not in page] == []
 
 
 def test_a_resumed_run_ships_the_same_though_the_clock_says_otherwise(

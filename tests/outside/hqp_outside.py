@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from onnx import numpy_helper
@@ -77,3 +81,26 @@ def groups(survivors, node):
     kept = survivors.mask(node.inputs[0], 1)
     if kept is not None:
         node.attrs["group"] = int(kept.sum())
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A board that is a folder of this machine."""
+
+    place: Path
+    name: str = "a folder"
+
+    def prepare(self):
+        self.place.mkdir(exist_ok=True)
+
+    def send(self, file):
+        shutil.copyfile(file, self.place / file.name)
+
+    def start(self, script, errors):
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
+        return subprocess.Popen([sys.executable, "-u", str(self.place / script)], **pipes)
+
+
+def folder(device):
+    """What --device outside-folder://PLACE names."""
+    return Folder(Path(device.partition("://")[2]))
