@@ -4,7 +4,7 @@ BIN := .venv/bin
 OUT ?= build/demo
 DATA := --calib models/fashion_mnist_calib.npz --val models/fashion_mnist_val.npz --test models/fashion_mnist_test.npz
 
-.PHONY: demo test test-lowest lint types unit docs zoo gpu peers clean
+.PHONY: demo test test-slow test-lowest lint types unit docs zoo gpu peers clean
 
 demo: .venv/installed
 	$(BIN)/hqp optimize models/mobilenet_v3_small.onnx $(DATA) -o $(OUT)/mobilenet_v3_small
@@ -23,7 +23,11 @@ types: .venv/installed
 	$(BIN)/mypy
 
 unit: .venv/installed
-	$(BIN)/pytest --numprocesses auto --dist loadfile
+	$(BIN)/pytest --numprocesses auto --dist loadfile -m 'not slow'
+
+# What takes longer: every command of the pages on tasks, traps and tutorials, the notebook, mutated files.
+test-slow: .venv/installed
+	$(BIN)/pytest --numprocesses auto --dist loadfile -m slow
 
 # The documentation as a site, in build/site; fails where a link leads nowhere.
 docs: .venv/installed

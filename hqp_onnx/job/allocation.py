@@ -31,12 +31,10 @@ from hqp_onnx.job.candidate import Candidate
 from hqp_onnx.job.evidence import Evidence, halves
 from hqp_onnx.job.judge import Judge
 from hqp_onnx.job.ledger import Ledger
-from hqp_onnx.job.models import CandidateModels
 from hqp_onnx.job.path import PlanPath
-from hqp_onnx.job.precision import as_asked
 from hqp_onnx.job.search import last_admissible
 from hqp_onnx.job.setup import Setup
-from hqp_onnx.job.timing import Timing, choose_timing, timing_at
+from hqp_onnx.job.timing import Timing, choose_timing
 from hqp_onnx.passes.cut import Refit, cut
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.ranking.least_squares import Fits
@@ -52,7 +50,7 @@ _BEYOND = 1.5  # of the divergence of the first candidate that was not admitted,
 def allocate(setup: Setup, ledger: Ledger, evidence: Evidence) -> tuple[Allocation, Timing]:
     """What the choice of widths stands on, measured or read from the ledger's cache, and how models are timed."""
     groups = groups_of(setup, evidence)
-    timing = choose_timing(setup, ledger, groups)
+    timing = choose_timing(setup, ledger, groups.plan(groups.least // 2), "timing")
     program = _program(setup, ledger, groups, timing, "times")
     divergence = divergence_of(setup, ledger, evidence)
 
@@ -68,15 +66,15 @@ def allocate(setup: Setup, ledger: Ledger, evidence: Evidence) -> tuple[Allocati
 
 
 def retimed(
-    setup: Setup, ledger: Ledger, models: CandidateModels, allocation: Allocation, timing: Timing, choice: IntArray
+    setup: Setup, ledger: Ledger, allocation: Allocation, timing: Timing, choice: IntArray
 ) -> tuple[Allocation, Timing] | None:
     """The allocation by times of the way that is fastest at ``choice``; None if that is how it was timed."""
-    pruned = Candidate(allocation.groups.plan(choice))
-    if not len(pruned.plan) or setup.target.stand_in:
-        return None
-    wanted = pruned if setup.options.precision == "fp32" else as_asked(setup, ledger, models, pruned, timing.threads)
-    again = timing_at(setup, ledger, wanted)
-    if again == timing:
+    plan = allocation.groups.plan(choice)
+    if (
+        not len(plan)
+        or setup.target.stand_in
+        or (again := choose_timing(setup, ledger, plan, f"timing{AGAIN}")) == timing
+    ):
         return None
     program = _program(setup, ledger, allocation.groups, again, f"times{AGAIN}")
     return replace(allocation, program=program), again
@@ -139,7 +137,7 @@ def _timed_path(
     allocation, timing = allocate(setup, ledger, evidence)
     choices = first_path(ledger, allocation)
     last = _last_admissible(setup, judge, allocation, choices)
-    again = retimed(setup, ledger, judge.models, allocation, timing, choices[last])
+    again = retimed(setup, ledger, allocation, timing, choices[last])
     if again is None:
         return allocation, timing, choices, last, []
     replaced = [choices[last]]

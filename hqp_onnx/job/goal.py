@@ -86,7 +86,7 @@ def reach(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence, goal: 
     allocation, timing = allocate(setup, ledger, evidence)
     choices = first_path(ledger, allocation)
     choice = _reached(setup, ledger, allocation, timing, choices, goal, "reached")
-    if (again := retimed(setup, ledger, judge.models, allocation, timing, choice)) is not None:
+    if (again := retimed(setup, ledger, allocation, timing, choice)) is not None:
         allocation, timing = again
         choices = first_path(ledger, allocation, AGAIN)
         choice = _reached(setup, ledger, allocation, timing, choices, goal, f"reached{AGAIN}")

@@ -1,4 +1,4 @@
-"""How models are timed while widths are chosen: in one precision, some nodes in float, on one number of threads.
+"""How models are timed while widths are chosen: in one precision, on one number of threads.
 
 A table of times belongs to one such way. Where it is open (``mixed`` precision, no ``threads`` asked for), a model of
 half the widths is tried in each, since what ships is narrow; and once it is known how narrow, that model is.
@@ -6,7 +6,7 @@ half the widths is tried in each, since what ships is narrow; and once it is kno
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,7 +19,7 @@ from hqp_onnx.allocation.times import measure_table
 from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.evaluation.latency import fastest, measure
 from hqp_onnx.graphs.model_io import to_proto
-from hqp_onnx.job.candidate import Candidate, Precision
+from hqp_onnx.job.candidate import Precision
 from hqp_onnx.job.ledger import Ledger
 from hqp_onnx.job.setup import Setup
 from hqp_onnx.passes.absorb_shifts import absorb_shifts, constants
@@ -43,11 +43,10 @@ _ANY_RANGE = Range(-1.0, 1.0, 1.0)
 
 @dataclass(frozen=True)
 class Timing:
-    """In which precision models are timed, on how many threads, and which nodes of INT8 models are in float."""
+    """In which precision models are timed, and on how many threads."""
 
     precision: Precision
     threads: int
-    floats: tuple[str, ...] = ()
 
     def table(self, setup: Setup, ledger: Ledger, groups: Groups, stage: str) -> TimeTable:
         """Times of all widths of the groups, measured; ``stage`` names the time that this takes."""
@@ -83,7 +82,7 @@ class Timing:
         """A plan as it is timed."""
         graph = _bare(setup, plan)
         if self.precision is Precision.INT8:
-            return _in_int8(setup, graph, self.floats)
+            return _in_int8(setup, graph)
         if self.precision is Precision.DYNAMIC:
             return to_proto(quantize_dynamic(graph, None, setup.target).graph)
         folded = fold_batchnorm(graph).graph
@@ -98,35 +97,18 @@ class Beside:
     latency_ms: float
 
 
-def choose_timing(setup: Setup, ledger: Ledger, groups: Groups) -> Timing:
-    """The fastest way at half the widths, measured, or as an earlier run measured it."""
-    narrow = Precision(setup.options.narrow)
-    return _fastest_way(setup, ledger, "timing", _kinds(setup, narrow), groups.plan(groups.least // 2))
+def choose_timing(setup: Setup, ledger: Ledger, plan: PruningPlan, name: str) -> Timing:
+    """The fastest way for a plan, measured, or as an earlier run measured it under that name."""
 
-
-def timing_at(setup: Setup, ledger: Ledger, candidate: Candidate) -> Timing:
-    """The fastest way for a plan, in FP32 or the precision and with the float nodes of ``candidate``."""
-    kinds = _kinds(setup, candidate.precision, candidate.floats)
-    return _fastest_way(setup, ledger, f"timing-{candidate.key}", kinds, candidate.plan)
-
-
-def _kinds(setup: Setup, narrow: Precision, floats: tuple[str, ...] = ()) -> dict[Precision, tuple[str, ...]]:
-    """The precisions that are open, with nodes in float; the one that was asked for comes last."""
-    before: dict[Precision, tuple[str, ...]] = {Precision.FP32: ()} if setup.options.precision == "mixed" else {}
-    dynamic: dict[Precision, tuple[str, ...]] = {Precision.DYNAMIC: ()} if setup.may_be_dynamic else {}
-    return {**before, **dynamic, narrow: floats}
-
-
-def _fastest_way(
-    setup: Setup, ledger: Ledger, name: str, kinds: Mapping[Precision, tuple[str, ...]], plan: PruningPlan
-) -> Timing:
     def chosen() -> Timing:
+        narrow = Precision(setup.options.narrow)
+        kinds = [Precision.FP32, narrow] if setup.options.precision == "mixed" else [narrow]
+        kinds += [Precision.DYNAMIC] * setup.may_be_dynamic
         counts = thread_counts(setup.target, setup.options.threads)
-        ways = [Timing(kind, count, floats) for count in counts for kind, floats in kinds.items()]
+        ways = [Timing(kind, count) for count in counts for kind in kinds]
         if len(ways) == 1 or setup.target.stand_in:
-            *_, narrow = kinds
             return Timing(narrow, setup.options.threads)
-        models = {kind: Timing(kind, 0, floats).model(setup, plan) for kind, floats in kinds.items()}
+        models = {kind: Timing(kind, 0).model(setup, plan) for kind in kinds}
         sessions = [setup.load(models[way.precision], threads=way.threads) for way in ways]
         return ways[fastest(sessions, setup.sample, _COMPARISON_SECONDS)]
 
@@ -141,9 +123,9 @@ def _bare(setup: Setup, plan: PruningPlan) -> gs.Graph:
     return absorb_shifts(graph, constants(setup.model.graph), refittable(graph)).graph
 
 
-def _in_int8(setup: Setup, graph: gs.Graph, floats: Collection[str]) -> onnx.ModelProto:
+def _in_int8(setup: Setup, graph: gs.Graph) -> onnx.ModelProto:
     """Quantized with any ranges, which do not change it either."""
     graph = fold_batchnorm(widen_float16(graph).graph).graph
     ranges = dict.fromkeys(quantized_tensors(graph, setup.target), _ANY_RANGE)
     prepared = prepare(graph, (), setup.target, known=Calibration(ranges, "any"), recipe=_BARE)
-    return to_proto(quantize_prepared(prepared, setup.target, floats).graph)
+    return to_proto(quantize_prepared(prepared, setup.target).graph)

@@ -123,7 +123,7 @@ def _once(options: Options, folder: Path, progress: Progress, found: list[Groups
 
 
 def _allocated(setup: Setup, ledger: Ledger, evidence: Evidence, groups: Groups) -> None:
-    timing = choose_timing(setup, ledger, groups)
+    timing = choose_timing(setup, ledger, groups.plan(groups.least // 2), "timing")
     setup.progress("choice of threads", 1, 1)
     half = groups.least // 2
     if not setup.target.stand_in:
