@@ -120,11 +120,12 @@ def test_without_openvino_a_command_is_one_line(
     assert capfd.readouterr().err.strip() == "error: openvino is not installed: pip install 'hqp-onnx[openvino]'"
 
 
-def test_the_main_job_runs_on_openvino(tmp_path: Path) -> None:
+@pytest.mark.parametrize("objective", ["macs", pytest.param("latency", marks=pytest.mark.slow)])
+def test_the_main_job_runs_on_openvino(tmp_path: Path, objective: str) -> None:
     pytest.importorskip("openvino")
     calib, val = few(tmp_path / "calib.npz", 50), few(tmp_path / "val.npz", 200)
     chosen = {"target": "openvino", "saliency": "l2", "compensate": False, "step": 0.2, "max_drop": 0.1}
-    options = Options(RESNET, calib, val, tmp_path / "out", **chosen)
+    options = Options(RESNET, calib, val, tmp_path / "out", objective=objective, **chosen)
     report = optimize(options)
     assert report.machine.runtime.startswith("OpenVINO ")
     session = open_runner(Path(report.shipped), target("openvino"))
