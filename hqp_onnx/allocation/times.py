@@ -28,7 +28,7 @@ _ENDS = 0.25  # chance of a group to be at its last level, so that branches that
 SECONDS = 40.0  # of all configurations
 TELLING = 0.9  # of the whole model's time, that of the narrowest must be below
 KERNELS, MODELS, COUNTED = "kernels", "whole models", "multiply-accumulates alone"
-_FEWEST_RUNS, _MOST_RUNS, _RUN_SECONDS = 5, 300, 0.05  # of one configuration
+_FEWEST_RUNS, _MOST_RUNS, _RUN_SECONDS = 5, 100, 0.05  # of one configuration
 
 Built = Callable[[PruningPlan], onnx.ModelProto]
 """The model of a plan; its weights' values do not matter."""

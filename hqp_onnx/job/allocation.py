@@ -70,11 +70,10 @@ def retimed(
 ) -> tuple[Allocation, Timing] | None:
     """The allocation by times of the way that is fastest at ``choice``; None if that is how it was timed."""
     plan = allocation.groups.plan(choice)
-    if (
-        not len(plan)
-        or setup.target.stand_in
-        or (again := choose_timing(setup, ledger, plan, f"timing{AGAIN}")) == timing
-    ):
+    if not len(plan) or setup.target.stand_in:
+        return None
+    again = choose_timing(setup, ledger, plan, f"timing{AGAIN}", timing)
+    if again == timing:
         return None
     program = _program(setup, ledger, allocation.groups, again, f"times{AGAIN}")
     return replace(allocation, program=program), again

@@ -37,6 +37,7 @@ from hqp_onnx.statistics.calibration import Calibration, Range
 from hqp_onnx.timing.table import TimeTable
 
 _COMPARISON_SECONDS = 1.0
+_WORTHWHILE = 1.1  # times as fast
 _BARE = Recipe(equalize=False, correct_bias=False, round_weights=False)
 _ANY_RANGE = Range(-1.0, 1.0, 1.0)
 
@@ -97,8 +98,11 @@ class Beside:
     latency_ms: float
 
 
-def choose_timing(setup: Setup, ledger: Ledger, plan: PruningPlan, name: str) -> Timing:
-    """The fastest way for a plan, measured, or as an earlier run measured it under that name."""
+def choose_timing(setup: Setup, ledger: Ledger, plan: PruningPlan, name: str, now: Timing | None = None) -> Timing:
+    """The fastest way for a plan, measured, or as an earlier run measured it under that name.
+
+    It stays as it is ``now`` unless another way is faster by a tenth, which is worth another table.
+    """
 
     def chosen() -> Timing:
         narrow = Precision(setup.options.narrow)
@@ -110,7 +114,10 @@ def choose_timing(setup: Setup, ledger: Ledger, plan: PruningPlan, name: str) ->
             return Timing(narrow, setup.options.threads)
         models = {kind: Timing(kind, 0).model(setup, plan) for kind in kinds}
         sessions = [setup.load(models[way.precision], threads=way.threads) for way in ways]
-        return ways[fastest(sessions, setup.sample, _COMPARISON_SECONDS)]
+        found = measure({str(n): session for n, session in enumerate(sessions)}, setup.sample, _COMPARISON_SECONDS)
+        speed = {way: found[str(n)].speedup for n, way in enumerate(ways)}
+        best = max(ways, key=lambda way: speed[way])
+        return now if now in speed and speed[best] < _WORTHWHILE * speed[now] else best
 
     return msgspec.convert(ledger.once(name, lambda: msgspec.to_builtins(chosen())), Timing)
 
