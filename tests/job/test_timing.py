@@ -1,4 +1,4 @@
-"""In which precision and on how many threads models are timed: the fastest way, or the one at hand if that is as fast."""
+"""In which precision and on how many threads models are timed: the fastest way, or the one at hand if it is as fast."""
 
 from __future__ import annotations
 
