@@ -28,7 +28,7 @@ from hqp_onnx import Options, optimize
 
 ROOT = Path(__file__).parents[1]
 ACTION = yaml.safe_load((ROOT / ".github" / "actions" / "check" / "action.yml").read_text())
-DOCKERFILE = (ROOT / "docker" / "Dockerfile").read_text()
+DOCKERFILE = (ROOT / "tools" / "docker" / "Dockerfile").read_text()
 
 
 @pytest.fixture(scope="module")
