@@ -23,6 +23,7 @@ from hqp_onnx.data.batch import Batch
 from hqp_onnx.data.dataset import Dataset, Source
 from hqp_onnx.data.stored import SMALL, Rows, StoredArray, spilled
 from hqp_onnx.errors import DataError, UsageError
+from hqp_onnx.runtimes.around import Around
 from hqp_onnx.runtimes.session import Runner, TensorSpec
 
 SEQUENCE = "sequence"
@@ -55,7 +56,7 @@ class WithStates(Derived):
         return Batch({**batch.feeds, **before}, batch.targets, batch.shared | self.apart)
 
 
-class Carried:
+class Carried(Around):
     """A session that is run step by step on the state that it gave itself; zeros in its feeds begin a sequence.
 
     Args:
@@ -64,23 +65,9 @@ class Carried:
     """
 
     def __init__(self, session: Runner, states: Mapping[str, str]) -> None:
-        self._session, self._states = session, states
+        super().__init__(session)
+        self._states = states
         self._last: Mapping[str, Array] = {}
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The model's inputs."""
-        return self._session.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """What ``run`` gives, in this order."""
-        return self._session.outputs
-
-    @property
-    def batch(self) -> int | None:
-        """The fixed batch size, or None where the first dimension is dynamic."""
-        return self._session.batch
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs of some steps, one after the other."""

@@ -12,30 +12,16 @@ from typing import Any
 import numpy as np
 
 from hqp_onnx.arrays import Array
+from hqp_onnx.runtimes.around import Around
 from hqp_onnx.runtimes.session import Runner, TensorSpec
 
 
-class BySample:
+class BySample(Around):
     """``session``, with samples along the first axis of every output of several axes."""
 
     def __init__(self, session: Runner) -> None:
-        self._session = session
+        super().__init__(session)
         self._stated = {spec.name: _stated(spec, session.batch) for spec in session.outputs}
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The model's inputs."""
-        return self._session.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """The model's outputs, as it gives them."""
-        return self._session.outputs
-
-    @property
-    def batch(self) -> int | None:
-        """The fixed batch size, or None where the first dimension is dynamic."""
-        return self._session.batch
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name."""
