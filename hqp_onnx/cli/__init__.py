@@ -25,9 +25,9 @@ from hqp_onnx.cli import (
     reporting,
     topics,
 )
-from hqp_onnx.cli.arguments import FILE
 from hqp_onnx.cli.interruption import INTERRUPTED, ended_by_exception, words
 from hqp_onnx.cli.output import begin, drop, finish, say
+from hqp_onnx.cli.parameter_types import FILE
 from hqp_onnx.errors import Ended, HqpError
 from hqp_onnx.version import __version__
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import click
 
-from hqp_onnx.cli.arguments import Address, Amount, Loose, Named, Share, Written
+from hqp_onnx.cli.parameter_types import Address, Amount, Loose, Named, Share, Written
 from hqp_onnx.errors import UsageError, one_line
 from hqp_onnx.files import read_text, require_regular
 from hqp_onnx.registry import is_file_name

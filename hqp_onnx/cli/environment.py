@@ -8,9 +8,14 @@ from typing import Any
 import click
 from click.shell_completion import get_completion_class
 
-from hqp_onnx.cli.arguments import DATA, FILE, OUT, json_option, probe_option, reading_options
+from hqp_onnx.cli.arguments import (
+    json_option,
+    probe_option,
+    reading_options,
+)
 from hqp_onnx.cli.command import Command
 from hqp_onnx.cli.output import give_json, out, say
+from hqp_onnx.cli.parameter_types import DATA, FILE, OUT
 from hqp_onnx.cli.tables import findings
 from hqp_onnx.data.reading import Data
 from hqp_onnx.errors import UsageError

@@ -10,10 +10,6 @@ import click
 from hqp_onnx import engine
 from hqp_onnx.boards.board import target_on
 from hqp_onnx.cli.arguments import (
-    DATA,
-    FILE,
-    SHARE,
-    Named,
     device_option,
     json_option,
     metric_option,
@@ -26,6 +22,7 @@ from hqp_onnx.cli.arguments import (
 )
 from hqp_onnx.cli.command import Command
 from hqp_onnx.cli.output import Display, give_json, give_warnings, out, say
+from hqp_onnx.cli.parameter_types import DATA, FILE, SHARE, Named
 from hqp_onnx.cli.tables import comparison, engines
 from hqp_onnx.cli.tables.latency import latency_table
 from hqp_onnx.comparison import compare as compare_models

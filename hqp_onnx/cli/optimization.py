@@ -9,13 +9,7 @@ import click
 from click.core import ParameterSource
 
 from hqp_onnx.cli.arguments import (
-    DATA,
     MULTIPLE_HELP,
-    OUT,
-    SHARE,
-    Amount,
-    Duration,
-    Named,
     augment_option,
     branches_option,
     calibration_option,
@@ -39,6 +33,7 @@ from hqp_onnx.cli.arguments import (
 from hqp_onnx.cli.command import Command
 from hqp_onnx.cli.forecasts import show_forecast
 from hqp_onnx.cli.output import Display, give_json, give_warnings, out, say
+from hqp_onnx.cli.parameter_types import DATA, OUT, SHARE, Amount, Duration, Named
 from hqp_onnx.cli.tables.optimization import budget_line, cost_lines, report_table
 from hqp_onnx.data.split import SHARES
 from hqp_onnx.errors import UsageError

@@ -10,12 +10,7 @@ import click
 import msgspec
 
 from hqp_onnx.cli.arguments import (
-    DATA,
     MULTIPLE_HELP,
-    OUT,
-    SHARE,
-    Loose,
-    Named,
     branches_option,
     dry_run_option,
     gradient_options,
@@ -33,6 +28,7 @@ from hqp_onnx.cli.arguments import (
 from hqp_onnx.cli.command import Command
 from hqp_onnx.cli.forecasts import give_forecast
 from hqp_onnx.cli.output import Display, give_json, give_warnings, out, say, verified_json
+from hqp_onnx.cli.parameter_types import DATA, OUT, SHARE, Loose, Named
 from hqp_onnx.cli.tables.units import inspect_table, refusals_table
 from hqp_onnx.data.reading import Data
 from hqp_onnx.ranking.saliencies import SALIENCIES, Scoring

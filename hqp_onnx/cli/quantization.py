@@ -10,8 +10,6 @@ import click
 
 from hqp_onnx import engine
 from hqp_onnx.cli.arguments import (
-    DATA,
-    OUT,
     calibration_option,
     dry_run_option,
     json_option,
@@ -26,6 +24,7 @@ from hqp_onnx.cli.arguments import (
 from hqp_onnx.cli.command import Command
 from hqp_onnx.cli.forecasts import give_forecast
 from hqp_onnx.cli.output import Display, give_json, give_warnings, say, verified_json
+from hqp_onnx.cli.parameter_types import DATA, OUT
 from hqp_onnx.cli.tables.engines import build_lines
 from hqp_onnx.data.reading import Data
 from hqp_onnx.quantization.calibration_export import TENSORRT_VERSION

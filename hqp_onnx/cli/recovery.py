@@ -9,10 +9,6 @@ from typing import Any
 import click
 
 from hqp_onnx.cli.arguments import (
-    DATA,
-    FILE,
-    OUT,
-    SHARE,
     augment_option,
     dry_run_option,
     json_option,
@@ -25,6 +21,7 @@ from hqp_onnx.cli.arguments import (
 from hqp_onnx.cli.command import Command
 from hqp_onnx.cli.forecasts import give_forecast
 from hqp_onnx.cli.output import Display, give_json, give_warnings, say, verified_json
+from hqp_onnx.cli.parameter_types import DATA, FILE, OUT, SHARE
 from hqp_onnx.data.reading import Data
 from hqp_onnx.evaluation.metrics.task import Task
 from hqp_onnx.recovery import Recovery

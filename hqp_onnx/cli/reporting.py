@@ -7,9 +7,15 @@ from pathlib import Path
 
 import click
 
-from hqp_onnx.cli.arguments import DATA, FILE, OUT, Amount, json_option, probe_option, quiet_option, reading_options
+from hqp_onnx.cli.arguments import (
+    json_option,
+    probe_option,
+    quiet_option,
+    reading_options,
+)
 from hqp_onnx.cli.command import Command
 from hqp_onnx.cli.output import Display, give_json, say
+from hqp_onnx.cli.parameter_types import DATA, FILE, OUT, Amount
 from hqp_onnx.data.reading import Data
 from hqp_onnx.errors import ThresholdError
 from hqp_onnx.files import forbid_overlap, write_text

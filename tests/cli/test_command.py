@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from hqp_onnx.cli import cli
-from hqp_onnx.cli.arguments import SHARE
 from hqp_onnx.cli.command import _GROUPS
+from hqp_onnx.cli.parameter_types import SHARE
 
 COMMANDS = sorted(name for name, command in cli.commands.items() if not isinstance(command, click.Group))
 
