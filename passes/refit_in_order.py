@@ -27,7 +27,6 @@ from hqp_onnx.graphs.unique_names import UniqueNames, tensor_names, unused_prefi
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.compensate import replace_weight
 from hqp_onnx.ranking.least_squares import RIDGE
-from hqp_onnx.statistics.feature_sums import Features
 from hqp_onnx.statistics.moments import (
     LARGEST,
     Contraction,
@@ -37,6 +36,7 @@ from hqp_onnx.statistics.moments import (
     takes_bias,
 )
 from hqp_onnx.statistics.ridge import ridge_strength, solve
+from hqp_onnx.statistics.summing import Features
 
 __all__ = ["refit_in_order", "refittable"]
 

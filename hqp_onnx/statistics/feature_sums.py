@@ -17,14 +17,11 @@ every k-th position is taken, k odd, so ``ENOUGH`` F remain (long recordings, la
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
-from onnx.helper import make_node
 
 from hqp_onnx.arrays import Array, Float32Array, FloatArray
 from hqp_onnx.data.batch import Batch
@@ -34,6 +31,7 @@ from hqp_onnx.graphs.nodes import reads
 from hqp_onnx.graphs.unique_names import tensor_names, unused_prefix
 from hqp_onnx.progress import StageProgress
 from hqp_onnx.runtimes.session import Session, work_session
+from hqp_onnx.statistics.summing import Features, Summing
 
 WORKSPACE = 1 << 26  # bytes of patches in one run; larger batches are run in parts
 GRAMS = 1 << 28  # bytes of grams that one run gives; what is beyond waits for another pass
@@ -41,41 +39,6 @@ WIDE, ENOUGH = 64, 1 << 16  # features from which on positions are thinned out, 
 LARGE = 1e4  # squared mean of a feature over the mean variance, from which on means are subtracted first
 
 _Measured = tuple[Array, Array, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Features:
-    """The vectors that a node makes of ``tensor``.
-
-    Attributes:
-        tensor: the activation.
-        channels: of the activation, from ``start`` on, along axis 1 of ``rank``, or the last where ``rank`` is 0.
-        rank: see there.
-        window: attributes of the Conv that cuts patches; empty if the features are the channels.
-        beside: a tensor of the same positions whose channels are features too, after those of ``tensor``; "" if none.
-        beside_channels: its channels.
-        start: the first channel that is a feature.
-        part: whether other channels of ``tensor`` are left out.
-    """
-
-    tensor: str
-    channels: int
-    rank: int
-    window: tuple[tuple[str, Any], ...] = ()
-    beside: str = ""
-    beside_channels: int = 0
-    start: int = 0
-    part: bool = False
-
-    @property
-    def size(self) -> int:
-        """All features."""
-        return self.channels * self.taps + self.beside_channels
-
-    @property
-    def taps(self) -> int:
-        """Features per channel."""
-        return math.prod(dict(self.window).get("kernel_shape", ()))
 
 
 @dataclass
@@ -251,64 +214,14 @@ def _instrumented(
 
     ``shifts`` are subtracted first, from the features of that number, and of ``steps`` positions one is taken.
     """
-
-    def name(part: str, number: int) -> str:
-        return f"{prefix}{part}.{number}"
-
-    def constant(part: str, number: int, values: Sequence[int]) -> onnx.TensorProto:
-        return onnx.numpy_helper.from_array(np.array(values, np.int64), name(part, number))
-
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    constants = [constant("axis", 0, [0]), constant("axis", 1, [1])]
     half = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer)
     for n, x in enumerate(features):
-        nodes, rows = [], x.rank == 0  # a matrix [positions, features], else [features, positions]
-        source, flat = x.tensor, name("flat" if x.beside else "own", n)
-        beside = x.beside
-        if half:  # sums of float16 would overflow
-            casts = {tensor: name(f"wide.{part}", n) for part, tensor in enumerate((source, beside)) if tensor}
-            nodes += [make_node("Cast", [own], [wide], to=onnx.TensorProto.FLOAT) for own, wide in casts.items()]
-            source, beside = casts[source], casts.get(beside, "")
-        if x.part:
-            ends = [("start", x.start), ("stop", x.start + x.channels), ("along", -1 if rows else 1)]
-            constants += [constant(part, n, [value]) for part, value in ends]
-            nodes.append(make_node("Slice", [source, *(name(part, n) for part, _ in ends)], [name("block", n)]))
-            source = name("block", n)
-        if x.window:
-            constants.append(_one_hot(x, name("taps", n)))
-            nodes.append(make_node("Conv", [source, name("taps", n)], [name("patches", n)], group=x.channels))
-            nodes[-1].attribute.extend(onnx.helper.make_attribute(key, value) for key, value in x.window)
-            source = name("patches", n)
-        parts = [(source, x.channels * x.taps, "own"), (beside, x.beside_channels, "beside")]
-        parts = parts if beside else parts[:1]
-        for tensor, size, part in parts:
-            if not rows:
-                turned = name(f"{part}.turned", n)
-                nodes.append(make_node("Transpose", [tensor], [turned], perm=[1, 0, *range(2, x.rank)]))
-                tensor = turned
-            constants.append(constant(f"{part}.matrix", n, [-1, size] if rows else [size, -1]))
-            nodes.append(make_node("Reshape", [tensor, constants[-1].name], [name(part, n)]))
-        if x.beside:
-            nodes.append(make_node("Concat", [name(part, n) for *_, part in parts], [flat], axis=int(rows)))
-        if n in steps:
-            bounds = {"first": 0, "last": np.iinfo(np.int64).max, "over": int(not rows), "step": steps[n]}
-            constants += [constant(part, n, [value]) for part, value in bounds.items()]
-            nodes.append(make_node("Slice", [flat, *(name(part, n) for part in bounds)], [name("thin", n)]))
-            flat = name("thin", n)
-        if n in shifts:
-            shift = shifts[n] if rows else shifts[n][:, None]
-            constants.append(onnx.numpy_helper.from_array(shift, name("shift", n)))
-            nodes.append(make_node("Sub", [flat, name("shift", n)], [name("centred", n)]))
-            flat = name("centred", n)
-        nodes += [
-            make_node("Gemm", [flat, flat], [name("gram", n)], transA=int(rows), transB=int(not rows)),
-            make_node("ReduceSum", [flat, name("axis", int(not rows))], [name("sum", n)], keepdims=0),
-            make_node("Shape", [flat], [name("shape", n)]),
-            make_node("Gather", [name("shape", n), name("axis", int(not rows))], [name("positions", n)]),
-        ]
-        copy.graph.node.extend(nodes)
-    copy.graph.initializer.extend(constants)
+        summing = Summing(prefix, n, x)
+        summing.sum(summing.centred(summing.thinned(summing.matrix(half), steps.get(n)), shifts.get(n)))
+        copy.graph.node.extend(summing.nodes)
+        copy.graph.initializer.extend(summing.constants)
     return copy
 
 
@@ -322,13 +235,6 @@ def _needed(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     del model.graph.node[:]
     model.graph.node.extend(reversed(kept))
     return model
-
-
-def _one_hot(x: Features, name: str) -> onnx.TensorProto:
-    """Depthwise kernels that copy tap t of channel c to output c * taps + t."""
-    kernel = dict(x.window)["kernel_shape"]
-    taps = np.tile(np.eye(x.taps, dtype=np.float32), (x.channels, 1))
-    return onnx.numpy_helper.from_array(taps.reshape(-1, 1, *kernel), name)
 
 
 def _affordable(one: Sequence[_Measured], features: Sequence[Features]) -> int:

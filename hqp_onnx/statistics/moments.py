@@ -33,7 +33,8 @@ from hqp_onnx.graphs.nodes import operator
 from hqp_onnx.graphs.recurrent import GATES
 from hqp_onnx.graphs.weight_axes import CONVOLUTIONS, WEIGHTED, weight_axes
 from hqp_onnx.progress import StageProgress
-from hqp_onnx.statistics.feature_sums import Features, Sums, feature_sums
+from hqp_onnx.statistics.feature_sums import Sums, feature_sums
+from hqp_onnx.statistics.summing import Features
 
 LARGEST = 4096  # features: a larger matrix is not worth its memory and its solve
 BLOCK = 1024  # channels of a part of a wider input
