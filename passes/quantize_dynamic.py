@@ -130,7 +130,7 @@ def finish_dynamic(prepared: PreparedDynamic, target: Target, floats: Collection
     for node in nodes:
         writer.replace(node)
     graph.cleanup().toposort()
-    notes = (*prepared.notes, f"{len(nodes)} products in dynamic INT8")
+    notes = (*prepared.notes, f"{len(nodes)} products by constant matrices compute in INT8; other weights are stored")
     nothing = ("no node was quantized: there is no product by a constant matrix",) * (not nodes and not floats)
     if target.folds_constants:
         graph = compress_weights(graph, prepared.scales).graph

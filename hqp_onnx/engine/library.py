@@ -62,7 +62,7 @@ TENSORRT = Library(
     "tensorrt",
     "TensorRT",
     "pip install 'hqp-onnx[tensorrt]' (on a Jetson: a venv with --system-site-packages), or prepare the build "
-    "elsewhere with {--elsewhere} VERSION",
+    "for another machine: hqp build --for VERSION",
     (b"ftrt", b"ptrt"),
 )
 TENSORRT_RTX = Library(

@@ -16,13 +16,13 @@ JSON = "report.json"
 _AGAIN = "Run `hqp optimize` again, with --resume and the same options"
 
 
-def read_report(folder: Path) -> Report:
+def read_report(folder: str | Path) -> Report:
     """The report in ``folder``, OUT/.
 
     Raises:
         DataError: there is none that can be read, it is damaged, or a version with another schema wrote it.
     """
-    path = folder / JSON
+    path = Path(folder) / JSON
     require_regular(path, "the report in a folder that `hqp optimize` finished writing")
     try:
         values = json.loads(path.read_bytes(), parse_float=_number, parse_constant=_number)

@@ -69,7 +69,7 @@ class Inspection:
         caption = (
             f"{self.units} units, {self.prunable} prunable; of {self.params / 1e6:.2f} M parameters and "
             f"{self.macs / 1e6:.2f} M MACs per sample, {self.prunable_params / max(self.params, 1):.1%} and "
-            f"{self.prunable_macs / max(self.macs, 1):.1%} are in slices that can be removed"
+            f"{self.prunable_macs / max(self.macs, 1):.1%} belong to units that can be removed, though not all at once"
         )
         head = ("units", "prunable", "members (tensor: axis)", "frozen because")
         inner = tuple(

@@ -93,7 +93,7 @@ def quantize_file(
         precision = "int4"
     even = {"equalize": False} if calibration_out is not None else {}
     made = _made(model, dataset, target, precision, method, int4_weights, Recipe(**{**recipe, **even}), progress)
-    notes = {"fp16": (*made.notes, *said), "int4": made.notes}.get(precision, said)
+    notes = {"int4": made.notes}.get(precision, (*made.notes, *said) if precision in ("fp16", "dynamic") else said)
     verified = write_verified(made.graph, output, model.source(dataset), target, precision, made.warnings)
     if calibration_out is not None and isinstance(made, Quantized):
         write_calibration(made.calibration, calibration_out, tensorrt_version)

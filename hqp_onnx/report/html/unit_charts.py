@@ -37,7 +37,7 @@ def saliency(report: Report) -> Figure:
     removed, kept = sum(row[1] for row in counts), sum(row[2] for row in counts)
     caption = f"{removed + kept} prunable units by {kind} saliency: {removed} removed, {kept} kept."
     outside = sum((*histogram.not_positive, *histogram.unknown))
-    caption += f" {outside} of them have no logarithm and are only in the table." if outside else ""
+    caption += f" {outside} of them have a saliency of 0 or none, and are only in the table." if outside else ""
     rows = tuple((name, str(removed), str(kept)) for name, removed, kept in counts)
     numbers = Table("Units by saliency", ("saliency", "removed", "kept"), rows)
     drawing = picture("saliency", "Histogram of saliency", caption, _BOTTOM + 36, drawn)
