@@ -38,7 +38,7 @@ class Amount(click.types.StringParamType):
     name = "amount"
 
 
-class Duration(click.ParamType[float]):
+class Duration(click.types.FloatParamType):
     """A time as 90s, 10m or 2h, in seconds."""
 
     name = "time"
@@ -53,7 +53,7 @@ class Duration(click.ParamType[float]):
             self.fail(f"'{text}': expected a time, as 90s, 10m or 2h", param, ctx)
 
 
-class Share(click.ParamType[float]):
+class Share(click.types.FloatParamType):
     """A share as a number, or as a percentage: 0.05 or 5%."""
 
     name = "share"
