@@ -74,9 +74,10 @@ def _matched(root: gs.Node, dims: Mapping[str, Dims]) -> LayerNorm | None:
     if epsilon is None or difference is None:
         return None
     data, mean = difference.inputs
-    if _mean_of(mean, dims) is not data:
+    averaged = _mean_of(mean, dims)
+    if averaged is None or averaged is not data:
         return None
-    deviation, channels = root.outputs[0], dims[data.name][-1].value
+    deviation, channels = root.outputs[0], dims[averaged.name][-1].value
     for result, scale, bias in (_plain(deviation, data, mean), _folded(deviation, data, mean)):
         if result is not None and scale is not None and scale.shape[0] == channels:
             return LayerNorm(data, scale, bias, float(epsilon.values.item()), result)
