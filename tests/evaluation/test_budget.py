@@ -88,7 +88,7 @@ def test_a_verdict_says_the_drop_its_bound_and_the_budget() -> None:
     few = sum(math.comb(200, k) * bound**k * (1 - bound) ** (200 - k) for k in range(4))
     assert few == pytest.approx(0.05, abs=1e-9)
     partial = Scores(np.zeros(50), 200)
-    assert sure.words(partial) == "drop at least 15.00 of 3 points"
+    assert sure.words(partial) == "drop at least 15.00, budget 3 points"
 
 
 def test_the_budget_is_spent_on_pruning_precision_and_uncertainty() -> None:
