@@ -12,13 +12,13 @@ by its Reciprocal; sums and products may be written either way round.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from hqp_onnx.graphs.symbolic.known import Dims
+from hqp_onnx.graphs.symbolic.expressions import Expression
 from hqp_onnx.passes.base import PassResult
 
 __all__ = ["OPSET", "join_layer_norms", "layer_norms"]
@@ -37,7 +37,7 @@ class LayerNorm:
     result: gs.Tensor
 
 
-def join_layer_norms(graph: gs.Graph, dims: Mapping[str, Dims]) -> PassResult:
+def join_layer_norms(graph: gs.Graph, dims: Mapping[str, Sequence[Expression]]) -> PassResult:
     """``graph`` with its layer normalizations as one node each, as a copy.
 
     Args:
@@ -57,14 +57,14 @@ def join_layer_norms(graph: gs.Graph, dims: Mapping[str, Dims]) -> PassResult:
     return PassResult(graph, bool(found), (f"{len(found)} layer normalizations joined",) if found else ())
 
 
-def layer_norms(graph: gs.Graph, dims: Mapping[str, Dims]) -> Iterator[LayerNorm]:
+def layer_norms(graph: gs.Graph, dims: Mapping[str, Sequence[Expression]]) -> Iterator[LayerNorm]:
     """The layer normalizations that are written in parts."""
     for node in graph.nodes:
         if node.op == "Sqrt" and (norm := _matched(node, dims)) is not None:
             yield norm
 
 
-def _matched(root: gs.Node, dims: Mapping[str, Dims]) -> LayerNorm | None:
+def _matched(root: gs.Node, dims: Mapping[str, Sequence[Expression]]) -> LayerNorm | None:
     """The normalization whose standard deviation ``root`` computes."""
     total = _made(root.inputs[0], "Add")
     epsilon, variance = _split(total, _is_scalar) or (None, None)
@@ -157,7 +157,7 @@ def _squared(tensor: gs.Tensor | None) -> gs.Tensor | None:
     return product.inputs[0] if product is not None and product.inputs[0] is product.inputs[1] else None
 
 
-def _mean_of(tensor: gs.Tensor | None, dims: Mapping[str, Dims]) -> gs.Tensor | None:
+def _mean_of(tensor: gs.Tensor | None, dims: Mapping[str, Sequence[Expression]]) -> gs.Tensor | None:
     """What ``tensor`` is the mean of over the last axis, which it keeps."""
     node = _made(tensor, "ReduceMean")
     if node is None or not node.attrs.get("keepdims", 1) or node.inputs[0].name not in dims:

@@ -179,7 +179,7 @@ FASHION = Bench(
     "0.015",
     tuple(word for part in ("calib", "val", "test") for word in (f"--{part}", f"models/fashion_mnist_{part}.npz")),
     lambda at: (
-        {"": archive(at / "models" / "fashion_mnist_test.npz")["input"].astype(np.float32) / 255},
+        {"": archive(at / "models" / "fashion_mnist_test.npz")["input"].astype(np.float32)},
         archive(at / "models" / "fashion_mnist_test.npz")["labels"],
     ),
     accuracy,
