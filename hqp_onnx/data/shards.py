@@ -23,7 +23,7 @@ from hqp_onnx.workers import active, spread
 from hqp_onnx.workers.parcels import packed
 
 MOST = 64
-SAMPLES, BYTES = 1000, 1 << 26
+SAMPLES, BYTES = 2500, 1 << 26
 Numbered = tuple[int, Batch]
 """Samples, and the number of the first of them."""
 R = TypeVar("R")
@@ -90,6 +90,9 @@ def summed(
     if (parcel := packed(whole)) is None:
         whole, items = replace(whole, data=None), (_read(data, part) for part in parts)
         parcel = packed(whole)
+    if parcel is None:
+        yield from _here(opened or work.opened(threads), data, parts, progress)
+        return
     done, total = 0, len(data) if isinstance(data, Dataset) else 0
     for results, samples in spread(whole, items, threads, parcel):
         yield from results

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-LARGE = 1 << 20  # bytes of an array that goes apart
+LARGE = 1 << 20  # bytes that go apart
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,11 @@ class _Packer(pickle.Pickler):
 
     def persistent_id(self, value: Any) -> str | None:
         """The digest of what goes apart."""
-        large = isinstance(value, np.ndarray) and value.nbytes >= LARGE and value.dtype.kind != "O"
-        if not large and not isinstance(value, onnx.ModelProto):
+        if isinstance(value, np.ndarray):
+            large = value.nbytes >= LARGE and value.dtype.kind != "O"
+        else:
+            large = isinstance(value, onnx.ModelProto) or (isinstance(value, bytes) and len(value) >= LARGE)
+        if not large:
             return None
         content = pickle.dumps(value, protocol=5)
         digest = hashlib.blake2b(content, digest_size=16).hexdigest()
