@@ -22,7 +22,10 @@ from hqp_onnx.data.shards import shards as shards_of
 from hqp_onnx.data.sources import open_dataset
 from hqp_onnx.errors import DataError, MissingRuntimeError, UsageError, WorkerError
 from hqp_onnx.evaluation.metrics import References, evaluate, load_metric
+from hqp_onnx.graphs.model_io import to_graph, to_proto
+from hqp_onnx.passes.recover import recover
 from hqp_onnx.ranking.saliencies import Execution, Scoring
+from hqp_onnx.recovery import Recovery
 from hqp_onnx.runtimes.runners import open_runner
 from hqp_onnx.runtimes.session import Session
 from hqp_onnx.runtimes.targets import target
@@ -181,3 +184,27 @@ def test_every_statistic_has_the_same_bits(pool: Executor, samples: Dataset, mon
     with using(pool):
         assert everything(samples) == here
     assert len(used) >= 7
+
+
+@pytest.mark.parametrize("augment", [(), ("flip",)])
+@pytest.mark.parametrize("kind", ["arrays", "generator"])
+def test_training_has_the_same_bits(
+    pool: Executor, kind: str, augment: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays = small_data(60)
+    monkeypatch.setattr("hqp_onnx.data.stream.SMALL", 1)
+    data = dataset(arrays if kind == "arrays" else lambda: iter([{"input": x[None]} for x in arrays["input"]]))
+    monkeypatch.setattr("hqp_onnx.recovery.net.MEMORY", 1 << 20)  # several parts a step
+    teacher = to_graph(small_model())
+    student = teacher.copy()
+    weight = next(t for t in student.tensors().values() if t.name == "w2")
+    weight.values = weight.values * np.float32(0.7)
+    sent = []
+    monkeypatch.setattr("hqp_onnx.recovery.trainer.spread", lambda *a: sent.append(a) or spread(*a))
+    settings = Recovery(epochs=1, batch=16, augment=augment)
+    here = recover(student, teacher, data, settings)
+    assert not sent
+    with using(pool):
+        there = recover(student, teacher, data, settings)
+    assert len(sent) > 3 and here.losses == there.losses
+    assert to_proto(here.graph).SerializeToString() == to_proto(there.graph).SerializeToString()
