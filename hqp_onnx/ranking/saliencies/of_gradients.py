@@ -65,7 +65,7 @@ class OfGradients(Saliency):
         """
         opened, work = self._opened(model, data, scoring, execution)
         assert data is not None  # else nothing opens
-        _LOG.info("%s on the loss %s", self.gradients, opened.loss.name)
+        _LOG.info("gradients of the loss %s", opened.loss.name)
         loss = scoring.loss_model
         own = loss.SerializeToString(deterministic=True) if isinstance(loss, onnx.ModelProto) else opened.loss.name
         key = run_key(work.model, work.first, scoring.engine, self.gradients, own, work.draw, opened.batch)
