@@ -134,23 +134,29 @@ def dask() -> Iterator[str]:
 def check_bytes(folder: Path) -> bool:
     """Print the table; whether all rows are the same."""
     write_job(folder)
-    rows = [("one process", *run_job(folder, "1"))]
-    rows += [(f"{count} workers", *run_job(folder, str(count))) for count in (2, 4)]
-    rows.append(("2 workers, one killed", *run_job(folder, "2", kill_one)))
+    found = []
+
+    def row(name: str, workers: str, during: Callable[[int], None] = lambda process: None) -> None:
+        digests, seconds = run_job(folder, workers, during)
+        found.append(digests)
+        print(f"| {name} | {' | '.join(digests)} | {seconds:.0f} |", flush=True)
+
+    print(f"| {SAMPLES} samples | int8.onnx | ledger.json | s |\n|---|---|---|---|")
+    row("one process", "1")
+    row("2 workers", "2")
+    row("4 workers", "4")
+    row("2 workers, one killed", "2", kill_one)
     if find_spec("distributed"):
         with dask() as address:
-            rows.append(("Dask, two processes", *run_job(folder, address)))
+            row("Dask, two processes", address)
     if find_spec("ray"):
         ray = [sys.executable, "-m", "ray.scripts.scripts"]
         subprocess.run(
             [*ray, "start", "--head", "--num-cpus", "2", "--include-dashboard", "false"], capture_output=True
         )
-        rows.append(("Ray, two processes", *run_job(folder, "ray")))
+        row("Ray, two processes", "ray")
         subprocess.run([*ray, "stop"], capture_output=True)
-    print(f"| {SAMPLES} samples | int8.onnx | ledger.json | s |\n|---|---|---|---|")
-    for name, digests, seconds in rows:
-        print(f"| {name} | {' | '.join(digests)} | {seconds:.0f} |")
-    return len({tuple(digests) for _, digests, _ in rows}) == 1
+    return all(digests == found[0] for digests in found)
 
 
 @dataclass
