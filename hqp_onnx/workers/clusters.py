@@ -10,6 +10,7 @@ is their number, and ``threads`` what each of them may use.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -45,6 +46,7 @@ def dask(address: str) -> Executor:
 class _OfDask(Executor):
     def __init__(self, client: Any) -> None:
         warnings.filterwarnings("ignore", "Sending large graph", UserWarning)  # a model goes to each worker once
+        logging.getLogger("tornado.application").setLevel(logging.CRITICAL)  # a result of what was cancelled
         self._client, self._executor = client, client.get_executor(pure=False, retries=_RETRIES)
         threads = [worker["nthreads"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()]
         self.workers, self.threads = max(1, len(threads)), min(threads, default=1)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from small_model import small_data, small_model
 
 from hqp_onnx.data import shards
@@ -208,3 +209,17 @@ def test_training_has_the_same_bits(
         there = recover(student, teacher, data, settings)
     assert len(sent) > 3 and here.losses == there.losses
     assert to_proto(here.graph).SerializeToString() == to_proto(there.graph).SerializeToString()
+
+
+def test_paths_are_absolute_in_what_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays, folder = small_data(4), tmp_path / "images"
+    folder.mkdir()
+    np.savez(tmp_path / "data.npz", **arrays)
+    for number, image in enumerate(arrays["input"]):
+        Image.fromarray(np.uint8(128 + 40 * image[0])).save(folder / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    for name in ("data.npz", "images"):
+        monkeypatch.chdir(tmp_path)
+        sent = pickle.dumps(dataset(name))
+        monkeypatch.chdir("/")
+        assert pickle.loads(sent).rows(1, 3).feeds["input"].shape == (2, 1, 8, 8)
