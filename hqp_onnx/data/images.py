@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -84,9 +84,6 @@ class ImageSource:
     cuts: tuple[int, ...] = ()
     constants: Mapping[str, Array] = field(default_factory=dict)
     readers: int = _READERS
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "files": [file.absolute() for file in self.files]}  # as a worker finds them
 
     @property
     def name(self) -> str:

@@ -73,8 +73,7 @@ class StoredArray:
     def __reduce__(self) -> tuple[Any, ...]:
         if self.origin is None:
             raise pickle.PicklingError(f"{self.name}: only this process has it")
-        file, name = self.origin
-        return _again, (file.absolute(), name, self.dtype, self.shape)
+        return _again, (*self.origin, self.dtype, self.shape)
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -7,6 +7,7 @@ import io
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,10 @@ class _Packer(pickle.Pickler):
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, protocol=5)
         self.parts: dict[str, bytes] = {}
+
+    def reducer_override(self, value: Any) -> Any:
+        """Paths as another process finds them, whose working folder may be another."""
+        return (Path, (str(value.absolute()),)) if isinstance(value, Path) else NotImplemented
 
     def persistent_id(self, value: Any) -> str | None:
         """The digest of what goes apart."""

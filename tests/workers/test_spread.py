@@ -34,6 +34,7 @@ from hqp_onnx.statistics.calibration import calibrate
 from hqp_onnx.statistics.channel_stats import channel_stats
 from hqp_onnx.statistics.moments import input_moments
 from hqp_onnx.workers import spread, using, worker
+from hqp_onnx.workers.parcels import packed, unpacked
 from hqp_onnx.workers.pool import active
 
 COUNT = 400
@@ -220,6 +221,8 @@ def test_paths_are_absolute_in_what_is_sent(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     for name in ("data.npz", "images"):
         monkeypatch.chdir(tmp_path)
-        sent = pickle.dumps(dataset(name))
+        sent = packed(dataset(name))
+        assert sent is not None
         monkeypatch.chdir("/")
-        assert pickle.loads(sent).rows(1, 3).feeds["input"].shape == (2, 1, 8, 8)
+        found = unpacked(sent.content, lambda digest: pickle.loads(sent.parts[digest]))
+        assert found.rows(1, 3).feeds["input"].shape == (2, 1, 8, 8)
