@@ -85,6 +85,76 @@ TOPOLOGIES = {
         HEADS,
         20,
     ),
+    "attention of two wide heads": Topology(
+        *TOKENS,
+        PROJECTIONS + ATTEND + MLP,
+        {**QKV_PARAMS, **OUT_PARAMS, **MLP_PARAMS},
+        {("wq", 1): 6, ("bk", 0): 6, ("wv", 1): 6, ("wo", 0): 6},
+        HEADS | {"heads": [0, 0, 2, 6]},
+        20,
+    ),
+    "attention of two wide heads whose queries are an output": Topology(
+        TOKENS[0],
+        f"{TOKENS[1]}, float[n,2,5,6] q",
+        PROJECTIONS + ATTEND + MLP,
+        {**QKV_PARAMS, **OUT_PARAMS, **MLP_PARAMS},
+        {("wq", 1): 0, ("wv", 1): 0, ("w1", 1): 10},
+        HEADS | {"heads": [0, 0, 2, 6]},
+        20,
+    ),
+    "fused attention of two wide heads, Gather": Topology(
+        *TOKENS,
+        """
+      t = MatMul(x, wqkv)
+      u = Add(bqkv, t)
+      r = Reshape(u, three)
+      p = Transpose<perm=[2,0,3,1,4]>(r)
+      q = Gather(p, i0)
+      k = Gather(p, i1)
+      v = Gather(p, i2)
+      kt = Transpose<perm=[0,1,3,2]>(k)"""
+        + ATTEND
+        + MLP,
+        {**FUSED, **OUT_PARAMS, **MLP_PARAMS},
+        {("wqkv", 1): 6, ("w1", 1): 10},
+        {"three": [0, 0, 3, 2, 6], "joined": [0, 0, 12], "i0": 0, "i1": 1, "i2": 2},
+        20,
+    ),
+    "grouped queries, wide heads": Topology(
+        *TOKENS,
+        """
+      rows = Reshape(x, flat)
+      q0 = Gemm<transB=1>(rows, wq, bq)
+      q1 = Reshape(q0, heads)
+      q = Transpose<perm=[0,2,1,3]>(q1)
+      k0 = MatMul(x, wk)
+      v0 = MatMul(x, wv)
+      k1 = Reshape(k0, few)
+      v1 = Reshape(v0, few)
+      k2 = Transpose<perm=[0,2,1,3]>(k1)
+      v2 = Transpose<perm=[0,2,1,3]>(v1)
+      k4 = Unsqueeze(k2, two)
+      k5 = Expand(k4, to)
+      k6 = Reshape(k5, repeated)
+      v4 = Unsqueeze(v2, two)
+      v5 = Expand(v4, to)
+      v = Reshape(v5, repeated)
+      kt = Transpose<perm=[0,1,3,2]>(k6)"""
+        + ATTEND
+        + MLP,
+        {**OUT_PARAMS, **MLP_PARAMS, "wq": (24, 12), "bq": (24,), "wk": (12, 12), "wv": (12, 12), "wo": (24, 12)},
+        {("wq", 0): 6, ("bq", 0): 6, ("wk", 1): 6, ("wv", 1): 6, ("wo", 0): 6},
+        {
+            "flat": [-1, 12],
+            "heads": [-1, 5, 4, 6],
+            "few": [0, 0, 2, 6],
+            "two": [2],
+            "to": [1, 1, 2, 1, 1],
+            "repeated": [0, 4, 5, 6],
+            "joined": [0, 0, 24],
+        },
+        20,
+    ),
     "attention, mask per head and Where": Topology(
         *TOKENS,
         PROJECTIONS
