@@ -147,7 +147,14 @@ class ChannelMap:
         members = {key: labels[~gone[labels]] for key, labels in self.members.items()}
         frozen = {**dict.fromkeys(plan.removed.tolist(), "removed"), **self.frozen}
         rest = (units[~gone[units]] for units in self.branches)
-        return ChannelMap(self.units, members, frozen, {}, tuple(units for units in rest if units.size))
+        branches, products = tuple(units for units in rest if units.size), []
+        for product in self.products:
+            left, right = (
+                f.where(~gone[self.members[ParamAxis(f.weight, f.axis)]]) for f in (product.left, product.right)
+            )
+            if left.index.size:
+                products.append(HeadProduct(left, right, product.reads))
+        return ChannelMap(self.units, members, frozen, {}, branches, products=tuple(products))
 
     def groups(self) -> list[list[ParamAxis]]:
         """Parameter axes by shared units, each list and the whole in order of the tensors' names."""

@@ -13,12 +13,12 @@ embedding, a cache or a norm of q and k fixes the axes, and then units are whole
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from hqp_onnx.arrays import IntArray
+from hqp_onnx.arrays import BoolArray, IntArray
 from hqp_onnx.graphs.nodes import operator
 from hqp_onnx.graphs.weight_axes import weight_axes
 
@@ -65,6 +65,11 @@ class Factor:
     axis: int
     index: IntArray
     bias: str | None = None
+
+    def where(self, stays: BoolArray) -> Factor:
+        """The factor on the weight whose positions along the axis that do not stay were removed, alike in all heads."""
+        index = (np.cumsum(stays) - 1)[self.index][stays[self.index]]
+        return replace(self, index=index.reshape(*self.index.shape[:2], -1))
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,7 @@ from hqp_onnx.data.batch import Batch
 from hqp_onnx.graphs.model_io import to_graph, to_proto
 from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.passes.cut import Refit, cut
+from hqp_onnx.passes.prune_channels import prune_channels
 from hqp_onnx.passes.turn_heads import turn_halves, turn_heads
 from hqp_onnx.ranking.removal_costs import removal_costs
 from hqp_onnx.statistics.moments import Moments, input_moments
@@ -136,3 +137,14 @@ def test_heads_without_moments_stay_as_they_are() -> None:
     turned = turn_heads(graph, channels, {"wq": moments["wq"], "wo": moments["wo"]})
     for name in ("wq", "wk"):
         np.testing.assert_array_equal(turned.graph.tensors()[name].values, graph.tensors()[name].values)
+
+
+def test_products_of_a_pruned_graph_are_those_that_its_own_analysis_finds() -> None:
+    graph, channels, _ = prepared(4, 2)
+    plan = PruningPlan(np.concatenate([units(channels, "wq")[[0, 3]], units(channels, "wv")[[1]]]))
+    again = canonicalize(prune_channels(graph, channels, plan).graph).graph
+    for one, other in zip(channels.without(plan).products, analyze(again).products, strict=True):
+        assert one.reads == other.reads
+        for mine, found in ((one.left, other.left), (one.right, other.right)):
+            assert (mine.weight, mine.axis, mine.bias) == (found.weight, found.axis, found.bias)
+            np.testing.assert_array_equal(mine.index, found.index)
