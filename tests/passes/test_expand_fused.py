@@ -55,6 +55,9 @@ IDS = {
     "types": np.array([[0, 0, 1, 1, 0]] * 2, np.int32),
 }
 ROTARY = {"cos": np.cos(floats(8, H // 2)), "sin": np.sin(floats(8, H // 2))}
+PROMPT = {"q": floats(B, S, N * 16), "k": floats(B, S, 2 * 16), "v": floats(B, S, 2 * 16)}
+LENGTHS = {"ends": np.full(B, S - 1, np.int32), "total": np.array(S, np.int32)}
+LENGTHS |= {"cos": np.cos(floats(8, 8)), "sin": np.sin(floats(8, 8))}
 
 
 def case(op: str, inputs: str, feeds: Arrays, weights: Arrays | None = None, outputs: int = 1, **attrs: Any) -> Any:
@@ -92,6 +95,31 @@ CASES = [
     case(f"{MS}::MultiHeadAttention", "q k v - - bias", {**QKV, "bias": floats(B, N, S, S)}, num_heads=N),
     case(f"{MS}::MultiHeadAttention", "q k v - - - pk pv", {**QKV, **PAST}, {}, 3, num_heads=N, unidirectional=1),
     case(f"{MS}::MultiHeadAttention", "q k v", {"q": floats(B, S, W), "k": SPLIT["k"], "v": SPLIT["v"]}, num_heads=N),
+    case(f"{MS}::GroupQueryAttention", "q k v - - ends total", PROMPT, LENGTHS, num_heads=N, kv_num_heads=2),
+    case(
+        f"{MS}::GroupQueryAttention",
+        "q - - - - ends total cos sin",
+        {"q": floats(B, S, 8 * 16)},
+        LENGTHS,
+        3,
+        num_heads=N,
+        kv_num_heads=2,
+        do_rotary=1,
+        local_window_size=2,
+        scale=0.3,
+    ),
+    case(
+        f"{MS}::GroupQueryAttention",
+        "q - - - - ends total cos sin - bias",
+        {"q": floats(B, S, 8 * 32), "bias": floats(1, 1, S, S)},
+        LENGTHS,
+        3,
+        num_heads=N,
+        kv_num_heads=2,
+        do_rotary=1,
+        rotary_interleaved=1,
+        softcap=3.0,
+    ),
     case(f"{MS}::SkipLayerNormalization", "x y scale bias", {**ROWS, "y": floats(B, S, W)}, LINE, epsilon=1e-3),
     case(f"{MS}::SkipLayerNormalization", "x y scale bias bias", {**ROWS, "y": floats(B, S, W)}, LINE, outputs=4),
     case(f"{MS}::SkipSimplifiedLayerNormalization", "x y scale", {**ROWS, "y": floats(B, S, W)}, LINE, outputs=4),
@@ -203,6 +231,15 @@ def test_the_same_function(
     onnx.checker.check_model(plain)
     for got, want in zip(run(plain, feeds), wanted, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=2e-5)
+
+
+def test_padding_behind_a_prompt_is_no_one_s() -> None:
+    weights = LENGTHS | {"ends": np.array([4, 2], np.int32)}
+    attrs = {"num_heads": N, "kv_num_heads": 2, "do_rotary": 1}
+    fused = model(f"{MS}::GroupQueryAttention", "q k v - - ends total cos sin", PROMPT, weights, 1, attrs)
+    (want,), (got,) = run(fused, PROMPT), run(to_proto(canonicalize(to_graph(fused)).graph), PROMPT)
+    np.testing.assert_allclose(got[0], want[0], rtol=1e-4, atol=2e-5)
+    np.testing.assert_allclose(got[1, :3], want[1, :3], rtol=1e-4, atol=2e-5)
 
 
 def test_every_body_has_a_case() -> None:
