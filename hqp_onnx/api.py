@@ -46,6 +46,7 @@ from hqp_onnx.recovery import Recovery
 from hqp_onnx.runtimes.targets import target as target_named
 from hqp_onnx.steps.benchmark import benchmark_models
 from hqp_onnx.steps.build import build_file
+from hqp_onnx.steps.dequantize import dequantized
 from hqp_onnx.steps.evaluate import evaluate_model
 from hqp_onnx.steps.inspect import Inspection, inspect_model
 from hqp_onnx.steps.prune import Pruning, prune_model
@@ -55,7 +56,18 @@ from hqp_onnx.steps.score import score_model
 from hqp_onnx.steps.writing import verified_model
 
 T = TypeVar("T")
-__all__ = ["benchmark", "build", "compare", "evaluate", "inspect", "prune", "quantize", "recover", "score"]
+__all__ = [
+    "benchmark",
+    "build",
+    "compare",
+    "dequantize",
+    "evaluate",
+    "inspect",
+    "prune",
+    "quantize",
+    "recover",
+    "score",
+]
 
 
 @public
@@ -167,6 +179,20 @@ def quantize(
     make = mixed_model if precision == "mixed" else quantize_model
     made = make(opened, dataset, resolved, calibration, progress, recipe)
     return verified_model(made.graph, opened.source(dataset), resolved, precision, made.warnings)
+
+
+@public
+def dequantize(model: ModelSource) -> onnx.ModelProto:
+    """The float model that a quantized one stands for: its weights, and activations that are not rounded.
+
+    Args:
+        model: with QuantizeLinear and DequantizeLinear pairs, QLinear operators, or operators of dynamic quantization.
+
+    Raises:
+        ModelError: nothing in it is quantized, or a node has no known meaning in float.
+    """
+    result, source = dequantized(model)
+    return verified_model(result.graph, source)
 
 
 @public

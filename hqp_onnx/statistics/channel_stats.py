@@ -103,26 +103,34 @@ def _instrumented(model: onnx.ModelProto, tensors: Mapping[str, int], prefix: st
     """``model`` plus nodes that give, for the n-th tensor, its mean, power and top as [samples, channels]."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
+    graph, constants = copy.graph, dict[tuple[int, ...], str]()
+
+    def constant(*values: int) -> str:
+        if values not in constants:
+            constants[values] = f"{prefix}constant.{len(constants)}"
+            graph.initializer.append(onnx.numpy_helper.from_array(np.array(values, np.int64), constants[values]))
+        return constants[values]
+
     for n, (tensor, last) in enumerate(tensors.items()):
 
-        def name(part: str, number: int = n) -> str:
-            return f"{prefix}{part}.{number}"
+        def op(kind: str, part: str, *inputs: str, number: int = n, **attributes: Any) -> str:
+            name = f"{prefix}{part}.{number}"
+            graph.node.append(make_node(kind, inputs, [name], **attributes))
+            return name
 
-        flat, axis = name("flat"), 1 if last else 2
-        shape = np.array([0, -1, last] if last else [0, 0, -1], np.int64)
-        axes: dict[str, Any] = {"axes": [axis]} if opset(model) < _AXES_ARE_INPUT else {}
-        names = [] if axes else [name("axes")]
-        copy.graph.initializer.append(onnx.numpy_helper.from_array(shape, name("shape")))
-        if not axes:
-            copy.graph.initializer.append(onnx.numpy_helper.from_array(np.array([axis], np.int64), names[0]))
-        copy.graph.node.extend(
-            [
-                make_node("Reshape", [tensor, name("shape")], [flat]),
-                make_node("Mul", [flat, flat], [name("square")]),
-                make_node("Abs", [flat], [name("abs")]),
-                make_node("ReduceMean", [flat, *names], [name("mean")], keepdims=0, **axes),
-                make_node("ReduceMean", [name("square"), *names], [name("power")], keepdims=0, **axes),
-                make_node("ReduceMax", [name("abs"), *names], [name("top")], keepdims=0, **axes),
-            ]
-        )
+        shape = constant(0, 0, -1)
+        if last:  # samples, or 1 where there is no other axis, positions, channels
+            others = op("Slice", "others", op("Shape", "sizes", tensor), constant(0), constant(-1))
+            samples = op(
+                "Slice", "samples", op("Concat", "or_one", others, constant(1), axis=0), constant(0), constant(1)
+            )
+            shape = op("Concat", "shape", samples, constant(-1, last), axis=0)
+        axis = 1 if last else 2
+        old = opset(model) < _AXES_ARE_INPUT
+        axes = () if old else (constant(axis),)
+        reducing: dict[str, Any] = {"keepdims": 0} | ({"axes": [axis]} if old else {})
+        flat = op("Reshape", "flat", tensor, shape)
+        op("ReduceMean", "mean", flat, *axes, **reducing)
+        op("ReduceMean", "power", op("Mul", "square", flat, flat), *axes, **reducing)
+        op("ReduceMax", "top", op("Abs", "abs", flat), *axes, **reducing)
     return copy

@@ -187,7 +187,10 @@ def _factor(b: Body, query: gs.Tensor) -> gs.Tensor:
 
 
 def _masks(b: Body, sides: Sides, mask: gs.Tensor | None, past: gs.Tensor | None) -> list[Term] | None:
-    """What onnxruntime's masks add: [batch], lengths; [batch, keys]; [batch, queries, keys]. None for other forms."""
+    """What onnxruntime's masks add: [batch], lengths; [batch, keys]; [batch, queries, keys]. None for other forms.
+
+    One of [batch, 1] hides nothing: where there are more keys, onnxruntime takes no notice of it.
+    """
     terms: list[Term] = [_causal(b, sides, past)] if b.attribute("unidirectional", 0) else []
     if mask is None:
         return terms
@@ -198,6 +201,8 @@ def _masks(b: Body, sides: Sides, mask: gs.Tensor | None, past: gs.Tensor | None
             return None
         places = b.op("Cast", b.range(b.size(sides[1], 2)), to=6)  # int32
         allowed = b.op("Less", places, b.unsqueeze(mask, 1, 2, 3))
+    elif rank == 2 and b.proven(mask, 1) == 1:
+        return terms
     elif rank in (2, 3):
         allowed = b.op("Greater", b.unsqueeze(mask, *([1, 2] if rank == 2 else [1])), np.array(0, np.int32))
     else:

@@ -68,6 +68,7 @@ def case(op: str, inputs: str, feeds: Arrays, weights: Arrays | None = None, out
 CASES = [
     case(f"{MS}::Attention", "x w b", X, PACKED, num_heads=N),
     case(f"{MS}::Attention", "x w b mask", {**X, "mask": MASK}, PACKED, num_heads=N),
+    case(f"{MS}::Attention", "x w b mask", {**X, "mask": np.zeros((B, 1), np.int32)}, PACKED, num_heads=N),
     case(f"{MS}::Attention", "x w b mask", {**X, "mask": MASK.sum(1, dtype=np.int32)}, PACKED, num_heads=N),
     case(
         f"{MS}::Attention",
@@ -129,7 +130,7 @@ CASES = [
     case(
         f"{MS}::EmbedLayerNormalization",
         "ids types words places kinds scale bias mask",
-        {**IDS, "mask": MASK},
+        {**IDS, "mask": 2 * MASK - MASK[:, ::-1]},
         EMBED,
         2,
     ),

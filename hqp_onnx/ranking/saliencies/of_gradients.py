@@ -64,7 +64,7 @@ class OfGradients(Saliency):
         opened, model, first = self._opened(model, data, scoring, execution)
         assert data is not None  # else nothing opens
         labeled = first.labels is not None
-        _LOG.info("%s on the loss %s", self.gradients, opened.loss.name)
+        _LOG.info("gradients of the loss %s", opened.loss.name)
         draw = Draw(scoring.draws, len(data), scoring.seed)
         loss = scoring.loss_model
         own = loss.SerializeToString(deterministic=True) if isinstance(loss, onnx.ModelProto) else opened.loss.name

@@ -144,7 +144,8 @@ def _cost(report: Report) -> Iterator[Html]:
 
 
 def _origin(report: Report) -> Html:
-    values = {**vars(report.machine), **report.settings}
+    values = {name: v for name, v in {**vars(report.machine), **report.settings}.items() if v not in (None, "", [])}
+    values["threads"] = report.settings.get("threads") or "chosen by time"
     rows = tuple((name, ", ".join(v) if isinstance(v, list) else str(v)) for name, v in values.items())
     title = "Machine and settings"
     return tag("details", tag("summary", title), table(Table(title, ("name", "value"), rows), "words"))
