@@ -230,6 +230,7 @@ def head_product(query: Projection, left: IntArray, key: Projection, right: IntA
 
     None where a left head occurs twice, or right ones serve unequal numbers of them.
     """
+    left, right = np.split(np.unique(np.concatenate([left, right], 1), axis=0), 2, 1)  # batches hold the same heads
     heads, number = np.unique(right, axis=0, return_inverse=True)
     times = np.bincount(number.ravel())
     if len(np.unique(left)) != left.size or len(np.unique(heads)) != heads.size or len(set(times.tolist())) != 1:
