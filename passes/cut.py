@@ -108,6 +108,7 @@ def cut(
             )
         )
     if channels.ended(plan):
-        results.append(absorb_scales(results[-1].graph))
+        numbers = {t.name for t in graph.tensors().values() if isinstance(t, gs.Constant) and t.values.size == 1}
+        results.append(absorb_scales(results[-1].graph, numbers))
     notes = tuple(note for result in results for note in result.notes)
     return PassResult(results[-1].graph, any(result.modified for result in results), notes)
