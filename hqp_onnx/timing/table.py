@@ -132,7 +132,7 @@ def _fit(configurations: Sequence[Configuration]) -> TimeTable:
 def _corrected(configurations: Sequence[Configuration]) -> tuple[list[Configuration], float]:
     """Configurations whose kernels add up to the model's time, but for so many seconds.
 
-    A profiler makes kernels slower, by so much each, and leaves out what is between them. A configuration of no time says
+    A profiler makes kernels slower, by so much each, and leaves out what is between them. One of no time says
     nothing of that: multiply-accumulates stand for time, and no product is left.
     """
     telling = [c for c in configurations if c.seconds > 0]
