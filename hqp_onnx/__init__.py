@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hqp_onnx.version import __version__
 
 if TYPE_CHECKING:
-    from hqp_onnx.api import benchmark, build, compare, evaluate, inspect, prune, quantize, recover, score
+    from hqp_onnx.api import benchmark, build, compare, dequantize, evaluate, inspect, prune, quantize, recover, score
     from hqp_onnx.channels.channel_map import ChannelMap, PruningPlan
     from hqp_onnx.channels.walk import analyze
     from hqp_onnx.comparison import Comparison
@@ -34,7 +34,18 @@ if TYPE_CHECKING:
     from hqp_onnx.steps.optimize import optimize
 
 _HOMES = {
-    "api": ("benchmark", "build", "compare", "evaluate", "inspect", "prune", "quantize", "recover", "score"),
+    "api": (
+        "benchmark",
+        "build",
+        "compare",
+        "dequantize",
+        "evaluate",
+        "inspect",
+        "prune",
+        "quantize",
+        "recover",
+        "score",
+    ),
     "channels.channel_map": ("ChannelMap", "PruningPlan"),
     "channels.walk": ("analyze",),
     "comparison": ("Comparison",),
@@ -77,6 +88,7 @@ __all__ = [
     "benchmark",
     "build",
     "compare",
+    "dequantize",
     "evaluate",
     "inspect",
     "open_data",

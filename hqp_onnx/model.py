@@ -153,9 +153,9 @@ def open_session(source: ModelSource, target: str | Target = "onnxruntime", thre
     target, model = _target(target), source if isinstance(source, onnx.ModelProto) else _path(source)
     if isinstance(model, Path):
         model_io.require_bounded(model)
+    if isinstance(model, Path) and model_io.is_linked(model):
+        model = model_io.load(model, quantized=True)
     try:
-        if isinstance(model, Path) and model_io.is_linked(model):
-            return open_runner(model_io.load(model, quantized=True), target, threads=threads)
         return open_runner(model, target, threads=threads)
     except ModelError as e:
         raise ModelError(f"{name_of(source)}: {e}") from e

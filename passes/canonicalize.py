@@ -72,14 +72,14 @@ def canonicalize_with_shapes(graph: gs.Graph) -> tuple[PassResult, Shapes]:
     _drop_expansions(graph, shapes)
     graph.cleanup().toposort()
     known = shapes.known
-    ranks = {name: len(dims) for name, dims in known.dims.items() if known.types.get(name) == _FLOAT}
-    graph = pool_spatial_means(fold_pads(graph).graph, ranks).graph
+    dims = {name: sizes for name, sizes in known.dims.items() if known.types.get(name) == _FLOAT}
+    graph = pool_spatial_means(fold_pads(graph).graph, {name: len(sizes) for name, sizes in dims.items()}).graph
     shapes, notes = _with_pooled(shapes, graph), (*raised.notes, *expanded.notes)
-    if any(layer_norms(graph, ranks)):
+    if any(layer_norms(graph, dims)):
         if graph.opset < LAYER_NORM_OPSET and (newer := _raised(graph)) is not None:
             again, shapes = canonicalize_with_shapes(newer)
             return PassResult(again.graph, True, (*notes, *again.notes)), shapes
-        graph = join_layer_norms(graph, ranks).graph
+        graph = join_layer_norms(graph, dims).graph
     return PassResult(graph, _signature(graph) != before, notes), shapes
 
 

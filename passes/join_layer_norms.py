@@ -12,12 +12,13 @@ by its Reciprocal; sums and products may be written either way round.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from hqp_onnx.graphs.symbolic.expressions import Expression
 from hqp_onnx.passes.base import PassResult
 
 __all__ = ["OPSET", "join_layer_norms", "layer_norms"]
@@ -36,15 +37,15 @@ class LayerNorm:
     result: gs.Tensor
 
 
-def join_layer_norms(graph: gs.Graph, ranks: Mapping[str, int]) -> PassResult:
+def join_layer_norms(graph: gs.Graph, dims: Mapping[str, Sequence[Expression]]) -> PassResult:
     """``graph`` with its layer normalizations as one node each, as a copy.
 
     Args:
         graph: opset 17 or newer; others come back as they are.
-        ranks: number of axes of the activations; those that are absent are left alone.
+        dims: sizes of the activations; those that are absent are left alone.
     """
     graph = graph.copy()
-    found = list(layer_norms(graph, ranks)) if graph.opset >= OPSET else []
+    found = list(layer_norms(graph, dims)) if graph.opset >= OPSET else []
     for norm in found:
         last = norm.result.inputs[0]
         last.outputs = []
@@ -56,28 +57,29 @@ def join_layer_norms(graph: gs.Graph, ranks: Mapping[str, int]) -> PassResult:
     return PassResult(graph, bool(found), (f"{len(found)} layer normalizations joined",) if found else ())
 
 
-def layer_norms(graph: gs.Graph, ranks: Mapping[str, int]) -> Iterator[LayerNorm]:
+def layer_norms(graph: gs.Graph, dims: Mapping[str, Sequence[Expression]]) -> Iterator[LayerNorm]:
     """The layer normalizations that are written in parts."""
     for node in graph.nodes:
-        if node.op == "Sqrt" and (norm := _matched(node, ranks)) is not None:
+        if node.op == "Sqrt" and (norm := _matched(node, dims)) is not None:
             yield norm
 
 
-def _matched(root: gs.Node, ranks: Mapping[str, int]) -> LayerNorm | None:
+def _matched(root: gs.Node, dims: Mapping[str, Sequence[Expression]]) -> LayerNorm | None:
     """The normalization whose standard deviation ``root`` computes."""
     total = _made(root.inputs[0], "Add")
     epsilon, variance = _split(total, _is_scalar) or (None, None)
-    square = _mean_of(variance, ranks)
+    square = _mean_of(variance, dims)
     centred = _squared(square)
     difference = _made(centred, "Sub")
     if epsilon is None or difference is None:
         return None
     data, mean = difference.inputs
-    if _mean_of(mean, ranks) is not data:
+    averaged = _mean_of(mean, dims)
+    if averaged is None or averaged is not data:
         return None
-    deviation = root.outputs[0]
+    deviation, channels = root.outputs[0], dims[averaged.name][-1].value
     for result, scale, bias in (_plain(deviation, data, mean), _folded(deviation, data, mean)):
-        if result is not None and scale is not None:
+        if result is not None and scale is not None and scale.shape[0] == channels:
             return LayerNorm(data, scale, bias, float(epsilon.values.item()), result)
     return None
 
@@ -143,7 +145,8 @@ def _split(node: gs.Node | None, wanted: Callable[[gs.Tensor], bool]) -> tuple[g
 
 
 def _is_scalar(tensor: gs.Tensor) -> bool:
-    return isinstance(tensor, gs.Constant) and tensor.values.size == 1
+    """Whether ``tensor`` is one number, which adds no axis to what it is combined with."""
+    return isinstance(tensor, gs.Constant) and tensor.values.size == 1 and tensor.values.ndim <= 1
 
 
 def _squared(tensor: gs.Tensor | None) -> gs.Tensor | None:
@@ -154,15 +157,15 @@ def _squared(tensor: gs.Tensor | None) -> gs.Tensor | None:
     return product.inputs[0] if product is not None and product.inputs[0] is product.inputs[1] else None
 
 
-def _mean_of(tensor: gs.Tensor | None, ranks: Mapping[str, int]) -> gs.Tensor | None:
+def _mean_of(tensor: gs.Tensor | None, dims: Mapping[str, Sequence[Expression]]) -> gs.Tensor | None:
     """What ``tensor`` is the mean of over the last axis, which it keeps."""
     node = _made(tensor, "ReduceMean")
-    if node is None or not node.attrs.get("keepdims", 1) or node.inputs[0].name not in ranks:
+    if node is None or not node.attrs.get("keepdims", 1) or node.inputs[0].name not in dims:
         return None
     axes = node.attrs.get("axes")
     if len(node.inputs) > 1 and isinstance(node.inputs[1], gs.Constant):
         axes = node.inputs[1].values.tolist()
-    rank = ranks[node.inputs[0].name]
+    rank = len(dims[node.inputs[0].name])
     return node.inputs[0] if axes and [axis % rank for axis in axes] == [rank - 1] else None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, runtime_checkable
 
 from hqp_onnx.errors import UsageError
 from hqp_onnx.registry import Registry, is_file_name, outside_code
@@ -19,6 +19,7 @@ class LostError(Exception):
     """The connection is lost, or was not made; the message says how. It is worth another try."""
 
 
+@runtime_checkable
 class Transport(Protocol):
     """A way to one board, and a folder of its own there."""
 
@@ -47,11 +48,15 @@ def transport_of(device: str) -> Transport:
     """The way to what ``--device`` names.
 
     Raises:
-        UsageError: an unknown scheme, or an address that makes no sense.
+        UsageError: an unknown scheme, an address that makes no sense, or code from outside that gives no ``Transport``.
     """
     scheme, found, _ = device.partition("://")
     if not found and not is_file_name(device):
-        raise UsageError(f"{{--device}} {device}: expected ssh://USER@HOST[:PORT]")
+        raise UsageError(f"{{--device}} {device}: expected ssh://USER@HOST[:PORT] or FILE.py:name")
     make = DEVICES.get(device if is_file_name(device) else scheme)
     with outside_code(f"{{--device}} {device} fails"):
-        return make(device)
+        board = make(device)
+    if not isinstance(board, Transport):
+        methods = "name, prepare, send and start"
+        raise UsageError(f"{{--device}} {device} gives {board!r:.80}: expected a transport, with {methods}")
+    return board

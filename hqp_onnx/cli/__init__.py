@@ -111,6 +111,7 @@ for command in (
     pruning.prune,
     recovery.recover,
     quantization.quantize,
+    quantization.dequantize,
     quantization.build,
     measurement.evaluate,
     measurement.benchmark,

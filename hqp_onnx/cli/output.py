@@ -166,10 +166,10 @@ class Display:
         count, start = self._first if done > self._first[0] else (0, self._began)
         rate = (done - count) / max(now - start, 1e-9)
         if done >= total:
-            self._say(f"{stage}: {total} in {now - self._began:.1f} s, {rate:.3g}/s", stage != "evaluation")
+            self._say(f"{stage}: {total} in {now - self._began:.1f} s, {_said(rate)}", stage != "evaluation")
         elif now - self._said > BEAT_S and done > self._first[0]:
             self._said = now
-            self._say(f"{stage}: {done} of {total}, {rate:.3g}/s, {(total - done) / rate:.0f} s left")
+            self._say(f"{stage}: {done} of {total}, {_said(rate)}, {(total - done) / rate:.0f} s left")
 
     def _say(self, line: str, wanted: bool = True) -> None:
         if self._plain and wanted:
@@ -185,12 +185,16 @@ class Display:
             self._bars.stop()
 
 
+def _said(rate: float) -> str:
+    return f"{rate:.0f}/s" if rate >= 100 else f"{rate:.3g}/s"
+
+
 class _Rate(ProgressColumn):
     """Steps per second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.3g}/s")
+        return Text("" if speed is None else _said(speed))
 
 
 class _ConsoleHandler(logging.Handler):

@@ -20,6 +20,7 @@ from hqp_onnx.cli.arguments import (
     reading_options,
     strict_option,
     target_option,
+    workers_option,
 )
 from hqp_onnx.cli.command import Command
 from hqp_onnx.cli.forecasts import give_forecast
@@ -29,6 +30,7 @@ from hqp_onnx.cli.tables.engines import build_lines
 from hqp_onnx.data.reading import Data
 from hqp_onnx.quantization.calibration_export import TENSORRT_VERSION
 from hqp_onnx.steps.build import build_file
+from hqp_onnx.steps.dequantize import dequantize_file
 from hqp_onnx.steps.quantize import quantize_file
 
 
@@ -64,6 +66,7 @@ from hqp_onnx.steps.quantize import quantize_file
 @reading_options("data")
 @click.option("-o", "--output", type=OUT, required=True)
 @probe_option
+@workers_option
 @provider_option
 @dry_run_option
 @json_option
@@ -96,6 +99,20 @@ def quantize(
         say(f"{output}: {size / 1e6:.2f} MB, {size / before:.2f} of the original")
         for note in (*written.notes, written.verified.words):
             say(note)
+    give_warnings(written.verified.warnings, strict)
+
+
+@click.command(cls=Command)
+@model_argument
+@click.option("-o", "--output", type=OUT, required=True)
+@json_option
+@strict_option
+def dequantize(model: Path, output: Path, json_file: Path | None, strict: bool) -> None:
+    """Write the float model that a quantized MODEL stands for, to prune it or quantize it anew."""
+    written = dequantize_file(model, output)
+    if not give_json({"output": str(output), **verified_json(written.notes, written.verified)}, json_file):
+        for line in (*written.notes, written.verified.words, f"Wrote {output}"):
+            say(line)
     give_warnings(written.verified.warnings, strict)
 
 

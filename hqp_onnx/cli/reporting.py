@@ -92,6 +92,6 @@ def check(
         write_text(junit_file, junit(model, findings))
     if not give_json({"model": str(model), "findings": [asdict(finding) for finding in findings]}, json_file):
         for finding in findings:
-            say(f"{finding.name}: {'holds' if finding.met else 'is missed'}, {finding.words}")
+            say(f"{finding.name}: {'holds' if finding.met else 'missed'}, {finding.words}")
     if missed := [finding.name for finding in findings if not finding.met]:
         raise ThresholdError(f"{model}: {', '.join(missed)} missed")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from hqp_onnx.comparison.contenders import Contender, open_contenders
+from hqp_onnx.comparison.found import NOTHING, Compared, Comparison, Step
 from hqp_onnx.comparison.lineage import find_lineage
 from hqp_onnx.comparison.runner import Agreement, Collector, SessionRunner, run_batches
 from hqp_onnx.comparison.trace import Trace, trace
@@ -17,9 +17,8 @@ from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.data.reading import Data
 from hqp_onnx.data.sources import open_dataset
 from hqp_onnx.errors import ModelError, UsageError
-from hqp_onnx.evaluation.deviation import Deviation, finite
-from hqp_onnx.evaluation.latency import Latency, measure
-from hqp_onnx.evaluation.metrics import Metric, Quantity, load_metric
+from hqp_onnx.evaluation.latency import measure
+from hqp_onnx.evaluation.metrics import Metric, load_metric
 from hqp_onnx.evaluation.metrics.choice import choose, prepared
 from hqp_onnx.evaluation.metrics.metric import Tally
 from hqp_onnx.evaluation.metrics.sample_axis import BySample
@@ -29,106 +28,6 @@ from hqp_onnx.progress import Progress, silent
 from hqp_onnx.runtimes.session import try_run
 
 BATCH = 100
-NOTHING = Quantity("")
-
-
-@dataclass(frozen=True)
-class Compared:
-    """One model beside the reference.
-
-    Attributes:
-        name, runtime, bytes: the model.
-        accuracy: the metric; None where there is none, or it has no value.
-        latency: of one batch.
-        outputs: output -> deviation from the reference.
-        agreement: output -> share of samples with the reference's top-1 answer; absent where there are no classes.
-        nonfinite: samples whose outputs hold NaN or infinities.
-    """
-
-    name: str
-    runtime: str
-    bytes: int
-    accuracy: float | None
-    latency: Latency
-    outputs: Mapping[str, Deviation]
-    agreement: Mapping[str, float]
-    nonfinite: NonFinite = NONE
-
-
-@dataclass(frozen=True)
-class Step:
-    """Where ``model`` departs from ``reference``; ``trace`` is None if that cannot be told, and ``why`` says why."""
-
-    reference: str
-    model: str
-    trace: Trace | None
-    why: str = ""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What ``compare`` found; the first model is the reference. ``quantity`` says what the metric is measured in."""
-
-    data: str
-    samples: int
-    metric: str
-    batch: int
-    tolerance: float
-    models: tuple[Compared, ...]
-    steps: tuple[Step, ...]
-    quantity: Quantity = NOTHING
-
-    def json(self) -> dict[str, Any]:
-        """Stable JSON values; null stands for what is infinite or unknown."""
-        return {
-            "data": self.data,
-            "samples": self.samples,
-            "metric": self.metric,
-            "unit": self.quantity.unit,
-            "higher_is_better": self.quantity.higher,
-            "batch": self.batch,
-            "tolerance": self.tolerance,
-            "models": [_model_json(model) for model in self.models],
-            "steps": [_step_json(step) for step in self.steps],
-        }
-
-
-def _model_json(model: Compared) -> dict[str, Any]:
-    latency = asdict(model.latency)
-    speedup = latency.pop("speedup")
-    return {
-        "model": model.name,
-        "runtime": model.runtime,
-        "bytes": model.bytes,
-        "accuracy": model.accuracy,
-        "nonfinite": model.nonfinite.samples,
-        "latency": latency,
-        "speedup": speedup,
-        "outputs": {
-            name: {**deviation.json(), "agreement": model.agreement.get(name)}
-            for name, deviation in model.outputs.items()
-        },
-    }
-
-
-def _step_json(step: Step) -> dict[str, Any]:
-    names = {"reference": step.reference, "model": step.model}
-    if step.trace is None:
-        return {**names, "not_traced": step.why}
-    first = step.trace.first
-    shares = ("error", "own", "allowed")
-    tensors = [
-        {**asdict(t), **{name: finite(getattr(t, name)) for name in shares}, "divergent": t.divergent}
-        for t in step.trace.tensors
-    ]
-    unmatched = list(step.trace.unmatched)
-    return {
-        **names,
-        "samples": step.trace.samples,
-        "first_divergent": None if first is None else first.tensor,
-        "tensors": tensors,
-        "unmatched": unmatched,
-    }
 
 
 def compare(

@@ -125,7 +125,7 @@ class Budget:
         broken = f"{least}{scores.nonfinite.words(scores.samples)}; " if scores.nonfinite else ""
         if math.isnan(drop):
             return f"{broken}the metric has no value"
-        return f"{broken}{q.fall} {least}{q.worse(drop)}{sure} of {q.limit(self.max_drop)}"
+        return f"{broken}{q.fall} {least}{q.worse(drop)}{sure}, budget {q.limit(self.max_drop)}"
 
     def spent(self, pruning: float, scores: Scores) -> dict[str, float]:
         """Where the budget went: to pruning and to the lower precision that led to ``scores``, and what is left.

@@ -73,7 +73,8 @@ def check(model: onnx.ModelProto, path: Path, quantized: bool = False) -> None:
     sort_nodes(model)
     if not quantized and (node := next((n for n in nodes(model.graph) if is_quantized(n.op_type)), None)):
         raise ModelError(
-            f"{path}: already quantized (node '{node.name or node.output[0]}' is {node.op_type}). Give the float model"
+            f"{path}: already quantized (node '{node.name or node.output[0]}' is {node.op_type}). Give the float "
+            "model, or what `hqp dequantize` makes of this one"
         )
     if node := next((n for n in nodes(model.graph) if n.domain == _BLOCKED), None):
         raise ModelError(

@@ -67,7 +67,7 @@ class Trial:
     @property
     def kind(self) -> str:
         """The precision, and whether the model was trained, in words."""
-        mixed = f" ({self.floats} nodes in float)" if self.floats else ""
+        mixed = f" ({self.floats} node{'s' * (self.floats > 1)} in float)" if self.floats else ""
         return f"{self.precision}{mixed}{', recovered' * self.trained}"
 
 

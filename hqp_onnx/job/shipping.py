@@ -17,6 +17,7 @@ from hqp_onnx.job.candidate import Precision
 from hqp_onnx.job.results import Row, title_of
 
 NOISE = 0.02  # of a ratio of latencies
+_SAID = {"int8": "INT8", "dynamic": "dynamic INT8", "fp16": "FP16", "fp32": "FP32"}
 Rows = Mapping[str, Row]
 
 
@@ -53,11 +54,11 @@ def choose(
     competing, kind = rows, ""
     if asked in ("int8", "dynamic", "fp16"):
         competing = {name: row for name, row in rows.items() if (precisions[name].value == asked) == met}
-        kind = f"{asked.upper()} " * met
+        kind = f"{_SAID[asked]} " * met
     if reaches is not None:
         return _reaching(competing, reaches, kind)
     row, why = _smallest(competing, kind) if smallest else _fastest(competing, kind)
-    return Shipping(row, why if met else f"No {wanted.upper()} model is inside the budget; {why}", met)
+    return Shipping(row, why if met else f"No {_SAID[wanted]} model is inside the budget; {why}", met)
 
 
 def _reaching(rows: Rows, reaches: Callable[[Row], bool], kind: str) -> Shipping:

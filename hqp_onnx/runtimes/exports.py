@@ -18,7 +18,7 @@ from typing import Any
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import ModelError, one_line
-from hqp_onnx.files import move
+from hqp_onnx.files import make_folder, move
 from hqp_onnx.runtimes.bench import CPU
 from hqp_onnx.runtimes.litert.runtime import LiteRt
 from hqp_onnx.runtimes.litert.session import LiteRtSession
@@ -53,7 +53,9 @@ def exported(model: Path, file: Path, form: Format, feeds: Feeds, held: Callable
     Raises:
         ModelError: the runtime cannot write it, or not read it again.
         MissingRuntimeError: the runtime is not installed.
+        FileError: the folder cannot be made.
     """
+    make_folder(file.parent)
     with tempfile.TemporaryDirectory(prefix=".hqp-", dir=file.parent) as folder:
         made = Path(folder) / file.name
         form.write(model, made, feeds)

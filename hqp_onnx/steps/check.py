@@ -103,7 +103,7 @@ def check_folder(
     if (limit := thresholds.bytes) is not None:
         model_io.require_file(shipped)
         size = model_io.stored_bytes(shipped)
-        findings.append(Finding("size", size <= limit, f"{size} bytes, of at most {limit}", 0.0))
+        findings.append(Finding("size", size <= limit, f"{size} bytes, at most {limit}", 0.0))
     if thresholds.min_speedup is not None:
         findings.append(_speed(report, source, shipped, thresholds.min_speedup, progress))
     if thresholds.max_drop is not None:
@@ -144,9 +144,7 @@ def _drop(
     check_budget(limit, 0.5, q)
     drop = before.scale.drop(before.metric, after.metric)
     finite = not after.nonfinite
-    words = (
-        f"{q.fall} {q.change(drop)} ({q.said(before.metric)} to {q.said(after.metric)}), of at most {q.limit(limit)}"
-    )
+    words = f"{q.fall} {q.change(drop)} ({q.said(before.metric)} to {q.said(after.metric)}), at most {q.limit(limit)}"
     words += "" if finite else f"; {after.nonfinite.words(after.samples)}"
     return Finding("drop", finite and drop <= limit + 1e-9, words, time.perf_counter() - start)
 

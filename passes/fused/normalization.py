@@ -39,7 +39,7 @@ def _rms(b: Body) -> Results:
 
 @body("com.microsoft::EmbedLayerNormalization")
 def _embed(b: Body) -> Results:
-    """Rows for words, positions and, if there are any, segments; lengths are the sums of the mask."""
+    """Rows for words, positions and, if there are any, segments; lengths count the ones of the mask."""
     ids, segments, words, positions, kinds, scale, bias = (b.input(i) for i in range(7))
     mask, places = b.input(7), b.input(8)
     rows = [b.op("Gather", words, ids)]
@@ -53,7 +53,8 @@ def _embed(b: Body) -> Results:
         zeros = np.zeros(1, np.int32)
         lengths = b.op("ConstantOfShape", b.size(ids, 0), value=gs.Constant(f"{b.node.name}/zero", zeros))
     else:
-        lengths = b.op("ReduceSum", mask, np.array([1]), keepdims=0)
+        ones = b.op("Cast", b.op("Equal", mask, np.array(1, np.int32)), to=6)  # int32
+        lengths = b.op("ReduceSum", ones, np.array([1]), keepdims=0)
     normal = layer_normalization(b, total, scale, bias, 1e-12)
     return [normal, lengths, total] if b.wants(2) else [normal, lengths] if lengths is not None else [normal]
 

@@ -256,6 +256,13 @@ def test_ssh_is_told_no_more_than_the_address_says() -> None:
     assert transport_of("ssh://jetson").name == "jetson"
 
 
+@pytest.mark.parametrize("made", ["None", "object()"])
+def test_what_a_file_gives_must_be_a_transport(tmp_path: Path, made: str) -> None:
+    (tmp_path / "dev.py").write_text(f"def board(device):\n    return {made}\n")
+    with pytest.raises(UsageError, match="expected a transport, with name, prepare, send and start"):
+        transport_of(f"{tmp_path / 'dev.py'}:board")
+
+
 def test_hqp_toml_names_no_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

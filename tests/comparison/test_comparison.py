@@ -12,8 +12,9 @@ import onnxruntime as ort
 import pytest
 from command import hqp
 
-from hqp_onnx.cli.tables.comparison import layers_table, models_table, short_names, step_line
+from hqp_onnx.cli.tables.comparison import layers_table, models_table, step_line
 from hqp_onnx.comparison import Comparison, compare
+from hqp_onnx.comparison.found import short_names
 from hqp_onnx.evaluation.latency import Latency
 
 
@@ -47,6 +48,8 @@ def test_figures_are_those_of_plain_runs(chain: dict[str, str], found: Compariso
 
 def test_tables_say_what_was_found(found: Comparison) -> None:
     assert models_table(found).row_count == 3
+    shown = found._repr_html_()
+    assert all(name in shown for name in ("original.onnx", "pruned.onnx", "int8.onnx", "speedup"))
     line = step_line(found, found.steps[0])
     assert line.startswith("original.onnx -> pruned.onnx: 7 tensors on 60 samples; no own error above")
     assert found.steps[0].trace is not None

@@ -81,14 +81,14 @@ def test_the_baseline_itself_is_certain() -> None:
 def test_a_verdict_says_the_drop_its_bound_and_the_budget() -> None:
     """3 of 200 are lost; at the bound p, 3 or fewer are as unlikely as 5 %. A partial evaluation has no bound."""
     lost = hits(177, 200)
-    assert Budget(hits(180, 200), 0.03).words(lost) == "drop 1.50 of 3 points"
+    assert Budget(hits(180, 200), 0.03).words(lost) == "drop 1.50, budget 3 points"
     sure = Budget(hits(180, 200), 0.03, 0.95)
-    assert sure.words(lost) == "drop 1.50 (up to 3.83 at 95 %) of 3 points"
+    assert sure.words(lost) == "drop 1.50 (up to 3.83 at 95 %), budget 3 points"
     bound = 0.015 + sure.margin(lost)
     few = sum(math.comb(200, k) * bound**k * (1 - bound) ** (200 - k) for k in range(4))
     assert few == pytest.approx(0.05, abs=1e-9)
     partial = Scores(np.zeros(50), 200)
-    assert sure.words(partial) == "drop at least 15.00 of 3 points"
+    assert sure.words(partial) == "drop at least 15.00, budget 3 points"
 
 
 def test_the_budget_is_spent_on_pruning_precision_and_uncertainty() -> None:

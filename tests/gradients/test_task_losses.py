@@ -102,10 +102,10 @@ def test_the_loss_follows_from_the_task(caplog):
         (None, "binary-cross-entropy"),
     ):
         scored(dense(), Targets(X, zeros), task=task)
-        assert caplog.messages[-1] == f"fisher on the loss {name}"
+        assert caplog.messages[-1] == f"gradients of the loss {name}"
     labels = RNG.integers(0, 4, COUNT)
     scored(dense(), Targets(X, labels))
-    assert caplog.messages[-1] == "fisher on the loss cross-entropy"
+    assert caplog.messages[-1] == "gradients of the loss cross-entropy"
 
 
 def test_an_output_that_is_not_the_first_has_a_loss_as_well():

@@ -36,7 +36,7 @@ def trial(removed: int) -> Trial:
         macs=10,
         params=20,
         accepted=True,
-        why="drop 0.1 of 1.5 points",
+        why="drop 0.1, budget 1.5 points",
         seconds=1.0,
     )
 

@@ -70,6 +70,8 @@ def arguments(name: str, graph: gs.Graph, channels: ChannelMap, plan: PruningPla
     if name == "compensate":
         pruned = prune_channels(graph, channels, plan).graph
         return pruned, channels, plan, input_moments(to_proto(graph), None, BATCHES)
+    if name == "turn_heads":
+        return channels, input_moments(to_proto(graph), None, BATCHES)
     if name == "refit_in_order":
         return (
             prune_channels(graph, channels, plan).graph,
@@ -146,7 +148,7 @@ def prepared(name: str, proto: onnx.ModelProto) -> tuple[gs.Graph, tuple[Any, ..
     graph = raw if name in ("canonicalize", "raise_opset", "fold_constants", "take_branches") else canonical
     if name in ("insert_qdq", "equalize", "correct_bias", "round_weights"):
         graph = the_pass("fold_batchnorm")(graph).graph
-    if name in ("expose_masters", "restore_float_weights"):
+    if name in ("dequantize", "expose_masters", "restore_float_weights"):
         graph = the_pass("quantize")(graph, BATCHES, target("tensorrt"), "minmax").graph
     channels = analyze(canonical)
     return graph, arguments(name, graph, channels, PruningPlan(channels.prunable[:3]))

@@ -32,6 +32,8 @@ OTHERS = {
     "cubed": FORMS["torch"].replace("two", "three"),
     "other mean": FORMS["twice"].replace("d2 = Sub(x, m)", "h = Relu(x) d2 = Sub(h, m)"),
     "read elsewhere": FORMS["torch"].replace("a = Mul(n, scale)", "a1 = Mul(n, scale) a = Mul(n, a1)"),
+    "one feature": "x1 = ReduceMax<axes=[-1]>(x) " + FORMS["torch"].replace("(x", "(x1"),
+    "more axes": FORMS["torch"].replace("eps", "eps4"),
     "swapped": FORMS["torch"].replace("Div(d, s)", "Div(s, d)"),
 }
 
@@ -42,6 +44,7 @@ def made(body: str, opset: int = 17) -> onnx.ModelProto:
     )
     rng = np.random.default_rng(0)
     weights = {"scale": rng.standard_normal(8), "bias": rng.standard_normal(8), "eps": 1e-3, "two": 2.0, "three": 3.0}
+    weights["eps4"] = np.full((1, 1, 1, 1), 1e-3)
     for name, value in weights.items():
         if name in body:
             model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value, np.float32), name))

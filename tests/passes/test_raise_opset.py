@@ -18,6 +18,8 @@ WEIGHTS = {
     "scale": np.abs(RNG.standard_normal(4)).astype(np.float32),
     "bias": RNG.standard_normal(4).astype(np.float32),
     "sizes": np.array([1, 1, 2, 1.5], np.float32),
+    "less": np.array([1, 1, 0.3, 0.5], np.float32),
+    "both": np.array([1, 1, 1.5, 0.7], np.float32),
     "slope": RNG.standard_normal((4, 1, 1)).astype(np.float32),
     "shape": np.array([2, -1]),
 }
@@ -36,6 +38,10 @@ BODIES = [
     (9, "y = Squeeze<axes=[0]>(x)"),
     (10, 'y = Resize<mode="linear">(x, sizes)'),
     (10, 'y = Resize<mode="nearest">(x, sizes)'),
+    (10, 'y = Resize<mode="nearest">(x, less)'),
+    (10, 'y = Resize<mode="nearest">(x, both)'),
+    (10, 'y = Resize<mode="linear">(x, both)'),
+    (10, 's = Sqrt(both) y = Resize<mode="nearest">(x, s)'),
     (10, "y = AveragePool<kernel_shape=[3,3], ceil_mode=1, strides=[2,2]>(x)"),
 ]
 
@@ -43,7 +49,7 @@ BODIES = [
 def made(opset: int, body: str) -> onnx.ModelProto:
     text = f'<ir_version: 4, opset_import: ["" : {opset}]> g (float[1,4,6,6] x) => (float[o,p] y) {{ {body} }}'
     model = onnx.parser.parse_model(text)
-    for name in dict.fromkeys(model.graph.node[0].input[1:]):
+    for name in dict.fromkeys(x for node in model.graph.node for x in node.input if x in WEIGHTS):
         model.graph.initializer.append(onnx.numpy_helper.from_array(WEIGHTS[name], name))
     dims = model.graph.output[0].type.tensor_type.shape.dim
     rank = run_rank(model)
@@ -70,6 +76,7 @@ def test_old_opsets_are_raised(opset: int, body: str) -> None:
     check(model, IN_MEMORY)
     raised = to_proto(raise_opset(to_graph(model), 13).graph)
     assert raised.opset_import[0].version == 13
+    assert raised.graph.output == model.graph.output  # with the sizes that it left open
     np.testing.assert_allclose(run(raised, feeds())[0], run(model, feeds())[0], atol=1e-6)
 
 

@@ -39,3 +39,11 @@ def test_no_data_is_an_error_and_no_tensor_is_no_work() -> None:
     with pytest.raises(DataError, match="at least one batch"):
         channel_stats(model(17, "N,3"), {"y": 0}, [])
     assert channel_stats(model(17, "N,3"), {}, []) == {}
+
+
+def test_a_tensor_may_have_no_other_axis_than_that_of_channels() -> None:
+    flat = '<ir_version: 8, opset_import: ["" : 17]> g (float[1,3] x) => (float[3] y) { y = Squeeze(x) }'
+    x = RNG.normal(size=(5, 3)).astype(np.float32)
+    found = channel_stats(onnx.parser.parse_model(flat), {"y": 3}, [Batch({"x": x[:3]}), Batch({"x": x[3:]})])
+    np.testing.assert_allclose(found["y"].mean, x.mean(0, dtype=np.float64), rtol=1e-6)
+    np.testing.assert_allclose(found["y"].power, np.square(x, dtype=np.float64).mean(0), rtol=1e-6)

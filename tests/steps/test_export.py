@@ -45,16 +45,17 @@ def test_a_file_gives_what_the_model_gives(
 ) -> None:
     if form == "openvino":
         pytest.importorskip("openvino")
-    file, images = tmp_path / f"a.{suffix}", small_data()["input"]
+    made = tmp_path / "made"
+    file, images = made / f"a.{suffix}", small_data()["input"]
     command = ("export", models / f"{name}.onnx", "--format", form, "-o", file, "--json", tmp_path / "said.json")
     assert hqp(monkeypatch, *command) == 0
     said = json.loads((tmp_path / "said.json").read_text())
-    assert sorted(said["files"]) == sorted(str(path) for path in tmp_path.glob("a.*"))
-    assert said["bytes"] == sum(path.stat().st_size for path in tmp_path.glob("a.*"))
+    assert sorted(said["files"]) == sorted(str(path) for path in made.glob("a.*"))
+    assert said["bytes"] == sum(path.stat().st_size for path in made.glob("a.*"))
     wanted = run_ort(models / f"{name}.onnx", images)
     near = 1e-5 if name == "fp32" or form == "ort" else 0.05  # OpenVINO's INT8 kernels are not onnxruntime's
     assert np.abs(run(file, images) - wanted).max() < near * np.abs(wanted).max()  # type: ignore[operator]
-    assert not list(tmp_path.glob(".hqp-*"))
+    assert not list(made.glob(".hqp-*"))
 
 
 def test_a_file_that_computes_something_else_is_not_written(

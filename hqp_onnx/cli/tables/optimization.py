@@ -50,8 +50,8 @@ def budget_line(report: Report) -> str:
     points = {name: q.worse(drop) for name, drop in report.budget_spent.items()}
     sure = f"{points['uncertainty']} are uncertainty, " if "uncertainty" in points else ""
     return (
-        f"Of the budget of {q.limit(report.max_drop)} on the validation data, pruning took {points['pruning']} and "
-        f"precision {points['precision']}; {sure}{points['left']} are left"
+        f"The budget was {q.limit(report.max_drop)} on the validation data: pruning took {points['pruning']} and "
+        f"precision {points['precision']}; {sure}{points['left']} left"
     )
 
 

@@ -1,0 +1,162 @@
+"""Write a quantized model as the float model that it stands for: its weights, and activations that are not rounded.
+
+    QLinearConv(x, W), QLinearMatMul, ...              ->  Q(Conv(DQ(x), DQ(W))), and then
+    DQ(Q(x))                                           ->  x
+    DQ(q) of a constant q                              ->  W = s (q - z)
+    DynamicQuantizeLinear, MatMulInteger, Cast, Mul    ->  MatMul(x, W); so with ConvInteger, DynamicQuantizeLSTM, ...
+
+Quantizers take a Relu or Clip away where the range of the integers does the same. So where a range begins at 0, and
+what is quantized may be below, Clip(x, 0, end of the range) takes its place. No other saturation stays.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from hqp_onnx.errors import ModelError
+from hqp_onnx.graphs.model_io import is_quantized
+from hqp_onnx.passes.base import PassResult
+from hqp_onnx.passes.in_float.dynamic import DYNAMIC
+from hqp_onnx.passes.in_float.linear import LINEAR
+from hqp_onnx.passes.in_float.parts import Steps, Work, input_of
+from hqp_onnx.passes.raise_opset import raise_opset
+
+__all__ = ["dequantize"]
+
+_OPSET = 13  # Clip takes its bounds as inputs
+_PAIR = ("QuantizeLinear", "DequantizeLinear")
+_REWRITES = LINEAR | DYNAMIC
+_MOVES = frozenset({"Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Reshape", "Slice"})
+_MOVES |= {"SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
+"""What gives numbers that it is given, so it may stand between Q and DQ."""
+_NONNEGATIVE = frozenset(["Abs", "Exp", "HardSigmoid", "Relu", "Sigmoid", "Softmax", "Softplus", "Sqrt"])
+_KEEPS_SIGN = _MOVES | {"Add", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Mul", "ReduceMean", "Sum"}
+
+
+def dequantize(graph: gs.Graph) -> PassResult:
+    """``graph`` in float, as a copy, in opset 13 or newer; a float model stays as it is.
+
+    Raises:
+        ModelError: a node has no known meaning in float, or the model gives integers that were quantized.
+    """
+    count = sum(map(_is_quantized, graph.nodes))
+    if not count:
+        return PassResult(graph.copy(), False)
+    raised = raise_opset(graph, _OPSET)
+    work = Work(raised.graph.copy().toposort())
+    for node in [node for node in work.graph.nodes if node.op in _REWRITES]:
+        _REWRITES[node.op](work, node)
+    work.graph.cleanup().toposort()
+    _drop_pairs(work)
+    work.graph.cleanup().toposort()
+    for inner in (work.graph, *work.graph.subgraphs(recursive=True)):
+        if left := next(filter(_is_quantized, inner.nodes), None):
+            raise _unknown(left)
+    return PassResult(work.graph, True, (*raised.notes, f"{count} quantized nodes written in float"))
+
+
+def _is_quantized(node: gs.Node) -> bool:
+    return is_quantized(node.op) or node.op in _REWRITES
+
+
+def _unknown(node: gs.Node) -> ModelError:
+    return ModelError(
+        f"node '{node.name or node.outputs[0].name}' of {node.op} has no known meaning in float here. Give the float "
+        "model that the quantized one was made from"
+    )
+
+
+def _drop_pairs(work: Work) -> None:
+    """Replace what DequantizeLinear gives by the numbers that it stands for."""
+    numbers: dict[str, tuple[gs.Tensor, Steps]] = {}  # of tensors of integers
+    ends: dict[str, gs.Tensor] = {}  # of the model, by what is there now
+    for node in list(work.graph.nodes):
+        read = [numbers[t.name] for t in node.inputs if t.name in numbers]
+        if node.op == "QuantizeLinear":
+            steps = _steps(node)
+            numbers[node.outputs[0].name] = _saturated(work, node.inputs[0], steps), steps
+        elif node.op == "DequantizeLinear":
+            given, steps = node.inputs[0], _steps(node)
+            if read and not read[0][1].same(steps):
+                raise _unknown(node)
+            found = read[0][0] if read else _numbers(work, given, steps)
+            if found is None:
+                raise _unknown(node)
+            for reader in list(node.outputs[0].outputs):
+                reader.inputs = [found if t is node.outputs[0] else t for t in reader.inputs]
+            ends[node.outputs[0].name] = found
+        elif read:
+            if node.op not in _MOVES or any(not read[0][1].same(steps) for _, steps in read):
+                raise _unknown(node)
+            node.inputs = [numbers[t.name][0] if t.name in numbers else t for t in node.inputs]
+            integers = list(node.outputs)
+            node.outputs = [gs.Variable(work.names.tensor(f"{t.name}/float")) for t in integers]
+            numbers |= {t.name: (value, read[0][1]) for t, value in zip(integers, node.outputs, strict=True)}
+    if given_out := next((t for t in work.graph.outputs if t.name in numbers), None):
+        raise ModelError(f"output '{given_out.name}' holds quantized integers: only float outputs have a float model")
+    for output in work.graph.outputs:
+        if output.name in ends:
+            _take_place(work, output, ends[output.name])
+
+
+def _take_place(work: Work, output: gs.Tensor, value: gs.Tensor) -> None:
+    """Let an output of the model be ``value``: under its own name, if nothing else needs that of ``value``."""
+    output.inputs = []
+    if not value.inputs or any(value is t for t in work.graph.outputs):
+        work.op("Identity", [value], output.name, output)
+        return
+    maker = value.inputs[0]
+    maker.outputs = [output if t is value else t for t in maker.outputs]
+    for reader in list(value.outputs):
+        reader.inputs = [output if t is value else t for t in reader.inputs]
+
+
+def _steps(node: gs.Node) -> Steps:
+    axis, block = node.attrs.get("axis", 1), node.attrs.get("block_size", 0)
+    return Steps(node.inputs[1], input_of(node, 2), axis, block)
+
+
+def _numbers(work: Work, integers: gs.Tensor, steps: Steps) -> gs.Tensor | None:
+    """Those of a constant, or of integers that the model is given; None where they are not known."""
+    if isinstance(integers, gs.Constant):
+        return work.floats(integers, steps)
+    if not steps.known or steps.scale.values.size > 1:
+        return None
+    value = work.op("Cast", [integers], f"{integers.name}/float", to=onnx.TensorProto.FLOAT)
+    if steps.zero is not None and steps.zero.values.any():
+        zero = work.constant(steps.zero.values.astype(np.float32), f"{integers.name}/zero")
+        value = work.op("Sub", [value, zero], f"{integers.name}/centred")
+    return work.op(
+        "Mul", [value, work.constant(steps.scale.values, f"{integers.name}/scale")], f"{integers.name}/number"
+    )
+
+
+def _saturated(work: Work, value: gs.Tensor, steps: Steps) -> gs.Tensor:
+    """``value``, not below 0 where the integers could not be, either, and it might."""
+    if not steps.known or steps.scale.values.size > 1 or isinstance(value, gs.Constant):
+        return value
+    zero = np.zeros((), np.uint8) if steps.zero is None else steps.zero.values.reshape(())
+    if not np.issubdtype(zero.dtype, np.integer) or zero != np.iinfo(zero.dtype).min or not value.inputs:
+        return value
+    if _is_nonnegative(value):
+        return value
+    top = float(steps.scale.values.item()) * (np.iinfo(zero.dtype).max - int(zero))
+    bounds = [work.constant(np.array(x, np.float32), f"{value.name}/{end}") for x, end in ((0.0, "low"), (top, "high"))]
+    return work.op("Clip", [value, *bounds], f"{value.name}/clipped")
+
+
+def _is_nonnegative(value: gs.Tensor) -> bool:
+    """Whether it is seen that no element is below 0."""
+    if isinstance(value, gs.Constant):
+        return bool(value.values.min(initial=0) >= 0)
+    node = value.inputs[0] if value.inputs else None
+    if node is None:
+        return False
+    if node.op == "Clip":
+        low = input_of(node, 1)
+        return isinstance(low, gs.Constant) and bool(low.values >= 0)
+    if node.op in ("Add", "Mul", "Sum", "Concat"):
+        return all(map(_is_nonnegative, node.inputs))
+    return node.op in _NONNEGATIVE or (node.op in _KEEPS_SIGN and _is_nonnegative(node.inputs[0]))

@@ -1,0 +1,1 @@
+"""What ``dequantize`` knows of operators that take or give integers."""

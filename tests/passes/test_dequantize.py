@@ -1,0 +1,154 @@
+"""Quantized models in float: onnxruntime's quantizers make them of a model that is known, which is the oracle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from command import hqp
+from onnxruntime import quantization as ort
+from oracle import run
+from small_model import small_data, small_model
+
+import hqp_onnx
+from hqp_onnx.channels.walk import analyze
+from hqp_onnx.errors import ModelError
+from hqp_onnx.graphs.model_io import is_quantized, nodes, to_graph, to_proto
+from hqp_onnx.passes.canonicalize import canonicalize
+from hqp_onnx.passes.dequantize import dequantize
+
+IMAGES = small_data()["input"]
+
+
+class Reader(ort.CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, feeds: dict[str, np.ndarray]) -> None:
+        self.feeds = iter([feeds])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self.feeds, None)
+
+
+def in_float(model: onnx.ModelProto) -> onnx.ModelProto:
+    result = dequantize(to_graph(model))
+    assert result.modified
+    made = to_proto(result.graph)
+    onnx.checker.check_model(made)
+    assert not any(is_quantized(node.op_type) or node.domain == "com.microsoft" for node in nodes(made.graph))
+    return made
+
+
+def near(a: np.ndarray, b: np.ndarray, share: float) -> bool:
+    return bool(np.abs(a - b).max() <= share * np.abs(b).max())
+
+
+@pytest.mark.parametrize("form", ["QDQ", "QOperator"])
+@pytest.mark.parametrize("channel", [False, True])
+@pytest.mark.parametrize("kind", ["QInt8", "QUInt8"])
+def test_static_models_of_onnxruntime(tmp_path: Path, form: str, channel: bool, kind: str) -> None:
+    model = small_model()
+    onnx.save(model, tmp_path / "a.onnx")
+    kinds = {"activation_type": ort.QuantType[kind], "weight_type": ort.QuantType.QInt8}
+    ort.quantize_static(
+        tmp_path / "a.onnx",
+        tmp_path / "q.onnx",
+        Reader({"input": IMAGES}),
+        quant_format=ort.QuantFormat[form],
+        per_channel=channel,
+        **kinds,
+    )
+    quantized = onnx.load(tmp_path / "q.onnx")
+    wanted, rounded = (run(m, {"input": IMAGES})[0] for m in (model, quantized))
+    got = run(in_float(quantized), {"input": IMAGES})[0]
+    assert near(got, wanted, 0.03)  # weights are rounded
+    assert np.square(got - wanted).mean() < np.square(rounded - wanted).mean()  # activations are not
+
+
+@pytest.mark.parametrize("channel", [False, True])
+def test_dynamic_models_of_onnxruntime(tmp_path: Path, channel: bool) -> None:
+    model = small_model()
+    onnx.save(model, tmp_path / "a.onnx")
+    ort.quantize_dynamic(tmp_path / "a.onnx", tmp_path / "q.onnx", per_channel=channel)
+    got = run(in_float(onnx.load(tmp_path / "q.onnx")), {"input": IMAGES})[0]
+    assert near(got, run(model, {"input": IMAGES})[0], 0.03)
+
+
+def test_a_recurrent_network(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[5,n,6] x) => (float[5,2,n,4] y) {
+      y = LSTM<hidden_size=4, direction="bidirectional">(x, w, r, b) }"""
+    model, rng = onnx.parser.parse_model(text), np.random.default_rng(0)
+    for name, shape in {"w": (2, 16, 6), "r": (2, 16, 4), "b": (2, 32)}.items():
+        values = rng.standard_normal(shape).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    onnx.save(model, tmp_path / "a.onnx")
+    ort.quantize_dynamic(tmp_path / "a.onnx", tmp_path / "q.onnx")
+    quantized, x = onnx.load(tmp_path / "q.onnx"), rng.standard_normal((5, 3, 6)).astype(np.float32)
+    assert [node.op_type for node in quantized.graph.node] == ["DynamicQuantizeLSTM"]
+    assert near(run(in_float(quantized), {"x": x})[0], run(model, {"x": x})[0], 0.03)
+
+
+@pytest.mark.parametrize("precision", ["int8", "dynamic"])
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino", "tensorrt"])
+def test_our_own_models_are_pruned_again(precision: str, target: str) -> None:
+    if precision == "dynamic" and target != "onnxruntime":
+        pytest.skip("for onnxruntime alone")
+    quantized = hqp_onnx.quantize(small_model(), data=small_data(), precision=precision, target=target)
+    restored = hqp_onnx.dequantize(quantized)
+    wanted = run(small_model(), {"input": IMAGES})[0]
+    assert near(run(restored, {"input": IMAGES})[0], wanted, 0.05)
+    before, after = (len(analyze(canonicalize(to_graph(m)).graph).prunable) for m in (small_model(), restored))
+    assert after == before
+    assert near(run(hqp_onnx.prune(restored, 0.01), {"input": IMAGES})[0], wanted, 0.3)
+
+
+BOUNDED = """<ir_version: 8, opset_import: ["" : 17]> g (float[n,3] x) => (float[n,3] y)
+  <float s = {{{scale}}}, uint8 z = {{{zero}}}> {{
+    n = Neg(x) q = QuantizeLinear(n, s, z) d = DequantizeLinear(q, s, z) y = {end}(d) }}"""
+
+
+@pytest.mark.parametrize(("zero", "low", "high"), [(0, 0.0, 6.0), (128, -9.0, 9.0)])
+@pytest.mark.parametrize("end", ["Exp", "Identity"])
+def test_a_range_that_begins_at_zero_was_an_activation(zero: int, low: float, high: float, end: str) -> None:
+    model = onnx.parser.parse_model(BOUNDED.format(scale=6 / 255, zero=zero, end=end))
+    x = np.linspace(-9, 9, 30, dtype=np.float32).reshape(10, 3)
+    value = np.clip(-x, low, high)
+    got = run(in_float(model), {"x": x})[0]
+    np.testing.assert_allclose(got, np.exp(value) if end == "Exp" else value, rtol=1e-5)
+
+
+def test_integers_between_pairs_are_moved_and_those_of_the_input_are_numbers() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (uint8[n,4] x) => (float[m,2] y)
+      <float s = {0.5}, uint8 z = {3}, int64[2] shape = {-1, 2}> {
+        d = DequantizeLinear(x, s, z) e = Tanh(d) q = QuantizeLinear(e, s, z) r = Reshape(q, shape)
+        y = DequantizeLinear(r, s, z) }"""
+    x = np.arange(8, dtype=np.uint8).reshape(2, 4)
+    got = run(in_float(onnx.parser.parse_model(text)), {"x": x})[0]
+    np.testing.assert_allclose(got, np.tanh(0.5 * (x.astype(np.float32) - 3)).reshape(4, 2), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("y = QuantizeLinear(x, s, z)", "output 'y' holds quantized integers"),
+        ("q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, t, z)", "of DequantizeLinear has no known meaning"),
+        ("q = QuantizeLinear(x, s, z) a = Cast<to=1>(q) y = Neg(a)", "of Cast has no known meaning"),
+    ],
+)
+def test_what_has_no_meaning_in_float_is_refused_by_name(body: str, words: str) -> None:
+    kind = "uint8" if "y = Quantize" in body else "float"
+    text = f"""<ir_version: 8, opset_import: ["" : 17]> g (float[n,4] x) => ({kind}[n,4] y)
+      <float s = {{0.5}}, float t = {{0.25}}, uint8 z = {{3}}> {{ {body} }}"""
+    with pytest.raises(ModelError, match=words):
+        dequantize(to_graph(onnx.parser.parse_model(text)))
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx.save(hqp_onnx.quantize(small_model(), data=small_data()), tmp_path / "q.onnx")
+    assert hqp(monkeypatch, "dequantize", tmp_path / "q.onnx", "-o", tmp_path / "f.onnx") == 0
+    assert "quantized nodes written in float" in capsys.readouterr().out
+    assert hqp(monkeypatch, "dequantize", tmp_path / "f.onnx", "-o", tmp_path / "g.onnx") == 2
+    assert "nothing in it is quantized" in capsys.readouterr().err
+    assert hqp(monkeypatch, "prune", tmp_path / "q.onnx", "--sparsity", "0.1", "-o", tmp_path / "p.onnx") == 2
+    assert "hqp dequantize" in capsys.readouterr().err
