@@ -68,7 +68,7 @@ class _Written:
     def shipped(self, metadata: Mapping[str, str], setup: Setup) -> _Written:
         """The same with its file written, metadata in it, and beside it what the target takes in its place."""
         model_io.copy(self.place, self.file, metadata)
-        size = handed_bytes(hand_over(setup, self.file))
+        size = handed_bytes(hand_over(setup, self.file, self.measured.candidate.precision))
         measured, verified = replace(self.measured, bytes=size), replace(self.verified, bytes=size)
         return replace(self, measured=measured, verified=verified)
 
@@ -99,8 +99,9 @@ def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[R
     if shipping.row == "baseline":
         files["baseline"] = BASELINE
         model_io.save(read_model(options.model)[1], options.folder / BASELINE)
-        hand_over(setup, options.folder / BASELINE)
+        hand_over(setup, options.folder / BASELINE, Precision.FP32)
     shipped = models[shipping.row].candidate
+    precision = shipped.precision
     plan, ranked = shipped.plan, result.evidence.ranking.units
     details: dict[str, Any] = {**rows, **vars(describe(setup.model, setup.channels, plan, ranked, setup.sample))}
     network = _network(
@@ -120,7 +121,7 @@ def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[R
         data=_data_name(setup),
         samples=models["baseline"].scores.samples,
         budget_met=shipping.met,
-        shipped=str(handed(setup, options.folder / files[shipping.row])),
+        shipped=str(handed(setup, options.folder / files[shipping.row], precision)),
         settings=settings_of(setup),
         metric=setup.metric.quantity,
         max_drop=result.judge.budget.max_drop,
@@ -132,7 +133,7 @@ def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[R
         units=Units(setup.channels.units, len(setup.channels.prunable), len(plan)),
         machine=measured_on(setup.target, options.threads),
         notes=(
-            *notes_on(setup, options.folder / files[shipping.row]),
+            *notes_on(setup, options.folder / files[shipping.row], precision),
             *_notes(setup, result, rows, plan),
         ),
         network=network,

@@ -27,7 +27,7 @@ T = TypeVar("T")
 _NAMED = 5  # operators
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a key of what is known of sessions
 class EthosRunner:
     """A model that is run here by LiteRT, and takes what Vela estimates."""
 

@@ -125,8 +125,6 @@ def _clip(e: Emitter, step: Step) -> None:
     if low == 0 and high in (None, 6.0):
         e.file.operator("RELU6" if high else "RELU", [x], [e.put(step.output, layout)])
         return
-    if e.origin(step.output) in e.scales:
-        raise ModelError(f"limits {low} and {high} have no INT8 form")
     steps = [(kind, limit) for kind, limit in (("MAXIMUM", low), ("MINIMUM", high)) if limit is not None]
     for number, (kind, limit) in enumerate(steps, 1):
         out = e.put(step.output, layout) if number == len(steps) else e.new(step.output, shape)
