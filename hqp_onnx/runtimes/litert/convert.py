@@ -293,8 +293,8 @@ def _limits(node: onnx.NodeProto, values: Mapping[str, Array]) -> tuple[float, f
     """Of a Relu or a Clip; NaN where they are not constant."""
     if node.op_type == "Relu":
         return 0.0, float(np.inf)
-    found = []
-    for index, default in ((1, -np.inf), (2, np.inf)):
+    old, found = {entry.name: entry.f for entry in node.attribute}, []  # up to opset 10
+    for index, default in ((1, old.get("min", -np.inf)), (2, old.get("max", np.inf))):
         name = node.input[index] if index < len(node.input) else ""
         found.append(float(values[name]) if name in values else default if not name else np.nan)
     return found[0], found[1]

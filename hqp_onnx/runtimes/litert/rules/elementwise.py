@@ -119,7 +119,9 @@ def _gate(e: Emitter, step: Step, layout: str, out: int) -> None:
 @rule("Clip", int8="values")
 def _clip(e: Emitter, step: Step) -> None:
     layout = layout_of(e, step, 1)
-    known = [e.value(name, "a limit") if name else None for name in (step.input(1), step.input(2))]
+    given = step.attributes.get("min"), step.attributes.get("max")  # up to opset 10
+    inputs = step.input(1), step.input(2)
+    known = [e.value(name, "a limit") if name else old for name, old in zip(inputs, given, strict=True)]
     low, high = (None if value is None or not np.isfinite(value) else float(value) for value in known)
     x, shape = e.get(step.inputs[0], layout), e.laid_out(step.output, layout)
     if low == 0 and high in (None, 6.0):
