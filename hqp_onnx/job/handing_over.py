@@ -38,6 +38,11 @@ def notes_on(setup: Setup, file: Path, precision: Precision) -> tuple[str, ...]:
     return tuple(f"{handed(setup, file, precision).name}: {words}" for words in runtime.notes(file, setup.sample))
 
 
+def runs_there(setup: Setup, precision: Precision) -> bool:
+    """Whether the target computes in that precision at all."""
+    return not (setup.target.integers_only and precision is Precision.FP32)
+
+
 def handed_bytes(made: Path) -> int:
     """Size of what was handed over."""
     return model_io.stored_bytes(made) if made.suffix == ".onnx" else made.stat().st_size
@@ -54,5 +59,4 @@ def with_handed(names: Iterable[str], target: Target) -> tuple[str, ...]:
 
 def _compiler(setup: Setup, precision: Precision) -> Compiling | None:
     runtime = setup.target.runtime
-    floats = setup.target.integers_only and precision is Precision.FP32
-    return runtime if isinstance(runtime, Compiling) and not floats else None
+    return runtime if isinstance(runtime, Compiling) and runs_there(setup, precision) else None

@@ -23,7 +23,7 @@ from hqp_onnx.job.cost_model import CostModel
 from hqp_onnx.job.details import describe
 from hqp_onnx.job.evidence import MOMENTS
 from hqp_onnx.job.goal import Goal
-from hqp_onnx.job.handing_over import hand_over, handed, handed_bytes, notes_on
+from hqp_onnx.job.handing_over import hand_over, handed, handed_bytes, notes_on, runs_there
 from hqp_onnx.job.layer_times import with_predictions, with_times
 from hqp_onnx.job.ledger import Ledger, Trial
 from hqp_onnx.job.network import traced, with_precisions
@@ -95,7 +95,8 @@ def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[R
     rows = make_rows(models, latencies)
     admitted = [name for name in rows if name == "baseline" or (name in written and written[name].admitted)]
     shipping = _shipping(setup, {name: rows[name] for name in admitted}, models)
-    files = {name: str(written[name].file.relative_to(options.folder)) for name in admitted if name in written}
+    useful = [name for name in admitted if runs_there(setup, models[name].candidate.precision) or name == shipping.row]
+    files = {name: str(written[name].file.relative_to(options.folder)) for name in useful if name in written}
     if shipping.row == "baseline":
         files["baseline"] = BASELINE
         model_io.save(read_model(options.model)[1], options.folder / BASELINE)
