@@ -1,10 +1,13 @@
 """A factor per channel becomes part of the weights that read the product: W (s x) = (W s) x.
 
 Padding is zero with and without the factor, so this is exact for convolutions of any kind. Nodes over constants alone
-are evaluated first: a gate that became a constant (``prune_channels``) is such a factor.
+are evaluated first: a gate that became a constant (``prune_channels``) is such a factor. A number that the file had
+before may be the end of an activation that runtimes compute in one kernel, as the 1/2 of a GELU is, and is left to it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Container
 
 import onnx_graphsurgeon as gs
 
@@ -15,8 +18,11 @@ from hqp_onnx.statistics.moments import Contraction, contractions
 __all__ = ["absorb_scales"]
 
 
-def absorb_scales(graph: gs.Graph) -> PassResult:
-    """A copy of ``graph`` (canonical) without products by constants that only Conv, Gemm or MatMul read."""
+def absorb_scales(graph: gs.Graph, left: Container[str] = ()) -> PassResult:
+    """A copy of ``graph`` (canonical) without products by constants that only Conv, Gemm or MatMul read.
+
+    Constants named in ``left`` stay.
+    """
     result = graph.copy()
     before = len(result.nodes)
     result.fold_constants(fold_shapes=False).cleanup()
@@ -24,7 +30,13 @@ def absorb_scales(graph: gs.Graph) -> PassResult:
     uses, exposed = contractions(result), {id(tensor) for tensor in result.outputs}
     for node in result.nodes:
         scale = next((t for t in node.inputs if isinstance(t, gs.Constant)), None)
-        if node.op != "Mul" or scale is None or id(node.outputs[0]) in exposed or not node.outputs[0].outputs:
+        if (
+            node.op != "Mul"
+            or scale is None
+            or scale.name in left
+            or id(node.outputs[0]) in exposed
+            or not node.outputs[0].outputs
+        ):
             continue
         data = node.inputs[1 - node.inputs.index(scale)]
         readers = [(reader, _use(reader, node.outputs[0], scale, uses)) for reader in node.outputs[0].outputs]

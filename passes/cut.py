@@ -1,6 +1,6 @@
 """A plan carried out: units are removed, what read them is refitted, constants that this creates are absorbed.
 
-    prune_channels ─► [compensate] ─► [absorb_shifts, where a branch was removed as a whole]
+    [turn_heads] ─► prune_channels ─► [compensate] ─► [absorb_shifts, where a branch was removed as a whole]
                    ─► [refit_in_order] ─► [absorb_scales, likewise]
 
 The same plan and the same ``Refit`` always give the same model.
@@ -22,6 +22,7 @@ from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.compensate import compensate
 from hqp_onnx.passes.prune_channels import prune_channels
 from hqp_onnx.passes.refit_in_order import refit_in_order, refittable
+from hqp_onnx.passes.turn_heads import turn_heads
 from hqp_onnx.ranking.least_squares import Fits
 from hqp_onnx.statistics.moments import Moments
 
@@ -79,10 +80,14 @@ def cut(
         UsageError: see ``prune_channels``.
         DataError, ModelError: see ``compensate`` and ``refit_in_order``.
     """
+    moments: Mapping[str, Moments] = {} if refit is None else refit.moments
+    if refit is not None and channels.products:
+        turned = turn_heads(graph, channels, moments, channels.removed(plan))
+        graph, moments = turned.graph, turned.moments
     results = [prune_channels(graph, channels, plan)]
     again = refit.data if refit is not None and len(plan) else None
     if refit is not None and len(plan):
-        results.append(compensate(graph, results[-1].graph, channels, plan, refit.moments, refit.ridges, known))
+        results.append(compensate(graph, results[-1].graph, channels, plan, moments, refit.ridges, known))
     moved = Absorbed(results[-1].graph, modified=False)
     if channels.ended(plan):
         inexact = () if again is None else refittable(results[-1].graph)
@@ -103,6 +108,7 @@ def cut(
             )
         )
     if channels.ended(plan):
-        results.append(absorb_scales(results[-1].graph))
+        numbers = {t.name for t in graph.tensors().values() if isinstance(t, gs.Constant) and t.values.size == 1}
+        results.append(absorb_scales(results[-1].graph, numbers))
     notes = tuple(note for result in results for note in result.notes)
     return PassResult(results[-1].graph, any(result.modified for result in results), notes)

@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from hqp_onnx.arrays import BoolArray, IntArray
+from hqp_onnx.channels.heads import HeadProduct
 from hqp_onnx.errors import UsageError
 from hqp_onnx.graphs.origin import Home
 
@@ -53,6 +54,7 @@ class ChannelMap:
         branches: sets of units that a plan may remove completely (``branches.find_branches``), each int64, sorted; of
             all other lines of units, some must stay.
         homes: where weights are in the file that was given, see ``of_file``.
+        products: weights that meet inside the heads of an attention, whose dimensions are units.
     """
 
     units: int
@@ -61,6 +63,7 @@ class ChannelMap:
     tensors: Mapping[str, IntArray]
     branches: tuple[IntArray, ...] = ()
     homes: Mapping[str, Home] = field(default_factory=dict)
+    products: tuple[HeadProduct, ...] = ()
 
     def __post_init__(self) -> None:
         for key, labels in self.members.items():
@@ -144,7 +147,14 @@ class ChannelMap:
         members = {key: labels[~gone[labels]] for key, labels in self.members.items()}
         frozen = {**dict.fromkeys(plan.removed.tolist(), "removed"), **self.frozen}
         rest = (units[~gone[units]] for units in self.branches)
-        return ChannelMap(self.units, members, frozen, {}, tuple(units for units in rest if units.size))
+        branches, products = tuple(units for units in rest if units.size), []
+        for product in self.products:
+            left, right = (
+                f.where(~gone[self.members[ParamAxis(f.weight, f.axis)]]) for f in (product.left, product.right)
+            )
+            if left.index.size:
+                products.append(HeadProduct(left, right, product.reads))
+        return ChannelMap(self.units, members, frozen, {}, branches, products=tuple(products))
 
     def groups(self) -> list[list[ParamAxis]]:
         """Parameter axes by shared units, each list and the whole in order of the tensors' names."""

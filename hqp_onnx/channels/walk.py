@@ -16,7 +16,9 @@ import onnx_graphsurgeon as gs
 
 from hqp_onnx.channels.branches import find_branches
 from hqp_onnx.channels.channel_map import ChannelMap
+from hqp_onnx.channels.heads import find_attentions
 from hqp_onnx.channels.rules import RULES, pass_counts
+from hqp_onnx.channels.rules.attention import head_products
 from hqp_onnx.channels.walk_state import Walk
 from hqp_onnx.errors import ModelError, one_line
 from hqp_onnx.graphs.nodes import operator
@@ -32,7 +34,7 @@ def analyze(graph: gs.Graph, shapes: Shapes | None = None) -> ChannelMap:
         shapes: its shapes, if known already.
     """
     shapes = shapes or probe(graph)
-    walk = Walk(shapes, frozenset(graph.tensors()))
+    walk = Walk(shapes, frozenset(graph.tensors()), find_attentions(graph))
     for node in graph.nodes:
         _visit(walk, node)
         walk.keep_unclaimed(node.inputs, f"{operator(node)} '{node.name}' reads it whole")
@@ -40,7 +42,7 @@ def analyze(graph: gs.Graph, shapes: Shapes | None = None) -> ChannelMap:
         for labels in [walk.labels(tensor), *walk.counts(tensor)]:
             walk.freeze(labels, f"graph output '{tensor.name}'")
     walk.keep_unclaimed(graph.outputs, "it is a graph output")
-    channels = walk.resolve()
+    channels = replace(walk.resolve(), products=head_products(walk))
     return replace(channels, branches=find_branches(graph, channels, shapes), homes=homes_of(graph))
 
 

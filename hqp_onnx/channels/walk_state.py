@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import IntArray
 from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis
+from hqp_onnx.channels.heads import Attention, HeadProduct
 from hqp_onnx.channels.labels import compress, varied
 from hqp_onnx.channels.unions import components, find, first_seen, freedom, merge
 from hqp_onnx.graphs.shapes import Shapes
@@ -24,9 +25,16 @@ class Walk:
     Args:
         shapes: of every tensor.
         names: every tensor of the graph itself, without those of graphs inside nodes.
+        attentions: those whose heads can lose dimensions.
+
+    Attributes:
+        attentions: by the identity of either product.
+        inside: what is known of those products that were labelled so, by their identity.
     """
 
-    def __init__(self, shapes: Shapes, names: frozenset[str]) -> None:
+    def __init__(self, shapes: Shapes, names: frozenset[str], attentions: Iterable[Attention] = ()) -> None:
+        self.attentions = {id(node): each for each in attentions for node in (each.scores, each.values)}
+        self.inside: dict[int, HeadProduct | None] = {}
         self._shapes = shapes
         self._names = names
         self._labels: dict[str, IntArray] = {}

@@ -15,6 +15,7 @@ from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.job.ledger import Ledger
 from hqp_onnx.job.setup import Setup
 from hqp_onnx.passes.cut import Refit
+from hqp_onnx.passes.turn_heads import turn_halves
 from hqp_onnx.ranking.order import first_removed, removal_order
 from hqp_onnx.ranking.rank import Ranking, filter_scores, rank_units
 from hqp_onnx.ranking.removal import order_units, ridges_of
@@ -48,14 +49,17 @@ def gather(setup: Setup, ledger: Ledger) -> Evidence:
     """Measure the evidence, or read the parts that the ledger's cache holds."""
     options, graph, channels = setup.options, setup.model.graph, setup.channels
     measured = halves(setup, ledger) if options.compensate or setup.scoring.method.needs_moments else None
-    ranking = measure_ranking(setup, ledger, graph, channels, measured)
-    moments = joined(*measured) if measured is not None and options.compensate else None
+    turned = measured
+    if measured is not None and options.compensate:
+        graph, turned = turn_halves(graph, channels, measured)  # as the refit will
+    ranking = measure_ranking(setup, ledger, graph, channels, turned)
+    moments = joined(*turned) if turned is not None and options.compensate else None
     order, redundant = order_units(graph, channels, ranking.units, options.min_width, moments)
-    if measured is None or moments is None:
+    if measured is None or turned is None or moments is None:
         return Evidence(ranking, order, redundant, None)
-    ridges = ledger.once("ridges", lambda: ridges_of(graph, channels, order, measured))
+    ridges = ledger.once("ridges", lambda: ridges_of(graph, channels, order, turned))
     again = setup.data["calib"].first(REFIT_SAMPLES) if options.chosen_refit == "in-order" else None
-    return Evidence(ranking, order, redundant, Refit(moments, ridges, again, options.threads))
+    return Evidence(ranking, order, redundant, Refit(joined(*measured), ridges, again, options.threads))
 
 
 def check_saliency(setup: Setup, ledger: Ledger) -> None:

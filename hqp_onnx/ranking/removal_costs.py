@@ -12,8 +12,9 @@ removed one by one, least cost first, and after each
     W <- W - W_R (P_RR)^-1 P_R,   P <- P - P_R^T (P_RR)^-1 P_R,   G_o <- 0 where o belongs to the unit:
 
 a channel that took over the work of another is worth more from then on (of twins, only the first is free), and errors
-in what is no longer computed are free. The last units of a branch are removed together: with R all
-features that its readers still have, all that remains of their outputs is the mean.
+in what is no longer computed are free. A dimension of queries, which no weight reads, costs what its zeros would,
+1/2 G_f E[y_f^2]: heads are turned (``passes.turn_heads``), so the others cannot do its work. The last units of a branch
+are removed together: with R all features that its readers still have, all that remains of their outputs is the mean.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def removal_costs(
         float64 [units], distinct where finite; +inf for units that stay, and where no reader is known.
     """
     readers = _readers(graph, channels, moments, sensitivities, ridges or {})
-    costs = _Costs(readers, channels.units)
+    costs = _Costs(readers, _inside_heads(graph, channels, moments, sensitivities))
     for name, use in _reading(graph).items():
         labels = channels.members.get(ParamAxis(name, use.axis))
         if labels is not None and not is_finite(graph.tensors()[name]):
@@ -116,6 +117,25 @@ def _readers(
         damped = _inverse(moments[uses[0].weight], biased, ridge)
         readers.append(_Reader(labels, outputs, weight, sensitivity, damped, len(damped) // len(labels)))
     return readers
+
+
+def _inside_heads(
+    graph: gs.Graph, channels: ChannelMap, moments: Mapping[str, Moments], sensitivities: Mapping[str, FloatArray]
+) -> FloatArray:
+    """1/2 sum_f G_f E[y_f^2] of the queries y that a unit holds, which no weight reads, [units]; NaN for others."""
+    costs, tensors = np.full(channels.units, np.nan), graph.tensors()
+    for product in (p for p in channels.products if not p.reads):
+        query = product.left
+        if query.weight not in moments or query.weight not in sensitivities or not is_finite(tensors[query.weight]):
+            continue
+        known, index = moments[query.weight], query.index.ravel()
+        weight = np.moveaxis(tensors[query.weight].values, query.axis, 1).astype(np.float64)[:, index]
+        bias = tensors[query.bias].values[index] if query.bias else np.zeros(len(index))
+        square = np.sum((known.gram @ weight) * weight, 0) + 2 * bias * (known.mean @ weight) + bias**2
+        units = channels.members[ParamAxis(query.weight, query.axis)][index]
+        costs[units] = np.nan_to_num(costs[units])
+        np.add.at(costs, units, sensitivities[query.weight][index] * np.maximum(square, 0) / 2)
+    return costs
 
 
 def _reading(graph: gs.Graph) -> dict[str, Contraction]:
@@ -257,13 +277,13 @@ class _Ends:
 
 
 class _Costs:
-    """The cost of each unit, ``units``, kept up to date; ``known`` marks those that a reader sees."""
+    """The cost of each unit, ``units``, kept up to date; ``known`` are those that a reader sees, or ``unread`` has."""
 
-    def __init__(self, readers: list[_Reader], units: int) -> None:
+    def __init__(self, readers: list[_Reader], unread: FloatArray) -> None:
         self._readers = readers
-        self._touching: list[list[int]] = [[] for _ in range(units)]
+        self._touching: list[list[int]] = [[] for _ in unread]
         self._shares: list[tuple[IntArray, FloatArray]] = []
-        self.units, self.known = np.zeros(units), np.zeros(units, bool)
+        self.units, self.known = np.nan_to_num(unread), np.isfinite(unread)
         for number, reader in enumerate(readers):
             for unit in np.union1d(reader.units, reader.outputs).tolist():
                 if unit >= 0:

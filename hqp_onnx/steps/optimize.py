@@ -15,6 +15,7 @@ from time import perf_counter
 from hqp_onnx.boundary import public
 from hqp_onnx.errors import BudgetError, UsageError
 from hqp_onnx.files import forbid_overlap, paths_of
+from hqp_onnx.job.handing_over import with_handed
 from hqp_onnx.job.ledger import Ledger
 from hqp_onnx.job.options import Options
 from hqp_onnx.job.outcome import OUTPUTS, write_outcome
@@ -29,6 +30,7 @@ from hqp_onnx.out_folder import LEDGER, LOCK, MANIFEST, OutFolder
 from hqp_onnx.progress import Progress, silent
 from hqp_onnx.report.reading import JSON
 from hqp_onnx.report.writing import HTML, write_report
+from hqp_onnx.runtimes.targets import target
 from hqp_onnx.steps.ship_engine import ENGINE_FILES, add_engine, builder_of, require_engine
 from hqp_onnx.workers import Workers, using
 
@@ -79,9 +81,11 @@ def outputs(folder: Path) -> list[Path]:
 
 def _out(options: Options) -> OutFolder:
     """The folder to write, checked."""
-    out = OutFolder(options.folder, *owner(options.model), _NAMES, options.force)
+    names = with_handed(_NAMES, target(options.target))
+    out = OutFolder(options.folder, *owner(options.model), names, options.force)
     inputs, folder = inputs_of(options), options.folder.resolve()
-    forbid_overlap({"output": outputs(options.folder)}, inputs)
+    written = dict.fromkeys([*outputs(options.folder), *(options.folder / name for name in names)])
+    forbid_overlap({"output": list(written)}, inputs)
     read = [(words, path) for words, names in inputs.items() for path in paths_of(names)]
     for words, path in read:
         if path.resolve() in (folder, *folder.parents):

@@ -20,6 +20,7 @@ from hqp_onnx.graphs import model_io
 from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.model import Model, open_model, open_optional_data
 from hqp_onnx.passes.cut import Refit, check_refit, cut
+from hqp_onnx.passes.turn_heads import turn_halves
 from hqp_onnx.progress import Progress, silent
 from hqp_onnx.ranking.order import aligned, check_min_width, check_multiple
 from hqp_onnx.ranking.rank import rank
@@ -134,19 +135,22 @@ def prune_model(model: Model, options: Pruning, data: Dataset | None = None, pro
     if data is not None and (refitted or (replayed is None and scoring.method.needs_moments)):
         user = "compensation" if refitted else f"{{--saliency}} {scoring.name}"
         halves = halved_moments(to_proto(model.graph), data, progress=partial(progress, "input moments"), user=user)
+    graph, turned = model.graph, halves
+    if halves is not None and refitted:
+        graph, turned = turn_halves(graph, channels, halves)  # as the refit will
     if replayed is None:
-        order, plan, wanted = _ranked(model, channels, options, scoring, data, halves, progress)
+        order, plan, wanted = _ranked(graph, channels, options, scoring, data, turned, progress)
     else:
         order, plan, wanted = replayed.removed, replayed, len(replayed)
     refit = None
-    if halves is not None and refitted:
+    if halves is not None and turned is not None and refitted:
         again = data if options.refit == "in-order" else None
-        refit = Refit(joined(*halves), ridges_of(model.graph, channels, order, halves), again)
+        refit = Refit(joined(*halves), ridges_of(graph, channels, order, turned), again)
     return Pruned(cut(model.graph, channels, plan, refit).graph, channels, plan, wanted)
 
 
 def _ranked(
-    model: Model,
+    graph: gs.Graph,
     channels: ChannelMap,
     options: Pruning,
     scoring: Scoring,
@@ -157,7 +161,7 @@ def _ranked(
     """Units in the order of removal, the plan that removes the share asked for, and how many units that would be."""
     assert options.sparsity is not None
     ranking = rank(
-        model.graph,
+        graph,
         channels,
         scoring,
         data,
@@ -166,7 +170,7 @@ def _ranked(
         min_width=options.min_width,
     )
     moments = joined(*halves) if halves is not None and options.compensate is not False else None
-    order, _ = order_units(model.graph, channels, ranking.units, options.min_width, moments)
+    order, _ = order_units(graph, channels, ranking.units, options.min_width, moments)
     wanted = round(options.sparsity * len(channels.prunable))
     return order, PruningPlan(aligned(order[:wanted], channels, options.multiple_of)), wanted
 

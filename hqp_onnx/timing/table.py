@@ -132,11 +132,15 @@ def _fit(configurations: Sequence[Configuration]) -> TimeTable:
 def _corrected(configurations: Sequence[Configuration]) -> tuple[list[Configuration], float]:
     """Configurations whose kernels add up to the model's time, but for so many seconds.
 
-    A profiler makes kernels slower, by so much each, and leaves out what is between them.
+    A profiler makes kernels slower, by so much each, and leaves out what is between them. One of no time says
+    nothing of that: multiply-accumulates stand for time, and no product is left.
     """
-    times = [[(k.seconds, k.count) for k in c.kernels.values()] for c in configurations]
+    telling = [c for c in configurations if c.seconds > 0]
+    if not telling:
+        return list(configurations), 0.0
+    times = [[(k.seconds, k.count) for k in c.kernels.values()] for c in telling]
     design = np.array([[*np.sum(rows, 0), 1.0] if rows else [0.0, 0.0, 1.0] for rows in times])
-    measured = np.array([c.seconds for c in configurations])
+    measured = np.array([c.seconds for c in telling])
     relative = design / measured[:, None]
     clock = float(np.median(measured)) / max(float(np.median(design[:, 1])), 1)
     scale, each, rest = lsq_linear(

@@ -16,6 +16,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.passes.fused.body import Body, Results, body
+from hqp_onnx.passes.fused.rotary import turn
 
 Sides: TypeAlias = "Sequence[gs.Tensor]"
 """Queries, keys, values."""
@@ -61,6 +62,40 @@ def _multi_head(b: Body) -> Results:
     hidden = _masks(b, sides, mask, length)
     present = sides[1:] if b.wants(1) or b.wants(2) else []
     return None if hidden is None else [_merge(b, _attend(b, sides, [*hidden, added])), *present]
+
+
+@body("com.microsoft::GroupQueryAttention")
+def _group_query(b: Body) -> Results:
+    """That of a prompt, where token s is at place s; what is computed for padding behind it is no one's.
+
+    A cache may be a buffer of any length, so with one the node stays, as it does with sinks, norms and given places.
+    """
+    query, key, value, *others = (b.input(i) for i in range(17))
+    cos, sin, bias = others[4], others[5], others[7]
+    stated = [others[i] for i in (0, 1, 6, 8, 9, 10, 11, 12, 13)]
+    heads, shared = b.attribute("num_heads"), b.attribute("kv_num_heads")
+    plain = b.attribute("causal", 1) and not b.attribute("smooth_softmax", 0) and not b.wants(3)
+    if query is None or not plain or any(t is not None for t in stated) or (key is None) != (value is None):
+        return None
+    size = b.shape(query)[-1] // (heads if key is not None else heads + 2 * shared)
+    if key is None or value is None:
+        query, key, value = b.ops("Split", 3, query, size * np.array([heads, shared, shared]), axis=-1)
+    sides = [_split(b, t, n) for t, n in ((query, heads), (key, shared), (value, shared))]
+    if b.attribute("do_rotary", 0):
+        half = None if cos is None or sin is None else b.proven(cos, -1)
+        if half is None:
+            return None
+        rows = b.range(b.size(sides[0], 2))
+        angles = [b.op("Gather", t, rows, axis=0) for t in (cos, sin)]
+        sides[:2] = [turn(b, t, angles, half, 2 * half < size, b.attribute("rotary_interleaved", 0)) for t in sides[:2]]
+    if bias is not None and b.shape(bias)[1] > 1:
+        return None
+    terms = [
+        _causal(b, sides, None, b.attribute("local_window_size", -1)),
+        bias if bias is None else b.unsqueeze(bias, 2),
+    ]
+    result = _attend_in_groups(b, sides, terms, (heads, shared))
+    return [_merge(b, result), *sides[1:]]
 
 
 @body("Attention")
@@ -179,8 +214,11 @@ def _hidden(b: Body, allowed: gs.Tensor) -> gs.Variable:
     return b.op("Where", allowed, 0.0, float(np.finfo(b.kind).min))
 
 
-def _causal(b: Body, sides: Sides, past: gs.Tensor | None) -> gs.Variable:
-    """[queries, keys]: a query takes what is not behind it."""
-    queries, keys = b.size(sides[0], 2), b.size(sides[1], 2)
-    rows = b.range(queries) if past is None else b.range(b.op("Add", past, queries), past)
-    return _hidden(b, b.op("GreaterOrEqual", b.unsqueeze(rows, 1), b.range(keys)))
+def _causal(b: Body, sides: Sides, past: gs.Tensor | None, window: int = -1) -> gs.Variable:
+    """[queries, keys]: a query takes what is not behind it; of that the last ``window`` keys, if it is not negative."""
+    queries, keys = b.size(sides[0], 2), b.range(b.size(sides[1], 2))
+    rows = b.unsqueeze(b.range(queries) if past is None else b.range(b.op("Add", past, queries), past), 1)
+    allowed = b.op("GreaterOrEqual", rows, keys)
+    if window >= 0:
+        allowed = b.op("And", allowed, b.op("Less", b.op("Sub", rows, keys), np.array(window)))
+    return _hidden(b, allowed)

@@ -5,6 +5,8 @@ u' = u cos - v sin,   v' = u sin + v cos        pairs are (i, i + half), or (2 i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -28,17 +30,18 @@ def _rotary(b: Body) -> Results:
     axis = 2 if flat else 1
     angles = [b.unsqueeze(t if places is None else b.op("Gather", t, places), axis) for t in (cos, sin)]
     split = b.reshape(data, 0, 0, heads, -1) if flat else data
-    turned = _turned(b, split, angles, half)
+    turned = turn(b, split, angles, half, b.attribute("rotary_embedding_dim", 0), b.attribute("interleaved", 0))
     return [b.reshape(turned, 0, 0, -1) if flat else turned]
 
 
-def _turned(b: Body, data: gs.Tensor, angles: list[gs.Variable], half: int) -> gs.Variable:
-    """The first ``2 half`` values of each head; the rest stays."""
-    size = b.attribute("rotary_embedding_dim", 0)
+def turn(
+    b: Body, data: gs.Tensor, angles: Sequence[gs.Tensor], half: int, partly: bool, interleaved: bool
+) -> gs.Variable:
+    """The first ``2 half`` values of each head, by cosines and sines; the rest stays, if only part is turned."""
     rest: list[gs.Tensor] = []
-    if size:
+    if partly:
         data, *rest = (b.op("Slice", data, *bounds) for bounds in _bounds(2 * half))
-    if b.attribute("interleaved", 0):
+    if interleaved:
         pairs = b.op("Reshape", data, np.array([0, 0, 0, half, 2]))
         u, v = (b.op("Gather", pairs, np.array(i), axis=-1) for i in range(2))
     else:
@@ -46,7 +49,7 @@ def _turned(b: Body, data: gs.Tensor, angles: list[gs.Variable], half: int) -> g
     cos, sin = angles
     first = b.op("Sub", b.op("Mul", u, cos), b.op("Mul", v, sin))
     second = b.op("Add", b.op("Mul", u, sin), b.op("Mul", v, cos))
-    if b.attribute("interleaved", 0):
+    if interleaved:
         joined = b.op("Concat", b.unsqueeze(first, -1), b.unsqueeze(second, -1), axis=-1)
         return b.op("Concat", b.op("Reshape", joined, np.array([0, 0, 0, -1])), *rest, axis=-1)
     return b.op("Concat", first, second, *rest, axis=-1)

@@ -8,8 +8,12 @@ import onnx.parser
 import pytest
 from oracle import worst_error
 
+from hqp_onnx.channels.channel_map import ParamAxis, PruningPlan
+from hqp_onnx.channels.walk import analyze
 from hqp_onnx.graphs.model_io import to_graph, to_proto
 from hqp_onnx.passes.absorb_scales import absorb_scales
+from hqp_onnx.passes.canonicalize import canonicalize
+from hqp_onnx.passes.cut import cut
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(2, 4, 5, 5)).astype(np.float32)
@@ -73,3 +77,24 @@ def test_what_no_weight_can_take_stays(name: str) -> None:
     result = absorb_scales(to_graph(model))
     assert not result.modified and not result.notes
     assert worst_error(model, to_proto(result.graph), {}, {"x": X}) == 0
+
+
+def test_numbers_of_the_file_stay_with_their_activation() -> None:
+    result = absorb_scales(to_graph(model_of(ABSORBED["a scalar"])), {"one"})
+    assert not result.modified and [node.op for node in result.graph.nodes] == ["Mul", "Conv"]
+
+
+def test_a_cut_that_ends_a_branch_leaves_gelu_to_the_runtime() -> None:
+    """onnxruntime computes Div, Erf, Add, Mul, Mul as one Gelu, for which it needs the last Mul."""
+    body = """a = MatMul(x, p) b = Relu(a) c = MatMul(b, q) h = Add(x, c) d = MatMul(h, r) e = Div(d, root) f = Erf(e)
+        g = Add(f, unit) i = Mul(d, g) j = Mul(i, half) y = MatMul(j, t)"""
+    text = f'<ir_version: 8, opset_import: ["" : 17]> g (float[N,3,6] x) => (float[N,3,2] y) {{ {body} }}'
+    model = onnx.parser.parse_model(text)
+    sizes = {"p": (6, 4), "q": (4, 6), "r": (6, 8), "t": (8, 2)}
+    values = {name: RNG.normal(size=size) for name, size in sizes.items()} | {"root": 2**0.5, "unit": 1, "half": 0.5}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(np.float32(v), k) for k, v in values.items())
+    graph = canonicalize(to_graph(model)).graph
+    channels = analyze(graph)
+    branch = np.unique(channels.members[ParamAxis("p", 1)])
+    cut_graph = cut(graph, channels, PruningPlan(branch)).graph
+    assert [node.op for node in cut_graph.nodes] == ["MatMul", "Div", "Erf", "Add", "Mul", "Mul", "MatMul"]

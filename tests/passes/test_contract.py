@@ -70,6 +70,8 @@ def arguments(name: str, graph: gs.Graph, channels: ChannelMap, plan: PruningPla
     if name == "compensate":
         pruned = prune_channels(graph, channels, plan).graph
         return pruned, channels, plan, input_moments(to_proto(graph), None, BATCHES)
+    if name == "turn_heads":
+        return channels, input_moments(to_proto(graph), None, BATCHES)
     if name == "refit_in_order":
         return (
             prune_channels(graph, channels, plan).graph,

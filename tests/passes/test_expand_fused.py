@@ -55,6 +55,9 @@ IDS = {
     "types": np.array([[0, 0, 1, 1, 0]] * 2, np.int32),
 }
 ROTARY = {"cos": np.cos(floats(8, H // 2)), "sin": np.sin(floats(8, H // 2))}
+PROMPT = {"q": floats(B, S, N * 16), "k": floats(B, S, 2 * 16), "v": floats(B, S, 2 * 16)}
+LENGTHS = {"ends": np.full(B, S - 1, np.int32), "total": np.array(S, np.int32)}
+LENGTHS |= {"cos": np.cos(floats(8, 8)), "sin": np.sin(floats(8, 8))}
 
 
 def case(op: str, inputs: str, feeds: Arrays, weights: Arrays | None = None, outputs: int = 1, **attrs: Any) -> Any:
@@ -93,6 +96,31 @@ CASES = [
     case(f"{MS}::MultiHeadAttention", "q k v - - bias", {**QKV, "bias": floats(B, N, S, S)}, num_heads=N),
     case(f"{MS}::MultiHeadAttention", "q k v - - - pk pv", {**QKV, **PAST}, {}, 3, num_heads=N, unidirectional=1),
     case(f"{MS}::MultiHeadAttention", "q k v", {"q": floats(B, S, W), "k": SPLIT["k"], "v": SPLIT["v"]}, num_heads=N),
+    case(f"{MS}::GroupQueryAttention", "q k v - - ends total", PROMPT, LENGTHS, num_heads=N, kv_num_heads=2),
+    case(
+        f"{MS}::GroupQueryAttention",
+        "q - - - - ends total cos sin",
+        {"q": floats(B, S, 8 * 16)},
+        LENGTHS,
+        3,
+        num_heads=N,
+        kv_num_heads=2,
+        do_rotary=1,
+        local_window_size=2,
+        scale=0.3,
+    ),
+    case(
+        f"{MS}::GroupQueryAttention",
+        "q - - - - ends total cos sin - bias",
+        {"q": floats(B, S, 8 * 32), "bias": floats(1, 1, S, S)},
+        LENGTHS,
+        3,
+        num_heads=N,
+        kv_num_heads=2,
+        do_rotary=1,
+        rotary_interleaved=1,
+        softcap=3.0,
+    ),
     case(f"{MS}::SkipLayerNormalization", "x y scale bias", {**ROWS, "y": floats(B, S, W)}, LINE, epsilon=1e-3),
     case(f"{MS}::SkipLayerNormalization", "x y scale bias bias", {**ROWS, "y": floats(B, S, W)}, LINE, outputs=4),
     case(f"{MS}::SkipSimplifiedLayerNormalization", "x y scale", {**ROWS, "y": floats(B, S, W)}, LINE, outputs=4),
@@ -206,6 +234,15 @@ def test_the_same_function(
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=2e-5)
 
 
+def test_padding_behind_a_prompt_is_no_one_s() -> None:
+    weights = LENGTHS | {"ends": np.array([4, 2], np.int32)}
+    attrs = {"num_heads": N, "kv_num_heads": 2, "do_rotary": 1}
+    fused = model(f"{MS}::GroupQueryAttention", "q k v - - ends total cos sin", PROMPT, weights, 1, attrs)
+    (want,), (got,) = run(fused, PROMPT), run(to_proto(canonicalize(to_graph(fused)).graph), PROMPT)
+    np.testing.assert_allclose(got[0], want[0], rtol=1e-4, atol=2e-5)
+    np.testing.assert_allclose(got[1, :3], want[1, :3], rtol=1e-4, atol=2e-5)
+
+
 def test_every_body_has_a_case() -> None:
     ops = {parameters.values[0] for parameters in CASES}
     assert ops == BODIES.keys() - {f"{MS}::TransposeMatMul", f"{MS}::SimplifiedLayerNormalization"}
@@ -238,13 +275,13 @@ ROTARY_NODES = [
 ]
 PRUNED = {
     "packed": (
-        4,
+        12,
         attention_model(
             17, PACKED_WEIGHTS, helper.make_node("Attention", ["x", "w", "b"], ["a"], "att", domain=MS, num_heads=4)
         ),
     ),
     "unequal": (
-        4,
+        16,
         attention_model(
             17,
             {"w": (12, 88), "b": (88,), "o": (40, 3)},
@@ -277,10 +314,10 @@ PRUNED = {
 
 @pytest.mark.parametrize("name", PRUNED)
 def test_heads_are_pruned_as_masked_in_the_fused_original(name: str) -> None:
-    heads, fused = PRUNED[name]
+    units, fused = PRUNED[name]
     result, shapes = canonicalize_with_shapes(to_graph(fused))
     channels = analyze(result.graph, shapes)
-    assert len(channels.prunable) == heads
+    assert len(channels.prunable) == units  # heads, or dimensions inside them where there are more of these
     for unit in channels.prunable.tolist()[:3]:
         plan = PruningPlan(np.array([unit]))
         pruned = to_proto(prune_channels(result.graph, channels, plan).graph)

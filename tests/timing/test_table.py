@@ -87,3 +87,15 @@ def test_a_kernel_below_the_clock_takes_no_time_and_equal_knots_are_one() -> Non
     table = fit_table(configurations, 0)
     assert table.kernels["reshape"].seconds(np.array([8])) == 0
     assert table.seconds(np.array([32])) == pytest.approx(3.2, rel=0.02)
+
+
+def test_a_configuration_without_products_tells_nothing_of_the_others() -> None:
+    """Multiply-accumulates stand for time, and the least widths leave none."""
+    counted = [
+        Configuration(np.array(w), {"conv": KeyTime(1e-12 * w[0] * w[1], 1, ())}, 1e-12 * w[0] * w[1])
+        for w in random_widths(12)
+    ]
+    nothing = Configuration(np.zeros(3, int), {}, 0.0)
+    with_it, without = fit_table([*counted, nothing], 0), fit_table(counted, 0)
+    assert with_it.seconds(np.array(SIZES)) == pytest.approx(without.seconds(np.array(SIZES)))
+    assert fit_table([nothing, nothing], 0).seconds(np.array(SIZES)) == 0

@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import IntArray
 from hqp_onnx.channels.labels import along, varied
+from hqp_onnx.channels.rules.attention import inside_heads
 from hqp_onnx.channels.rules.lines import axis_labels
 from hqp_onnx.channels.rules.registry import rule
 from hqp_onnx.channels.walk_state import Walk
@@ -26,6 +27,8 @@ def _matmul(walk: Walk, node: gs.Node) -> None:
     ranks = [len(walk.sizes(t)) for t in node.inputs]
     if min(ranks) < 2:
         return walk.refuse(node, f"MatMul '{node.name}' of a vector")
+    if inside_heads(walk, node):
+        return None
     batch = "abcdefghijklm"[: max(ranks) - 2]
     left, right = (batch[len(batch) + 2 - rank :] for rank in ranks)
     terms = [_stored(node.inputs[0], f"{left}xz"), _stored(node.inputs[1], f"{right}zy")]

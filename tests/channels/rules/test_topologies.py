@@ -85,6 +85,76 @@ TOPOLOGIES = {
         HEADS,
         20,
     ),
+    "attention of two wide heads": Topology(
+        *TOKENS,
+        PROJECTIONS + ATTEND + MLP,
+        {**QKV_PARAMS, **OUT_PARAMS, **MLP_PARAMS},
+        {("wq", 1): 6, ("bk", 0): 6, ("wv", 1): 6, ("wo", 0): 6},
+        HEADS | {"heads": [0, 0, 2, 6]},
+        20,
+    ),
+    "attention of two wide heads whose queries are an output": Topology(
+        TOKENS[0],
+        f"{TOKENS[1]}, float[n,2,5,6] q",
+        PROJECTIONS + ATTEND + MLP,
+        {**QKV_PARAMS, **OUT_PARAMS, **MLP_PARAMS},
+        {("wq", 1): 0, ("wv", 1): 0, ("w1", 1): 10},
+        HEADS | {"heads": [0, 0, 2, 6]},
+        20,
+    ),
+    "fused attention of two wide heads, Gather": Topology(
+        *TOKENS,
+        """
+      t = MatMul(x, wqkv)
+      u = Add(bqkv, t)
+      r = Reshape(u, three)
+      p = Transpose<perm=[2,0,3,1,4]>(r)
+      q = Gather(p, i0)
+      k = Gather(p, i1)
+      v = Gather(p, i2)
+      kt = Transpose<perm=[0,1,3,2]>(k)"""
+        + ATTEND
+        + MLP,
+        {**FUSED, **OUT_PARAMS, **MLP_PARAMS},
+        {("wqkv", 1): 6, ("w1", 1): 10},
+        {"three": [0, 0, 3, 2, 6], "joined": [0, 0, 12], "i0": 0, "i1": 1, "i2": 2},
+        20,
+    ),
+    "grouped queries, wide heads": Topology(
+        *TOKENS,
+        """
+      rows = Reshape(x, flat)
+      q0 = Gemm<transB=1>(rows, wq, bq)
+      q1 = Reshape(q0, heads)
+      q = Transpose<perm=[0,2,1,3]>(q1)
+      k0 = MatMul(x, wk)
+      v0 = MatMul(x, wv)
+      k1 = Reshape(k0, few)
+      v1 = Reshape(v0, few)
+      k2 = Transpose<perm=[0,2,1,3]>(k1)
+      v2 = Transpose<perm=[0,2,1,3]>(v1)
+      k4 = Unsqueeze(k2, two)
+      k5 = Expand(k4, to)
+      k6 = Reshape(k5, repeated)
+      v4 = Unsqueeze(v2, two)
+      v5 = Expand(v4, to)
+      v = Reshape(v5, repeated)
+      kt = Transpose<perm=[0,1,3,2]>(k6)"""
+        + ATTEND
+        + MLP,
+        {**OUT_PARAMS, **MLP_PARAMS, "wq": (24, 12), "bq": (24,), "wk": (12, 12), "wv": (12, 12), "wo": (24, 12)},
+        {("wq", 0): 6, ("bq", 0): 6, ("wk", 1): 6, ("wv", 1): 6, ("wo", 0): 6},
+        {
+            "flat": [-1, 12],
+            "heads": [-1, 5, 4, 6],
+            "few": [0, 0, 2, 6],
+            "two": [2],
+            "to": [1, 1, 2, 1, 1],
+            "repeated": [0, 4, 5, 6],
+            "joined": [0, 0, 24],
+        },
+        20,
+    ),
     "attention, mask per head and Where": Topology(
         *TOKENS,
         PROJECTIONS
@@ -236,6 +306,46 @@ TOPOLOGIES = {
             "three": [0, 0, 3, 4, 3],
             "apart": [-1, 2, 4, 4, 4],
             "together": [-1, 4, 4, 4],
+            "joined": [0, 0, 12],
+            "whole": [-1, 8, 7],
+            "i0": 0,
+            "i1": 1,
+            "i2": 2,
+        },
+    ),
+    "attention of windows, two wide heads with a bias each": Topology(
+        "float[n,8,12] x",
+        "float[n,8,3] y",
+        """
+      w = Reshape(x, windows)
+      t = MatMul(w, wqkv)
+      u = Add(t, bqkv)
+      r = Reshape(u, three)
+      p = Transpose<perm=[2,0,3,1,4]>(r)
+      q = Gather(p, i0)
+      k = Gather(p, i1)
+      v = Gather(p, i2)
+      q_ = Mul(q, scale)
+      kt = Transpose<perm=[0,1,3,2]>(k)
+      s0 = MatMul(q_, kt)
+      s1 = Add(s0, bias)
+      s2 = Reshape(s1, apart)
+      s3 = Add(s2, mask)
+      s4 = Reshape(s3, together)
+      s5 = Softmax(s4)
+      o0 = MatMul(s5, v)
+      o1 = Transpose<perm=[0,2,1,3]>(o0)
+      o2 = Reshape(o1, joined)
+      o3 = MatMul(o2, wo)
+      o4 = Reshape(o3, whole)
+      y = MatMul(o4, wy)""",
+        {**FUSED, "wo": (12, 7), "wy": (7, 3), "bias": (1, 2, 4, 4), "mask": (2, 1, 4, 4), "scale": ()},
+        {("wqkv", 1): 6, ("wo", 0): 6, ("wo", 1): 7},
+        {
+            "windows": [-1, 4, 12],
+            "three": [0, 0, 3, 2, 6],
+            "apart": [-1, 2, 2, 4, 4],
+            "together": [-1, 2, 4, 4],
             "joined": [0, 0, 12],
             "whole": [-1, 8, 7],
             "i0": 0,
