@@ -44,11 +44,9 @@ def _scores(walk: Walk, attention: Attention) -> bool:
 def _values(walk: Walk, attention: Attention) -> bool:
     node = attention.values
     weights, value = node.inputs
-    if id(attention.scores) not in walk.inside or (walk.labels(weights) >= 0).any():
+    if id(attention.scores) not in walk.inside or _filters(walk, value, -1, attention.value) is None:
         return False
-    filters = _filters(walk, value, -1, attention.value)
-    if filters is None:
-        return False
+    walk.freeze(walk.labels(weights), f"{node.op} '{node.name}' keeps its heads")  # of a bias per head, from a table
     axis_labels(walk, node, value, -1)
     labels = walk.labels(value)
     rank = len(walk.sizes(node.outputs[0]))
