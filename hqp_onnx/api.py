@@ -13,6 +13,7 @@ Everything raises ``HqpError`` with a message of one line:
     MissingRuntimeError     a runtime that is not installed; the message names the extra
     FileError               the system refuses to read or write
     LimitError              a model or data that would take more time or memory than they may
+    WorkerError             workers that cannot be reached, are of another version, or die
     PluginError             what a user's file or an installed extension raises
 """
 
@@ -54,6 +55,7 @@ from hqp_onnx.steps.quantize import default_precision, dynamic_model, mixed_mode
 from hqp_onnx.steps.recover import recover_model, recovery_source
 from hqp_onnx.steps.score import score_model
 from hqp_onnx.steps.writing import verified_model
+from hqp_onnx.workers import Workers, using
 
 T = TypeVar("T")
 __all__ = [
@@ -87,6 +89,7 @@ def prune(
     keep: Sequence[str] = (),
     only: Sequence[str] = (),
     seed: int = 0,
+    workers: Workers = None,
     progress: Progress = silent,
 ) -> onnx.ModelProto:
     """``model`` without a share of its prunable units, or those of a plan, whatever that costs.
@@ -107,6 +110,7 @@ def prune(
         keep: shell patterns of tensors whose units stay.
         only: likewise of tensors whose units may be removed; empty for all.
         seed: of the random saliency.
+        workers: that share the work: a number of processes, an address as ``hqp`` takes it, or an Executor.
         progress: called with stage, done and total.
     """
     chosen = Pruning(
@@ -122,9 +126,10 @@ def prune(
         seed=seed,
         plan=plan,
     )
-    opened = open_model(model)
-    dataset = open_optional_data(opened, data, preprocess)
-    return verified_model(prune_model(opened, chosen, dataset, progress).graph, opened.source(dataset))
+    with using(workers):
+        opened = open_model(model)
+        dataset = open_optional_data(opened, data, preprocess)
+        return verified_model(prune_model(opened, chosen, dataset, progress).graph, opened.source(dataset))
 
 
 @public
@@ -139,6 +144,7 @@ def quantize(
     correct_bias: bool = True,
     round_weights: bool = True,
     preprocess: str | Path | None = None,
+    workers: Workers = None,
     progress: Progress = silent,
 ) -> onnx.ModelProto:
     """``model`` in INT8, as explicit QuantizeLinear and DequantizeLinear pairs or dynamic, or in float16.
@@ -156,6 +162,7 @@ def quantize(
         correct_bias: give back the mean that rounding takes of a weight's output.
         round_weights: round for the least error of each layer's output.
         preprocess: of images: imagenet, clip, tf, yolo, JSON, or its file.
+        workers: that share the work: a number of processes, an address as ``hqp`` takes it, or an Executor.
         progress: called with stage, done and total.
     """
     resolved = target_named(target)
@@ -171,13 +178,15 @@ def quantize(
     recipe = Recipe(equalize=equalize, correct_bias=correct_bias, round_weights=round_weights)
     if precision == "dynamic":
         given = None if data is None else open_data(opened, data, preprocess)
-        integers = dynamic_model(opened, given, resolved, recipe)
+        with using(workers):
+            integers = dynamic_model(opened, given, resolved, recipe)
         return verified_model(integers.graph, opened.source(given), resolved, precision, integers.warnings)
     if data is None:
         raise UsageError(f"{{--precision}} {precision} needs calibration data: add {{--data}}")
     dataset = open_data(opened, data, preprocess)
     make = mixed_model if precision == "mixed" else quantize_model
-    made = make(opened, dataset, resolved, calibration, progress, recipe)
+    with using(workers):
+        made = make(opened, dataset, resolved, calibration, progress, recipe)
     return verified_model(made.graph, opened.source(dataset), resolved, precision, made.warnings)
 
 
@@ -213,6 +222,7 @@ def recover(
     seed: int = 0,
     metric_output: str = "",
     preprocess: str | Path | None = None,
+    workers: Workers = None,
     progress: Progress = silent,
 ) -> onnx.ModelProto:
     """``student``, pruned or quantized by any tool, trained towards the model that it was made from, without labels.
@@ -233,13 +243,15 @@ def recover(
         seed: of the split, the order and the augmentation.
         metric_output: the output that counts; others are as features. "" takes all alike.
         preprocess: of images: imagenet, clip, tf, yolo, JSON, or its file.
+        workers: that share the work: a number of processes, an address as ``hqp`` takes it, or an Executor.
         progress: called with stage, done and total.
     """
     task, several = Task("any", metric_output), _several(augment)
     settings = Recovery(epochs, rate, batch, held_out, loss, temperature, features, beta, several, seed, task)
     opened = open_model(teacher)
     dataset = open_data(opened, data, preprocess)
-    recovered = recover_model(student, opened, dataset, settings, progress=progress).graph
+    with using(workers):
+        recovered = recover_model(student, opened, dataset, settings, progress=progress).graph
     return verified_model(recovered, recovery_source(student, opened, dataset))
 
 
@@ -254,6 +266,7 @@ def score(
     draws: int = 1,
     seed: int = 0,
     preprocess: str | Path | None = None,
+    workers: Workers = None,
     progress: Progress = silent,
 ) -> Ranking:
     """The saliency of every filter (``filters``: weight -> float64 [filters]) and unit (``units``: float64 [units]).
@@ -267,9 +280,11 @@ def score(
         draws: sampled labels or projections per sample.
         seed: of the draws, and of the random saliency.
         preprocess: of images: imagenet, clip, tf, yolo, JSON, or its file.
+        workers: that share the work: a number of processes, an address as ``hqp`` takes it, or an Executor.
         progress: called with stage, done and total.
     """
-    return score_model(model, data, Scoring(saliency, engine, loss, draws, seed), preprocess, progress)
+    with using(workers):
+        return score_model(model, data, Scoring(saliency, engine, loss, draws, seed), preprocess, progress)
 
 
 @public
@@ -288,6 +303,7 @@ def evaluate(
     reference: ModelSource | None = None,
     target: str = "onnxruntime",
     preprocess: str | Path | None = None,
+    workers: Workers = None,
     progress: Progress = silent,
 ) -> Scores:
     """Scores of any runnable model, quantized ones included; ``metric`` of the result is the number that they make.
@@ -301,9 +317,11 @@ def evaluate(
         reference: the original model, for agreement and fidelity.
         target: what runs it, see ``quantize``.
         preprocess: of images: imagenet, clip, tf, yolo, JSON, or its file.
+        workers: that share the work: a number of processes, an address as ``hqp`` takes it, or an Executor.
         progress: called with stage, done and total.
     """
-    return evaluate_model(model, data, metric, preprocess, progress, reference, target, metric_output).scores
+    with using(workers):
+        return evaluate_model(model, data, metric, preprocess, progress, reference, target, metric_output).scores
 
 
 @public

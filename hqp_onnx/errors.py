@@ -73,6 +73,10 @@ class BoardError(HqpError):
     """A board cannot be reached, refuses, or lacks something; the message says which, and what to do."""
 
 
+class WorkerError(HqpError):
+    """Workers cannot be reached, are of another version, or die; the message says which, and what to do."""
+
+
 class PluginError(HqpError):
     """A user's file or an installed package raised something; the message names it and the line."""
 

@@ -254,9 +254,9 @@ def _coco(data: Arrays) -> dict[str, list[dict[str, object]]]:
         {"id": row, "file_name": f"{row:05}.png", "width": CANVAS, "height": CANVAS}
         for row in range(len(data["input"]))
     ]
-    annotations = [
-        {"id": len(data["classes"]) * place + row, "image_id": row, "category_id": int(number), "bbox": box.tolist(),
-         "area": int(box[2] * box[3]), "iscrowd": 0}
+    annotations = [  # an "id" of 0 is no match to pycocotools
+        {"id": len(data["classes"]) * place + row + 1, "image_id": row, "category_id": int(number),
+         "bbox": box.tolist(), "area": int(box[2] * box[3]), "iscrowd": 0}
         for row, (classes, boxes) in enumerate(zip(data["classes"], data["boxes"], strict=True))
         for place, (number, box) in enumerate(zip(classes, boxes, strict=True))
         if number

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from hqp_onnx.arrays import IntArray
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.errors import GradientError
 from hqp_onnx.graphs.model_io import to_proto
@@ -30,8 +29,8 @@ from hqp_onnx.recovery.goals import find_goals
 from hqp_onnx.recovery.net import Net
 from hqp_onnx.recovery.objective import objective
 from hqp_onnx.recovery.points import Kept
-from hqp_onnx.recovery.samples import Feeds, split
-from hqp_onnx.recovery.teacher import Teacher
+from hqp_onnx.recovery.samples import split
+from hqp_onnx.recovery.step import Teaching
 from hqp_onnx.recovery.trained import trained_constants
 from hqp_onnx.recovery.trainer import Lesson, Trainer
 
@@ -128,11 +127,7 @@ def _trainer(
     weights = {name: tensors[name].values for name in built.gradients}
     bounds = {name: master.bounds for name, master in exposed.masters.items() if name in weights}
     apart = all(origin.traced.rows.get(point.name) == 1 for point in goals.points)
-    teacher = Teacher(origin.model, goals.points, threads, len(data) if apart else 0)
     inputs = {point.name: built.targets[point.mine] for point in goals.points}
-
-    def teach(feeds: Feeds, rows: IntArray | None) -> Feeds:
-        return {inputs[name]: x for name, x in teacher(feeds, rows).items()}
-
+    teach = Teaching(origin.model, goals.points, inputs, len(data) if apart else 0)
     lesson = Lesson(built, weights, bounds, teach)
     return Trainer(lesson, data, (train, held), settings, part, threads), goals.notes

@@ -96,6 +96,14 @@ def test_device(folder: Path) -> None:
     assert "on a folder (" in json.loads(said)["runtime"]
 
 
+def test_workers(folder: Path) -> None:
+    said = [
+        hqp(folder, "evaluate", "model.onnx", "--data", "data.npz", "--json", "-", *options)
+        for options in ((), ("--workers", "outside-threads://2"))
+    ]
+    assert said[0] == said[1]
+
+
 def test_gradient_engine(folder: Path) -> None:
     plain, double = scores(folder, "model.onnx"), scores(folder, "model.onnx", "--gradients", "outside-double")
     for name, values in plain.items():

@@ -1,6 +1,8 @@
-"""The paper's tables on the bundled models.
+"""The paper's tables on the bundled models, or on others.
 
     python tools/bench_optimize.py [--variants default confidence ...] [--max-drop 0.015] [-o FOLDER]
+    python models/cifar10.py --source cifar10_jpeg.npz
+    python tools/bench_optimize.py vit.onnx resnet56.onnx --data build/cifar10/cifar10 --variants default openvino
 
 For each model: the default (widths by measured time), the same on one thread, the same with the upper 95 % bound of the
 drop inside the budget; units in one order, by what the loss suffers per MAC, and by Fisher sensitivity; Algorithm 1 to
@@ -42,11 +44,15 @@ def print_rows(report: Report) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("models", nargs="*", type=Path, help="none: the bundled ones")
+    parser.add_argument(
+        "--data", default=ROOT / "fashion_mnist", help="what the names of calib, val and test begin with"
+    )
     parser.add_argument("--max-drop", type=float, default=0.015)
     parser.add_argument("-o", "--output", type=Path, default=Path("build/bench"))
     options = parser.parse_args()
-    calib, val, test = (str(ROOT / f"fashion_mnist_{part}.npz") for part in ("calib", "val", "test"))
-    for model in sorted(ROOT.glob("*.onnx")):
+    calib, val, test = (f"{options.data}_{part}.npz" for part in ("calib", "val", "test"))
+    for model in options.models or sorted(ROOT.glob("*.onnx")):
         for variant in options.variants:
             output, chosen = options.output / model.stem / variant, VARIANTS[variant]
             report = optimize(

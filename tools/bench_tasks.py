@@ -104,15 +104,17 @@ def distance(found: list[int], wanted: list[int]) -> int:
 
 
 def detections(outputs: Feeds, rows: Array) -> list[dict[str, object]]:
-    """As COCO has them, of [n, 4 + classes, anchors], of which boxes of one class may overlap by 0.7."""
+    """As COCO has them, of [n, 4 + classes, anchors]: boxes of one class overlap by 0.7 at most, 300 an image."""
     found: list[dict[str, object]] = []
     for image, values in zip(rows, next(iter(outputs.values())), strict=True):
+        mine: list[dict[str, object]] = []
         for number, shares in enumerate(values[4:], 1):
-            mine = values[4:].argmax(0) == number - 1
-            found += [
-                {"image_id": int(image), "category_id": number, "bbox": box, "score": float(score)}
-                for box, score in suppressed(values[:4, mine].T, shares[mine])
+            most = values[4:].argmax(0) == number - 1
+            mine += [
+                {"image_id": int(image), "category_id": number, "bbox": box, "score": score}
+                for box, score in suppressed(values[:4, most].T, shares[most])
             ]
+        found += sorted(mine, key=lambda one: -float(str(one["score"])))[:300]
     return found
 
 
@@ -132,15 +134,12 @@ def average_precision(outputs: Feeds, file: Path, rows: Array) -> float:
 
 
 def suppressed(boxes: Array, scores: Array) -> list[tuple[list[float], float]]:
-    """x, y, width and height of boxes given by centre and size: the better of two that overlap by more than 0.7.
-
-    A hundred at most: COCO counts no more.
-    """
-    half = boxes[:, 2:] / 2
-    all_boxes, kept = np.concatenate([boxes[:, :2] - half, boxes[:, :2] + half], 1).astype(np.float64), []
-    for number in np.argsort(-scores):
+    """x, y, width and height of boxes given by centre and size: the better of two that overlap by more than 0.7."""
+    centres, half = boxes[:, :2].astype(np.float64), boxes[:, 2:].astype(np.float64) / 2
+    all_boxes, kept = np.concatenate([centres - half, centres + half], 1), []
+    for number in np.argsort(-scores, kind="stable"):
         box = all_boxes[number]
-        if scores[number] > 0.001 and len(kept) < 100 and not (overlaps(box, all_boxes[kept]) > 0.7).any():
+        if scores[number] > 0.001 and not (overlaps(box, all_boxes[kept]) > 0.7).any():
             kept.append(number)
     sizes = [(box[:2].tolist(), (box[2:] - box[:2]).tolist()) for box in all_boxes[kept]]
     return [([*place, *size], float(score)) for (place, size), score in zip(sizes, scores[kept], strict=True)]

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 import click
 import numpy as np
 
-from hqp_onnx.cli.parameter_types import DATA, FILE, OUT, SHARE, Address, Loose, Named, Preprocessing, Written
+from hqp_onnx.cli.parameter_types import DATA, FILE, OUT, SHARE, Address, Crew, Loose, Named, Preprocessing, Written
 from hqp_onnx.comparison.contenders import named
 from hqp_onnx.data.preprocess import is_file
 from hqp_onnx.data.reading import Reading
@@ -28,6 +28,7 @@ from hqp_onnx.registry import is_file_name
 from hqp_onnx.runtimes.session import set_provider
 from hqp_onnx.runtimes.targets import TARGETS
 from hqp_onnx.statistics.thresholds import METHODS
+from hqp_onnx.workers import using
 
 _NO_FOLDER = ("json_file", "ledger", "checkpoint")  # for these no folder is made
 F = TypeVar("F", bound=Callable[..., Any])
@@ -49,6 +50,15 @@ probe_option = click.option(
     expose_value=False,
     callback=lambda context, option, value: set_probe_seconds(value),
     help=f"Trial runs of a model may take so long.  [default: {PROBE_SECONDS:g}]",
+)
+workers_option = click.option(
+    "--workers",
+    type=Crew(),
+    expose_value=False,
+    callback=lambda context, option, value: context.with_resource(using(value)),
+    metavar="N|ADDRESS",
+    help="Processes that share the work: a number, tcp://HOST:PORT (Dask), ray or ray://HOST:PORT. The results are the "
+    "same, bit by bit.",
 )
 provider_option = click.option(
     "--provider",

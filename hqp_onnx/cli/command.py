@@ -27,8 +27,8 @@ _GROUPS = {
         *("recover", "augment", "seed", "paper"),
     ),
     "How it runs": (
-        *("dry_run", "time_limit", "build", "resume", "force", "provider", "probe_seconds", "json_file", "strict"),
-        *("quiet", _HELP),
+        *("dry_run", "time_limit", "build", "resume", "force", "workers", "provider", "probe_seconds", "json_file"),
+        *("strict", "quiet", _HELP),
     ),
 }
 _OTHERS = "Others"

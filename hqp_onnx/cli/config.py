@@ -23,7 +23,7 @@ from typing import Any
 
 import click
 
-from hqp_onnx.cli.parameter_types import Address, Amount, Duration, Loose, Named, Share, Written
+from hqp_onnx.cli.parameter_types import Address, Amount, Crew, Duration, Loose, Named, Share, Written
 from hqp_onnx.errors import UsageError, one_line
 from hqp_onnx.files import read_text, require_regular
 from hqp_onnx.registry import is_file_name
@@ -38,6 +38,7 @@ DEFAULT = Path("hqp.toml")
 _CODE = (".py", ".engine")
 _TARGETS = Loose(TARGETS)  # of MODEL@TARGET
 _KINDS: tuple[tuple[type[click.ParamType[Any]], tuple[type, ...], str], ...] = (
+    (Crew, (int, str), "a number, or an address"),
     (Amount, (int, float, str), "a number, or a share as '5%'"),
     (Share, (int, float, str), "a share, as 0.05 or '5%'"),
     (Duration, (int, float, str), "a time, as 90 or '10m'"),
@@ -130,7 +131,7 @@ def _forbidden(parameter: click.Parameter, value: Any) -> str:
     """What a value names that only who runs the command may; empty if it does not."""
     if isinstance(parameter.type, Written):
         return "what is written"
-    if isinstance(parameter.type, Address):
+    if isinstance(parameter.type, Address) and not str(value).isdigit():
         return "a machine to connect to"
     named = parameter.type if isinstance(parameter.type, Named) else None
     for text in map(str, value if isinstance(value, list) else [value]):

@@ -19,6 +19,7 @@ from hqp_onnx.cli.arguments import (
     reading_options,
     strict_option,
     target_option,
+    workers_option,
 )
 from hqp_onnx.cli.command import Command
 from hqp_onnx.cli.output import Display, give_json, give_warnings, out, say
@@ -43,6 +44,7 @@ from hqp_onnx.steps.evaluate import evaluate_model
 @click.option("--reference", type=FILE, help="The original model, for --metric agreement and fidelity.")
 @target_option
 @reading_options("data")
+@workers_option
 @probe_option
 @json_option
 @strict_option

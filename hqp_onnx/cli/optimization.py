@@ -29,6 +29,7 @@ from hqp_onnx.cli.arguments import (
     selection_options,
     strict_option,
     target_option,
+    workers_option,
 )
 from hqp_onnx.cli.command import Command
 from hqp_onnx.cli.forecasts import show_forecast
@@ -155,6 +156,7 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
 )
 @click.option("-o", "--output", type=OUT, required=True, metavar="OUT", help="Folder for the models and the report.")
 @probe_option
+@workers_option
 @provider_option
 @dry_run_option
 @json_option

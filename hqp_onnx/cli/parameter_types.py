@@ -28,6 +28,12 @@ class Address(click.types.StringParamType):
     name = "address"
 
 
+class Crew(Address):
+    """Workers: a number of them, or where they are."""
+
+    name = "workers"
+
+
 class Preprocessing(click.Path):
     """Preprocessing by a name, as JSON, or as a file, which is a path for the shell's sake."""
 

@@ -24,6 +24,7 @@ from hqp_onnx.cli.arguments import (
     refit_option,
     selection_options,
     strict_option,
+    workers_option,
 )
 from hqp_onnx.cli.command import Command
 from hqp_onnx.cli.forecasts import give_forecast
@@ -71,6 +72,7 @@ def inspect(model: Path, target: str | None, json_file: Path | None) -> None:
 @reading_options("data")
 @click.option("-o", "--output", type=OUT, required=True, help="scores.npz: filter/<weight> and unit.")
 @probe_option
+@workers_option
 @provider_option
 @dry_run_option
 @json_option
@@ -121,6 +123,7 @@ def score(
 @click.option("--ledger", type=OUT, help="Write what was removed, as JSON.")
 @click.option("-o", "--output", type=OUT, required=True)
 @probe_option
+@workers_option
 @provider_option
 @dry_run_option
 @json_option

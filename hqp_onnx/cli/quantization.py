@@ -20,6 +20,7 @@ from hqp_onnx.cli.arguments import (
     reading_options,
     strict_option,
     target_option,
+    workers_option,
 )
 from hqp_onnx.cli.command import Command
 from hqp_onnx.cli.forecasts import give_forecast
@@ -65,6 +66,7 @@ from hqp_onnx.steps.quantize import quantize_file
 @reading_options("data")
 @click.option("-o", "--output", type=OUT, required=True)
 @probe_option
+@workers_option
 @provider_option
 @dry_run_option
 @json_option

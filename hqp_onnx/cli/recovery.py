@@ -17,6 +17,7 @@ from hqp_onnx.cli.arguments import (
     quiet_option,
     reading_options,
     strict_option,
+    workers_option,
 )
 from hqp_onnx.cli.command import Command
 from hqp_onnx.cli.forecasts import give_forecast
@@ -46,6 +47,7 @@ from hqp_onnx.steps.recover import recover_file
 @reading_options("data")
 @click.option("-o", "--output", type=OUT, required=True)
 @probe_option
+@workers_option
 @provider_option
 @dry_run_option
 @json_option

@@ -44,9 +44,9 @@ def report(folder: Path, json_file: Path | None) -> None:
     "form",
     type=click.Choice(list(FORMATS)),
     required=True,
-    help="OpenVINO's IR, or onnxruntime's ORT format.",
+    help="OpenVINO's IR, LiteRT's .tflite, or onnxruntime's ORT format.",
 )
-@click.option("-o", "--output", type=OUT, required=True, help="FILE.xml (and FILE.bin beside it), or FILE.ort.")
+@click.option("-o", "--output", type=OUT, required=True, help="FILE.xml (and FILE.bin), FILE.tflite, or FILE.ort.")
 @probe_option
 @json_option
 def export(source: Path, form: str, output: Path, json_file: Path | None) -> None:

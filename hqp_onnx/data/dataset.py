@@ -9,7 +9,7 @@ cast only where nothing can be lost (uint8 pixels to float32, say) and must be f
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Protocol
@@ -139,7 +139,11 @@ class Dataset:
         return [range(at, min(at + size, end)) for start, end in pairwise(edges) for at in range(start, end, size)]
 
     def __iter__(self) -> Iterator[Batch]:
-        return ahead(self.ranges, lambda part: self.rows(part.start, part.stop), self.source.readers)
+        return self.batches(self.ranges)
+
+    def batches(self, ranges: Iterable[range]) -> Iterator[Batch]:
+        """The samples of each of ``ranges``, read ahead."""
+        return ahead(ranges, lambda part: self.rows(part.start, part.stop), self.source.readers)
 
     def rows(self, start: int, stop: int) -> Batch:
         """Samples ``start`` to ``stop`` as the model takes them."""
@@ -203,3 +207,27 @@ class Dataset:
     def labeled_with(self, labels: IntArray) -> Dataset:
         """The same samples under other labels, int64 [len(self)]."""
         return replace(self, relabeled=labels)
+
+
+@dataclass(frozen=True)
+class Portion:
+    """Some ``ranges`` of the samples of ``data`` as batches, as often as they are asked for."""
+
+    data: Dataset
+    ranges: Sequence[range]
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.batches(self.ranges)
+
+    @property
+    def specs(self) -> Sequence[TensorSpec]:
+        """The model's inputs."""
+        return self.data.specs
+
+    def batches(self, ranges: Iterable[range]) -> Iterator[Batch]:
+        """See ``Dataset``."""
+        return self.data.batches(ranges)
+
+    def rows(self, start: int, stop: int) -> Batch:
+        """See ``Dataset``."""
+        return self.data.rows(start, stop)

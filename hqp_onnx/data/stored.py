@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
 import shutil
 import tempfile
 import threading
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -56,13 +58,22 @@ class OpenFile:
 
 @dataclass(frozen=True, eq=False)
 class StoredArray:
-    """Rows of an open file, C order, from ``offset`` on."""
+    """Rows of an open file, C order, from ``offset`` on.
+
+    ``origin`` is the file that they came from and their name there; by it another process opens them again.
+    """
 
     name: str
     file: OpenFile
     offset: int
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
+    origin: tuple[Path, str] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.origin is None:
+            raise pickle.PicklingError(f"{self.name}: only this process has it")
+        return _again, (*self.origin, self.dtype, self.shape)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -109,7 +120,7 @@ def open_npy(file: Path) -> Rows:
     require_regular(file, "a .npy file")
     opened = OpenFile(file.open("rb"))
     try:
-        return _rows(str(file), opened, 0, file.stat().st_size)
+        return _rows(str(file), opened, 0, file.stat().st_size, (file, ""))
     except Exception as e:  # numpy's parser of headers raises a dozen types
         raise DataError(f"{file}: not a readable .npy file of numbers: {one_line(e)}") from e
 
@@ -128,7 +139,7 @@ def open_npz(file: Path) -> dict[str, Rows]:
         for name, member in members.items():
             where = f"{file}: array '{name}'"
             if member.compress_type == zipfile.ZIP_STORED:
-                found[name] = _rows(where, opened, _start(opened.stream, member), member.file_size)
+                found[name] = _rows(where, opened, _start(opened.stream, member), member.file_size, (file, name))
                 continue
             with archive.open(member) as stream:
                 if packed <= SMALL:
@@ -136,8 +147,25 @@ def open_npz(file: Path) -> dict[str, Rows]:
                     continue
                 spill = spilled(where, member.file_size)
                 shutil.copyfileobj(stream, spill.stream, _CHUNK)
-                found[name] = _rows(where, spill, 0, member.file_size)
+                found[name] = _rows(where, spill, 0, member.file_size, (file, name))
     return found
+
+
+def _again(file: Path, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Rows:
+    """What another process opened.
+
+    Raises:
+        DataError: it is not there, or something else.
+    """
+    found = _opened(file).get(name)
+    if found is None or found.dtype != dtype or found.shape != shape:
+        raise DataError(f"{file}: is another file here, expected {dtype}{list(shape)}")
+    return found
+
+
+@lru_cache(2)
+def _opened(file: Path) -> dict[str, Rows]:
+    return open_npz(file) if file.suffix != ".npy" else {"": open_npy(file)}
 
 
 def _start(stream: IO[bytes], member: zipfile.ZipInfo) -> int:
@@ -150,11 +178,11 @@ def _start(stream: IO[bytes], member: zipfile.ZipInfo) -> int:
     return start
 
 
-def _rows(name: str, file: OpenFile, start: int, length: int) -> Rows:
+def _rows(name: str, file: OpenFile, start: int, length: int, origin: tuple[Path, str]) -> Rows:
     """The array of a .npy file that lies in ``file``."""
     file.stream.seek(start)
     shape, fortran, dtype = array_header(file.stream, name, length, start)
-    stored = StoredArray(name, file, file.stream.tell(), dtype, shape)
+    stored = StoredArray(name, file, file.stream.tell(), dtype, shape, origin)
     if not shape:
         file.stream.seek(stored.offset)
         return np.frombuffer(file.stream.read(dtype.itemsize), dtype).reshape(())
@@ -172,7 +200,7 @@ def _unscattered(stored: StoredArray) -> Rows:
     for start in range(0, len(stored), step):
         mapped = np.memmap(stored.file.stream, stored.dtype, "r", stored.offset, stored.shape, "F")
         spill.stream.write(np.ascontiguousarray(mapped[start : start + step]).data)
-    return StoredArray(stored.name, spill, 0, stored.dtype, stored.shape)
+    return StoredArray(stored.name, spill, 0, stored.dtype, stored.shape, stored.origin)
 
 
 def spilled(name: str, size: int) -> OpenFile:

@@ -59,9 +59,9 @@ class RunningSums:
         self._stored, self._when = self.done, time.monotonic()
 
     def add(self, values: Mapping[str, Array], done: int) -> None:
-        """Add the rows of ``values`` [n, ...]; ``done`` samples are then in the sums."""
+        """Add float64 ``values``, the sums over a micro-batch; ``done`` samples are then in the sums."""
         for name, total in self.sums.items():
-            total += values[name].sum(0, dtype=np.float64)
+            total += values[name]
         self.done = done
         if time.monotonic() - self._when >= SECONDS:
             self._store()

@@ -23,6 +23,7 @@ from hqp_onnx.job.cost_model import CostModel
 from hqp_onnx.job.details import describe
 from hqp_onnx.job.evidence import MOMENTS
 from hqp_onnx.job.goal import Goal
+from hqp_onnx.job.handing_over import hand_over, handed, handed_bytes
 from hqp_onnx.job.layer_times import with_predictions, with_times
 from hqp_onnx.job.ledger import Ledger, Trial
 from hqp_onnx.job.network import traced, with_precisions
@@ -64,10 +65,10 @@ class _Written:
     verified: Verified
     admitted: bool
 
-    def shipped(self, metadata: Mapping[str, str]) -> _Written:
-        """The same with its file written, and metadata in it."""
+    def shipped(self, metadata: Mapping[str, str], setup: Setup) -> _Written:
+        """The same with its file written, metadata in it, and beside it what the target takes in its place."""
         model_io.copy(self.place, self.file, metadata)
-        size = model_io.stored_bytes(self.file)
+        size = handed_bytes(hand_over(setup, self.file))
         measured, verified = replace(self.measured, bytes=size), replace(self.verified, bytes=size)
         return replace(self, measured=measured, verified=verified)
 
@@ -89,7 +90,7 @@ def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[R
     for name, model in written.items():
         if model.admitted:
             threads = best_threads(latencies[name])
-            written[name] = model.shipped(thread_metadata(setup.target, threads) if threads else {})
+            written[name] = model.shipped(thread_metadata(setup.target, threads) if threads else {}, setup)
             models[name] = written[name].measured
     rows = make_rows(models, latencies)
     admitted = [name for name in rows if name == "baseline" or (name in written and written[name].admitted)]
@@ -98,6 +99,7 @@ def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[R
     if shipping.row == "baseline":
         files["baseline"] = BASELINE
         model_io.save(read_model(options.model)[1], options.folder / BASELINE)
+        hand_over(setup, options.folder / BASELINE)
     shipped = models[shipping.row].candidate
     plan, ranked = shipped.plan, result.evidence.ranking.units
     details: dict[str, Any] = {**rows, **vars(describe(setup.model, setup.channels, plan, ranked, setup.sample))}
@@ -118,7 +120,7 @@ def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[R
         data=_data_name(setup),
         samples=models["baseline"].scores.samples,
         budget_met=shipping.met,
-        shipped=str(options.folder / files[shipping.row]),
+        shipped=str(handed(setup, options.folder / files[shipping.row])),
         settings=settings_of(setup),
         metric=setup.metric.quantity,
         max_drop=result.judge.budget.max_drop,

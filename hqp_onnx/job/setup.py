@@ -176,4 +176,4 @@ def _choice(options: Options, model: Model, data: Dataset) -> Choice:
 def _references(model: Model, data: Mapping[str, Dataset], metric: Metric) -> dict[str, References]:
     if metric.labels != "outputs":
         return {}
-    return {name: References(model.session, part) for name, part in data.items() if name != "calib"}
+    return {name: References(model.session, part.source.name) for name, part in data.items() if name != "calib"}

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +31,9 @@ from hqp_onnx.recovery.augment import augmented, spatial_axes
 from hqp_onnx.recovery.objective import Objective
 from hqp_onnx.recovery.samples import Feeds, gather
 from hqp_onnx.recovery.settings import Recovery
-from hqp_onnx.runtimes.session import work_session
+from hqp_onnx.recovery.step import Part, Step, Teaching, flat, parts_of
+from hqp_onnx.workers import active, spread
+from hqp_onnx.workers.parcels import Parcel, packed
 
 ROUNDING = 1e-8  # a loss from which there is nothing to learn
 SMALLEST = 0.01  # size of a weight tensor, for the learning rate
@@ -53,13 +57,13 @@ class Lesson:
         objective: of the student.
         weights: start of each weight that has a gradient.
         bounds: smallest and largest values, for those that have some.
-        teach: targets of ``objective`` for feeds; rows say which samples these are, None if they were augmented.
+        teach: targets of ``objective``.
     """
 
     objective: Objective
     weights: Mapping[str, Array]
     bounds: Mapping[str, tuple[Array, Array]]
-    teach: Callable[[Feeds, IntArray | None], Feeds]
+    teach: Teaching
 
 
 class Trainer:
@@ -83,21 +87,20 @@ class Trainer:
         part: int,
         threads: int,
     ) -> None:
-        self.teach, self.data, self.settings, self.part = lesson.teach, data, settings, part
+        self.teach, self.data, self.settings, self.part = lesson.teach.opened(threads), data, settings, part
         self.train, self.held = rows
         self.names, self.shapes = list(lesson.weights), [x.shape for x in lesson.weights.values()]
         self.ends = np.cumsum([0, *(math.prod(shape) for shape in self.shapes)])
-        self.start = _flat(lesson.weights.values())
-        self.units = _flat(np.full(x.shape, max(_size(x), SMALLEST)) for x in lesson.weights.values())
+        self.start = flat(lesson.weights.values())
+        self.units = flat(np.full(x.shape, max(_size(x), SMALLEST)) for x in lesson.weights.values())
         low, high = ([_whole(lesson, name, side) for name in self.names] for side in (0, 1))
-        self.low, self.high = _flat(low), _flat(high)
+        self.low, self.high = flat(low), flat(high)
         self.axes = spatial_axes(data) if settings.augment else None
-        model, built = lesson.objective.model, lesson.objective
-        self.session = work_session(model, built.outputs, threads, integer_kernels=False)
-        self.judge = work_session(model, [built.loss], threads, integer_kernels=False)
+        self._work, self._threads = Step.of(lesson.objective, lesson.teach, data), threads
+        self._here = self._work.taught_by(self.teach, threads)
         self.batch = max(part, min(settings.batch, len(self.train)) // part * part)
         self.steps = len(self.train) // self.batch
-        self._model = model
+        self._model = lesson.objective.model
 
     def run(self, checkpoint: Path | None, progress: StageProgress) -> tuple[dict[str, Array], list[float]]:
         """The best weights and the held-out losses; the first is that of the start, which counts as well."""
@@ -120,11 +123,9 @@ class Trainer:
 
     def held_loss(self, weights: Float32Array) -> float:
         """Mean loss of the held-out samples."""
-        total, fed = 0.0, self._arrays(weights)
-        for start in range(0, len(self.held), self.part):
-            rows = self.held[start : start + self.part]
-            feeds = gather(self.data, rows)
-            total += float(next(iter(self.judge.run({**feeds, **fed, **self.teach(feeds, rows)}).values())))
+        fed, total, rows = self._arrays(weights), 0.0, parts_of(self.held, self.part)
+        for loss in self._results((Part(fed, some, self._sent(some), False) for some in rows), len(rows)):
+            total += loss
         return total / len(self.held)
 
     def _epoch(self, state: _State, epoch: int, progress: StageProgress) -> None:
@@ -141,16 +142,30 @@ class Trainer:
 
     def gradient(self, weights: Float32Array, batch: IntArray, rng: np.random.Generator) -> Float32Array:
         """Mean over the samples ``batch``, flat."""
-        total, fed = np.zeros_like(weights), self._arrays(weights)
-        for start in range(0, len(batch), self.part):
-            rows: IntArray | None = batch[start : start + self.part]
-            feeds: Feeds = gather(self.data, batch[start : start + self.part])
-            if self.axes is not None:
-                feeds, rows = augmented(feeds, self.settings.augment, self.axes, rng), None
-            _, *gradients = self.session.run({**feeds, **fed, **self.teach(feeds, rows)}).values()
-            total += _flat(gradients)
+        fed, total, rows = self._arrays(weights), np.zeros_like(weights), parts_of(batch, self.part)
+        for gradient in self._results((self._part(fed, some, rng) for some in rows), len(rows)):
+            total += gradient
         total /= len(batch)
         return total
+
+    def _part(self, fed: Mapping[str, Array], rows: IntArray, rng: np.random.Generator) -> Part:
+        if self.axes is None:
+            return Part(fed, rows, self._sent(rows), True)
+        return Part(fed, None, augmented(gather(self.data, rows), self.settings.augment, self.axes, rng), True)
+
+    def _sent(self, rows: IntArray) -> Feeds | None:
+        """The feeds of samples that workers cannot read."""
+        return gather(self.data, rows) if self._work.data is None else None
+
+    def _results(self, parts: Iterable[Part], count: int) -> Iterator[Any]:
+        """Of each of ``count`` parts, in order; a single one is not worth sending."""
+        if count == 1 or active() is None or (parcel := self._parcel) is None:
+            return map(self._here, parts)
+        return spread(self._work, parts, self._threads, parcel)
+
+    @cached_property
+    def _parcel(self) -> Parcel | None:
+        return packed(self._work)
 
     def _arrays(self, flat: Float32Array) -> dict[str, Array]:
         """Views by name."""
@@ -192,10 +207,6 @@ class Trainer:
 def peak_rate(rate: float, loss: float) -> float:
     """Peak of the learning rate for the held-out loss before training; a loss of 1 is that of knowing nothing."""
     return rate * min(1.0, math.sqrt(max(loss, 0.0)))
-
-
-def _flat(arrays: Iterable[Array]) -> Float32Array:
-    return np.concatenate([x.ravel() for x in arrays]).astype(np.float32)
 
 
 def _size(weight: Array) -> float:

@@ -1,6 +1,7 @@
-"""A model in the file that its runtime reads fastest: OpenVINO's IR, onnxruntime's ORT format.
+"""A model in the file that its runtime reads fastest: OpenVINO's IR, LiteRT's .tflite, onnxruntime's ORT format.
 
     openvino    NAME.xml and NAME.bin, weights as they are (not in float16)
+    litert      NAME.tflite, for one sample at a time where the model leaves their number open
     ort         NAME.ort, for small builds of onnxruntime, which read no ONNX; optimized as far as that holds on any
                 processor of the same kind
 
@@ -19,6 +20,8 @@ from hqp_onnx.arrays import Array
 from hqp_onnx.errors import ModelError, one_line
 from hqp_onnx.files import make_folder, move
 from hqp_onnx.runtimes.bench import CPU
+from hqp_onnx.runtimes.litert.runtime import LiteRt
+from hqp_onnx.runtimes.litert.session import LiteRtSession
 from hqp_onnx.runtimes.openvino_session import DEVICE, openvino
 from hqp_onnx.runtimes.session import Session, failure, onnxruntime
 
@@ -33,14 +36,14 @@ class Format:
         target: whose runtime reads it.
         suffix: of the file that is named, as ".xml".
         beside: suffixes of other files.
-        write: makes the file of a model.
+        write: makes the file of a model, for these inputs or any of their sizes.
         run: the outputs of a file, in the order of the model's.
     """
 
     target: str
     suffix: str
     beside: tuple[str, ...]
-    write: Callable[[Path, Path], None]
+    write: Callable[[Path, Path, Feeds], None]
     run: Callable[[Path, Feeds], Sequence[Array]]
 
 
@@ -55,14 +58,14 @@ def exported(model: Path, file: Path, form: Format, feeds: Feeds, held: Callable
     make_folder(file.parent)
     with tempfile.TemporaryDirectory(prefix=".hqp-", dir=file.parent) as folder:
         made = Path(folder) / file.name
-        form.write(model, made)
+        form.write(model, made, feeds)
         error = held(form.run(made, feeds))
         for suffix in (*form.beside, form.suffix):  # the one that names the others comes last
             move(made.with_suffix(suffix), file.with_suffix(suffix))
     return error
 
 
-def _write_ir(model: Path, file: Path) -> None:
+def _write_ir(model: Path, file: Path, feeds: Feeds) -> None:
     ov = openvino()
     try:
         ov.save_model(ov.Core().read_model(str(model)), str(file), compress_to_fp16=False)  # its converter sends events
@@ -79,7 +82,7 @@ def _run_ir(file: Path, feeds: Feeds) -> Sequence[Array]:
         raise ModelError(f"OpenVINO cannot run '{file.name}': {one_line(e)}") from e
 
 
-def _write_ort(model: Path, file: Path) -> None:
+def _write_ort(model: Path, file: Path, feeds: Feeds) -> None:
     ort = onnxruntime()
     options: Any = ort.SessionOptions()
     options.log_severity_level = 4
@@ -96,7 +99,16 @@ def _run_ort(file: Path, feeds: Feeds) -> Sequence[Array]:
     return list(Session(file).run(feeds).values())
 
 
+def _write_tflite(model: Path, file: Path, feeds: Feeds) -> None:
+    file.write_bytes(LiteRt().compile(model, feeds))
+
+
+def _run_tflite(file: Path, feeds: Feeds) -> Sequence[Array]:
+    return list(LiteRtSession(file).run(feeds).values())
+
+
 FORMATS = {
     "openvino": Format("openvino", ".xml", (".bin",), _write_ir, _run_ir),
+    "litert": Format("litert", ".tflite", (), _write_tflite, _run_tflite),
     "ort": Format("onnxruntime", ".ort", (), _write_ort, _run_ort),
 }

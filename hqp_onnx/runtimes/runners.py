@@ -3,14 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import onnx
 
+from hqp_onnx.runtimes.external_data import read_apart
 from hqp_onnx.runtimes.machine import Machine, machine
 from hqp_onnx.runtimes.runtime import Elsewhere, Threaded
 from hqp_onnx.runtimes.session import Runner
 from hqp_onnx.runtimes.targets import Target
+from hqp_onnx.workers import active
+
+
+@dataclass(frozen=True, eq=False)
+class Opening:
+    """How a runner was opened, so that another process can open the same."""
+
+    model: onnx.ModelProto | bytes | Path
+    target: Target
+
+    def __call__(self, threads: int) -> Runner:
+        """Opened, to be judged and not timed."""
+        return open_runner(self.model, self.target, threads=threads)
+
+    @classmethod
+    def of(cls, runner: Runner) -> Opening | None:
+        """How ``runner`` was opened while workers are in use, its file read; None where that is not known."""
+        known = _OPENINGS.get(runner)
+        if active() is None or known is None or not isinstance(known.model, Path):
+            return known
+        if known.model.suffix != ".onnx":
+            return None
+        model = onnx.load(known.model, load_external_data=False)
+        read_apart(model, known.model)
+        return replace(known, model=model)
+
+
+_OPENINGS: WeakKeyDictionary[Runner, Opening] = WeakKeyDictionary()  # while workers are in use
 
 
 def open_runner(
@@ -21,7 +52,11 @@ def open_runner(
     spin: bool = True,
 ) -> Runner:
     """``model`` loaded in the runtime of ``target``; arguments and errors as for ``session.Session``."""
-    return target.runtime.open(model, outputs, threads, spin)
+    runner = target.runtime.open(model, outputs, threads, spin)
+    if active() is not None and outputs is None:
+        here = getattr(target.runtime, "here", target.runtime)  # of a board
+        _OPENINGS[runner] = Opening(model, replace(target, runtime=here))
+    return runner
 
 
 def thread_counts(target: Target, asked: int = 0) -> tuple[int, ...]:

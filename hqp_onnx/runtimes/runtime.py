@@ -63,6 +63,17 @@ class Threaded(Protocol):
 
 
 @runtime_checkable
+class Compiling(Protocol):
+    """A runtime whose models are handed over in a file that is not ONNX."""
+
+    suffix: str
+    """Of the file, as ".tflite"."""
+
+    def compile(self, model: onnx.ModelProto | bytes | Path, feeds: Mapping[str, Array]) -> bytes:
+        """Its content, for inputs of the sizes of ``feeds``; ``ModelError`` names what has no counterpart."""
+
+
+@runtime_checkable
 class Elsewhere(Protocol):
     """A runtime whose times are those of another machine."""
 

@@ -1,10 +1,10 @@
 """What each runtime runs well in INT8: number formats, and which tensors carry a quantize/dequantize (Q/DQ) pair.
 
-A target is a layout and the runtime that models are measured on: ``onnxruntime``, ``openvino``, ``tensorrt`` and
-``tensorrt-rtx``, or
-``onnxruntime:PROVIDER`` for any execution provider, ``cuda`` for onnxruntime's CUDA provider. Others come by an entry
-point in the group ``hqp_onnx.targets``, or as ``FILE.py:name``: a ``Target``, or a function without arguments that
-returns one. ``dataclasses.replace(target("onnxruntime"), name="mine", ...)`` makes another of one that exists.
+A target is a layout and the runtime that models are measured on: ``onnxruntime``, ``openvino``, ``tensorrt``,
+``tensorrt-rtx`` and ``litert``, or ``onnxruntime:PROVIDER`` for any execution provider, ``cuda`` for onnxruntime's
+CUDA provider. Others come by an entry point in the group ``hqp_onnx.targets``, or as ``FILE.py:name``: a ``Target``, or
+a function without arguments that returns one. ``dataclasses.replace(target("onnxruntime"), name="mine", ...)`` makes
+another of one that exists.
 
 Activations are ``real = scale * (q - zero)``; weights are symmetric int8, one scale per output channel:
 
@@ -30,6 +30,11 @@ MatMul, float bias. A residual Add becomes part of a convolution if both its inp
 nothing is gained, and low-precision passes (2026.4) throw on some (attention masks, sums of embeddings). Symmetric
 int8 is slower, and wrong on some Concats.
 
+LiteRT. int8 activations with a zero-point, the uint8 of a pair less 128; int32 bias; a kernel takes integers alone or
+floats alone, so all that stands between two convolutions is quantized where there is a kernel for it, or else costs a
+DEQUANTIZE and a QUANTIZE. Poolings, and what only moves values, keep their scales. Products by weights that are not
+behind a bias, MatMul, stay in float.
+
 A product by a constant matrix may instead quantize what it reads as it comes (``dynamic``, in
 ``passes.quantize_dynamic``), for which onnxruntime has kernels on the CPU.
 
@@ -50,6 +55,7 @@ import onnx
 
 from hqp_onnx.errors import UsageError
 from hqp_onnx.registry import Registry, outside_code
+from hqp_onnx.runtimes.litert.runtime import LiteRt
 from hqp_onnx.runtimes.machine import saturates
 from hqp_onnx.runtimes.nvidia import CUDA
 from hqp_onnx.runtimes.runtime import OnnxRuntime, OpenVino, Runtime
@@ -83,6 +89,7 @@ class Target:
         dynamic: whether it has fast kernels for products whose activations are quantized as they come.
         mixes: the precision that ``mixed`` takes where it is faster than float32.
         group_channels: convolutions in groups are quantized where each group reads so many channels at least.
+        saturates: whether its kernels may add products of uint8 in int16; if so, the processor decides.
     """
 
     name: str
@@ -107,6 +114,7 @@ class Target:
     dynamic: bool = False
     mixes: Literal["int8", "fp16"] = "int8"
     group_channels: int = 1
+    saturates: bool = True
 
     def __post_init__(self) -> None:
         for method in ("open", "describe", "remarks"):
@@ -173,6 +181,33 @@ _OPENVINO = replace(
     max_opset=onnx.defs.onnx_opset_version(),
     runtime=OpenVino(),
 )
+_LITERT = replace(
+    _ONNXRUNTIME,
+    name="litert",
+    weighted=frozenset({"Conv", "Gemm"}),
+    outputs=frozenset({"Conv", "Gemm"}),
+    follows=frozenset(
+        {
+            "Add",
+            "Sub",
+            "Mul",
+            "Concat",
+            "GlobalAveragePool",
+            "HardSwish",
+            "HardSigmoid",
+            "Sigmoid",
+            "Tanh",
+            "Relu",
+            "Clip",
+        }
+    ),
+    same_range=_MOVES | {"AveragePool", "GlobalMaxPool", "Resize", "DepthToSpace", "SpaceToDepth"},
+    channel_multiple=4,
+    folds_constants=False,
+    runtime=LiteRt(),
+    dynamic=False,
+    saturates=False,
+)
 _PROVIDER_LAYOUTS = {
     CUDA: _TENSORRT,
     "TensorrtExecutionProvider": _TENSORRT,
@@ -199,6 +234,7 @@ TARGETS: Registry[Target | Callable[[], Target]] = Registry(
 )
 TARGETS.register("onnxruntime")(_ONNXRUNTIME)
 TARGETS.register("openvino")(_OPENVINO)
+TARGETS.register("litert")(_LITERT)
 TARGETS.register("cuda")(_on_provider("cuda", CUDA))
 TARGETS.register("tensorrt")(replace(_TENSORRT, stand_in=_CPU_STANDS_IN, engines="tensorrt"))
 TARGETS.register("tensorrt-rtx")(
@@ -221,7 +257,8 @@ def target(name: str, reduced_range: bool | None = None, saturating: bool | None
     runtime, _, provider = name.partition(":")
     on_provider = runtime == "onnxruntime" and provider.endswith("ExecutionProvider")
     base = _on_provider(name, provider) if on_provider else _registered(name)
-    needed = base.reduced_range or (not base.symmetric and (saturates() if saturating is None else saturating))
+    narrow = saturates() if saturating is None else saturating
+    needed = base.reduced_range or (base.saturates and not base.symmetric and narrow)
     return replace(base, reduced_range=needed if reduced_range is None else reduced_range)
 
 

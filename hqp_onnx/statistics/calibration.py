@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence, Sized
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import onnx
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.data.batch import Batch
+from hqp_onnx.data.shards import Numbered, shards, shared_out, summed
 from hqp_onnx.errors import DataError
 from hqp_onnx.progress import StageProgress
 from hqp_onnx.runtimes.session import Session, work_session
@@ -83,25 +84,57 @@ def collect(
 
     Tensors that are NaN or infinite on some sample are left out.
     """
-    histograms = {name: Histogram() for name in tensors}
-    inputs = {value.name for value in model.graph.input}
-    fetched = [name for name in tensors if name not in inputs]
-    session = work_session(model, fetched, threads) if fetched else None
-    samples = rows = 0
-    total = len(data) if isinstance(data, Sized) else 0
-    for batch in data:
-        rows = rows or _affordable(session, batch)
-        for start in range(0, len(batch), rows):
-            feeds = batch.part(slice(start, start + rows)).feeds
-            _count(histograms, {**feeds, **session.run(feeds)} if session else feeds)
-        samples += len(batch)
-        if progress is not None:
-            progress(samples, total)
-    if not samples:
+    work, parts = _Counting(model, tuple(tensors)), shards(data)
+    if shared_out(parts):
+        work = replace(work, rows=work.affordable(next(iter(data)), threads))
+    histograms: dict[str, Histogram] | None = None
+    for counted in summed(work, data, parts, threads, progress):
+        histograms = counted if histograms is None else _joined(histograms, counted)
+    if histograms is None:
         raise DataError("no calibration samples: give at least one batch")
     if empty := [name for name, histogram in histograms.items() if not histogram.counts.any()]:
-        raise DataError(f"tensor '{empty[0]}' had no values on any of {samples} calibration samples")
+        raise DataError(f"tensor '{empty[0]}' had no values on any of the calibration samples")
     return histograms
+
+
+@dataclass(frozen=True, eq=False)
+class _Counting:
+    """``Summing``: the histograms of a shard; ``rows`` samples are run at a time, 0 for what the first batch allows."""
+
+    model: onnx.ModelProto
+    tensors: tuple[str, ...]
+    rows: int = 0
+
+    def opened(self, threads: int) -> Callable[[Iterable[Numbered]], Iterator[dict[str, Histogram]]]:
+        session, rows = self._session(threads), self.rows
+
+        def count(batches: Iterable[Numbered]) -> Iterator[dict[str, Histogram]]:
+            nonlocal rows
+            histograms, samples = {name: Histogram() for name in self.tensors}, 0
+            for _, batch in batches:
+                rows = rows or _affordable(session, batch)
+                samples += len(batch)
+                for start in range(0, len(batch), rows):
+                    feeds = batch.part(slice(start, start + rows)).feeds
+                    _count(histograms, {**feeds, **session.run(feeds)} if session else feeds)
+            if samples:
+                yield histograms
+
+        return count
+
+    def affordable(self, first: Batch, threads: int) -> int:
+        """Samples that are run at a time."""
+        return _affordable(self._session(threads), first)
+
+    def _session(self, threads: int) -> Session | None:
+        inputs = {value.name for value in self.model.graph.input}
+        fetched = [name for name in self.tensors if name not in inputs]
+        return work_session(self.model, fetched, threads) if fetched else None
+
+
+def _joined(first: Mapping[str, Histogram], second: Mapping[str, Histogram]) -> dict[str, Histogram]:
+    """Over the samples of both, of tensors that were finite in both."""
+    return {name: first[name].joined(second[name]) for name in first if name in second}
 
 
 def _affordable(session: Session | None, batch: Batch) -> int:

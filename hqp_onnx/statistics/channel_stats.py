@@ -8,8 +8,9 @@ copied out or kept. Sums over positions are float32, over samples float64.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,11 @@ from onnx.helper import make_node
 
 from hqp_onnx.arrays import Array, FloatArray
 from hqp_onnx.data.batch import Batch
+from hqp_onnx.data.shards import Numbered, summed
 from hqp_onnx.errors import DataError
 from hqp_onnx.graphs.nodes import opset
 from hqp_onnx.graphs.unique_names import tensor_names, unused_prefix
-from hqp_onnx.runtimes.session import work_session
+from hqp_onnx.runtimes.session import Session, work_session
 
 _AXES_ARE_INPUT = 18  # opset from which ReduceMean and ReduceMax take their axes as an input
 _PARTS = ("mean", "power", "top")
@@ -62,19 +64,42 @@ def channel_stats(
     """
     if not tensors:
         return {}
-    prefix = unused_prefix("hqp.stats.", tensor_names(model.graph))
-    session = work_session(_instrumented(model, tensors, prefix), _results(len(tensors), prefix), threads)
     totals = [_Total() for _ in tensors]
-    for batch in data:
+    for sums in summed(_Measuring(model, dict(tensors)), data, threads=threads):
+        for total, each in zip(totals, sums, strict=True):
+            total.add(*each)
+    if not totals[0].rows:
+        raise DataError("no calibration data: channel statistics need at least one batch")
+    return {name: total.stats() for name, total in zip(tensors, totals, strict=True)}
+
+
+_Sums = tuple[int, FloatArray, FloatArray, Array]
+"""Samples, and sums of means and powers and the largest tops over them, [channels] each."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Measuring:
+    """``Summing``: the sums of each tensor, run by run."""
+
+    model: onnx.ModelProto
+    tensors: Mapping[str, int]
+
+    def opened(self, threads: int) -> Callable[[Iterable[Numbered]], Iterator[list[_Sums]]]:
+        prefix = unused_prefix("hqp.stats.", tensor_names(self.model.graph))
+        names = _results(len(self.tensors), prefix)
+        return partial(_run, work_session(_instrumented(self.model, self.tensors, prefix), names, threads))
+
+
+def _run(session: Session, batches: Iterable[Numbered]) -> Iterator[list[_Sums]]:
+    for _, batch in batches:
         bytes_each = sum(x.nbytes for x in batch.feeds.values()) / max(1, len(batch))
         rows = session.batch or max(1, int(_INPUTS // max(1, bytes_each)))
         for start in range(0, len(batch), rows):
             values = iter(session.run(batch.part(slice(start, start + rows)).feeds).values())
-            for total, (mean, power, top) in zip(totals, zip(values, values, values, strict=True), strict=True):
-                total.add(mean, power, top)
-    if not totals[0].rows:
-        raise DataError("no calibration data: channel statistics need at least one batch")
-    return {name: total.stats() for name, total in zip(tensors, totals, strict=True)}
+            yield [
+                (len(mean), mean.sum(0, dtype=np.float64), power.sum(0, dtype=np.float64), top.max(0))
+                for mean, power, top in zip(values, values, values, strict=True)
+            ]
 
 
 class _Total:
@@ -84,12 +109,12 @@ class _Total:
         self.rows = 0
         self.mean = self.power = self.top = np.zeros(1)
 
-    def add(self, mean: Array, power: Array, top: Array) -> None:
-        """Results of one batch, [samples, channels] each."""
-        self.rows += len(mean)
-        self.mean = self.mean + mean.sum(0, dtype=np.float64)
-        self.power = self.power + power.sum(0, dtype=np.float64)
-        self.top = np.maximum(self.top, top.max(0))
+    def add(self, rows: int, mean: FloatArray, power: FloatArray, top: Array) -> None:
+        """Those of some samples."""
+        self.rows += rows
+        self.mean = self.mean + mean
+        self.power = self.power + power
+        self.top = np.maximum(self.top, top)
 
     def stats(self) -> ChannelStats:
         return ChannelStats(self.mean / self.rows, self.power / self.rows, self.top)

@@ -17,8 +17,8 @@ every k-th position is taken, k odd, so ``ENOUGH`` F remain (long recordings, la
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -26,6 +26,7 @@ import onnx
 from hqp_onnx.arrays import Array, Float32Array, FloatArray
 from hqp_onnx.data.batch import Batch
 from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.data.shards import Numbered, shards, shared_out, summed
 from hqp_onnx.errors import DataError
 from hqp_onnx.graphs.nodes import reads
 from hqp_onnx.graphs.unique_names import tensor_names, unused_prefix
@@ -48,6 +49,11 @@ class Sums:
     gram: FloatArray
     total: FloatArray
     count: float = 0.0
+
+    @classmethod
+    def zeros(cls, size: int) -> Sums:
+        """Of nothing."""
+        return cls(np.zeros((size, size)), np.zeros(size))
 
     def add(self, gram: Array, total: Array, count: float) -> None:
         """Add what others sum up to."""
@@ -78,20 +84,31 @@ def feature_sums(
         DataError: no batch.
         ModelError: onnxruntime cannot run the model.
     """
-    sums = [Sums(np.zeros((size, size)), np.zeros(size)) for size in (group[0].size for group in groups)]
+    sums: dict[int, Sums] = {}
     passes = list(_passes(list(dict.fromkeys(each for group in groups for each in group))))
+    whole, parts = len(data) if isinstance(data, Dataset) else 0, shards(data)
     for number, features in enumerate(passes):
-        homes = [[own for own, group in zip(sums, groups, strict=True) if each in group] for each in features]
-        samples, whole = 0, len(data) if isinstance(data, Dataset) else 0
-        work = _Pass(model, features, homes, threads, whole)
-        for batch in data:
-            work.add(batch)
-            samples += len(batch)
-            if progress is not None:
-                progress(number * whole + samples, len(passes) * whole)
-        if not samples:
+        homes = tuple(tuple(n for n, group in enumerate(groups) if each in group) for each in features)
+        work = _Pass(model, tuple(features), homes, whole)
+        if shared_out(parts):
+            work = replace(work, settled=work.settle(next(iter(data)), threads))
+        empty = True
+        for found in summed(work, data, parts, threads, _of_pass(progress, number, len(passes))):
+            empty = False
+            for home, part in found.items():
+                if home in sums:
+                    sums[home].add(part.gram, part.total, part.count)
+                else:
+                    sums[home] = part
+        if empty:
             raise DataError("no calibration data: moments need at least one batch")
-    return sums
+    return [sums[number] for number in range(len(groups))]
+
+
+def _of_pass(progress: StageProgress | None, number: int, passes: int) -> StageProgress | None:
+    if progress is None:
+        return None
+    return lambda done, total: progress(number * total + done, passes * total)
 
 
 def _passes(features: Sequence[Features]) -> Iterator[list[Features]]:
@@ -109,72 +126,105 @@ def _passes(features: Sequence[Features]) -> Iterator[list[Features]]:
         yield portion
 
 
-class _Pass:
-    """Some features, measured in one pass over the data.
+@dataclass(frozen=True)
+class _Settled:
+    """What is chosen by the first batch: samples per run, what is subtracted, and the steps of thinned positions."""
 
-    Args:
-        model, threads: see ``feature_sums``.
+    rows: int
+    shifts: Mapping[int, Float32Array]
+    steps: Mapping[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class _Pass:
+    """``Summing``: some features, measured in one pass over the data; a shard gives sums by their number.
+
+    Attributes:
+        model: see ``feature_sums``.
         features: to measure.
-        homes: the sums that each of them belongs to.
+        homes: numbers of the sums that each of them belongs to.
         samples: that there will be; 0 if unknown.
+        settled: see there; None where the first batch is still to come.
     """
 
-    def __init__(
-        self,
-        model: onnx.ModelProto,
-        features: Sequence[Features],
-        homes: Sequence[Sequence[Sums]],
-        threads: int,
-        samples: int,
-    ) -> None:
-        self._model, self._features, self._homes, self._threads = model, features, homes, threads
-        self._prefix = unused_prefix("hqp.moments.", tensor_names(model.graph))
-        count = range(len(features))
+    model: onnx.ModelProto
+    features: tuple[Features, ...]
+    homes: tuple[tuple[int, ...], ...]
+    samples: int
+    settled: _Settled | None = None
+
+    def opened(self, threads: int) -> Callable[[Iterable[Numbered]], Iterator[dict[int, Sums]]]:
+        return _Measuring(self, threads)
+
+    def settle(self, first: Batch, threads: int) -> _Settled:
+        """By the first batch."""
+        measuring = _Measuring(self, threads)
+        measuring.begin(first)
+        return _Settled(measuring.rows, measuring.shifts, measuring.steps)
+
+
+class _Measuring:
+    """A pass in a session."""
+
+    def __init__(self, what: _Pass, threads: int) -> None:
+        self._pass, self._threads = what, threads
+        self._prefix = unused_prefix("hqp.moments.", tensor_names(what.model.graph))
+        count = range(len(what.features))
         self._names = [f"{self._prefix}{part}.{n}" for part in ("gram", "sum", "positions") for n in count]
-        self._shifts: dict[int, Float32Array] = {}
-        self._steps: dict[int, int] = {}
-        self._samples, self._rows = samples, 0
+        settled = what.settled or _Settled(0, {}, {})
+        self.rows, self.shifts, self.steps = settled.rows, settled.shifts, settled.steps
         self._session = self._opened()
 
-    def add(self, batch: Batch) -> None:
-        """Measure a batch."""
-        first = not self._rows
-        if first:
-            tried = self._session.batch or 1
-            one = self._run(_slice(batch, 0, tried, tried))
-            self._rows = self._session.batch or _affordable(one, self._features)
-            self._thin([count * self._samples / tried for *_, count in one])
-        for start in range(0, len(batch), self._rows):
-            feeds = _slice(batch, start, self._rows, self._session.batch or 0)
-            values = self._run(feeds)
-            if first and start == 0 and self._centre(values):
-                values = self._run(feeds)
-            for number, value in enumerate(values):
-                for home in self._homes[number]:
-                    home.add(*_about_zero(value, self._shifts.get(number)))
+    def __call__(self, batches: Iterable[Numbered]) -> Iterator[dict[int, Sums]]:
+        """The sums over a shard."""
+        sizes = {home: x.size for x, homes in zip(self._pass.features, self._pass.homes, strict=True) for home in homes}
+        sums, samples = {home: Sums.zeros(size) for home, size in sizes.items()}, 0
+        for _, batch in batches:
+            samples += len(batch)
+            first = None if self.rows else self.begin(batch)
+            for start in range(0, len(batch), self.rows):
+                values = first if first is not None and start == 0 else self._values(batch, start)
+                for number, value in enumerate(values):
+                    for home in self._pass.homes[number]:
+                        sums[home].add(*_about_zero(value, self.shifts.get(number)))
+        if samples:
+            yield sums
+
+    def begin(self, batch: Batch) -> list[_Measured]:
+        """Settle, by the first batch; what its first run gives then."""
+        tried, features = self._session.batch or 1, self._pass.features
+        one = self._run(_slice(batch, 0, tried, tried))
+        self.rows = self._session.batch or _affordable(one, features)
+        self._thin([count * self._pass.samples / tried for *_, count in one])
+        values = self._values(batch, 0)
+        return self._values(batch, 0) if self._centre(values) else values
+
+    def _values(self, batch: Batch, start: int) -> list[_Measured]:
+        return self._run(_slice(batch, start, self.rows, self._session.batch or 0))
 
     def _thin(self, positions: Sequence[float]) -> None:
         """Take fewer positions from now on, where there will be more than enough."""
-        steps = [_step(each.size, count) for each, count in zip(self._features, positions, strict=True)]
-        self._steps = {number: step for number, step in enumerate(steps) if step > 1}
-        if self._steps:
+        steps = [_step(each.size, count) for each, count in zip(self._pass.features, positions, strict=True)]
+        self.steps = {number: step for number, step in enumerate(steps) if step > 1}
+        if self.steps:
             self._session = self._opened()
 
     def _centre(self, values: Sequence[_Measured]) -> bool:
         """Subtract means from now on, where that is called for; whether it is anywhere."""
         shifts = {number: _shift(*value) for number, value in enumerate(values)}
-        self._shifts = {number: shift for number, shift in shifts.items() if shift is not None}
-        if self._shifts:
+        self.shifts = {number: shift for number, shift in shifts.items() if shift is not None}
+        if self.shifts:
             self._session = self._opened()
-        return bool(self._shifts)
+        return bool(self.shifts)
 
     def _opened(self) -> Session:
-        instrumented = _instrumented(self._model, self._features, self._shifts, self._steps, self._prefix)
+        what = self._pass
+        instrumented = _instrumented(what.model, what.features, self.shifts, self.steps, self._prefix)
         return work_session(_needed(instrumented, self._names), self._names, self._threads)
 
     def _run(self, feeds: Mapping[str, Array]) -> list[_Measured]:
         """Gram, total and count of each of the features."""
-        results, n = list(self._session.run(feeds).values()), len(self._features)
+        results, n = list(self._session.run(feeds).values()), len(self._pass.features)
         return [(results[i], results[n + i], float(results[2 * n + i][0])) for i in range(n)]
 
 

@@ -6,7 +6,7 @@ doubles by adding neighbouring bins: no count is lost, and memory never depends 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -52,6 +52,16 @@ class Histogram:
         self._grow()
         bins = np.ldexp(np.abs(values.reshape(-1)), -(self.exponent or 0)).astype(np.int64)
         self.counts += np.bincount(bins, minlength=BINS)
+
+    def joined(self, other: Histogram) -> Histogram:
+        """Of the values of both."""
+        if not (self.counts.any() and other.counts.any()):
+            return self if self.counts.any() else other
+        lo, hi = min(self.lo, other.lo), max(self.hi, other.hi)
+        first, second = (replace(part, counts=part.counts.copy(), lo=lo, hi=hi) for part in (self, other))
+        for part in (first, second):
+            part._grow()
+        return replace(first, counts=first.counts + second.counts)
 
     def _grow(self) -> None:
         if self.top == 0:

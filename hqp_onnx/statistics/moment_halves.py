@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import onnx
 
-from hqp_onnx.data.batch import Batch
-from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.data.dataset import Dataset, Portion
 from hqp_onnx.errors import DataError
 from hqp_onnx.progress import StageProgress
 from hqp_onnx.statistics.moments import Moments, input_moments
@@ -40,22 +38,11 @@ def halved_moments(
         raise DataError(f"{data.source.name}: 1 sample, {user} needs two or more")
     halves, before = [], 0
     for part in parts:
-        batches = _Rows(data, part)
+        batches = Portion(data, part)
         shifted = None if progress is None else _shifted(progress, before, len(data))
         halves.append(input_moments(model, None, batches, progress=shifted, threads=threads))
         before += sum(map(len, part))
     return halves[0], halves[1]
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Ranges of samples as batches, as often as they are asked for."""
-
-    data: Dataset
-    ranges: Sequence[range]
-
-    def __iter__(self) -> Iterator[Batch]:
-        return (self.data.rows(rows.start, rows.stop) for rows in self.ranges)
 
 
 def _shifted(progress: StageProgress, before: int, total: int) -> StageProgress:

@@ -60,7 +60,7 @@ def evaluate_model(
     _require(choice.metric, reference, choice.instead)
     log.info("%s", choice.words)
     dataset = judged_data(origin, dataset, choice.metric)
-    references = References(origin, dataset) if choice.metric.labels == "outputs" else None
+    references = References(origin, dataset.source.name) if choice.metric.labels == "outputs" else None
     report = partial(progress, "evaluation")
     scores = evaluate(session, dataset, choice.metric, progress=report, references=references)
     if not scores.nonfinite and not math.isfinite(scores.metric):

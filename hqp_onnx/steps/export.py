@@ -34,12 +34,12 @@ class Exported:
 
 @public
 def export(source: str | Path, output: str | Path, form: str) -> Exported:
-    """Write a model as OpenVINO's IR or in ORT format; it is loaded again and run beside the ONNX model.
+    """Write a model as OpenVINO's IR, as .tflite or in ORT format; it is loaded again and run beside the ONNX model.
 
     Args:
         source: an .onnx file, or OUT of ``hqp optimize``, whose shipped model is taken.
-        output: the file, .xml or .ort.
-        form: openvino or ort.
+        output: the file, .xml, .tflite or .ort.
+        form: openvino, litert or ort.
 
     Raises:
         UsageError: no such format, or a file with another ending.

@@ -56,10 +56,29 @@ def forecast_optimize(options: Options) -> Forecast:
     found = forecast(lambda folder, progress: _once(asked, folder, progress, groups), _CAPS)
     counts = _counts(options, groups[-1], found.samples)
     stages = [_often(stage, counts.get(stage.name, 1.0)) for stage in found.stages]
+    stages += _by_the_clock(options, stages)
     notes = ["the search ends where the budget does, so the number of its candidates is an estimate"]
     if options.recover:
         notes.append("training is not counted: `hqp recover --dry-run` says what one takes")
-    return replace(found, stages=(*stages, *_by_the_clock(options, stages)), notes=tuple(notes))
+    limited = stages if options.time_limit is None else _limited(stages, options.time_limit)
+    if len(limited) < len(stages) or limited[-2].seconds < stages[-2].seconds:
+        whole = sum(stage.seconds for stage in stages)
+        notes.insert(0, f"the time limit ends the search at '{limited[-2].name}'; without it, about {whole:.0f} s")
+    return replace(found, stages=tuple(limited), notes=tuple(notes))
+
+
+def _limited(stages: Sequence[Stage], seconds: float) -> list[Stage]:
+    """What fits into so many seconds, in order; the last stage, which comes behind the search, has its time."""
+    *search, last = stages
+    kept, left = [], max(seconds - last.seconds, 0.0)
+    for stage in search:
+        share = min(1.0, left / stage.seconds) if stage.seconds else 1.0
+        left -= share * stage.seconds
+        if not share:
+            break
+        passes = max(1, round(share * stage.passes))
+        kept.append(replace(stage, seconds=share * stage.seconds, work=share * stage.work, passes=passes))
+    return [*(kept or search[:1]), last]
 
 
 def _counts(options: Options, groups: Groups, samples: Mapping[str, int]) -> dict[str, float]:

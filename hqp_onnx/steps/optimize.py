@@ -15,6 +15,7 @@ from time import perf_counter
 from hqp_onnx.boundary import public
 from hqp_onnx.errors import BudgetError, UsageError
 from hqp_onnx.files import forbid_overlap, paths_of
+from hqp_onnx.job.handing_over import with_handed
 from hqp_onnx.job.ledger import Ledger
 from hqp_onnx.job.options import Options
 from hqp_onnx.job.outcome import OUTPUTS, write_outcome
@@ -28,18 +29,21 @@ from hqp_onnx.out_folder import LEDGER, LOCK, MANIFEST, OutFolder
 from hqp_onnx.progress import Progress, silent
 from hqp_onnx.report.reading import JSON
 from hqp_onnx.report.writing import HTML, write_report
+from hqp_onnx.runtimes.targets import target
 from hqp_onnx.steps.ship_engine import ENGINE_FILES, add_engine, builder_of, require_engine
+from hqp_onnx.workers import Workers, using
 
 _NAMES = (*OUTPUTS, *FILES, PARETO, LEDGER, JSON, HTML, *ENGINE_FILES)
 
 
 @public
-def optimize(options: Options, progress: Progress = silent) -> Report:
+def optimize(options: Options, progress: Progress = silent, workers: Workers = None) -> Report:
     """Run the main job and write OUT/: every measured model inside the budget, ledgers, report.json and report.html.
 
     All input is checked before OUT is touched. The fastest of these models ships, see ``job.shipping``. Where no
     quantized model is inside the budget though one was asked for, ``report.budget_met`` is False. ``options.recover``
     adds a folder recovered/ with a model that was trained, if it is inside the budget, and its ledger.json.
+    ``workers`` share the work: a number of processes, an address as ``hqp`` takes it, or an Executor.
     ``options.build`` adds model.engine, and so does a TensorRT that is installed, see ``ship_engine``.
 
     Raises:
@@ -49,6 +53,11 @@ def optimize(options: Options, progress: Progress = silent) -> Report:
     if options.build:
         require_engine(options)
     out = _out(options)
+    with using(workers):
+        return _optimized(options, out, progress, began)
+
+
+def _optimized(options: Options, out: OutFolder, progress: Progress, began: float) -> Report:
     setup = open_setup(options, progress)
     with out.opened():
         ledger = Ledger(out, settings_of(setup), options.resume)
@@ -71,9 +80,11 @@ def outputs(folder: Path) -> list[Path]:
 
 def _out(options: Options) -> OutFolder:
     """The folder to write, checked."""
-    out = OutFolder(options.folder, *owner(options.model), _NAMES, options.force)
+    names = with_handed(_NAMES, target(options.target))
+    out = OutFolder(options.folder, *owner(options.model), names, options.force)
     inputs, folder = inputs_of(options), options.folder.resolve()
-    forbid_overlap({"output": outputs(options.folder)}, inputs)
+    written = dict.fromkeys([*outputs(options.folder), *(options.folder / name for name in names)])
+    forbid_overlap({"output": list(written)}, inputs)
     read = [(words, path) for words, names in inputs.items() for path in paths_of(names)]
     for words, path in read:
         if path.resolve() in (folder, *folder.parents):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -104,3 +105,8 @@ class Folder:
 def folder(device):
     """What --device outside-folder://PLACE names."""
     return Folder(Path(device.partition("://")[2]))
+
+
+def threads(address):
+    """What --workers outside-threads://NUMBER names."""
+    return ThreadPoolExecutor(int(address.partition("://")[2]))

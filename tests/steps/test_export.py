@@ -72,7 +72,7 @@ def test_a_file_that_computes_something_else_is_not_written(
 def test_what_makes_no_sense_is_said(models: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"expected a file \.xml"):
         export(models / "fp32.onnx", tmp_path / "a.onnx", "openvino")
-    with pytest.raises(UsageError, match="expected one of openvino, ort"):
+    with pytest.raises(UsageError, match="expected one of openvino, litert, ort"):
         export(models / "fp32.onnx", tmp_path / "a.ort", "tflite")
     with pytest.raises(ModelError):
         export(tmp_path / "none.onnx", tmp_path / "a.ort", "ort")

@@ -16,7 +16,8 @@ from hqp_onnx.data.sampled import sampled, taken
 from hqp_onnx.model import open_data, open_model
 from hqp_onnx.progress import Progress
 from hqp_onnx.steps import forecast as module
-from hqp_onnx.steps.forecast import REST, forecast, line
+from hqp_onnx.steps import forecast_optimize
+from hqp_onnx.steps.forecast import REST, Stage, forecast, line
 
 
 class Work:
@@ -62,6 +63,14 @@ def test_stages_are_read_at_all_samples(work: Work) -> None:
 def test_a_stage_takes_no_more_samples_than_it_may(work: Work) -> None:
     stages = {stage.name: stage for stage in forecast(work, {"reading": 100}).stages}
     assert stages["reading"].work == pytest.approx(100) and stages["reading"].count == 100
+
+
+def test_a_time_limit_ends_the_search() -> None:
+    stages = [Stage("moments", 1, 10, 4.0), Stage("candidates", 8, 10, 16.0), Stage("descent", 1, 0, 5.0)]
+    last = Stage("latency of the result", 1, 0, 2.0)
+    cut = forecast_optimize._limited([*stages, last], 14.0)
+    assert cut == [stages[0], Stage("candidates", 4, 10, 8.0), last]
+    assert forecast_optimize._limited([*stages, last], 27.0) == [*stages, last]
 
 
 def test_lines_neither_fall_nor_begin_below_nothing() -> None:

@@ -15,20 +15,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 from scipy import sparse
 
-from hqp_onnx.arrays import Array, FloatArray, read_only, real_numbers
+from hqp_onnx.arrays import Array, BoolArray, FloatArray, read_only, real_numbers
 from hqp_onnx.data.batch import Batch, class_numbers
 from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.metrics.blocks import Blocks, OfBlocks
 from hqp_onnx.evaluation.metrics.quantity import Quantity
 from hqp_onnx.evaluation.metrics.scale import SHARES, Mean, OfSums, Scale, weighted_mean
 from hqp_onnx.evaluation.metrics.scores import Scores
-from hqp_onnx.evaluation.nonfinite import NONE, chosen_samples, finite_samples
+from hqp_onnx.evaluation.nonfinite import NONE, NonFinite, chosen_samples, finite_samples
 from hqp_onnx.registry import Registry, outside_code
 
 Named = Mapping[str, Array]
@@ -102,6 +102,17 @@ class Metric:
         return tally.scores()
 
 
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """Rows of the samples of a batch whose outputs are ``finite``, None for no such sample; what they add up to."""
+
+    finite: BoolArray
+    nonfinite: NonFinite
+    rows: Any
+    total: Any = 0.0
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+
 class Tally:
     """Rows of one evaluation so far.
 
@@ -129,13 +140,24 @@ class Tally:
 
     def add(self, outputs: Named, batch: Batch) -> None:
         """Judge a batch."""
+        self.take(self.judged(outputs, batch))
+
+    def judged(self, outputs: Named, batch: Batch) -> Judged:
+        """A batch by itself."""
         finite, nonfinite = finite_samples(outputs, len(batch))
-        self._nonfinite += nonfinite
-        self.seen += len(batch)
         outputs, targets, inputs = self.metric.ordered(outputs), batch.targets, batch.feeds
         if not finite.all():
             outputs, targets, inputs = (chosen_samples(x, finite) for x in (outputs, targets, inputs))
-        self._judge(shown(outputs), shown(targets), shown(inputs), finite)
+        return self._judge(shown(outputs), shown(targets), shown(inputs), finite, nonfinite)
+
+    def take(self, batch: Judged) -> None:
+        """Add a batch that was judged, here or elsewhere."""
+        self._nonfinite += batch.nonfinite
+        self.seen += len(batch.finite)
+        for name, total in batch.parts.items():
+            self._parts[name] = self._parts.get(name, 0.0) + total
+        self._total = self._total + batch.total
+        self._rows.append((batch.finite, batch.rows))
 
     def scores(self) -> Scores:
         """What was found."""
@@ -146,20 +168,19 @@ class Tally:
         parts = {name: total / self.seen for name, total in self._parts.items()}
         return Scores(rows, self.samples, self._nonfinite, self.metric.scale, parts)
 
-    def _judge(self, outputs: Named, targets: Named, inputs: Named, finite: Array) -> None:
-        count, rows = int(finite.sum()), None
-        if count:
-            with outside_code(f"metric '{self.metric.name}' failed"):
-                answer = self._called(outputs, targets, inputs)
-            rows = self._checked(answer, count)
-            for name, scores in ({} if self.metric.parts is None else self.metric.parts(outputs, targets)).items():
-                self._parts[name] = self._parts.get(name, 0.0) + float(scores.sum())
-            if self.metric.finish is None:
-                self._total = self._total + self.metric.scale.total(rows)
-        if isinstance(self.metric.scale, Mean):
-            self._total = self._total + self.metric.scale.low * (len(finite) - count)
-        wide = rows is not None and rows.ndim == 2 and rows.shape[1] > _SPARSE and self.metric.finish is None
-        self._rows.append((finite, sparse.csr_array(rows) if wide else rows))
+    def _judge(self, outputs: Named, targets: Named, inputs: Named, finite: BoolArray, nonfinite: NonFinite) -> Judged:
+        metric, count = self.metric, int(finite.sum())
+        lost = metric.scale.low * (len(finite) - count) if isinstance(metric.scale, Mean) else 0.0
+        if not count:
+            return Judged(finite, nonfinite, None, lost)
+        with outside_code(f"metric '{metric.name}' failed"):
+            answer = self._called(outputs, targets, inputs)
+        rows = self._checked(answer, count)
+        parts = {} if metric.parts is None else metric.parts(outputs, targets)
+        total = metric.scale.total(rows) + lost if metric.finish is None else lost
+        wide = rows.ndim == 2 and rows.shape[1] > _SPARSE and metric.finish is None
+        sums = {name: float(scores.sum()) for name, scores in parts.items()}
+        return Judged(finite, nonfinite, sparse.csr_array(rows) if wide else rows, total, sums)
 
     def _filled(self, finite: Array, rows: Any, like: Any) -> Any:
         """Rows of all samples, of which only those that are ``finite`` were judged."""
@@ -213,9 +234,10 @@ class OfClass(Tally):
             raise UsageError(f"metric '{self.metric.name}': its value is {values.whole}, expected a finite number")
         return Scores(values, self.samples, self._nonfinite, self.metric.scale)
 
-    def _judge(self, outputs: Named, targets: Named, inputs: Named, finite: Array) -> None:
+    def _judge(self, outputs: Named, targets: Named, inputs: Named, finite: BoolArray, nonfinite: NonFinite) -> Judged:
         with outside_code(f"metric '{self.metric.name}' failed"):
-            self._blocks.add(outputs, targets, inputs, finite, self.seen - len(finite))
+            self._blocks.add(outputs, targets, inputs, finite, self.seen)
+        return Judged(finite, nonfinite, None)
 
 
 def shown(values: Named) -> Named:

@@ -9,7 +9,6 @@ import numpy as np
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.data.batch import Batch
-from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.errors import ModelError
 from hqp_onnx.evaluation.metrics.sample_axis import BySample
 from hqp_onnx.evaluation.nonfinite import finite_samples
@@ -23,30 +22,30 @@ class References:
 
     Args:
         session: the original.
-        data: in the batches that will be asked for, always in this order.
+        where: the data are from, for errors.
     """
 
-    def __init__(self, session: Runner, data: Dataset) -> None:
-        self._session, self._data = BySample(session), data
+    def __init__(self, session: Runner, where: str) -> None:
+        self.session, self._by_sample, self._where = session, BySample(session), where
         self._kept: dict[int, dict[str, Array]] = {}
         self._bytes = 0
 
-    def targeted(self, number: int, batch: Batch) -> Batch:
-        """Batch ``number`` with the original's outputs as targets."""
-        outputs = self._kept.get(number)
+    def targeted(self, start: int, batch: Batch) -> Batch:
+        """The batch that begins with sample ``start``, always the same, with the original's outputs as targets."""
+        outputs = self._kept.get(start)
         if outputs is None:
             outputs = self._outputs(batch)
             size = sum(values.nbytes for values in outputs.values())
             if self._bytes + size <= KEPT_BYTES:
-                self._kept[number], self._bytes = outputs, self._bytes + size
+                self._kept[start], self._bytes = outputs, self._bytes + size
         return replace(batch, targets=outputs)
 
     def _outputs(self, batch: Batch) -> dict[str, Array]:
-        outputs = self._session.run(batch.feeds)
+        outputs = self._by_sample.run(batch.feeds)
         finite, nonfinite = finite_samples(outputs, len(batch))
         if not finite.all():
             raise ModelError(
-                f"{self._data.source.name}: the original model gives no answer everywhere: "
+                f"{self._where}: the original model gives no answer everywhere: "
                 f"{nonfinite.words(len(batch))}. Mend it, or leave these samples out"
             )
         return {name: values for name, values in outputs.items() if _is_tensor(values, len(batch))}

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from hqp_onnx.arrays import Array, IntArray
 from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.data.shards import Numbered, each_batch, summed
 from hqp_onnx.data.states import carried
 from hqp_onnx.errors import ModelError
-from hqp_onnx.evaluation.metrics.metric import Metric
+from hqp_onnx.evaluation.metrics.metric import Judged, Metric, Tally
 from hqp_onnx.evaluation.metrics.outputs import logits_of
 from hqp_onnx.evaluation.metrics.references import References
 from hqp_onnx.evaluation.metrics.sample_axis import BySample
 from hqp_onnx.evaluation.metrics.scores import Scores
 from hqp_onnx.evaluation.nonfinite import NONE, NonFinite, finite_samples
 from hqp_onnx.progress import StageProgress
+from hqp_onnx.runtimes.runners import Opening
 from hqp_onnx.runtimes.session import Runner, TensorSpec
 
 
@@ -38,15 +43,40 @@ def evaluate(
         progress: called with samples done and their number.
         references: the original's outputs, for metrics of them.
     """
-    tally, session = metric.tally(len(data)), by_sample(session, data)
-    for number, batch in enumerate(data):
-        outputs = session.run(batch.feeds)
-        tally.add(outputs, batch if references is None else references.targeted(number, batch))
+    tally, opening = metric.tally(len(data)), Opening.of(session)
+    asked = None if references is None else Opening.of(references.session)
+    apart = opening is not None and not (data.states or metric.of_class) and (asked is None) == (references is None)
+    parts = each_batch(data) if apart else [data.ranges]
+    here = partial(_judged, by_sample(session, data), tally, references)
+    for batch in summed(_Judging(opening, asked, metric), data, parts, opened=here):
+        tally.take(batch)
         if progress is not None:
             progress(tally.seen, len(data))
         if tally.reach < required:
             break
     return tally.scores()
+
+
+@dataclass(frozen=True, eq=False)
+class _Judging:
+    """``Summing``: each batch, judged by itself; held to what ``original`` gives, where that is asked for."""
+
+    model: Opening | None
+    original: Opening | None
+    metric: Metric
+
+    def opened(self, threads: int) -> Callable[[Iterable[Numbered]], Iterator[Judged]]:
+        assert self.model is not None  # else it is not sent
+        references = None if self.original is None else References(self.original(threads), "the data")
+        return partial(_judged, BySample(self.model(threads)), self.metric.tally(0), references)
+
+
+def _judged(
+    session: Runner, tally: Tally, references: References | None, batches: Iterable[Numbered]
+) -> Iterator[Judged]:
+    for start, batch in batches:
+        outputs = session.run(batch.feeds)
+        yield tally.judged(outputs, batch if references is None else references.targeted(start, batch))
 
 
 def predictions(session: Runner, data: Dataset, metric: Metric | None = None) -> IntArray:

@@ -11,8 +11,8 @@ Both stand on the loss: cross-entropy of the labels, the model's own distributio
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
@@ -21,6 +21,8 @@ import onnx
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.data.batch import Batch
+from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.data.shards import Numbered, each_batch, summed
 from hqp_onnx.errors import DataError, GradientError, ModelError
 from hqp_onnx.evaluation.metrics.sample_axis import BySample
 from hqp_onnx.evaluation.metrics.task import Task, task_of_targets
@@ -61,24 +63,20 @@ class OfGradients(Saliency):
             GradientError: the model cannot be differentiated.
             MissingRuntimeError: the engine is not installed.
         """
-        opened, model, first = self._opened(model, data, scoring, execution)
+        opened, work = self._opened(model, data, scoring, execution)
         assert data is not None  # else nothing opens
-        labeled = first.labels is not None
         _LOG.info("gradients of the loss %s", opened.loss.name)
-        draw = Draw(scoring.draws, len(data), scoring.seed)
         loss = scoring.loss_model
         own = loss.SerializeToString(deterministic=True) if isinstance(loss, onnx.ModelProto) else opened.loss.name
-        key = run_key(model, first, scoring.engine, self.gradients, own, draw, opened.batch)
+        key = run_key(work.model, work.first, scoring.engine, self.gradients, own, work.draw, opened.batch)
         sums = {name: np.zeros(count) for name, count in opened.filters.items()}
         progress = partial(execution.progress, f"{scoring.name} saliency")
         with RunningSums(execution.checkpoint, key, sums) as saved:
-            for start, batch in _micro_batches(data, opened.batch, saved.done):
-                if any(not np.array_equal(value, first.common[name]) for name, value in batch.common.items()):
-                    raise GradientError("a state of the model has no axis of samples in front", "take {--saliency} l2")
-                if labeled and batch.labels is None:
-                    raise DataError(f"sample {start} has no label, but the first samples have: label all or none")
-                saved.add(_values(opened, batch, start, draw), start + len(batch))
-                progress(saved.done, len(data))
+            rest = replace(work, skip=saved.done)
+            parts = each_batch(data, saved.done) if isinstance(data, Dataset) else None
+            for done, values in summed(rest, data, parts, execution.threads, opened=partial(_sums, opened, rest)):
+                saved.add(values, done)
+                progress(done, len(data))
         return {name: total / saved.done for name, total in saved.sums.items()}
 
     def check(self, model: onnx.ModelProto, data: Samples | None, scoring: Scoring, execution: Execution) -> None:
@@ -87,8 +85,8 @@ class OfGradients(Saliency):
 
     def _opened(
         self, model: onnx.ModelProto, data: Samples | None, scoring: Scoring, execution: Execution
-    ) -> tuple[OpenEngine, onnx.ModelProto, Batch]:
-        """The engine, the model that it differentiates, and the first batch."""
+    ) -> tuple[OpenEngine, _Gradients]:
+        """The engine, and what opens it elsewhere."""
         first = None if data is None else next(iter(data), None)
         if data is None or first is None or not len(first):
             raise DataError("no samples: saliency needs at least one")
@@ -96,13 +94,55 @@ class OfGradients(Saliency):
         loss = self.loss if scoring.loss_model is None else scoring.loss_model
         try:
             chosen = _chosen(loss, scoring.task, model, first)
-            engine = ENGINES.get(scoring.engine)
-            opened = engine(model, first.own, kind=self.gradients, loss=chosen, threads=execution.threads)
+            draw = Draw(scoring.draws, len(data), scoring.seed)
+            work = _Gradients(scoring.engine, model, first, self.gradients, chosen, draw)
+            return work.engine(execution.threads), work
         except GradientError as e:
             raise GradientError(e.reason, e.advice or INSTEAD) from e
         except ModelError as e:
             raise GradientError(f"the model does not run on several samples at once ({e})", INSTEAD) from e
-        return opened, model, first
+
+
+@dataclass(frozen=True, eq=False)
+class _Gradients:
+    """``Summing``: for each micro-batch, the samples that are done with it, and sums of values by weight.
+
+    Attributes:
+        name: of the engine.
+        model: that it differentiates.
+        first: batch of the data.
+        kind: see ``PerSample``.
+        loss: likewise.
+        draw: of the rounds of the loss.
+        skip: samples that are done already.
+    """
+
+    name: str
+    model: onnx.ModelProto
+    first: Batch
+    kind: Kind
+    loss: LossName | Task | onnx.ModelProto | None
+    draw: Draw
+    skip: int = 0
+
+    def engine(self, threads: int) -> OpenEngine:
+        """Opened."""
+        engine = ENGINES.get(self.name)
+        return engine(self.model, self.first.own, kind=self.kind, loss=self.loss, threads=threads)
+
+    def opened(self, threads: int) -> Callable[[Iterable[Numbered]], Iterator[tuple[int, FilterScores]]]:
+        return partial(_sums, self.engine(threads), self)
+
+
+def _sums(engine: OpenEngine, what: _Gradients, batches: Iterable[Numbered]) -> Iterator[tuple[int, FilterScores]]:
+    labeled, common = what.first.labels is not None, what.first.common
+    for start, batch in _micro_batches(batches, engine.batch, what.skip):
+        if any(not np.array_equal(value, common[name]) for name, value in batch.common.items()):
+            raise GradientError("a state of the model has no axis of samples in front", "take {--saliency} l2")
+        if labeled and batch.labels is None:
+            raise DataError(f"sample {start} has no label, but the first samples have: label all or none")
+        values = _values(engine, batch, start, what.draw)
+        yield start + len(batch), {name: x.sum(0, dtype=np.float64) for name, x in values.items()}
 
 
 SALIENCIES.register("fisher")(OfGradients("fisher"))
@@ -154,12 +194,9 @@ def _values(opened: OpenEngine, batch: Batch, start: int, draw: Draw) -> Mapping
     return total if count == 1 else {name: x / count for name, x in total.items()}
 
 
-def _micro_batches(data: Iterable[Batch], size: int, skip: int) -> Iterator[tuple[int, Batch]]:
-    """(position of the first sample, at most ``size`` samples), skipping the first ``skip`` samples."""
-    position = 0
-    for batch in data:
+def _micro_batches(batches: Iterable[Numbered], size: int, skip: int) -> Iterator[Numbered]:
+    """At most ``size`` samples at a time, without the first ``skip`` samples."""
+    for first, batch in batches:
         for start in range(0, len(batch), size):
-            part = slice(start, min(start + size, len(batch)))
-            if position >= skip:
-                yield position, batch.part(part)
-            position += part.stop - part.start
+            if first + start >= skip:
+                yield first + start, batch.part(slice(start, start + size))

@@ -116,8 +116,9 @@ def _frozen(report: Report) -> Iterator[Html]:
     rows = tuple((frozen.reason, str(frozen.units), _names(frozen.tensors)) for frozen in report.frozen)
     yield table(Table("Units that stay whatever their saliency", ("reason", "units", "slices of"), rows), "words")
     if floats:
-        why = "nodes could be quantized and stay in float, since that is faster or does less harm."
-        yield tag("p", f"{len(floats)} {why}")
+        many = "nodes" if len(floats) > 1 else "node"
+        why = "that could be quantized stays" if len(floats) == 1 else "that could be quantized stay"
+        yield tag("p", f"{len(floats)} {many} {why} in float, where that is faster or does less harm.")
         yield tag("details", tag("summary", "Nodes"), tag("p", ", ".join(floats), class_="names"))
 
 

@@ -1,0 +1,1 @@
+"""LiteRT (once TensorFlow Lite): models written as .tflite, and run."""

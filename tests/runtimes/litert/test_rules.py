@@ -1,0 +1,214 @@
+"""Every rule beside onnxruntime, in float, at one sample and at three; what has no counterpart is refused by name."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+
+from hqp_onnx.errors import ModelError
+from hqp_onnx.runtimes.litert.rules import RULES
+from hqp_onnx.runtimes.litert.session import LiteRtSession
+from hqp_onnx.runtimes.session import Session
+
+pytest.importorskip("ai_edge_litert")
+
+IMAGE = "float[n, 4, 9, 7] x"
+CONV = "float[6, 4, 3, 3] w = {W216}, float[6] b = {W6}"
+# op -> bodies: inputs, initializers, nodes; {Wn} becomes n values
+CASES: dict[str, list[tuple[str, str, str]]] = {
+    "Conv": [
+        (IMAGE, CONV, "y = Conv<pads = [1, 1, 1, 1]>(x, w, b)"),
+        (IMAGE, CONV, "y = Conv<strides = [2, 2], pads = [1, 1, 1, 1]>(x, w, b)"),
+        (IMAGE, CONV, "y = Conv<strides = [2, 2], auto_pad = 'SAME_LOWER'>(x, w)".replace("'", '"')),
+        (IMAGE, CONV, "y = Conv<dilations = [2, 2], pads = [0, 2, 1, 2]>(x, w, b)"),
+        (IMAGE, "float[8, 1, 3, 3] w = {W72}", "y = Conv<group = 4, pads = [1, 1, 1, 1]>(x, w)"),
+        (IMAGE, "float[8, 2, 3, 3] w = {W144}", "y = Conv<group = 2>(x, w)"),
+        ("float[n, 4, 9] x", "float[6, 4, 3] w = {W72}", "y = Conv<strides = [2], pads = [1, 1]>(x, w)"),
+    ],
+    "MaxPool": [
+        (IMAGE, "", "y = MaxPool<kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]>(x)"),
+        (IMAGE, "", "r = Relu(x) y = MaxPool<kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]>(r)"),
+        (IMAGE, "", "y = MaxPool<kernel_shape = [2, 2], strides = [2, 2], ceil_mode = 1>(x)"),
+        ("float[n, 4, 9] x", "", "y = MaxPool<kernel_shape = [3], strides = [2]>(x)"),
+    ],
+    "AveragePool": [
+        (IMAGE, "", "y = AveragePool<kernel_shape = [3, 3], strides = [2, 2]>(x)"),
+        (IMAGE, "", "y = AveragePool<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>(x)"),
+        (
+            IMAGE,
+            "",
+            "y = AveragePool<kernel_shape = [3, 3], strides = [3, 3], pads = [1, 1, 1, 1], count_include_pad = 1>(x)",
+        ),
+    ],
+    "GlobalAveragePool": [(IMAGE, "", "y = GlobalAveragePool(x)")],
+    "GlobalMaxPool": [(IMAGE, "", "y = GlobalMaxPool(x)")],
+    "Resize": [
+        (
+            IMAGE,
+            "float[4] s = {1, 1, 2, 2}",
+            'y = Resize<coordinate_transformation_mode = "asymmetric", nearest_mode = "floor">(x, , s)',
+        ),
+        (IMAGE, "float[4] s = {1, 1, 2, 3}", 'y = Resize<mode = "linear">(x, , s)'),
+        (
+            IMAGE,
+            "int64[4] s = {1, 4, 5, 13}",
+            'y = Resize<mode = "linear", coordinate_transformation_mode = "align_corners">(x, , , s)',
+        ),
+    ],
+    "DepthToSpace": [(IMAGE, "", "y = DepthToSpace<blocksize = 2>(x)")],
+    "SpaceToDepth": [("float[n, 3, 8, 6] x", "", "y = SpaceToDepth<blocksize = 2>(x)")],
+    "Gemm": [
+        ("float[n, 5] x", "float[5, 3] w = {W15}, float[3] b = {W3}", "y = Gemm(x, w, b)"),
+        ("float[n, 5] x", "float[3, 5] w = {W15}, float[3] b = {W3}", "g = Gemm<transB = 1>(x, w, b) y = Relu(g)"),
+    ],
+    "MatMul": [
+        ("float[n, 4, 5] x", "float[5, 3] w = {W15}", "y = MatMul(x, w)"),
+        ("float[n, 4, 5] x", "float[5, 3] w = {W15}, float[3] b = {W3}", "m = MatMul(x, w) y = Add(b, m)"),
+        ("float[n, 4, 5] x", "", "t = Transpose<perm = [0, 2, 1]>(x) y = MatMul(x, t)"),
+    ],
+    "LayerNormalization": [
+        ("float[n, 4, 5] x", "float[5] s = {W5}, float[5] b = {W5}", "y = LayerNormalization(x, s, b)"),
+        ("float[n, 5] x", "float[5] s = {W5}", "y = LayerNormalization<epsilon = 0.1>(x, s)"),
+    ],
+    "Add": [
+        (IMAGE, "float[4, 1, 1] c = {W4}", "p = AveragePool<kernel_shape = [2, 2]>(x) y = Add(p, c)"),
+        (IMAGE, CONV, "a = Conv(x, w, b) s = Add(a, a) y = Clip(s, lo, hi)"),
+        ("float[n, 3, 4] x, float[n, 1, 4] z", "", "y = Add(x, z)"),
+    ],
+    "Sub": [(IMAGE, "float c = {0.5}", "y = Sub(c, x)")],
+    "Mul": [
+        (IMAGE, "", "g = GlobalAveragePool(x) p = AveragePool<kernel_shape = [2, 2]>(x) y = Mul(p, g)"),
+    ],
+    "Div": [
+        (IMAGE, "float[1, 4, 1, 1] c = {1.5, 2, 3, 4}", "p = GlobalAveragePool(x) y = Div(p, c)"),
+        ("float[n, 3] x", "float c = {4}", "e = Exp(x) y = Div(c, e)"),
+    ],
+    "Pow": [("float[n, 3] x", "float c = {2}", "y = Pow(x, c)")],
+    "Min": [("float[n, 3] x", "float c = {0.2}", "y = Min(x, c)")],
+    "Max": [("float[n, 3] x", "float c = {0.2}", "y = Max(x, c)")],
+    "BatchNormalization": [
+        (
+            IMAGE,
+            "float[4] s = {W4}, float[4] b = {W4}, float[4] m = {W4}, float[4] v = {1, 2, 3, 4}",
+            "p = AveragePool<kernel_shape = [2, 2]>(x) n = BatchNormalization(p, s, b, m, v) y = Relu(n)",
+        )
+    ],
+    "PRelu": [(IMAGE, "float[4, 1, 1] s = {W4}", "p = AveragePool<kernel_shape = [2, 2]>(x) y = PRelu(p, s)")],
+    "Clip": [
+        (IMAGE, "", "y = Clip(x, lo, hi)"),
+        (IMAGE, "float a = {-0.3}, float c = {0.4}", "y = Clip(x, a, c)"),
+        (IMAGE, "float a = {-0.3}", "y = Clip(x, a)"),
+        (IMAGE, "", "y = Clip(x)"),
+    ],
+    "HardSigmoid": [(IMAGE, "", "p = GlobalAveragePool(x) y = HardSigmoid<alpha = 0.16666667, beta = 0.5>(p)")],
+    "LeakyRelu": [(IMAGE, "", "y = LeakyRelu<alpha = 0.2>(x)")],
+    "Gelu": [(IMAGE, "", "y = Gelu(x)"), ("float[n, 3] x", "", 'y = Gelu<approximate = "tanh">(x)')],
+    "Cast": [("float[n, 3] x", "", "i = Cast<to = 6>(x) y = Cast<to = 1>(i)")],
+    "ReduceMean": [
+        (IMAGE, "int64[2] a = {2, 3}", "p = MaxPool<kernel_shape = [2, 2]>(x) y = ReduceMean<keepdims = 0>(p, a)"),
+        (IMAGE, "int64[1] a = {3}", "p = MaxPool<kernel_shape = [2, 2]>(x) y = ReduceMean<keepdims = 0>(p, a)"),
+        (IMAGE, "int64[1] a = {1}", "p = MaxPool<kernel_shape = [2, 2]>(x) y = ReduceMean(p, a)"),
+    ],
+    "ReduceSum": [("float[n, 3, 4] x", "int64[1] a = {-1}", "y = ReduceSum(x, a)")],
+    "ReduceMax": [("float[n, 3, 4] x", "int64[1] a = {1}", "y = ReduceMax<keepdims = 0>(x, a)")],
+    "ReduceMin": [("float[n, 3, 4] x", "int64[1] a = {1}", "y = ReduceMin(x, a)")],
+    "Softmax": [
+        ("float[n, 3, 4] x", "", "y = Softmax(x)"),
+        (IMAGE, "", "p = MaxPool<kernel_shape = [2, 2]>(x) y = Softmax<axis = 1>(p)"),
+    ],
+    "LogSoftmax": [("float[n, 3] x", "", "y = LogSoftmax(x)")],
+    "Reshape": [(IMAGE, "int64[3] s = {0, 2, -1}", "p = MaxPool<kernel_shape = [2, 2]>(x) y = Reshape(p, s)")],
+    "Flatten": [(IMAGE, "", "p = MaxPool<kernel_shape = [2, 2]>(x) y = Flatten(p)")],
+    "Squeeze": [(IMAGE, "int64[2] a = {2, 3}", "p = GlobalAveragePool(x) y = Squeeze(p, a)")],
+    "Unsqueeze": [("float[n, 3] x", "int64[1] a = {1}", "y = Unsqueeze(x, a)")],
+    "Transpose": [
+        (IMAGE, "", "p = MaxPool<kernel_shape = [2, 2]>(x) y = Transpose<perm = [0, 2, 3, 1]>(p)"),
+        (IMAGE, "", "p = MaxPool<kernel_shape = [2, 2]>(x) y = Transpose<perm = [0, 3, 1, 2]>(p)"),
+    ],
+    "Concat": [
+        (IMAGE, "", "p = MaxPool<kernel_shape = [1, 1]>(x) y = Concat<axis = 1>(p, x)"),
+        (IMAGE, "", "p = MaxPool<kernel_shape = [1, 1]>(x) y = Concat<axis = -1>(p, x)"),
+    ],
+    "Pad": [(IMAGE, "int64[8] a = {0, 1, 2, 0, 0, 0, 1, 3}", "p = MaxPool<kernel_shape = [2, 2]>(x) y = Pad(p, a)")],
+    "Slice": [
+        (
+            IMAGE,
+            "int64[2] a = {1, -4}, int64[2] b = {3, 100}, int64[2] c = {1, 3}, int64[2] d = {1, 2}",
+            "p = MaxPool<kernel_shape = [2, 2]>(x) y = Slice(p, a, b, c, d)",
+        )
+    ],
+    "Split": [
+        (
+            IMAGE,
+            "int64[2] a = {1, 3}",
+            "p = MaxPool<kernel_shape = [2, 2]>(x) s, t = Split<axis = 1>(p, a) u = ReduceMax(s) y = Mul(t, u)",
+        )
+    ],
+    "Gather": [
+        ("float[n, 5, 4] x", "int64[3] a = {0, -1, 2}", "y = Gather<axis = 1>(x, a)"),
+        ("int64[n, 3] i", "float[9, 4] w = {W36}", "y = Gather(w, i)"),
+    ],
+    "Expand": [("float[n, 1, 4] x", "int64[3] s = {1, 3, 1}", "y = Expand(x, s)")],
+}
+LONE = {("Split", 0), ("Expand", 0), ("Resize", 2)}  # a maximum over all samples, sizes that are stated
+UNARY = ("Relu", "HardSwish", "Sigmoid", "Tanh", "Exp", "Sqrt", "Abs", "Neg", "Sin", "Cos", "Floor", "Elu", "Log")
+CASES |= {op: [(IMAGE, "", f"a = Abs(x) y = {op}(a)" if op in ("Sqrt", "Log") else f"y = {op}(x)")] for op in UNARY}
+
+
+def model_of(inputs: str, weights: str, body: str) -> onnx.ModelProto:
+    rng = np.random.default_rng(0)
+    while "{W" in weights:
+        count = int(weights.split("{W")[1].split("}")[0])
+        values = ", ".join(map(str, rng.standard_normal(count).round(3)))
+        weights = weights.replace(f"{{W{count}}}", f"{{{values}}}", 1)
+    stored = ", ".join(filter(None, ["float lo = {0}, float hi = {6}", weights]))
+    text = f'<ir_version: 8, opset_import: ["" : 20]> g ({inputs}) => (float[] y) <{stored}> {{ {body} }}'
+    model = onnx.parser.parse_model(text)
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    return model
+
+
+def feeds_of(model: onnx.ModelProto, rows: int) -> dict[str, np.ndarray]:
+    rng, feeds = np.random.default_rng(1), {}
+    for value in model.graph.input:
+        kind = value.type.tensor_type
+        shape = [d.dim_value or rows for d in kind.shape.dim]
+        integers = kind.elem_type == onnx.TensorProto.INT64
+        feeds[value.name] = rng.integers(0, 9, shape) if integers else rng.standard_normal(shape).astype(np.float32)
+    return feeds
+
+
+def test_every_rule_has_a_case() -> None:
+    assert CASES.keys() == RULES.keys()
+
+
+@pytest.mark.parametrize(("op", "number"), [(op, n) for op, cases in CASES.items() for n in range(len(cases))])
+def test_computes_what_onnxruntime_does(op: str, number: int) -> None:
+    model = model_of(*CASES[op][number])
+    for rows in (1, 3):
+        feeds = feeds_of(model, rows)
+        if rows > 1 and (op, number) in LONE:
+            continue
+        wanted = Session(model).run(feeds)["y"]
+        got = LiteRtSession(model).run(feeds)["y"]
+        assert got.shape == wanted.shape
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("y = Hardmax(x)", "no .tflite has these operators here: Hardmax 'y'"),
+        ("y = HardSigmoid(x)", "HardSigmoid 'y': alpha 0.2, beta 0.5: expected 1/6 and 0.5"),
+        (
+            "y = AveragePool<kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]>(x)",
+            "AveragePool 'y': its padding and count_include_pad have no counterpart",
+        ),
+    ],
+)
+def test_refuses_by_name(body: str, words: str) -> None:
+    model = model_of("float[n, 4, 8, 8] x", "", body)
+    with pytest.raises(ModelError, match="^" + words.replace("(", r"\(")):
+        LiteRtSession(model).run(feeds_of(model, 1))

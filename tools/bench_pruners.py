@@ -1,0 +1,112 @@
+"""Speed at equal drop, beside other structural pruners without training: what each makes inside the budget, timed.
+
+    python -m venv build/pruners && build/pruners/bin/pip install torch==2.13.0 torch-pruning==1.6.1 onnxsim==0.8.1 \
+        onnx onnxruntime pillow
+    python tools/bench_pruners.py --peers build/pruners/bin/python
+
+Peers are asked for more and more channels, of each group or ("global") of all, by `tools/recovery_peers.py`; "+ BN"
+renews the statistics of batch normalization. Of each, the largest share whose drop on VAL is inside the budget counts.
+Their models are also quantized by `hqp quantize --precision mixed`, so that pruning alone is compared. Ours are those
+of `hqp optimize`. All are timed in turn in one run, batch 1, on all threads and on one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+
+import onnx
+import onnxruntime
+from recovery_peers import METHODS
+
+import hqp_onnx
+from hqp_onnx.evaluation.latency import measure
+from hqp_onnx.graphs.shapes import example_feeds
+from hqp_onnx.model import open_model
+from hqp_onnx.runtimes.session import Session
+
+ROOT = Path(__file__).parents[1] / "models"
+TOOL = Path(__file__).with_name("recovery_peers.py")
+SHARES = [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7]
+SECONDS = 30.0
+
+
+def of_peer(python: str, method: str, model: Path, calib: Path, folder: Path) -> dict[str, list[Path]]:
+    """Files by variant, narrower and narrower; a variant is the method and what was done behind it."""
+    out = folder / method.replace(" ", "_")
+    command = [python, str(TOOL), method, str(model), str(calib), str(out), *map(str, SHARES)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    last = (done.stdout.strip().splitlines() or [""])[-1]
+    entries = json.loads(last) if last.startswith("[") else []
+    if not entries:
+        print(f"| {method} | fails: {(done.stderr.strip().splitlines() or ['no output'])[-1][:90]} |", flush=True)
+    found: dict[str, list[Path]] = {}
+    for entry in entries:
+        if "file" in entry:
+            found.setdefault(method + entry["variant"], []).append(Path(entry["file"]))
+    return found
+
+
+def last_inside(files: list[Path], val: str, least: float) -> Path | None:
+    """The last model before the first that loses too much."""
+    kept = None
+    for file in files:
+        if hqp_onnx.evaluate(file, val).metric < least:
+            break
+        kept = file
+    return kept
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", type=Path, help="none: the bundled ones")
+    parser.add_argument(
+        "--data", default=ROOT / "fashion_mnist", help="what the names of calib, val and test begin with"
+    )
+    parser.add_argument("--peers", required=True, help="an interpreter that has torch-pruning and onnxsim")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--max-drop", type=float, default=0.015)
+    options = parser.parse_args()
+    calib, val, test = (f"{options.data}_{part}.npz" for part in ("calib", "val", "test"))
+    print(f"at most {100 * options.max_drop:g} points on {val}; onnxruntime {onnxruntime.__version__}", flush=True)
+    for model in options.models or sorted(ROOT.glob("*.onnx")):
+        with tempfile.TemporaryDirectory() as name:
+            print_table(model, (calib, val, test), Path(name), options)
+
+
+def print_table(model: Path, data: tuple[str, str, str], folder: Path, options: argparse.Namespace) -> None:
+    calib, val, test = data
+    before = {part: hqp_onnx.evaluate(model, part).metric for part in (val, test)}
+    print(f"\n| {model.stem} | drop, val | drop, test | speed, float | one thread | INT8 where faster | one thread |")
+    print("|---|--:|--:|--:|--:|--:|--:|", flush=True)
+    rows: dict[str, tuple[Path, Path]] = {}
+    report = hqp_onnx.optimize(
+        hqp_onnx.Options(model, calib, val, folder / "ours", test=test, max_drop=options.max_drop)
+    )
+    rows["hqp_onnx"] = folder / "ours" / "pruned.onnx", Path(report.shipped)
+    for method in options.methods:
+        for variant, files in of_peer(options.peers, method, model, Path(calib), folder).items():
+            kept = last_inside(files, val, before[val] - options.max_drop)
+            if kept is None:
+                print(f"| {variant} | more than the budget at {100 * SHARES[0]:g} % of the channels |", flush=True)
+                continue
+            int8 = kept.with_name(f"{kept.stem}_int8.onnx")
+            onnx.save(hqp_onnx.quantize(kept, data=calib, precision="mixed"), int8)
+            rows[variant] = kept, int8
+    files = [model, *(file for pair in rows.values() for file in pair)]
+    feeds = example_feeds(open_model(model).graph)
+    times = [
+        measure({str(number): Session(file, threads=threads) for number, file in enumerate(files)}, feeds, SECONDS)
+        for threads in (0, 1)
+    ]
+    for number, (name, pair) in enumerate(rows.items()):
+        drops = [100 * (before[part] - hqp_onnx.evaluate(pair[1], part).metric) for part in (val, test)]
+        cells = [f"{each[str(2 * number + 1 + place)].speedup:.2f}x" for place in (0, 1) for each in times]
+        print(f"| {name} | {drops[0]:.2f} | {drops[1]:.2f} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
