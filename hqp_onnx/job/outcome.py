@@ -33,6 +33,7 @@ from hqp_onnx.job.run import SearchResult
 from hqp_onnx.job.settings import settings_of
 from hqp_onnx.job.setup import Setup
 from hqp_onnx.job.shipping import NOISE, Shipping, choose
+from hqp_onnx.job.steps import RESULTS
 from hqp_onnx.model import read_model
 from hqp_onnx.passes.narrow_weights import narrow_weights
 from hqp_onnx.ranking.redundancy import KINDS
@@ -76,6 +77,7 @@ class _Written:
 def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[Report, dict[str, Measured]]:
     """Write the models, measure what was written; the report, and its models by row."""
     options = setup.options
+    setup.progress(RESULTS, 0, 1)
     ledger.out.keep_only([file for name, (_, file) in _to_write(setup, result).items() if name not in _IF_ADMITTED])
     written = _write_models(setup, ledger, result)
     original = setup.model
@@ -87,6 +89,7 @@ def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[R
     if setup.split is not None:
         write_text(options.folder / SPLIT, json_text(setup.split.json()))
     latencies = latencies_once(setup, ledger, models, "latencies")
+    setup.progress(RESULTS, 1, 1)
     for name, model in written.items():
         if model.admitted:
             threads = best_threads(latencies[name])

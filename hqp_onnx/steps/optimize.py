@@ -24,6 +24,7 @@ from hqp_onnx.job.results import Report
 from hqp_onnx.job.run import run
 from hqp_onnx.job.settings import inputs_of, owner, settings_of
 from hqp_onnx.job.setup import open_setup
+from hqp_onnx.job.steps import Steps
 from hqp_onnx.job.time_limit import OVER
 from hqp_onnx.out_folder import LEDGER, LOCK, MANIFEST, OutFolder
 from hqp_onnx.progress import Progress, silent
@@ -58,7 +59,7 @@ def optimize(options: Options, progress: Progress = silent, workers: Workers = N
 
 
 def _optimized(options: Options, out: OutFolder, progress: Progress, began: float) -> Report:
-    setup = open_setup(options, progress)
+    setup = open_setup(options, Steps(options, progress))
     with out.opened():
         ledger = Ledger(out, settings_of(setup), options.resume)
         result = run(setup, ledger, began)

@@ -76,9 +76,11 @@ class _Spread:
                     self._collect()
                 yield self._done.pop(taken)
                 taken += 1
-        finally:
-            for future in self._running:
-                future.cancel()
+        except BaseException as e:
+            running = [future for future in self._running if not future.cancel()]
+            if isinstance(e, GeneratorExit):  # no more is asked for, and what follows may be timed
+                wait(running)
+            raise
 
     def _submit(self, number: int, parts: Iterable[str] = ()) -> None:
         sent = {digest: part if digest in parts else None for digest, part in self._parcel.parts.items()}

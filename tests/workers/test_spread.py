@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -225,3 +226,29 @@ def test_paths_are_absolute_in_what_is_sent(name: str, tmp_path: Path, monkeypat
     monkeypatch.chdir("/")
     found = unpacked(sent.content, lambda digest: pickle.loads(sent.parts[digest]))
     assert found.rows(1, 3).feeds["input"].shape == (2, 1, 8, 8)
+
+
+def test_nothing_goes_on_once_no_more_is_asked_for(tmp_path: Path) -> None:
+    with using(2):
+        results = spread(Touching(str(tmp_path)), range(20))
+        assert next(results) == 0
+        results.close()
+        done = len(list(tmp_path.iterdir()))
+        time.sleep(0.3)
+        assert len(list(tmp_path.iterdir())) == done < 20
+
+
+@dataclass(frozen=True)
+class Touching:
+    """Leaves a file behind, after a while."""
+
+    folder: str
+
+    def opened(self, threads: int) -> Callable[[int], int]:
+        return partial(touched, self.folder)
+
+
+def touched(folder: str, item: int) -> int:
+    time.sleep(0.1)
+    Path(folder, str(item)).touch()
+    return item

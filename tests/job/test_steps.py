@@ -1,0 +1,46 @@
+"""Step k of n: in order, each once, whatever is passed over."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from hqp_onnx.job.options import Options
+from hqp_onnx.job.steps import RESULTS, Steps
+
+ALL = [
+    *(("checking calib", 9), ("checking val", 9), ("evaluation", 3), ("evaluation", 9), ("input moments", 9)),
+    *(("obs saliency", 9), ("times", 9), ("loss curves", 9), ("evaluation", 9), ("evaluation", 4), ("times", 9)),
+    *(("calibration", 9), ("evaluation", 9), ("recovery", 9), ("evaluation", 9), (RESULTS, 0), ("evaluation", 9)),
+]
+
+
+def said(options: Options, stages: list[tuple[str, int]], caplog: pytest.LogCaptureFixture) -> list[str]:
+    seen: list[tuple[str, int, int]] = []
+    steps = Steps(options, lambda *report: seen.append(report))
+    with caplog.at_level(logging.INFO):
+        for stage, done in stages:
+            steps(stage, done, 9)
+    assert seen == [(stage, done, 9) for stage, done in stages]
+    return [record.getMessage().partition(": ")[0] for record in caplog.records]
+
+
+def test_each_step_begins_once_and_in_order(caplog: pytest.LogCaptureFixture) -> None:
+    assert said(Options("m.onnx", data="d.npz", output="out", recover=1), ALL, caplog) == [
+        f"step {number} of 10" for number in range(1, 11)
+    ]
+
+
+def test_steps_that_a_resumed_job_needs_not_are_passed_over(caplog: pytest.LogCaptureFixture) -> None:
+    stages = [("checking calib", 9), ("evaluation", 9), ("calibration", 9), (RESULTS, 0)]
+    found = said(Options("m.onnx", data="d.npz", output="out"), stages, caplog)
+    assert found == ["step 1 of 9", "step 2 of 9", "step 8 of 9", "step 9 of 9"]
+
+
+def test_a_limit_says_what_is_left(caplog: pytest.LogCaptureFixture) -> None:
+    options = Options("m.onnx", data="d.npz", output="out", precision="fp32", saliency="l2", objective="macs")
+    assert said(options, ALL, caplog)[-1] == "step 5 of 5"
+    caplog.clear()
+    said(Options("m.onnx", data="d.npz", output="out", time_limit=90), ALL[:1], caplog)
+    assert caplog.records[0].getMessage() == "step 1 of 9: reading the data, about 90 s left of the limit"
