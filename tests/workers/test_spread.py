@@ -145,10 +145,13 @@ def dataset(data: object, size: int = 25) -> Dataset:
     return open_dataset(data, Session(small_model()).inputs, batch_size=size)  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="module", params=["memory", "file", "compressed", "generator"])
+@pytest.fixture(scope="module", params=["memory", "file", "compressed", "generator", "drifting"])
 def samples(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """The same samples from everywhere."""
     arrays = small_data(COUNT)
+    if request.param == "drifting":  # what the first batch decides, others would decide otherwise
+        arrays["input"] += np.linspace(500, 5000, COUNT, dtype=np.float32)[:, None, None, None]
+        return dataset(arrays)
     file = tmp_path_factory.mktemp("data") / "data.npz"
     if request.param == "memory":
         return dataset(arrays)
