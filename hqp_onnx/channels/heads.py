@@ -241,11 +241,11 @@ def head_product(query: Projection, left: IntArray, key: Projection, right: IntA
 
 
 def read_product(value: Projection, filters: IntArray, reader: Projection, read: IntArray) -> HeadProduct | None:
-    """The product of filters [heads, dimensions] with the rows of ``reader`` that read them: row i reads ``read[i]``.
+    """The product of filters [..., dimensions] with the rows of ``reader`` that read them: row i reads ``read[i]``.
 
     None where filters are not all read equally often.
     """
-    heads = np.unique(filters, axis=0)
+    heads = np.unique(filters.reshape(-1, filters.shape[-1]), axis=0)
     times = np.bincount(read, minlength=heads.max() + 1)[heads]
     if len(np.unique(heads)) != heads.size or times.size * times.flat[0] != len(read) or len(set(times.flat)) != 1:
         return None

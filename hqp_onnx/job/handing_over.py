@@ -26,6 +26,14 @@ def hand_over(setup: Setup, file: Path) -> Path:
     return made
 
 
+def notes_on(setup: Setup, file: Path) -> tuple[str, ...]:
+    """What who ships ``file``, or what was made of it, should not miss."""
+    runtime = setup.target.runtime
+    if not isinstance(runtime, Compiling):
+        return ()
+    return tuple(f"{handed(setup, file).name}: {words}" for words in runtime.notes(file, setup.sample))
+
+
 def handed_bytes(made: Path) -> int:
     """Size of what was handed over."""
     return model_io.stored_bytes(made) if made.suffix == ".onnx" else made.stat().st_size

@@ -170,6 +170,10 @@ class Options:
         ):
             if value not in known:
                 raise UsageError(f"{{--{argument}}} {value}: expected one of {', '.join(known)}")
+        if target(self.target).integers_only:
+            if self.precision not in ("mixed", "int8"):
+                raise UsageError(f"{{--precision}} {self.precision}: {self.target} computes in integers alone")
+            object.__setattr__(self, "precision", "int8")
         check_dynamic(self.precision, target(self.target))
         _check_data(self)
         self._check_speed()

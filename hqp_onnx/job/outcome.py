@@ -23,7 +23,7 @@ from hqp_onnx.job.cost_model import CostModel
 from hqp_onnx.job.details import describe
 from hqp_onnx.job.evidence import MOMENTS
 from hqp_onnx.job.goal import Goal
-from hqp_onnx.job.handing_over import hand_over, handed, handed_bytes
+from hqp_onnx.job.handing_over import hand_over, handed, handed_bytes, notes_on
 from hqp_onnx.job.layer_times import with_predictions, with_times
 from hqp_onnx.job.ledger import Ledger, Trial
 from hqp_onnx.job.network import traced, with_precisions
@@ -134,7 +134,10 @@ def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[R
         seconds=dict(ledger.seconds),
         units=Units(setup.channels.units, len(setup.channels.prunable), len(plan)),
         machine=measured_on(setup.target, options.threads),
-        notes=_notes(setup, result, rows, plan),
+        notes=(
+            *notes_on(setup, options.folder / files[shipping.row]),
+            *_notes(setup, result, rows, plan),
+        ),
         network=network,
         changes=changes(setup, models["baseline"], models[shipping.row]),
         why_stopped=result.ended,

@@ -72,6 +72,9 @@ class Compiling(Protocol):
     def compile(self, model: onnx.ModelProto | bytes | Path, feeds: Mapping[str, Array]) -> bytes:
         """Its content, for inputs of the sizes of ``feeds``; ``ModelError`` names what has no counterpart."""
 
+    def notes(self, model: onnx.ModelProto | bytes | Path, feeds: Mapping[str, Array]) -> tuple[str, ...]:
+        """What who ships that file should not miss."""
+
 
 @runtime_checkable
 class Elsewhere(Protocol):

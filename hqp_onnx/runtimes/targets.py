@@ -1,10 +1,10 @@
 """What each runtime runs well in INT8: number formats, and which tensors carry a quantize/dequantize (Q/DQ) pair.
 
 A target is a layout and the runtime that models are measured on: ``onnxruntime``, ``openvino``, ``tensorrt``,
-``tensorrt-rtx`` and ``litert``, or ``onnxruntime:PROVIDER`` for any execution provider, ``cuda`` for onnxruntime's
-CUDA provider. Others come by an entry point in the group ``hqp_onnx.targets``, or as ``FILE.py:name``: a ``Target``, or
-a function without arguments that returns one. ``dataclasses.replace(target("onnxruntime"), name="mine", ...)`` makes
-another of one that exists.
+``tensorrt-rtx``, ``litert``, ``ethos-u55-256`` and its kin, or ``onnxruntime:PROVIDER`` for any execution provider,
+``cuda`` for onnxruntime's CUDA provider. Others come by an entry point in the group ``hqp_onnx.targets``, or as
+``FILE.py:name``: a ``Target``, or a function without arguments that returns one.
+``dataclasses.replace(target("onnxruntime"), name="mine", ...)`` makes another of one that exists.
 
 Activations are ``real = scale * (q - zero)``; weights are symmetric int8, one scale per output channel:
 
@@ -55,6 +55,8 @@ import onnx
 
 from hqp_onnx.errors import UsageError
 from hqp_onnx.registry import Registry, outside_code
+from hqp_onnx.runtimes.ethos.runtime import EthosU
+from hqp_onnx.runtimes.ethos.vela import ETHOS, chip_of
 from hqp_onnx.runtimes.litert.runtime import LiteRt
 from hqp_onnx.runtimes.machine import saturates
 from hqp_onnx.runtimes.nvidia import CUDA
@@ -89,6 +91,7 @@ class Target:
         dynamic: whether it has fast kernels for products whose activations are quantized as they come.
         mixes: the precision that ``mixed`` takes where it is faster than float32.
         group_channels: convolutions in groups are quantized where each group reads so many channels at least.
+        integers_only: it computes nothing in float, so ``mixed`` is ``int8``.
         saturates: whether its kernels may add products of uint8 in int16; if so, the processor decides.
     """
 
@@ -115,6 +118,7 @@ class Target:
     mixes: Literal["int8", "fp16"] = "int8"
     group_channels: int = 1
     saturates: bool = True
+    integers_only: bool = False
 
     def __post_init__(self) -> None:
         for method in ("open", "describe", "remarks"):
@@ -223,6 +227,10 @@ def _on_provider(name: str, provider: str) -> Target:
     return replace(layout, name=name, runtime=OnnxRuntime(provider), mixes=mixes)
 
 
+def _on_ethos(name: str) -> Target:
+    return replace(_LITERT, name=name, runtime=EthosU(chip_of(name)), integers_only=True, channel_multiple=8)
+
+
 _CPU_STANDS_IN = "accuracy and latency are onnxruntime's on the CPU: TensorRT runs the engine built from the model"
 _WEIGHTS_ONLY = "TensorRT for RTX multiplies INT8 weights in float: float16 is what it computes in by default"
 
@@ -230,11 +238,12 @@ TARGETS: Registry[Target | Callable[[], Target]] = Registry(
     "target",
     "hqp_onnx.targets",
     lambda found: isinstance(found, Target) or callable(found),
-    also=("onnxruntime:NAMEExecutionProvider",),
+    also=("onnxruntime:NAMEExecutionProvider", f"{ETHOS}NN-MACS[:SYSTEM:MEMORY]"),
 )
 TARGETS.register("onnxruntime")(_ONNXRUNTIME)
 TARGETS.register("openvino")(_OPENVINO)
 TARGETS.register("litert")(_LITERT)
+TARGETS.register("ethos-u55-256")(_on_ethos("ethos-u55-256"))
 TARGETS.register("cuda")(_on_provider("cuda", CUDA))
 TARGETS.register("tensorrt")(replace(_TENSORRT, stand_in=_CPU_STANDS_IN, engines="tensorrt"))
 TARGETS.register("tensorrt-rtx")(
@@ -246,7 +255,7 @@ def target(name: str, reduced_range: bool | None = None, saturating: bool | None
     """The target called ``name``.
 
     Args:
-        name: one of ``TARGETS``, or ``onnxruntime:PROVIDER``.
+        name: one of ``TARGETS``, ``onnxruntime:PROVIDER``, or another Ethos-U (``ethos.vela.chip_of``).
         reduced_range: weights in [-64, 64]; None takes what the processor needs, which matters to u8 activations only.
             Say so explicitly where the model will run elsewhere.
         saturating: whether that processor saturates; None asks this machine's (``saturates``).
@@ -263,6 +272,8 @@ def target(name: str, reduced_range: bool | None = None, saturating: bool | None
 
 
 def _registered(name: str) -> Target:
+    if name.startswith(ETHOS) and name not in TARGETS.own:
+        return _on_ethos(name)
     entry = TARGETS.get(name)
     if isinstance(entry, Target):
         return entry

@@ -7,6 +7,8 @@ there are as many heads as dimensions, or more, units are whole heads.
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -44,11 +46,9 @@ def _scores(walk: Walk, attention: Attention) -> bool:
 def _values(walk: Walk, attention: Attention) -> bool:
     node = attention.values
     weights, value = node.inputs
-    if id(attention.scores) not in walk.inside or (walk.labels(weights) >= 0).any():
+    if id(attention.scores) not in walk.inside or _filters(walk, value, -1, attention.value) is None:
         return False
-    filters = _filters(walk, value, -1, attention.value)
-    if filters is None:
-        return False
+    walk.freeze(walk.labels(weights), f"{node.op} '{node.name}' keeps its heads")  # of a bias per head, from a table
     axis_labels(walk, node, value, -1)
     labels = walk.labels(value)
     rank = len(walk.sizes(node.outputs[0]))
@@ -58,19 +58,34 @@ def _values(walk: Walk, attention: Attention) -> bool:
 
 
 def head_products(walk: Walk) -> tuple[HeadProduct, ...]:
-    """What is known of the products that were labelled, once the walk is at its end."""
+    """What is known of the products that were labelled, once the walk is at its end.
+
+    A filter that is in two places, as where keys are values, too, cannot be turned for both: these are left out.
+    """
     found = []
     for attention in {id(a): a for a in walk.attentions.values()}.values():
         found.append(walk.inside.get(id(attention.scores)))
-        if id(attention.values) not in walk.inside:
-            continue
-        tensor = attention.reader.node.inputs[0]
-        filters = _filters(walk, attention.values.inputs[1], -1, attention.value)
-        read = _origin(walk, np.broadcast_to(walk.labels(tensor).ravel(), walk.sizes(tensor)[-1:]), attention.value)
-        if filters is not None and read is not None:
-            rows = filters.reshape(-1, filters.shape[-1])
-            found.append(read_product(attention.value, rows, attention.reader, read))
-    return tuple(product for product in found if product is not None)
+        if id(attention.values) in walk.inside:
+            found.append(_read(walk, attention))
+    known = [product for product in found if product is not None]
+    places = Counter(filter_ for product in known for filter_ in _made(product))
+    return tuple(product for product in known if all(places[filter_] == 1 for filter_ in _made(product)))
+
+
+def _read(walk: Walk, attention: Attention) -> HeadProduct | None:
+    """The product of values with what reads them."""
+    tensor = attention.reader.node.inputs[0]
+    filters = _filters(walk, attention.values.inputs[1], -1, attention.value)
+    if filters is None or walk.labels(tensor).size != walk.sizes(tensor)[-1]:
+        return None
+    read = _origin(walk, walk.labels(tensor).ravel(), attention.value)
+    return None if read is None else read_product(attention.value, filters, attention.reader, read)
+
+
+def _made(product: HeadProduct) -> list[tuple[str, int]]:
+    """The filters of projections that a product holds."""
+    sides = [product.left] if product.reads else [product.left, product.right]
+    return [(side.weight, int(index)) for side in sides for index in side.index.flat]
 
 
 def _filters(walk: Walk, tensor: gs.Tensor, axis: int, projection: Projection) -> IntArray | None:

@@ -12,7 +12,7 @@ channels last, as is usual there; other tensors stay as they are.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,6 +20,8 @@ import onnx
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import ModelError
+from hqp_onnx.runtimes.litert.assumed import assume_int8
+from hqp_onnx.runtimes.litert.batch_norm import fold_norms
 from hqp_onnx.runtimes.litert.emitter import FIRST, LAST, Emitter, Stored
 from hqp_onnx.runtimes.litert.facts import Facts, find_facts
 from hqp_onnx.runtimes.litert.file import Scales
@@ -32,6 +34,7 @@ LAYOUT = "hqp_onnx.channels_last"
 """Metadata: a JSON list of the inputs and outputs with channels last, where ONNX has them first."""
 _PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _SAME = frozenset({"Identity", "Dropout"})
+_WITH_PARAMETERS = frozenset({"Clip", "ReduceMean"})  # constants that they read are no operands
 _SPATIAL = frozenset({"Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Resize", "DepthToSpace"})
 
 
@@ -48,29 +51,41 @@ class Converted:
     outputs: Mapping[str, Array]
 
 
-def convert(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> Converted:
+def convert(
+    model: onnx.ModelProto, feeds: Mapping[str, Array], lookups: bool = False, assume: bool = False
+) -> Converted:
     """``model`` at the sizes of ``feeds``, its nodes sorted.
+
+    Args:
+        model: ONNX.
+        feeds: inputs.
+        lookups: whether the chip has tables for activations of int8; else those that XNNPACK lacks are written out.
+        assume: write a float model as if it were in INT8, of any scales; such a file is for estimates of time alone.
 
     Raises:
         ModelError: an operator, or what it is asked to do, has no counterpart; all such operators are named.
     """
-    return _Conversion(model, find_facts(model, feeds)).run()
+    return _Conversion(model, find_facts(model, feeds), lookups, assume).run()
 
 
 class _Conversion:
     """The nodes of a model on their way."""
 
-    def __init__(self, model: onnx.ModelProto, facts: Facts) -> None:
+    def __init__(self, model: onnx.ModelProto, facts: Facts, lookups: bool, assume: bool) -> None:
         self.graph, self.facts = model.graph, facts
         self.opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
         self.outputs = [value.name for value in model.graph.output]
-        self.nodes = list(self._alive())
+        self.all = fold_norms(join_gelus(model.graph.node, facts.values), facts, self.outputs)
+        self.rounded = any(node.op_type in _PAIR for node in model.graph.node)
+        if assume and not self.rounded:
+            self.all, self.rounded = assume_int8(self._alive(), facts, self.outputs), True
+        self.nodes = self._alive()
         self.readers: dict[str, list[onnx.NodeProto]] = {}
         for node in self.nodes:
             for name in filter(None, node.input):
                 self.readers.setdefault(name, []).append(node)
         self.written: set[str] = set()
-        self.emitter = self._emitter()
+        self.emitter = self._emitter(lookups)
 
     def run(self) -> Converted:
         """The file."""
@@ -89,8 +104,7 @@ class _Conversion:
             outputs[name] = self._given(name, layouts[name], set(inputs.values()) | set(outputs.values()))
         last = sorted(name for name, layout in layouts.items() if layout == LAST)
         content = e.file.content(inputs, outputs, _DESCRIPTION, {LAYOUT: json.dumps(last).encode()})
-        rounded = any(node.op_type in _PAIR for node in self.graph.node)
-        return Converted(content, {} if rounded else {name: self.facts.results[name] for name in self.outputs})
+        return Converted(content, {} if self.rounded else {name: self.facts.results[name] for name in self.outputs})
 
     def _given(self, name: str, layout: str, taken: set[int]) -> int:
         """The tensor of an output; a copy where that is an input, a constant or another output."""
@@ -102,16 +116,16 @@ class _Conversion:
         e.reshape(number, copy, e.laid_out(name, layout))
         return copy
 
-    def _alive(self) -> Iterator[onnx.NodeProto]:
+    def _alive(self) -> list[onnx.NodeProto]:
         """The nodes that outputs depend on and that are not constant, in order."""
-        needed, alive = set(self.outputs), []
-        for node in reversed(join_gelus(self.graph.node, self.facts.values)):
+        needed, alive = set(self.outputs), list[onnx.NodeProto]()
+        for node in reversed(self.all):
             if any(name in needed and name not in self.facts.values for name in node.output if name):
                 needed.update(filter(None, node.input))
                 alive.append(node)
-        yield from reversed(alive)
+        return alive[::-1]
 
-    def _emitter(self) -> Emitter:
+    def _emitter(self, lookups: bool) -> Emitter:
         """With the pairs of the model."""
         values = self.facts.values
         quantized, dequantized, scales = {}, {}, {}
@@ -122,10 +136,10 @@ class _Conversion:
                 dequantized[node.output[0]] = node.input[0]
         stored = {
             node.output[0]: _stored(node, values)
-            for node in self.graph.node
+            for node in self.all
             if node.op_type == "DequantizeLinear" and node.input[0] in values
         }
-        return Emitter(self.facts, quantized, dequantized, scales, stored)
+        return Emitter(self.facts, quantized, dequantized, scales, stored, lookups)
 
     def _refuse(self) -> None:
         """Raise ``ModelError`` that names the operators without a rule."""
@@ -218,7 +232,7 @@ class _Conversion:
             return False
         if rule.int8 == "weighted":
             return len(floats) == 1 and node.input[1] in e.stored
-        return rule.int8 == "same" or len(floats) == len(read) or node.op_type == "Clip"
+        return rule.int8 == "same" or len(floats) == len(read) or node.op_type in _WITH_PARAMETERS
 
     def _integers_of(self, name: str) -> str | None:
         """What quantizes a tensor, if all that read it do, and alike."""

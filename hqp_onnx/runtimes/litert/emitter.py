@@ -56,6 +56,7 @@ class Emitter:
         dequantized: output of each DequantizeLinear of an activation -> what it reads.
         scales: of the outputs of QuantizeLinear.
         stored: of the outputs of DequantizeLinear of a constant: its integers.
+        lookups: whether the chip has tables for activations of int8.
     """
 
     def __init__(
@@ -65,8 +66,9 @@ class Emitter:
         dequantized: Mapping[str, str],
         scales: Mapping[str, Scales],
         stored: Mapping[str, Stored],
+        lookups: bool = False,
     ) -> None:
-        self.facts, self.file = facts, File()
+        self.facts, self.file, self.lookups = facts, File(), lookups
         self._quantized, self._dequantized, self.scales = dict(quantized), dict(dequantized), dict(scales)
         self._shapes, self.stored = dict(facts.shapes), stored
         self._forms: dict[tuple[str, str], int] = {}

@@ -35,10 +35,18 @@ class Facts:
         results: of the graph, in that run.
     """
 
-    values: Mapping[str, Array]
-    shapes: Mapping[str, tuple[int, ...]]
-    types: Mapping[str, np.dtype[Any]]
+    values: dict[str, Array]
+    shapes: dict[str, tuple[int, ...]]
+    types: dict[str, np.dtype[Any]]
     results: Mapping[str, Array]
+
+    def add(self, name: str, value: Array) -> None:
+        """A constant more."""
+        self.values[name], self.shapes[name], self.types[name] = value, value.shape, value.dtype
+
+    def like(self, name: str, other: str) -> None:
+        """A tensor more, of the shape and type of another."""
+        self.shapes[name], self.types[name] = self.shapes[other], self.types[other]
 
 
 def find_facts(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> Facts:

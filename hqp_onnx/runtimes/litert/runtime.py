@@ -33,6 +33,10 @@ class LiteRt:
         """The .tflite file; see ``runtime.Compiling``."""
         return compiled(model, feeds)
 
+    def notes(self, model: onnx.ModelProto | bytes | Path, feeds: Mapping[str, Array]) -> tuple[str, ...]:
+        """None."""
+        return ()
+
     def thread_counts(self) -> tuple[int, ...]:
         """1, 2, 4, ... and all cores: left alone, the interpreter takes one."""
         return tuple(count or cores() for count in counts_below(cores()))

@@ -102,6 +102,7 @@ class LiteRtSession:
         model: ONNX, a ModelProto, serialised bytes, or a path; or the path of a .tflite file.
         outputs: tensors to fetch; the graph's own outputs if None.
         threads: 0 lets the interpreter choose.
+        lookups: see ``convert.convert``.
 
     Raises:
         ModelError: the model cannot be loaded; where an operator has no counterpart, that is said when it is first run.
@@ -109,10 +110,14 @@ class LiteRtSession:
     """
 
     def __init__(
-        self, model: onnx.ModelProto | bytes | Path, outputs: Sequence[str] | None = None, threads: int = 0
+        self,
+        model: onnx.ModelProto | bytes | Path,
+        outputs: Sequence[str] | None = None,
+        threads: int = 0,
+        lookups: bool = False,
     ) -> None:
         interpreter_module()
-        self._threads, self._files = threads, dict[tuple[tuple[int, ...], ...], TfliteFile]()
+        self._threads, self._lookups, self._files = threads, lookups, dict[tuple[tuple[int, ...], ...], TfliteFile]()
         if isinstance(model, Path) and model.suffix == SUFFIX:
             file = TfliteFile(_read(model), threads)
             self._model, self._fixed = None, file
@@ -163,27 +168,31 @@ class LiteRtSession:
         if sizes not in self._files:
             if len(self._files) == _KEPT:
                 del self._files[next(iter(self._files))]
-            self._files[sizes] = TfliteFile(_written(self._model, feeds), self._threads)
+            self._files[sizes] = TfliteFile(_written(self._model, feeds, self._lookups), self._threads)
         return self._files[sizes]
 
 
-def compiled(model: onnx.ModelProto | bytes | Path, feeds: Mapping[str, Array]) -> bytes:
+def compiled(
+    model: onnx.ModelProto | bytes | Path, feeds: Mapping[str, Array], lookups: bool = False, assume: bool = False
+) -> bytes:
     """The .tflite file of a model for inputs of the sizes of ``feeds``, one sample where it leaves their number open.
+
+    ``lookups`` and ``assume``: see ``convert.convert``.
 
     Raises:
         ModelError: an operator has no counterpart, or LiteRT computes something else than onnxruntime.
     """
     proto = _loaded(model)
-    return _written(proto, _one_sample(proto, feeds))
+    return _written(proto, _one_sample(proto, feeds), lookups, assume)
 
 
-def _written(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> bytes:
+def _written(model: onnx.ModelProto, feeds: Mapping[str, Array], lookups: bool = False, assume: bool = False) -> bytes:
     """``convert``, and what it gives held to onnxruntime's results, where these are floats that nothing has rounded.
 
     Raises:
         ModelError: as ``convert``; or LiteRT computes something else.
     """
-    converted = convert(model, feeds)
+    converted = convert(model, feeds, lookups, assume)
     got = TfliteFile(converted.content).run(feeds) if converted.outputs else {}
     for name, wanted in converted.outputs.items():
         size = float(np.abs(wanted).max(initial=0)) if wanted.dtype.kind == "f" else 0.0

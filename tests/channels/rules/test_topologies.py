@@ -102,6 +102,17 @@ TOPOLOGIES = {
         HEADS | {"heads": [0, 0, 2, 6]},
         20,
     ),
+    "attention of two wide heads, a bias for each from a table": Topology(
+        *TOKENS,
+        "t0 = Gather(table, places)\n t1 = Transpose<perm=[2,0,1]>(t0)\n t = Unsqueeze(t1, first)"
+        + PROJECTIONS
+        + ATTEND.replace("Add(s1, mask)", "Add(s1, t)")
+        + MLP,
+        {**QKV_PARAMS, **OUT_PARAMS, **MLP_PARAMS, "table": (9, 2)},
+        {("wq", 1): 6, ("wv", 1): 6, ("wo", 0): 6, ("table", 1): 0, ("w1", 1): 10},
+        HEADS | {"heads": [0, 0, 2, 6], "places": [[i - j + 4 for i in range(5)] for j in range(5)], "first": [0]},
+        20,
+    ),
     "fused attention of two wide heads, Gather": Topology(
         *TOKENS,
         """

@@ -99,7 +99,7 @@ def _hard_swish(e: Emitter, step: Step) -> None:
     """In INT8 as a product with its gate: XNNPACK has no kernel for integers of the one operator that there is."""
     layout = layout_of(e, step, 1)
     x = e.get(step.inputs[0], layout)
-    if e.origin(step.output) not in e.scales:
+    if e.lookups or e.origin(step.output) not in e.scales:
         e.file.operator("HARD_SWISH", [x], [e.put(step.output, layout)], "HardSwishOptions")
         return
     gate = e.new(step.output, e.laid_out(step.output, layout), Scales((1 / 255,), -128))

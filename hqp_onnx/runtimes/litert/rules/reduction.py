@@ -9,7 +9,8 @@ from hqp_onnx.runtimes.litert.rules.registry import Step, rule
 _REDUCERS = {"ReduceMean": "MEAN", "ReduceSum": "SUM", "ReduceMax": "REDUCE_MAX", "ReduceMin": "REDUCE_MIN"}
 
 
-@rule(*_REDUCERS)
+@rule("ReduceMean", int8="values")
+@rule("ReduceSum", "ReduceMax", "ReduceMin")
 def _reduce(e: Emitter, step: Step) -> None:
     name, keep = step.inputs[0], bool(step.attributes.get("keepdims", 1))
     rank, axes = len(e.shape(name)), step.attributes.get("axes")

@@ -8,6 +8,8 @@ import onnx.parser
 import pytest
 
 from hqp_onnx.errors import ModelError
+from hqp_onnx.runtimes.litert.convert import convert
+from hqp_onnx.runtimes.litert.library import schema
 from hqp_onnx.runtimes.litert.rules import RULES
 from hqp_onnx.runtimes.litert.session import LiteRtSession
 from hqp_onnx.runtimes.session import Session
@@ -212,3 +214,38 @@ def test_refuses_by_name(body: str, words: str) -> None:
     model = model_of("float[n, 4, 8, 8] x", "", body)
     with pytest.raises(ModelError, match="^" + words.replace("(", r"\(")):
         LiteRtSession(model).run(feeds_of(model, 1))
+
+
+ROOT = "float root = {1.41421356}, float inverse = {0.70710678}, float one = {1}, float half = {0.5}"
+
+
+def operators(content: bytes) -> list[str]:
+    s = schema()
+    names = {number: name for name, number in vars(s.BuiltinOperator).items() if isinstance(number, int)}
+    model = s.ModelT.InitFromPackedBuf(content)
+    return [names[model.operatorCodes[op.opcodeIndex].builtinCode] for op in model.subgraphs[0].operators]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "u = Div(x, root) e = Erf(u) p = Add(e, one) m = Mul(x, p) y = Mul(m, half)",
+        "u = Mul(inverse, x) e = Erf(u) p = Add(one, e) h = Mul(half, x) y = Mul(h, p)",
+        "u = Div(x, root) e = Erf(u) p = Add(e, one) k = Mul(p, half) y = Mul(k, x)",
+    ],
+)
+def test_gelu(body: str) -> None:
+    model = model_of("float[n, 5, 6] x", ROOT, body)
+    feeds = feeds_of(model, 2)
+    assert operators(convert(model, feeds).content) == ["GELU"]
+    got = LiteRtSession(model).run(feeds)["y"]
+    np.testing.assert_allclose(got, Session(model).run(feeds)["y"], rtol=1e-4, atol=1e-6)
+
+
+def test_batch_normalization_joins_the_convolution_in_front() -> None:
+    norm = "float[6] s = {W6}, float[6] t = {W6}, float[6] m = {W6}, float[6] v = {1, 2, 3, 4, 5, 6}"
+    model = model_of(IMAGE, f"{CONV}, {norm}", "c = Conv(x, w, b) n = BatchNormalization(c, s, t, m, v) y = Relu(n)")
+    feeds = feeds_of(model, 2)
+    assert operators(convert(model, feeds).content) == ["CONV_2D"]
+    got = LiteRtSession(model).run(feeds)["y"]
+    np.testing.assert_allclose(got, Session(model).run(feeds)["y"], rtol=1e-4, atol=1e-5)

@@ -1,0 +1,206 @@
+"""What ships on LiteRT and on Ethos-U, beside onnxruntime: accuracy, size, times or cycles, and what was refused.
+
+    python tools/check_targets.py FOLDER [--models resnet18 mobilenet_v3_small] [--targets litert ethos-u55-256 ...]
+                                  [--npu ethos-u55-256] [--no-jobs]
+
+The jobs are `hqp optimize` with its defaults on the bundled models and data, one after the other, into
+FOLDER/MODEL/WAY; those that are there already are taken as they are, and with --no-jobs nothing else is. Four tables:
+
+    1  the input, Q8-only and what ships, on each target
+    2  cycles of the NPU where widths were chosen by its cycles, by times of this processor, by multiply-accumulates;
+       the pruned models of these jobs, quantized for the NPU
+    3  what ships for LiteRT beside what ships for onnxruntime, on one thread, in turn
+    4  what has no counterpart in .tflite, and what Vela leaves to the CPU
+
+Needs the extra `ethos-u`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+
+import hqp_onnx
+from hqp_onnx.errors import HqpError
+from hqp_onnx.evaluation.latency import measure
+from hqp_onnx.graphs import model_io
+from hqp_onnx.graphs.shapes import example_feeds
+from hqp_onnx.job.options import Options
+from hqp_onnx.job.results import Report
+from hqp_onnx.model import open_session
+from hqp_onnx.report.reading import read_report
+from hqp_onnx.runtimes.ethos.runtime import EthosU
+from hqp_onnx.runtimes.ethos.vela import Estimate, estimate
+from hqp_onnx.runtimes.litert.session import compiled
+from hqp_onnx.runtimes.machine import processor
+from hqp_onnx.runtimes.targets import Target, target
+from hqp_onnx.steps.optimize import optimize
+
+MODELS = Path(__file__).parents[1] / "models"
+NPU = "ethos-u55-256"
+ROWS = ("baseline", "q8_only")
+
+
+def by_macs() -> Target:
+    """The NPU, whose widths are chosen by multiply-accumulates."""
+    return replace(target(NPU), name="macs", stand_in="widths are chosen by multiply-accumulates, to compare")
+
+
+def way_of(name: str) -> str:
+    """The target of a job."""
+    return f"{__file__}:by_macs" if name == "macs" else name
+
+
+def report_of(folder: Path, model: str, way: str, jobs: bool) -> Report | None:
+    """Of a job, which is run if it is not there."""
+    out = folder / model / way
+    if not (out / "report.json").is_file():
+        if not jobs:
+            return None
+        print(f"\n{model}, {way} ...", flush=True)
+        data = {part: MODELS / f"fashion_mnist_{part}.npz" for part in ("calib", "val", "test")}
+        optimize(Options(MODELS / f"{model}.onnx", output=out, target=way_of(way), resume=True, **data))
+    return read_report(out)
+
+
+def first_table(folder: Path, models: Iterable[str], ways: Iterable[str], jobs: bool) -> Iterator[str]:
+    """Markdown."""
+    yield "| model | target | row | top-1 % | drop | MB | ms | as fast as the input | source of times |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for model in models:
+        for way in ways:
+            report = report_of(folder, model, way, jobs)
+            if report is None:
+                continue
+            for name in dict.fromkeys((*ROWS, report.ships)):
+                row = report.rows.get(name)
+                if row is None:
+                    continue
+                ships = " (ships)" * (name == report.ships)
+                yield (
+                    f"| {model} | {way} | {name}{ships} | {100 * row.metric:.2f} | {100 * row.drop:+.2f} | "
+                    f"{row.bytes / 1e6:.2f} | {row.latency_ms:.3f} | {row.speedup:.2f} | {report.machine.runtime} |"
+                )
+
+
+def estimated(model: onnx.ModelProto, npu: str) -> Estimate:
+    """Of a model in INT8."""
+    runtime = target(npu).runtime
+    assert isinstance(runtime, EthosU)
+    feeds = example_feeds(model_io.to_graph(model))
+    return estimate(compiled(model, feeds, lookups=True), runtime.chip)
+
+
+def second_table(folder: Path, models: Iterable[str], npu: str, jobs: bool) -> Iterator[str]:
+    """Markdown."""
+    yield "| model | widths chosen by | top-1 %, INT8 in LiteRT | drop | MACs M | cycles | fewer than Q8-only |"
+    yield "|---|---|---|---|---|---|---|"
+    calib, test = MODELS / "fashion_mnist_calib.npz", MODELS / "fashion_mnist_test.npz"
+    for model in models:
+        whole = onnx.load(MODELS / f"{model}.onnx")
+        full, first = hqp_onnx.evaluate(whole, test).metric, None
+        ways = {
+            "nothing (Q8-only)": "",
+            f"{npu}'s cycles": npu,
+            "times of this processor": "onnxruntime",
+            "MACs": "macs",
+        }
+        for words, way in ways.items():
+            report = report_of(folder, model, way, jobs) if way else None
+            if way and report is None:
+                continue
+            pruned = onnx.load(folder / model / way / "pruned.onnx") if way else whole
+            int8 = hqp_onnx.quantize(pruned, data=calib, target=npu)
+            found = estimated(int8, npu)
+            first = first or found.cycles
+            top = hqp_onnx.evaluate(int8, test, target=npu).metric
+            macs = (report.rows["pruned"] if report else next(iter(reports(folder, model))).rows["baseline"]).macs
+            yield (
+                f"| {model} | {words} | {100 * top:.2f} | {100 * (full - top):+.2f} | {macs / 1e6:.2f} | "
+                f"{found.cycles:,} | {first / found.cycles:.2f}x |"
+            )
+
+
+def reports(folder: Path, model: str) -> Iterator[Report]:
+    """Of the jobs of a model that are there."""
+    for file in sorted((folder / model).glob("*/report.json")):
+        yield read_report(file.parent)
+
+
+def third_table(folder: Path, models: Iterable[str], jobs: bool) -> Iterator[str]:
+    """Markdown."""
+    yield "| model | onnxruntime's, ms | LiteRT's, ms | LiteRT's takes | input: onnxruntime, ms | input: LiteRT, ms |"
+    yield "|---|---|---|---|---|---|"
+    for model in models:
+        sessions = {}
+        for way in ("onnxruntime", "litert"):
+            report = report_of(folder, model, way, jobs)
+            if report is None:
+                break
+            files = {"ships": folder / model / way / report.files[report.ships], "input": MODELS / f"{model}.onnx"}
+            sessions |= {f"{kind} {way}": open_session(file, way, 1) for kind, file in files.items()}
+        else:
+            feeds = example_feeds(model_io.to_graph(onnx.load(MODELS / f"{model}.onnx")))
+            found = measure(sessions, feeds, 6.0)
+            ours, theirs = found["ships onnxruntime"], found["ships litert"]
+            yield (
+                f"| {model} | {ours.median_ms:.3f} | {theirs.median_ms:.3f} | {ours.speedup / theirs.speedup:.2f} of "
+                f"onnxruntime's | {found['input onnxruntime'].median_ms:.3f} | {found['input litert'].median_ms:.3f} |"
+            )
+
+
+def fourth_table(files: Iterable[Path], npu: str) -> Iterator[str]:
+    """Markdown."""
+    yield "| model | in .tflite | left to the CPU by Vela, as if in INT8 |"
+    yield "|---|---|---|"
+    runtime = target(npu).runtime
+    assert isinstance(runtime, EthosU)
+    for file in files:
+        model = onnx.load(file)
+        feeds = example_feeds(model_io.to_graph(model))
+        try:
+            compiled(model, feeds)
+            rows = estimate(compiled(model, feeds, lookups=True, assume=True), runtime.chip).rows
+            left = [f"{row.operator} `{row.name}`" for row in rows if not row.on_npu and "uantize" not in row.operator]
+            more = f" and {len(left) - 4} more" * (len(left) > 4)
+            yield f"| {file.name} | all | {', '.join(left[:4]) or 'nothing'}{more} |"
+        except HqpError as e:
+            yield f"| {file.name} | refused: {e} | |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--models", nargs="+", default=["resnet18", "mobilenet_v3_small"])
+    parser.add_argument("--targets", nargs="+", default=["onnxruntime", "litert", NPU])
+    parser.add_argument("--npu", default=NPU)
+    parser.add_argument("--files", nargs="*", type=Path, default=sorted(MODELS.rglob("*.onnx")), help="of table 4")
+    parser.add_argument("--no-jobs", action="store_true")
+    given = parser.parse_args()
+    jobs = not given.no_jobs
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    print(f"{processor()}; load of the last 1, 5, 15 minutes {load}; {', '.join(describe(given))}")
+    tables = (
+        first_table(given.folder, given.models, given.targets, jobs),
+        second_table(given.folder, given.models, given.npu, jobs),
+        third_table(given.folder, given.models, jobs),
+        fourth_table(given.files, given.npu),
+    )
+    for number, lines in enumerate(tables, 1):
+        print(f"\nTable {number}\n", flush=True)
+        for line in lines:
+            print(line, flush=True)
+
+
+def describe(given: argparse.Namespace) -> list[str]:
+    """The runtimes."""
+    return [target(name).runtime.describe() for name in given.targets]
+
+
+if __name__ == "__main__":
+    main()
