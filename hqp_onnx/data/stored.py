@@ -73,7 +73,8 @@ class StoredArray:
     def __reduce__(self) -> tuple[Any, ...]:
         if self.origin is None:
             raise pickle.PicklingError(f"{self.name}: only this process has it")
-        return _again, (*self.origin, self.dtype, self.shape)
+        status = self.origin[0].stat()
+        return _again, (*self.origin, self.dtype, self.shape, (status.st_size, status.st_mtime_ns))
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -151,20 +152,21 @@ def open_npz(file: Path) -> dict[str, Rows]:
     return found
 
 
-def _again(file: Path, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Rows:
-    """What another process opened.
+def _again(file: Path, name: str, dtype: np.dtype[Any], shape: tuple[int, ...], state: tuple[int, int]) -> Rows:
+    """What another process opened, when the file had the size and time ``state``.
 
     Raises:
         DataError: it is not there, or something else.
     """
-    found = _opened(file).get(name)
+    found = _opened(file, state).get(name)
     if found is None or found.dtype != dtype or found.shape != shape:
         raise DataError(f"{file}: is another file here, expected {dtype}{list(shape)}")
     return found
 
 
 @lru_cache(2)
-def _opened(file: Path) -> dict[str, Rows]:
+def _opened(file: Path, state: tuple[int, int]) -> dict[str, Rows]:
+    """The arrays of a file, opened once until it is another."""
     return open_npz(file) if file.suffix != ".npy" else {"": open_npy(file)}
 
 

@@ -8,7 +8,7 @@ processor's time in each stage is fitted by a line,
 read at the number of samples that there are, and multiplied by what a second of it took by the clock: where the machine
 has other work, a clock's two readings differ by more than their samples do. A stage that counts something else than
 samples, as weights, takes what it took. Memory is what the process used at its most: data come in batches, so more
-samples take no more of it, but for what is kept of each.
+samples take no more of it, but for what is kept of each. Workers take no part in it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from types import MappingProxyType
 from hqp_onnx.data.sampled import Sampling, sampled
 from hqp_onnx.limits import peak_bytes
 from hqp_onnx.progress import Progress
+from hqp_onnx.workers import alone
 
 FEW, MORE = 1, 3  # batches
 REST = "all else"
@@ -114,7 +115,7 @@ def forecast(command: Command, caps: Mapping[str, int] = MappingProxyType({})) -
 
 def pilot(command: Command, batches: int) -> tuple[Watch, Sampling]:
     """What a command took on so many batches of its data."""
-    with tempfile.TemporaryDirectory(prefix="hqp-") as folder, sampled(batches) as sampling, _silence():
+    with tempfile.TemporaryDirectory(prefix="hqp-") as folder, sampled(batches) as sampling, _silence(), alone():
         watch = Watch()
         command(Path(folder), watch)
         watch.end()

@@ -120,6 +120,16 @@ def using(workers: Workers) -> Iterator[None]:
         pool.close()
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, work is done in this process."""
+    token = _POOL.set(None)
+    try:
+        yield
+    finally:
+        _POOL.reset(token)
+
+
 def _opened(workers: Workers) -> Pool | None:
     if isinstance(workers, Executor):
         return _of(workers, owned=False)

@@ -14,7 +14,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from command import hqp
 from PIL import Image
 from small_model import small_data, small_model
 
@@ -145,10 +147,13 @@ def dataset(data: object, size: int = 25) -> Dataset:
     return open_dataset(data, Session(small_model()).inputs, batch_size=size)  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="module", params=["memory", "file", "compressed", "generator"])
+@pytest.fixture(scope="module", params=["memory", "file", "compressed", "generator", "drifting"])
 def samples(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """The same samples from everywhere."""
     arrays = small_data(COUNT)
+    if request.param == "drifting":  # what the first batch decides, others would decide otherwise
+        arrays["input"] += np.linspace(1000, 1030, COUNT, dtype=np.float32)[:, None, None, None]
+        return dataset(arrays)
     file = tmp_path_factory.mktemp("data") / "data.npz"
     if request.param == "memory":
         return dataset(arrays)
@@ -252,3 +257,36 @@ def touched(folder: str, item: int) -> int:
     time.sleep(0.1)
     Path(folder, str(item)).touch()
     return item
+
+
+@pytest.mark.parametrize(("value", "found"), [('"tcp://h:1"', True), ('"mine.py:pool"', True), ("1", False)])
+def test_hqp_toml_names_no_cluster(
+    value: str, found: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    onnx.save(small_model(), "model.onnx")
+    np.savez("data.npz", **small_data(8))
+    Path("hqp.toml").write_text(f"[evaluate]\nworkers = {value}\n")
+    assert hqp(monkeypatch, "evaluate", "model.onnx", "--data", "data.npz") == (2 if found else 0)
+    assert ("names a machine to connect to" in capfd.readouterr().err) == found
+
+
+def test_the_command_line_shares_the_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    onnx.save(small_model(), "model.onnx")
+    np.savez("data.npz", **small_data(300))
+    Path("threads.py").write_text(
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "class Pool(ThreadPoolExecutor):\n"
+        "    def submit(self, *a):\n"
+        "        open('used', 'a').close()\n"
+        "        return super().submit(*a)\n"
+        "def pool(address):\n"
+        "    return Pool(2)\n"
+    )
+    for name in ("one", "two"):
+        options = ("--workers", "threads.py:pool") if name == "two" else ()
+        assert hqp(monkeypatch, "score", "model.onnx", "--data", "data.npz", "-o", f"{name}.npz", *options) == 0
+        assert Path("used").exists() == (name == "two")
+    assert Path("one.npz").read_bytes() == Path("two.npz").read_bytes()
+    assert active() is None
