@@ -1,6 +1,6 @@
 """Small transformers as torch exports them and as onnxruntime's optimizer fuses them: pruned, scored and in INT8.
 
-    python tools/check_transformers.py [-o build/transformers] [--plans 10]
+    python tools/check_transformers.py [-o build/transformers] [--plans 5] [--only bert ...]
 
 Seeded weights, two layers, width 48. For each file: the share of parameters in prunable units; the groups of units;
 the worst relative error of random plans against the file itself with the removed slices set to zero (in brackets:
@@ -68,7 +68,7 @@ MODELS: dict[str, tuple[str, str, dict[str, Any], dict[str, tuple[int, ...]], st
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, default=Path("build/transformers"))
-    parser.add_argument("--plans", type=int, default=10)
+    parser.add_argument("--plans", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=MODELS, default=list(MODELS))
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)

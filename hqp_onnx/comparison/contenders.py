@@ -17,6 +17,7 @@ from hqp_onnx.engine.library import of_engine
 from hqp_onnx.engine.session import SUFFIXES, EngineSession
 from hqp_onnx.errors import ModelError, UsageError
 from hqp_onnx.graphs.model_io import require_bounded, require_file
+from hqp_onnx.runtimes.litert.session import SUFFIX as TFLITE
 from hqp_onnx.runtimes.runners import open_runner, runtime_name
 from hqp_onnx.runtimes.session import Runner
 from hqp_onnx.runtimes.targets import target as target_named
@@ -92,14 +93,14 @@ def _open(text: str, threads: int) -> Contender:
             raise UsageError(f"{text}: an engine runs on TensorRT only: leave out @{name}")
         return Contender(text, path, of_engine(path).name, EngineSession(path), None)
     require_bounded(path)
-    target = target_named(name or "onnxruntime")
+    target = target_named(name or ("litert" if path.suffix == TFLITE else "onnxruntime"))
 
     def opener(model: onnx.ModelProto | Path, outputs: Sequence[str] | None) -> Runner:
         return open_runner(model, target, outputs, threads)
 
     runtime = runtime_name(target)
     try:
-        return Contender(text, path, runtime, opener(path, None), opener)
+        return Contender(text, path, runtime, opener(path, None), None if path.suffix == TFLITE else opener)
     except ModelError as e:
         raise ModelError(f"{path}: {e}") from e
 

@@ -1,4 +1,7 @@
-"""The files that targets take in place of ONNX: written beside the .onnx files, of the same names."""
+"""The files that targets take in place of ONNX: written beside the .onnx files, of the same names.
+
+What computes in integers alone takes no model in float32: that stays the .onnx that it is.
+"""
 
 from __future__ import annotations
 
@@ -7,31 +10,37 @@ from pathlib import Path
 
 from hqp_onnx.files import write_bytes
 from hqp_onnx.graphs import model_io
+from hqp_onnx.job.candidate import Precision
 from hqp_onnx.job.setup import Setup
 from hqp_onnx.runtimes.runtime import Compiling
 from hqp_onnx.runtimes.targets import Target
 
 
-def handed(setup: Setup, file: Path) -> Path:
-    """What the target takes in place of ``file``, an .onnx; itself where it takes that."""
-    runtime = setup.target.runtime
-    return file.with_suffix(runtime.suffix) if isinstance(runtime, Compiling) else file
+def handed(setup: Setup, file: Path, precision: Precision) -> Path:
+    """What the target takes in place of ``file``, an .onnx of that precision; itself where it takes that."""
+    runtime = _compiler(setup, precision)
+    return file if runtime is None else file.with_suffix(runtime.suffix)
 
 
-def hand_over(setup: Setup, file: Path) -> Path:
+def hand_over(setup: Setup, file: Path, precision: Precision) -> Path:
     """Write ``handed``, if there is anything to write; it."""
-    runtime, made = setup.target.runtime, handed(setup, file)
-    if isinstance(runtime, Compiling):
+    runtime, made = _compiler(setup, precision), handed(setup, file, precision)
+    if runtime is not None:
         write_bytes(made, runtime.compile(file, setup.sample))
     return made
 
 
-def notes_on(setup: Setup, file: Path) -> tuple[str, ...]:
+def notes_on(setup: Setup, file: Path, precision: Precision) -> tuple[str, ...]:
     """What who ships ``file``, or what was made of it, should not miss."""
-    runtime = setup.target.runtime
-    if not isinstance(runtime, Compiling):
+    runtime = _compiler(setup, precision)
+    if runtime is None:
         return ()
-    return tuple(f"{handed(setup, file).name}: {words}" for words in runtime.notes(file, setup.sample))
+    return tuple(f"{handed(setup, file, precision).name}: {words}" for words in runtime.notes(file, setup.sample))
+
+
+def runs_there(setup: Setup, precision: Precision) -> bool:
+    """Whether the target computes in that precision at all."""
+    return not (setup.target.integers_only and precision is Precision.FP32)
 
 
 def handed_bytes(made: Path) -> int:
@@ -46,3 +55,8 @@ def with_handed(names: Iterable[str], target: Target) -> tuple[str, ...]:
         return tuple(listed)
     stems = [name.removesuffix(".onnx") for name in listed if name.endswith(".onnx")]
     return (*listed, *(f"{stem}{runtime.suffix}" for stem in stems))
+
+
+def _compiler(setup: Setup, precision: Precision) -> Compiling | None:
+    runtime = setup.target.runtime
+    return runtime if isinstance(runtime, Compiling) and runs_there(setup, precision) else None

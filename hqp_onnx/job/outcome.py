@@ -23,7 +23,7 @@ from hqp_onnx.job.cost_model import CostModel
 from hqp_onnx.job.details import describe
 from hqp_onnx.job.evidence import MOMENTS
 from hqp_onnx.job.goal import Goal
-from hqp_onnx.job.handing_over import hand_over, handed, handed_bytes, notes_on
+from hqp_onnx.job.handing_over import hand_over, handed, handed_bytes, notes_on, runs_there
 from hqp_onnx.job.layer_times import with_predictions, with_times
 from hqp_onnx.job.ledger import Ledger, Trial
 from hqp_onnx.job.network import traced, with_precisions
@@ -69,7 +69,7 @@ class _Written:
     def shipped(self, metadata: Mapping[str, str], setup: Setup) -> _Written:
         """The same with its file written, metadata in it, and beside it what the target takes in its place."""
         model_io.copy(self.place, self.file, metadata)
-        size = handed_bytes(hand_over(setup, self.file))
+        size = handed_bytes(hand_over(setup, self.file, self.measured.candidate.precision))
         measured, verified = replace(self.measured, bytes=size), replace(self.verified, bytes=size)
         return replace(self, measured=measured, verified=verified)
 
@@ -98,12 +98,14 @@ def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[R
     rows = make_rows(models, latencies)
     admitted = [name for name in rows if name == "baseline" or (name in written and written[name].admitted)]
     shipping = _shipping(setup, {name: rows[name] for name in admitted}, models)
-    files = {name: str(written[name].file.relative_to(options.folder)) for name in admitted if name in written}
+    useful = [name for name in admitted if runs_there(setup, models[name].candidate.precision) or name == shipping.row]
+    files = {name: str(written[name].file.relative_to(options.folder)) for name in useful if name in written}
     if shipping.row == "baseline":
         files["baseline"] = BASELINE
         model_io.save(read_model(options.model)[1], options.folder / BASELINE)
-        hand_over(setup, options.folder / BASELINE)
+        hand_over(setup, options.folder / BASELINE, Precision.FP32)
     shipped = models[shipping.row].candidate
+    precision = shipped.precision
     plan, ranked = shipped.plan, result.evidence.ranking.units
     details: dict[str, Any] = {**rows, **vars(describe(setup.model, setup.channels, plan, ranked, setup.sample))}
     network = _network(
@@ -123,7 +125,7 @@ def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[R
         data=_data_name(setup),
         samples=models["baseline"].scores.samples,
         budget_met=shipping.met,
-        shipped=str(handed(setup, options.folder / files[shipping.row])),
+        shipped=str(handed(setup, options.folder / files[shipping.row], precision)),
         settings=settings_of(setup),
         metric=setup.metric.quantity,
         max_drop=result.judge.budget.max_drop,
@@ -135,7 +137,7 @@ def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[R
         units=Units(setup.channels.units, len(setup.channels.prunable), len(plan)),
         machine=measured_on(setup.target, options.threads),
         notes=(
-            *notes_on(setup, options.folder / files[shipping.row]),
+            *notes_on(setup, options.folder / files[shipping.row], precision),
             *_notes(setup, result, rows, plan),
         ),
         network=network,

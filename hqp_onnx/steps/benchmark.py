@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import onnx
 
+from hqp_onnx.arrays import Array
 from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.latency import Latency, measure
 from hqp_onnx.graphs import model_io
 from hqp_onnx.graphs.shapes import example_feeds
 from hqp_onnx.model import ModelSource, open_session
 from hqp_onnx.progress import Progress, silent
-from hqp_onnx.runtimes.session import try_run
+from hqp_onnx.runtimes.session import Runner, try_run
 from hqp_onnx.runtimes.targets import Target
 
 
@@ -35,8 +37,17 @@ def benchmark_models(
         raise UsageError(f"{{--batch}} {batch}: expected 1 or more")
     names = [f"<model {n}>" if isinstance(m, onnx.ModelProto) else str(m) for n, m in enumerate(models, 1)]
     sessions = {name: open_session(m, target, threads) for name, m in zip(names, models, strict=True)}
-    first = models[0] if isinstance(models[0], onnx.ModelProto) else onnx.load(models[0])
-    feeds = example_feeds(model_io.to_graph(first), leading=sessions[names[0]].batch or batch)
+    feeds = _feeds(models[0], sessions[names[0]], batch)
     for name, session in sessions.items():
         try_run(session, feeds, name)
     return measure(sessions, feeds, progress=partial(progress, "latency"))
+
+
+def _feeds(model: ModelSource, session: Runner, batch: int) -> dict[str, Array]:
+    """Seeded inputs of a model; a file that is not ONNX states all its sizes."""
+    if isinstance(model, onnx.ModelProto) or Path(model).suffix == ".onnx":
+        proto = model if isinstance(model, onnx.ModelProto) else onnx.load(model)
+        return example_feeds(model_io.to_graph(proto), leading=session.batch or batch)
+    rng = np.random.default_rng(0)
+    sizes = {spec: tuple(size or batch for size in spec.shape) for spec in session.inputs}
+    return {spec.name: rng.standard_normal(shape).astype(spec.dtype) for spec, shape in sizes.items()}

@@ -73,3 +73,6 @@ def test_what_computes_in_integers_alone_ships_no_floats(
     assert optimize(monkeypatch, "mine.py:integers") == 0
     report = json.loads((folder / "out" / "report.json").read_text())
     assert report["shipped"] == "out/int8.chip" and not report["floats"]
+    assert sorted(file.name for file in (folder / "out").glob("*.chip")) == ["int8.chip", "q8_only.chip"]
+    assert (folder / "out" / "pruned.onnx").is_file()  # in float32, which the chip has no use for
+    assert report["files"] == {"q8_only": "q8_only.onnx", "hqp": "int8.onnx"}

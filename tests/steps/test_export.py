@@ -38,13 +38,27 @@ def run_ort(file: Path, images: np.ndarray) -> np.ndarray:
     return found
 
 
+def run_tflite(file: Path, images: np.ndarray) -> np.ndarray:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter, found = Interpreter(model_path=str(file)), []
+    interpreter.allocate_tensors()
+    for image in images:
+        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], image[None].transpose(0, 2, 3, 1))
+        interpreter.invoke()
+        found.append(interpreter.get_tensor(interpreter.get_output_details()[0]["index"]))
+    return np.concatenate(found)
+
+
 @pytest.mark.parametrize("name", ["fp32", "int8"])
-@pytest.mark.parametrize(("form", "suffix", "run"), [("openvino", "xml", run_ir), ("ort", "ort", run_ort)])
+@pytest.mark.parametrize(
+    ("form", "suffix", "run"), [("openvino", "xml", run_ir), ("litert", "tflite", run_tflite), ("ort", "ort", run_ort)]
+)
 def test_a_file_gives_what_the_model_gives(
     models: Path, tmp_path: Path, name: str, form: str, suffix: str, run: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if form == "openvino":
-        pytest.importorskip("openvino")
+    if form != "ort":
+        pytest.importorskip({"openvino": "openvino", "litert": "ai_edge_litert"}[form])
     made = tmp_path / "made"
     file, images = made / f"a.{suffix}", small_data()["input"]
     command = ("export", models / f"{name}.onnx", "--format", form, "-o", file, "--json", tmp_path / "said.json")
@@ -53,7 +67,7 @@ def test_a_file_gives_what_the_model_gives(
     assert sorted(said["files"]) == sorted(str(path) for path in made.glob("a.*"))
     assert said["bytes"] == sum(path.stat().st_size for path in made.glob("a.*"))
     wanted = run_ort(models / f"{name}.onnx", images)
-    near = 1e-5 if name == "fp32" or form == "ort" else 0.05  # OpenVINO's INT8 kernels are not onnxruntime's
+    near = 1e-5 if name == "fp32" or form == "ort" else 0.05  # others' INT8 kernels are not onnxruntime's
     assert np.abs(run(file, images) - wanted).max() < near * np.abs(wanted).max()  # type: ignore[operator]
     assert not list(made.glob(".hqp-*"))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -27,7 +27,7 @@ T = TypeVar("T")
 _NAMED = 5  # operators
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a key of what is known of sessions
 class EthosRunner:
     """A model that is run here by LiteRT, and takes what Vela estimates."""
 
@@ -84,7 +84,8 @@ class EthosU:
     def kernels(self, model: onnx.ModelProto, feeds: Mapping[str, Array], threads: int, runs: int) -> list[Kernel]:
         """One for each row of Vela's that is on the NPU."""
         content = compiled(model, feeds, lookups=True, assume=True)
-        shapes, found = _shapes(content), estimate(content, self.chip)
+        found = estimate(content, self.chip)
+        shapes = _shapes(content, {row.name for row in found.rows})
         return [
             Kernel((row.name,), _of(row.name, shapes), row.cycles / found.clock) for row in found.rows if row.on_npu
         ]
@@ -144,15 +145,19 @@ def _left(found: Estimate) -> tuple[str, ...]:
     return (f"left to the CPU beside the NPU, whose time is not known: {counts} ({listed})",)
 
 
-def _shapes(content: bytes) -> dict[str, tuple[Shape, ...]]:
-    """Shapes of what each operator reads and writes, by the tensor that it writes."""
+def _shapes(content: bytes, named: Collection[str]) -> dict[str, tuple[Shape, ...]]:
+    """Shapes of what each operator reads and writes, by the tensor that it writes.
+
+    What makes a tensor that no row is ``named`` after is fused with what reads it: its shapes are counted there.
+    """
     graph = schema().ModelT.InitFromPackedBuf(content).subgraphs[0]
-    return {
-        graph.tensors[operator.outputs[0]].name.decode(): tuple(
-            tuple(map(int, graph.tensors[n].shape)) for n in (*operator.inputs, *operator.outputs) if n >= 0
-        )
-        for operator in graph.operators
-    }
+    found: dict[str, tuple[Shape, ...]] = {}
+    for operator in graph.operators:
+        tensors = [graph.tensors[n] for n in (*operator.inputs, *operator.outputs) if n >= 0]
+        names = [tensor.name.decode() for tensor in tensors]
+        fused = (shape for name in names[:-1] if name not in named for shape in found.get(name, ()))
+        found[names[-1]] = (*fused, *(tuple(map(int, tensor.shape)) for tensor in tensors))
+    return found
 
 
 def _of(name: str, shapes: Mapping[str, tuple[Shape, ...]]) -> tuple[Shape, ...]:

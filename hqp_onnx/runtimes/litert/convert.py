@@ -35,6 +35,7 @@ LAYOUT = "hqp_onnx.channels_last"
 _PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _SAME = frozenset({"Identity", "Dropout"})
 _WITH_PARAMETERS = frozenset({"Clip", "ReduceMean"})  # constants that they read are no operands
+_ACTIVATIONS = {(0.0, float(np.inf)): "RELU", (0.0, 6.0): "RELU6"}
 _SPATIAL = frozenset({"Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Resize", "DepthToSpace"})
 
 
@@ -172,8 +173,7 @@ class _Conversion:
             return
         rule = RULES[node.op_type]
         try:
-            steps = [step for step in (self._in_int8(node, rule), self._in_float(node, rule)) if step is not None]
-            step, after = steps[0]
+            step, after = self._in_int8(node, rule) or self._in_float(node, rule)
             rule.write(e, step)
         except ModelError as error:
             raise ModelError(f"{node.op_type} '{node.name or node.output[0]}': {error}") from error
@@ -230,6 +230,8 @@ class _Conversion:
         floats = [name for name in read if not e.is_constant(name)]
         if not floats or any(e.integers(name) is None for name in floats):
             return False
+        if node.op_type == "Clip" and _limits(node, self.facts.values) not in _ACTIVATIONS:
+            return False
         if rule.int8 == "weighted":
             return len(floats) == 1 and node.input[1] in e.stored
         return rule.int8 == "same" or len(floats) == len(read) or node.op_type in _WITH_PARAMETERS
@@ -271,8 +273,7 @@ class _Conversion:
         if reader is None or reader.op_type not in ("Relu", "Clip"):
             return step
         low, high = _limits(reader, self.facts.values)
-        name, kinds = reader.output[0], {(0.0, np.inf): "RELU", (0.0, 6.0): "RELU6"}
-        kind = kinds.get((low, high))
+        name, kind = reader.output[0], _ACTIVATIONS.get((low, high))
         if integers and (asked := self._integers_of(name)) is not None:
             scales = self.emitter.scales[asked]
             least, most = (scales.scale[0] * (q - scales.zero) for q in (-128, 127))
@@ -292,8 +293,8 @@ def _limits(node: onnx.NodeProto, values: Mapping[str, Array]) -> tuple[float, f
     """Of a Relu or a Clip; NaN where they are not constant."""
     if node.op_type == "Relu":
         return 0.0, float(np.inf)
-    found = []
-    for index, default in ((1, -np.inf), (2, np.inf)):
+    old, found = {entry.name: entry.f for entry in node.attribute}, []  # up to opset 10
+    for index, default in ((1, old.get("min", -np.inf)), (2, old.get("max", np.inf))):
         name = node.input[index] if index < len(node.input) else ""
         found.append(float(values[name]) if name in values else default if not name else np.nan)
     return found[0], found[1]

@@ -141,9 +141,7 @@ class LiteRtSession:
         rows = [self._file(row).run(row) for row in self._rows(feeds)]
         if len(rows) == 1:
             return rows[0]
-        if lone := [name for name, x in rows[0].items() if not np.ndim(x)]:
-            raise ModelError(f"output '{lone[0]}' has no axis of samples, and LiteRT runs samples one by one")
-        return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+        return {name: _joined(name, [row[name] for row in rows]) for name in rows[0]}
 
     def bound(self, feeds: Mapping[str, Array]) -> Callable[[], object]:
         """See ``session.Bindable``: a run without the change of layout, which a device has no need of."""
@@ -220,6 +218,17 @@ def _one_sample(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str,
     if fixed_batch([spec for name, spec in inputs.items() if name in feeds]) is not None:
         return dict(feeds)
     return {n: x[:1] if inputs[n].shape and inputs[n].shape[0] is None else x for n, x in feeds.items()}
+
+
+def _joined(name: str, rows: Sequence[Array]) -> Array:
+    """Of all samples; what is the same for each, and no axis of samples could be in, is none of theirs."""
+    if len(rows[0].shape[:1]) and len(rows[0]) == 1:
+        return np.concatenate(rows)
+    if all(np.array_equal(row, rows[0]) for row in rows[1:]):
+        return rows[0]
+    if not rows[0].ndim:
+        raise ModelError(f"output '{name}' has no axis of samples, and LiteRT runs samples one by one")
+    return np.concatenate(rows)
 
 
 def _read(file: Path) -> bytes:

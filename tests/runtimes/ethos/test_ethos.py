@@ -57,9 +57,21 @@ def test_a_model_is_on_the_npu_and_takes_the_sum_of_its_rows(int8: onnx.ModelPro
     assert left.startswith("left to the CPU beside the NPU, whose time is not known: 1 Dequantize, 1 Mul, 1 Quantize")
 
 
+def test_a_fused_row_has_the_shapes_of_all_that_it_computes(int8: onnx.ModelProto) -> None:
+    swish = small_model()
+    for node in swish.graph.node:
+        node.op_type = "HardSwish" if node.op_type == "Relu" else node.op_type
+    feeds = {"input": np.zeros((1, 1, 8, 8), np.float32)}
+    kernels = target("ethos-u55-256").runtime.kernels(swish, feeds, 0, 1)
+    (row,) = [kernel for kernel in kernels if kernel.names == ("r2/quantized",) and (24, 3, 3, 16) in kernel.shapes][:1]
+    assert {(1, 8, 8, 16), (1, 8, 8, 24)} <= set(row.shapes)  # what the convolution reads, and what the look-up gives
+
+
 def test_it_is_judged_by_litert(int8: onnx.ModelProto) -> None:
     data = small_data()["input"].astype(np.float32)
-    got = open_runner(int8, target("ethos-u55-256")).run({"input": data})["logits"]
+    runner = open_runner(int8, target("ethos-u55-256"))
+    assert {runner: 1}[runner] == 1  # as sessions are remembered
+    got = runner.run({"input": data})["logits"]
     same = open_runner(int8, target("litert")).run({"input": data})["logits"]
     np.testing.assert_array_equal(got, same)
 

@@ -89,6 +89,30 @@ def test_weights_are_stored_once_and_as_integers() -> None:
     assert len(own.quantization.scale) == 8
 
 
+def test_a_clip_of_other_limits_stays_in_float() -> None:
+    model, x = quantized("Sigmoid")
+    text = model.SerializeToString()  # a Clip, in place of the operator that the pairs were put around
+    clipped = onnx.ModelProto.FromString(text)
+    node = next(node for node in clipped.graph.node if node.op_type == "Sigmoid")
+    node.op_type = "Clip"
+    clipped.graph.initializer.append(onnx.numpy_helper.from_array(np.array(0.125, np.float32), "low"))
+    node.input.append("low")
+    assert kinds(compiled(clipped, {"x": x[:1]}))["MAXIMUM", False] == 1
+    wanted, got = Session(clipped).run({"x": x})["y"], LiteRtSession(clipped).run({"x": x})["y"]
+    assert np.square(got - wanted).mean() < 10**-2.5 * np.square(wanted).mean()
+
+
+def test_what_all_samples_share_is_given_once() -> None:
+    model, x = quantized("Relu")
+    weight = next(
+        node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear" and "w/" in node.output[0]
+    )
+    names = [weight, "y"]
+    wanted, got = (kind(model, names).run({"x": x[:3]}) for kind in (Session, LiteRtSession))
+    assert [got[name].shape for name in names] == [wanted[name].shape for name in names]
+    np.testing.assert_allclose(got[weight], wanted[weight], rtol=1e-6)
+
+
 def test_a_node_left_in_float_stands_between_its_own_conversions() -> None:
     model, x = quantized("Elu")
     found = kinds(compiled(model, {"x": x[:1]}))

@@ -119,14 +119,14 @@ def _gate(e: Emitter, step: Step, layout: str, out: int) -> None:
 @rule("Clip", int8="values")
 def _clip(e: Emitter, step: Step) -> None:
     layout = layout_of(e, step, 1)
-    known = [e.value(name, "a limit") if name else None for name in (step.input(1), step.input(2))]
+    given = step.attributes.get("min"), step.attributes.get("max")  # up to opset 10
+    inputs = step.input(1), step.input(2)
+    known = [e.value(name, "a limit") if name else old for name, old in zip(inputs, given, strict=True)]
     low, high = (None if value is None or not np.isfinite(value) else float(value) for value in known)
     x, shape = e.get(step.inputs[0], layout), e.laid_out(step.output, layout)
     if low == 0 and high in (None, 6.0):
         e.file.operator("RELU6" if high else "RELU", [x], [e.put(step.output, layout)])
         return
-    if e.origin(step.output) in e.scales:
-        raise ModelError(f"limits {low} and {high} have no INT8 form")
     steps = [(kind, limit) for kind, limit in (("MAXIMUM", low), ("MINIMUM", high)) if limit is not None]
     for number, (kind, limit) in enumerate(steps, 1):
         out = e.put(step.output, layout) if number == len(steps) else e.new(step.output, shape)

@@ -62,7 +62,8 @@ def _pad(e: Emitter, step: Step) -> None:
 def _slice(e: Emitter, step: Step) -> None:
     name, shape = step.inputs[0], e.shape(step.inputs[0])
     starts, _, axes, steps = (_list(e, step, at) for at in (1, 2, 3, 4))
-    assert starts is not None
+    if starts is None:
+        raise ModelError("expected opset 10 or newer")
     axes = [axis % len(shape) for axis in axes or range(len(starts))]
     strides = [1] * len(shape)
     for axis, stride in zip(axes, steps or [1] * len(axes), strict=True):
