@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from weakref import WeakKeyDictionary
@@ -31,8 +32,10 @@ class Opening:
     @classmethod
     def of(cls, runner: Runner) -> Opening | None:
         """How ``runner`` was opened while workers are in use, its file read; None where that is not known."""
-        known = _OPENINGS.get(runner)
-        if active() is None or known is None or not isinstance(known.model, Path):
+        known = None
+        with suppress(TypeError):  # a runner of other people, which cannot be a key
+            known = None if active() is None else _OPENINGS.get(runner)
+        if known is None or not isinstance(known.model, Path):
             return known
         if known.model.suffix != ".onnx":
             return None
@@ -55,7 +58,8 @@ def open_runner(
     runner = target.runtime.open(model, outputs, threads, spin)
     if active() is not None and outputs is None:
         here = getattr(target.runtime, "here", target.runtime)  # of a board
-        _OPENINGS[runner] = Opening(model, replace(target, runtime=here))
+        with suppress(TypeError):
+            _OPENINGS[runner] = Opening(model, replace(target, runtime=here))
     return runner
 
 

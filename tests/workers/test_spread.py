@@ -290,3 +290,20 @@ def test_the_command_line_shares_the_work(monkeypatch: pytest.MonkeyPatch, tmp_p
         assert Path("used").exists() == (name == "two")
     assert Path("one.npz").read_bytes() == Path("two.npz").read_bytes()
     assert active() is None
+
+
+@dataclass
+class Unhashable:
+    """A runner of other people."""
+
+    session: Session
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.session, name)
+
+
+def test_a_runner_that_cannot_be_a_key_is_judged_here() -> None:
+    runner, data = Unhashable(Session(small_model())), dataset(small_data(60))
+    alone = evaluate(runner, data, load_metric("top1"))
+    with using(ThreadPoolExecutor(2)):
+        assert evaluate(runner, data, load_metric("top1")).metric == alone.metric
