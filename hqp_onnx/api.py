@@ -82,7 +82,7 @@ def prune(
     preprocess: str | Path | None = None,
     saliency: str | None = None,
     compensate: bool | None = None,
-    refit: str = "once",
+    refit: str | None = None,
     min_width: float = 0.1,
     branches: bool = True,
     multiple_of: int = 1,
@@ -103,7 +103,8 @@ def prune(
         saliency: how units are ranked: a name of ``hqp prune --help``, or ``FILE.py:name``; None takes fisher where
             there are data, else l2.
         compensate: refit the weights that read removed channels, which needs data; None does where there are data.
-        refit: ``once``, or ``in-order``: once more, each weight from what it then reads.
+        refit: ``once``, or ``in-order``: once more, each weight from what it then reads; None takes in-order for a
+            plan, else once.
         min_width: share of every tensor's units that stays; one always does.
         branches: whether gates and residual branches may be removed as a whole.
         multiple_of: widths stay multiples of it, where they are as wide.

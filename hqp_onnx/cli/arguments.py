@@ -294,14 +294,13 @@ min_width_option = click.option(
 )
 
 
-def refit_option(default: str | None, chosen: str) -> Callable[[F], F]:
-    """``--refit``; ``chosen`` says what the default is."""
+def refit_option(default: str) -> Callable[[F], F]:
+    """``--refit``; ``default`` says what it is if it is not given."""
     return click.option(
         "--refit",
         type=click.Choice(REFITS),
-        default=default,
         help="in-order: once more, each weight from what it then reads; a pass over the data per layer and candidate. "
-        f"Default: {chosen}.",
+        f"Default: {default}.",
     )
 
 

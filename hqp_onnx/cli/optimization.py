@@ -106,7 +106,7 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
 @click.option(
     "--compensate/--no-compensate", default=True, show_default=True, help="Refit weights that read removed channels."
 )
-@refit_option(None, "in-order for the objective latency, else once")
+@refit_option("in-order for the objective latency, else once")
 @click.option(
     "--objective",
     type=click.Choice(OBJECTIVES),

@@ -113,7 +113,7 @@ def score(
 @click.option(
     "--compensate/--no-compensate", default=None, help="Refit weights that read removed channels. Default: with --data."
 )
-@refit_option("once", "once")
+@refit_option("in-order for --plan, else once")
 @min_width_option
 @branches_option
 @click.option("--multiple-of", type=int, default=1, show_default=True, help=MULTIPLE_HELP)

@@ -38,7 +38,8 @@ class Pruning:
         sparsity: share of the prunable units to remove, 0 to below 1; None with a ``plan``.
         saliency: how units are ranked; None takes fisher where there are data, else l2.
         compensate: refit the weights that read removed channels, which needs data; None refits if there are data.
-        refit: ``once``, or ``in-order``: once more, each weight from what it then reads.
+        refit: ``once``, or ``in-order``: once more, each weight from what it then reads; None takes in-order for a
+            plan, as ``optimize`` does, else once.
         min_width: share of the units of every tensor that stays; one always does.
         branches: whether the last units of a branch may be removed, together (``branches``).
         multiple_of: widths stay multiples of it, see ``ranking.order.aligned``.
@@ -54,7 +55,7 @@ class Pruning:
     sparsity: float | None = None
     saliency: str | None = None
     compensate: bool | None = None
-    refit: str = "once"
+    refit: str | None = None
     min_width: float = 0.1
     branches: bool = True
     multiple_of: int = 1
@@ -71,7 +72,7 @@ class Pruning:
                 f"{{--sparsity}} {self.sparsity}: expected a share of the prunable units, 0 or more and below 1"
             )
         self.scoring(False)
-        check_refit(self.refit, self.compensate)
+        check_refit(self.refit or "once", self.compensate)
         check_min_width(self.min_width)
         check_multiple(self.multiple_of)
 
@@ -123,7 +124,7 @@ def prune_model(model: Model, options: Pruning, data: Dataset | None = None, pro
         UsageError: a saliency or a refit without its data, patterns that match no tensor.
         DataError: the plan is not of this network.
     """
-    if data is None and (options.compensate or options.refit != "once"):
+    if data is None and (options.compensate or options.refit == "in-order"):
         argument = "compensate" if options.compensate else "refit"
         raise UsageError(f"{{--{argument}}} needs calibration data: add {{--data}}")
     channels = model.channels().restricted(options.keep, options.only, options.branches)
@@ -144,7 +145,7 @@ def prune_model(model: Model, options: Pruning, data: Dataset | None = None, pro
         order, plan, wanted = replayed.removed, replayed, len(replayed)
     refit = None
     if halves is not None and turned is not None and refitted:
-        again = data if options.refit == "in-order" else None
+        again = data if options.refit == "in-order" or (options.plan and options.refit is None) else None
         refit = Refit(joined(*halves), ridges_of(graph, channels, order, turned), again)
     return Pruned(cut(model.graph, channels, plan, refit).graph, channels, plan, wanted)
 
