@@ -26,7 +26,7 @@ def test_bad_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pyte
         code = hqp(monkeypatch, *arguments)
         *progress, error = capfd.readouterr().err.strip().splitlines()
         assert code == 2, (wrong, error)
-        assert all(line.startswith(("checking ", "metric ")) for line in progress), (wrong, progress)
+        assert all(line.startswith(("checking ", "metric ", "step ")) for line in progress), (wrong, progress)
         assert error.startswith("error: "), wrong
         assert part in error, (wrong, error)
         assert not (tmp_path / "out").exists(), wrong

@@ -163,7 +163,7 @@ def test_a_share_is_of_the_original_and_a_rise_where_less_is_better() -> None:
     budget = Budget(base, allowed("50%", base), name="rmse")
     assert budget.admits(other) and budget.drop(other) == pytest.approx(other.metric - base.metric)
     rise = f"{other.metric - base.metric:.3g}"
-    assert budget.words(other) == f"rise {rise} of {0.5 * base.metric:.3g}"
+    assert budget.words(other) == f"rise {rise}, budget {0.5 * base.metric:.3g}"
     assert sum(budget.spent(0.01, other).values()) == pytest.approx(budget.max_drop)
 
 

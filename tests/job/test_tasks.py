@@ -104,7 +104,7 @@ def tagged(name: str) -> np.ndarray:
 def test_f1_of_tags(tmp_path: Path) -> None:
     report = job(tmp_path, {"labels": tagged}, metric="f1", max_drop=0.1, confidence=0.9)
     assert report.baseline.metric == 1.0 and report.rows[report.ships].val_drop <= 0.1
-    assert all("of 10 points" in trial.why for trial in report.trials)
+    assert all("budget 10 points" in trial.why for trial in report.trials)
 
 
 @pytest.mark.parametrize(

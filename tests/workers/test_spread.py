@@ -5,12 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
-import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ import pytest
 from command import hqp
 from PIL import Image
 from small_model import small_data, small_model
+from work import Adding, Touching
 
 from hqp_onnx.data import shards
 from hqp_onnx.data.dataset import Dataset
@@ -41,26 +40,6 @@ from hqp_onnx.workers.parcels import packed, unpacked
 from hqp_onnx.workers.pool import active
 
 COUNT = 400
-
-
-@dataclass(frozen=True, eq=False)
-class Adding:
-    """Adds an array; dies, or fails, at an item."""
-
-    values: np.ndarray
-    marker: str = ""
-
-    def opened(self, threads: int) -> Callable[[int], tuple[float, int]]:
-        return partial(added, self)
-
-
-def added(work: Adding, item: int) -> tuple[float, int]:
-    if item == 3 and work.marker and not Path(work.marker).exists():
-        Path(work.marker).touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    if item < 0:
-        raise DataError(f"no item {item}")
-    return float(work.values.sum()) + item, os.getpid()
 
 
 @pytest.fixture(scope="module")
@@ -241,22 +220,6 @@ def test_nothing_goes_on_once_no_more_is_asked_for(tmp_path: Path) -> None:
         done = len(list(tmp_path.iterdir()))
         time.sleep(0.3)
         assert len(list(tmp_path.iterdir())) == done < 20
-
-
-@dataclass(frozen=True)
-class Touching:
-    """Leaves a file behind, after a while."""
-
-    folder: str
-
-    def opened(self, threads: int) -> Callable[[int], int]:
-        return partial(touched, self.folder)
-
-
-def touched(folder: str, item: int) -> int:
-    time.sleep(0.1)
-    Path(folder, str(item)).touch()
-    return item
 
 
 @pytest.mark.parametrize(("value", "found"), [('"tcp://h:1"', True), ('"mine.py:pool"', True), ("1", False)])

@@ -23,7 +23,7 @@ def test_a_pruned_graph_comes_closer(name: str) -> None:
     data = open_data(teacher, feeds_of(load(name), 24, 32))
     channels = teacher.channels()
     order = removal_order(np.random.default_rng(0).random(channels.units), channels, 0.0)
-    plan = PruningPlan(order[: max(1, len(channels.prunable) // 3)])
+    plan = PruningPlan(order[: max(1, len(channels.prunable) // 5)])
     student = prune_channels(teacher.graph, channels, plan).graph
     kept = kept_positions(channels, channels.removed(plan))
     found = recover(student, teacher.graph, data, Recovery(3, batch=4, beta=0.0), kept=kept, threads=1)

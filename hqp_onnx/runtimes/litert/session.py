@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 
 from hqp_onnx.arrays import Array
+from hqp_onnx.boundary import silenced
 from hqp_onnx.errors import ModelError, one_line
 from hqp_onnx.runtimes.litert.convert import LAYOUT, convert
 from hqp_onnx.runtimes.litert.emitter import to_first, to_last
@@ -40,8 +41,9 @@ class TfliteFile:
     def __init__(self, content: bytes, threads: int = 0) -> None:
         module = interpreter_module()
         try:
-            self._interpreter = module.Interpreter(model_content=content, num_threads=threads or None)
-            self._interpreter.allocate_tensors()
+            with silenced():  # its kernels say that they are there
+                self._interpreter = module.Interpreter(model_content=content, num_threads=threads or None)
+                self._interpreter.allocate_tensors()
             model = schema().ModelT.InitFromPackedBuf(content)
         except (ValueError, RuntimeError) as e:
             raise ModelError(f"LiteRT cannot load the model: {one_line(e)}") from e
