@@ -59,7 +59,7 @@ def _paired(nodes: Sequence[onnx.NodeProto], facts: Facts) -> set[str]:
 def _pair(name: str, source: str, facts: Facts) -> Iterator[onnx.NodeProto]:
     """Of tensor ``name``, read from ``source``."""
     q, dq = f"{name}/quantized", f"{name}/dequantized"
-    facts.like(q, name)
+    facts.shapes[q], facts.types[q] = facts.shapes[name], np.dtype(np.int8)
     facts.like(dq, name)
     yield make_node("QuantizeLinear", [source, _SCALE, _ZERO], [q])
     yield make_node("DequantizeLinear", [q, _SCALE, _ZERO], [dq])
@@ -78,7 +78,7 @@ def _weight(node: onnx.NodeProto, facts: Facts) -> onnx.NodeProto:
     facts.add(f"{name}/scale", scale)
     facts.add(f"{name}/restored", values)
     node.input[1] = f"{name}/restored"
-    return make_node("DequantizeLinear", [f"{name}/int8", f"{name}/scale"], [f"{name}/restored"])
+    return make_node("DequantizeLinear", [f"{name}/int8", f"{name}/scale"], [f"{name}/restored"], axis=axis)
 
 
 def _made(nodes: Sequence[onnx.NodeProto]) -> set[str]:

@@ -1,11 +1,8 @@
 """ONNX in, .tflite out, at fixed sizes.
 
 The nodes are written in their order, each by its rule (``rules``). Pairs Q/DQ are no operators there: what stands
-between them is computed in int8 where LiteRT has a kernel for it,
-
-    uint8 (scale, zero)  ->  int8 (scale, zero - 128)        the same real numbers
-
-and what a rule does not take in integers is computed in float, behind a DEQUANTIZE. Images go in and come out with
+between them is computed in int8 where LiteRT has a kernel for it (``pairs``), and what a rule does not take in integers
+is computed in float, behind a DEQUANTIZE. Images go in and come out with
 channels last, as is usual there; other tensors stay as they are.
 """
 
@@ -22,17 +19,16 @@ from hqp_onnx.arrays import Array
 from hqp_onnx.errors import ModelError
 from hqp_onnx.runtimes.litert.assumed import assume_int8
 from hqp_onnx.runtimes.litert.batch_norm import fold_norms
-from hqp_onnx.runtimes.litert.emitter import FIRST, LAST, Emitter, Stored
+from hqp_onnx.runtimes.litert.emitter import FIRST, LAST, Emitter
 from hqp_onnx.runtimes.litert.facts import Facts, find_facts
-from hqp_onnx.runtimes.litert.file import Scales
 from hqp_onnx.runtimes.litert.gelu import join_gelus
+from hqp_onnx.runtimes.litert.pairs import PAIR, find_pairs
 from hqp_onnx.runtimes.litert.rules import RULES, Step
 from hqp_onnx.runtimes.litert.rules.registry import Rule
 
 _DESCRIPTION = "written by hqp_onnx"
 LAYOUT = "hqp_onnx.channels_last"
 """Metadata: a JSON list of the inputs and outputs with channels last, where ONNX has them first."""
-_PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _SAME = frozenset({"Identity", "Dropout"})
 _WITH_PARAMETERS = frozenset({"Clip", "ReduceMean"})  # constants that they read are no operands
 _ACTIVATIONS = {(0.0, float(np.inf)): "RELU", (0.0, 6.0): "RELU6"}
@@ -45,11 +41,15 @@ class Converted:
 
     Attributes:
         content: of the file.
-        outputs: what onnxruntime computes of the inputs that it was written for; none where integers are rounded.
+        outputs: what onnxruntime computes of the inputs that it was written for; none of a file that is assumed.
+        rounded: whether floats are rounded to integers on the way.
+        steps: of the outputs that are multiples of one.
     """
 
     content: bytes
     outputs: Mapping[str, Array]
+    rounded: bool
+    steps: Mapping[str, float]
 
 
 def convert(
@@ -77,27 +77,27 @@ class _Conversion:
         self.opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
         self.outputs = [value.name for value in model.graph.output]
         self.all = fold_norms(join_gelus(model.graph.node, facts.values), facts, self.outputs)
-        self.rounded = any(node.op_type in _PAIR for node in model.graph.node)
-        if assume and not self.rounded:
-            self.all, self.rounded = assume_int8(self._alive(), facts, self.outputs), True
+        self.assumed = assume and not any(node.op_type in PAIR for node in model.graph.node)
+        if self.assumed:
+            self.all = assume_int8(self._alive(), facts, self.outputs)
         self.nodes = self._alive()
         self.readers: dict[str, list[onnx.NodeProto]] = {}
         for node in self.nodes:
             for name in filter(None, node.input):
                 self.readers.setdefault(name, []).append(node)
         self.written: set[str] = set()
-        self.emitter = self._emitter(lookups)
+        self._refuse()
+        self.emitter = Emitter(facts, find_pairs(self.nodes, self.all, facts), lookups)
 
     def run(self) -> Converted:
         """The file."""
-        self._refuse()
         e = self.emitter
         stored = {tensor.name for tensor in self.graph.initializer}
         given = [value.name for value in self.graph.input if value.name not in stored]
         layouts = {name: self._layout(name) for name in given}
-        inputs = {name: e.put(name, layouts[name]) for name in given}
+        inputs = {name: self._taken(name, layouts[name]) for name in given}
         for node in self.nodes:
-            if node.output[0] not in self.written and node.op_type not in _PAIR:
+            if node.output[0] not in self.written and node.op_type not in PAIR:
                 self._write(node)
         outputs: dict[str, int] = {}
         for name in self.outputs:
@@ -105,17 +105,37 @@ class _Conversion:
             outputs[name] = self._given(name, layouts[name], set(inputs.values()) | set(outputs.values()))
         last = sorted(name for name, layout in layouts.items() if layout == LAST)
         content = e.file.content(inputs, outputs, _DESCRIPTION, {LAYOUT: json.dumps(last).encode()})
-        return Converted(content, {} if self.rounded else {name: self.facts.results[name] for name in self.outputs})
+        wanted = {} if self.assumed else {name: self.facts.results[name] for name in self.outputs}
+        integers = {name: e.integers(name) for name in self.outputs}
+        steps = {name: e.scales[own].scale[0] for name, own in integers.items() if own is not None}
+        return Converted(content, wanted, any(node.op_type == "QuantizeLinear" for node in self.nodes), steps)
+
+    def _taken(self, name: str, layout: str) -> int:
+        """The tensor of an input; uint8 becomes int8 behind it."""
+        e = self.emitter
+        if not self._is_unsigned(name):
+            return e.put(name, layout)
+        number = e.unsigned(name, layout)
+        e.file.operator("QUANTIZE", [number], [e.put(name, layout)])
+        return number
 
     def _given(self, name: str, layout: str, taken: set[int]) -> int:
         """The tensor of an output; a copy where that is an input, a constant or another output."""
         e = self.emitter
         number = e.get(name, layout)
+        if self._is_unsigned(name):
+            unsigned = e.unsigned(name, layout)
+            e.file.operator("QUANTIZE", [number], [unsigned])
+            return unsigned
         if number not in taken and not e.is_constant(name):
             return number
         copy = e.new(name, e.laid_out(name, layout))
         e.reshape(number, copy, e.laid_out(name, layout))
         return copy
+
+    def _is_unsigned(self, name: str) -> bool:
+        """Whether these integers are uint8 in the model."""
+        return name in self.emitter.scales and self.facts.types[name] == np.uint8
 
     def _alive(self) -> list[onnx.NodeProto]:
         """The nodes that outputs depend on and that are not constant, in order."""
@@ -126,25 +146,9 @@ class _Conversion:
                 alive.append(node)
         return alive[::-1]
 
-    def _emitter(self, lookups: bool) -> Emitter:
-        """With the pairs of the model."""
-        values = self.facts.values
-        quantized, dequantized, scales = {}, {}, {}
-        for node in self.nodes:
-            if node.op_type == "QuantizeLinear":
-                quantized[node.output[0]], scales[node.output[0]] = node.input[0], _scales(node, values)
-            elif node.op_type == "DequantizeLinear":
-                dequantized[node.output[0]] = node.input[0]
-        stored = {
-            node.output[0]: _stored(node, values)
-            for node in self.all
-            if node.op_type == "DequantizeLinear" and node.input[0] in values
-        }
-        return Emitter(self.facts, quantized, dequantized, scales, stored, lookups)
-
     def _refuse(self) -> None:
         """Raise ``ModelError`` that names the operators without a rule."""
-        known = RULES.keys() | _PAIR | _SAME
+        known = RULES.keys() | PAIR | _SAME
         lacking = [node for node in self.nodes if node.domain not in ("", "ai.onnx") or node.op_type not in known]
         if lacking:
             named = ", ".join(f"{node.op_type} '{node.name or node.output[0]}'" for node in lacking[:5])
@@ -181,8 +185,16 @@ class _Conversion:
             e.restore(name, integers)
 
     def _keeps(self, node: onnx.NodeProto) -> bool:
-        """Whether a Cast changes nothing."""
+        """Whether a Cast, or a reduction over no axes, changes nothing."""
         types = self.facts.types
+        if node.op_type.startswith("Reduce"):
+            given = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
+            axes = (
+                self.facts.values.get(node.input[1], (0,))
+                if node.input[1:] and node.input[1]
+                else given.get("axes", ())
+            )
+            return bool(given.get("noop_with_empty_axes", 0)) and not len(axes)
         return node.op_type == "Cast" and types[node.input[0]] == types[node.output[0]]
 
     def _in_float(self, node: onnx.NodeProto, rule: Rule) -> tuple[Step, list[tuple[str, str]]]:
@@ -233,8 +245,16 @@ class _Conversion:
         if node.op_type == "Clip" and _limits(node, self.facts.values) not in _ACTIVATIONS:
             return False
         if rule.int8 == "weighted":
-            return len(floats) == 1 and node.input[1] in e.stored
+            return len(floats) == 1 and self._has_int8_weight(node)
         return rule.int8 == "same" or len(floats) == len(read) or node.op_type in _WITH_PARAMETERS
+
+    def _has_int8_weight(self, node: onnx.NodeProto) -> bool:
+        """Whether the kernels take its weight as it is stored: one scale, or one for each output channel."""
+        stored = self.emitter.stored.get(node.input[1])
+        if stored is None or (node.op_type != "Conv" and stored.values.ndim != 2):
+            return False
+        first = node.op_type == "Conv" or any(entry.name == "transB" and entry.i for entry in node.attribute)
+        return stored.axis in (None, 0 if first else 1)
 
     def _integers_of(self, name: str) -> str | None:
         """What quantizes a tensor, if all that read it do, and alike."""
@@ -298,20 +318,3 @@ def _limits(node: onnx.NodeProto, values: Mapping[str, Array]) -> tuple[float, f
         name = node.input[index] if index < len(node.input) else ""
         found.append(float(values[name]) if name in values else default if not name else np.nan)
     return found[0], found[1]
-
-
-def _scales(node: onnx.NodeProto, values: Mapping[str, Array]) -> Scales:
-    """Of a QuantizeLinear of an activation, as int8 has them."""
-    scale, zero = (values.get(name) for name in (*node.input[1:3], "")[:2])
-    if scale is None or np.size(scale) != 1:
-        raise ModelError(f"QuantizeLinear '{node.name}': expected one constant scale")
-    kind = np.dtype(np.uint8) if zero is None else zero.dtype
-    if kind not in (np.int8, np.uint8):
-        raise ModelError(f"QuantizeLinear '{node.name}': gives {kind}, expected int8 or uint8")
-    offset = 128 if kind == np.uint8 else 0
-    return Scales((float(np.reshape(scale, -1)[0]),), int(0 if zero is None else np.reshape(zero, -1)[0]) - offset)
-
-
-def _stored(node: onnx.NodeProto, values: Mapping[str, Array]) -> Stored:
-    """The constant integers of a DequantizeLinear."""
-    return Stored(values[node.input[0]], np.reshape(values[node.input[1]], -1))

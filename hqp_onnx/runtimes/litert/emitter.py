@@ -8,8 +8,7 @@ only where something reads the other side of a pair: integers that were computed
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from hqp_onnx.errors import ModelError
 from hqp_onnx.runtimes.litert.facts import Facts
 from hqp_onnx.runtimes.litert.file import File, Scales
 from hqp_onnx.runtimes.litert.library import schema
+from hqp_onnx.runtimes.litert.pairs import Pairs, Stored
 
 FIRST, LAST = "channels first", "channels last"
 
@@ -33,44 +33,23 @@ def to_first(rank: int) -> list[int]:
     return [0, rank - 1, *range(1, rank - 1)] if rank > 2 else list(range(rank))
 
 
-@dataclass(frozen=True)
-class Stored:
-    """A constant as it is stored: floats, or integers of ``scale``, float32 [channels] along ``axis``, or [1]."""
-
-    values: Array
-    scale: Array | None = None
-
-    def along(self, axis: int) -> Scales | None:
-        """Their scales, where channels are on that axis of what is written."""
-        return (
-            None if self.scale is None else Scales(tuple(map(float, self.scale)), 0, axis if self.scale.size > 1 else 0)
-        )
-
-
 class Emitter:
     """A file that grows, and what of the model stands in it.
 
     Args:
         facts: of the model.
-        quantized: output of each QuantizeLinear -> what it reads.
-        dequantized: output of each DequantizeLinear of an activation -> what it reads.
-        scales: of the outputs of QuantizeLinear.
-        stored: of the outputs of DequantizeLinear of a constant: its integers.
+        pairs: of the model.
         lookups: whether the chip has tables for activations of int8.
     """
 
-    def __init__(
-        self,
-        facts: Facts,
-        quantized: Mapping[str, str],
-        dequantized: Mapping[str, str],
-        scales: Mapping[str, Scales],
-        stored: Mapping[str, Stored],
-        lookups: bool = False,
-    ) -> None:
+    def __init__(self, facts: Facts, pairs: Pairs, lookups: bool = False) -> None:
         self.facts, self.file, self.lookups = facts, File(), lookups
-        self._quantized, self._dequantized, self.scales = dict(quantized), dict(dequantized), dict(scales)
-        self._shapes, self.stored = dict(facts.shapes), stored
+        self._quantized, self._dequantized, self.scales = (
+            dict(pairs.quantized),
+            dict(pairs.dequantized),
+            dict(pairs.scales),
+        )
+        self._shapes, self.stored = dict(facts.shapes), pairs.stored
         self._forms: dict[tuple[str, str], int] = {}
         self._same: dict[str, str] = {}
         self.positive: set[str] = set()
@@ -114,6 +93,10 @@ class Emitter:
     def bias(self, name: str, channels: int, weight: Stored, data: str) -> int:
         """The number of a bias of so many channels, zeros where there is none; int32 of the products' scale in INT8."""
         values = np.zeros(channels, np.float32) if not name else np.asarray(self.value(name, "its bias"), np.float32)
+        if values.size != 1 and (values.size != channels or values.shape[-1] != channels):
+            raise ModelError(
+                f"its bias is {list(values.shape)}: expected one value, or one for each of {channels} channels"
+            )
         values = np.broadcast_to(values.reshape(-1), (channels,))
         if weight.scale is None:
             return self.file.constant(name or "zeros", np.ascontiguousarray(values))
@@ -180,6 +163,11 @@ class Emitter:
         number = self.file.tensor(name, shape, kind, self.scales.get(name))
         self._forms[name, layout] = number
         return number
+
+    def unsigned(self, name: str, layout: str) -> int:
+        """The number of a new tensor of uint8 for the integers ``name``, which are int8 elsewhere."""
+        own = self.scales[self.origin(name)]
+        return self.file.tensor(name, self.laid_out(name, layout), np.uint8, Scales(own.scale, own.zero + 128))
 
     def laid_out(self, name: str, layout: str) -> tuple[int, ...]:
         """Its shape in a layout."""

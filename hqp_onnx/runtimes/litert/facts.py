@@ -33,12 +33,14 @@ class Facts:
         shapes: of all tensors.
         types: numpy's, of all tensors.
         results: of the graph, in that run.
+        negative: tensors of integers with some below 0, in that run.
     """
 
     values: dict[str, Array]
     shapes: dict[str, tuple[int, ...]]
     types: dict[str, np.dtype[Any]]
     results: Mapping[str, Array]
+    negative: frozenset[str] = frozenset()
 
     def add(self, name: str, value: Array) -> None:
         """A constant more."""
@@ -74,4 +76,5 @@ def find_facts(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> Facts:
         {name: np.shape(x) for name, x in known.items()},
         {name: np.asarray(x).dtype for name, x in known.items()},
         {value.name: known[value.name] for value in graph.output},
+        frozenset(name for name, x in known.items() if np.asarray(x).dtype.kind == "i" and (np.asarray(x) < 0).any()),
     )

@@ -81,7 +81,7 @@ class File:
 
     def constant(self, name: str, values: Array, scales: Scales | None = None) -> int:
         """The number of a tensor of ``values``; the same values are stored once."""
-        values = np.ascontiguousarray(values)
+        values = np.asarray(values, order="C")  # ascontiguousarray makes a single number a list of one
         key = values.tobytes(), values.shape, values.dtype.name, scales
         if key not in self._constants:
             number = self.tensor(name, values.shape, values.dtype, scales)

@@ -54,7 +54,6 @@ def _unary(kind: str, options: str = "") -> Callable[[Emitter, Step], None]:
 rule("Add", int8="values", fuses=True)(_binary("ADD", "AddOptions", fused=True))
 rule("Sub", int8="values", fuses=True)(_binary("SUB", "SubOptions", fused=True))
 rule("Mul", int8="values", fuses=True)(_binary("MUL", "MulOptions", fused=True))
-rule("Pow")(_binary("POW", "PowOptions"))
 rule("Relu", int8="values")(_unary("RELU"))
 rule("Sigmoid", int8="values", fixed=_SIGMOID)(_unary("LOGISTIC"))
 rule("Tanh", int8="values", fixed=_TANH)(_unary("TANH"))
@@ -66,7 +65,6 @@ rule("Neg")(_unary("NEG", "NegOptions"))
 rule("Sin")(_unary("SIN"))
 rule("Cos")(_unary("COS", "CosOptions"))
 rule("Floor")(_unary("FLOOR"))
-rule("Elu")(_unary("ELU"))
 
 
 @rule("Div", fuses=True)
@@ -82,6 +80,20 @@ def _div(e: Emitter, step: Step) -> None:
     inputs = [operand(e, step.inputs[0], rank, layout), factor]
     chosen = {"fusedActivationFunction": e.activation(step.activation)}
     e.file.operator("MUL", inputs, [e.put(step.output, layout)], "MulOptions", **chosen)
+
+
+@rule("Pow")
+def _pow(e: Emitter, step: Step) -> None:
+    if len({e.facts.types[name] for name in step.inputs}) > 1:
+        raise ModelError("its base and its exponent are of different types")
+    _binary("POW", "PowOptions")(e, step)
+
+
+@rule("Elu")
+def _elu(e: Emitter, step: Step) -> None:
+    if step.attributes.get("alpha", 1.0) != 1.0:
+        raise ModelError(f"alpha {step.attributes['alpha']:g}: expected 1")
+    _unary("ELU")(e, step)
 
 
 @rule("HardSigmoid", int8="values")
@@ -159,6 +171,8 @@ def _prelu(e: Emitter, step: Step) -> None:
     layout, rank = layout_of(e, step, 1), len(e.shape(step.output))
     slope = e.value(step.inputs[1], "its slope")
     slope = slope.reshape([1] * (rank - slope.ndim) + [*slope.shape])
+    if len(slope) != 1:
+        raise ModelError("its slope differs between samples")
     slope = (slope if layout == FIRST else slope.transpose(to_last(rank)))[0]
     e.file.operator("PRELU", [e.get(step.inputs[0], layout), e.floats(slope)], [e.put(step.output, layout)])
 

@@ -47,9 +47,11 @@ def _concat(e: Emitter, step: Step) -> None:
 def _pad(e: Emitter, step: Step) -> None:
     if step.attributes.get("mode", b"constant") != b"constant" or step.input(3):
         raise ModelError("other than constants around all axes it has no counterpart")
-    if step.input(2) and float(e.value(step.input(2), "its value")):
+    if step.attributes.get("value") or (step.input(2) and e.value(step.input(2), "its value").any()):
         raise ModelError("LiteRT pads zeros")
-    pads = np.array(e.value(step.input(1), "its padding") if step.input(1) else step.attributes["pads"], np.int32)
+    pads = np.array(
+        e.value(step.input(1), "its padding") if step.input(1) else step.attributes.get("pads", ()), np.int32
+    )
     pads, layout = pads.reshape(2, -1).T, layout_of(e, step, 1)
     if (pads < 0).any():
         raise ModelError("it cuts, and LiteRT's does not")
@@ -110,6 +112,8 @@ def _gather(e: Emitter, step: Step) -> None:
     if e.is_constant(indices):
         size = e.shape(name)[axis]
         places = e.file.constant("indices", np.asarray(e.facts.values[indices] % size, np.int32))
+    elif indices in e.facts.negative:
+        raise ModelError("its indices are negative, and LiteRT counts from the start alone")
     else:
         places = e.get(indices)
     e.file.operator("GATHER", [e.get(name), places], [e.put(step.output)], "GatherOptions", axis=axis, batchDims=0)

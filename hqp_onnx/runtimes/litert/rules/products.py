@@ -20,6 +20,8 @@ def _gemm(e: Emitter, step: Step) -> None:
 @rule("MatMul", int8="weighted", fuses=True, adds=True)
 def _matmul(e: Emitter, step: Step) -> None:
     left, right = step.inputs
+    if min(len(e.shape(left)), len(e.shape(right))) < 2:
+        raise ModelError("a vector is one of its operands, and LiteRT multiplies matrices")
     if len(e.facts.shapes[right]) == 2 and e.has_weight(right):
         _fully_connected(e, step, step.bias, transposed=False)
         return

@@ -16,9 +16,6 @@ def _reduce(e: Emitter, step: Step) -> None:
     rank, axes = len(e.shape(name)), step.attributes.get("axes")
     if step.input(1):
         axes = e.value(step.input(1), "the list of its axes").tolist()
-    if axes is None and step.attributes.get("noop_with_empty_axes", 0):
-        e.alias(step.output, name)
-        return
     chosen = sorted(axis % rank for axis in (axes or range(rank)))
     moves = not keep and 1 not in chosen and any(axis not in chosen for axis in range(2, rank))
     layout = FIRST if moves else e.layout(name)

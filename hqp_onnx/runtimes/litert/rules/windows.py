@@ -175,11 +175,20 @@ def _pool(e: Emitter, step: Step, kind: str, lowest: bool) -> None:
 @rule("Resize", int8="same")
 def _resize(e: Emitter, step: Step) -> None:
     shape, new = e.shape(step.inputs[0]), e.shape(step.output)
-    given = {name: step.attributes.get(name, default) for name, default in _RESIZED.items()}
+    defaults = _RESIZED if step.opset >= 11 else _RESIZED | _RESIZED_10
+    given = {name: step.attributes.get(name, default) for name, default in defaults.items()}
     given = {name: value.decode() for name, value in given.items()}
     if len(shape) != 4 or shape[:2] != new[:2]:
         raise ModelError("LiteRT resizes images alone")
     mode, place, near = given["mode"], given["coordinate_transformation_mode"], given["nearest_mode"]
+    if place != "align_corners" and not _by_sizes(e, step):
+        raise ModelError("its scales are not those of its sizes, which LiteRT goes by")
+    if (
+        step.attributes.get("antialias", 0)
+        and mode == "linear"
+        and any(n < old for n, old in zip(new, shape, strict=True))
+    ):
+        raise ModelError("LiteRT does not smooth what it shrinks")
     whole = all(n % old == 0 for n, old in zip(new[2:], shape[2:], strict=True))
     image, sizes = e.get(step.inputs[0], LAST), e.ints(new[2:])
     if mode == "linear" and place in ("half_pixel", "align_corners", "asymmetric"):
@@ -192,11 +201,22 @@ def _resize(e: Emitter, step: Step) -> None:
     e.file.operator(kind, [image, sizes], [e.put(step.output, LAST)], options, **chosen)
 
 
+def _by_sizes(e: Emitter, step: Step) -> bool:
+    """Whether each axis is scaled by its new size over the old one."""
+    if step.input(3):
+        return bool(step.attributes.get("keep_aspect_ratio_policy", b"stretch") == b"stretch")
+    old, new = e.shape(step.inputs[0]), e.shape(step.output)
+    scales = e.value(step.input(2 if step.opset >= 11 else 1), "the list of its scales")
+    axes = step.attributes.get("axes", range(len(scales)))
+    return all(np.isclose(scale * old[axis], new[axis], 1e-5, 0) for scale, axis in zip(scales, axes, strict=True))
+
+
 _RESIZED = {
     "mode": b"nearest",
     "coordinate_transformation_mode": b"half_pixel",
     "nearest_mode": b"round_prefer_floor",
 }
+_RESIZED_10 = {"coordinate_transformation_mode": b"asymmetric", "nearest_mode": b"floor"}  # of what grows
 _REPEATS = {  # what repeats each pixel where sizes are whole multiples
     ("asymmetric", "floor"),
     ("half_pixel", "round_prefer_floor"),
