@@ -10,6 +10,7 @@ Each is made by its runtime, in a folder of its own, and loaded from there befor
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,18 +34,21 @@ class Format:
     """A file format.
 
     Attributes:
-        target: whose runtime reads it.
+        reference: the target whose results of the ONNX model the file's are held to.
         suffix: of the file that is named, as ".xml".
         beside: suffixes of other files.
         write: makes the file of a model, for these inputs or any of their sizes.
         run: the outputs of a file, in the order of the model's.
+        error: by how much these may differ, of their size; any where ``write`` itself holds the file to onnxruntime,
+            and knows where integers are rounded.
     """
 
-    target: str
+    reference: str
     suffix: str
     beside: tuple[str, ...]
     write: Callable[[Path, Path, Feeds], None]
     run: Callable[[Path, Feeds], Sequence[Array]]
+    error: float = 1e-3  # rounding of another order of sums
 
 
 def exported(model: Path, file: Path, form: Format, feeds: Feeds, held: Callable[[Sequence[Array]], float]) -> float:
@@ -109,6 +113,6 @@ def _run_tflite(file: Path, feeds: Feeds) -> Sequence[Array]:
 
 FORMATS = {
     "openvino": Format("openvino", ".xml", (".bin",), _write_ir, _run_ir),
-    "litert": Format("litert", ".tflite", (), _write_tflite, _run_tflite),
+    "litert": Format("onnxruntime", ".tflite", (), _write_tflite, _run_tflite, math.inf),
     "ort": Format("onnxruntime", ".ort", (), _write_ort, _run_ort),
 }

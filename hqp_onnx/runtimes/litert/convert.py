@@ -189,11 +189,9 @@ class _Conversion:
         types = self.facts.types
         if node.op_type.startswith("Reduce"):
             given = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
-            axes = (
-                self.facts.values.get(node.input[1], (0,))
-                if node.input[1:] and node.input[1]
-                else given.get("axes", ())
-            )
+            axes = given.get("axes", ())
+            if node.input[1:] and node.input[1]:
+                axes = self.facts.values.get(node.input[1], (0,))
             return bool(given.get("noop_with_empty_axes", 0)) and not len(axes)
         return node.op_type == "Cast" and types[node.input[0]] == types[node.output[0]]
 

@@ -44,12 +44,8 @@ class Emitter:
 
     def __init__(self, facts: Facts, pairs: Pairs, lookups: bool = False) -> None:
         self.facts, self.file, self.lookups = facts, File(), lookups
-        self._quantized, self._dequantized, self.scales = (
-            dict(pairs.quantized),
-            dict(pairs.dequantized),
-            dict(pairs.scales),
-        )
-        self._shapes, self.stored = dict(facts.shapes), pairs.stored
+        self._quantized, self._dequantized = dict(pairs.quantized), dict(pairs.dequantized)
+        self._shapes, self.scales, self.stored = dict(facts.shapes), dict(pairs.scales), pairs.stored
         self._forms: dict[tuple[str, str], int] = {}
         self._same: dict[str, str] = {}
         self.positive: set[str] = set()
@@ -94,9 +90,7 @@ class Emitter:
         """The number of a bias of so many channels, zeros where there is none; int32 of the products' scale in INT8."""
         values = np.zeros(channels, np.float32) if not name else np.asarray(self.value(name, "its bias"), np.float32)
         if values.size != 1 and (values.size != channels or values.shape[-1] != channels):
-            raise ModelError(
-                f"its bias is {list(values.shape)}: expected one value, or one for each of {channels} channels"
-            )
+            raise ModelError(f"its bias is {list(values.shape)}: expected one value, or {channels} for the channels")
         values = np.broadcast_to(values.reshape(-1), (channels,))
         if weight.scale is None:
             return self.file.constant(name or "zeros", np.ascontiguousarray(values))

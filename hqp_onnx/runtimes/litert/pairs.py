@@ -106,12 +106,11 @@ def _given(nodes: Sequence[onnx.NodeProto], facts: Facts) -> dict[str, Scales]:
 def _scales(node: onnx.NodeProto, facts: Facts) -> Scales:
     """Of the integers of a QuantizeLinear or DequantizeLinear of an activation."""
     name = node.output[0] if node.op_type == "QuantizeLinear" else node.input[0]
-    kind, zero = facts.types[name], np.zeros(1)
+    kind = facts.types[name]
     if kind not in (np.int8, np.uint8):
         raise _refused(node, f"its integers are {kind}, expected int8 or uint8")
     scale = facts.values.get(node.input[1])
-    if len(node.input) > 2 and node.input[2]:
-        zero = facts.values.get(node.input[2])
+    zero = facts.values.get(node.input[2]) if node.input[2:] and node.input[2] else np.zeros(1)
     if scale is None or zero is None or scale.size != 1 or zero.size != 1:
         raise _refused(node, "expected one constant scale, and one zero-point")
     return Scales((float(scale.reshape(-1)[0]),), int(zero.reshape(-1)[0]) - (128 if kind == np.uint8 else 0))

@@ -18,9 +18,9 @@ from hqp_onnx.boundary import silenced
 from hqp_onnx.errors import ModelError, one_line
 from hqp_onnx.runtimes.litert.convert import LAYOUT, convert
 from hqp_onnx.runtimes.litert.emitter import to_first, to_last
-from hqp_onnx.runtimes.litert.held import require_same
+from hqp_onnx.runtimes.litert.held import difference
 from hqp_onnx.runtimes.litert.library import interpreter_module, schema
-from hqp_onnx.runtimes.session import TensorSpec, fixed_batch, run_padded, with_outputs
+from hqp_onnx.runtimes.session import Session, TensorSpec, fixed_batch, run_padded, with_outputs
 
 SUFFIX = ".tflite"
 _KEPT = 4  # sets of sizes
@@ -120,6 +120,7 @@ class LiteRtSession:
         lookups: bool = False,
     ) -> None:
         interpreter_module()
+        self._apart = False  # whether samples are known not to be mixed
         self._threads, self._lookups, self._files = threads, lookups, dict[tuple[tuple[int, ...], ...], TfliteFile]()
         if isinstance(model, Path) and model.suffix == SUFFIX:
             file = TfliteFile(_read(model), threads)
@@ -141,7 +142,11 @@ class LiteRtSession:
         """Outputs by name. A batch shorter than a fixed batch size is padded, and its outputs cut to length."""
         if self.batch is not None:
             return run_padded(lambda fed: self._file(fed).run(fed), feeds, self.batch)
-        rows = [self._file(row).run(row) for row in self._rows(feeds)]
+        parts = self._rows(feeds)
+        if len(parts) > 1 and not self._apart and self._model is not None:
+            _require_apart(self._model, parts, {n: x[:2] if n in self._along(feeds) else x for n, x in feeds.items()})
+            self._apart = True
+        rows = [self._file(row).run(row) for row in parts]
         if len(rows) == 1:
             return rows[0]
         return {name: _joined(name, [row[name] for row in rows]) for name in rows[0]}
@@ -157,9 +162,12 @@ class LiteRtSession:
 
     def _rows(self, feeds: Mapping[str, Array]) -> list[dict[str, Array]]:
         """Each sample alone; inputs whose first size is fixed have no axis of samples."""
-        along = [spec.name for spec in self.inputs if spec.shape and spec.shape[0] is None and spec.name in feeds]
+        along = self._along(feeds)
         count = len(feeds[along[0]]) if along else 1
         return [{n: x[row : row + 1] if n in along else x for n, x in feeds.items()} for row in range(count)]
+
+    def _along(self, feeds: Mapping[str, Array]) -> list[str]:
+        return [spec.name for spec in self.inputs if spec.shape and spec.shape[0] is None and spec.name in feeds]
 
     def _file(self, feeds: Mapping[str, Array]) -> TfliteFile:
         """The model written for the sizes of ``feeds``."""
@@ -196,8 +204,26 @@ def _written(model: onnx.ModelProto, feeds: Mapping[str, Array], lookups: bool =
     converted = convert(model, feeds, lookups, assume)
     if converted.outputs:
         got = TfliteFile(converted.content).run(feeds)
-        require_same(converted.outputs, got, converted.rounded, converted.steps)
+        if why := difference(converted.outputs, got, converted.rounded, converted.steps):
+            raise ModelError(f"LiteRT computes something else than onnxruntime: {why}")
     return converted.content
+
+
+def _require_apart(model: onnx.ModelProto, parts: Sequence[Mapping[str, Array]], two: Mapping[str, Array]) -> None:
+    """Raise ``ModelError`` where onnxruntime gives for ``two`` samples what it does not give for each, ``parts[:2]``.
+
+    A model that takes one sample alone, whatever it declares, mixes none.
+    """
+    session = Session(model, optimize=False)
+    alone = [session.run(part) for part in parts[:2]]
+    try:
+        together = session.run(two)
+    except ModelError:
+        return
+    joined = {name: _joined(name, [one[name] for one in alone]) for name in together}
+    rounded = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
+    if why := difference(together, joined, rounded, {}):
+        raise ModelError(f"samples depend on those beside them, and LiteRT runs each alone: {why}")
 
 
 def _loaded(model: onnx.ModelProto | bytes | Path) -> onnx.ModelProto:

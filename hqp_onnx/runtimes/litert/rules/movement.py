@@ -49,10 +49,8 @@ def _pad(e: Emitter, step: Step) -> None:
         raise ModelError("other than constants around all axes it has no counterpart")
     if step.attributes.get("value") or (step.input(2) and e.value(step.input(2), "its value").any()):
         raise ModelError("LiteRT pads zeros")
-    pads = np.array(
-        e.value(step.input(1), "its padding") if step.input(1) else step.attributes.get("pads", ()), np.int32
-    )
-    pads, layout = pads.reshape(2, -1).T, layout_of(e, step, 1)
+    given = e.value(step.input(1), "its padding") if step.input(1) else step.attributes.get("pads", ())
+    pads, layout = np.array(given, np.int32).reshape(2, -1).T, layout_of(e, step, 1)
     if (pads < 0).any():
         raise ModelError("it cuts, and LiteRT's does not")
     pads = pads if layout == FIRST else pads[to_last(len(pads))]

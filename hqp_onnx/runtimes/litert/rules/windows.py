@@ -183,11 +183,8 @@ def _resize(e: Emitter, step: Step) -> None:
     mode, place, near = given["mode"], given["coordinate_transformation_mode"], given["nearest_mode"]
     if place != "align_corners" and not _by_sizes(e, step):
         raise ModelError("its scales are not those of its sizes, which LiteRT goes by")
-    if (
-        step.attributes.get("antialias", 0)
-        and mode == "linear"
-        and any(n < old for n, old in zip(new, shape, strict=True))
-    ):
+    shrinks = any(n < old for n, old in zip(new, shape, strict=True))
+    if step.attributes.get("antialias", 0) and mode == "linear" and shrinks:
         raise ModelError("LiteRT does not smooth what it shrinks")
     whole = all(n % old == 0 for n, old in zip(new[2:], shape[2:], strict=True))
     image, sizes = e.get(step.inputs[0], LAST), e.ints(new[2:])
