@@ -105,7 +105,8 @@ class File:
             chosen: their values; names of enumerations' values as text.
         """
         int8 = any(self._tensors[n].type == self._s.TensorType.INT8 for n in (*inputs[:1], *outputs))
-        version = _INT8_VERSIONS.get(kind, 1) if int8 else _LEAST_VERSIONS.get(kind, 1)
+        least = _LEAST_VERSIONS.get(kind, 1)
+        version = _INT8_VERSIONS.get(kind, least) if int8 else least
         operator = self._s.OperatorT()
         operator.opcodeIndex = self._codes.setdefault((kind, version), len(self._codes))
         operator.inputs, operator.outputs = list(inputs), list(outputs)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
 import onnx
 import onnx.parser
 import pytest
+from tflite_operators import kinds
 
 import hqp_onnx
 from hqp_onnx.runtimes.litert.library import schema
@@ -47,18 +46,6 @@ def quantized(activation: str) -> tuple[onnx.ModelProto, np.ndarray]:
             text = text.replace(f"{{W{count}}}", "{" + ", ".join(map(str, values)) + "}", 1)
     x = rng.standard_normal((64, 3, 12, 12)).astype(np.float32)
     return hqp_onnx.quantize(onnx.parser.parse_model(text), data={"x": x}, target="litert"), x
-
-
-def kinds(content: bytes) -> Counter[tuple[str, bool]]:
-    """(operator, whether it gives int8) -> how many."""
-    s = schema()
-    names = {number: name for name, number in vars(s.BuiltinOperator).items() if isinstance(number, int)}
-    model = s.ModelT.InitFromPackedBuf(content)
-    graph = model.subgraphs[0]
-    return Counter(
-        (names[model.operatorCodes[op.opcodeIndex].builtinCode], graph.tensors[op.outputs[0]].type == s.TensorType.INT8)
-        for op in graph.operators
-    )
 
 
 @pytest.mark.parametrize("activation", ["Relu", "HardSwish", "Sigmoid", "Tanh"])
