@@ -143,10 +143,10 @@ class LiteRtSession:
         if self.batch is not None:
             return run_padded(lambda fed: self._file(fed).run(fed), feeds, self.batch)
         parts = self._rows(feeds)
+        rows = [self._file(row).run(row) for row in parts]
         if len(parts) > 1 and not self._apart and self._model is not None:
             _require_apart(self._model, parts, {n: x[:2] if n in self._along(feeds) else x for n, x in feeds.items()})
             self._apart = True
-        rows = [self._file(row).run(row) for row in parts]
         if len(rows) == 1:
             return rows[0]
         return {name: _joined(name, [row[name] for row in rows]) for name in rows[0]}
