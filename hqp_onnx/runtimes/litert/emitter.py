@@ -135,8 +135,11 @@ class Emitter:
         if len(self.shape(name)) < 3 and layout == LAST:
             return self.get(name, FIRST)
         if self.is_constant(name):
-            values = self.facts.values[name]
-            number = self.file.constant(name, values if layout == FIRST else values.transpose(to_last(values.ndim)))
+            values, own = self.facts.values[name], self.scales.get(name)
+            if own is not None and values.dtype == np.uint8:
+                values = (values.astype(np.int16) - 128).astype(np.int8)
+            values = values if layout == FIRST else values.transpose(to_last(values.ndim))
+            number = self.file.constant(name, values, own)
         elif (other := (name, FIRST if layout == LAST else LAST)) in self._forms:
             rank = len(self.shape(name))
             order = to_last(rank) if layout == LAST else to_first(rank)

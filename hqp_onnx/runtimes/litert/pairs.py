@@ -2,7 +2,7 @@
 
     uint8 (scale, zero)  ->  int8 (scale, zero - 128)        the same real numbers
 
-A tensor of integers has its scales from the QuantizeLinear that makes it or, an input of the graph, from the
+A tensor of integers has its scales from the QuantizeLinear that makes it or, an input or a constant, from the
 DequantizeLinear that reads it; what moves integers without computing hands them on.
 """
 
@@ -89,7 +89,7 @@ def find_pairs(nodes: Sequence[onnx.NodeProto], constants: Sequence[onnx.NodePro
 
 
 def _given(nodes: Sequence[onnx.NodeProto], facts: Facts) -> dict[str, Scales]:
-    """Of the inputs of the graph that are integers."""
+    """Of the inputs of the graph that are integers, and of constants that are moved before they are dequantized."""
     makers = {name: node for node in nodes for name in node.output if name}
     found = {}
     for node in nodes:
@@ -98,7 +98,7 @@ def _given(nodes: Sequence[onnx.NodeProto], facts: Facts) -> dict[str, Scales]:
         source = node.input[0]
         while source in makers and makers[source].op_type in _MOVES:
             source = makers[source].input[0]
-        if source not in makers and source not in facts.values:
+        if source not in makers:
             found[source] = _scales(node, facts)
     return found
 

@@ -144,6 +144,13 @@ def test_integers_are_moved_as_they_are(kind: str, moved: str) -> None:
     assert operators(model, 0.01)["DEQUANTIZE", False] == 1
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.int8])
+def test_tables_of_integers_are_looked_up_as_they_are(kind: type) -> None:
+    body = "i = Cast<to = 7>(x) g = Gather(v, i) y = DequantizeLinear(g, t, z)"
+    model = model_of("uint8[1, 3] x", body, zero=f"{kind.__name__} z = {{10}}", v=integers(0, 127, (256, 4), kind))
+    assert operators(model, 0.01)["GATHER", True] == 1
+
+
 @pytest.mark.parametrize(("kind", "opset"), [("uint8", 17), ("int8", 21), ("uint8", 21)])
 def test_zero_points_may_be_left_out(kind: str, opset: int) -> None:
     said = f"<output_dtype = {getattr(onnx.TensorProto, kind.upper())}>" if opset > 17 else ""
