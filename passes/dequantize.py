@@ -11,6 +11,8 @@ what is quantized may be below, Clip(x, 0, end of the range) takes its place. No
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
@@ -90,7 +92,7 @@ def _drop_pairs(work: Work) -> None:
         elif read:
             if node.op not in _MOVES or any(not read[0][1].same(steps) for _, steps in read):
                 raise _unknown(node)
-            node.inputs = [numbers[t.name][0] if t.name in numbers else t for t in node.inputs]
+            node.inputs = [_moved(work, t, numbers, node.op == "Concat", read[0][1]) for t in node.inputs]
             integers = list(node.outputs)
             node.outputs = [gs.Variable(work.names.tensor(f"{t.name}/float")) for t in integers]
             numbers |= {t.name: (value, read[0][1]) for t, value in zip(integers, node.outputs, strict=True)}
@@ -98,7 +100,18 @@ def _drop_pairs(work: Work) -> None:
         raise ModelError(f"output '{given_out.name}' holds quantized integers: only float outputs have a float model")
     for output in work.graph.outputs:
         if output.name in ends:
-            _take_place(work, output, ends[output.name])
+            _take_place(work, output, value := ends[output.name])
+            ends = {name: output if t is value and value.inputs == [] else t for name, t in ends.items()}
+
+
+def _moved(
+    work: Work, tensor: gs.Tensor, numbers: Mapping[str, tuple[gs.Tensor, Steps]], joined: bool, steps: Steps
+) -> gs.Tensor:
+    """An input of a node that moves integers, in numbers; of those that are joined, constants too."""
+    if tensor.name in numbers:
+        return numbers[tensor.name][0]
+    found = work.floats(tensor, steps) if joined and isinstance(tensor, gs.Constant) else tensor
+    return tensor if found is None else found
 
 
 def _take_place(work: Work, output: gs.Tensor, value: gs.Tensor) -> None:
@@ -114,8 +127,10 @@ def _take_place(work: Work, output: gs.Tensor, value: gs.Tensor) -> None:
 
 
 def _steps(node: gs.Node) -> Steps:
-    axis, block = node.attrs.get("axis", 1), node.attrs.get("block_size", 0)
-    return Steps(node.inputs[1], input_of(node, 2), axis, block)
+    axis, block, zero = node.attrs.get("axis", 1), node.attrs.get("block_size", 0), input_of(node, 2)
+    stated = node.attrs.get("output_dtype", 0) or onnx.TensorProto.UINT8
+    kind = zero.values.dtype if isinstance(zero, gs.Constant) else onnx.helper.tensor_dtype_to_np_dtype(stated)
+    return Steps(node.inputs[1], zero, axis, block, np.dtype(kind))
 
 
 def _numbers(work: Work, integers: gs.Tensor, steps: Steps) -> gs.Tensor | None:
@@ -124,9 +139,11 @@ def _numbers(work: Work, integers: gs.Tensor, steps: Steps) -> gs.Tensor | None:
         return work.floats(integers, steps)
     if not steps.known or steps.scale.values.size > 1:
         return None
-    value = work.op("Cast", [integers], f"{integers.name}/float", to=onnx.TensorProto.FLOAT)
+    kind = steps.scale.values.dtype
+    to = onnx.helper.np_dtype_to_tensor_dtype(kind)
+    value = work.op("Cast", [integers], f"{integers.name}/float", to=to)
     if steps.zero is not None and steps.zero.values.any():
-        zero = work.constant(steps.zero.values.astype(np.float32), f"{integers.name}/zero")
+        zero = work.constant(steps.zero.values.astype(kind), f"{integers.name}/zero")
         value = work.op("Sub", [value, zero], f"{integers.name}/centred")
     return work.op(
         "Mul", [value, work.constant(steps.scale.values, f"{integers.name}/scale")], f"{integers.name}/number"
@@ -135,15 +152,15 @@ def _numbers(work: Work, integers: gs.Tensor, steps: Steps) -> gs.Tensor | None:
 
 def _saturated(work: Work, value: gs.Tensor, steps: Steps) -> gs.Tensor:
     """``value``, not below 0 where the integers could not be, either, and it might."""
-    if not steps.known or steps.scale.values.size > 1 or isinstance(value, gs.Constant):
+    if not steps.known or not np.issubdtype(steps.kind, np.integer) or not value.inputs or _is_nonnegative(value):
         return value
-    zero = np.zeros((), np.uint8) if steps.zero is None else steps.zero.values.reshape(())
-    if not np.issubdtype(zero.dtype, np.integer) or zero != np.iinfo(zero.dtype).min or not value.inputs:
+    ends = np.iinfo(steps.kind)
+    if np.any(ends.min != 0 if steps.zero is None else steps.zero.values != ends.min):
         return value
-    if _is_nonnegative(value):
-        return value
-    top = float(steps.scale.values.item()) * (np.iinfo(zero.dtype).max - int(zero))
-    bounds = [work.constant(np.array(x, np.float32), f"{value.name}/{end}") for x, end in ((0.0, "low"), (top, "high"))]
+    if steps.scale.values.size > 1:
+        return work.op("Relu", [value], f"{value.name}/clipped")
+    top, kind = float(steps.scale.values.item()) * (ends.max - ends.min), steps.scale.values.dtype
+    bounds = [work.constant(np.array(x, kind), f"{value.name}/{end}") for x, end in ((0.0, "low"), (top, "high"))]
     return work.op("Clip", [value, *bounds], f"{value.name}/clipped")
 
 

@@ -148,7 +148,8 @@ def _multiplies(node: gs.Node) -> bool:
         node.attrs.get(name, default) == default for name, default in (("alpha", 1), ("beta", 1), ("transA", 0))
     )
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    alone = bias is None or not isinstance(bias, gs.Constant) or (bias.values.ndim == 1 and len(bias.outputs) == 1)
+    filters = weight.shape[weight_axes(node, 2).output]
+    alone = not isinstance(bias, gs.Constant) or (bias.values.shape == (filters,) and len(bias.outputs) == 1)
     return plain and alone and len(weight.outputs) == 1 and weight.values.dtype.kind == "f"
 
 

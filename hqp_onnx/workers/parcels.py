@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,9 @@ class _Packer(pickle.Pickler):
         self.parts: dict[str, bytes] = {}
 
     def reducer_override(self, value: Any) -> Any:
-        """Paths as another process finds them, whose working folder may be another."""
+        """Paths as another process finds them, whose working folder may be another; nothing that only this one has."""
+        if getattr(value, "__module__", "") == "__main__" and isinstance(value, (type, FunctionType)):
+            raise pickle.PicklingError(f"{value.__qualname__}: other processes have another __main__")
         return (Path, (str(value.absolute()),)) if isinstance(value, Path) else NotImplemented
 
     def persistent_id(self, value: Any) -> str | None:

@@ -115,11 +115,17 @@ def _standard(b: Body) -> Results:
         if b.shape(mask)[-3] > 1:
             return None
         mask = b.unsqueeze(mask, -3)
-    terms = [_hidden(b, mask) if boolean and mask is not None else mask]
-    if b.attribute("is_causal", 0):
-        terms.append(_causal(b, sides, length))
+    causal = _before(b, sides, length) if b.attribute("is_causal", 0) else None
+    terms: list[Term] = [None if causal is None else _hidden(b, causal)]
+    seen = None
+    if boolean and mask is not None:
+        allowed = mask if causal is None else b.op("And", mask, causal)
+        terms = [_hidden(b, allowed)]
+        seen = b.op("ReduceMax", b.number(allowed), np.array([-1]), keepdims=1)  # a query that sees no key gives 0
+    elif mask is not None:
+        terms.append(mask)
     present = sides[1:] if b.wants(1) or b.wants(2) else []
-    result = _attend_in_groups(b, sides, terms, counts) if grouped else _attend(b, sides, terms)
+    result = _attend_in_groups(b, sides, terms, counts, seen) if grouped else _attend(b, sides, terms, seen)
     return [_merge(b, result) if flat else result, *present]
 
 
@@ -158,27 +164,31 @@ def _merge(b: Body, tensor: gs.Tensor) -> gs.Variable:
     return b.reshape(b.transpose(tensor, 0, 2, 1, 3), 0, 0, -1)
 
 
-def _attend(b: Body, sides: Sides, terms: Sequence[Term]) -> gs.Variable:
+def _attend(b: Body, sides: Sides, terms: Sequence[Term], seen: gs.Tensor | None = None) -> gs.Variable:
+    """``seen``: 1, and 0 for queries that give 0."""
     query, key, value = sides
-    return b.op("MatMul", _weights(b, query, b.transpose(key, 0, 1, 3, 2), terms), value)
+    return b.op("MatMul", _weights(b, query, b.transpose(key, 0, 1, 3, 2), terms, seen), value)
 
 
-def _attend_in_groups(b: Body, sides: Sides, terms: Sequence[Term], counts: Sequence[int]) -> gs.Variable:
+def _attend_in_groups(
+    b: Body, sides: Sides, terms: Sequence[Term], counts: Sequence[int], seen: gs.Tensor | None = None
+) -> gs.Variable:
     """``counts``: heads of queries, and of the keys and values that groups of them share."""
     query, shared = sides[0], counts[1]
     batch, length = b.size(query, 0), b.size(query, 2)
     grouped = b.reshape_to(query, batch, shared, counts[0] // shared, length, b.size(query, 3))
     key, value = (b.unsqueeze(t, 2) for t in sides[1:])
-    result = b.op("MatMul", _weights(b, grouped, b.transpose(key, 0, 1, 2, 4, 3), terms), value)
+    result = b.op("MatMul", _weights(b, grouped, b.transpose(key, 0, 1, 2, 4, 3), terms, seen), value)
     return b.reshape_to(result, batch, counts[0], length, b.size(sides[2], 3))
 
 
-def _weights(b: Body, query: gs.Tensor, key: gs.Tensor, terms: Sequence[Term]) -> gs.Variable:
+def _weights(b: Body, query: gs.Tensor, key: gs.Tensor, terms: Sequence[Term], seen: gs.Tensor | None) -> gs.Variable:
     """How much each query takes of each key."""
     scores = b.op("Mul", b.op("MatMul", query, key), _factor(b, query))
     if limit := float(b.attribute("softcap", 0.0)):
         scores = b.op("Mul", b.op("Tanh", b.op("Div", scores, limit)), limit)
-    return b.op("Softmax", b.add(scores, *terms), axis=-1)
+    weights = b.op("Softmax", b.add(scores, *terms), axis=-1)
+    return weights if seen is None else b.op("Mul", weights, seen)
 
 
 def _factor(b: Body, query: gs.Tensor) -> gs.Tensor:
@@ -215,10 +225,14 @@ def _hidden(b: Body, allowed: gs.Tensor) -> gs.Variable:
 
 
 def _causal(b: Body, sides: Sides, past: gs.Tensor | None, window: int = -1) -> gs.Variable:
+    return _hidden(b, _before(b, sides, past, window))
+
+
+def _before(b: Body, sides: Sides, past: gs.Tensor | None, window: int = -1) -> gs.Variable:
     """[queries, keys]: a query takes what is not behind it; of that the last ``window`` keys, if it is not negative."""
     queries, keys = b.size(sides[0], 2), b.range(b.size(sides[1], 2))
     rows = b.unsqueeze(b.range(queries) if past is None else b.range(b.op("Add", past, queries), past), 1)
     allowed = b.op("GreaterOrEqual", rows, keys)
     if window >= 0:
         allowed = b.op("And", allowed, b.op("Less", b.op("Sub", rows, keys), np.array(window)))
-    return _hidden(b, allowed)
+    return allowed

@@ -37,7 +37,8 @@ def _integer(op: str, axis: int) -> Rewrite:
         if both is None or scale is None or not any(_source(t) is data for t in both.inputs):
             return
         steps = Steps(gs.Constant(scale.name, scale.values.reshape(-1)), input_of(node, 3), axis)
-        if scale.values.size in (1, weight.shape[axis]) and steps.known:
+        columns = scale.values.size == weight.shape[axis] and (op != "MatMul" or scale.shape[-1] == scale.values.size)
+        if (scale.values.size == 1 or columns) and steps.known:
             output, product.outputs = product.outputs[0], []
             values = work.constant(steps.of(weight.values), f"{weight.name}/float")
             work.op(op, [data, values], name_of(node), output, **node.attrs)

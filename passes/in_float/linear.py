@@ -10,7 +10,9 @@ import onnx_graphsurgeon as gs
 from hqp_onnx.passes.in_float.parts import Rewrite, Work, input_of, name_of, steps_of
 
 
-def _linear(op: str, operands: Sequence[int], result: int, axes: Sequence[int] = (1, 1), bias: int = 0) -> Rewrite:
+def _linear(
+    op: str, operands: Sequence[int], result: int, axes: Sequence[int] = (1, 1), bias: int = 0, factor: float = 1.0
+) -> Rewrite:
     """The rewrite of an operator.
 
     Args:
@@ -18,7 +20,8 @@ def _linear(op: str, operands: Sequence[int], result: int, axes: Sequence[int] =
         operands: where they are, each with its scale and zero-point behind it.
         result: where the scale of the result is, with the zero-point behind it.
         axes: of the operands, where each slice may have a scale of its own.
-        bias: where int32 are, in steps of the product of both scales; 0 for none.
+        bias: where int32 are, in steps of the product of both scales and ``factor``; 0 for none.
+        factor: of the product.
     """
 
     def rewrite(work: Work, node: gs.Node) -> None:
@@ -27,7 +30,7 @@ def _linear(op: str, operands: Sequence[int], result: int, axes: Sequence[int] =
         offset = input_of(node, bias) if bias else None
         if offset is not None:
             known = isinstance(offset, gs.Constant) and all(each.known for each in steps)
-            scale = np.float64(1.0)
+            scale = np.float64(factor)
             for each in steps if known else ():
                 scale = scale * each.scale.values.astype(np.float64).reshape(-1)
             values = (offset.values * scale).astype(np.float32) if known else None
@@ -39,7 +42,8 @@ def _linear(op: str, operands: Sequence[int], result: int, axes: Sequence[int] =
 
 
 def _gemm(work: Work, node: gs.Node) -> None:
-    _linear("Gemm", _TWO, 7, (1, 0 if node.attrs.get("transB") else 1), 6)(work, node)
+    axis, alpha = 0 if node.attrs.get("transB") else 1, float(node.attrs.get("alpha", 1.0))
+    _linear("Gemm", _TWO, 7, (1, axis), 6, alpha)(work, node)
 
 
 def _concat(work: Work, node: gs.Node) -> None:

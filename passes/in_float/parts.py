@@ -15,12 +15,16 @@ from hqp_onnx.graphs.unique_names import UniqueNames
 
 @dataclass(frozen=True)
 class Steps:
-    """What turns integers into numbers, s (q - z): of all, of each slice along ``axis``, or of blocks of these."""
+    """What turns integers into numbers, s (q - z): of all, of each slice along ``axis``, or of blocks of these.
+
+    ``kind`` is the type of the integers where there is no zero-point.
+    """
 
     scale: gs.Tensor
     zero: gs.Tensor | None = None
     axis: int = 1
     block: int = 0
+    kind: Any = np.uint8
 
     @property
     def known(self) -> bool:
@@ -34,7 +38,9 @@ class Steps:
 
     def same(self, other: Steps) -> bool:
         """Whether they are surely those of ``other``."""
-        return _equal(self.scale, other.scale) and _equal(self.zero, other.zero)
+        alone = isinstance(self.scale, gs.Constant) and self.scale.values.size == 1
+        alike = alone or (self.axis, self.block) == (other.axis, other.block)
+        return alike and _equal(self.scale, other.scale) and _equal(self.zero, other.zero)
 
     def of(self, integers: Array) -> Array:
         """The numbers of ``integers``, float32, where the steps are known."""
@@ -47,6 +53,8 @@ class Steps:
             return part.reshape(())
         if self.block:
             return np.repeat(part, self.block, self.axis)[tuple(slice(n) for n in whole.shape)]
+        if part.ndim > 1:  # of QLinearMatMul: it broadcasts
+            return part
         return part.reshape([-1 if i == self.axis % whole.ndim else 1 for i in range(whole.ndim)])
 
 

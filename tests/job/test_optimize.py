@@ -141,7 +141,7 @@ def test_killed_anywhere_it_resumes_to_the_same_bytes(
     rng = np.random.default_rng(0)
     broken = replace(options, output=tmp_path / "broken", resume=True)
     for attempt in range(60):
-        left = int(rng.integers(1, 60 + 20 * attempt))
+        left = int(rng.integers(1, 60 + 60 * attempt))
 
         def progress(stage: str, done: int, total: int) -> None:
             nonlocal left

@@ -128,6 +128,50 @@ def test_integers_between_pairs_are_moved_and_those_of_the_input_are_numbers() -
     np.testing.assert_allclose(got, np.tanh(0.5 * (x.astype(np.float32) - 3)).reshape(4, 2), rtol=1e-6)
 
 
+def compared(body: str, constants: str, x: np.ndarray, opset: int = 21, close: float = 0.02) -> None:
+    text = f"""<ir_version: 10, opset_import: ["" : {opset}, "com.microsoft" : 1]> g (float[n,4] x) => (float[m,k] y)
+      <{constants}> {{ {body} }}"""
+    model = onnx.parser.parse_model(text)
+    got, wanted = run(in_float(model), {"x": x})[0], run(model, {"x": x})[0]
+    assert got.shape == wanted.shape
+    np.testing.assert_allclose(got, wanted, atol=close)
+
+
+X = np.linspace(-1, 1, 24, dtype=np.float32).reshape(6, 4)
+STEPS = "float s = {0.01}, uint8 z = {128}, float[4] ss = {0.01, 0.02, 0.01, 0.02}, uint8[4] zz = {0, 0, 0, 0}"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        # no zero-point: the type is stated
+        "q = QuantizeLinear<output_dtype = 3>(x, s) y = DequantizeLinear(q, s)",
+        # channels whose ranges begin at 0
+        "n = Neg(x) q = QuantizeLinear<axis = 1>(n, ss, zz) y = DequantizeLinear<axis = 1>(q, ss, zz)",
+        # a constant beside what is joined
+        "q = QuantizeLinear(x, s, z) c = Concat<axis = 0>(q, qc) y = DequantizeLinear(c, s, z)",
+    ],
+)
+def test_forms_of_pairs(body: str) -> None:
+    compared(body, STEPS + ", uint8[2,4] qc = {0, 100, 128, 200, 1, 2, 3, 255}", X)
+
+
+def test_the_factor_of_a_product_is_part_of_the_steps_of_its_bias() -> None:
+    constants = "float s = {0.01}, uint8 z = {128}, float t = {0.02}, int8 z8 = {0}, float r = {0.2}, "
+    constants += "int8[4,3] w = {50, -20, 30, 7, 8, -90, 11, 12, 13, 40, 50, 60}, int32[3] c = {10000, -20000, 3000}"
+    body = "q = QuantizeLinear(x, s, z) p = com.microsoft.QGemm<alpha = 2.0>(q, s, z, w, t, z8, c, r, z) "
+    body += "y = DequantizeLinear(p, r, z)"
+    compared(body, constants, X, close=0.15)
+
+
+def test_two_outputs_of_one_value() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[n,4] x) => (float[n,4] y, float[n,4] z)
+      <float s = {0.01}, uint8 o = {0}> {
+        r = Relu(x) q = QuantizeLinear(r, s, o) y = DequantizeLinear(q, s, o) z = DequantizeLinear(q, s, o) }"""
+    got = run(in_float(onnx.parser.parse_model(text)), {"x": X})
+    assert len(got) == 2 and all(np.array_equal(y, np.maximum(X, 0)) for y in got)
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [

@@ -33,6 +33,7 @@ def floats(*shape: int) -> np.ndarray:
 MASK = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], np.int32)
 PLACES = np.array([[0, 1, 2, 3, 4], [1, 2, 3, 4, 5]])
 BOTH = np.array([[True, True, False, True, True]] * S)
+SOME = np.arange(S)[:, None] > np.arange(S)[::-1]  # the first query sees no key
 MS = "com.microsoft"
 QKV = {"q": floats(B, S, W), "k": floats(B, S, W), "v": floats(B, S, W)}
 SPLIT = {"q": floats(B, N, S, H), "k": floats(B, N, S, H), "v": floats(B, N, S, H)}
@@ -171,6 +172,8 @@ CASES = [
     case("Attention", "q k v", QKV, q_num_heads=N, kv_num_heads=N),
     case("Attention", "q k v", GROUPED, q_num_heads=N, kv_num_heads=2, is_causal=1),
     case("Attention", "q k v mask", {**SPLIT, "mask": BOTH}, scale=0.3, softcap=2.0),
+    case("Attention", "q k v mask", {**SPLIT, "mask": SOME}),
+    case("Attention", "q k v mask", {**GROUPED, "mask": SOME}, q_num_heads=N, kv_num_heads=2, is_causal=1),
     case("Attention", "q k v mask", {**GROUPED, "mask": floats(B, 1, S, S)}, q_num_heads=N, kv_num_heads=2),
     case("Attention", "q k v - pk pv", {**SPLIT, **PAST}, {}, 3, is_causal=1),
     case("Attention", "q k v", {"q": SPLIT["q"], "k": floats(B, 2, S, H), "v": floats(B, 2, S, 4)}),

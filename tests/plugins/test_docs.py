@@ -47,6 +47,7 @@ def test_every_host_has_a_block() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("language", "code"), BLOCKS)
 def test_block_runs_as_written(language: str, code: str, folder: Path) -> None:
     for host in OPTIONAL:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import FunctionType
 
 import numpy as np
 import onnx
@@ -93,6 +94,9 @@ def test_what_cannot_be_sent_is_done_here() -> None:
 
     with using(ThreadPoolExecutor(2)):
         assert list(spread(Local(np.ones(2)), [1])) == [(3.0, os.getpid())]
+    of_a_script = FunctionType((lambda: None).__code__, {})
+    of_a_script.__module__ = "__main__"  # another process has another one
+    assert packed(of_a_script) is None
 
 
 @pytest.mark.parametrize(
