@@ -18,7 +18,7 @@ import shutil
 import tempfile
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -51,9 +51,9 @@ class OpenFile:
             self.stream.seek(offset)
             return bool(self.stream.readinto(room) == len(room))  # type: ignore[attr-defined]
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # at the very end, modules are gone
         self.stream.close()
-        os.close(self._number)
+        close(self._number)
 
 
 @dataclass(frozen=True, eq=False)
