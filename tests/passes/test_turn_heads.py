@@ -160,3 +160,16 @@ def test_products_of_a_pruned_graph_are_those_that_its_own_analysis_finds() -> N
         for mine, found in ((one.left, other.left), (one.right, other.right)):
             assert (mine.weight, mine.axis, mine.bias) == (found.weight, found.axis, found.bias)
             np.testing.assert_array_equal(mine.index, found.index)
+
+
+def test_a_bias_of_one_number_for_all_filters_is_not_turned() -> None:
+    """Gemm spreads it; it has no dimensions that a turn could mix."""
+    rows = "xf = Reshape(x, rows)\n v0 = Gemm(xf, wv, one)\n v1 = Reshape(v0, wide)"
+    model = attention(2, 2, ("v1 = MatMul(x, wv)", rows))
+    ints = {"rows": [-1, 12], "wide": [-1, ROWS, 2 * WIDE]}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(np.array(v), k) for k, v in ints.items())
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0.5], np.float32), "one"))
+    graph = canonicalize(to_graph(model)).graph
+    moments = input_moments(to_proto(graph), None, [Batch({"x": X})])
+    turned = to_proto(turn_heads(graph, analyze(graph), moments).graph)
+    np.testing.assert_allclose(run(turned, {"x": X})[0], run(model, {"x": X})[0], rtol=1e-3, atol=1e-4)
