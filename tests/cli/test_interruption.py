@@ -33,7 +33,10 @@ def started(folder: Path, *words: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+_SLOW = [pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGTERM, signal.SIGHUP)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, *_SLOW])
 def test_the_command_that_is_named_goes_on(number: signal.Signals, tmp_path: Path) -> None:
     onnx.save(small_model(), tmp_path / "a model.onnx")
     np.savez(tmp_path / "data.npz", **small_data(1000))

@@ -58,6 +58,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]
     return folder, environment, done.stdout
 
 
+@pytest.mark.slow
 def test_sparsity_can_be_searched(host: tuple[Path, dict[str, str], str]) -> None:
     assert "search space {'sparsity': [0.1, 0.25]}" in host[2]
 

@@ -120,7 +120,8 @@ def test_without_openvino_a_command_is_one_line(
     assert capfd.readouterr().err.strip() == "error: openvino is not installed: pip install 'hqp-onnx[openvino]'"
 
 
-@pytest.mark.parametrize("objective", ["macs", pytest.param("latency", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["macs", "latency"])
 def test_the_main_job_runs_on_openvino(tmp_path: Path, objective: str) -> None:
     pytest.importorskip("openvino")
     calib, val = few(tmp_path / "calib.npz", 50), few(tmp_path / "val.npz", 200)
