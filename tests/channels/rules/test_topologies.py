@@ -76,6 +76,52 @@ QKV_PARAMS |= {f"w{kind}": (12, 12) for kind in "qkv"}
 HEADS = {"heads": [0, 0, 4, 3], "joined": [0, 0, 12]}
 FUSED = {"wqkv": (12, 36), "bqkv": (36,)}
 
+
+def windows(heads: int, size: int, members: dict[tuple[str, int], int]) -> Topology:
+    """Attention inside windows of four rows, with a bias for each head and a mask for each window."""
+    scores = [-1, 2, heads, 4, 4]
+    return Topology(
+        "float[n,8,12] x",
+        "float[n,8,3] y",
+        """
+      w = Reshape(x, windows)
+      t = MatMul(w, wqkv)
+      u = Add(t, bqkv)
+      r = Reshape(u, three)
+      p = Transpose<perm=[2,0,3,1,4]>(r)
+      q = Gather(p, i0)
+      k = Gather(p, i1)
+      v = Gather(p, i2)
+      q_ = Mul(q, scale)
+      kt = Transpose<perm=[0,1,3,2]>(k)
+      s0 = MatMul(q_, kt)
+      s1 = Add(s0, bias)
+      s2 = Reshape(s1, apart)
+      s3 = Add(s2, mask)
+      s4 = Reshape(s3, together)
+      s5 = Softmax(s4)
+      o0 = MatMul(s5, v)
+      o1 = Transpose<perm=[0,2,1,3]>(o0)
+      o2 = Reshape(o1, joined)
+      o3 = MatMul(o2, wo)
+      o4 = Reshape(o3, whole)
+      y = MatMul(o4, wy)""",
+        {**FUSED, "wo": (12, 7), "wy": (7, 3), "bias": (1, heads, 4, 4), "mask": (2, 1, 4, 4), "scale": ()},
+        members,
+        {
+            "windows": [-1, 4, 12],
+            "three": [0, 0, 3, heads, size],
+            "apart": scores,
+            "together": [-1, heads, 4, 4],
+            "joined": [0, 0, 12],
+            "whole": [-1, 8, 7],
+            "i0": 0,
+            "i1": 1,
+            "i2": 2,
+        },
+    )
+
+
 TOPOLOGIES = {
     "attention": Topology(
         *TOKENS,
@@ -284,85 +330,9 @@ TOPOLOGIES = {
         },
         24,
     ),
-    "attention of windows with a bias per head": Topology(
-        "float[n,8,12] x",
-        "float[n,8,3] y",
-        """
-      w = Reshape(x, windows)
-      t = MatMul(w, wqkv)
-      u = Add(t, bqkv)
-      r = Reshape(u, three)
-      p = Transpose<perm=[2,0,3,1,4]>(r)
-      q = Gather(p, i0)
-      k = Gather(p, i1)
-      v = Gather(p, i2)
-      q_ = Mul(q, scale)
-      kt = Transpose<perm=[0,1,3,2]>(k)
-      s0 = MatMul(q_, kt)
-      s1 = Add(s0, bias)
-      s2 = Reshape(s1, apart)
-      s3 = Add(s2, mask)
-      s4 = Reshape(s3, together)
-      s5 = Softmax(s4)
-      o0 = MatMul(s5, v)
-      o1 = Transpose<perm=[0,2,1,3]>(o0)
-      o2 = Reshape(o1, joined)
-      o3 = MatMul(o2, wo)
-      o4 = Reshape(o3, whole)
-      y = MatMul(o4, wy)""",
-        {**FUSED, "wo": (12, 7), "wy": (7, 3), "bias": (1, 4, 4, 4), "mask": (2, 1, 4, 4), "scale": ()},
-        {("wqkv", 1): 4, ("bias", 1): 4, ("wo", 1): 7},
-        {
-            "windows": [-1, 4, 12],
-            "three": [0, 0, 3, 4, 3],
-            "apart": [-1, 2, 4, 4, 4],
-            "together": [-1, 4, 4, 4],
-            "joined": [0, 0, 12],
-            "whole": [-1, 8, 7],
-            "i0": 0,
-            "i1": 1,
-            "i2": 2,
-        },
-    ),
-    "attention of windows, two wide heads with a bias each": Topology(
-        "float[n,8,12] x",
-        "float[n,8,3] y",
-        """
-      w = Reshape(x, windows)
-      t = MatMul(w, wqkv)
-      u = Add(t, bqkv)
-      r = Reshape(u, three)
-      p = Transpose<perm=[2,0,3,1,4]>(r)
-      q = Gather(p, i0)
-      k = Gather(p, i1)
-      v = Gather(p, i2)
-      q_ = Mul(q, scale)
-      kt = Transpose<perm=[0,1,3,2]>(k)
-      s0 = MatMul(q_, kt)
-      s1 = Add(s0, bias)
-      s2 = Reshape(s1, apart)
-      s3 = Add(s2, mask)
-      s4 = Reshape(s3, together)
-      s5 = Softmax(s4)
-      o0 = MatMul(s5, v)
-      o1 = Transpose<perm=[0,2,1,3]>(o0)
-      o2 = Reshape(o1, joined)
-      o3 = MatMul(o2, wo)
-      o4 = Reshape(o3, whole)
-      y = MatMul(o4, wy)""",
-        {**FUSED, "wo": (12, 7), "wy": (7, 3), "bias": (1, 2, 4, 4), "mask": (2, 1, 4, 4), "scale": ()},
-        {("wqkv", 1): 6, ("wo", 0): 6, ("wo", 1): 7},
-        {
-            "windows": [-1, 4, 12],
-            "three": [0, 0, 3, 2, 6],
-            "apart": [-1, 2, 2, 4, 4],
-            "together": [-1, 2, 4, 4],
-            "joined": [0, 0, 12],
-            "whole": [-1, 8, 7],
-            "i0": 0,
-            "i1": 1,
-            "i2": 2,
-        },
+    "attention of windows with a bias per head": windows(4, 3, {("wqkv", 1): 4, ("bias", 1): 4, ("wo", 1): 7}),
+    "attention of windows, two wide heads with a bias each": windows(
+        2, 6, {("wqkv", 1): 6, ("wo", 0): 6, ("wo", 1): 7}
     ),
     "attention by Einsum": Topology(
         *TOKENS,
