@@ -100,8 +100,9 @@ def _drop_pairs(work: Work) -> None:
         raise ModelError(f"output '{given_out.name}' holds quantized integers: only float outputs have a float model")
     for output in work.graph.outputs:
         if output.name in ends:
-            _take_place(work, output, value := ends[output.name])
-            ends = {name: output if t is value and value.inputs == [] else t for name, t in ends.items()}
+            value = ends[output.name]
+            kept = _take_place(work, output, value)
+            ends = {name: kept if tensor is value else tensor for name, tensor in ends.items()}
 
 
 def _moved(
@@ -114,16 +115,17 @@ def _moved(
     return tensor if found is None else found
 
 
-def _take_place(work: Work, output: gs.Tensor, value: gs.Tensor) -> None:
-    """Let an output of the model be ``value``: under its own name, if nothing else needs that of ``value``."""
+def _take_place(work: Work, output: gs.Tensor, value: gs.Tensor) -> gs.Tensor:
+    """Let an output of the model be ``value``, under its own name where ``value`` needs none; which of both stays."""
     output.inputs = []
     if not value.inputs or any(value is t for t in work.graph.outputs):
         work.op("Identity", [value], output.name, output)
-        return
+        return value
     maker = value.inputs[0]
     maker.outputs = [output if t is value else t for t in maker.outputs]
     for reader in list(value.outputs):
         reader.inputs = [output if t is value else t for t in reader.inputs]
+    return output
 
 
 def _steps(node: gs.Node) -> Steps:
