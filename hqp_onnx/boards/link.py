@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -125,19 +126,20 @@ class Link:
         patience = threading.Timer(_ANSWER_SECONDS, talk.kill)
         patience.start()
         try:
-            talk.stdin.write(json.dumps(question).encode() + b"\n")
-            talk.stdin.flush()
+            with suppress(BrokenPipeError):  # the script ended before it was asked; its status says why
+                talk.stdin.write(json.dumps(question).encode() + b"\n")
+                talk.stdin.flush()
             for line in talk.stdout:
                 if line.startswith(bench.MARK.encode()):
                     answer: dict[str, Any] = json.loads(line[len(bench.MARK) :])
                     return answer
+            raise self._ended(talk.wait())
         except OSError as e:
             raise LostError(one_line(e)) from e
         except ValueError as e:
             raise LostError("half an answer came") from e
         finally:
             patience.cancel()
-        raise self._ended(talk.wait())
 
     def _ended(self, status: int) -> LostError | BoardError:
         """Why the script ended before it answered."""

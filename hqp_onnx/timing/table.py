@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
-from scipy.optimize import lsq_linear, nnls
+from scipy.optimize import nnls
 
 from hqp_onnx.arrays import BoolArray, FloatArray, IntArray
 from hqp_onnx.timing.kernel_times import KeyTime
@@ -29,6 +29,7 @@ from hqp_onnx.timing.kernel_times import KeyTime
 BLOCKS = (1, 4, 8, 16, 32)
 KNOTS = (0.4, 0.75)  # quantiles of what was measured
 _LEAST = 0.05  # of a kernel's time as profiled is its own
+_TIE = 0.01  # weight of "no correction" where the times leave it open
 _FEWEST = 6  # configurations that a kernel must have been seen in
 _MOST_GROUPS = 3
 _EXPLAINED = 0.05  # of a size's spread that may remain
@@ -143,9 +144,10 @@ def _corrected(configurations: Sequence[Configuration]) -> tuple[list[Configurat
     measured = np.array([c.seconds for c in telling])
     relative = design / measured[:, None]
     clock = float(np.median(measured)) / max(float(np.median(design[:, 1])), 1)
-    scale, each, rest = lsq_linear(
-        relative / np.array([1, 1 / clock, 1 / measured.mean()]), np.ones(len(measured)), ([0, -1, 0], np.inf)
-    ).x * np.array([1, clock, measured.mean()])
+    units, least = np.array([1, clock, measured.mean()]), np.array([0, -1, 0])  # a kernel may lose at most ``clock``
+    rows = np.vstack([relative * units, _TIE * np.eye(3)[1:]])
+    above, _ = nnls(rows, np.append(np.ones(len(measured)), [0, 0]) - rows @ least)
+    scale, each, rest = (above + least) * units
 
     def seconds(time: KeyTime) -> float:
         return float(max(scale * time.seconds + each * time.count, _LEAST * time.seconds))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import onnx
@@ -186,11 +188,24 @@ def test_a_connection_that_stays_away_ends_in_one_line(tmp_path: Path, opened: O
         runtime.board.link.ask("facts", provider=CPU)
 
 
+class EndsEarly(FolderBoard):
+    """What runs there has ended before it is asked anything."""
+
+    def start(self, script: str, errors: BinaryIO) -> subprocess.Popen[bytes]:
+        talk = super().start(script, errors)
+        talk.wait()
+        return talk
+
+
 def test_what_a_board_lacks_is_named(tmp_path: Path, opened: Opened) -> None:
     with pytest.raises(BoardError, match=r"has no onnxruntime: install it there"):
         opened(FolderBoard(tmp_path, python=[sys.executable, "-I", "-S"]))
-    with pytest.raises(BoardError, match=r"has no such Python \(sh: nopy: not found\): install python3, or name it"):
-        opened(FolderBoard(tmp_path, python=["sh", "-c", "echo 'sh: nopy: not found' >&2; exit 127"]))
+    no_python = ["sh", "-c", "echo 'sh: nopy: not found' >&2; exit 127"]
+    for board in (FolderBoard, EndsEarly):
+        with pytest.raises(
+            BoardError, match=r"has no such Python \(sh: nopy: not found\): install python3, or name it"
+        ):
+            opened(board(tmp_path, python=no_python))
     with pytest.raises(ModelError, match="its onnxruntime has no CUDAExecutionProvider, only"):
         Board(FolderBoard(tmp_path), "CUDAExecutionProvider").link.close()
     unknown = small_model()
@@ -275,6 +290,7 @@ def test_hqp_toml_names_no_machine(
 
 MINE = """
 from pathlib import Path
+from typing import BinaryIO
 from folder_board import FolderBoard
 
 def board(device):

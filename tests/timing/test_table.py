@@ -99,3 +99,15 @@ def test_a_configuration_without_products_tells_nothing_of_the_others() -> None:
     with_it, without = fit_table([*counted, nothing], 0), fit_table(counted, 0)
     assert with_it.seconds(np.array(SIZES)) == pytest.approx(without.seconds(np.array(SIZES)))
     assert fit_table([nothing, nothing], 0).seconds(np.array(SIZES)) == 0
+
+
+@pytest.mark.parametrize("seed", [33, 78, 107])
+def test_kernels_that_say_nothing_of_the_times_leave_their_mean(seed: int) -> None:
+    """As many kernels in each, so that what each loses and what is between them are one."""
+    rng = np.random.default_rng(seed)
+    work, times = 1e-9 * rng.uniform(0.3, 1, 10), 3e-5 * rng.uniform(0.9, 1.1, 10)
+    configurations = [
+        Configuration(np.array([width]), {"conv": KeyTime(float(seconds), 12, ())}, float(whole))
+        for width, seconds, whole in zip(range(8, 48, 4), work, times, strict=True)
+    ]
+    assert fit_table(configurations, 0).seconds(np.array([20])) == pytest.approx(3e-5, rel=0.1)
