@@ -12,6 +12,8 @@ only on data: evaluate the result.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
@@ -19,6 +21,7 @@ import onnx_graphsurgeon as gs
 from hqp_onnx.errors import ModelError, one_line
 from hqp_onnx.graphs.foreign_names import names_apart
 from hqp_onnx.graphs.model_io import is_quantized, to_graph, to_proto
+from hqp_onnx.graphs.unique_names import UniqueNames
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.raise_opset import raise_opset
@@ -46,7 +49,7 @@ def convert_fp16(graph: gs.Graph) -> PassResult:
     quantized = any(is_quantized(node.op) for node in graph.nodes)
     raised = raise_opset(graph, _QDQ_OPSET if quantized else graph.opset).graph
     try:
-        result = to_graph(names_apart(_halved)(to_proto(raised))).cleanup().toposort()
+        result = _apart(to_graph(names_apart(_halved)(to_proto(raised))).cleanup().toposort())
         onnx.checker.check_model(to_proto(result), full_check=True)
     except Exception as e:  # the converters assert, onnx's inference and checker have types of their own
         raise ModelError(f"the model has no float16 form: {one_line(e)}") from e
@@ -71,6 +74,25 @@ def _halved(model: onnx.ModelProto) -> onnx.ModelProto:
     ]
     result: onnx.ModelProto = float16_converter()(model, keep_io_types=True, node_block_list=stays)
     return result
+
+
+def _apart(graph: gs.Graph) -> gs.Graph:
+    """``graph``, in place, without products of a transposed batch by a matrix, which gets as many axes.
+
+    onnxruntime 1.32 fuses the two on the CPU, and the process dies of it.
+    """
+    names = UniqueNames(graph)
+    for node in (node for node in graph.nodes if node.op == "MatMul" and node.inputs[0].inputs):
+        before, weight = node.i(), node.inputs[1]
+        perm = before.attrs.get("perm", []) if before.op == "Transpose" else []
+        if isinstance(weight, gs.Constant) and len(weight.shape) == 2 and _moves_batch(perm):
+            node.inputs[1] = gs.Constant(names.tensor(f"{weight.name}.batch"), weight.values[(None,) * (len(perm) - 2)])
+    return graph
+
+
+def _moves_batch(perm: Sequence[int]) -> bool:
+    """Whether the first axis moves, and the others stay in order."""
+    return len(perm) > 2 and perm[0] != 0 and [axis for axis in perm if axis] == [*range(1, len(perm))]
 
 
 def _beyond(values: np.ndarray) -> bool:
