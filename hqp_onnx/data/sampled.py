@@ -36,6 +36,12 @@ def sampled(batches: int) -> Iterator[Sampling]:
         _SAMPLING.reset(token)
 
 
+def whole(data: Dataset, part: str = "data") -> int:
+    """How many samples there are, of which ``data``, inside ``sampled``, are the first."""
+    sampling = _SAMPLING.get()
+    return len(data) if sampling is None else sampling.whole[part]
+
+
 def taken(data: Dataset, part: str = "data") -> Dataset:
     """All of ``data``, or, inside ``sampled``, the first of them."""
     sampling = _SAMPLING.get()

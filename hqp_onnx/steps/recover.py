@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 from hqp_onnx.comparison.lineage import Lineage, find_lineage
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.data.reading import Data, read_files
+from hqp_onnx.data.sampled import whole
 from hqp_onnx.errors import ModelError
 from hqp_onnx.evaluation.verification import Source
 from hqp_onnx.files import Names, forbid_overlap
@@ -23,6 +24,7 @@ from hqp_onnx.passes.recover import Recovered, recover
 from hqp_onnx.progress import Progress, silent
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.recovery.points import kept_positions
+from hqp_onnx.recovery.schedule import fixed
 from hqp_onnx.steps.writing import Written, write_verified
 
 
@@ -44,7 +46,7 @@ def recover_model(
         data: samples.
         settings: of the training.
         lineage: what was removed, for the comparison of features that lost channels.
-        checkpoint: written after every epoch.
+        checkpoint: written after every round.
         progress: called as the work goes on.
 
     Raises:
@@ -88,7 +90,7 @@ def recover_file(
         data: samples; labels are not read.
         settings: of the training.
         ledger: what was removed; a ledger.json beside the student is found automatically.
-        checkpoint: written after every epoch; the same call continues from it.
+        checkpoint: written after every round; the same call continues from it.
         preprocess: of images, see ``Reading``.
         progress: called as the work goes on.
     """
@@ -99,6 +101,8 @@ def recover_file(
     dataset = open_data(original, data, preprocess)
     model_io.require_file(path)
     lineage = find_lineage([teacher, path], [] if ledger is None else [ledger])
+    if (count := whole(dataset)) != len(dataset):
+        settings = fixed(settings, count)
     recovered = recover_model(
         path, original, dataset, settings, lineage=lineage, checkpoint=checkpoint, progress=progress
     )
