@@ -57,6 +57,7 @@ class Setup:
         scoring: how units are ranked.
         recovery: how recovered candidates are trained.
         lessons: what they are trained on.
+        taught: what they are trained towards, and how, in words; "" if none are.
         target: what the result is for.
         sample: feeds of one batch, for latency: ``options.batch`` samples.
         progress: called as work goes on.
@@ -75,6 +76,7 @@ class Setup:
     scoring: Scoring
     recovery: Recovery
     lessons: Dataset
+    taught: str
     target: Target
     sample: Mapping[str, Array]
     progress: Progress
@@ -127,8 +129,9 @@ def open_setup(options: Options, progress: Progress) -> Setup:
         data["calib"] = _measured_on(lessons, options.seed)
     own, task = metric.name in METRICS.own, choice.task
     recovery = replace(options.recovery, task=replace(task, kind="values") if own and task.kind == "any" else task)
-    if options.recover:
-        log.info("recovery: %s", check_recoverable(model.graph, lessons, recovery))
+    taught = check_recoverable(model.graph, lessons, recovery) if options.recover else ""
+    if taught:
+        log.info("recovery: %s", taught)
     return Setup(
         options,
         model,
@@ -142,6 +145,7 @@ def open_setup(options: Options, progress: Progress) -> Setup:
         scoring=replace(options.scoring, task=task if own else None),
         recovery=recovery,
         lessons=lessons,
+        taught=taught,
         target=target,
         sample=next(iter(data["val"].in_batches(model.session.batch or options.batch))).feeds,
         progress=progress,
