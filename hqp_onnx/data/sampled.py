@@ -42,6 +42,13 @@ def whole(data: Dataset, part: str = "data") -> int:
     return len(data) if sampling is None else sampling.whole[part]
 
 
+def capped(part: str, most: int) -> None:
+    """Say, inside ``sampled``, that no more samples of a part are worked on."""
+    sampling = _SAMPLING.get()
+    if sampling is not None:
+        sampling.whole[part] = min(sampling.whole[part], most)
+
+
 def taken(data: Dataset, part: str = "data") -> Dataset:
     """All of ``data``, or, inside ``sampled``, the first of them."""
     sampling = _SAMPLING.get()

@@ -18,7 +18,7 @@ from hqp_onnx.channels import cost
 from hqp_onnx.channels.channel_map import ChannelMap
 from hqp_onnx.data.attached import Subset
 from hqp_onnx.data.dataset import Dataset
-from hqp_onnx.data.sampled import taken
+from hqp_onnx.data.sampled import capped, taken, whole
 from hqp_onnx.data.split import MOST_CALIBRATION, PARTS, Split, split, subset
 from hqp_onnx.evaluation.budget import check_budget, check_samples
 from hqp_onnx.evaluation.metrics import METRICS, Metric, References, Scores, evaluate
@@ -170,6 +170,9 @@ def _checked(name: str, part: Dataset, progress: Progress) -> Iterator[bytes]:
 
 def _measured_on(data: Dataset, seed: int) -> Dataset:
     """Of more samples than calibration takes, as ``split`` says, so many at random; trainings take all."""
+    if whole(data, "calib") <= MOST_CALIBRATION:
+        return data
+    capped("calib", MOST_CALIBRATION)
     if len(data) <= MOST_CALIBRATION:
         return data
     numbers = np.sort(np.random.default_rng((seed, 4)).permutation(len(data))[:MOST_CALIBRATION])

@@ -24,6 +24,7 @@ from hqp_onnx.passes.recover import Recovered, recover
 from hqp_onnx.progress import Progress, silent
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.recovery.points import kept_positions
+from hqp_onnx.recovery.samples import held_of
 from hqp_onnx.recovery.schedule import fixed
 from hqp_onnx.steps.writing import Written, write_verified
 
@@ -102,7 +103,7 @@ def recover_file(
     model_io.require_file(path)
     lineage = find_lineage([teacher, path], [] if ledger is None else [ledger])
     if (count := whole(dataset)) != len(dataset):
-        settings = fixed(settings, count)
+        settings = fixed(settings, count - held_of(count, settings))
     recovered = recover_model(
         path, original, dataset, settings, lineage=lineage, checkpoint=checkpoint, progress=progress
     )
