@@ -6,8 +6,8 @@ and y = W_0 x_0 + b_0 the original's output, the new weight and bias minimise
 
     E|y - W x - b|^2 + lambda |W - W_now|^2,      W = W_now + (C - W_now S) (S + lambda I)^-1,    b = E[y] - W E[x]
 
-with S the covariance of x and C that of y with x. Weights at the same depth are measured in one pass over the data, so
-there are as many passes as the model is deep (the reconstruction of Channel Pruning, arXiv:1707.06168, asymmetric).
+with S the covariance of x and C that of y with x (the reconstruction of Channel Pruning, arXiv:1707.06168,
+asymmetric). Weights at the same depth are measured together, and what comes before them is not computed again.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ from hqp_onnx.arrays import BoolArray, FloatArray
 from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis, PruningPlan
 from hqp_onnx.data.batch import Batch
 from hqp_onnx.graphs.model_io import to_proto
+from hqp_onnx.graphs.nodes import reads
 from hqp_onnx.graphs.unique_names import UniqueNames, tensor_names, unused_prefix
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.compensate import replace_weight
 from hqp_onnx.ranking.least_squares import RIDGE
+from hqp_onnx.statistics.carried import Carried
 from hqp_onnx.statistics.moments import (
     LARGEST,
     Contraction,
@@ -63,7 +65,7 @@ def refit_in_order(
         pruned: what ``prune_channels`` made of it by ``plan``, compensated.
         channels: units of ``original``.
         plan: the units that were removed.
-        data: calibration batches, read once per depth.
+        data: calibration batches, read once where what crosses from depth to depth fits (``statistics.carried``).
         moved: what the outputs of weights are to be larger by than the original's (``absorb_shifts``), by weight.
         readers: weights to refit in any case.
         ridge: lambda, in units of the mean diagonal of S.
@@ -76,14 +78,23 @@ def refit_in_order(
     graph, gone, notes = pruned.copy(), channels.removed(plan), []
     sources, names = original.tensors(), UniqueNames(graph)
     prefix = unused_prefix("hqp.original.", tensor_names(original) | tensor_names(graph))
-    moved = moved or {}
-    for stage in _stages(original, graph, readers):
-        merged = _merged(to_proto(graph), to_proto(original), prefix)
+    beside = onnx.compose.add_prefix(to_proto(original), prefix, rename_inputs=False)
+    moved, stages = moved or {}, _stages(original, graph, readers)
+    weights, carried = graph.tensors(), Carried(data)
+    features = {
+        depth: [_beside(use, weights[name], sources[name], prefix) for name, use in stage.items()]
+        for depth, stage in stages.items()
+    }
+    depths = _depths(
+        _merged(to_proto(graph), beside), {name: depth for depth in stages for name in stages[depth]}, prefix
+    )
+    for depth, stage in stages.items():
+        rest = carried.rest(_merged(to_proto(graph), beside))
+        settled = {tensor for tensor, at in depths.items() if at <= depth}
+        carried = carried.past(rest, settled, [x for d in features if d >= depth for x in features[d]], threads)
+        found = feature_moments(carried.rest(rest), features[depth], carried.batches, threads=threads)
         weights = graph.tensors()
-        features = [_beside(use, weights[name], sources[name], prefix) for name, use in stage.items()]
-        for (name, use), moments in zip(
-            stage.items(), feature_moments(merged, features, data, threads=threads), strict=True
-        ):
+        for (name, use), moments in zip(stage.items(), found, strict=True):
             labels = channels.members.get(ParamAxis(name, 1 - use.axis))
             count = sources[name].shape[1 - use.axis]
             stays = np.ones(count, bool) if labels is None else ~gone[labels]
@@ -99,8 +110,8 @@ def refittable(graph: gs.Graph) -> set[str]:
     return {name for name, use in contractions(graph).items() if _refittable(use, tensors[name])}
 
 
-def _stages(original: gs.Graph, graph: gs.Graph, readers: Collection[str]) -> list[dict[str, Contraction]]:
-    """Weights to refit by depth: no two weights of one depth depend on each other."""
+def _stages(original: gs.Graph, graph: gs.Graph, readers: Collection[str]) -> dict[int, dict[str, Contraction]]:
+    """Weights to refit by depth, ascending: no two weights of one depth depend on each other."""
     uses, old = contractions(graph), original.tensors()
     depth: dict[str, int] = {}  # of tensors that differ from the original's
     stages: dict[int, dict[str, Contraction]] = {}
@@ -114,7 +125,18 @@ def _stages(original: gs.Graph, graph: gs.Graph, readers: Collection[str]) -> li
             level += 1
         if level or any(_changed(tensor, old.get(tensor.name)) for tensor in node.inputs):
             depth.update((tensor.name, max(level, 1)) for tensor in node.outputs)
-    return [stages[level] for level in sorted(stages)]
+    return {level: stages[level] for level in sorted(stages)}
+
+
+def _depths(model: onnx.ModelProto, of_weights: Mapping[str, int], prefix: str) -> dict[str, int]:
+    """Of all tensors: one more than the depth of the deepest weight that they come from, in either model."""
+    depths: dict[str, int] = {}
+    for node in model.graph.node:
+        read = reads(node)
+        known = [of_weights[name.removeprefix(prefix)] + 1 for name in read if name.removeprefix(prefix) in of_weights]
+        depth = max([*known, *(depths[name] for name in read if name in depths)], default=0)
+        depths.update((name, depth) for name in node.output if name)
+    return depths
 
 
 def _changed(tensor: gs.Tensor, before: gs.Tensor | None) -> bool:
@@ -139,14 +161,11 @@ def _beside(use: Contraction, weight: gs.Constant, source: gs.Constant, prefix: 
     return replace(use.features[0], beside=output, beside_channels=source.shape[1 - use.axis])
 
 
-def _merged(changed: onnx.ModelProto, original: onnx.ModelProto, prefix: str) -> onnx.ModelProto:
-    """``changed`` and, under other names, the nodes of ``original``, on the same inputs."""
-    other = onnx.compose.add_prefix(original, prefix, rename_inputs=False)
-    merged = onnx.ModelProto()
-    merged.CopyFrom(changed)
-    merged.graph.node.extend(other.graph.node)
-    merged.graph.initializer.extend(other.graph.initializer)
-    return merged
+def _merged(changed: onnx.ModelProto, beside: onnx.ModelProto) -> onnx.ModelProto:
+    """``changed``, with the nodes of ``beside`` on the same inputs."""
+    changed.graph.node.extend(beside.graph.node)
+    changed.graph.initializer.extend(beside.graph.initializer)
+    return changed
 
 
 def _refit(

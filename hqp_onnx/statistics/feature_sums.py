@@ -17,7 +17,7 @@ every k-th position is taken, k odd, so ``ENOUGH`` F remain (long recordings, la
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,7 +25,6 @@ import onnx
 
 from hqp_onnx.arrays import Array, Float32Array, FloatArray
 from hqp_onnx.data.batch import Batch
-from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.data.shards import Numbered, shards, shared_out, summed
 from hqp_onnx.errors import DataError
 from hqp_onnx.graphs.nodes import reads
@@ -86,7 +85,7 @@ def feature_sums(
     """
     sums: dict[int, Sums] = {}
     passes = list(_passes(list(dict.fromkeys(each for group in groups for each in group))))
-    whole, parts = len(data) if isinstance(data, Dataset) else 0, shards(data)
+    whole, parts = len(data) if isinstance(data, Sized) else 0, shards(data)
     for number, features in enumerate(passes):
         homes = tuple(tuple(n for n, group in enumerate(groups) if each in group) for each in features)
         work = _Pass(model, tuple(features), homes, whole)
@@ -193,14 +192,14 @@ class _Measuring:
     def begin(self, batch: Batch) -> list[_Measured]:
         """Settle, by the first batch; what its first run gives then."""
         tried, features = self._session.batch or 1, self._pass.features
-        one = self._run(_slice(batch, 0, tried, tried))
+        one = self._run(run_of(batch, 0, tried, tried))
         self.rows = self._session.batch or _affordable(one, features)
         self._thin([count * self._pass.samples / tried for *_, count in one])
         values = self._values(batch, 0)
         return self._values(batch, 0) if self._centre(values) else values
 
     def _values(self, batch: Batch, start: int) -> list[_Measured]:
-        return self._run(_slice(batch, start, self.rows, self._session.batch or 0))
+        return self._run(run_of(batch, start, self.rows, self._session.batch or 0))
 
     def _thin(self, positions: Sequence[float]) -> None:
         """Take fewer positions from now on, where there will be more than enough."""
@@ -220,7 +219,7 @@ class _Measuring:
     def _opened(self) -> Session:
         what = self._pass
         instrumented = _instrumented(what.model, what.features, self.shifts, self.steps, self._prefix)
-        return work_session(_needed(instrumented, self._names), self._names, self._threads)
+        return work_session(needed(instrumented, self._names), self._names, self._threads)
 
     def _run(self, feeds: Mapping[str, Array]) -> list[_Measured]:
         """Gram, total and count of each of the features."""
@@ -275,7 +274,7 @@ def _instrumented(
     return copy
 
 
-def _needed(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+def needed(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     """``model``, in place, without the nodes that ``names`` do not depend on."""
     wanted, kept = set(names), []
     for node in reversed(model.graph.node):
@@ -293,7 +292,7 @@ def _affordable(one: Sequence[_Measured], features: Sequence[Features]) -> int:
     return max(1, WORKSPACE // (4 * floats))
 
 
-def _slice(batch: Batch, start: int, rows: int, least: int) -> Mapping[str, Array]:
-    """``rows`` samples from ``start`` on, repeated in turn if fewer than ``least``."""
+def run_of(batch: Batch, start: int, rows: int, least: int) -> Mapping[str, Array]:
+    """Feeds of ``rows`` samples from ``start`` on, repeated in turn if fewer than ``least``."""
     part = np.arange(start, min(start + rows, len(batch)))
     return batch.part(np.resize(part, max(least, len(part)))).feeds

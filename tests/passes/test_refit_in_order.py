@@ -17,6 +17,7 @@ from hqp_onnx.passes.compensate import compensate
 from hqp_onnx.passes.prune_channels import prune_channels
 from hqp_onnx.passes.refit_in_order import refit_in_order
 from hqp_onnx.runtimes.session import Session
+from hqp_onnx.statistics import carried
 from hqp_onnx.statistics.moments import input_moments
 
 X = small_data(120)["input"]
@@ -84,3 +85,27 @@ def test_no_data_is_an_error(case):
     original, channels, plan, once = case
     with pytest.raises(DataError, match="no calibration data"):
         refit_in_order(original, once, channels, plan, [])
+
+
+class Counted(list[Batch]):
+    """Batches that count how often they are read."""
+
+    times = 0
+
+    def __iter__(self):
+        self.times += 1
+        return super().__iter__()
+
+
+def test_data_are_read_once_where_what_crosses_fits_and_the_result_is_the_same_where_not(case, monkeypatch):
+    original, channels, plan, once = case
+    data = Counted(DATA)
+    with_room = refit_in_order(original, once, channels, plan, data)
+    assert data.times == 1 and len(with_room.notes) == 3
+    monkeypatch.setattr(carried, "ROOM", 0)
+    without = refit_in_order(original, once, channels, plan, data)
+    assert data.times > 4
+    for name, tensor in without.graph.tensors().items():
+        if isinstance(tensor, gs.Constant):
+            expected = with_room.graph.tensors()[name].values
+            np.testing.assert_allclose(tensor.values, expected, atol=1e-4 * np.abs(expected).max())
