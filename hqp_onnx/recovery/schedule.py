@@ -4,7 +4,8 @@
     batch     auto: twice as large from LARGER samples on, which costs less by the sample
     rate      a cosine over S steps; where T seconds end it first, that of step  max(s, S t / T)  at step s and time t
     rounds    from one judgement to the next: an epoch; with auto or a time, ROUND samples at most
-    the end   auto: after PATIENCE rounds without a better loss
+    the end   auto: half of the rest is skipped, again and again, after PATIENCE rounds without a better loss: its rate
+              is too high, or there is no more to learn
 
 Whatever ends first, the steps or the time, ends at a rate of 0.
 """
@@ -16,7 +17,7 @@ from dataclasses import dataclass, replace
 from hqp_onnx.recovery.settings import BATCH, Recovery
 
 SEEN, FEWEST, MOST = 200_000, 4, 30
-ROUND, PATIENCE = 10_000, 5
+ROUND, PATIENCE = 10_000, 3
 LARGER = 4_000
 
 
@@ -29,7 +30,7 @@ class Schedule:
         epoch: steps in which every sample is seen once.
         steps: in all.
         round: steps from one judgement to the next.
-        patience: rounds without a better loss that end it; 0 for none.
+        patience: rounds without a better loss that shorten it; 0 for none.
         seconds: that it may take; None for any.
     """
 

@@ -41,6 +41,7 @@ from hqp_onnx.recovery.step import Part, Step, Teaching, flat, parts_of
 from hqp_onnx.workers import active, spread
 from hqp_onnx.workers.parcels import Parcel, packed
 
+_NUMBERS = "seconds", "over", "skipped", "since"  # of a state
 ROUNDING = 1e-8  # a loss from which there is nothing to learn
 SMALLEST = 0.01  # size of a weight tensor, for the learning rate
 
@@ -55,7 +56,9 @@ class _State:
         best: the weights of the least loss.
         losses: held out, before training and after each round.
         seconds: that it took.
-        over: whether the last step was taken.
+        over: whether the time was, before all steps were taken.
+        skipped: steps that are left out.
+        since: round from which those without a better loss count.
     """
 
     weights: Float32Array
@@ -64,6 +67,8 @@ class _State:
     losses: list[float]
     seconds: float = 0.0
     over: bool = False
+    skipped: int = 0
+    since: int = 0
 
 
 @dataclass(frozen=True)
@@ -153,6 +158,7 @@ class Trainer:
             if loss < min(state.losses):
                 state.best = state.weights.copy()
             state.losses.append(loss)
+            self._shorten(state, clock)
             state.seconds = perf_counter() - began
             self._save(state, checkpoint, key)
         return Trained(self._arrays(state.best), state.losses, self._epochs(state), self._why_over(state))
@@ -161,15 +167,22 @@ class Trainer:
         """Why there is no other round; "" if there is."""
         schedule, losses = self.schedule, state.losses
         if losses[0] <= ROUNDING:
-            return "there is nothing to learn"
+            return "there was nothing to learn"
         if not math.isfinite(losses[-1]):
-            return "the loss is not finite"
-        if state.adam.step >= schedule.steps:
-            return "all epochs are over"
-        if state.over:
-            return "the time is over"
-        stale = len(losses) - 1 - int(np.argmin(losses))
-        return "the loss has stopped falling" if schedule.patience and stale >= schedule.patience else ""
+            return "the loss was not finite"
+        if not state.over and state.adam.step + state.skipped < schedule.steps:
+            return ""
+        if state.skipped:
+            return "the loss had stopped falling"
+        return "the time was over" if state.over else "all epochs were over"
+
+    def _shorten(self, state: _State, clock: _Clock) -> None:
+        """Skip half of the rest, where the loss does not fall any more."""
+        last, best = len(state.losses) - 1, int(np.argmin(state.losses))
+        if self.schedule.patience and last - max(best, state.since) >= self.schedule.patience:
+            left = self.schedule.steps - clock.at(state.adam.step) - state.skipped
+            state.skipped += max(math.ceil(left / 2), 0)
+            state.since = last
 
     def _epochs(self, state: _State) -> list[float]:
         """That were trained at each of the losses."""
@@ -186,15 +199,17 @@ class Trainer:
     def _round(self, state: _State, clock: _Clock, progress: StageProgress) -> None:
         schedule, adam = self.schedule, state.adam
         peak, total = peak_rate(self.settings.rate, state.losses[0]), schedule.steps * schedule.batch
-        for rows, feeds in self._batches(range(adam.step, min(adam.step + schedule.round, schedule.steps))):
-            at = clock.at(adam.step)
+        stop = min(adam.step + schedule.round, schedule.steps - state.skipped)
+        for rows, feeds in self._batches(range(adam.step, stop)):
+            at = clock.at(adam.step) + state.skipped
             if at >= schedule.steps:
                 state.over = True
                 return
             gradient = self.gradient(state.weights, rows, feeds)
             adam.update(state.weights, gradient, np.float32(cosine(at, schedule.steps, peak)) * self.units)
             np.clip(state.weights, self.low, self.high, out=state.weights)
-            progress(min(int(clock.at(adam.step) * schedule.batch), total), total)
+            done = clock.at(adam.step) + state.skipped
+            progress(min(int(done * schedule.batch), total), total)
 
     def _batches(self, steps: range) -> Iterator[tuple[IntArray, Feeds | None]]:
         """The samples of some steps, and their feeds; None where who computes reads them."""
@@ -265,7 +280,7 @@ class Trainer:
         size = 0 if self._why_over(state) else self.start.size
         arrays = {"weights": state.weights[:size], "m": state.adam.m[:size], "v": state.adam.v[:size]}
         rest = {"key": key, "step": state.adam.step, "losses": state.losses}
-        rest |= {"seconds": state.seconds, "over": state.over}
+        rest |= {name: getattr(state, name) for name in _NUMBERS}
         write_arrays(path, {"best": state.best, **arrays, **{name: np.array(value) for name, value in rest.items()}})
 
     def _load(self, path: Path | None, key: str) -> _State | None:
@@ -277,7 +292,7 @@ class Trainer:
             if str(x["key"]) != key:
                 return None
             adam, losses = Adam(x["m"], x["v"], int(x["step"])), x["losses"].tolist()
-            return _State(x["weights"], adam, x["best"], losses, float(x["seconds"]), bool(x["over"]))
+            return _State(x["weights"], adam, x["best"], losses, **{name: x[name].item() for name in _NUMBERS})
         except (DataError, KeyError, TypeError, ValueError) as e:
             raise DataError(f"{path}: not a checkpoint of a recovery ({e}): remove it") from e
 

@@ -20,7 +20,7 @@ from hqp_onnx.passes.compress_weights import compress_weights
 from hqp_onnx.passes.prune_channels import prune_channels
 from hqp_onnx.passes.quantize import quantize
 from hqp_onnx.passes.recover import check_recoverable, recover
-from hqp_onnx.recovery import Recovery, trainer
+from hqp_onnx.recovery import Recovery, schedule, trainer
 from hqp_onnx.recovery.adam import cosine
 from hqp_onnx.recovery.points import kept_positions
 from hqp_onnx.recovery.schedule import PATIENCE
@@ -174,17 +174,36 @@ def test_auto_comes_closer_says_how_and_repeats_itself(teacher, data, pruned):
     assert "images are " in found.notes[-1]
 
 
-def test_auto_ends_where_the_loss_has_stopped_falling(teacher, data, pruned, tmp_path):
+def test_auto_ends_where_the_loss_does_not_fall_any_more(teacher, data, pruned, tmp_path, monkeypatch):
+    """Rounds without a better loss halve what is left; its rate still falls to 0. Interruptions change nothing."""
     graph, kept = pruned
-    few, file = data.first(24), tmp_path / "kept.npz"
-    settings = Recovery("auto", rate=0.3, batch=4)
-    found = recover(graph, teacher.graph, few, settings, kept=kept, threads=1, checkpoint=file)
-    best = int(np.argmin(found.losses))
-    assert len(found.losses) == best + PATIENCE + 1 < 31
-    assert "when the loss has stopped falling" in found.notes[0]
+    few, file, rates, rounds = data.first(24), tmp_path / "kept.npz", [], []
+    settings = Recovery("auto", rate=10.0, batch=4)
+
+    def rate(step, steps, peak):
+        rates.append(cosine(step, steps, peak) / peak)
+        return cosine(step, steps, peak)
+
+    monkeypatch.setattr(trainer, "cosine", rate)
+    monkeypatch.setattr(schedule, "ROUND", 10)  # 2 of the 5 steps of an epoch
+    found = recover(graph, teacher.graph, few, settings, kept=kept, threads=1)
+    assert 2 * PATIENCE < len(found.losses) - 1 < 30
+    assert "when the loss had stopped falling" in found.notes[0]
+    assert rates[-1] == min(rates) < 0.02
+
+    def killed(self, state, *given, run=Trainer._round):
+        rounds.append(state.skipped)
+        if len(rounds) == len(found.losses) - 1:
+            raise Killed
+        run(self, state, *given)
+
+    monkeypatch.setattr(Trainer, "_round", killed)
+    with pytest.raises(Killed):
+        recover(graph, teacher.graph, few, settings, kept=kept, threads=1, checkpoint=file)
     again = recover(graph, teacher.graph, few, settings, kept=kept, threads=1, checkpoint=file)
-    assert content(again.graph) == content(found.graph)
-    assert again.notes[0] == found.notes[0]
+    assert rounds[-1] == rounds[-2] > 0
+    assert again.losses == found.losses
+    assert again.notes == found.notes
 
 
 def test_a_time_ends_it_and_its_learning_rate(teacher, data, pruned, monkeypatch):
@@ -209,7 +228,7 @@ def test_a_time_ends_it_and_its_learning_rate(teacher, data, pruned, monkeypatch
     assert rates[-1] < 0.02
     assert rates[-1] == min(rates[5:])
     assert found.modified
-    assert "when the time is over" in found.notes[0]
+    assert "when the time was over" in found.notes[0]
 
 
 def test_an_interrupted_time_goes_on_where_it_ended(teacher, data, pruned, tmp_path, monkeypatch):
@@ -227,7 +246,7 @@ def test_an_interrupted_time_goes_on_where_it_ended(teacher, data, pruned, tmp_p
         recover(graph, teacher.graph, data, settings, kept=kept, threads=1, checkpoint=file)
     found = recover(graph, teacher.graph, data, settings, kept=kept, threads=1, checkpoint=file)
     assert rounds[3] == rounds[2] > rounds[1] > rounds[0]
-    assert "when the time is over" in found.notes[0]
+    assert "when the time was over" in found.notes[0]
     assert min(found.losses) < found.losses[0]
 
 
