@@ -206,6 +206,24 @@ def test_auto_ends_where_the_loss_does_not_fall_any_more(teacher, data, pruned, 
     assert again.notes == found.notes
 
 
+def test_rounds_within_an_epoch_see_every_sample_once(teacher, data, pruned, monkeypatch):
+    seen = []
+
+    def spied(self, steps, run=Trainer._rows):
+        for step, rows in run(self, steps):
+            seen.append((step, rows.tolist()))
+            yield step, rows
+
+    monkeypatch.setattr(Trainer, "_rows", spied)
+    monkeypatch.setattr(schedule, "ROUND", 10)
+    recover(pruned[0], teacher.graph, data.first(24), Recovery("auto", batch=4, share=0.1), threads=1)
+    assert [step for step, _ in seen] == list(range(15))
+    for epoch in range(3):
+        rows = [row for _, rows in seen[5 * epoch : 5 * epoch + 5] for row in rows]
+        assert len(set(rows)) == 20
+        assert rows != sorted(rows)
+
+
 def test_a_time_ends_it_and_its_learning_rate(teacher, data, pruned, monkeypatch):
     """A clock by which every look at it takes a second: the rate rises, and falls to nearly 0 as the time ends."""
     rates, now = [], [0.0]
