@@ -27,18 +27,8 @@ _GROUPS = {
         *("recover", "recover_time", "augment", "seed", "paper"),
     ),
     "How it runs": (
-        *(
-            "dry_run",
-            "time_limit",
-            "seconds",
-            "build",
-            "resume",
-            "force",
-            "workers",
-            "provider",
-            "probe_seconds",
-            "json_file",
-        ),
+        *("dry_run", "time_limit", "seconds", "build", "resume", "force", "workers", "provider"),
+        *("probe_seconds", "json_file"),
         *("strict", "quiet", _HELP),
     ),
 }
