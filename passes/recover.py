@@ -170,4 +170,4 @@ def _varied(
     kinds = tuple(kind for kind, share in same.items() if share >= SAME)
     words = {"crop": "moved", "flip": "mirrored"}
     each = (f"{'' if kind in kinds else 'not '}{words[kind]} ({share:.0%})" for kind, share in same.items())
-    return replace(settings, augment=kinds), f"; images are {', '.join(each)}: the share of the answers that stays"
+    return replace(settings, augment=kinds), f"; images are {', '.join(each)}, by the share of the answers that stays"
