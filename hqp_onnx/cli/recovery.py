@@ -27,8 +27,8 @@ from hqp_onnx.data.reading import Data
 from hqp_onnx.evaluation.metrics.task import Task
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.recovery.settings import BATCH, LOSSES
-from hqp_onnx.steps.forecast import forecast, within
-from hqp_onnx.steps.recover import recover_file
+from hqp_onnx.steps.forecast import forecast
+from hqp_onnx.steps.recover import expected, recover_file
 
 
 @click.command(cls=Command)
@@ -83,7 +83,7 @@ def recover(
     do = partial(do, ledger=ledger, preprocess=preprocess)
     if dry_run:
         found = forecast(lambda folder, report: do(output=folder / "o.onnx", progress=report))
-        show_forecast(within(found, "recovery", settings.seconds), json_file)
+        show_forecast(expected(found, settings), json_file)
         return
     with Display(quiet) as display:
         written = do(output=output, checkpoint=checkpoint, progress=display)

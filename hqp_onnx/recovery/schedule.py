@@ -1,6 +1,6 @@
 """How long a recovery trains, and in which steps: as asked for, or as the data and the time allow.
 
-    epochs    auto: SEEN / n of n samples, MOST at most, FEWEST at least
+    epochs    auto: SEEN / n of n samples, MOST at most, FEWEST at least; PATIENT times as many where a time ends them
     batch     auto: twice as large from LARGER samples on, which costs less by the sample
     rate      a cosine over S steps; where T seconds end it first, that of step  max(s, S t / T)  at step s and time t
     rounds    from one judgement to the next: an epoch; with auto or a time, ROUND samples at most
@@ -12,11 +12,11 @@ Whatever ends first, the steps or the time, ends at a rate of 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from hqp_onnx.recovery.settings import BATCH, Recovery
 
-SEEN, FEWEST, MOST = 200_000, 4, 30
+SEEN, FEWEST, MOST, PATIENT = 200_000, 4, 30, 4
 ROUND, PATIENCE = 10_000, 3
 LARGER = 4_000
 
@@ -62,17 +62,12 @@ class Schedule:
         return self.steps // self.epoch
 
 
-def fixed(settings: Recovery, samples: int) -> Recovery:
-    """What ``auto`` is of so many samples, on any others, without a limit of time."""
-    return replace(settings, epochs=epochs_for(settings, samples), batch=batch_for(settings, samples), seconds=None)
-
-
 def epochs_for(settings: Recovery, samples: int) -> int:
     """Passes over so many samples to train on."""
     if settings.epochs != "auto":
         return settings.epochs
     whole = min(MOST, max(FEWEST, round(SEEN / samples)))
-    return max(1, round(settings.share * whole))
+    return max(1, round(settings.share * whole * (1 if settings.seconds is None else PATIENT)))
 
 
 def batch_for(settings: Recovery, samples: int) -> int:

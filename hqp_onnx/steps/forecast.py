@@ -17,7 +17,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter, process_time
 from types import MappingProxyType
@@ -111,17 +111,6 @@ def forecast(command: Command, caps: Mapping[str, int] = MappingProxyType({})) -
     more, three = pilot(command, MORE)
     stages = tuple(_stage(name, few, more, one, three, caps.get(name)) for name in more.seconds)
     return Forecast(stages, peak_bytes(), dict(three.whole))
-
-
-def within(found: Forecast, name: str, seconds: float | None) -> Forecast:
-    """``found``, of which the stage ``name`` takes so many seconds at most."""
-
-    def limited(stage: Stage) -> Stage:
-        if seconds is None or stage.name != name or stage.seconds <= seconds:
-            return stage
-        return replace(stage, seconds=seconds, work=stage.work * seconds / stage.seconds)
-
-    return replace(found, stages=tuple(map(limited, found.stages)))
 
 
 def pilot(command: Command, batches: int) -> tuple[Watch, Sampling]:

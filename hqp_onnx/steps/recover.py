@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,8 +26,11 @@ from hqp_onnx.progress import Progress, silent
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.recovery.points import kept_positions
 from hqp_onnx.recovery.samples import held_of
-from hqp_onnx.recovery.schedule import fixed
+from hqp_onnx.recovery.schedule import batch_for, epochs_for
+from hqp_onnx.steps.forecast import Forecast, Stage
 from hqp_onnx.steps.writing import Written, write_verified
+
+STAGE = "recovery"
 
 
 def recover_model(
@@ -66,7 +70,7 @@ def recover_model(
         settings,
         kept=None if lineage is None else kept_positions(lineage.channels, lineage.removal(probe(graph).sizes)),
         checkpoint=checkpoint,
-        progress=lambda done, total: progress("recovery", done, total),
+        progress=lambda done, total: progress(STAGE, done, total),
     )
 
 
@@ -102,12 +106,27 @@ def recover_file(
     dataset = open_data(original, data, preprocess)
     model_io.require_file(path)
     lineage = find_lineage([teacher, path], [] if ledger is None else [ledger])
-    if (count := whole(dataset)) != len(dataset):
-        settings = fixed(settings, count - held_of(count, settings))
+    if settings.epochs == "auto" and (count := whole(dataset)) != len(dataset):  # ``expected`` knows how many follow
+        settings = replace(settings, epochs=1, batch=batch_for(settings, count), seconds=None)
     recovered = recover_model(
         path, original, dataset, settings, lineage=lineage, checkpoint=checkpoint, progress=progress
     )
     return Written(recovered.notes, write_verified(recovered.graph, output, recovery_source(path, original, dataset)))
+
+
+def expected(found: Forecast, settings: Recovery) -> Forecast:
+    """What a training will take, where ``found`` is of one epoch if ``auto`` chooses them, and of any time."""
+
+    def whole_of(stage: Stage) -> Stage:
+        if stage.name != STAGE or not stage.seconds:
+            return stage
+        count = found.samples["data"]
+        epochs = epochs_for(settings, count - held_of(count, settings)) if settings.epochs == "auto" else 1
+        times = min(epochs, math.inf if settings.seconds is None else settings.seconds / stage.seconds)
+        counted = round(times * stage.count)
+        return replace(stage, count=counted, seconds=times * stage.seconds, work=times * stage.work)
+
+    return replace(found, stages=tuple(map(whole_of, found.stages)))
 
 
 def recovery_source(student: ModelSource, teacher: Model, data: Dataset) -> Source:
