@@ -9,10 +9,11 @@ nodes are in INT8; recovery goes beyond what is admissible without it.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from time import perf_counter
 
-from hqp_onnx.errors import OutOfTime
+from hqp_onnx.errors import ModelError, OutOfTime
 from hqp_onnx.evaluation.budget import Budget, allowed
 from hqp_onnx.job.allocation import allocated_path
 from hqp_onnx.job.candidate import ORIGINAL, Candidate, Precision
@@ -91,7 +92,8 @@ def _quantized(setup: Setup, ledger: Ledger) -> float:
     if setup.options.time_limit is None or setup.options.precision == "fp32":
         return 0.0
     start = perf_counter()
-    CandidateModels(setup, None, ledger.cache).graph(replace(ORIGINAL, precision=Precision(setup.options.narrow)))
+    with suppress(ModelError):  # which is reported where it matters
+        CandidateModels(setup, None, ledger.cache).graph(replace(ORIGINAL, precision=Precision(setup.options.narrow)))
     return perf_counter() - start
 
 
@@ -112,9 +114,14 @@ def _searched(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence) ->
     pruned, chosen, recovered = Candidate(path.plan(removed)), None, None
     wanted, count = pruned, removed  # what recovery starts from
     if options.precision != "fp32":
-        wanted = as_asked(setup, ledger, judge.models, pruned, threads)
-        admitted = fastest_admissible(setup, ledger, judge, path, removed, wanted, threads)
-        chosen, count = admitted or (None, 0)
+        try:
+            wanted = as_asked(setup, ledger, judge.models, pruned, threads)
+            admitted = fastest_admissible(setup, ledger, judge, path, removed, wanted, threads)
+            chosen, count = admitted or (None, 0)
+        except ModelError as e:
+            if options.precision != "mixed":
+                raise
+            wanted, notes = pruned, (*notes, f"what ships is in float32, since {options.narrow} fails: {e}")
     if options.recover:
         recovered = _recovered(setup, judge, path, count, chosen or wanted)
     return SearchResult(judge, evidence, pruned, chosen, recovered, notes, path, ended=ended)
