@@ -28,6 +28,7 @@ from hqp_onnx.job.search import last_admissible, step_size
 from hqp_onnx.job.setup import Setup
 from hqp_onnx.job.suspicion import suspect
 from hqp_onnx.job.time_limit import Deadline, so_far
+from hqp_onnx.job.training_time import TrainingTime
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,8 @@ def run(setup: Setup, ledger: Ledger, began: float | None = None) -> SearchResul
     evidence = None
     try:
         evidence = gather(setup, ledger)
-        judge = Judge(setup, ledger, budget, CandidateModels(setup, evidence.refit, ledger.cache))
+        time = TrainingTime(options.recover_time, ledger.trials)
+        judge = Judge(setup, ledger, budget, CandidateModels(setup, evidence.refit, ledger.cache, time))
         result = _searched(setup, ledger, judge, evidence)
         deadline.lift()
     except OutOfTime as e:
@@ -130,6 +132,7 @@ def _reached(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence, goa
     found = reach(setup, ledger, judge, evidence, goal)
     chosen = None if setup.options.precision == "fp32" else found.chosen
     recovered = replace(found.chosen, trained=True) if setup.options.recover else None
+    judge.models.time.expect(1, found.chosen.precision)
     if recovered is not None and not judge.admits(recovered):
         recovered = None
     return SearchResult(judge, evidence, found.pruned, chosen, recovered, (), found.path, ended=found.note)
@@ -179,6 +182,7 @@ def _recovered(setup: Setup, judge: Judge, path: Path, count: int, like: Candida
     """The last admissible recovered candidate ``like`` another, from ``count`` units on; None if there is none."""
     counts = path.beyond(count)
     trained = [replace(like, plan=path.plan(more), trained=True) for more in counts]
+    judge.models.time.expect(len(counts), like.precision)
     most = last_admissible(
         setup.options.search, len(counts) - 1, 1, lambda number: judge.admits(trained[number].in_float32)
     )
