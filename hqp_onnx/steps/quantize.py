@@ -117,7 +117,7 @@ def _made(
         return dynamic_model(model, data, target, recipe)
     assert data is not None
     if int4_weights is not None:
-        return int4_model(model, data, int4_weights, progress)
+        return int4_model(model, data, int4_weights, recipe, progress)
     make = mixed_model if precision == "mixed" else quantize_model
     return make(model, data, target, method, progress, recipe)
 
@@ -168,9 +168,15 @@ def dynamic_model(model: Model, data: Dataset | None, target: Target, recipe: Re
     return quantize_dynamic(model.graph, data, target, recipe=recipe)
 
 
-def int4_model(model: Model, data: Dataset, share: float, progress: Progress = silent) -> PassResult:
+def int4_model(
+    model: Model, data: Dataset, share: float, recipe: Recipe | None = None, progress: Progress = silent
+) -> PassResult:
     """``model`` with a share of its Gemm and MatMul weights in INT4, chosen by Fisher information."""
     proto = model_io.to_proto(model.graph)
     scores = filter_scores(proto, Scoring("fisher"), data, Execution(progress=progress))
+    chosen = recipe or Recipe()
+    if not chosen.round_weights:
+        return quantize_int4(model.graph, scores, share)
     moments = input_moments(proto, None, data, progress=partial(progress, "moments"))
-    return quantize_int4(model.graph, scores, share, moments)
+    again = data if chosen.in_order else None
+    return quantize_int4(model.graph, scores, share, moments, again, partial(progress, "rounding in order"))
