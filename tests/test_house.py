@@ -16,7 +16,7 @@ except ModuleNotFoundError:  # Python 3.10
 
 ROOT = Path(__file__).parents[1]
 MODELS = ("ModelProto", "GraphProto", "gs.Graph", "PassResult")
-OTHER_FORM = {"to_proto", "to_graph", "with_outputs"}  # the same model as another type, or with other tensors fetched
+OTHER_FORM = {"to_proto", "to_graph", "with_outputs", "needed"}  # the same model as another type, or for other tensors
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from hqp_onnx.evaluation.metrics.metric import Tally
 from hqp_onnx.evaluation.metrics.sample_axis import BySample
 from hqp_onnx.evaluation.nonfinite import NONE, NonFinite, finite_samples
 from hqp_onnx.graphs.model_io import stored_bytes
+from hqp_onnx.limits import check_threads
 from hqp_onnx.progress import Progress, silent
 from hqp_onnx.runtimes.session import try_run
 
@@ -64,6 +65,7 @@ def compare(
     """
     if tolerance <= 0 or samples < 1:
         raise UsageError(f"{{--tolerance}} {tolerance} must be above 0, and {{--samples}} {samples} at least 1")
+    check_threads(threads)
     asked = _asked(metric)
     contenders = open_contenders(models, threads)
     batch = _batch(contenders)

@@ -15,6 +15,7 @@ from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.budget import check_budget, parse_drop
 from hqp_onnx.evaluation.metrics import Metric, ScoreFunction, load_metric
 from hqp_onnx.job.search import SEARCHES
+from hqp_onnx.limits import check_threads
 from hqp_onnx.model import ModelSource
 from hqp_onnx.passes.cut import check_refit
 from hqp_onnx.passes.quantize_dynamic import check_dynamic
@@ -188,6 +189,7 @@ class Options:
         check_refit(self.chosen_refit, self.compensate)
         check_min_width(self.min_width)
         check_multiple(self.width_multiple)
+        check_threads(self.threads, self.device is not None)
         if self.batch < 1:
             raise UsageError(f"{{--batch}} {self.batch}: expected a number of samples, 1 or more")
         if not 0 < self.step <= 1:

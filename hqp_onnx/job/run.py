@@ -15,7 +15,7 @@ from time import perf_counter
 from hqp_onnx.errors import OutOfTime
 from hqp_onnx.evaluation.budget import Budget, allowed
 from hqp_onnx.job.allocation import allocated_path
-from hqp_onnx.job.candidate import Candidate
+from hqp_onnx.job.candidate import ORIGINAL, Candidate, Precision
 from hqp_onnx.job.evidence import Evidence, check_saliency, gather, refreshed_order
 from hqp_onnx.job.goal import Goal, reach
 from hqp_onnx.job.judge import Judge
@@ -69,7 +69,7 @@ def run(setup: Setup, ledger: Ledger, began: float | None = None) -> SearchResul
     suspicions = suspect(setup, baseline)
     for line in suspicions:
         log.warning("warning: %s", line)
-    deadline = Deadline(setup, began, ledger.seconds["baseline"])
+    deadline = Deadline(setup, began, ledger.seconds["baseline"], _quantized(setup, ledger))
     setup = replace(setup, progress=deadline)
     judge = Judge(setup, ledger, budget, CandidateModels(setup, None, ledger.cache))
     evidence = None
@@ -82,6 +82,15 @@ def run(setup: Setup, ledger: Ledger, began: float | None = None) -> SearchResul
         deadline.lift()
         result = _so_far(setup, judge, evidence, str(e))
     return replace(result, suspicions=suspicions)
+
+
+def _quantized(setup: Setup, ledger: Ledger) -> float:
+    """Seconds in which the original is in the precision that was asked for; 0 where there is no limit to them."""
+    if setup.options.time_limit is None or setup.options.precision == "fp32":
+        return 0.0
+    start = perf_counter()
+    CandidateModels(setup, None, ledger.cache).graph(replace(ORIGINAL, precision=Precision(setup.options.narrow)))
+    return perf_counter() - start
 
 
 def _so_far(setup: Setup, judge: Judge, evidence: Evidence | None, stage: str) -> SearchResult:

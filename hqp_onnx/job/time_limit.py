@@ -1,15 +1,16 @@
 """An optimization that has so much time: when it is over, what was admitted so far is the result.
 
 The search ends where work reports progress next, whatever it is at, but for the baseline, without which there is no
-verdict. Time is set aside for what comes after the search: the models are calibrated, written, evaluated and timed. A
-verdict that was not reached is not recorded, so a resumed run with more time finds what an unlimited one does.
+verdict. Time is set aside for what comes after the search: the models are quantized, written, evaluated and timed; how
+long the original takes to be quantized is measured first. A verdict that was not reached is not recorded, so a resumed
+run with more time finds what an unlimited one does.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import numpy as np
@@ -24,8 +25,11 @@ from hqp_onnx.job.rows import SECONDS
 from hqp_onnx.job.setup import Setup
 from hqp_onnx.ranking.rank import Ranking
 
-_ROWS, _PASSES = 3, 4
-"""Models that are evaluated as they were written, and passes over the calibration data until one of them is in INT8."""
+_ROWS, _QUANTIZED = 4, 2
+"""Models that are evaluated as they were written, and how many of them are quantized first."""
+
+_WRITING_SECONDS = 8.0
+"""Of verification, the times of layers and the pages, about."""
 
 _COMPARISON_SECONDS = 1.0
 OVER = "the time limit of"
@@ -39,12 +43,13 @@ class Deadline:
         setup: of the job, with its limit, if it has any.
         began: when the job did, by ``perf_counter``.
         baseline: seconds that the original took on D_val.
+        narrow: seconds until the original was in the precision that was asked for.
     """
 
-    def __init__(self, setup: Setup, began: float, baseline: float) -> None:
+    def __init__(self, setup: Setup, began: float, baseline: float, narrow: float) -> None:
         limit = setup.options.time_limit
         self._progress = setup.progress
-        self._end = math.inf if limit is None else began + limit - _aside(setup, baseline)
+        self._end = math.inf if limit is None else began + limit - _aside(setup, baseline, narrow)
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """See ``Progress``."""
@@ -57,12 +62,11 @@ class Deadline:
         self._end = math.inf
 
 
-def _aside(setup: Setup, baseline: float) -> float:
+def _aside(setup: Setup, baseline: float, narrow: float) -> float:
     """Seconds of what comes after a search."""
     sizes = {name: len(part) for name, part in setup.data.items()}
-    evaluated = _ROWS * (sizes["val"] + sizes.get("test", 0))
-    calibrated = 0 if setup.options.precision in ("fp32", "fp16") else _PASSES * sizes["calib"]
-    return SECONDS + baseline / sizes["val"] * (evaluated + calibrated)
+    evaluated = baseline / sizes["val"] * (sizes["val"] + sizes.get("test", 0))
+    return _WRITING_SECONDS + SECONDS + _ROWS * evaluated + _QUANTIZED * narrow
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,8 @@ def so_far(setup: Setup, judge: Judge, evidence: Evidence | None, stage: str) ->
     options, admitted = setup.options, judge.admitted
     untrained = [candidate for candidate in admitted if not candidate.trained]
     pruned = _best(setup, judge, [c for c in untrained if c.precision is Precision.FP32]) or ORIGINAL
+    if options.precision != "fp32" and judge.admits(quantized := replace(pruned, precision=Precision(options.narrow))):
+        untrained.append(quantized)
     narrow = [] if options.precision == "fp32" else [c for c in untrained if c.precision is not Precision.FP32]
     trained = [c for c in admitted if c.trained and (c.precision is Precision.FP32) == (options.precision == "fp32")]
     seconds, judged = options.time_limit, judge.judged

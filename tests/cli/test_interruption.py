@@ -18,7 +18,14 @@ from hqp_onnx.cli import interruption
 
 DATA = ("--calib", "data.npz", "--val", "data.npz")
 SLOWLY = ("--objective", "sparsity", "--search", "linear", "--step", "0.02", "--max-drop", "1", "--multiple-of", "1")
-"""Many verdicts follow the first: the command has not ended when the signal comes."""
+METRIC = """
+import time
+
+def resting(outputs, targets, inputs):
+    time.sleep(0.01)
+    return (outputs["logits"].argmax(1) == targets["labels"]).astype(float)
+"""
+"""Many verdicts follow the first, each of a tenth of a second: the command has not ended when the signal comes."""
 
 
 def started(folder: Path, *words: str) -> subprocess.Popen[str]:
@@ -40,7 +47,9 @@ _SLOW = [pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGT
 def test_the_command_that_is_named_goes_on(number: signal.Signals, tmp_path: Path) -> None:
     onnx.save(small_model(), tmp_path / "a model.onnx")
     np.savez(tmp_path / "data.npz", **small_data(1000))
-    command = started(tmp_path, "optimize", "a model.onnx", *DATA, *SLOWLY, "--precision", "fp32", "-o", "out")
+    (tmp_path / "metric.py").write_text(METRIC)
+    wanted = ("--metric", "metric.py:resting", "--precision", "fp32", "-o", "out")
+    command = started(tmp_path, "optimize", "a model.onnx", *DATA, *SLOWLY, *wanted)
     assert command.stderr is not None
     for line in command.stderr:
         if "units removed" in line:

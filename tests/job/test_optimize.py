@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,14 @@ FILES = ("pruned.onnx", "int8.onnx", "ledger.json")
 
 class Killed(KeyboardInterrupt):
     """Stands for SIGKILL: nothing handles it."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_a_clock() -> Iterator[None]:
+    """No six seconds for the latencies of every report."""
+    with pytest.MonkeyPatch.context() as patch:
+        steady(patch)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +150,7 @@ def test_killed_anywhere_it_resumes_to_the_same_bytes(
     rng = np.random.default_rng(0)
     broken = replace(options, output=tmp_path / "broken", resume=True)
     for attempt in range(60):
-        left = int(rng.integers(1, 60 + 60 * attempt))
+        left = int(rng.integers(1, 60 + 100 * attempt))
 
         def progress(stage: str, done: int, total: int) -> None:
             nonlocal left
@@ -256,6 +265,8 @@ def test_options_that_exclude_each_other(options: Options) -> None:
         replace(options, refit="in-order", compensate=False)
     with pytest.raises(UsageError, match=r"^refresh 3: expected .* search linear"):
         replace(options, refresh=3)
+    with pytest.raises(UsageError, match=r"^threads 99999: expected 0 to \d+, since this machine has"):
+        replace(options, threads=99999)
     with pytest.raises(UsageError, match=r"^objective speed: expected one of latency, macs, size, sparsity"):
         replace(options, objective="speed")
 
@@ -310,6 +321,7 @@ def test_nodes_that_are_faster_in_float_stay_there(mixed: Options) -> None:
     assert [(mixed.output / name).read_bytes() for name in FILES] == files
 
 
+@pytest.mark.slow
 def test_nodes_that_harm_the_outputs_are_spared(mixed: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     """One node ruins the model when it is quantized: it alone joins those in float, and pruning is not undone."""
     insert, harmful = CandidateModels._in_int8, []

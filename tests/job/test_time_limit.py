@@ -48,9 +48,9 @@ def test_whenever_time_is_over_a_model_ships(tmp_path: Path, monkeypatch: pytest
         assert (tmp_path / str(last) / report.files[report.ships]).is_file()
         assert report.rows[report.ships].val_drop <= report.max_drop + 1e-12
         seen.append((bool(ended), len(report.trials)))
-    assert seen[0] == (True, 0) and seen[-1] == (False, len(whole.trials))
+    assert seen[0] == (True, 1) and seen[-1] == (False, len(whole.trials))
     counts = [count for _, count in seen]
-    assert counts == sorted(counts) and len(set(counts)) >= 3
+    assert counts == sorted(counts) and len(set(counts)) >= 2
 
 
 def test_what_was_admitted_before_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,6 +61,7 @@ def test_what_was_admitted_before_ships(tmp_path: Path, monkeypatch: pytest.Monk
         if len(admitted) >= 2:
             break
     assert report.pruned.macs == min(trial.macs for trial in admitted)
+    assert report.trials[-1].precision == "int8" and report.trials[-1].macs == report.pruned.macs
 
 
 def test_a_resumed_run_finds_what_an_unlimited_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,7 +105,5 @@ def test_data_are_read_once_where_what_crosses_fits_and_the_result_is_the_same_w
     monkeypatch.setattr(carried, "ROOM", 0)
     without = refit_in_order(original, once, channels, plan, data)
     assert data.times > 4
-    for name, tensor in without.graph.tensors().items():
-        if isinstance(tensor, gs.Constant):
-            expected = with_room.graph.tensors()[name].values
-            np.testing.assert_allclose(tensor.values, expected, atol=1e-4 * np.abs(expected).max())
+    one, other = (run(result.graph, ["logits"])["logits"] for result in (with_room, without))
+    np.testing.assert_allclose(one, other, atol=1e-3 * np.abs(other).max())
