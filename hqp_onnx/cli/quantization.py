@@ -63,6 +63,7 @@ from hqp_onnx.steps.quantize import quantize_file
     metavar="SHARE",
     help="INT4 weights in this share of Gemm and MatMul, in place of INT8.",
 )
+@click.option("--int4-convs", is_flag=True, help="Conv weights, too: a smaller file, computed in float.")
 @click.option(
     "--in-order/--no-in-order",
     default=True,

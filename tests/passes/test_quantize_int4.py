@@ -106,6 +106,36 @@ def test_in_order_each_weight_makes_up_for_those_before_it() -> None:
     assert error(data) < 0.8 * error(None)
 
 
+def test_weights_of_conv_are_blocks_that_are_computed_at_load(tmp_path: Path) -> None:
+    body = "h = Conv<pads=[1,1,1,1]>(x, w1, b) r = Relu(h) d = Conv<group=6>(r, w2) y = Conv(d, w3)"
+    arrays = {"w1": normal(6, 5, 3, 3), "b": normal(6), "w2": normal(6, 1, 3, 3), "w3": normal(7, 6, 1, 1)}
+    proto = onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["" : 17]> g (float[N,5,6,6] x) => (float[N,7,4,4] y) {{ {body} }}'
+    )
+    proto.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in arrays.items())
+    scores = {"w1": np.ones(6), "w2": np.ones(6), "w3": np.ones(7)}
+    assert not quantize_int4(to_graph(proto), scores, 1.0).modified
+    result = quantize_int4(to_graph(proto), scores, 1.0, convolutions=True)
+    model = gs.export_onnx(result.graph)
+    onnx.checker.check_model(model, full_check=True)
+    assert [t.dims for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT4] == [[6, 1, 45], [7, 1, 6]]
+    for name in ("w1", "w3"):
+        rows = arrays[name].reshape(len(arrays[name]), -1)
+        scale = np.float32(np.maximum(rows.max(1, keepdims=True) / 7.0, -rows.min(1, keepdims=True) / 8.0))
+        arrays[name] = (np.clip(np.rint(rows / scale), -8, 7) * scale).reshape(arrays[name].shape)
+    expected = onnx.ModelProto()
+    expected.CopyFrom(proto)
+    del expected.graph.initializer[:]
+    expected.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in arrays.items())
+    x = normal(3, 5, 6, 6)
+    np.testing.assert_allclose(run(model, {"x": x})[0], run(expected, {"x": x})[0], atol=1e-4)
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 3
+    ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    assert not {"Cast", "Mul"} & {node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node}
+
+
 def test_a_product_that_onnxruntime_does_not_fuse_stays_in_float() -> None:
     before = graph()
     next(node for node in before.nodes if node.op == "Tanh").op = "Relu"
