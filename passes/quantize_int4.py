@@ -236,7 +236,9 @@ def _store_patches(graph: gs.Graph, node: gs.Node, blocks: _Blocks, names: Uniqu
 
 
 def _packed(name: str, integers: FloatArray, names: UniqueNames) -> gs.Constant:
-    """INT4, two a byte."""
-    values = integers.astype(np.int8)
-    stored = onnx.helper.make_tensor(names.tensor(f"{name}/int4"), onnx.TensorProto.INT4, values.shape, values.ravel())
+    """INT4, two a byte, the first in its lower half."""
+    halves = np.append(integers.ravel(), [0] * (integers.size % 2)).astype(np.int8).view(np.uint8) & 15
+    content = (halves[::2] | halves[1::2] << 4).tobytes()
+    wish = names.tensor(f"{name}/int4")
+    stored = onnx.helper.make_tensor(wish, onnx.TensorProto.INT4, integers.shape, content, raw=True)
     return gs.Constant(stored.name, LazyValues(stored))

@@ -65,7 +65,7 @@ def test_blocks_are_fake_quantization() -> None:
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(session.run(None, {"x": x})[0], expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
     stored = [t for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT4]
-    assert len(stored) == 3 and len(stored[0].raw_data or stored[0].int32_data) <= 64 * 80 // 2
+    assert len(stored) == 3 and stored[0].ByteSize() < 64 * 80 // 2 + 50
 
 
 def test_the_least_sensitive_weights_go_first() -> None:
@@ -107,18 +107,18 @@ def test_in_order_each_weight_makes_up_for_those_before_it() -> None:
 
 
 def test_weights_of_conv_are_blocks_that_are_computed_at_load(tmp_path: Path) -> None:
-    body = "h = Conv<pads=[1,1,1,1]>(x, w1, b) r = Relu(h) d = Conv<group=6>(r, w2) y = Conv(d, w3)"
-    arrays = {"w1": normal(6, 5, 3, 3), "b": normal(6), "w2": normal(6, 1, 3, 3), "w3": normal(7, 6, 1, 1)}
+    body = "h = Conv<pads=[1,1,1,1]>(x, w1, b) r = Relu(h) d = Conv<group=7>(r, w2) y = Conv(d, w3)"
+    arrays = {"w1": normal(7, 5, 3, 3), "b": normal(7), "w2": normal(7, 1, 3, 3), "w3": normal(7, 7, 1, 1)}
     proto = onnx.parser.parse_model(
         f'<ir_version: 10, opset_import: ["" : 17]> g (float[N,5,6,6] x) => (float[N,7,4,4] y) {{ {body} }}'
     )
     proto.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in arrays.items())
-    scores = {"w1": np.ones(6), "w2": np.ones(6), "w3": np.ones(7)}
+    scores = {name: np.ones(7) for name in ("w1", "w2", "w3")}
     assert not quantize_int4(to_graph(proto), scores, 1.0).modified
     result = quantize_int4(to_graph(proto), scores, 1.0, convolutions=True)
     model = gs.export_onnx(result.graph)
     onnx.checker.check_model(model, full_check=True)
-    assert [t.dims for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT4] == [[6, 1, 45], [7, 1, 6]]
+    assert [t.dims for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT4] == [[7, 1, 45], [7, 1, 7]]
     for name in ("w1", "w3"):
         rows = arrays[name].reshape(len(arrays[name]), -1)
         scale = np.float32(np.maximum(rows.max(1, keepdims=True) / 7.0, -rows.min(1, keepdims=True) / 8.0))
