@@ -30,12 +30,12 @@ from hqp_onnx.passes.cut import cut
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.quantize import Recipe, prepare, quantize_prepared
 from hqp_onnx.passes.quantize_dynamic import quantize_dynamic
-from hqp_onnx.passes.refit_in_order import refittable
 from hqp_onnx.passes.widen_float16 import widen_float16
 from hqp_onnx.quantization.placement import quantized_tensors
 from hqp_onnx.runtimes.runners import thread_counts
 from hqp_onnx.runtimes.session import Runner
 from hqp_onnx.statistics.calibration import Calibration, Range
+from hqp_onnx.statistics.moments_in_order import refittable
 from hqp_onnx.timing.table import TimeTable
 
 log = logging.getLogger(__name__)
