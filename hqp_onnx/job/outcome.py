@@ -98,9 +98,8 @@ def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[R
     admitted = [name for name in rows if name == "baseline" or (name in written and written[name].admitted)]
     shipping = _shipping(setup, {name: rows[name] for name in admitted}, models)
     useful = [name for name in admitted if runs_there(setup, models[name].candidate.precision) or name == shipping.row]
-    report = _report(
-        setup, ledger, result, {name: written[name] for name in useful if name in written}, models, rows, shipping
-    )
+    kept = {name: written[name] for name in useful if name in written}
+    report = _report(setup, ledger, result, kept, models, rows, shipping)
     for large in (*ledger.cache.glob("*.onnx*"), *(ledger.cache / name for name in MOMENTS)):  # and soon made again
         large.unlink(missing_ok=True)
     return report, models
@@ -115,7 +114,7 @@ def _report(
     rows: Mapping[str, Row],
     shipping: Shipping,
 ) -> Report:
-    """What is said of the models in ``rows``; ``kept`` are those whose files stay, and the input joins them if it ships."""
+    """What is said of the models in ``rows``; the files of those that are ``kept`` stay, and the input's if it ships."""
     options, original = setup.options, setup.model
     files = {name: str(model.file.relative_to(options.folder)) for name, model in kept.items()}
     if shipping.row == "baseline":
