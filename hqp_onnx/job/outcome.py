@@ -114,7 +114,7 @@ def _report(
     rows: Mapping[str, Row],
     shipping: Shipping,
 ) -> Report:
-    """What is said of the models in ``rows``; the files of those that are ``kept`` stay, and the input's if it ships."""
+    """What is said of the ``rows``; the files of those that are ``kept`` stay, and the input's if it ships."""
     options, original = setup.options, setup.model
     files = {name: str(model.file.relative_to(options.folder)) for name, model in kept.items()}
     if shipping.row == "baseline":
