@@ -5,12 +5,18 @@ output, and around the operators that have no float16 (TopK, CumSum, ...). Const
 -inf of attention masks stays far below any score), those between 0 and 6e-8 are raised to it, so an epsilon or a
 scale stays above zero. What it leaves undone is done here: a graph with Q/DQ is brought to opset 19 first, since only
 from there on may scales, and what surrounds the integers, be float16; nodes whose attributes state float32 in a way
-that it does not know stay as they are, behind a Cast; its nodes are sorted, and the types of the result are checked,
-since it finds where casts belong by shape inference, which may not reach everywhere. Activations that overflow show
-only on data: evaluate the result.
+that it does not know stay as they are, behind a Cast; outputs that no node makes are put aside; its nodes are sorted.
+It finds where casts belong by shape inference, so types that this does not reach are asked of onnxruntime. The result
+is checked and loaded: a node whose float16 form is refused stays in float32, and all is converted again. Activations
+that overflow show only on data: evaluate the result.
 """
 
 from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from functools import partial
 
 import numpy as np
 import onnx
@@ -19,10 +25,11 @@ import onnx_graphsurgeon as gs
 from hqp_onnx.errors import ModelError, one_line
 from hqp_onnx.graphs.foreign_names import names_apart
 from hqp_onnx.graphs.model_io import is_quantized, to_graph, to_proto
+from hqp_onnx.graphs.unique_names import UniqueNames
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.raise_opset import raise_opset
-from hqp_onnx.runtimes.session import float16_converter
+from hqp_onnx.runtimes.session import Session, float16_converter
 
 __all__ = ["convert_fp16", "in_float16"]
 
@@ -30,6 +37,8 @@ _LARGEST = float(np.finfo(np.float16).max)
 _QDQ_OPSET = 19
 _WINDOWS = frozenset({"HannWindow", "HammingWindow", "BlackmanWindow", "MelWeightMatrix"})
 _FLOAT_VALUES = frozenset({"value_float", "value_floats"})
+_TRIES = 20
+_NODE_OF_ERROR = re.compile(r"(?:node name: |name '|[Nn]ode \()(.+?)[)']")
 
 
 def convert_fp16(graph: gs.Graph) -> PassResult:
@@ -44,17 +53,16 @@ def convert_fp16(graph: gs.Graph) -> PassResult:
         raise ModelError("the model has no float32 tensors: there is nothing to convert to float16")
     float16_converter()
     quantized = any(is_quantized(node.op) for node in graph.nodes)
-    raised = raise_opset(graph, _QDQ_OPSET if quantized else graph.opset).graph
-    try:
-        result = to_graph(names_apart(_halved)(to_proto(raised))).cleanup().toposort()
-        onnx.checker.check_model(to_proto(result), full_check=True)
-    except Exception as e:  # the converters assert, onnx's inference and checker have types of their own
-        raise ModelError(f"the model has no float16 form: {one_line(e)}") from e
+    raised = raise_opset(graph, _QDQ_OPSET if quantized else graph.opset).graph.copy()
+    handed_on = _put_aside(raised)
+    result, stays = _converted(_typed(to_proto(raised)))
+    _put_back(_apart(result), handed_on)
     tensors = result.tensors()
     beyond = [t.name for t in floats if isinstance(t, gs.Constant) and _beyond(t.values)]
     cut = [name for name in beyond if name in tensors and tensors[name].dtype == np.float16]
-    notes = tuple(f"'{name}' has finite values beyond 65504, cut to it" for name in cut)
-    return PassResult(result, True, notes, notes)
+    warnings = tuple(f"'{name}' has finite values beyond 65504, cut to it" for name in cut)
+    notes = tuple(f"'{name}' stays in float32: its float16 form is refused" for name in stays)
+    return PassResult(result, True, (*warnings, *notes), warnings)
 
 
 def in_float16(graph: gs.Graph) -> PassResult:
@@ -62,15 +70,118 @@ def in_float16(graph: gs.Graph) -> PassResult:
     return convert_fp16(fold_batchnorm(graph).graph)
 
 
-def _halved(model: onnx.ModelProto) -> onnx.ModelProto:
-    """What the converter makes of ``model``."""
-    stays = [
+def _converted(model: onnx.ModelProto) -> tuple[gs.Graph, list[str]]:
+    """``model`` in float16, and the nodes that stay in float32 since their float16 form is refused.
+
+    A check that refuses ``model`` too says nothing.
+
+    Raises:
+        ModelError: it has no valid float16 form.
+    """
+    stays: list[str] = []
+    why = ""
+    for _ in range(_TRIES):
+        result = _sorted(model, stays)
+        half = to_proto(result)
+        refusals = {check: found for check in (_not_valid, _not_loaded) if (found := check(half))}
+        if len(refusals) < 2 and all(check(model) for check in refusals):
+            return result, stays
+        why = "; ".join(refusals.values())
+        names = {node.name for node in model.graph.node} - {"", *stays}
+        named = dict.fromkeys(name for name in _NODE_OF_ERROR.findall(why) if name in names)
+        if not named and _not_valid not in refusals:
+            return result, stays  # another runtime may load it
+        if not named:
+            break
+        stays += named
+    raise ModelError(f"the model has no float16 form: {one_line(why)}")
+
+
+def _sorted(model: onnx.ModelProto, stays: Collection[str]) -> gs.Graph:
+    try:
+        return to_graph(names_apart(partial(_halved, stays=stays))(model)).cleanup().toposort()
+    except Exception as e:  # the converter asserts, onnx's inference has types of its own
+        raise ModelError(f"the model has no float16 form: {one_line(e)}") from e
+
+
+def _not_valid(model: onnx.ModelProto) -> str:
+    """Why onnx refuses ``model``; "" where it does not."""
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError, ValueError) as e:
+        return str(e)
+    return ""
+
+
+def _not_loaded(model: onnx.ModelProto) -> str:
+    """Why onnxruntime does not load ``model``; "" where it does."""
+    try:
+        Session(model, optimize=False)
+    except ModelError as e:
+        return str(e.__cause__ or e)
+    return ""
+
+
+def _halved(model: onnx.ModelProto, stays: Collection[str]) -> onnx.ModelProto:
+    """What the converter makes of ``model``, but for the nodes of these names, and those that it does not know."""
+    unknown = [
         node.name
         for node in model.graph.node
         if node.op_type in _WINDOWS or any(entry.name in _FLOAT_VALUES for entry in node.attribute)
     ]
-    result: onnx.ModelProto = float16_converter()(model, keep_io_types=True, node_block_list=stays)
+    result: onnx.ModelProto = float16_converter()(model, keep_io_types=True, node_block_list=[*unknown, *stays])
     return result
+
+
+def _apart(graph: gs.Graph) -> gs.Graph:
+    """``graph``, in place, without products of a transposed batch by a matrix, which gets as many axes.
+
+    onnxruntime 1.32 fuses the two on the CPU, and the process dies of it.
+    """
+    names = UniqueNames(graph)
+    for node in (node for node in graph.nodes if node.op == "MatMul" and node.inputs[0].inputs):
+        before, weight = node.i(), node.inputs[1]
+        perm = before.attrs.get("perm", []) if before.op == "Transpose" else []
+        if isinstance(weight, gs.Constant) and len(weight.shape) == 2 and _moves_batch(perm):
+            node.inputs[1] = gs.Constant(names.tensor(f"{weight.name}.batch"), weight.values[(None,) * (len(perm) - 2)])
+    return graph
+
+
+def _moves_batch(perm: Sequence[int]) -> bool:
+    """Whether the first axis moves, and the others stay in order."""
+    return len(perm) > 2 and perm[0] != 0 and [axis for axis in perm if axis] == [*range(1, len(perm))]
+
+
+def _typed(model: onnx.ModelProto) -> onnx.ModelProto:
+    """``model``, with the types of float32 tensors that shape inference does not reach."""
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    known = {value.name for value in (*inferred.value_info, *inferred.output)}
+    unknown = [name for node in model.graph.node for name in node.output if name and name not in known]
+    with suppress(ModelError):
+        for spec in Session(model, unknown, optimize=False).outputs if unknown else ():
+            if spec.dtype == np.float32:
+                value = onnx.helper.make_tensor_value_info(spec.name, onnx.TensorProto.FLOAT, None)
+                model.graph.value_info.append(value)
+    return model
+
+
+def _put_aside(graph: gs.Graph) -> dict[int, gs.Tensor]:
+    """Take away the outputs that no node makes, by their places; nodes that read such a constant read a copy."""
+    handed_on = {n: tensor for n, tensor in enumerate(graph.outputs) if not tensor.inputs}
+    names = UniqueNames(graph)
+    for tensor in handed_on.values():
+        if isinstance(tensor, gs.Constant):
+            copy = gs.Constant(names.tensor(f"{tensor.name}/read"), tensor.values)
+            for node in list(tensor.outputs):
+                node.inputs = [copy if t is tensor else t for t in node.inputs]
+    graph.outputs = [tensor for tensor in graph.outputs if tensor.inputs]
+    return handed_on
+
+
+def _put_back(graph: gs.Graph, handed_on: dict[int, gs.Tensor]) -> None:
+    inputs = {tensor.name: tensor for tensor in graph.inputs}
+    for place, tensor in handed_on.items():
+        graph.outputs.insert(place, inputs.get(tensor.name, tensor))
 
 
 def _beyond(values: np.ndarray) -> bool:

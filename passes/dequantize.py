@@ -11,7 +11,7 @@ what is quantized may be below, Clip(x, 0, end of the range) takes its place. No
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -22,7 +22,7 @@ from hqp_onnx.graphs.model_io import is_quantized
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.in_float.dynamic import DYNAMIC
 from hqp_onnx.passes.in_float.linear import LINEAR
-from hqp_onnx.passes.in_float.parts import Steps, Work, input_of
+from hqp_onnx.passes.in_float.parts import Steps, Work, input_of, name_of
 from hqp_onnx.passes.raise_opset import raise_opset
 
 __all__ = ["dequantize"]
@@ -30,11 +30,35 @@ __all__ = ["dequantize"]
 _OPSET = 13  # Clip takes its bounds as inputs
 _PAIR = ("QuantizeLinear", "DequantizeLinear")
 _REWRITES = LINEAR | DYNAMIC
-_MOVES = frozenset({"Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Reshape", "Slice"})
-_MOVES |= {"SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
-"""What gives numbers that it is given, so it may stand between Q and DQ."""
+_FIRST = frozenset(
+    {"Compress", "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity"}
+)
+_FIRST |= {
+    "MaxPool",
+    "ReduceMax",
+    "ReduceMin",
+    "Reshape",
+    "Resize",
+    "ReverseSequence",
+    "Slice",
+    "SpaceToDepth",
+    "Split",
+}
+_FIRST |= {"Squeeze", "Tile", "TopK", "Transpose", "Unsqueeze"}
+_PLACES = frozenset({"ArgMax", "ArgMin", "Shape", "Size"})
+_MOVES: dict[str, Sequence[int] | None] = dict.fromkeys(_FIRST | _PLACES, (0,))
+_MOVES |= dict.fromkeys(("Concat", "Max", "Min")) | dict.fromkeys(("Pad", "ScatterElements", "ScatterND"), (0, 2))
+_MOVES |= {"Where": (1, 2)}
+"""What gives numbers that it is given, so it may stand between Q and DQ -> its inputs that are numbers; None for all.
+
+Resize may give what is between them, which integers round; ``_PLACES`` give numbers of their own.
+"""
+_COMPARES = frozenset({"ArgMax", "ArgMin", "Max", "Min", "ReduceMax", "ReduceMin"})
+_COMPARES |= {"ScatterElements", "ScatterND", "TopK"}
+"""Of these, what compares numbers that may have scales of their own."""
 _NONNEGATIVE = frozenset(["Abs", "Exp", "HardSigmoid", "Relu", "Sigmoid", "Softmax", "Softplus", "Sqrt"])
-_KEEPS_SIGN = _MOVES | {"Add", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Mul", "ReduceMean", "Sum"}
+_KEEPS_SIGN = _MOVES | dict.fromkeys(("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean"), (0,))
+_KEEPS_SIGN |= dict.fromkeys(("Add", "Mul", "Sum"))
 
 
 def dequantize(graph: gs.Graph) -> PassResult:
@@ -72,7 +96,7 @@ def _unknown(node: gs.Node) -> ModelError:
 
 def _drop_pairs(work: Work) -> None:
     """Replace what DequantizeLinear gives by the numbers that it stands for."""
-    numbers: dict[str, tuple[gs.Tensor, Steps]] = {}  # of tensors of integers
+    numbers = _of_moved_constants(work)  # of tensors of integers
     ends: dict[str, gs.Tensor] = {}  # of the model, by what is there now
     for node in list(work.graph.nodes):
         read = [numbers[t.name] for t in node.inputs if t.name in numbers]
@@ -90,12 +114,7 @@ def _drop_pairs(work: Work) -> None:
                 reader.inputs = [found if t is node.outputs[0] else t for t in reader.inputs]
             ends[node.outputs[0].name] = found
         elif read:
-            if node.op not in _MOVES or any(not read[0][1].same(steps) for _, steps in read):
-                raise _unknown(node)
-            node.inputs = [_moved(work, t, numbers, node.op == "Concat", read[0][1]) for t in node.inputs]
-            integers = list(node.outputs)
-            node.outputs = [gs.Variable(work.names.tensor(f"{t.name}/float")) for t in integers]
-            numbers |= {t.name: (value, read[0][1]) for t, value in zip(integers, node.outputs, strict=True)}
+            _move(work, node, numbers, read[0][1])
     if given_out := next((t for t in work.graph.outputs if t.name in numbers), None):
         raise ModelError(f"output '{given_out.name}' holds quantized integers: only float outputs have a float model")
     for output in work.graph.outputs:
@@ -105,14 +124,52 @@ def _drop_pairs(work: Work) -> None:
             ends = {name: kept if tensor is value else tensor for name, tensor in ends.items()}
 
 
-def _moved(
-    work: Work, tensor: gs.Tensor, numbers: Mapping[str, tuple[gs.Tensor, Steps]], joined: bool, steps: Steps
-) -> gs.Tensor:
-    """An input of a node that moves integers, in numbers; of those that are joined, constants too."""
-    if tensor.name in numbers:
-        return numbers[tensor.name][0]
-    found = work.floats(tensor, steps) if joined and isinstance(tensor, gs.Constant) else tensor
-    return tensor if found is None else found
+def _of_moved_constants(work: Work) -> dict[str, tuple[gs.Tensor, Steps]]:
+    """Constants of integers that are moved before they are dequantized: rows of a table, that are gathered."""
+    found: dict[str, tuple[gs.Tensor, Steps]] = {}
+    for node in work.graph.nodes:
+        if node.op != "DequantizeLinear":
+            continue
+        source = node.inputs[0]
+        while source.inputs and source.inputs[0].op in _FIRST:
+            source = source.inputs[0].inputs[0]
+        if isinstance(source, gs.Constant) and source is not node.inputs[0]:
+            values = work.floats(source, _steps(node))
+            found |= {} if values is None else {source.name: (values, _steps(node))}
+    return found
+
+
+def _move(work: Work, node: gs.Node, numbers: dict[str, tuple[gs.Tensor, Steps]], steps: Steps) -> None:
+    """Let a node that moves integers of ``steps`` move the numbers that they stand for."""
+    adds = node.attrs.get("reduction", "none") in ("add", "mul")
+    pads = node.op == "Pad" and node.attrs.get("mode", "constant") == "constant"
+    crops = node.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize"
+    alone = steps.known and steps.scale.values.size == 1
+    if node.op not in _MOVES or adds or ((pads or crops or node.op in _COMPARES) and not alone):
+        raise _unknown(node)
+    if crops:
+        beyond = np.array(node.attrs.get("extrapolation_value", 0)).astype(steps.kind)
+        node.attrs["extrapolation_value"] = float(steps.of(beyond))
+    if pads and input_of(node, 2) is None:
+        padding = work.constant(np.zeros((), steps.kind), f"{name_of(node)}/padding")
+        node.inputs = [*node.inputs[:2], padding, *node.inputs[3:]]
+    for place in _operands(node):
+        tensor = node.inputs[place]
+        value, own = numbers.get(tensor.name) or (_numbers(work, tensor, steps), steps)
+        if value is None or not own.same(steps):
+            raise _unknown(node)
+        node.inputs[place] = value
+    given = 0 if node.op in _PLACES else len(node.outputs) if node.op == "Split" else 1
+    integers = node.outputs[:given]
+    floats = [gs.Variable(work.names.tensor(f"{t.name}/float")) for t in integers]
+    node.outputs = [*floats, *node.outputs[given:]]
+    numbers |= {t.name: (value, steps) for t, value in zip(integers, floats, strict=True)}
+
+
+def _operands(node: gs.Node, ops: Mapping[str, Sequence[int] | None] = _MOVES) -> list[int]:
+    """Which inputs of a node are numbers."""
+    places = ops[node.op]
+    return [n for n in (range(len(node.inputs)) if places is None else places) if input_of(node, n) is not None]
 
 
 def _take_place(work: Work, output: gs.Tensor, value: gs.Tensor) -> gs.Tensor:
@@ -176,6 +233,6 @@ def _is_nonnegative(value: gs.Tensor) -> bool:
     if node.op == "Clip":
         low = input_of(node, 1)
         return isinstance(low, gs.Constant) and bool(low.values >= 0)
-    if node.op in ("Add", "Mul", "Sum", "Concat"):
-        return all(map(_is_nonnegative, node.inputs))
-    return node.op in _NONNEGATIVE or (node.op in _KEEPS_SIGN and _is_nonnegative(node.inputs[0]))
+    if node.op not in _KEEPS_SIGN or node.attrs.get("mode") == "cubic":
+        return node.op in _NONNEGATIVE
+    return all(_is_nonnegative(node.inputs[n]) for n in _operands(node, _KEEPS_SIGN))

@@ -154,7 +154,7 @@ def quantize_prepared(prepared: Prepared, target: Target, floats: Collection[str
     """
     results = [prepared, insert_qdq(prepared.graph, prepared.calibration, target, floats, prepared.scales)]
     if target.folds_constants:
-        results.append(compress_weights(results[-1].graph, prepared.scales))
+        results.append(compress_weights(results[-1].graph, prepared.scales, target.stores_gates))
     notes = tuple(note for result in results for note in result.notes)
     warnings = tuple(warning for result in results for warning in result.warnings)
     modified = any(result.modified for result in results)

@@ -83,7 +83,7 @@ def compare(
     collector, scores, nonfinite = _outputs(contenders, dataset, chosen, progress)
     rows = dataset.rows(0, min(batch or 1, len(dataset)))
     latency = measure({c.name: c.session for c in contenders}, rows.feeds, seconds)
-    compared = [
+    compared = tuple(
         Compared(
             name=c.name,
             runtime=c.runtime,
@@ -95,14 +95,14 @@ def compare(
             nonfinite=nonfinite[c.name],
         )
         for c in contenders
-    ]
+    )
     steps: list[Step] = []
     for first, second in pairwise(contenders):
         progress(f"layers of {second.name}", len(steps), len(contenders) - 1)
         steps.append(_step(first, second, lambda a, b: trace(a, b, dataset, lineage, samples, tolerance)))
     quantity = chosen.quantity if chosen else NOTHING
     described = (dataset.source.name, len(dataset), quantity.name, batch or 1, tolerance)
-    return Comparison(*described, tuple(compared), tuple(steps), quantity)
+    return Comparison(*described, compared, tuple(steps), quantity)
 
 
 def _asked(name: str | None) -> Metric | None:

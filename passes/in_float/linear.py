@@ -53,6 +53,13 @@ def _concat(work: Work, node: gs.Node) -> None:
         _put(work, node, "Concat", [x for x in floats if x is not None], 0)
 
 
+def _where(work: Work, node: gs.Node) -> None:
+    """A condition, both operands with scale and zero-point behind each, and those of the result."""
+    floats = [work.floats(node.inputs[at], steps_of(node, at + 1)) for at in (1, 4)]
+    if all(x is not None for x in floats):
+        _put(work, node, "Where", [node.inputs[0], *(x for x in floats if x is not None)], 7)
+
+
 def _put(work: Work, node: gs.Node, op: str, floats: Sequence[gs.Tensor], result: int) -> None:
     """``op`` in place of ``node``, and QuantizeLinear behind it where the result is quantized."""
     if node.attrs.get("channels_last") or node.attrs.get("opset", 13) < 13:
@@ -73,6 +80,7 @@ LINEAR: dict[str, Rewrite] = {
     "QLinearAdd": _linear("Add", _TWO, 6),
     "QLinearMul": _linear("Mul", _TWO, 6),
     "QLinearConcat": _concat,
+    "QLinearWhere": _where,
     "QLinearSigmoid": _linear("Sigmoid", (0,), 3),
     "QLinearLeakyRelu": _linear("LeakyRelu", (0,), 3),
     "QLinearSoftmax": _linear("Softmax", (0,), 3),

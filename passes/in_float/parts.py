@@ -80,7 +80,7 @@ class Work:
 
     def constant(self, values: Array, wish: str) -> gs.Constant:
         """A new constant."""
-        return gs.Constant(self.names.tensor(wish), np.ascontiguousarray(values))
+        return gs.Constant(self.names.tensor(wish), np.array(values, order="C"))
 
     def floats(self, q: gs.Tensor, steps: Steps) -> gs.Tensor | None:
         """``q`` in float: a constant, or behind DequantizeLinear; None where a constant's steps are computed."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -35,6 +37,11 @@ OPERATORS = {  # body, and what it needs beside x
     "an operator without float16": 'b = BitShift<direction="LEFT">(n, n)  f = Cast<to=1>(b)  y = Mul(x, f)',
     "a window": "k = Constant<value_int = 4>()  w = HannWindow(k)  y = Mul(x, w)",
 }
+REFUSED = {  # whose float16 form is
+    "a mean of LayerNormalization": "[norm] l, m, v = LayerNormalization(x, ones)  a = Mul(l, v)  y = Add(a, m)",
+    "a function with constants": "e = Neg(x)  [norm] y = MeanVarianceNormalization<axes = [0, 2, 3]>(e)",
+    "an operator that onnxruntime has not": "[norm] r = RandomNormal<shape = [1], scale = 1e-7>()  y = Add(x, r)",
+}
 TOLERANCE = 2e-3  # float16 has 11 bits: 5e-4 per rounding, which deep graphs add up
 
 
@@ -47,6 +54,7 @@ def with_body(body: str, opset: int = 17) -> onnx.ModelProto:
         "s": np.float32([1, 1, 2, 2]),
         "h": np.float32(0.25),
         "n": np.ones((4,), np.uint8),
+        "ones": np.ones((4,), np.float32),
     }
     used = {name for node in model.graph.node for name in node.input}
     model.graph.initializer.extend(onnx.numpy_helper.from_array(v, k) for k, v in constants.items() if k in used)
@@ -130,15 +138,50 @@ def test_constants_stay_finite_and_above_zero() -> None:
     assert [r.notes for r in results] == [("'big' has finite values beyond 65504, cut to it",), ()]
 
 
-@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("name", [*OPERATORS, *REFUSED])
 def test_operators(name: str) -> None:
-    model = with_body(OPERATORS[name])
+    model = with_body((OPERATORS | REFUSED)[name])
     x = np.random.default_rng(0).uniform(-2, 2, (1, 2, 4, 4)).astype(np.float32)
-    half = to_proto(convert_fp16(to_graph(model)).graph)
+    result = convert_fp16(to_graph(model))
+    half = to_proto(result.graph)
     onnx.checker.check_model(half, full_check=True)
+    assert result.notes == (("'norm' stays in float32: its float16 form is refused",) if name in REFUSED else ())
     expected, found = run(model, {"x": x})[0], run(half, {"x": x})[0]
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, atol=4e-3)  # |values| <= 4: two roundings of 2^-11
+
+
+def test_types_that_inference_does_not_reach() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21]> g (float[n,6] x) => (float[n,3] v, int64[n,3] i)
+      <int64[1] k = {3}> { e = Exp(x) l = LpNormalization<axis=1>(e) f = Flatten(l) v, i = TopK(f, k) }"""
+    model, x = onnx.parser.parse_model(text), np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
+    wanted, found = (run(m, {"x": x}) for m in (model, to_proto(convert_fp16(to_graph(model)).graph)))
+    np.testing.assert_allclose(found[0], wanted[0], atol=2e-3)
+    np.testing.assert_array_equal(found[1], wanted[1])
+
+
+def test_what_the_checker_refuses_in_float32_too_is_no_reason() -> None:
+    model = with_body("e = Neg(x)  y = MeanVarianceNormalization(e)")
+    with pytest.raises(onnx.shape_inference.InferenceError):  # onnx leaves out the attribute's default
+        onnx.checker.check_model(model, full_check=True)
+    x = np.random.default_rng(0).uniform(-2, 2, (1, 2, 4, 4)).astype(np.float32)
+    half = to_proto(convert_fp16(to_graph(model)).graph)
+    np.testing.assert_allclose(run(half, {"x": x})[0], run(model, {"x": x})[0], atol=4e-3)
+
+
+def test_outputs_that_no_node_makes() -> None:
+    model = parsed(
+        "g (float[n,2] x, float[n] s) => (float[2] c, float[n,2] y, float[n,2] x, float[n] s)"
+        " <float[2] c = {0.1, 3.3}> { y = Mul(x, c) }"
+    )
+    half = to_proto(convert_fp16(to_graph(model)).graph)
+    onnx.checker.check_model(half, full_check=True)
+    assert types(half) == types(model)
+    x, s = np.float32([[0.1, 2]]), np.float32([1 / 3])
+    constant, found, *same = run(half, {"x": x, "s": s})
+    for got, wanted in zip((constant, *same), (np.float32([0.1, 3.3]), x, s), strict=True):
+        np.testing.assert_array_equal(got, wanted)
+    np.testing.assert_allclose(found, x * np.float32([0.1, 3.3]), rtol=2e-3)
 
 
 def test_operators_without_float16_are_computed_in_float32() -> None:
@@ -230,3 +273,30 @@ def test_inputs_and_outputs_may_have_names_of_the_converter() -> None:
         assert [value.name for value in own] == [value.name for value in ends]
     feeds = {name: np.full((2, 4), k, np.float32) for k, name in enumerate(("graph_input_cast_1", "x"), 2)}
     np.testing.assert_array_equal(run(converted, feeds)[0], np.full((2, 4), 9.0))
+
+
+def test_a_transposed_batch_times_a_matrix_opens(tmp_path: Path) -> None:
+    """In a process of its own, which would die where onnxruntime fuses the two."""
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((4, 7)).astype(np.float32)
+    for number, perm in enumerate([(1, 0, 2), (1, 2, 0), (1, 2, 0, 3), (1, 2, 3, 0)]):
+        sizes = [4 if axis == perm[-1] else 2 + axis for axis in range(len(perm))]
+        given, found = f"float{sizes} x", f"float[{', '.join('abcd'[: len(perm)])}] y"
+        made = parsed(f"g ({given}) => ({found}) {{ t = Transpose<perm = {list(perm)}>(x)  y = MatMul(t, w) }}")
+        made.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+        half, x = converted(made), {"x": rng.standard_normal(sizes).astype(np.float32)}
+        onnx.save(half, tmp_path / f"{number}.onnx")
+        np.testing.assert_allclose(ReferenceEvaluator(half).run(None, x)[0], run(made, x)[0], atol=0.02)
+    body = "t = Transpose<perm = [1, 0, 2]>(x)  y = MatMul(t, w)"
+    original = parsed(f"g (float16[2, 3, 4] x) => (float16[a, b, c] y) {{ {body} }}")
+    original.graph.initializer.append(onnx.numpy_helper.from_array(weights.astype(np.float16), "w"))
+    onnx.save(original, tmp_path / "given.onnx")
+    code = """
+import pathlib, sys, onnxruntime
+from hqp_onnx.runtimes.session import Session
+for file in sorted(pathlib.Path(sys.argv[1]).glob("[0-9].onnx")):
+    onnxruntime.InferenceSession(file)
+Session(pathlib.Path(sys.argv[1]) / "given.onnx")
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, env=environment)

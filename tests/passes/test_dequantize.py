@@ -156,6 +156,71 @@ def test_forms_of_pairs(body: str) -> None:
     compared(body, STEPS + ", uint8[2,4] qc = {0, 100, 128, 200, 1, 2, 3, 255}", X)
 
 
+MOVES = {
+    "Resize": ('r = Resize<mode="linear">(q, none, twice)', [2, 3, 8]),
+    "Resize outside": (
+        'r = Resize<mode="linear", coordinate_transformation_mode="tf_crop_and_resize", extrapolation_value=200.0>'
+        "(q, beyond, same)",
+        [2, 3, 4],
+    ),
+    "Pad": ("r = Pad(q, pads)", [2, 3, 5]),
+    "Pad by 0": ("r = Pad(q, pads, z)", [2, 3, 5]),
+    "Pad at the edge": ('r = Pad<mode="edge">(q, pads)', [2, 3, 5]),
+    "Pad by what is quantized": (
+        "h = Constant<value_float=0.5>() o = QuantizeLinear(h, s, z) r = Pad(q, pads, o)",
+        [2, 3, 5],
+    ),
+    "Where": ("r = Where(yes, q, qc)", [2, 3, 4]),
+    "ScatterND": ("r = ScatterND(q, rows, qr)", [2, 3, 4]),
+    "GatherElements": ("r = GatherElements<axis=2>(q, at)", [2, 3, 1]),
+    "TopK": ("r, i = TopK(q, two)", [2, 3, 2]),
+    "Max": ("r = Max(q, qc)", [2, 3, 4]),
+    "ReduceMin": ("r = ReduceMin(q, two)", [2, 3, 1]),
+    "MaxPool with places": ("r, i = MaxPool<kernel_shape=[2]>(q)", [2, 3, 3]),
+    "a table": ("g = Gather(qc, first) r = Concat<axis=0>(q, g)", [3, 3, 4]),
+}
+
+
+@pytest.mark.parametrize("case", MOVES)
+def test_what_moves_integers_moves_numbers(case: str) -> None:
+    body, shape = MOVES[case]
+    table = ", ".join(map(str, range(60, 180, 10)))
+    text = f"""<ir_version: 8, opset_import: ["" : 18]> g (float[2,3,4] x) => (float[{",".join(map(str, shape))}] y)
+      <float s = {{0.02}}, uint8 z = {{120}}, float[0] none = {{}}, float[3] twice = {{1, 1, 2}},
+       int64[6] pads = {{0, 0, 1, 0, 0, 0}},
+       float[6] beyond = {{0, 0, -0.5, 1, 1, 0.5}}, float[3] same = {{1, 1, 1}}, bool[4] yes = {{1, 0, 1, 0}},
+       int64[1,2] rows = {{1, 0}}, uint8[1,4] qr = {{1, 100, 200, 255}}, int64[2,3,1] at = {{3, 0, 1, 2, 2, 2}},
+       int64[1] two = {{2}}, int64[1] first = {{0}}, uint8[1,3,4] qc = {{{table}}}> {{
+        q = QuantizeLinear(x, s, z) {body} y = DequantizeLinear(r, s, z) }}"""
+    model, rng = onnx.parser.parse_model(text), np.random.default_rng(1)
+    x = 0.02 * rng.integers(-120, 136, (2, 3, 4)).astype(np.float32)
+    np.testing.assert_allclose(
+        run(in_float(model), {"x": x})[0], run(model, {"x": x})[0], atol=0.0201 if "Resize" in case else 1e-6
+    )
+
+
+def test_places_of_integers_are_places_of_numbers() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[n,4] x) => (int64[n,1] i, int64[2] k)
+      <float s = {0.01}, uint8 z = {128}> { q = QuantizeLinear(x, s, z) i = ArgMax<axis=1>(q) k = Shape(q) }"""
+    x = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
+    for got, wanted in zip(
+        run(in_float(onnx.parser.parse_model(text)), {"x": x}), (x.argmax(1)[:, None], [5, 4]), strict=True
+    ):
+        np.testing.assert_array_equal(got, wanted)
+
+
+def test_a_choice_of_onnxruntime(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[n,4] x) => (float[n,4] y)
+      <bool[4] c = {1, 0, 1, 0}> { r = Relu(x) t = Tanh(x) w = Where(c, r, t) p = Neg(w) y = Sigmoid(p) }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "a.onnx")
+    form, force = ort.QuantFormat.QOperator, {"ForceQuantizeNoInputCheck": True}
+    ort.quantize_static(tmp_path / "a.onnx", tmp_path / "q.onnx", Reader({"x": X}), form, extra_options=force)
+    quantized = onnx.load(tmp_path / "q.onnx")
+    assert "QLinearWhere" in {node.op_type for node in quantized.graph.node}
+    wanted = 1 / (1 + np.exp(np.where([True, False] * 2, np.maximum(X, 0), np.tanh(X))))
+    np.testing.assert_allclose(run(in_float(quantized), {"x": X})[0], wanted, atol=1e-5)
+
+
 def test_the_factor_of_a_product_is_part_of_the_steps_of_its_bias() -> None:
     constants = "float s = {0.01}, uint8 z = {128}, float t = {0.02}, int8 z8 = {0}, float r = {0.2}, "
     constants += "int8[4,3] w = {50, -20, 30, 7, 8, -90, 11, 12, 13, 40, 50, 60}, int32[3] c = {10000, -20000, 3000}"
@@ -178,12 +243,13 @@ def test_two_outputs_of_one_value() -> None:
         ("y = QuantizeLinear(x, s, z)", "output 'y' holds quantized integers"),
         ("q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, t, z)", "of DequantizeLinear has no known meaning"),
         ("q = QuantizeLinear(x, s, z) a = Cast<to=1>(q) y = Neg(a)", "of Cast has no known meaning"),
+        ("q = QuantizeLinear(x, ss) m = ReduceMax<axes=[1]>(q) y = DequantizeLinear(m, s)", "of ReduceMax has no"),
     ],
 )
 def test_what_has_no_meaning_in_float_is_refused_by_name(body: str, words: str) -> None:
     kind = "uint8" if "y = Quantize" in body else "float"
     text = f"""<ir_version: 8, opset_import: ["" : 17]> g (float[n,4] x) => ({kind}[n,4] y)
-      <float s = {{0.5}}, float t = {{0.25}}, uint8 z = {{3}}> {{ {body} }}"""
+      <float s = {{0.5}}, float t = {{0.25}}, float[4] ss = {{1, 2, 3, 4}}, uint8 z = {{3}}> {{ {body} }}"""
     with pytest.raises(ModelError, match=words):
         dequantize(to_graph(onnx.parser.parse_model(text)))
 
