@@ -32,7 +32,7 @@ from hqp_onnx.passes.raise_opset import raise_opset
 from hqp_onnx.passes.round_weights import rounded
 from hqp_onnx.statistics.moments import Moments
 
-__all__ = ["quantize_int4"]
+__all__ = ["check_share", "quantize_int4"]
 
 BLOCK = 32
 OPSET = 21  # of blocked DequantizeLinear and INT4
@@ -46,6 +46,12 @@ class _Blocks:
     integers: FloatArray
     scales: FloatArray
     cost: float  # of the loss, per parameter
+
+
+def check_share(share: float) -> None:
+    """Raise ``UsageError`` for a share outside 0..1."""
+    if not 0 <= share <= 1:
+        raise UsageError(f"{{--int4_weights}} {share}: expected a share of the Gemm and MatMul weights, 0 to 1")
 
 
 def quantize_int4(
@@ -64,8 +70,7 @@ def quantize_int4(
         UsageError: a share outside 0..1.
         ModelError: the opset cannot be converted to 21.
     """
-    if not 0 <= share <= 1:
-        raise UsageError(f"{{--int4_weights}} {share}: expected a share of the Gemm and MatMul weights, 0 to 1")
+    check_share(share)
     graph = raise_opset(graph, OPSET).graph
     nodes = {
         node.inputs[1].name: node for node in graph.nodes if _takes_int4(node) and node.inputs[1].name in sensitivity
