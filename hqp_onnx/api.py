@@ -211,9 +211,10 @@ def recover(
     teacher: ModelSource,
     data: Data,
     *,
-    epochs: int = 2,
+    epochs: int | Literal["auto"] = 2,
+    time_limit: float | None = None,
     rate: float = Recovery.rate,
-    batch: int = Recovery.batch,
+    batch: int | None = None,
     held_out: float = Recovery.held_out,
     loss: Literal["kl", "mse"] | None = None,
     temperature: float = Recovery.temperature,
@@ -232,9 +233,10 @@ def recover(
         student: a float model, or one with QuantizeLinear and DequantizeLinear pairs.
         teacher: the original float model, with the same inputs and outputs.
         data: samples; labels are not read.
-        epochs: passes over the data.
+        epochs: passes over the data; ``auto`` takes as many as they and ``time_limit`` allow, for as long as it helps.
+        time_limit: seconds that the training may take; None for any.
         rate: peak of the learning rate, as a share of the size of each weight tensor.
-        batch: samples per step.
+        batch: samples per step; None takes 16, or what fits ``auto``.
         held_out: share of the samples that judge and do not train.
         loss: of the outputs: kl (classifiers) or mse; None takes what fits.
         temperature: of kl.
@@ -248,7 +250,8 @@ def recover(
         progress: called with stage, done and total.
     """
     task, several = Task("any", metric_output), _several(augment)
-    settings = Recovery(epochs, rate, batch, held_out, loss, temperature, features, beta, several, seed, task)
+    loss_of = loss, temperature, features, beta
+    settings = Recovery(epochs, rate, batch, held_out, *loss_of, several, seed, task, time_limit)
     opened = open_model(teacher)
     dataset = open_data(opened, data, preprocess)
     with using(workers):

@@ -32,6 +32,17 @@ _GROUPS = (
     (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
 )
 
+_EACH, _BOARD = 4, 256  # threads for a processor of this machine, and threads of a board, that may be asked for
+
+
+def check_threads(threads: int, on_board: bool = False) -> None:
+    """Raise ``UsageError`` for threads of which a runtime would only wait for the others; 0 lets it choose."""
+    processors = os.cpu_count() or 1
+    most = _BOARD if on_board else _EACH * processors
+    if not 0 <= threads <= most:
+        whose = "boards have no more processors" if on_board else f"this machine has {processors} processors"
+        raise UsageError(f"{{--threads}} {threads}: expected 0 to {most}, since {whose}")
+
 
 def set_probe_seconds(seconds: float | None) -> None:
     """Let runs that look at a model take so long, from here on in this context; None for the default.

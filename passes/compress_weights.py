@@ -32,7 +32,7 @@ _SMALLEST = 64  # values; below, two more nodes and a scale cost more than they 
 _LIMIT = 127
 
 
-def compress_weights(graph: gs.Graph, scales: WeightScales | None = None) -> PassResult:
+def compress_weights(graph: gs.Graph, scales: WeightScales | None = None, gates: bool = True) -> PassResult:
     """``graph`` with the float32 weights of its products and look-ups stored as int8, as a copy.
 
     So are those in the graphs of its nodes, which then read them from outside.
@@ -40,12 +40,13 @@ def compress_weights(graph: gs.Graph, scales: WeightScales | None = None) -> Pas
     Args:
         graph: canonical.
         scales: of weights that lie on a grid already, with integers in [-127, 127].
+        gates: store the weights of LSTM, GRU and RNN, too.
     """
     graph, known = graph.copy(), scales or {}
     names = UniqueNames(graph)
     stored: list[tuple[gs.Constant, gs.Variable]] = []
     inside = [graph, *graph.subgraphs(recursive=True)]
-    for node in [node for inner in inside for node in inner.nodes]:
+    for node in [node for inner in inside for node in inner.nodes if gates or operator(node) not in GATES]:
         for index, axis in _stored_inputs(node).items():
             weight = node.inputs[index]
             restored = next((there for own, there in stored if _same(own, weight)), None)

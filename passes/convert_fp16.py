@@ -14,7 +14,7 @@ that overflow show only on data: evaluate the result.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -56,7 +56,7 @@ def convert_fp16(graph: gs.Graph) -> PassResult:
     raised = raise_opset(graph, _QDQ_OPSET if quantized else graph.opset).graph.copy()
     handed_on = _put_aside(raised)
     result, stays = _converted(_typed(to_proto(raised)))
-    _put_back(result, handed_on)
+    _put_back(_apart(result), handed_on)
     tensors = result.tensors()
     beyond = [t.name for t in floats if isinstance(t, gs.Constant) and _beyond(t.values)]
     cut = [name for name in beyond if name in tensors and tensors[name].dtype == np.float16]
@@ -131,6 +131,25 @@ def _halved(model: onnx.ModelProto, stays: Collection[str]) -> onnx.ModelProto:
     ]
     result: onnx.ModelProto = float16_converter()(model, keep_io_types=True, node_block_list=[*unknown, *stays])
     return result
+
+
+def _apart(graph: gs.Graph) -> gs.Graph:
+    """``graph``, in place, without products of a transposed batch by a matrix, which gets as many axes.
+
+    onnxruntime 1.32 fuses the two on the CPU, and the process dies of it.
+    """
+    names = UniqueNames(graph)
+    for node in (node for node in graph.nodes if node.op == "MatMul" and node.inputs[0].inputs):
+        before, weight = node.i(), node.inputs[1]
+        perm = before.attrs.get("perm", []) if before.op == "Transpose" else []
+        if isinstance(weight, gs.Constant) and len(weight.shape) == 2 and _moves_batch(perm):
+            node.inputs[1] = gs.Constant(names.tensor(f"{weight.name}.batch"), weight.values[(None,) * (len(perm) - 2)])
+    return graph
+
+
+def _moves_batch(perm: Sequence[int]) -> bool:
+    """Whether the first axis moves, and the others stay in order."""
+    return len(perm) > 2 and perm[0] != 0 and [axis for axis in perm if axis] == [*range(1, len(perm))]
 
 
 def _typed(model: onnx.ModelProto) -> onnx.ModelProto:

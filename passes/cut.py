@@ -21,10 +21,11 @@ from hqp_onnx.passes.absorb_shifts import Absorbed, absorb_shifts, constants
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.compensate import compensate
 from hqp_onnx.passes.prune_channels import prune_channels
-from hqp_onnx.passes.refit_in_order import refit_in_order, refittable
+from hqp_onnx.passes.refit_in_order import refit_in_order
 from hqp_onnx.passes.turn_heads import turn_heads
 from hqp_onnx.ranking.least_squares import Fits
 from hqp_onnx.statistics.moments import Moments
+from hqp_onnx.statistics.moments_in_order import refittable
 
 __all__ = ["REFITS", "Refit", "check_refit", "cut"]
 

@@ -102,9 +102,9 @@ def along(values: NDArray[Any], axis: int, rank: int) -> NDArray[Any]:
     return values.reshape([-1 if i == axis else 1 for i in range(rank)])
 
 
-def nearest(values: NDArray[Any], steps: NDArray[Any], limit: int) -> FloatArray:
-    """Integers in [-limit, limit] whose products with ``steps`` (that broadcast) are nearest to ``values``."""
-    integers: FloatArray = np.clip(np.rint(values.astype(np.float64) / steps), -limit, limit)
+def nearest(values: NDArray[Any], steps: NDArray[Any], limit: int, low: int | None = None) -> FloatArray:
+    """Integers from ``low`` (-limit) to ``limit`` whose products with ``steps`` (that broadcast) are nearest."""
+    integers: FloatArray = np.clip(np.rint(values.astype(np.float64) / steps), -limit if low is None else low, limit)
     return integers
 
 

@@ -36,11 +36,16 @@ __all__ = ["Prepared", "Quantized", "Recipe", "prepare", "quantize", "quantize_p
 
 @dataclass(frozen=True)
 class Recipe:
-    """Which passes keep accuracy, without training; each costs one more pass over the data."""
+    """Which passes keep accuracy, without training; each costs one more pass over the data.
+
+    ``in_order``: INT4 weights are rounded once more, from what those before them now give (``round_in_order``). INT8
+    gains nothing by it, since its error is that of activations.
+    """
 
     equalize: bool = True
     correct_bias: bool = True
     round_weights: bool = True
+    in_order: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +154,7 @@ def quantize_prepared(prepared: Prepared, target: Target, floats: Collection[str
     """
     results = [prepared, insert_qdq(prepared.graph, prepared.calibration, target, floats, prepared.scales)]
     if target.folds_constants:
-        results.append(compress_weights(results[-1].graph, prepared.scales))
+        results.append(compress_weights(results[-1].graph, prepared.scales, target.stores_gates))
     notes = tuple(note for result in results for note in result.notes)
     warnings = tuple(warning for result in results for warning in result.warnings)
     modified = any(result.modified for result in results)

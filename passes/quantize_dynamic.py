@@ -133,7 +133,7 @@ def finish_dynamic(prepared: PreparedDynamic, target: Target, floats: Collection
     notes = (*prepared.notes, f"{len(nodes)} products by constant matrices compute in INT8; other weights are stored")
     nothing = ("no node was quantized: there is no product by a constant matrix",) * (not nodes and not floats)
     if target.folds_constants:
-        graph = compress_weights(graph, prepared.scales).graph
+        graph = compress_weights(graph, prepared.scales, target.stores_gates).graph
     return PassResult(graph, bool(nodes), notes, (*prepared.warnings, *nothing))
 
 

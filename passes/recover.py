@@ -6,17 +6,19 @@ on the calibration data: self-distillation of outputs and of a few features (``r
 batch gradients of the native engine, which run in onnxruntime. Statistics of BatchNormalization stay as they are. A
 quantized student is trained as it is, straight through its Q/DQ pairs at their scales (``expose_masters``).
 
-A held-out share of the samples judges: the weights of the best epoch are taken, and the start counts as one.
+A held-out share of the samples judges: the weights of the best round are taken, and the start counts as one.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from hqp_onnx.arrays import Array, IntArray
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.errors import GradientError
 from hqp_onnx.graphs.model_io import to_proto
@@ -25,14 +27,17 @@ from hqp_onnx.passes.expose_masters import Exposed, expose_masters, store_master
 from hqp_onnx.passes.lowering.fix_inputs import fix_inputs
 from hqp_onnx.progress import StageProgress
 from hqp_onnx.recovery import Recovery
-from hqp_onnx.recovery.goals import find_goals
+from hqp_onnx.recovery.augment import SAME, harmless, of_images, spatial_axes
+from hqp_onnx.recovery.goals import Goals, find_goals
 from hqp_onnx.recovery.net import Net
 from hqp_onnx.recovery.objective import objective
 from hqp_onnx.recovery.points import Kept
-from hqp_onnx.recovery.samples import split
-from hqp_onnx.recovery.step import Teaching
+from hqp_onnx.recovery.samples import Feeds, gather, split
+from hqp_onnx.recovery.schedule import batch_for
+from hqp_onnx.recovery.step import Teaching, parts_of
+from hqp_onnx.recovery.teacher import Teacher
 from hqp_onnx.recovery.trained import trained_constants
-from hqp_onnx.recovery.trainer import Lesson, Trainer
+from hqp_onnx.recovery.trainer import Lesson, Trained, Trainer
 
 __all__ = ["Recovered", "check_recoverable", "recover"]
 
@@ -41,7 +46,7 @@ JUDGES = 256  # training samples that variances are taken from
 
 @dataclass(frozen=True, kw_only=True)
 class Recovered(PassResult):
-    """``losses``: mean on the held-out samples before training and after each epoch."""
+    """``losses``: mean on the held-out samples before training and after each round."""
 
     losses: tuple[float, ...]
 
@@ -67,7 +72,7 @@ def recover(
         kept: what pruning kept of the teacher's activations (``recovery.points.kept_positions``); without it, only
             tensors of unchanged shape are compared.
         threads: of onnxruntime.
-        checkpoint: file that is written after every epoch; a run that is repeated goes on from it.
+        checkpoint: file that is written after every round; a run that is repeated goes on from it.
         progress: called with samples trained on, and in all.
 
     Raises:
@@ -77,18 +82,26 @@ def recover(
     """
     if not settings.epochs:
         return Recovered(student.copy(), False, losses=())
+    began = perf_counter()
     exposed = expose_masters(student)
     trainer, notes = _open(exposed, teacher, data, settings, kept or {}, threads)
-    weights, losses = trainer.run(checkpoint, progress or (lambda done, total: None))
-    stored = store_masters(student, exposed.masters, weights)
+    found = trainer.run(checkpoint, progress or (lambda done, total: None), began)
+    stored = store_masters(student, exposed.masters, found.weights)
+    return Recovered(stored.graph, stored.modified, (_told(found), *notes), losses=tuple(found.losses))
+
+
+def _told(found: Trained) -> str:
+    """What came of it, in words."""
+    losses, epochs = found.losses, found.epochs
     best = int(np.nanargmin(losses)) if np.isfinite(losses[0]) else 0
-    note = f"recovery: held-out loss {losses[0]:.4g}; after epoch {best} of {settings.epochs}, {losses[best]:.4g}"
-    return Recovered(stored.graph, stored.modified, (note, *notes), losses=tuple(losses))
+    after = f"{losses[best]:.4g} after {epochs[best]:.3g} of {epochs[-1]:.3g} epochs"
+    return f"recovery: held-out loss {losses[0]:.4g}; {after}, when {found.ended}"
 
 
 def check_recoverable(graph: gs.Graph, data: Dataset, settings: Recovery) -> str:
     """What students that are made from ``graph`` are trained towards, in words; raises what ``recover`` would."""
-    return _open(expose_masters(graph), graph, data, settings, {}, 0)[1][0]
+    notes = _open(expose_masters(graph), graph, data, settings, {}, 0)[1]
+    return "; ".join(note for note in notes if not note.startswith("feature"))
 
 
 def _open(
@@ -112,9 +125,10 @@ def _trainer(
     student, origin = Net.of(given, sample.own, trained=True), Net.of(first, sample.own)
     trained = trained_constants(exposed.graph)
     train, held = split(len(data), settings, student.batch or 1)
-    part = student.part(min(settings.batch, len(train)))
+    part = student.part(min(batch_for(settings, len(train)), len(train)))
     some = train[: max(min(JUDGES, len(train)) // part, 1) * part]
     goals = find_goals(student, origin, trained, data, some, kept, settings)
+    settings, said = _varied(settings, data, origin, goals, some, part)
     built = objective(
         student.model,
         student.traced,
@@ -130,4 +144,30 @@ def _trainer(
     inputs = {point.name: built.targets[point.mine] for point in goals.points}
     teach = Teaching(origin.model, goals.points, inputs, len(data) if apart else 0)
     lesson = Lesson(built, weights, bounds, teach)
-    return Trainer(lesson, data, (train, held), settings, part, threads), goals.notes
+    trainer = Trainer(lesson, data, (train, held), settings, part, threads)
+    if settings.epochs == "auto":
+        schedule, most = trainer.schedule, "" if settings.seconds is None else f", {settings.seconds:.0f} s at most"
+        said = f"up to {schedule.epochs} epochs of {len(train)} samples, {schedule.batch} at a time{most}{said}"
+    return trainer, (*goals.notes, *([said] if said else []))
+
+
+def _varied(
+    settings: Recovery, data: Dataset, origin: Net, goals: Goals, rows: IntArray, part: int
+) -> tuple[Recovery, str]:
+    """How ``auto`` varies images, where nobody said how, and why."""
+    if settings.epochs != "auto" or settings.augment or not of_images(data):
+        return settings, ""
+    judged, axes = goals.points[0], spatial_axes(data)
+    teacher = Teacher(origin.model, [judged])
+
+    def answer(feeds: Feeds) -> Array:
+        parts = parts_of(np.arange(len(rows)), part)
+        each = [teacher.answers({name: x[some] for name, x in feeds.items()})[judged.name] for some in parts]
+        return np.concatenate(each)
+
+    classes = None if goals.logits is None else goals.logits.axis
+    same = harmless(gather(data, rows), answer, classes, axes, settings.seed)
+    kinds = tuple(kind for kind, share in same.items() if share >= SAME)
+    words = {"crop": "moved", "flip": "mirrored"}
+    each = (f"{'' if kind in kinds else 'not '}{words[kind]} ({share:.0%})" for kind, share in same.items())
+    return replace(settings, augment=kinds), f"; images are {', '.join(each)}, by the share of the answers that stays"

@@ -7,40 +7,28 @@ and y = W_0 x_0 + b_0 the original's output, the new weight and bias minimise
     E|y - W x - b|^2 + lambda |W - W_now|^2,      W = W_now + (C - W_now S) (S + lambda I)^-1,    b = E[y] - W E[x]
 
 with S the covariance of x and C that of y with x (the reconstruction of Channel Pruning, arXiv:1707.06168,
-asymmetric). Weights at the same depth are measured together, and what comes before them is not computed again.
+asymmetric; ``moments_in_order``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import BoolArray, FloatArray
 from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis, PruningPlan
 from hqp_onnx.data.batch import Batch
-from hqp_onnx.graphs.model_io import to_proto
-from hqp_onnx.graphs.nodes import reads
-from hqp_onnx.graphs.unique_names import UniqueNames, tensor_names, unused_prefix
+from hqp_onnx.graphs.unique_names import UniqueNames
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.compensate import replace_weight
 from hqp_onnx.ranking.least_squares import RIDGE
-from hqp_onnx.statistics.carried import Carried
-from hqp_onnx.statistics.moments import (
-    LARGEST,
-    Contraction,
-    Moments,
-    contractions,
-    feature_moments,
-    takes_bias,
-)
+from hqp_onnx.statistics.moments import Contraction, Moments, takes_bias
+from hqp_onnx.statistics.moments_in_order import moments_in_order
 from hqp_onnx.statistics.ridge import ridge_strength, solve
-from hqp_onnx.statistics.summing import Features
 
-__all__ = ["refit_in_order", "refittable"]
+__all__ = ["refit_in_order"]
 
 
 def refit_in_order(
@@ -76,96 +64,14 @@ def refit_in_order(
         ModelError: onnxruntime cannot run the graphs.
     """
     graph, gone, notes = pruned.copy(), channels.removed(plan), []
-    sources, names = original.tensors(), UniqueNames(graph)
-    prefix = unused_prefix("hqp.original.", tensor_names(original) | tensor_names(graph))
-    beside = onnx.compose.add_prefix(to_proto(original), prefix, rename_inputs=False)
-    moved, stages = moved or {}, _stages(original, graph, readers)
-    weights, carried = graph.tensors(), Carried(data)
-    features = {
-        depth: [_beside(use, weights[name], sources[name], prefix) for name, use in stage.items()]
-        for depth, stage in stages.items()
-    }
-    depths = _depths(
-        _merged(to_proto(graph), beside), {name: depth for depth in stages for name in stages[depth]}, prefix
-    )
-    for depth, stage in stages.items():
-        rest = carried.rest(_merged(to_proto(graph), beside))
-        settled = {tensor for tensor, at in depths.items() if at <= depth}
-        carried = carried.past(rest, settled, [x for d in features if d >= depth for x in features[d]], threads)
-        found = feature_moments(carried.rest(rest), features[depth], carried.batches, threads=threads)
-        weights = graph.tensors()
-        for (name, use), moments in zip(stage.items(), found, strict=True):
-            labels = channels.members.get(ParamAxis(name, 1 - use.axis))
-            count = sources[name].shape[1 - use.axis]
-            stays = np.ones(count, bool) if labels is None else ~gone[labels]
-            if np.isfinite(moments.gram).all() and np.isfinite(weights[name].values).all():
-                _refit(weights[name], use, moments, stays, ridge, names, moved.get(name, 0.0))
-                notes.append(f"{name}: refitted")
+    names, moved = UniqueNames(graph), moved or {}
+    for weight, use, moments in moments_in_order(original, graph, data, readers=readers, threads=threads):
+        labels = channels.members.get(ParamAxis(weight.name, 1 - use.axis))
+        count = len(moments.mean) - use.features[0].size
+        stays = np.ones(count, bool) if labels is None else ~gone[labels]
+        _refit(weight, use, moments, stays, ridge, names, moved.get(weight.name, 0.0))
+        notes.append(f"{weight.name}: refitted")
     return PassResult(graph, bool(notes), tuple(notes))
-
-
-def refittable(graph: gs.Graph) -> set[str]:
-    """The weights that a refit may change."""
-    tensors = graph.tensors()
-    return {name for name, use in contractions(graph).items() if _refittable(use, tensors[name])}
-
-
-def _stages(original: gs.Graph, graph: gs.Graph, readers: Collection[str]) -> dict[int, dict[str, Contraction]]:
-    """Weights to refit by depth, ascending: no two weights of one depth depend on each other."""
-    uses, old = contractions(graph), original.tensors()
-    depth: dict[str, int] = {}  # of tensors that differ from the original's
-    stages: dict[int, dict[str, Contraction]] = {}
-    for node in graph.nodes:
-        level = max((depth[tensor.name] for tensor in node.inputs if tensor.name in depth), default=0)
-        weight = node.inputs[1] if len(node.inputs) > 1 else None
-        if weight is not None and weight.name in readers:
-            level = max(level, 1)
-        if level and weight is not None and weight.name in uses and _refittable(uses[weight.name], weight):
-            stages.setdefault(level, {})[weight.name] = uses[weight.name]
-            level += 1
-        if level or any(_changed(tensor, old.get(tensor.name)) for tensor in node.inputs):
-            depth.update((tensor.name, max(level, 1)) for tensor in node.outputs)
-    return {level: stages[level] for level in sorted(stages)}
-
-
-def _depths(model: onnx.ModelProto, of_weights: Mapping[str, int], prefix: str) -> dict[str, int]:
-    """Of all tensors: one more than the depth of the deepest weight that they come from, in either model."""
-    depths: dict[str, int] = {}
-    for node in model.graph.node:
-        read = reads(node)
-        known = [of_weights[name.removeprefix(prefix)] + 1 for name in read if name.removeprefix(prefix) in of_weights]
-        depth = max([*known, *(depths[name] for name in read if name in depths)], default=0)
-        depths.update((name, depth) for name in node.output if name)
-    return depths
-
-
-def _changed(tensor: gs.Tensor, before: gs.Tensor | None) -> bool:
-    if not isinstance(tensor, gs.Constant):
-        return False
-    return not isinstance(before, gs.Constant) or not np.array_equal(tensor.values, before.values)
-
-
-def _refittable(use: Contraction, weight: gs.Constant) -> bool:
-    size = use.features[0].size
-    patches = size * weight.shape[1 - use.axis] == weight.values.size
-    return (
-        len(weight.outputs) == 1
-        and patches
-        and size <= LARGEST
-        and (takes_bias(weight) or weight.outputs[0].op == "MatMul")
-    )
-
-
-def _beside(use: Contraction, weight: gs.Constant, source: gs.Constant, prefix: str) -> Features:
-    output = f"{prefix}{weight.outputs[0].outputs[0].name}"
-    return replace(use.features[0], beside=output, beside_channels=source.shape[1 - use.axis])
-
-
-def _merged(changed: onnx.ModelProto, beside: onnx.ModelProto) -> onnx.ModelProto:
-    """``changed``, with the nodes of ``beside`` on the same inputs."""
-    changed.graph.node.extend(beside.graph.node)
-    changed.graph.initializer.extend(beside.graph.initializer)
-    return changed
 
 
 def _refit(

@@ -114,6 +114,8 @@ def rounded(
     limit: int,
     ridge: float = RIDGE,
     gram: FloatArray | None = None,
+    *,
+    low: int | None = None,
 ) -> FloatArray | None:
     """Integers of ``rows`` on their grid; None where the covariance is no use.
 
@@ -124,6 +126,7 @@ def rounded(
         limit: largest integer.
         ridge: see ``round_weights``.
         gram: the second moments that the covariance was made of, if not these themselves.
+        low: smallest integer; None takes -limit.
     """
     order = np.argsort(-np.diag(covariance), kind="stable")
     strength = ridge_strength(covariance, covariance if gram is None else gram, ridge)
@@ -137,7 +140,7 @@ def rounded(
         stop = min(start + _BLOCK, len(order))
         errors = np.empty((len(rows), stop - start))
         for j in range(start, stop):
-            q = nearest(rest[:, j], steps[:, j], limit)
+            q = nearest(rest[:, j], steps[:, j], limit, low)
             errors[:, j - start] = (rest[:, j] - q * steps[:, j]) / upper[j, j]
             rest[:, j + 1 : stop] -= np.outer(errors[:, j - start], upper[j, j + 1 : stop])
             integers[:, order[j]] = q

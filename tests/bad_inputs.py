@@ -187,6 +187,17 @@ def bad_inputs(folder: Path) -> Iterator[tuple[str, list[str], str]]:
         "BatchNormalization",
     )
     yield "epochs below zero", optimize(GOOD, good, good, "--recover", "-1"), "--recover -1"
+    yield (
+        "epochs that are no number",
+        optimize(GOOD, good, good, "--recover", "many"),
+        "'many': expected a number of epochs",
+    )
+    yield "a time without recovery", optimize(GOOD, good, good, "--recover-time", "9m"), "--recover-time is for"
+    yield (
+        "no time for recovery",
+        optimize(GOOD, good, good, "--recover", "auto", "--recover-time", "0"),
+        "--recover-time 0: expected a time above 0",
+    )
     yield "an augmentation without recovery", optimize(GOOD, good, good, "--augment", "flip"), "--augment is for"
     yield (
         "an unknown augmentation",
@@ -215,6 +226,11 @@ def bad_inputs(folder: Path) -> Iterator[tuple[str, list[str], str]]:
     one = _data(folder / "one.npz", input=images[:1])
     yield "too few samples to recover from", recover(GOOD, one), "too few"
     yield "a share of one held out", recover(GOOD, good, "--held-out", "1"), "held_out"
+    yield (
+        "no time to train",
+        recover(GOOD, good, "--epochs", "auto", "--time-limit", "-1s"),
+        "--time-limit -1: expected",
+    )
     yield "a ledger that is none", recover(GOOD, good, "--ledger", good), "not a ledger"
     yield "a batch of zero", ["benchmark", str(GOOD), "--batch", "0"], "--batch"
     yield from bad_reports(folder)

@@ -10,6 +10,7 @@ absent says so in its row. Models stay in --cache, and are taken from there by a
 drop       of top-1 against the float model, in points, with its 95 % interval (from paired differences)
 ours - it  top-1 of "ours mixed" less that of the row, paired likewise: a tie where the interval holds 0
 KL, SQNR   of the logits against the float model's: mean divergence, and signal to noise in dB
+size       of the file, over the float model's
 speed      float time / its time, by ``hqp_onnx.evaluation.latency``
 
 --outlier N multiplies one filter of the first Conv that only another Conv reads (through Relu) by N, and divides what
@@ -205,8 +206,8 @@ def bench(case: Case, target: str, interpreters: Mapping[str, str], settings: ar
     opened = {n: v if isinstance(v, str) else loaded(target, v[0], settings.threads, x) for n, v in models.items()}
     runs = {name: run for name, run in opened.items() if not isinstance(run, str)}
     print(f"\n{case.name} on {target}, {len(case.test)} test samples\n")
-    print("| | speed | MiB | s |" + ("" if settings.brief else " drop | ours - it | KL | SQNR |"))
-    print("|---" * (4 if settings.brief else 8) + "|")
+    print("| | speed | size | MiB | s |" + ("" if settings.brief else " drop | ours - it | KL | SQNR |"))
+    print("|---" * (5 if settings.brief else 9) + "|")
     speed = speedups(runs, x)
     answers = {} if settings.brief else {name: logits(run, case.test) for name, run in runs.items()}
     best = answers.get(OURS[0], next((z for name, z in answers.items() if name.startswith("ours")), None))
@@ -214,7 +215,10 @@ def bench(case: Case, target: str, interpreters: Mapping[str, str], settings: ar
         if isinstance(run, str):
             print(f"| {name} | {run} |")
             continue
-        row = f"| {name} | {speed[name]:.2f} | {costs[name]['peak_mib']:.0f} | {costs[name]['seconds']:.0f} "
+        size = models[name][0].stat().st_size / case.model.stat().st_size
+        row = (
+            f"| {name} | {speed[name]:.2f} | {size:.2f} | {costs[name]['peak_mib']:.0f} | {costs[name]['seconds']:.0f} "
+        )
         more = "" if best is None else quality(answers["fp32"], answers[name], best, case.labels)
         print(f"{row}{more}|", flush=True)
 

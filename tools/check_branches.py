@@ -26,9 +26,9 @@ from hqp_onnx.passes.absorb_scales import absorb_scales
 from hqp_onnx.passes.absorb_shifts import absorb_shifts, constants
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.prune_channels import prune_channels
-from hqp_onnx.passes.refit_in_order import refittable
 from hqp_onnx.runtimes.machine import processor
 from hqp_onnx.runtimes.session import Session
+from hqp_onnx.statistics.moments_in_order import refittable
 
 ROOT = Path(__file__).parents[1] / "models"
 

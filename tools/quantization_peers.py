@@ -46,7 +46,7 @@ def inference(target: str, model: Path, calib: Path, out: Path) -> None:
     out.write_bytes(model.read_bytes())
 
 
-def ours(method: str = "entropy", precision: str = "int8", **recipe: bool) -> Quantizer:
+def ours(method: str = "entropy", precision: str = "int8", **recipe: float) -> Quantizer:
     def run(target: str, model: Path, calib: Path, out: Path) -> None:
         from hqp_onnx.progress import silent
         from hqp_onnx.steps.quantize import quantize_file
@@ -167,6 +167,7 @@ def neural_compressor(target: str, model: Path, calib: Path, out: Path) -> None:
 
 
 PLAIN = {"equalize": False, "correct_bias": False, "round_weights": False}
+INT4 = {"int4_weights": 1.0, "int4_convs": True}
 QUANTIZERS: dict[str, Quantizer] = {
     "fp32": inference,
     "ours mixed": ours(precision="mixed"),
@@ -176,6 +177,9 @@ QUANTIZERS: dict[str, Quantizer] = {
     "ours mse": ours("mse"),
     "ours plain": ours(**PLAIN),
     "ours minmax plain": ours("minmax", **PLAIN),
+    "ours INT4": ours(**INT4),
+    "ours INT4, each alone": ours(**INT4, in_order=False),
+    "ours INT4, nearest": ours(**INT4, round_weights=False),
     "quantize_static MinMax": quantize_static("MinMax"),
     "quantize_static Entropy": quantize_static("Entropy"),
     "quantize_static Entropy whole": quantize_static("Entropy", chunks=False),

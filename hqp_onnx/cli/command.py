@@ -24,10 +24,11 @@ _GROUPS = {
     "What may be removed": ("min_width", "multiple_of", "branches", "keep", "only"),
     "How it is found": (
         *("search", "step", "saliency", "engine", "loss", "draws", "compensate", "refit", "refresh", "calibration"),
-        *("recover", "augment", "seed", "paper"),
+        *("recover", "recover_time", "augment", "seed", "paper"),
     ),
     "How it runs": (
-        *("dry_run", "time_limit", "build", "resume", "force", "workers", "provider", "probe_seconds", "json_file"),
+        *("dry_run", "time_limit", "seconds", "build", "resume", "force", "workers", "provider"),
+        *("probe_seconds", "json_file"),
         *("strict", "quiet", _HELP),
     ),
 }

@@ -23,7 +23,7 @@ from typing import Any
 
 import click
 
-from hqp_onnx.cli.parameter_types import Address, Amount, Crew, Duration, Loose, Named, Share, Written
+from hqp_onnx.cli.parameter_types import Address, Amount, Crew, Duration, Epochs, Loose, Named, Share, Written
 from hqp_onnx.errors import UsageError, one_line
 from hqp_onnx.files import read_text, require_regular
 from hqp_onnx.registry import is_file_name
@@ -42,6 +42,7 @@ _KINDS: tuple[tuple[type[click.ParamType[Any]], tuple[type, ...], str], ...] = (
     (Amount, (int, float, str), "a number, or a share as '5%'"),
     (Share, (int, float, str), "a share, as 0.05 or '5%'"),
     (Duration, (int, float, str), "a time, as 90 or '10m'"),
+    (Epochs, (int, str), "a number of epochs, or 'auto'"),
     (type(click.BOOL), (bool,), "true or false"),
     (type(click.INT), (int,), "a whole number"),
     (type(click.FLOAT), (int, float), "a number"),  # what these three are derived from comes after them

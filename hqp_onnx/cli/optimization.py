@@ -34,7 +34,7 @@ from hqp_onnx.cli.arguments import (
 from hqp_onnx.cli.command import Command
 from hqp_onnx.cli.forecasts import show_forecast
 from hqp_onnx.cli.output import Display, give_json, give_warnings, out, say
-from hqp_onnx.cli.parameter_types import DATA, OUT, SHARE, Amount, Duration, Named
+from hqp_onnx.cli.parameter_types import DATA, OUT, SHARE, Amount, Duration, Epochs, Named
 from hqp_onnx.cli.tables.optimization import budget_line, cost_lines, report_table
 from hqp_onnx.data.split import SHARES
 from hqp_onnx.errors import UsageError
@@ -146,8 +146,13 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
 @click.option("--resume", is_flag=True, help="Go on with what OUT holds.")
 @click.option("--force", is_flag=True, help="Replace the results of another model in OUT.")
 @click.option(
-    "--recover", type=int, default=0, metavar="EPOCHS", help="Also train pruned models towards MODEL, without labels."
+    "--recover",
+    type=Epochs(),
+    default=0,
+    metavar="auto|EPOCHS",
+    help="Also train pruned models towards MODEL, without labels; auto: for as long as it helps.",
 )
+@click.option("--recover-time", type=Duration(), help="What all of that may take: 30m, 2h.")
 @augment_option
 @click.option(
     "--build/--no-build",

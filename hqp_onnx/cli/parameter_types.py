@@ -59,6 +59,19 @@ class Duration(click.types.FloatParamType):
             self.fail(f"'{text}': expected a time, as 90s, 10m or 2h", param, ctx)
 
 
+class Epochs(click.ParamType[Any]):
+    """A number of epochs, or auto."""
+
+    name = "epochs"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """The number, or the word."""
+        try:
+            return "auto" if value == "auto" else int(value)
+        except ValueError:
+            self.fail(f"'{value}': expected a number of epochs, or auto", param, ctx)
+
+
 class Share(click.types.FloatParamType):
     """A share as a number, or as a percentage: 0.05 or 5%."""
 

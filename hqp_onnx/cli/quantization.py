@@ -63,6 +63,13 @@ from hqp_onnx.steps.quantize import quantize_file
     metavar="SHARE",
     help="INT4 weights in this share of Gemm and MatMul, in place of INT8.",
 )
+@click.option("--int4-convs", is_flag=True, help="Conv weights, too: a smaller file, computed in float.")
+@click.option(
+    "--in-order/--no-in-order",
+    default=True,
+    show_default=True,
+    help="Round INT4 weights layer by layer, from what the layers before now give.",
+)
 @reading_options("data")
 @click.option("-o", "--output", type=OUT, required=True)
 @probe_option

@@ -24,6 +24,7 @@ from hqp_onnx.evaluation.metrics.metric import Tally
 from hqp_onnx.evaluation.metrics.sample_axis import BySample
 from hqp_onnx.evaluation.nonfinite import NONE, NonFinite, finite_samples
 from hqp_onnx.graphs.model_io import stored_bytes
+from hqp_onnx.limits import check_threads
 from hqp_onnx.progress import Progress, silent
 from hqp_onnx.runtimes.session import try_run
 
@@ -64,6 +65,7 @@ def compare(
     """
     if tolerance <= 0 or samples < 1:
         raise UsageError(f"{{--tolerance}} {tolerance} must be above 0, and {{--samples}} {samples} at least 1")
+    check_threads(threads)
     asked = _asked(metric)
     contenders = open_contenders(models, threads)
     batch = _batch(contenders)
@@ -81,7 +83,7 @@ def compare(
     collector, scores, nonfinite = _outputs(contenders, dataset, chosen, progress)
     rows = dataset.rows(0, min(batch or 1, len(dataset)))
     latency = measure({c.name: c.session for c in contenders}, rows.feeds, seconds)
-    compared = [
+    compared = tuple(
         Compared(
             name=c.name,
             runtime=c.runtime,
@@ -93,14 +95,14 @@ def compare(
             nonfinite=nonfinite[c.name],
         )
         for c in contenders
-    ]
+    )
     steps: list[Step] = []
     for first, second in pairwise(contenders):
         progress(f"layers of {second.name}", len(steps), len(contenders) - 1)
         steps.append(_step(first, second, lambda a, b: trace(a, b, dataset, lineage, samples, tolerance)))
     quantity = chosen.quantity if chosen else NOTHING
     described = (dataset.source.name, len(dataset), quantity.name, batch or 1, tolerance)
-    return Comparison(*described, tuple(compared), tuple(steps), quantity)
+    return Comparison(*described, compared, tuple(steps), quantity)
 
 
 def _asked(name: str | None) -> Metric | None:

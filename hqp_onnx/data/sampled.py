@@ -36,6 +36,19 @@ def sampled(batches: int) -> Iterator[Sampling]:
         _SAMPLING.reset(token)
 
 
+def whole(data: Dataset, part: str = "data") -> int:
+    """How many samples there are, of which ``data``, inside ``sampled``, are the first."""
+    sampling = _SAMPLING.get()
+    return len(data) if sampling is None else sampling.whole[part]
+
+
+def capped(part: str, most: int) -> None:
+    """Say, inside ``sampled``, that no more samples of a part are worked on."""
+    sampling = _SAMPLING.get()
+    if sampling is not None:
+        sampling.whole[part] = min(sampling.whole[part], most)
+
+
 def taken(data: Dataset, part: str = "data") -> Dataset:
     """All of ``data``, or, inside ``sampled``, the first of them."""
     sampling = _SAMPLING.get()

@@ -81,9 +81,19 @@ def output_norms(t: Tape, uses: Sequence[tuple[Use, str]]) -> str:
 def _output_norm(t: Tape, use: Use, grad: str) -> str:
     rank = len(t.dims(use.node.output[0]))
     if use.node.op_type in CONVOLUTIONS:
-        return t.reduce("ReduceSumSquare", grad, range(2, rank)) if rank > 2 else t.mul(grad, grad)
+        norms = t.reduce("ReduceSumSquare", grad, range(2, rank)) if rank > 2 else t.mul(grad, grad)
+        return _over_groups(t, norms, use)
     f = factors(t, use, grad)
     return t.reduce("ReduceSumSquare", by_sample(t, use, f, grad), [1])
+
+
+def _over_groups(t: Tape, sums: str, use: Use) -> str:
+    """[N, filters] of sums by output channel: a filter of a grouped ConvTranspose has one in each group."""
+    groups = int(number(use.node, "group", 1))
+    if use.node.op_type != "ConvTranspose" or groups == 1:
+        return sums
+    filters = t.static(use.node, use.node.output[0], [1])[0] // groups
+    return t.reduce("ReduceSum", t.reshape(sums, -1, groups, filters), [1])
 
 
 def _work(f: Factors) -> int:
@@ -192,5 +202,4 @@ def _inner_product(t: Tape, use: Use, grad: str) -> str:
         return t.reduce("ReduceSum", t.mul(f.delta, sums), [1])
     if f.window is None:
         return t.reduce("ReduceSum", by_sample(t, use, f, along), [1])
-    sums = t.reduce("ReduceSum", along, range(2, rank))
-    return t.reduce("ReduceSum", t.reshape(sums, -1, f.groups, f.channels), [1]) if f.transposed else sums
+    return _over_groups(t, t.reduce("ReduceSum", along, range(2, rank)), use)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import FloatArray, IntArray
@@ -47,6 +48,8 @@ class Evidence:
 
 def gather(setup: Setup, ledger: Ledger) -> Evidence:
     """Measure the evidence, or read the parts that the ledger's cache holds."""
+    if not len(setup.channels.prunable):
+        return no_evidence(setup)
     options, graph, channels = setup.options, setup.model.graph, setup.channels
     measured = halves(setup, ledger) if options.compensate or setup.scoring.method.needs_moments else None
     turned = measured
@@ -62,9 +65,14 @@ def gather(setup: Setup, ledger: Ledger) -> Evidence:
     return Evidence(ranking, order, redundant, Refit(joined(*measured), ridges, again, options.threads))
 
 
+def no_evidence(setup: Setup) -> Evidence:
+    """Where nothing was measured."""
+    return Evidence(Ranking({}, np.full(setup.channels.units, np.nan)), np.zeros(0, np.int64), {}, None)
+
+
 def check_saliency(setup: Setup, ledger: Ledger) -> None:
     """Raise what ranking would raise of the model, before anything is paid for; nothing where it is ranked already."""
-    if not (ledger.cache / _SCORES.format("")).is_file():
+    if len(setup.channels.prunable) and not (ledger.cache / _SCORES.format("")).is_file():
         execution = Execution(setup.options.threads, setup.progress)
         setup.scoring.method.check(to_proto(setup.model.graph), setup.data["calib"], setup.scoring, execution)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -13,6 +15,7 @@ from hqp_onnx.files import read_text, write_text
 from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.job.candidate import Candidate, Precision, digest, plan_key
 from hqp_onnx.job.setup import Setup
+from hqp_onnx.job.training_time import TrainingTime
 from hqp_onnx.passes.convert_fp16 import convert_fp16
 from hqp_onnx.passes.cut import Refit, cut
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
@@ -27,6 +30,7 @@ from hqp_onnx.runtimes.session import Runner
 from hqp_onnx.statistics.calibration import Calibration
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 class CandidateModels:
@@ -36,10 +40,12 @@ class CandidateModels:
         setup: what the optimization was given.
         refit: of weights that read removed channels; None leaves them as they are.
         cache: folder for calibrations and checkpoints of trainings that were paid for.
+        time: of trainings; None is without a limit.
     """
 
-    def __init__(self, setup: Setup, refit: Refit | None, cache: Path) -> None:
+    def __init__(self, setup: Setup, refit: Refit | None, cache: Path, time: TrainingTime | None = None) -> None:
         self._setup, self._refit, self._cache = setup, refit, cache
+        self.time = time or TrainingTime(None, {})
         self._cut, self._prepared, self._quantized = _Last[gs.Graph](), _Last[Prepared](), _Last[gs.Graph]()
         self._dynamic = _Last[PreparedDynamic]()
 
@@ -100,16 +106,18 @@ class CandidateModels:
 
     def _trained(self, graph: gs.Graph, candidate: Candidate, name: str, settings: Recovery) -> gs.Graph:
         channels = self._setup.channels
-        return recover(
+        found = recover(
             graph,
             self._setup.model.graph,
-            self._setup.data["calib"],
-            settings,
+            self._setup.lessons,
+            replace(settings, seconds=self.time.share(candidate.precision)),
             kept=kept_positions(channels, channels.removed(candidate.plan)),
             threads=self._setup.options.threads,
             checkpoint=self._cache / f"recovery-{plan_key(candidate.plan)}-{name}.npz",
             progress=partial(self._setup.progress, "recovery"),
-        ).graph
+        )
+        log.info("%s", found.notes[0])
+        return found.graph
 
 
 class _Last(Generic[T]):

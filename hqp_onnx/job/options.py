@@ -15,6 +15,7 @@ from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.budget import check_budget, parse_drop
 from hqp_onnx.evaluation.metrics import Metric, ScoreFunction, load_metric
 from hqp_onnx.job.search import SEARCHES
+from hqp_onnx.limits import check_threads
 from hqp_onnx.model import ModelSource
 from hqp_onnx.passes.cut import check_refit
 from hqp_onnx.passes.quantize_dynamic import check_dynamic
@@ -104,7 +105,10 @@ class Options:
         force: replace the results of another model in ``output``; files of someone else stay in any case.
         build: also build a TensorRT engine of the result, and hold it to the budget where its GPU is here; None builds
             one if a TensorRT is installed, and goes without if that fails.
-        recover: epochs of training of pruned models towards the original, without labels; 0 trains none.
+        recover: epochs of training of pruned models towards the original, without labels; 0 trains none. ``auto``
+            takes as many as the data and ``recover_time`` allow, see ``recovery.Recovery``; of more than 5000 samples
+            of ``calib``, only the training then takes all.
+        recover_time: seconds that all trainings may take together.
         augment: some of flip and crop, for images that may be varied so in training.
 
     Raises:
@@ -153,7 +157,8 @@ class Options:
     time_limit: float | None = None
     force: bool = False
     build: bool | None = None
-    recover: int = 0
+    recover: int | Literal["auto"] = 0
+    recover_time: float | None = None
     augment: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -179,8 +184,10 @@ class Options:
         self._check_speed()
         if self.time_limit is not None and not 0 < self.time_limit < float("inf"):
             raise UsageError(f"{{--time_limit}} {self.time_limit:g}: expected a time above 0, as 10m")
-        if self.recover < 0:
-            raise UsageError(f"{{--recover}} {self.recover}: expected a number of epochs, 0 or more")
+        if self.recover != "auto" and self.recover < 0:
+            raise UsageError(f"{{--recover}} {self.recover}: expected a number of epochs, 0 or more, or auto")
+        if self.recover_time is not None and not 0 < self.recover_time < float("inf"):
+            raise UsageError(f"{{--recover_time}} {self.recover_time:g}: expected a time above 0, as 30m")
         SEARCHES.get(self.search)
         _ = self.scoring
         method(self.calibration)
@@ -188,6 +195,7 @@ class Options:
         check_refit(self.chosen_refit, self.compensate)
         check_min_width(self.min_width)
         check_multiple(self.width_multiple)
+        check_threads(self.threads, self.device is not None)
         if self.batch < 1:
             raise UsageError(f"{{--batch}} {self.batch}: expected a number of samples, 1 or more")
         if not 0 < self.step <= 1:
@@ -201,8 +209,10 @@ class Options:
                 f"{{--refresh}} {self.refresh}: expected a number of steps, 0 or more, with {{--search}} linear "
                 "(bisect needs one order) and another {--objective} than latency"
             )
-        if self.augment and not self.recovery.epochs:
-            raise UsageError("{--augment} is for {--recover}: add it, or leave both out")
+        for name in ("augment", "recover_time"):
+            if getattr(self, name) and not self.recover:
+                raise UsageError(f"{{--{name}}} is for {{--recover}}: add it, or leave both out")
+        _ = self.recovery
         if self.folder.exists() and not self.folder.is_dir():
             raise UsageError(f"{self.output}: is a file. Expected the folder to write")
 

@@ -76,7 +76,6 @@ class _Written:
 
 def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[Report, dict[str, Measured]]:
     """Write the models, measure what was written; the report, and its models by row."""
-    options = setup.options
     setup.progress(RESULTS, 0, 1)
     ledger.out.keep_only([file for name, (_, file) in _to_write(setup, result).items() if name not in _IF_ADMITTED])
     written = _write_models(setup, ledger, result)
@@ -87,7 +86,7 @@ def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[R
     models = {name: models[name] for name in TITLES if name in models}
     _write_ledgers(setup, ledger, result, written)
     if setup.split is not None:
-        write_text(options.folder / SPLIT, json_text(setup.split.json()))
+        write_text(setup.options.folder / SPLIT, json_text(setup.split.json()))
     latencies = latencies_once(setup, ledger, models, "latencies")
     setup.progress(RESULTS, 1, 1)
     for name, model in written.items():
@@ -99,33 +98,47 @@ def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[R
     admitted = [name for name in rows if name == "baseline" or (name in written and written[name].admitted)]
     shipping = _shipping(setup, {name: rows[name] for name in admitted}, models)
     useful = [name for name in admitted if runs_there(setup, models[name].candidate.precision) or name == shipping.row]
-    files = {name: str(written[name].file.relative_to(options.folder)) for name in useful if name in written}
+    kept = {name: written[name] for name in useful if name in written}
+    report = _report(setup, ledger, result, kept, models, rows, shipping)
+    for large in (*ledger.cache.glob("*.onnx*"), *(ledger.cache / name for name in MOMENTS)):  # and soon made again
+        large.unlink(missing_ok=True)
+    return report, models
+
+
+def _report(
+    setup: Setup,
+    ledger: Ledger,
+    result: SearchResult,
+    kept: Mapping[str, _Written],
+    models: Mapping[str, Measured],
+    rows: Mapping[str, Row],
+    shipping: Shipping,
+) -> Report:
+    """What is said of the ``rows``; the files of those that are ``kept`` stay, and the input's if it ships."""
+    options, original = setup.options, setup.model
+    files = {name: str(model.file.relative_to(options.folder)) for name, model in kept.items()}
     if shipping.row == "baseline":
         files["baseline"] = BASELINE
         model_io.save(read_model(options.model)[1], options.folder / BASELINE)
         hand_over(setup, options.folder / BASELINE, Precision.FP32)
-    shipped = models[shipping.row].candidate
-    precision = shipped.precision
-    plan, ranked = shipped.plan, result.evidence.ranking.units
-    details: dict[str, Any] = {**rows, **vars(describe(setup.model, setup.channels, plan, ranked, setup.sample))}
-    network = _network(
-        setup, ledger, result, options.folder / files[shipping.row], (rows["baseline"], rows[shipping.row]), plan
-    )
-    report = Report(
-        model=str(setup.model.path),
+    file, candidate = options.folder / files[shipping.row], models[shipping.row].candidate
+    plan, precision = candidate.plan, candidate.precision
+    details: dict[str, Any] = {
+        **rows,
+        **vars(describe(original, setup.channels, plan, result.evidence.ranking.units, setup.sample)),
+    }
+    return Report(
+        model=str(original.path),
         **details,
         ships=shipping.row,
         why=shipping.why,
         files=files,
-        verified={name: written[name].verified for name in files if name in written},
-        warnings=(
-            *result.suspicions,
-            *(words for name in files if name in written for words in written[name].verified.warnings),
-        ),
+        verified={name: model.verified for name, model in kept.items()},
+        warnings=(*result.suspicions, *(words for model in kept.values() for words in model.verified.warnings)),
         data=_data_name(setup),
         samples=models["baseline"].scores.samples,
         budget_met=shipping.met,
-        shipped=str(handed(setup, options.folder / files[shipping.row], precision)),
+        shipped=str(handed(setup, file, precision)),
         settings=settings_of(setup),
         metric=setup.metric.quantity,
         max_drop=result.judge.budget.max_drop,
@@ -136,17 +149,11 @@ def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[R
         seconds=dict(ledger.seconds),
         units=Units(setup.channels.units, len(setup.channels.prunable), len(plan)),
         machine=measured_on(setup.target, options.threads),
-        notes=(
-            *notes_on(setup, options.folder / files[shipping.row], precision),
-            *_notes(setup, result, rows, plan),
-        ),
-        network=network,
+        notes=(*notes_on(setup, file, precision), *_notes(setup, result, rows, plan)),
+        network=_network(setup, ledger, result, file, (rows["baseline"], rows[shipping.row]), plan),
         changes=changes(setup, models["baseline"], models[shipping.row]),
         why_stopped=result.ended,
     )
-    for large in (*ledger.cache.glob("*.onnx*"), *(ledger.cache / name for name in MOMENTS)):  # and soon made again
-        large.unlink(missing_ok=True)
-    return report, models
 
 
 def _network(
@@ -273,6 +280,8 @@ def _notes(setup: Setup, result: SearchResult, rows: Mapping[str, Row], plan: Pr
     samples = len(next(iter(setup.sample.values())))
     if samples > 1:
         notes.append(f"latencies are those of batches of {samples} samples")
+    if setup.options.recover == "auto":
+        notes.append(f"recovery: {setup.taught}")
     if setup.options.recover and result.recovered is None:
         notes.append("no recovered candidate is inside the budget")
     if redundant:

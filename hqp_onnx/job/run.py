@@ -9,10 +9,11 @@ nodes are in INT8; recovery goes beyond what is admissible without it.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from time import perf_counter
 
-from hqp_onnx.errors import OutOfTime
+from hqp_onnx.errors import ModelError, OutOfTime
 from hqp_onnx.evaluation.budget import Budget, allowed
 from hqp_onnx.job.allocation import allocated_path
 from hqp_onnx.job.candidate import ORIGINAL, Candidate, Precision
@@ -27,6 +28,7 @@ from hqp_onnx.job.search import last_admissible, step_size
 from hqp_onnx.job.setup import Setup
 from hqp_onnx.job.suspicion import suspect
 from hqp_onnx.job.time_limit import Deadline, so_far
+from hqp_onnx.job.training_time import TrainingTime
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +77,8 @@ def run(setup: Setup, ledger: Ledger, began: float | None = None) -> SearchResul
     evidence = None
     try:
         evidence = gather(setup, ledger)
-        judge = Judge(setup, ledger, budget, CandidateModels(setup, evidence.refit, ledger.cache))
+        time = TrainingTime(options.recover_time, ledger.trials)
+        judge = Judge(setup, ledger, budget, CandidateModels(setup, evidence.refit, ledger.cache, time))
         result = _searched(setup, ledger, judge, evidence)
         deadline.lift()
     except OutOfTime as e:
@@ -89,7 +92,8 @@ def _quantized(setup: Setup, ledger: Ledger) -> float:
     if setup.options.time_limit is None or setup.options.precision == "fp32":
         return 0.0
     start = perf_counter()
-    CandidateModels(setup, None, ledger.cache).graph(replace(ORIGINAL, precision=Precision(setup.options.narrow)))
+    with suppress(ModelError):  # which is reported where it matters
+        CandidateModels(setup, None, ledger.cache).graph(replace(ORIGINAL, precision=Precision(setup.options.narrow)))
     return perf_counter() - start
 
 
@@ -110,9 +114,14 @@ def _searched(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence) ->
     pruned, chosen, recovered = Candidate(path.plan(removed)), None, None
     wanted, count = pruned, removed  # what recovery starts from
     if options.precision != "fp32":
-        wanted = as_asked(setup, ledger, judge.models, pruned, threads)
-        admitted = fastest_admissible(setup, ledger, judge, path, removed, wanted, threads)
-        chosen, count = admitted or (None, 0)
+        try:
+            wanted = as_asked(setup, ledger, judge.models, pruned, threads)
+            admitted = fastest_admissible(setup, ledger, judge, path, removed, wanted, threads)
+            chosen, count = admitted or (None, 0)
+        except ModelError as e:
+            if options.precision != "mixed":
+                raise
+            wanted, notes = pruned, (*notes, f"what ships is in float32, since {options.narrow} fails: {e}")
     if options.recover:
         recovered = _recovered(setup, judge, path, count, chosen or wanted)
     return SearchResult(judge, evidence, pruned, chosen, recovered, notes, path, ended=ended)
@@ -123,6 +132,7 @@ def _reached(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence, goa
     found = reach(setup, ledger, judge, evidence, goal)
     chosen = None if setup.options.precision == "fp32" else found.chosen
     recovered = replace(found.chosen, trained=True) if setup.options.recover else None
+    judge.models.time.expect(1, found.chosen.precision)
     if recovered is not None and not judge.admits(recovered):
         recovered = None
     return SearchResult(judge, evidence, found.pruned, chosen, recovered, (), found.path, ended=found.note)
@@ -172,6 +182,7 @@ def _recovered(setup: Setup, judge: Judge, path: Path, count: int, like: Candida
     """The last admissible recovered candidate ``like`` another, from ``count`` units on; None if there is none."""
     counts = path.beyond(count)
     trained = [replace(like, plan=path.plan(more), trained=True) for more in counts]
+    judge.models.time.expect(len(counts), like.precision)
     most = last_admissible(
         setup.options.search, len(counts) - 1, 1, lambda number: judge.admits(trained[number].in_float32)
     )

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
@@ -15,9 +16,10 @@ from hqp_onnx.arrays import Array
 from hqp_onnx.boards.board import target_on
 from hqp_onnx.channels import cost
 from hqp_onnx.channels.channel_map import ChannelMap
+from hqp_onnx.data.attached import Subset
 from hqp_onnx.data.dataset import Dataset
-from hqp_onnx.data.sampled import taken
-from hqp_onnx.data.split import PARTS, Split, split, subset
+from hqp_onnx.data.sampled import capped, taken, whole
+from hqp_onnx.data.split import MOST_CALIBRATION, PARTS, Split, split, subset
 from hqp_onnx.evaluation.budget import check_budget, check_samples
 from hqp_onnx.evaluation.metrics import METRICS, Metric, References, Scores, evaluate
 from hqp_onnx.evaluation.metrics.choice import Choice, choose
@@ -54,6 +56,8 @@ class Setup:
         digests: of the inputs of each sample, by part of the data.
         scoring: how units are ranked.
         recovery: how recovered candidates are trained.
+        lessons: what they are trained on.
+        taught: what they are trained towards, and how, in words; "" if none are.
         target: what the result is for.
         sample: feeds of one batch, for latency: ``options.batch`` samples.
         progress: called as work goes on.
@@ -71,6 +75,8 @@ class Setup:
     digests: Mapping[str, frozenset[bytes]]
     scoring: Scoring
     recovery: Recovery
+    lessons: Dataset
+    taught: str
     target: Target
     sample: Mapping[str, Array]
     progress: Progress
@@ -118,10 +124,14 @@ def open_setup(options: Options, progress: Progress) -> Setup:
     check_budget(options.chosen_drop, options.confidence, metric.quantity)
     check_samples(len(data["val"]), options.chosen_drop, options.confidence, metric)
     digests = {name: frozenset(_checked(name, part, progress)) for name, part in data.items()}
+    lessons = data["calib"]
+    if options.recover == "auto":
+        data["calib"] = _measured_on(lessons, options.seed)
     own, task = metric.name in METRICS.own, choice.task
     recovery = replace(options.recovery, task=replace(task, kind="values") if own and task.kind == "any" else task)
-    if options.recover:
-        log.info("recovery: %s", check_recoverable(model.graph, data["calib"], recovery))
+    taught = check_recoverable(model.graph, lessons, recovery) if options.recover else ""
+    if taught:
+        log.info("recovery: %s", taught)
     return Setup(
         options,
         model,
@@ -134,6 +144,8 @@ def open_setup(options: Options, progress: Progress) -> Setup:
         references=_references(model, data, metric),
         scoring=replace(options.scoring, task=task if own else None),
         recovery=recovery,
+        lessons=lessons,
+        taught=taught,
         target=target,
         sample=next(iter(data["val"].in_batches(model.session.batch or options.batch))).feeds,
         progress=progress,
@@ -154,6 +166,18 @@ def _checked(name: str, part: Dataset, progress: Progress) -> Iterator[bytes]:
         done += len(batch)
         yield from batch.digests()
         progress(f"checking {name}", done, len(part))
+
+
+def _measured_on(data: Dataset, seed: int) -> Dataset:
+    """Of more samples than calibration takes, as ``split`` says, so many at random; trainings take all."""
+    if whole(data, "calib") <= MOST_CALIBRATION:
+        return data
+    capped("calib", MOST_CALIBRATION)
+    if len(data) <= MOST_CALIBRATION:
+        return data
+    numbers = np.sort(np.random.default_rng((seed, 4)).permutation(len(data))[:MOST_CALIBRATION])
+    log.info("%d of %d samples calibrate; recovery takes all", MOST_CALIBRATION, len(data))
+    return data.only(Subset(data.source, numbers, "calib"))
 
 
 def _opened_data(options: Options, model: Model) -> tuple[dict[str, Dataset], Split | None]:

@@ -50,15 +50,15 @@ def choose(
     """
     wanted = {"mixed": mixed}.get(asked, asked)
     allowed = {wanted, "dynamic"} if asked == "mixed" and mixed == "int8" else {wanted}
-    met = any(precisions[name].value in allowed for name in rows)
-    competing, kind = rows, ""
+    found = any(precisions[name].value in allowed for name in rows)
+    competing, kind, met = rows, "", found or asked == "mixed"
     if asked in ("int8", "dynamic", "fp16"):
         competing = {name: row for name, row in rows.items() if (precisions[name].value == asked) == met}
         kind = f"{_SAID[asked]} " * met
     if reaches is not None:
         return _reaching(competing, reaches, kind)
     row, why = _smallest(competing, kind) if smallest else _fastest(competing, kind)
-    return Shipping(row, why if met else f"No {_SAID[wanted]} model is inside the budget; {why}", met)
+    return Shipping(row, why if found else f"No {_SAID[wanted]} model is inside the budget; {why}", met)
 
 
 def _reaching(rows: Rows, reaches: Callable[[Row], bool], kind: str) -> Shipping:

@@ -29,7 +29,7 @@ def suspect(setup: Setup, baseline: Scores) -> tuple[str, ...]:
     return (
         *suspicions(setup.model.session, setup.data["val"], setup.metric, baseline),
         *(line for part in ("calib", "val") for line in _inputs(setup, part)),
-        *_equal_samples(setup.digests, setup.data),
+        *_equal_samples(setup.digests, {**setup.data, "calib": setup.lessons}),
         *_few_samples(setup),
     )
 

@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from time import perf_counter
 
-import numpy as np
-
-from hqp_onnx.errors import OutOfTime
+from hqp_onnx.errors import ModelError, OutOfTime
 from hqp_onnx.evaluation.latency import fastest
 from hqp_onnx.job.candidate import ORIGINAL, Candidate, Precision
-from hqp_onnx.job.evidence import Evidence
+from hqp_onnx.job.evidence import Evidence, no_evidence
 from hqp_onnx.job.judge import Judge
 from hqp_onnx.job.path import PlanPath
 from hqp_onnx.job.rows import SECONDS
 from hqp_onnx.job.setup import Setup
-from hqp_onnx.ranking.rank import Ranking
 
 _ROWS, _QUANTIZED = 4, 2
 """Models that are evaluated as they were written, and how many of them are quantized first."""
@@ -93,8 +91,10 @@ def so_far(setup: Setup, judge: Judge, evidence: Evidence | None, stage: str) ->
     options, admitted = setup.options, judge.admitted
     untrained = [candidate for candidate in admitted if not candidate.trained]
     pruned = _best(setup, judge, [c for c in untrained if c.precision is Precision.FP32]) or ORIGINAL
-    if options.precision != "fp32" and judge.admits(quantized := replace(pruned, precision=Precision(options.narrow))):
-        untrained.append(quantized)
+    quantized = replace(pruned, precision=Precision(options.narrow))
+    with suppress(ModelError):  # the model does not run in it
+        if options.precision != "fp32" and judge.admits(quantized):
+            untrained.append(quantized)
     narrow = [] if options.precision == "fp32" else [c for c in untrained if c.precision is not Precision.FP32]
     trained = [c for c in admitted if c.trained and (c.precision is Precision.FP32) == (options.precision == "fp32")]
     seconds, judged = options.time_limit, judge.judged
@@ -102,13 +102,8 @@ def so_far(setup: Setup, judge: Judge, evidence: Evidence | None, stage: str) ->
     note += "--resume with more time goes on"
     path = PlanPath((ORIGINAL.plan, *([pruned.plan] if len(pruned.plan) else [])))
     return SoFar(
-        evidence or _none(setup), pruned, _best(setup, judge, narrow), _best(setup, judge, trained), path, note
+        evidence or no_evidence(setup), pruned, _best(setup, judge, narrow), _best(setup, judge, trained), path, note
     )
-
-
-def _none(setup: Setup) -> Evidence:
-    units = setup.channels.units
-    return Evidence(Ranking({}, np.full(units, np.nan)), np.zeros(0, np.int64), {}, None)
 
 
 def _best(setup: Setup, judge: Judge, candidates: Sequence[Candidate]) -> Candidate | None:

@@ -6,6 +6,7 @@ half the widths is tried in each, since what ships is narrow; and once it is kno
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,7 @@ import onnx_graphsurgeon as gs
 from hqp_onnx.allocation.groups import Groups
 from hqp_onnx.allocation.times import measure_table
 from hqp_onnx.channels.channel_map import PruningPlan
+from hqp_onnx.errors import ModelError
 from hqp_onnx.evaluation.latency import fastest, measure
 from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.job.candidate import Precision
@@ -28,14 +30,15 @@ from hqp_onnx.passes.cut import cut
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.quantize import Recipe, prepare, quantize_prepared
 from hqp_onnx.passes.quantize_dynamic import quantize_dynamic
-from hqp_onnx.passes.refit_in_order import refittable
 from hqp_onnx.passes.widen_float16 import widen_float16
 from hqp_onnx.quantization.placement import quantized_tensors
 from hqp_onnx.runtimes.runners import thread_counts
 from hqp_onnx.runtimes.session import Runner
 from hqp_onnx.statistics.calibration import Calibration, Range
+from hqp_onnx.statistics.moments_in_order import refittable
 from hqp_onnx.timing.table import TimeTable
 
+log = logging.getLogger(__name__)
 _COMPARISON_SECONDS = 1.0
 _WORTHWHILE = 1.1  # times as fast
 _BARE = Recipe(equalize=False, correct_bias=False, round_weights=False)
@@ -112,14 +115,27 @@ def choose_timing(setup: Setup, ledger: Ledger, plan: PruningPlan, name: str, no
         ways = [Timing(kind, count) for count in counts for kind in kinds]
         if len(ways) == 1 or setup.target.stand_in:
             return Timing(narrow, setup.options.threads)
-        models = {kind: Timing(kind, 0).model(setup, plan) for kind in kinds}
-        sessions = [setup.load(models[way.precision], threads=way.threads) for way in ways]
-        found = measure({str(n): session for n, session in enumerate(sessions)}, setup.sample, _COMPARISON_SECONDS)
-        speed = {way: found[str(n)].speedup for n, way in enumerate(ways)}
-        best = max(ways, key=lambda way: speed[way])
+        sessions = {way: session for kind in kinds for way, session in _opened(setup, plan, kind, ways).items()}
+        found = measure(
+            {str(n): opened for n, opened in enumerate(sessions.values())}, setup.sample, _COMPARISON_SECONDS
+        )
+        speed = {way: found[str(n)].speedup for n, way in enumerate(sessions)}
+        best = max(speed, key=lambda way: speed[way])
         return now if now in speed and speed[best] < _WORTHWHILE * speed[now] else best
 
     return msgspec.convert(ledger.once(name, lambda: msgspec.to_builtins(chosen())), Timing)
+
+
+def _opened(setup: Setup, plan: PruningPlan, kind: Precision, ways: Sequence[Timing]) -> dict[Timing, Runner]:
+    """A plan in those of ``ways`` that are of a kind; none where the target runs the plan in float32 alone."""
+    try:
+        model = Timing(kind, 0).model(setup, plan)
+        return {way: setup.load(model, threads=way.threads) for way in ways if way.precision is kind}
+    except ModelError as e:
+        if kind is Precision.FP32 or setup.options.precision != "mixed":
+            raise
+        log.info("%s is not tried: %s", kind.value, e)
+        return {}
 
 
 def _bare(setup: Setup, plan: PruningPlan) -> gs.Graph:

@@ -41,9 +41,9 @@ class Adam:
         weights -= rate * (self.m / (1 - FIRST**self.step)) / size
 
 
-def cosine(step: int, steps: int, peak: float) -> float:
-    """Learning rate of step 0 .. steps - 1: linear up to ``peak``, then half a cosine to 0."""
+def cosine(step: float, steps: int, peak: float) -> float:
+    """Learning rate of step 0 .. steps - 1, or of a place between: linear up to ``peak``, then half a cosine to 0."""
     warm = math.ceil(WARM_UP * steps)
     if step < warm:
-        return peak * (step + 1) / warm
+        return peak * min(step + 1, warm) / warm
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))

@@ -14,6 +14,7 @@ from hqp_onnx.errors import DataError
 from hqp_onnx.recovery.settings import Recovery
 
 Feeds = Mapping[str, Array]
+MOST_HELD = 1000  # that judge, with ``auto``
 
 
 def split(count: int, settings: Recovery, multiple: int) -> tuple[IntArray, IntArray]:
@@ -22,11 +23,17 @@ def split(count: int, settings: Recovery, multiple: int) -> tuple[IntArray, IntA
     Raises:
         DataError: too few samples.
     """
-    held = max(1, round(settings.held_out * count / multiple)) * multiple
+    held = held_of(count, settings, multiple)
     if count - held < multiple:
         raise DataError(f"{count} samples are too few to recover from: expected {2 * multiple} at least")
     order = np.random.default_rng((settings.seed, 1)).permutation(count)
     return np.sort(order[held:]), np.sort(order[:held])
+
+
+def held_of(count: int, settings: Recovery, multiple: int = 1) -> int:
+    """How many of so many samples judge."""
+    wanted = min(settings.held_out * count, MOST_HELD if settings.epochs == "auto" else count)
+    return max(1, round(wanted / multiple)) * multiple
 
 
 def gather(data: Dataset, rows: IntArray) -> dict[str, Array]:

@@ -1,11 +1,14 @@
-"""The training loop: Adam on batches in a seeded order, judged on held-out samples after every epoch.
+"""The training loop: Adam on batches in a seeded order, judged on held-out samples after every round (``Schedule``).
 
 The learning rate is relative: a step moves a weight by a share of the root mean square of its tensor. That share falls
 with the square root of the loss before training, since near the optimum the loss grows with the square of the distance:
 what is nearly right is changed little.
 
 Everything that a step depends on is a function of the settings, the seed and the weights, and a checkpoint after every
-epoch holds weights and moments to the bit: an interrupted run ends in the same weights.
+round holds weights and moments to the bit: an interrupted run ends in the same weights. With a time limit, the rate
+follows the clock as well; the checkpoint says how much of the time is over.
+
+Samples are read as they are used, a batch at a time, ahead of the training where that is work.
 """
 
 from __future__ import annotations
@@ -13,15 +16,17 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 
 from hqp_onnx.archives import read_arrays
 from hqp_onnx.arrays import Array, Float32Array, IntArray
+from hqp_onnx.data.ahead import ahead
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.errors import DataError
 from hqp_onnx.files import write_arrays
@@ -30,23 +35,53 @@ from hqp_onnx.recovery.adam import Adam, cosine
 from hqp_onnx.recovery.augment import augmented, spatial_axes
 from hqp_onnx.recovery.objective import Objective
 from hqp_onnx.recovery.samples import Feeds, gather
+from hqp_onnx.recovery.schedule import Schedule
 from hqp_onnx.recovery.settings import Recovery
 from hqp_onnx.recovery.step import Part, Step, Teaching, flat, parts_of
 from hqp_onnx.workers import active, spread
 from hqp_onnx.workers.parcels import Parcel, packed
 
+_NUMBERS = "seconds", "over", "skipped", "since"  # of a state
 ROUNDING = 1e-8  # a loss from which there is nothing to learn
 SMALLEST = 0.01  # size of a weight tensor, for the learning rate
 
 
 @dataclass
 class _State:
-    """What a checkpoint holds. ``losses``: held out, before training and after each epoch."""
+    """What a checkpoint holds.
+
+    Attributes:
+        weights: trained so far.
+        adam: its moments.
+        best: the weights of the least loss.
+        losses: held out, before training and after each round.
+        seconds: that it took.
+        over: whether the time was, before all steps were taken.
+        skipped: steps that are left out.
+        since: round from which those without a better loss count.
+    """
 
     weights: Float32Array
     adam: Adam
     best: Float32Array
     losses: list[float]
+    seconds: float = 0.0
+    over: bool = False
+    skipped: int = 0
+    since: int = 0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """``losses``: held out, before training and after each round. ``epochs``: how many of them were trained then.
+
+    ``ended`` says what ended it.
+    """
+
+    weights: Mapping[str, Array]
+    losses: list[float]
+    epochs: list[float]
+    ended: str
 
 
 @dataclass(frozen=True)
@@ -98,28 +133,61 @@ class Trainer:
         self.axes = spatial_axes(data) if settings.augment else None
         self._work, self._threads = Step.of(lesson.objective, lesson.teach, data), threads
         self._here = self._work.taught_by(self.teach, threads)
-        self.batch = max(part, min(settings.batch, len(self.train)) // part * part)
-        self.steps = len(self.train) // self.batch
+        self._read_by_workers = active() is not None and self._work.data is not None
+        self.schedule = Schedule.of(settings, len(self.train), part)
         self._model = lesson.objective.model
 
-    def run(self, checkpoint: Path | None, progress: StageProgress) -> tuple[dict[str, Array], list[float]]:
-        """The best weights and the held-out losses; the first is that of the start, which counts as well."""
+    def run(self, checkpoint: Path | None, progress: StageProgress, began: float | None = None) -> Trained:
+        """Train; the start counts as well.
+
+        Args:
+            checkpoint: written after every round; one of the same training is gone on from.
+            progress: called with samples trained on, and in all.
+            began: when the time began, by ``perf_counter``.
+        """
         key = "" if checkpoint is None else self._key()
         state = self._load(checkpoint, key)
+        began = (perf_counter() if began is None else began) - (0.0 if state is None else state.seconds)
+        before = perf_counter()
         if state is None:
             state = _State(self.start.copy(), Adam.zeros(self.start.size), self.start, [self.held_loss(self.start)])
-        while self._goes_on(state.losses):
-            self._epoch(state, len(state.losses) - 1, progress)
+        clock = _Clock(self.schedule, began, perf_counter() - before)
+        while not self._why_over(state):
+            self._round(state, clock, progress)
             loss = self.held_loss(state.weights)
             if loss < min(state.losses):
                 state.best = state.weights.copy()
             state.losses.append(loss)
+            self._shorten(state, clock)
+            state.seconds = perf_counter() - began
             self._save(state, checkpoint, key)
-        return self._arrays(state.best), state.losses
+        return Trained(self._arrays(state.best), state.losses, self._epochs(state), self._why_over(state))
 
-    def _goes_on(self, losses: list[float]) -> bool:
-        """Until the last epoch; not with a loss that is mere rounding, nor behind one that is not finite."""
-        return len(losses) <= self.settings.epochs and losses[0] > ROUNDING and math.isfinite(losses[-1])
+    def _why_over(self, state: _State) -> str:
+        """Why there is no other round; "" if there is."""
+        schedule, losses = self.schedule, state.losses
+        if losses[0] <= ROUNDING:
+            return "there was nothing to learn"
+        if not math.isfinite(losses[-1]):
+            return "the loss was not finite"
+        if not state.over and state.adam.step + state.skipped < schedule.steps:
+            return ""
+        if state.skipped:
+            return "the loss had stopped falling"
+        return "the time was over" if state.over else "all epochs were over"
+
+    def _shorten(self, state: _State, clock: _Clock) -> None:
+        """Skip half of the rest, where the loss does not fall any more."""
+        last, best = len(state.losses) - 1, int(np.argmin(state.losses))
+        if self.schedule.patience and last - max(best, state.since) >= self.schedule.patience:
+            left = self.schedule.steps - clock.at(state.adam.step) - state.skipped
+            state.skipped += max(math.ceil(left / 2), 0)
+            state.since = last
+
+    def _epochs(self, state: _State) -> list[float]:
+        """That were trained at each of the losses."""
+        steps = [min(i * self.schedule.round, state.adam.step) for i in range(len(state.losses))]
+        return [step / self.schedule.epoch for step in steps]
 
     def held_loss(self, weights: Float32Array) -> float:
         """Mean loss of the held-out samples."""
@@ -128,30 +196,53 @@ class Trainer:
             total += loss
         return total / len(self.held)
 
-    def _epoch(self, state: _State, epoch: int, progress: StageProgress) -> None:
-        rng = np.random.default_rng((self.settings.seed, 2, epoch))
-        order = rng.permutation(self.train)
-        for step in range(self.steps):
-            gradient = self.gradient(state.weights, order[step * self.batch :][: self.batch], rng)
-            peak = peak_rate(self.settings.rate, state.losses[0])
-            rate = cosine(epoch * self.steps + step, self.settings.epochs * self.steps, peak)
-            state.adam.update(state.weights, gradient, np.float32(rate) * self.units)
+    def _round(self, state: _State, clock: _Clock, progress: StageProgress) -> None:
+        schedule, adam = self.schedule, state.adam
+        peak, total = peak_rate(self.settings.rate, state.losses[0]), schedule.steps * schedule.batch
+        stop = min(adam.step + schedule.round, schedule.steps - state.skipped)
+        for rows, feeds in self._batches(range(adam.step, stop)):
+            at = clock.at(adam.step) + state.skipped
+            if at >= schedule.steps:
+                state.over = True
+                return
+            gradient = self.gradient(state.weights, rows, feeds)
+            adam.update(state.weights, gradient, np.float32(cosine(at, schedule.steps, peak)) * self.units)
             np.clip(state.weights, self.low, self.high, out=state.weights)
-            done = epoch * self.steps + step + 1
-            progress(done * self.batch, self.settings.epochs * self.steps * self.batch)
+            done = clock.at(adam.step) + state.skipped
+            progress(min(int(done * schedule.batch), total), total)
 
-    def gradient(self, weights: Float32Array, batch: IntArray, rng: np.random.Generator) -> Float32Array:
-        """Mean over the samples ``batch``, flat."""
-        fed, total, rows = self._arrays(weights), np.zeros_like(weights), parts_of(batch, self.part)
-        for gradient in self._results((self._part(fed, some, rng) for some in rows), len(rows)):
+    def _batches(self, steps: range) -> Iterator[tuple[IntArray, Feeds | None]]:
+        """The samples of some steps, and their feeds; None where who computes reads them."""
+
+        def read(step: tuple[int, IntArray]) -> tuple[IntArray, Feeds | None]:
+            number, rows = step
+            if self.axes is not None:
+                rng = np.random.default_rng((self.settings.seed, 3, number))
+                return rows, augmented(gather(self.data, rows), self.settings.augment, self.axes, rng)
+            return rows, None if self._read_by_workers else gather(self.data, rows)
+
+        return ahead(self._rows(steps), read, self.data.source.readers)
+
+    def _rows(self, steps: range) -> Iterator[tuple[int, IntArray]]:
+        """Numbers of steps, and of their samples."""
+        order = self.train
+        for step in steps:
+            epoch, place = divmod(step, self.schedule.epoch)
+            if step == steps.start or not place:
+                order = np.random.default_rng((self.settings.seed, 2, epoch)).permutation(self.train)
+            yield step, order[place * self.schedule.batch :][: self.schedule.batch]
+
+    def gradient(self, weights: Float32Array, rows: IntArray, feeds: Feeds | None) -> Float32Array:
+        """Mean over the samples ``rows``, flat; ``feeds`` as of ``_batches``."""
+        fed, total, places = self._arrays(weights), np.zeros_like(weights), parts_of(np.arange(len(rows)), self.part)
+        for gradient in self._results((self._part(fed, rows, feeds, some) for some in places), len(places)):
             total += gradient
-        total /= len(batch)
+        total /= len(rows)
         return total
 
-    def _part(self, fed: Mapping[str, Array], rows: IntArray, rng: np.random.Generator) -> Part:
-        if self.axes is None:
-            return Part(fed, rows, self._sent(rows), True)
-        return Part(fed, None, augmented(gather(self.data, rows), self.settings.augment, self.axes, rng), True)
+    def _part(self, fed: Mapping[str, Array], rows: IntArray, feeds: Feeds | None, places: IntArray) -> Part:
+        given = None if feeds is None else {name: values[places] for name, values in feeds.items()}
+        return Part(fed, None if self.axes is not None else rows[places], given, True)
 
     def _sent(self, rows: IntArray) -> Feeds | None:
         """The feeds of samples that workers cannot read."""
@@ -173,23 +264,24 @@ class Trainer:
         return {name: flat[a:b].reshape(shape) for name, shape, a, b in pieces}
 
     def _key(self) -> str:
-        """Digest of all that decides the result."""
+        """Digest of all that decides the result, but for the time that there is."""
         digest = hashlib.sha256(self._model.SerializeToString(deterministic=True))
         rows = self.held[: self.part]
         feeds = gather(self.data, rows)
         for content in (self.start, *feeds.values(), *self.teach(feeds, rows).values()):
             digest.update(np.ascontiguousarray(content).tobytes())
-        digest.update(repr((self.settings, len(self.data), self.part)).encode())
+        digest.update(repr((replace(self.settings, seconds=None), len(self.data), self.part)).encode())
         return digest.hexdigest()
 
     def _save(self, state: _State, path: Path | None, key: str) -> None:
-        """Write the file; after the last epoch, the best weights are enough."""
+        """Write the file; after the last round, the best weights are enough."""
         if path is None:
             return
-        size = self.start.size if self._goes_on(state.losses) else 0
+        size = 0 if self._why_over(state) else self.start.size
         arrays = {"weights": state.weights[:size], "m": state.adam.m[:size], "v": state.adam.v[:size]}
-        numbers = {"key": np.array(key), "step": np.array(state.adam.step), "losses": np.array(state.losses)}
-        write_arrays(path, {"best": state.best, **arrays, **numbers})
+        rest = {"key": key, "step": state.adam.step, "losses": state.losses}
+        rest |= {name: getattr(state, name) for name in _NUMBERS}
+        write_arrays(path, {"best": state.best, **arrays, **{name: np.array(value) for name, value in rest.items()}})
 
     def _load(self, path: Path | None, key: str) -> _State | None:
         """The state of an interrupted run; None if there is none of this key."""
@@ -199,9 +291,26 @@ class Trainer:
             x = read_arrays(path)
             if str(x["key"]) != key:
                 return None
-            return _State(x["weights"], Adam(x["m"], x["v"], int(x["step"])), x["best"], x["losses"].tolist())
+            adam, losses = Adam(x["m"], x["v"], int(x["step"])), x["losses"].tolist()
+            return _State(x["weights"], adam, x["best"], losses, **{name: x[name].item() for name in _NUMBERS})
         except (DataError, KeyError, TypeError, ValueError) as e:
             raise DataError(f"{path}: not a checkpoint of a recovery ({e}): remove it") from e
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """``began``: by ``perf_counter``. ``judging``: seconds that the last judgement will take."""
+
+    schedule: Schedule
+    began: float
+    judging: float
+
+    def at(self, step: int) -> float:
+        """Where on the way of all steps a step is: by its number, or by the time that is over."""
+        if self.schedule.seconds is None:
+            return step
+        useful = max(self.schedule.seconds - self.judging, 1e-3)
+        return max(step, self.schedule.steps * (perf_counter() - self.began) / useful)
 
 
 def peak_rate(rate: float, loss: float) -> float:

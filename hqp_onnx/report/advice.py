@@ -50,4 +50,4 @@ def _what_would_help(report: Report) -> Iterator[str]:
     elif not report.budget_met:
         yield "A larger budget, or --calibration percentile:99.99, may let a quantized model in."
     else:
-        yield "Little was gained. More may be with a larger budget, with --recover 2, or on another --target."
+        yield "Little was gained. More may be with a larger budget, with --recover auto, or on another --target."

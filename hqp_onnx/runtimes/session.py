@@ -20,6 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import LimitError, MissingRuntimeError, ModelError, one_line
@@ -51,6 +52,7 @@ _NUMPY_OF = {
 _SOURCE = re.compile(r"\S+\.(cc|h):\d+ .*?\) ")
 BYTES_LIMIT = 2_000_000_000  # protobuf serialises less than 2 GiB
 VARIABLE = "HQP_PROVIDER"
+_FATAL_IN_HALF = ("MatmulTransposeFusion",)  # 1.32 on the CPU: the process dies where a transposed batch is multiplied
 _WORK: ContextVar[str | None] = ContextVar("provider", default=None)
 
 
@@ -207,17 +209,18 @@ class Session:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        without = _FATAL_IN_HALF if provider == CPU and _in_half(model) else ()
         try:
             with tempfile.TemporaryDirectory() as spill:
                 source = loadable(model, outputs, Path(spill))
                 try:
-                    self._session, self._graphs = _opened(source, options, provider, devices, exact)
+                    self._session, self._graphs = _opened(source, options, provider, devices, exact, without)
                 except Exception:
                     if outputs is None or not optimize or devices:
                         raise
                     # onnxruntime's last level may fuse the Conv that makes a fetched tensor into the Add that reads it
                     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-                    self._session, self._graphs = _opened(source, options, provider, devices, exact)
+                    self._session, self._graphs = _opened(source, options, provider, devices, exact, without)
         except Exception as e:  # onnxruntime's own exception types are many and undocumented
             place = "" if provider == CPU else f" on {provider}"
             raise ModelError(f"onnxruntime cannot load the model{place}: {failure(e)}") from e
@@ -269,8 +272,19 @@ class Session:
         return dict(zip(self._names, results, strict=True))
 
 
+def _in_half(model: onnx.ModelProto | bytes | Path) -> bool:
+    """Whether weights are float16; not of what is no ONNX, which onnxruntime may know."""
+    try:
+        if isinstance(model, Path):
+            model = onnx.load(model, load_external_data=False)
+        proto = onnx.ModelProto.FromString(model) if isinstance(model, bytes) else model
+    except (DecodeError, OSError):
+        return False
+    return any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in proto.graph.initializer)
+
+
 def _opened(
-    source: bytes | str, options: Any, provider: str, devices: Sequence[Any], exact: bool
+    source: bytes | str, options: Any, provider: str, devices: Sequence[Any], exact: bool, without: Sequence[str] = ()
 ) -> tuple[Any, Iterator[int] | None]:
     """An InferenceSession, and numbers of the CUDA graphs that it can record; None where it records none."""
     ort = onnxruntime()
@@ -284,7 +298,8 @@ def _opened(
     for providers in recording:
         with suppress(Exception):  # some nodes are not on the GPU
             return ort.InferenceSession(source, options, providers=providers, enable_fallback=0), count(1)
-    return ort.InferenceSession(source, options, providers=last, enable_fallback=0), None
+    left_out = {"disabled_optimizers": list(without)} if without else {}
+    return ort.InferenceSession(source, options, providers=last, enable_fallback=0, **left_out), None
 
 
 def try_run(session: Runner, feeds: Mapping[str, Array], name: object = "") -> dict[str, Array]:

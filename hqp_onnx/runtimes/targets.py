@@ -82,6 +82,7 @@ class Target:
         channel_multiple: channel counts that are multiples of it waste no lane of the integer kernels.
         folds_constants: nodes over constants alone are computed when a model is loaded, so weights of float
             operators can be stored as int8 behind Cast and Mul.
+        stores_gates: so can those of LSTM, GRU and RNN.
         min_opset: lowest opset whose operators express the model; lower ones are converted up.
         max_opset: highest opset that the runtime is known to read.
         runtime: what loads and runs its models here.
@@ -122,6 +123,7 @@ class Target:
     saturates: bool = True
     integers_only: bool = False
     fully_connected: bool = False
+    stores_gates: bool = True
 
     def __post_init__(self) -> None:
         for method in ("open", "describe", "remarks"):
@@ -185,6 +187,7 @@ _OPENVINO = replace(
     same_range=_MOVES,
     channel_multiple=16,
     folds_constants=True,
+    stores_gates=False,  # 2026.4 wants them as constants, and folds nothing that it takes for compressed weights
     max_opset=onnx.defs.onnx_opset_version(),
     runtime=OpenVino(),
 )

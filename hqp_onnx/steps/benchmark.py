@@ -10,10 +10,12 @@ import numpy as np
 import onnx
 
 from hqp_onnx.arrays import Array
+from hqp_onnx.boards.board import OnBoard
 from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.latency import Latency, measure
 from hqp_onnx.graphs import model_io
 from hqp_onnx.graphs.shapes import example_feeds
+from hqp_onnx.limits import check_threads
 from hqp_onnx.model import ModelSource, open_session
 from hqp_onnx.progress import Progress, silent
 from hqp_onnx.runtimes.session import Runner, try_run
@@ -35,6 +37,7 @@ def benchmark_models(
         raise UsageError("no models: give one or more")
     if batch < 1:
         raise UsageError(f"{{--batch}} {batch}: expected 1 or more")
+    check_threads(threads, isinstance(target, Target) and isinstance(target.runtime, OnBoard))
     names = [f"<model {n}>" if isinstance(m, onnx.ModelProto) else str(m) for n, m in enumerate(models, 1)]
     sessions = {name: open_session(m, target, threads) for name, m in zip(names, models, strict=True)}
     feeds = _feeds(models[0], sessions[names[0]], batch)

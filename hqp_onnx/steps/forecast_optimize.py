@@ -59,7 +59,9 @@ def forecast_optimize(options: Options) -> Forecast:
     stages += _by_the_clock(options, stages)
     notes = ["the search ends where the budget does, so the number of its candidates is an estimate"]
     if options.recover:
-        notes.append("training is not counted: `hqp recover --dry-run` says what one takes")
+        limit = options.recover_time
+        most = "`hqp recover --dry-run` says what one takes" if limit is None else f"it takes {limit:.0f} s at most"
+        notes.append(f"training is not counted: {most}")
     limited = stages if options.time_limit is None else _limited(stages, options.time_limit)
     if len(limited) < len(stages) or limited[-2].seconds < stages[-2].seconds:
         whole = sum(stage.seconds for stage in stages)

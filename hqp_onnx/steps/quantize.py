@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.data.reading import Data, read_files
@@ -14,6 +15,7 @@ from hqp_onnx.graphs import model_io
 from hqp_onnx.model import Model, open_data, open_model
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.convert_fp16 import in_float16
+from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.quantize import Quantized, Recipe, prepare, quantize, quantize_prepared
 from hqp_onnx.passes.quantize_dynamic import check_dynamic, quantize_dynamic
 from hqp_onnx.passes.quantize_int4 import check_share, quantize_int4
@@ -37,6 +39,13 @@ from hqp_onnx.statistics.moments import input_moments
 from hqp_onnx.steps.writing import Written, write_verified
 
 
+class Int4(NamedTuple):
+    """The ``share`` of Gemm and MatMul weights, and of Conv weights with ``convolutions``, that are to be INT4."""
+
+    share: float
+    convolutions: bool = False
+
+
 def quantize_file(
     path: Path,
     output: Path,
@@ -50,6 +59,7 @@ def quantize_file(
     calibration_out: Path | None = None,
     tensorrt_version: str = TENSORRT_VERSION,
     int4_weights: float | None = None,
+    int4_convs: bool = False,
     **recipe: bool,
 ) -> Written:
     """Write a model in ``precision``: int8, mixed, dynamic or fp16; or with INT4 weights.
@@ -69,10 +79,12 @@ def quantize_file(
             model itself, so it is not equalized.
         tensorrt_version: named in TensorRT's cache.
         int4_weights: share of the Gemm and MatMul weights to store in INT4, in place of INT8.
+        int4_convs: weights of Conv are among them.
         recipe: fields of ``passes.quantize.Recipe``.
 
     Raises:
-        UsageError: int8 without data; fp16 or INT4 weights with ``calibration_out``, or with each other.
+        UsageError: int8 without data; fp16 or INT4 weights with ``calibration_out``, or with each other; ``int4_convs``
+            without a share.
         ModelError: what would be written does not load or run.
     """
     target = target_named(target_name)
@@ -89,10 +101,12 @@ def quantize_file(
     model = open_model(path)
     dataset = None if data is None else open_data(model, data, preprocess)
     said = *(stand_in(target) if target.mixes == "fp16" else ()), *remarks(target, precision)
-    if int4_weights is not None:
-        precision = "int4"
+    if int4_convs and int4_weights is None:
+        raise UsageError("{--int4_convs} says which weights are INT4, not how many: add {--int4_weights} SHARE")
+    weights = None if int4_weights is None else Int4(int4_weights, int4_convs)
+    precision = "int4" if weights else precision
     even = {"equalize": False} if calibration_out is not None else {}
-    made = _made(model, dataset, target, precision, method, int4_weights, Recipe(**{**recipe, **even}), progress)
+    made = _made(model, dataset, target, precision, method, weights, Recipe(**{**recipe, **even}), progress)
     notes = {"int4": made.notes}.get(precision, (*made.notes, *said) if precision in ("fp16", "dynamic") else said)
     verified = write_verified(made.graph, output, model.source(dataset), target, precision, made.warnings)
     if calibration_out is not None and isinstance(made, Quantized):
@@ -106,7 +120,7 @@ def _made(
     target: Target,
     precision: str,
     method: str,
-    int4_weights: float | None,
+    int4_weights: Int4 | None,
     recipe: Recipe,
     progress: Progress,
 ) -> PassResult:
@@ -117,7 +131,7 @@ def _made(
         return dynamic_model(model, data, target, recipe)
     assert data is not None
     if int4_weights is not None:
-        return int4_model(model, data, int4_weights, progress)
+        return int4_model(model, data, int4_weights, recipe, progress)
     make = mixed_model if precision == "mixed" else quantize_model
     return make(model, data, target, method, progress, recipe)
 
@@ -170,9 +184,16 @@ def dynamic_model(model: Model, data: Dataset | None, target: Target, recipe: Re
     return quantize_dynamic(model.graph, data, target, recipe=recipe)
 
 
-def int4_model(model: Model, data: Dataset, share: float, progress: Progress = silent) -> PassResult:
-    """``model`` with a share of its Gemm and MatMul weights in INT4, chosen by Fisher information."""
-    proto = model_io.to_proto(model.graph)
+def int4_model(
+    model: Model, data: Dataset, weights: Int4, recipe: Recipe | None = None, progress: Progress = silent
+) -> PassResult:
+    """``model`` with a share of its weights in INT4, chosen by Fisher information."""
+    graph = fold_batchnorm(model.graph).graph if weights.convolutions else model.graph
+    proto = model_io.to_proto(graph)
     scores = filter_scores(proto, Scoring("fisher"), data, Execution(progress=progress))
+    chosen, make = recipe or Recipe(), partial(quantize_int4, graph, scores, weights.share)
+    if not chosen.round_weights:
+        return make(convolutions=weights.convolutions)
     moments = input_moments(proto, None, data, progress=partial(progress, "moments"))
-    return quantize_int4(model.graph, scores, share, moments)
+    again, seen = data if chosen.in_order else None, partial(progress, "rounding in order")
+    return make(moments, again, seen, convolutions=weights.convolutions)

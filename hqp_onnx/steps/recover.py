@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import onnx_graphsurgeon as gs
 from hqp_onnx.comparison.lineage import Lineage, find_lineage
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.data.reading import Data, read_files
+from hqp_onnx.data.sampled import whole
 from hqp_onnx.errors import ModelError
 from hqp_onnx.evaluation.verification import Source
 from hqp_onnx.files import Names, forbid_overlap
@@ -23,7 +25,12 @@ from hqp_onnx.passes.recover import Recovered, recover
 from hqp_onnx.progress import Progress, silent
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.recovery.points import kept_positions
+from hqp_onnx.recovery.samples import held_of
+from hqp_onnx.recovery.schedule import batch_for, epochs_for
+from hqp_onnx.steps.forecast import Forecast, Stage
 from hqp_onnx.steps.writing import Written, write_verified
+
+STAGE = "recovery"
 
 
 def recover_model(
@@ -44,7 +51,7 @@ def recover_model(
         data: samples.
         settings: of the training.
         lineage: what was removed, for the comparison of features that lost channels.
-        checkpoint: written after every epoch.
+        checkpoint: written after every round.
         progress: called as the work goes on.
 
     Raises:
@@ -63,7 +70,7 @@ def recover_model(
         settings,
         kept=None if lineage is None else kept_positions(lineage.channels, lineage.removal(probe(graph).sizes)),
         checkpoint=checkpoint,
-        progress=lambda done, total: progress("recovery", done, total),
+        progress=lambda done, total: progress(STAGE, done, total),
     )
 
 
@@ -88,7 +95,7 @@ def recover_file(
         data: samples; labels are not read.
         settings: of the training.
         ledger: what was removed; a ledger.json beside the student is found automatically.
-        checkpoint: written after every epoch; the same call continues from it.
+        checkpoint: written after every round; the same call continues from it.
         preprocess: of images, see ``Reading``.
         progress: called as the work goes on.
     """
@@ -99,10 +106,27 @@ def recover_file(
     dataset = open_data(original, data, preprocess)
     model_io.require_file(path)
     lineage = find_lineage([teacher, path], [] if ledger is None else [ledger])
+    if settings.epochs == "auto" and (count := whole(dataset)) != len(dataset):  # ``expected`` knows how many follow
+        settings = replace(settings, epochs=1, batch=batch_for(settings, count), seconds=None)
     recovered = recover_model(
         path, original, dataset, settings, lineage=lineage, checkpoint=checkpoint, progress=progress
     )
     return Written(recovered.notes, write_verified(recovered.graph, output, recovery_source(path, original, dataset)))
+
+
+def expected(found: Forecast, settings: Recovery) -> Forecast:
+    """What a training will take, where ``found`` is of one epoch if ``auto`` chooses them, and of any time."""
+
+    def whole_of(stage: Stage) -> Stage:
+        if stage.name != STAGE or not stage.seconds:
+            return stage
+        count = found.samples["data"]
+        epochs = epochs_for(settings, count - held_of(count, settings)) if settings.epochs == "auto" else 1
+        times = min(epochs, math.inf if settings.seconds is None else settings.seconds / stage.seconds)
+        counted = round(times * stage.count)
+        return replace(stage, count=counted, seconds=times * stage.seconds, work=times * stage.work)
+
+    return replace(found, stages=tuple(map(whole_of, found.stages)))
 
 
 def recovery_source(student: ModelSource, teacher: Model, data: Dataset) -> Source:

@@ -90,6 +90,11 @@ def test_quantize_stores_weights_in_int4(
     assert hqp(monkeypatch, *arguments, "-o", str(small)) == 0
     kinds = [tensor.data_type for tensor in onnx.load(small).graph.initializer]
     assert kinds.count(onnx.TensorProto.INT4) == 1
+    assert (
+        hqp(monkeypatch, "quantize", str(MODEL), "--int4-convs", "-o", str(tmp_path / "x.onnx"), "--data", str(few))
+        == 2
+    )
+    assert "--int4-weights SHARE" in capfd.readouterr().err
     capfd.readouterr()
     for wrong, part in (
         (("--precision", "fp16"), "leave one out"),

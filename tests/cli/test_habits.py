@@ -52,7 +52,7 @@ def test_every_result_can_be_json_and_all_long_work_quiet() -> None:
 
 def test_every_option_can_stand_in_the_file(folder: Path) -> None:
     samples: dict[str, Any] = {"boolean": True, "integer": 1, "float": 0.5, "integer range": 1, "float range": 0.5}
-    samples |= {"share": 0.5, "time": "10m"}
+    samples |= {"share": 0.5, "time": "10m", "epochs": "auto"}
     text, count = "", 0
     for name, command in leaves().items():
         text += f"[{name}]\n"

@@ -303,6 +303,9 @@ def test_bundled_models(name):
     [
         (convolution((2, 5, 5), (3, 2, 3, 3), pads=[1, 1, 1, 1], strides=[2, 2]), (2, 5, 5)),
         (convolution((2, 4, 4), (2, 3, 3, 3), "ConvTranspose", strides=[2, 2]), (2, 4, 4)),
+        (convolution((4, 5, 5), (6, 2, 3, 3), group=2), (4, 5, 5)),
+        (convolution((4, 4, 4), (4, 3, 3, 3), "ConvTranspose", group=2, strides=[2, 2]), (4, 4, 4)),
+        (convolution((4, 4, 4), (4, 1, 2, 2), "ConvTranspose", group=4, strides=[2, 2]), (4, 4, 4)),
         (
             build(
                 "c = MatMul (x, w) t = Tanh (c) z = ReduceMean <axes = [1], keepdims = 0> (t)",
@@ -322,4 +325,5 @@ def test_output_gradients_match_torch(model, shape):
         loss = torch.nn.functional.cross_entropy(tensors["z"], torch.tensor([int(label)]))
         gradient = torch.autograd.grad(loss, tensors["c"])[0][0].numpy()
         rows = gradient if len(shape) == 3 else gradient.T
-        np.testing.assert_allclose(got[i], np.square(rows.reshape(3, -1)).sum(1), rtol=1e-4, atol=1e-7)
+        norms = np.square(rows.reshape(len(rows), -1)).sum(1)  # a transposed filter has a channel in each group
+        np.testing.assert_allclose(got[i], norms.reshape(-1, got.shape[1]).sum(0), rtol=1e-4, atol=1e-7)

@@ -265,6 +265,8 @@ def test_options_that_exclude_each_other(options: Options) -> None:
         replace(options, refit="in-order", compensate=False)
     with pytest.raises(UsageError, match=r"^refresh 3: expected .* search linear"):
         replace(options, refresh=3)
+    with pytest.raises(UsageError, match=r"^threads 99999: expected 0 to \d+, since this machine has"):
+        replace(options, threads=99999)
     with pytest.raises(UsageError, match=r"^objective speed: expected one of latency, macs, size, sparsity"):
         replace(options, objective="speed")
 

@@ -20,6 +20,7 @@ from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.job.options import Options
 from hqp_onnx.model import open_data, open_model
 from hqp_onnx.passes.recover import recover
+from hqp_onnx.ranking.rank import filter_scores
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.recovery.points import kept_positions
 from hqp_onnx.recovery.trainer import Trainer
@@ -114,12 +115,39 @@ def test_widths_are_trained_once(options: Options) -> None:
         assert len(set(trained)) == len(trained) > 0
 
 
+def test_auto_trains_on_all_samples_in_its_time_and_measures_on_some(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradients, moments and scales need a few thousand samples at most; what is trained takes what there is."""
+    trained, measured = [], []
+
+    def teach(student: Any, teacher: Any, data: Any, settings: Recovery, **given: Any) -> Any:
+        trained.append((len(data), settings.seconds))
+        return recover(student, teacher, data, settings, **given)
+
+    def score(model: Any, scoring: Any, data: Any, execution: Any) -> Any:
+        measured.append(len(data))
+        return filter_scores(model, scoring, data, execution)
+
+    monkeypatch.setattr("hqp_onnx.job.setup.MOST_CALIBRATION", 100)
+    monkeypatch.setattr("hqp_onnx.job.models.recover", teach)
+    monkeypatch.setattr("hqp_onnx.job.evidence.filter_scores", score)
+    given = {"recover": "auto", "recover_time": 2.0, "precision": "fp32"}
+    found = optimize(replace(options, **given, output=options.output.with_name("auto")))
+    assert measured == [100]
+    assert {count for count, _ in trained} == {240}
+    assert sum(seconds for _, seconds in trained) < 5
+    assert any("epochs of 216 samples" in note and "images are " in note for note in found.notes)
+    assert found.recovered is not None
+    assert found.recovered.sparsity > found.hqp.sparsity
+
+
 def test_a_killed_job_resumes_to_the_same_models(
     options: Options, report: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     again, epochs = replace(options, output=options.output.with_name("again")), 0
 
-    def epoch(self: Trainer, *given: Any, run: Any = Trainer._epoch) -> None:
+    def epoch(self: Trainer, *given: Any, run: Any = Trainer._round) -> None:
         nonlocal epochs
         if epochs == 8:
             raise Killed
@@ -127,7 +155,7 @@ def test_a_killed_job_resumes_to_the_same_models(
         run(self, *given)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_epoch", epoch)
+        patched.setattr(Trainer, "_round", epoch)
         with pytest.raises(Killed):
             optimize(again)
     optimize(replace(again, resume=True))

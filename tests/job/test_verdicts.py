@@ -12,11 +12,12 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 from small_model import small_data, small_model
+from steady import steady
 
 from hqp_onnx import Options, optimize
-from hqp_onnx.errors import BudgetError
+from hqp_onnx.errors import BudgetError, ModelError
 from hqp_onnx.evaluation import latency
-from hqp_onnx.job import models
+from hqp_onnx.job import evidence, models, timing
 from hqp_onnx.passes.quantize import Prepared
 from hqp_onnx.runtimes import bench
 from hqp_onnx.runtimes.session import Session
@@ -182,3 +183,34 @@ def test_a_candidate_that_overflows_in_calibration_is_rejected_and_the_run_goes_
     tried = [trial for trial in found.trials if trial.precision == "int8"]
     assert tried and not any(trial.accepted for trial in tried) and not found.budget_met
     assert all("60 of 60 samples have NaN or infinities in output 'logits'" in trial.why for trial in tried)
+
+
+@pytest.mark.parametrize("objective", ["sparsity", "latency"])
+def test_mixed_precision_goes_on_in_float_where_int8_does_not_run(
+    objective: str, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any) -> gs.Graph:
+        raise ModelError("the runtime cannot run it")
+
+    steady(monkeypatch)
+    for module in (models, timing):
+        monkeypatch.setattr(module, "quantize_prepared", refused)
+    wanted = replace(options, precision="mixed", max_drop=0.5, metric="agreement", objective=objective)
+    found = optimize(wanted)
+    assert found.budget_met and found.rows[found.ships].sparsity > 0
+    assert "what ships is in float32, since int8 fails: the runtime cannot run it" in found.notes
+    assert optimize(replace(wanted, output=options.folder / "limited", time_limit=60.0)).rows["pruned"].sparsity > 0
+    with pytest.raises(ModelError, match="the runtime cannot run it"):
+        optimize(replace(wanted, output=options.folder / "int8", precision="int8"))
+
+
+def test_a_model_without_prunable_units_needs_no_ranking(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ranked(*_: Any, **__: Any) -> None:
+        raise AssertionError("ranked")
+
+    monkeypatch.setattr(evidence, "filter_scores", ranked)
+    wanted = replace(options, saliency="obs", compensate=True, max_drop=0.5, metric="agreement")
+    kept = replace(wanted, keep=("*",), precision="fp32")
+    for objective in ("sparsity", "latency"):
+        found = optimize(replace(kept, objective=objective, output=options.folder / objective))
+        assert found.units.prunable == 0 and found.budget_met

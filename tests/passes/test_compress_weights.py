@@ -14,6 +14,7 @@ from oracle import run
 from hqp_onnx.graphs.model_io import to_graph, to_proto
 from hqp_onnx.graphs.recurrent import GATES
 from hqp_onnx.passes.compress_weights import compress_weights
+from hqp_onnx.runtimes.targets import target
 
 RNG = np.random.default_rng(0)
 MODELS = {  # body, weight, axis of output channels, input
@@ -123,3 +124,15 @@ def loaded(made: onnx.ModelProto, folder: Path) -> list[str]:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     ort.InferenceSession(made.SerializeToString(), options)
     return [node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node]
+
+
+def test_weights_of_gates_stay_where_the_target_wants_constants() -> None:
+    weights = {"w": (1, 32, 12), "r": (1, 32, 8)}
+    made = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> agraph (float[3, N, 12] x) => (float[1, N, 8] y)'
+        "{ ignored, y = LSTM <hidden_size = 8> (x, w, r) }"
+    )
+    for name, shape in weights.items():
+        made.graph.initializer.append(numpy_helper.from_array(RNG.standard_normal(shape).astype(np.float32), name))
+    assert compress_weights(to_graph(made)).modified
+    assert not compress_weights(to_graph(made), gates=target("openvino").stores_gates).modified

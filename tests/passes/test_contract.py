@@ -32,6 +32,7 @@ from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.passes.cut import Refit
 from hqp_onnx.passes.insert_qdq import weight_scales
 from hqp_onnx.passes.prune_channels import prune_channels
+from hqp_onnx.passes.round_in_order import Grid
 from hqp_onnx.passes.round_weights import roundable
 from hqp_onnx.quantization.placement import quantized_tensors
 from hqp_onnx.recovery import Recovery
@@ -79,6 +80,9 @@ def arguments(name: str, graph: gs.Graph, channels: ChannelMap, plan: PruningPla
             plan,
             Dataset(SOURCE, Session(small_model()).inputs),
         )
+    if name == "round_in_order":
+        values = graph.tensors()["w4"].values
+        return graph.copy(), {"w4": Grid(np.abs(values).max(1, keepdims=True) / 7.0, -8, 7)}, BATCHES
     if name == "quantize":
         return BATCHES, target("tensorrt"), "minmax"
     if name == "insert_qdq":

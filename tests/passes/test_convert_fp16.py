@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -271,3 +273,30 @@ def test_inputs_and_outputs_may_have_names_of_the_converter() -> None:
         assert [value.name for value in own] == [value.name for value in ends]
     feeds = {name: np.full((2, 4), k, np.float32) for k, name in enumerate(("graph_input_cast_1", "x"), 2)}
     np.testing.assert_array_equal(run(converted, feeds)[0], np.full((2, 4), 9.0))
+
+
+def test_a_transposed_batch_times_a_matrix_opens(tmp_path: Path) -> None:
+    """In a process of its own, which would die where onnxruntime fuses the two."""
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((4, 7)).astype(np.float32)
+    for number, perm in enumerate([(1, 0, 2), (1, 2, 0), (1, 2, 0, 3), (1, 2, 3, 0)]):
+        sizes = [4 if axis == perm[-1] else 2 + axis for axis in range(len(perm))]
+        given, found = f"float{sizes} x", f"float[{', '.join('abcd'[: len(perm)])}] y"
+        made = parsed(f"g ({given}) => ({found}) {{ t = Transpose<perm = {list(perm)}>(x)  y = MatMul(t, w) }}")
+        made.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+        half, x = converted(made), {"x": rng.standard_normal(sizes).astype(np.float32)}
+        onnx.save(half, tmp_path / f"{number}.onnx")
+        np.testing.assert_allclose(ReferenceEvaluator(half).run(None, x)[0], run(made, x)[0], atol=0.02)
+    body = "t = Transpose<perm = [1, 0, 2]>(x)  y = MatMul(t, w)"
+    original = parsed(f"g (float16[2, 3, 4] x) => (float16[a, b, c] y) {{ {body} }}")
+    original.graph.initializer.append(onnx.numpy_helper.from_array(weights.astype(np.float16), "w"))
+    onnx.save(original, tmp_path / "given.onnx")
+    code = """
+import pathlib, sys, onnxruntime
+from hqp_onnx.runtimes.session import Session
+for file in sorted(pathlib.Path(sys.argv[1]).glob("[0-9].onnx")):
+    onnxruntime.InferenceSession(file)
+Session(pathlib.Path(sys.argv[1]) / "given.onnx")
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, env=environment)

@@ -1,5 +1,7 @@
 """Recovery of small students: what it reaches, what it never does, and that it repeats itself to the bit."""
 
+import weakref
+
 import numpy as np
 import onnx
 import onnx.parser
@@ -9,6 +11,8 @@ from onnx import numpy_helper
 from small_model import small_data, small_model
 
 from hqp_onnx.channels.channel_map import PruningPlan
+from hqp_onnx.data.attached import Derived
+from hqp_onnx.data.batch import Batch
 from hqp_onnx.errors import DataError, GradientError, UsageError
 from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.model import open_data, open_model
@@ -16,8 +20,10 @@ from hqp_onnx.passes.compress_weights import compress_weights
 from hqp_onnx.passes.prune_channels import prune_channels
 from hqp_onnx.passes.quantize import quantize
 from hqp_onnx.passes.recover import check_recoverable, recover
-from hqp_onnx.recovery import Recovery
+from hqp_onnx.recovery import Recovery, schedule, trainer
+from hqp_onnx.recovery.adam import cosine
 from hqp_onnx.recovery.points import kept_positions
+from hqp_onnx.recovery.schedule import PATIENCE
 from hqp_onnx.recovery.trainer import Trainer
 from hqp_onnx.runtimes.session import Session
 from hqp_onnx.runtimes.targets import target
@@ -141,14 +147,14 @@ def test_a_killed_run_ends_in_the_same_bytes(teacher, data, pruned, settings, tm
     whole = recover(graph, teacher.graph, data, settings, kept=kept, threads=1)
     file, epochs = tmp_path / "checkpoint.npz", []
 
-    def epoch(self, state, number, progress, run=Trainer._epoch):
-        if epochs == [0, 1]:
-            epochs.append(number)
-            raise Killed
+    def epoch(self, state, *given, run=Trainer._round):
+        before, number = list(epochs), len(state.losses) - 1
         epochs.append(number)
-        run(self, state, number, progress)
+        if before == [0, 1]:
+            raise Killed
+        run(self, state, *given)
 
-    monkeypatch.setattr(Trainer, "_epoch", epoch)
+    monkeypatch.setattr(Trainer, "_round", epoch)
     with pytest.raises(Killed):
         recover(graph, teacher.graph, data, settings, kept=kept, threads=1, checkpoint=file)
     resumed = recover(graph, teacher.graph, data, settings, kept=kept, threads=1, checkpoint=file)
@@ -156,6 +162,130 @@ def test_a_killed_run_ends_in_the_same_bytes(teacher, data, pruned, settings, tm
     assert epochs == [0, 1, 2, 2]
     assert content(resumed.graph) == content(again.graph) == content(whole.graph)
     assert resumed.losses == again.losses == whole.losses
+
+
+def test_auto_comes_closer_says_how_and_repeats_itself(teacher, data, pruned):
+    graph, kept = pruned
+    found = recover(graph, teacher.graph, data, Recovery("auto", seed=1), kept=kept, threads=1)
+    again = recover(graph, teacher.graph, data, Recovery("auto", seed=1), kept=kept, threads=1)
+    assert content(found.graph) == content(again.graph)
+    assert distance(found.graph, teacher) < 0.3 * distance(graph, teacher)
+    assert "up to 30 epochs of 144 samples, 16 at a time" in found.notes[-1]
+    assert "images are " in found.notes[-1]
+
+
+def test_auto_ends_where_the_loss_does_not_fall_any_more(teacher, data, pruned, tmp_path, monkeypatch):
+    """Rounds without a better loss halve what is left; its rate still falls to 0. Interruptions change nothing."""
+    graph, kept = pruned
+    few, file, rates, rounds = data.first(24), tmp_path / "kept.npz", [], []
+    settings = Recovery("auto", rate=10.0, batch=4)
+
+    def rate(step, steps, peak):
+        rates.append(cosine(step, steps, peak) / peak)
+        return cosine(step, steps, peak)
+
+    monkeypatch.setattr(trainer, "cosine", rate)
+    monkeypatch.setattr(schedule, "ROUND", 10)  # 2 of the 5 steps of an epoch
+    found = recover(graph, teacher.graph, few, settings, kept=kept, threads=1)
+    assert 2 * PATIENCE < len(found.losses) - 1 < 30
+    assert "when the loss had stopped falling" in found.notes[0]
+    assert rates[-1] == min(rates) < 0.02
+
+    def killed(self, state, *given, run=Trainer._round):
+        rounds.append(state.skipped)
+        if len(rounds) == len(found.losses) - 1:
+            raise Killed
+        run(self, state, *given)
+
+    monkeypatch.setattr(Trainer, "_round", killed)
+    with pytest.raises(Killed):
+        recover(graph, teacher.graph, few, settings, kept=kept, threads=1, checkpoint=file)
+    again = recover(graph, teacher.graph, few, settings, kept=kept, threads=1, checkpoint=file)
+    assert rounds[-1] == rounds[-2] > 0
+    assert again.losses == found.losses
+    assert again.notes == found.notes
+
+
+def test_rounds_within_an_epoch_see_every_sample_once(teacher, data, pruned, monkeypatch):
+    seen = []
+
+    def spied(self, steps, run=Trainer._rows):
+        for step, rows in run(self, steps):
+            seen.append((step, rows.tolist()))
+            yield step, rows
+
+    monkeypatch.setattr(Trainer, "_rows", spied)
+    monkeypatch.setattr(schedule, "ROUND", 10)
+    recover(pruned[0], teacher.graph, data.first(24), Recovery("auto", batch=4, share=0.1), threads=1)
+    assert [step for step, _ in seen] == list(range(15))
+    for epoch in range(3):
+        rows = [row for _, rows in seen[5 * epoch : 5 * epoch + 5] for row in rows]
+        assert len(set(rows)) == 20
+        assert rows != sorted(rows)
+
+
+def test_a_time_ends_it_and_its_learning_rate(teacher, data, pruned, monkeypatch):
+    """A clock by which every look at it takes a second: the rate rises, and falls to nearly 0 as the time ends."""
+    rates, now = [], [0.0]
+
+    def clock():
+        now[0] += 1.0
+        return now[0]
+
+    def rate(step, steps, peak):
+        rates.append(cosine(step, steps, peak) / peak)
+        return cosine(step, steps, peak)
+
+    for module in ("passes.recover", "recovery.trainer"):
+        monkeypatch.setattr(f"hqp_onnx.{module}.perf_counter", clock)
+    monkeypatch.setattr(trainer, "cosine", rate)
+    graph, kept = pruned
+    found = recover(graph, teacher.graph, data, Recovery("auto", seconds=80.0), kept=kept, threads=1)
+    assert 20 < len(rates) < 60
+    assert max(rates) > 0.95
+    assert rates[-1] < 0.02
+    assert rates[-1] == min(rates[5:])
+    assert found.modified
+    assert "when the time was over" in found.notes[0]
+
+
+def test_an_interrupted_time_goes_on_where_it_ended(teacher, data, pruned, tmp_path, monkeypatch):
+    graph, kept = pruned
+    file, settings, rounds = tmp_path / "checkpoint.npz", Recovery(200, batch=8, seconds=2.0), []
+
+    def killed(self, state, *given, run=Trainer._round):
+        rounds.append(state.seconds)
+        if len(rounds) == 3:
+            raise Killed
+        run(self, state, *given)
+
+    monkeypatch.setattr(Trainer, "_round", killed)
+    with pytest.raises(Killed):
+        recover(graph, teacher.graph, data, settings, kept=kept, threads=1, checkpoint=file)
+    found = recover(graph, teacher.graph, data, settings, kept=kept, threads=1, checkpoint=file)
+    assert rounds[3] == rounds[2] > rounds[1] > rounds[0]
+    assert "when the time was over" in found.notes[0]
+    assert min(found.losses) < found.losses[0]
+
+
+def test_samples_are_read_as_they_are_used(teacher, data, pruned):
+    """Of 20,000 samples, never more than a few batches are in memory."""
+    alive, most, rows = [0], [0], small_data(16)["input"]
+
+    class Endless(Derived):
+        source, count = data.source, 20_000
+
+        def rows(self, start, stop):
+            values = np.ascontiguousarray(rows[np.arange(start, stop) % 16])
+            alive[0] += stop - start
+            most[0] = max(most[0], alive[0])
+            weakref.finalize(values, lambda: alive.__setitem__(0, alive[0] - (stop - start)))
+            return Batch({"input": values}, {})
+
+    settings = Recovery(1, batch=100, held_out=0.05)
+    recover(pruned[0], teacher.graph, data.only(Endless()), settings, kept=pruned[1])
+    assert alive[0] < 200
+    assert 100 <= most[0] < 1000
 
 
 def test_a_checkpoint_of_another_run_is_not_used(teacher, data, pruned, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.data.memory import ArraySource
 from hqp_onnx.errors import UsageError
-from hqp_onnx.recovery.augment import augmented, spatial_axes
+from hqp_onnx.recovery.augment import SAME, augmented, harmless, of_images, spatial_axes
 from hqp_onnx.runtimes.session import TensorSpec
 
 NCHW = np.random.default_rng(0).standard_normal((40, 2, 16, 8)).astype(np.float32)
@@ -45,3 +45,38 @@ def test_only_images_are_augmented():
 def test_the_models_input_states_the_layout():
     assert spatial_axes(dataset(np.zeros((1, 8, 8, 3), np.float32))) == (1, 2)
     assert spatial_axes(dataset(np.zeros((1, 3, 8, 8), np.float32))) == (2, 3)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_a_mirrored_image_is_harmless_where_the_answers_stay(symmetric):
+    """The model answers by what is on the left, or by what is in all of the image."""
+    rng = np.random.default_rng(3)
+    images = np.zeros((60, 1, 16, 16), np.float32)
+    images[np.arange(60), 0, 8, rng.integers(0, 16, 60)] = 1
+    images[::2] *= 2
+
+    def answer(feeds):
+        left = feeds["x"][:, 0, :, :8].sum((1, 2))
+        whole = feeds["x"].sum((1, 2, 3)) - 1.5
+        score = 20 * (whole if symmetric else left - 0.5)
+        return np.stack([score, -score], 1)
+
+    same = harmless({"x": images}, answer, 1, (2, 3), 0)
+    assert same["crop"] > SAME
+    assert (same["flip"] >= SAME) == symmetric
+
+
+def test_values_that_move_with_the_image_are_harmed():
+    images = np.random.default_rng(3).standard_normal((40, 1, 16, 16)).astype(np.float32)
+    place = harmless({"x": images}, lambda feeds: feeds["x"].argmax(3).astype(np.float32), None, (2, 3), 0)
+    total = harmless({"x": images}, lambda feeds: feeds["x"].max((2, 3)), None, (2, 3), 0)
+    assert place["flip"] < SAME
+    assert place["crop"] < SAME
+    assert total["flip"] == 1
+
+
+def test_three_dimensions_of_many_channels_are_no_images():
+    assert of_images(dataset(np.zeros((1, 3, 8, 8), np.float32)))
+    assert of_images(dataset(np.zeros((1, 8, 8, 3), np.float32)))
+    assert not of_images(dataset(np.zeros((1, 64, 8, 8), np.float32)))
+    assert not of_images(dataset(np.zeros((1, 3, 8), np.float32)))

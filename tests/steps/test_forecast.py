@@ -12,9 +12,11 @@ from command import hqp
 from small_model import small_data, small_model
 
 from hqp_onnx.data.dataset import Dataset
-from hqp_onnx.data.sampled import sampled, taken
+from hqp_onnx.data.sampled import capped, sampled, taken, whole
 from hqp_onnx.model import open_data, open_model
 from hqp_onnx.progress import Progress
+from hqp_onnx.recovery import Recovery
+from hqp_onnx.recovery.schedule import epochs_for
 from hqp_onnx.steps import forecast as module
 from hqp_onnx.steps import forecast_optimize
 from hqp_onnx.steps.forecast import REST, Stage, forecast, line
@@ -87,6 +89,36 @@ def test_data_are_whole_again_afterwards() -> None:
         assert len(open_data(model, small_data(250))) == 100
     assert sampling.whole == {"data": 250} and sampling.taken == {"data": 100}
     assert len(open_data(model, small_data(250))) == 250
+
+
+def test_what_takes_no_more_samples_is_forecast_so() -> None:
+    model = open_model(small_model())
+    capped("data", 3)  # nothing, outside
+    with sampled(1) as sampling:
+        data = open_data(model, small_data(250))
+        assert (len(data), whole(data)) == (100, 250)
+        capped("data", 120)
+        assert whole(data) == 120
+    assert sampling.whole == {"data": 120} and whole(data) == 100
+
+
+def test_a_training_of_auto_is_forecast_for_all_samples_within_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    onnx.save(small_model(), "model.onnx")
+    np.savez("data.npz", input=small_data(30)["input"].repeat(500, 0))
+    assert hqp(monkeypatch, "prune", "model.onnx", "--sparsity", "0.3", "-o", "pruned.onnx", "--quiet") == 0
+    command = [*COMMANDS["recover"], "--epochs", "auto", "--dry-run", "--json", "-"]
+    seconds = []
+    for more in ([], ["--time-limit", "1s"]):
+        capfd.readouterr()
+        assert hqp(monkeypatch, *command, *more) == 0
+        (stage,) = (s for s in json.loads(capfd.readouterr().out)["stages"] if s["name"] == "recovery")
+        seconds.append(stage["seconds"])
+        if not more:
+            assert stage["count"] == pytest.approx(epochs_for(Recovery("auto"), 13_500) * 13_500, rel=0.15)
+    assert seconds[0] > 1.0 and seconds[1] == pytest.approx(1.0)
 
 
 COMMANDS = {

@@ -1,0 +1,136 @@
+"""Moments of what each weight really reads, beside the original's output, depth by depth.
+
+Weights at the same depth are measured together, in the graph as the weights before it have become by then, and what
+comes before them is not computed again (``statistics.carried``). So a pass that changes each weight as it gets it sees
+every change that was made before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from hqp_onnx.data.batch import Batch
+from hqp_onnx.graphs.model_io import to_proto
+from hqp_onnx.graphs.nodes import reads
+from hqp_onnx.graphs.unique_names import tensor_names, unused_prefix
+from hqp_onnx.statistics.carried import Carried
+from hqp_onnx.statistics.moments import LARGEST, Contraction, Moments, contractions, feature_moments, takes_bias
+from hqp_onnx.statistics.summing import Features
+
+__all__ = ["moments_in_order", "refittable"]
+
+
+def moments_in_order(
+    original: gs.Graph,
+    graph: gs.Graph,
+    data: Iterable[Batch],
+    *,
+    readers: Collection[str] = (),
+    threads: int = 0,
+) -> Iterator[tuple[gs.Constant, Contraction, Moments]]:
+    """Each weight of ``graph`` that is ``refittable`` and reads what the original's does not, to be changed at once.
+
+    Args:
+        original: canonical.
+        graph: made from it, with tensors of the same names; it may be changed between two weights, but for its nodes.
+        data: calibration batches, read once where what crosses from depth to depth fits (``statistics.carried``).
+        readers: weights that come in any case.
+        threads: of onnxruntime; 0 lets it choose.
+
+    Yields:
+        The weight; its features; the moments of these, then of the original's outputs of the node that reads it.
+        Weights and features that are not finite are left out.
+
+    Raises:
+        DataError: no batch.
+        ModelError: onnxruntime cannot run the graphs.
+    """
+    sources, weights = original.tensors(), graph.tensors()
+    prefix = unused_prefix("hqp.original.", tensor_names(original) | tensor_names(graph))
+    beside = onnx.compose.add_prefix(to_proto(original), prefix, rename_inputs=False)
+    stages, carried = _stages(original, graph, readers), Carried(data)
+    features = {
+        depth: [_beside(use, weights[name], sources[name], prefix) for name, use in stage.items()]
+        for depth, stage in stages.items()
+    }
+    depths = _depths(
+        _merged(to_proto(graph), beside), {name: depth for depth in stages for name in stages[depth]}, prefix
+    )
+    for depth, stage in stages.items():
+        rest = carried.rest(_merged(to_proto(graph), beside))
+        settled = {tensor for tensor, at in depths.items() if at <= depth}
+        carried = carried.past(rest, settled, [x for d in features if d >= depth for x in features[d]], threads)
+        found = feature_moments(carried.rest(rest), features[depth], carried.batches, threads=threads)
+        weights = graph.tensors()
+        for (name, use), moments in zip(stage.items(), found, strict=True):
+            if np.isfinite(moments.gram).all() and np.isfinite(weights[name].values).all():
+                yield weights[name], use, moments
+
+
+def refittable(graph: gs.Graph) -> set[str]:
+    """The weights that a refit may change."""
+    tensors = graph.tensors()
+    return {name for name, use in contractions(graph).items() if _refittable(use, tensors[name])}
+
+
+def _stages(original: gs.Graph, graph: gs.Graph, readers: Collection[str]) -> dict[int, dict[str, Contraction]]:
+    """Weights to refit by depth, ascending: no two weights of one depth depend on each other."""
+    uses, old = contractions(graph), original.tensors()
+    depth: dict[str, int] = {}  # of tensors that differ from the original's
+    stages: dict[int, dict[str, Contraction]] = {}
+    for node in graph.nodes:
+        level = max((depth[tensor.name] for tensor in node.inputs if tensor.name in depth), default=0)
+        weight = node.inputs[1] if len(node.inputs) > 1 else None
+        if weight is not None and weight.name in readers:
+            level = max(level, 1)
+        if level and weight is not None and weight.name in uses and _refittable(uses[weight.name], weight):
+            stages.setdefault(level, {})[weight.name] = uses[weight.name]
+            level += 1
+        if level or any(_changed(tensor, old.get(tensor.name)) for tensor in node.inputs):
+            depth.update((tensor.name, max(level, 1)) for tensor in node.outputs)
+    return {level: stages[level] for level in sorted(stages)}
+
+
+def _depths(model: onnx.ModelProto, of_weights: Mapping[str, int], prefix: str) -> dict[str, int]:
+    """Of all tensors: one more than the depth of the deepest weight that they come from, in either model."""
+    depths: dict[str, int] = {}
+    for node in model.graph.node:
+        read = reads(node)
+        known = [of_weights[name.removeprefix(prefix)] + 1 for name in read if name.removeprefix(prefix) in of_weights]
+        depth = max([*known, *(depths[name] for name in read if name in depths)], default=0)
+        depths.update((name, depth) for name in node.output if name)
+    return depths
+
+
+def _changed(tensor: gs.Tensor, before: gs.Tensor | None) -> bool:
+    if not isinstance(tensor, gs.Constant):
+        return False
+    return not isinstance(before, gs.Constant) or not np.array_equal(tensor.values, before.values)
+
+
+def _refittable(use: Contraction, weight: gs.Constant) -> bool:
+    size = use.features[0].size
+    patches = size * weight.shape[1 - use.axis] == weight.values.size
+    return (
+        len(weight.outputs) == 1
+        and patches
+        and size <= LARGEST
+        and (takes_bias(weight) or weight.outputs[0].op == "MatMul")
+    )
+
+
+def _beside(use: Contraction, weight: gs.Constant, source: gs.Constant, prefix: str) -> Features:
+    output = f"{prefix}{weight.outputs[0].outputs[0].name}"
+    return replace(use.features[0], beside=output, beside_channels=source.shape[1 - use.axis])
+
+
+def _merged(changed: onnx.ModelProto, beside: onnx.ModelProto) -> onnx.ModelProto:
+    """``changed``, with the nodes of ``beside`` on the same inputs."""
+    changed.graph.node.extend(beside.graph.node)
+    changed.graph.initializer.extend(beside.graph.initializer)
+    return changed
