@@ -22,7 +22,7 @@ COMMANDS = {
         *("--max-drop", "0.5", "--step", "0.3", "--saliency", "l2", "--precision", "int8"),
     ),
 }
-REFUSED = {"sparse": COMMANDS.keys(), "sequence": {"fp16"}, "optional": {"fp16"}}
+REFUSED = {"sparse": COMMANDS.keys(), "sequence": {"fp16"}}
 
 
 def member(kind: str) -> onnx.ModelProto:

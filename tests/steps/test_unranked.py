@@ -15,7 +15,7 @@ from hqp_onnx.job.options import Options
 from hqp_onnx.steps.optimize import optimize
 
 TEXT = """<ir_version: 8, opset_import: ["" : 17]> g (float[n,6] x) => (float[n,4] y) {
-  a = MatMul(x, w)  b = Mod<fmod=1>(a, two)  y = MatMul(b, v)
+  h = MatMul(x, u)  r = Relu(h)  a = MatMul(r, w)  b = Mod<fmod=1>(a, two)  y = MatMul(b, v)
 }"""
 MESSAGE = "Mod node .* has no gradient rule; use saliency l1, l2, bn-gamma or random"
 
@@ -23,7 +23,7 @@ MESSAGE = "Mod node .* has no gradient rule; use saliency l1, l2, bn-gamma or ra
 def model() -> onnx.ModelProto:
     made = onnx.parser.parse_model(TEXT)
     rng = np.random.default_rng(0)
-    for name, shape in {"w": (6, 8), "v": (8, 4), "two": ()}.items():
+    for name, shape in {"u": (6, 16), "w": (16, 8), "v": (8, 4), "two": ()}.items():
         values = np.asarray(rng.standard_normal(shape), np.float32)
         made.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
     return made
