@@ -84,8 +84,7 @@ def held_to(session: Runner, interface: Interface, size: int, data: Dataset | gs
     """See ``Source``; samples are the first of ``data``, or random ones that the inputs of a graph may take."""
     if isinstance(data, gs.Graph):
         feeds = random_feeds(data, session)
-        words = "random inputs (no data were given)" if feeds else "no samples: give {--data}"
-        return Source(session, interface, size, feeds, words)
+        return Source(session, interface, size, feeds, "random inputs (no data were given)")
     few = data.first(SAMPLES)
     batches = [batch.feeds for batch in few.in_batches(session.batch or _VERIFIED_BATCH)]
     return Source(session, interface, size, batches, f"{len(few)} samples of {data.source.name}")

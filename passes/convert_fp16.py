@@ -154,7 +154,10 @@ def _moves_batch(perm: Sequence[int]) -> bool:
 
 def _typed(model: onnx.ModelProto) -> onnx.ModelProto:
     """``model``, with the types of float32 tensors that shape inference does not reach."""
-    inferred = onnx.shape_inference.infer_shapes(model).graph
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model).graph
+    except Exception as e:  # its own types, and protobuf's for more than 2 GiB
+        raise ModelError(f"the model has no float16 form: {one_line(e)}") from e
     known = {value.name for value in (*inferred.value_info, *inferred.output)}
     unknown = [name for node in model.graph.node for name in node.output if name and name not in known]
     with suppress(ModelError):

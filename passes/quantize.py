@@ -115,7 +115,7 @@ def prepare(
     results, scaled = [widened, fold_batchnorm(widened.graph)], frozenset[str]()
     if chosen.equalize:
         equalized = equalize(results[-1].graph, data, threads=threads)
-        smooth = smooth_products(equalized.graph, data, threads=threads)
+        smooth = smooth_products(equalized.graph, data, threads=threads, muls=not target.fully_connected)
         results, scaled = [*results, equalized, smooth], equalized.scaled | smooth.scaled
     even = results[-1].graph
     seen = partial(progress, "calibration")

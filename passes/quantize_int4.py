@@ -40,7 +40,7 @@ from hqp_onnx.passes.round_weights import rounded
 from hqp_onnx.progress import StageProgress
 from hqp_onnx.statistics.moments import Moments
 
-__all__ = ["quantize_int4"]
+__all__ = ["check_share", "quantize_int4"]
 
 BLOCK = 32
 OPSET = 21  # of blocked DequantizeLinear and INT4
@@ -71,6 +71,12 @@ class _Blocks:
         return replace(self, integers=nearest(weight, self.steps, _HIGH, _LOW))
 
 
+def check_share(share: float) -> None:
+    """Raise ``UsageError`` for a share outside 0..1."""
+    if not 0 <= share <= 1:
+        raise UsageError(f"{{--int4_weights}} {share}: expected a share of the weights, 0 to 1")
+
+
 def quantize_int4(
     graph: gs.Graph,
     sensitivity: Mapping[str, FloatArray],
@@ -97,8 +103,7 @@ def quantize_int4(
         UsageError: a share outside 0..1.
         ModelError: the opset cannot be converted to 21.
     """
-    if not 0 <= share <= 1:
-        raise UsageError(f"{{--int4_weights}} {share}: expected a share of the weights, 0 to 1")
+    check_share(share)
     graph = raise_opset(graph, OPSET).graph
     nodes = _nodes(graph, sensitivity, convolutions)
     coded = {name: _blocks(node, sensitivity[name], (moments or {}).get(name)) for name, node in nodes.items()}

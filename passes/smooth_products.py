@@ -56,16 +56,17 @@ class _Read:
         return found if own and self.alone else []
 
 
-def smooth_products(graph: gs.Graph, data: Iterable[Batch], *, threads: int = 0) -> Equalized:
+def smooth_products(graph: gs.Graph, data: Iterable[Batch], *, threads: int = 0, muls: bool = True) -> Equalized:
     """A copy of ``graph`` that computes the same, with scales moved from activations to weights; notes name each.
 
     Args:
         graph: float32, canonical, sorted.
         data: calibration batches, read once.
         threads: as for ``Session``.
+        muls: whether a Mul is put in where nothing takes in 1 / s.
     """
     graph = graph.copy()
-    reads = _reads(graph)
+    reads = [read for read in _reads(graph) if muls or read.parameters]
     stats = channel_stats(to_proto(graph), {r.tensor.name: r.channels for r in reads}, data, threads=threads)
     names, notes, scaled = UniqueNames(graph), [], set[str]()
     for read in reads:

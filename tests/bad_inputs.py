@@ -66,6 +66,12 @@ def bad_inputs(folder: Path) -> Iterator[tuple[str, list[str], str]]:
     nodeless = onnx.parser.parse_model('<ir_version: 8, opset_import: ["" : 17]> g (float[2] x) => (float[2] x) { }')
     (folder / "nodeless.onnx").write_bytes(nodeless.SerializeToString())
     yield "a graph without nodes", optimize(folder / "nodeless.onnx"), "no nodes"
+    del nodeless.graph.output[:]
+    nodeless.graph.node.add(op_type="Relu", input=["x"], output=["y"])
+    (folder / "no_outputs.onnx").write_bytes(nodeless.SerializeToString())
+    yield "a graph without outputs", ["inspect", str(folder / "no_outputs.onnx")], "no outputs"
+    share = ["quantize", str(GOOD), "--data", good, "--int4-weights", "nan", "-o", str(folder / "q.onnx")]
+    yield "a share that is no number", share, "--int4-weights nan: expected a share"
     mismatch = _save(folder / "mismatch.onnx", "y = Gemm<transB=1>(x, w)", w=(2, 7))
     rows = _data(folder / "rows.npz", x=np.ones((4, 3), np.float32), labels=labels)
     yield "weights that do not fit", optimize(mismatch, rows, rows), "mismatch.onnx"

@@ -102,11 +102,13 @@ def class_numbers(targets: Mapping[str, Array]) -> IntArray | None:
     return read_only(values.astype(np.int64, copy=False))
 
 
-def no_class_numbers(targets: Mapping[str, Array]) -> str:
-    """Why the ``targets`` of a sample hold no class number, and what to do about it."""
-    values = targets.get(LABELS)
+def no_class_numbers(sample: Batch) -> str:
+    """Why the targets of a ``sample`` hold no class number, and what to do about it."""
+    values = sample.targets.get(LABELS)
+    if values is None and LABELS in sample.feeds:
+        return "no labels: the array 'labels' is fed to the model's input of that name. Give classes by {--targets}"
     if values is None:
-        others = ", ".join(f"'{name}'" for name in targets)
+        others = ", ".join(f"'{name}'" for name in sample.targets)
         has = f" (but {others})" if others else ""
         return f"no labels{has}. Add an array 'labels', or use {{--metric}} agreement, which needs none"
     return f"the target 'labels' is {values.dtype}{list(values.shape[1:])} a sample, {_found(values)}"

@@ -182,7 +182,7 @@ class Dataset:
         """Raise ``DataError`` unless every sample has a class number in 0 .. classes - 1."""
         labels = self.labels
         if labels is None:
-            raise DataError(f"{self.source.name}: {no_class_numbers(self.rows(0, 1).targets)}")
+            raise DataError(f"{self.source.name}: {no_class_numbers(self.rows(0, 1))}")
         bad = (labels < 0) | (labels >= (np.iinfo(np.int64).max if classes is None else classes))
         if bad.any():
             row = int(np.argmax(bad))

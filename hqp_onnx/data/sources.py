@@ -90,7 +90,7 @@ def _opened(asked: Reading, specs: Sequence[TensorSpec], shared: Shapes) -> Sour
         raise UsageError("{--preprocess} is for a folder of images, not for data in memory")
     if isinstance(data, Mapping):
         arrays = {key: as_array(values, f"the data, '{key}'") for key, values in data.items()}
-        return _named(arrays, "the data", shared)
+        return _named(arrays, "the data", shared, specs)
     if not callable(data) and not isinstance(data, Iterable):
         raise DataError(f"the data are a {type(data).__name__}: expected a path, arrays by input name, or feeds")
     return _small(open_items(data, "the data", shared))
@@ -108,24 +108,26 @@ def _path(path: str, asked: Reading, specs: Sequence[TensorSpec], shared: Shapes
             f"{{--preprocess}} is for a folder of images, not for {path}: preprocess its arrays beforehand"
         )
     if file.is_dir():
-        return _named({each.stem: open_npy(each) for each in arrays}, path, shared, file)
+        return _named({each.stem: open_npy(each) for each in arrays}, path, shared, specs, file)
     require_regular(file, _EXPECTED)
     if file.suffix == ".py":
         return _small(open_script(file, function or "load_data", shared))
     if file.suffix == ".npy":
-        return _named({_only(specs, path, "an array").name: open_npy(file)}, path, shared, file)
-    return _named(open_npz(file), path, shared, file)
+        return _named({_only(specs, path, "an array").name: open_npy(file)}, path, shared, specs, file)
+    return _named(open_npz(file), path, shared, specs, file)
 
 
 def _small(stream: Stream) -> Source:
     return stream.in_memory or stream
 
 
-def _named(arrays: Mapping[str, Rows], name: str, shared: Shapes, file: Path | None = None) -> ArraySource:
-    """Arrays as samples; of these, 'labels' is a target whatever reads them."""
+def _named(
+    arrays: Mapping[str, Rows], name: str, shared: Shapes, specs: Sequence[TensorSpec], file: Path | None = None
+) -> ArraySource:
+    """Arrays as samples; of these, 'labels' is a target, unless an input of the model has that name."""
+    targets = {LABELS: arrays[LABELS]} if LABELS in arrays and all(spec.name != LABELS for spec in specs) else {}
     constants = {k: x[:] if x.shape else np.asarray(x) for k, x in arrays.items() if x.shape == shared.get(k)}
-    feeds = {key: values for key, values in arrays.items() if key not in constants and key != LABELS}
-    targets = {LABELS: arrays[LABELS]} if LABELS in arrays else {}
+    feeds = {key: values for key, values in arrays.items() if key not in constants and key not in targets}
     return ArraySource(name, feeds, targets, constants, () if file is None else (file,))
 
 

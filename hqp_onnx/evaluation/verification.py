@@ -109,7 +109,9 @@ class Verified:
     @property
     def words(self) -> str:
         """In one line."""
-        found = ", ".join(f"{name} {output.words}" for name, output in self.outputs.items()) or "loaded, not run"
+        if not self.samples:
+            return f"loaded by {self.runtime}, not run: the original does not run on {self.data}"
+        found = ", ".join(f"{name} {output.words}" for name, output in self.outputs.items())
         return f"verified by {self.runtime} on {self.data}, beside the original: {found}"
 
 
@@ -232,7 +234,7 @@ def _doubts(found: Verified, judged: Collection[str]) -> Iterable[str]:
     if found.bytes > _LARGER * found.original_bytes:
         yield f"{found.bytes} bytes, larger than its input of {found.original_bytes}"
     if not found.samples:
-        yield f"loads, but was not run: {found.data}"
+        yield f"loads, but was not run: the original does not run on {found.data}"
     for name, output in found.outputs.items():
         if output.broken:
             yield f"{output.broken} values of output '{name}' are NaN or infinite, and the original's are not"

@@ -59,13 +59,17 @@ def load(path: Path, quantized: bool = False) -> onnx.ModelProto:
 def check(model: onnx.ModelProto, path: Path, quantized: bool = False) -> None:
     """Raise ``ModelError`` unless ``model``, called ``path``, is whole, valid, of a known opset, and float as asked.
 
-    Nodes in another order than that in which they run are sorted, in place.
+    Nodes in another order than that in which they run are sorted, in place; outputs that state no type get theirs.
     """
     _check_names(path, model)
     if not model.HasField("graph") or not model.opset_import:
         raise ModelError(f"{path}: not an ONNX model. Expected a file written by an ONNX exporter")
     if not model.graph.node:
         raise ModelError(f"{path}: the graph has no nodes: nothing to optimize")
+    if not model.graph.output:
+        raise ModelError(
+            f"{path}: the graph has no outputs, so nothing that it computes is read. Export it with outputs"
+        )
     if tensor := next((t for t in model.graph.initializer if onnx.external_data_helper.uses_external_data(t)), None):
         raise ModelError(f"{path}: external data of '{tensor.name}' are not loaded. Load the model with its data")
     _check_opset(path, model)
@@ -81,6 +85,7 @@ def check(model: onnx.ModelProto, path: Path, quantized: bool = False) -> None:
             f"{path}: onnxruntime optimized it for one machine (node '{node.name or node.output[0]}' is of "
             f"{_BLOCKED}). Give the model that it was made from"
         )
+    _state_outputs(path, model)
     _check(path, model)
 
 
@@ -327,6 +332,34 @@ def _check(path: Path, model: onnx.ModelProto) -> None:
     except (onnx.checker.ValidationError, ValueError) as e:
         raise ModelError(f"{path}: not a valid ONNX model: {_one_line(e)}") from e
     _check_sizes(path, model)
+
+
+def _state_outputs(path: Path, model: onnx.ModelProto) -> None:
+    """Give the outputs that state no type, or no shape, those that inference finds."""
+    unstated = [value for value in model.graph.output if not _is_stated(value)]
+    if not unstated:
+        return
+    for value in unstated:
+        if value.type.HasField("tensor_type") and not value.type.tensor_type.elem_type:
+            raise ModelError(f"{path}: output '{value.name}' is a tensor of no type. Export it with its type")
+        value.ClearField("type")
+    try:
+        found = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.output}
+    except (onnx.shape_inference.InferenceError, ValueError):  # or more than 2 GiB
+        found = {}
+    for value in unstated:
+        if value.name not in found or not _is_stated(found[value.name]):
+            raise ModelError(
+                f"{path}: output '{value.name}' states no type or shape, and inference finds none. Export it with both"
+            )
+        value.CopyFrom(found[value.name])
+
+
+def _is_stated(value: onnx.ValueInfoProto) -> bool:
+    kind = value.type.tensor_type
+    return value.type.WhichOneof("value") not in (None, "tensor_type") or (
+        kind.elem_type > 0 and kind.HasField("shape")
+    )
 
 
 def _check_sizes(path: Path, model: onnx.ModelProto) -> None:

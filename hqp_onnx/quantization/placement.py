@@ -144,15 +144,18 @@ class _Placer:
         return source if isinstance(source, gs.Variable) and self.is_float(source) else None
 
     def behind(self, node: gs.Node) -> gs.Variable:
-        """Output of ``node``, or of the absorbed activation that is its only use."""
+        """Output of ``node``, or of the bias or absorbed activation that is its only use."""
         output = node.outputs[0]
-        if (
-            len(output.outputs) == 1
-            and output.outputs[0].op in self.target.absorbed
-            and output.name not in self.exposed
-        ):
-            return output.outputs[0].outputs[0]
-        return output
+        if self.target.fully_connected and node.op == "MatMul":
+            reader = self.only_reader(output)
+            if reader is not None and _is_bias(reader, node.inputs[1].shape[-1]):
+                output = reader.outputs[0]
+        reader = self.only_reader(output)
+        return reader.outputs[0] if reader is not None and reader.op in self.target.absorbed else output
+
+    def only_reader(self, tensor: gs.Tensor) -> gs.Node | None:
+        """The node that alone reads ``tensor``, which is no output of the graph."""
+        return tensor.outputs[0] if len(tensor.outputs) == 1 and tensor.name not in self.exposed else None
 
     def is_float(self, tensor: gs.Tensor) -> bool:
         """Whether ``tensor`` is float32, or of unknown type."""
@@ -180,8 +183,11 @@ class _Placer:
             return "its first input is constant"
         if not (self.is_float(data) and self.is_float(weight)):
             return "it is not float32"
-        if isinstance(weight, gs.Variable) and node.op != "MatMul":
+        connected = self.target.fully_connected
+        if isinstance(weight, gs.Variable) and (node.op != "MatMul" or connected):
             return "its weight is not constant"
+        if node.op == "MatMul" and connected and len(weight.shape) != 2:
+            return "its weight is not a matrix"
         if node.op == "Conv" and node.attrs.get("group", 1) > 1 and weight.shape[1] < self.target.group_channels:
             return "the INT8 kernel of groups so narrow enlarges its weights"
         if isinstance(weight, gs.Constant) and (len(weight.shape) < 2 or 0 in weight.shape):
@@ -214,6 +220,11 @@ class _Placer:
         )
         listed = ", ".join(f"{count} {op}" for op, count in sorted(floats.items()))
         return [f"without Q/DQ on all inputs: {listed}"] if listed else []
+
+
+def _is_bias(node: gs.Node, channels: int) -> bool:
+    """Whether ``node`` adds a constant for each of so many channels, which are the last axis."""
+    return node.op == "Add" and any(isinstance(t, gs.Constant) and tuple(t.shape) == (channels,) for t in node.inputs)
 
 
 def _activations(tensors: list[gs.Tensor]) -> list[gs.Variable]:

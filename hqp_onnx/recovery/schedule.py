@@ -4,8 +4,8 @@
     batch     auto: twice as large from LARGER samples on, which costs less by the sample
     rate      a cosine over S steps; where T seconds end it first, that of step  max(s, S t / T)  at step s and time t
     rounds    from one judgement to the next: an epoch; with auto or a time, ROUND samples at most
-    the end   auto: half of the rest is skipped, again and again, after PATIENCE rounds without a better loss: its rate
-              is too high, or there is no more to learn
+    the end   auto: half of the rest is skipped, again and again, where the loss did not fall over STALE of the way, and
+              PATIENCE rounds: its rate is too high, or there is no more to learn
 
 Whatever ends first, the steps or the time, ends at a rate of 0.
 """
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from hqp_onnx.recovery.settings import BATCH, Recovery
 
 SEEN, FEWEST, MOST, PATIENT = 200_000, 4, 30, 4
-ROUND, PATIENCE = 10_000, 3
+ROUND, PATIENCE, STALE = 10_000, 3, 0.2
 LARGER = 4_000
 
 

@@ -35,13 +35,13 @@ from hqp_onnx.recovery.adam import Adam, cosine
 from hqp_onnx.recovery.augment import augmented, spatial_axes
 from hqp_onnx.recovery.objective import Objective
 from hqp_onnx.recovery.samples import Feeds, gather
-from hqp_onnx.recovery.schedule import Schedule
+from hqp_onnx.recovery.schedule import STALE, Schedule
 from hqp_onnx.recovery.settings import Recovery
 from hqp_onnx.recovery.step import Part, Step, Teaching, flat, parts_of
 from hqp_onnx.workers import active, spread
 from hqp_onnx.workers.parcels import Parcel, packed
 
-_NUMBERS = "seconds", "over", "skipped", "since"  # of a state
+_NUMBERS = "seconds", "over", "skipped", "since", "place"  # of a state
 ROUNDING = 1e-8  # a loss from which there is nothing to learn
 SMALLEST = 0.01  # size of a weight tensor, for the learning rate
 
@@ -58,7 +58,8 @@ class _State:
         seconds: that it took.
         over: whether the time was, before all steps were taken.
         skipped: steps that are left out.
-        since: round from which those without a better loss count.
+        since: the last round that lowered the loss, or shortened the way.
+        place: where on the way that was.
     """
 
     weights: Float32Array
@@ -69,6 +70,7 @@ class _State:
     over: bool = False
     skipped: int = 0
     since: int = 0
+    place: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -178,11 +180,15 @@ class Trainer:
 
     def _shorten(self, state: _State, clock: _Clock) -> None:
         """Skip half of the rest, where the loss does not fall any more."""
-        last, best = len(state.losses) - 1, int(np.argmin(state.losses))
-        if self.schedule.patience and last - max(best, state.since) >= self.schedule.patience:
-            left = self.schedule.steps - clock.at(state.adam.step) - state.skipped
-            state.skipped += max(math.ceil(left / 2), 0)
-            state.since = last
+        schedule, last = self.schedule, len(state.losses) - 1
+        here = clock.at(state.adam.step) + state.skipped
+        fell = int(np.argmin(state.losses)) == last
+        few = last - state.since < schedule.patience or here - state.place < STALE * schedule.steps
+        if not schedule.patience or (few and not fell):
+            return
+        more = 0 if fell else max(math.ceil((schedule.steps - here) / 2), 0)
+        state.skipped += more
+        state.since, state.place = last, here + more
 
     def _epochs(self, state: _State) -> list[float]:
         """That were trained at each of the losses."""

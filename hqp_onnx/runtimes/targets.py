@@ -32,8 +32,8 @@ int8 is slower, and wrong on some Concats.
 
 LiteRT. int8 activations with a zero-point, the uint8 of a pair less 128; int32 bias; a kernel takes integers alone or
 floats alone, so all that stands between two convolutions is quantized where there is a kernel for it, or else costs a
-DEQUANTIZE and a QUANTIZE. Poolings, and what only moves values, keep their scales. Products by weights that are not
-behind a bias, MatMul, stay in float.
+DEQUANTIZE and a QUANTIZE. Poolings, and what only moves values, keep their scales. A product by a constant matrix takes
+in the bias that is added behind it; other products, MatMul of two activations, stay in float.
 
 A product by a constant matrix may instead quantize what it reads as it comes (``dynamic``, in
 ``passes.quantize_dynamic``), for which onnxruntime has kernels on the CPU.
@@ -96,6 +96,8 @@ class Target:
         group_channels: convolutions in groups are quantized where each group reads so many channels at least.
         integers_only: it computes nothing in float, so ``mixed`` is ``int8``.
         float8: pairs and weights are floats of 8 bits (E4M3, up to 448) in place of int8; see ``in_float8``.
+        fully_connected: of MatMul it quantizes products by a constant matrix alone, with the bias that is added behind;
+            a Mul in front is computed in float.
         saturates: whether its kernels may add products of uint8 in int16; if so, the processor decides.
     """
 
@@ -123,6 +125,7 @@ class Target:
     group_channels: int = 1
     saturates: bool = True
     integers_only: bool = False
+    fully_connected: bool = False
     stores_gates: bool = True
     float8: bool = False
 
@@ -204,8 +207,9 @@ _OPENVINO = replace(
 _LITERT = replace(
     _ONNXRUNTIME,
     name="litert",
-    weighted=frozenset({"Conv", "Gemm"}),
-    outputs=frozenset({"Conv", "Gemm"}),
+    weighted=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
+    outputs=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
+    fully_connected=True,
     follows=frozenset(
         {
             "Add",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hqp_onnx.boards.board import target_on
 from hqp_onnx.data.reading import Data
-from hqp_onnx.errors import UsageError
+from hqp_onnx.errors import DataError, UsageError
 from hqp_onnx.evaluation.budget import allowed, check_budget
 from hqp_onnx.evaluation.latency import measure
 from hqp_onnx.graphs import model_io
@@ -94,11 +94,13 @@ def check_folder(
         progress: called as the work goes on.
 
     Raises:
-        DataError: no report, or its model is not there.
+        DataError: no report, or one of its models is not there.
         UsageError: a threshold that lacks what it needs.
     """
     report = read_report(folder)
     shipped, source = folder / report.files[report.ships], original or Path(report.model)
+    if (thresholds.min_speedup, thresholds.max_drop) != (None, None) and not source.is_file():
+        raise DataError(f"{folder}: {source}, the model that was optimized, is not there: name it by {{--original}}")
     findings = []
     if (limit := thresholds.bytes) is not None:
         model_io.require_file(shipped)

@@ -18,7 +18,7 @@ from hqp_onnx.passes.convert_fp16 import in_float16
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.quantize import Quantized, Recipe, prepare, quantize, quantize_prepared
 from hqp_onnx.passes.quantize_dynamic import check_dynamic, quantize_dynamic
-from hqp_onnx.passes.quantize_int4 import quantize_int4
+from hqp_onnx.passes.quantize_int4 import check_share, quantize_int4
 from hqp_onnx.progress import Progress, silent
 from hqp_onnx.quantization.calibration_export import (
     TENSORRT_VERSION,
@@ -150,6 +150,8 @@ def _check(
     unranged = precision in ("fp16", "fp8", "dynamic")
     if calibration_out is not None and (unranged or int4_weights is not None):
         raise UsageError("{--calibration_out} needs static INT8: fp16, fp8, dynamic and INT4 weights take no ranges")
+    if int4_weights is not None:
+        check_share(int4_weights)
     if unranged and int4_weights is not None:
         raise UsageError(f"{{--int4_weights}} and {{--precision}} {precision} exclude each other: leave one out")
     if precision not in ("fp16", "dynamic") and data is None:

@@ -46,6 +46,17 @@ def test_npz_rows_are_the_stored_arrays(tmp_path):
     np.testing.assert_array_equal(batch.labels, [1, 2, 3])
 
 
+def test_an_array_that_names_an_input_is_no_target():
+    rows, kind = np.ones((3, 2), np.float32), np.dtype(np.float32)
+    labels, other = (TensorSpec(name, kind, (None, 2)) for name in ("labels", "other"))
+    fed = open_source({"labels": rows}, specs=[labels]).rows(0, 1)
+    assert list(fed.feeds) == ["labels"] and not fed.targets
+    beside = open_source({"labels": rows, "other": rows}, specs=[other]).rows(0, 1)
+    assert list(beside.feeds) == ["other"] and list(beside.targets) == ["labels"]
+    with pytest.raises(DataError, match=r"no labels: the array 'labels' is fed to the model's input of that name"):
+        open_dataset({"labels": rows}, [labels]).check_labels(2)
+
+
 def test_open_dataset_passes_its_options_on(tmp_path):
     np.savez(tmp_path / "d.npz", input=np.ones((5, 3, 4, 4)))
     data = open_dataset(str(tmp_path / "d.npz"), [SPEC], batch_size=2, limit=3)

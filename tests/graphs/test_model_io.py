@@ -178,3 +178,34 @@ def test_nodes_without_names_of_their_own_get_some_that_are_free() -> None:
     text = "g (float[n] x) => (float[n] y) { [Neg_1] a = Neg(x) b = Neg(a) [Neg_1] c = Neg(b) [Neg_2] y = Neg(c) }"
     graph = model_io.to_graph(onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {text}'))
     assert [node.name for node in graph.nodes] == ["Neg_1", "Neg_1_1", "Neg_2_1", "Neg_2"]
+
+
+UNSTATED = "g (float[n,3] x) => (float[n,3] y) <float[3] b = {1, 2, 3}> { a = Relu(x) y = OP(a, b) }"
+
+
+def unstated(part: str, op: str = "Add") -> onnx.ModelProto:
+    header = '<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>'
+    model = onnx.parser.parse_model(header + UNSTATED.replace("OP", op))
+    kind = model.graph.output[0].type
+    kind.ClearField("value") if part == "type" else kind.tensor_type.ClearField(part)
+    return model
+
+
+@pytest.mark.parametrize("part", ["type", "shape"])
+def test_outputs_that_state_no_type_get_theirs(part: str, tmp_path: Path) -> None:
+    onnx.save(unstated(part), tmp_path / "m.onnx")
+    opened = open_model(tmp_path / "m.onnx")
+    assert opened.interface.outputs == {"y": "float[n, 3]"}
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (unstated("elem_type"), "output 'y' is a tensor of no type"),
+        (unstated("shape", "com.microsoft.BiasGelu"), "output 'y' states no type or shape, and inference finds none"),
+    ],
+)
+def test_outputs_whose_type_is_not_known_are_named(model: onnx.ModelProto, words: str, tmp_path: Path) -> None:
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match=rf"m\.onnx: {words}"):
+        model_io.load(tmp_path / "m.onnx")

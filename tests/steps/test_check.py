@@ -14,7 +14,7 @@ from small_model import small_data, small_model
 from steady import steady
 
 from hqp_onnx import Options, optimize
-from hqp_onnx.errors import UsageError
+from hqp_onnx.errors import DataError, UsageError
 from hqp_onnx.runtimes.session import Session
 from hqp_onnx.steps import check
 from hqp_onnx.steps.check import Thresholds
@@ -78,3 +78,15 @@ def test_sizes_in_words() -> None:
     with pytest.raises(UsageError, match="expected bytes"):
         Thresholds(max_size="-1")
     assert check.Thresholds(min_speedup=1.0).bytes is None
+
+
+def test_an_original_that_has_moved_is_named(folder: Path) -> None:
+    moved = folder / "moved.onnx"
+    (folder / "small.onnx").rename(moved)
+    try:
+        with pytest.raises(DataError, match=r"small\.onnx, .*, is not there: name it by orig"):
+            check.check_folder(folder / "out", Thresholds(max_drop=1.0), str(folder / "data.npz"))
+        found = check.check_folder(folder / "out", Thresholds(max_drop=1.0), str(folder / "data.npz"), moved)
+        assert found[1][0].met
+    finally:
+        moved.rename(folder / "small.onnx")

@@ -12,6 +12,7 @@ import onnx
 from onnx.helper import make_node
 
 from hqp_onnx.runtimes.litert.facts import Facts
+from hqp_onnx.runtimes.litert.pairs import output_axis
 from hqp_onnx.runtimes.litert.rules import RULES
 
 _SCALE, _ZERO = "hqp.any_scale", "hqp.any_zero"
@@ -69,8 +70,7 @@ def _weight(node: onnx.NodeProto, facts: Facts) -> onnx.NodeProto:
     """The DequantizeLinear that ``node`` reads from here on, in place of its weight."""
     name = node.input[1]
     values = facts.values[name]
-    first = node.op_type == "Conv" or any(entry.name == "transB" and entry.i for entry in node.attribute)
-    axis = 0 if first else values.ndim - 1
+    axis = output_axis(node, values.ndim)
     most = np.abs(values).max(axis=tuple(n for n in range(values.ndim) if n != axis), initial=0)
     scale = (np.where(most > 0, most, 1) / 127).astype(np.float32)
     steps = scale.reshape([-1 if n == axis else 1 for n in range(values.ndim)])

@@ -22,7 +22,7 @@ from hqp_onnx.runtimes.litert.batch_norm import fold_norms
 from hqp_onnx.runtimes.litert.emitter import FIRST, LAST, Emitter
 from hqp_onnx.runtimes.litert.facts import Facts, find_facts
 from hqp_onnx.runtimes.litert.gelu import join_gelus
-from hqp_onnx.runtimes.litert.pairs import PAIR, find_pairs
+from hqp_onnx.runtimes.litert.pairs import PAIR, find_pairs, output_axis
 from hqp_onnx.runtimes.litert.rules import RULES, Step
 from hqp_onnx.runtimes.litert.rules.registry import Rule
 
@@ -31,8 +31,11 @@ LAYOUT = "hqp_onnx.channels_last"
 """Metadata: a JSON list of the inputs and outputs with channels last, where ONNX has them first."""
 _SAME = frozenset({"Identity", "Dropout"})
 _WITH_PARAMETERS = frozenset({"Clip", "ReduceMean"})  # constants that they read are no operands
+_ROOM = 2.0**30  # of an int32, for a bias
 _ACTIVATIONS = {(0.0, float(np.inf)): "RELU", (0.0, 6.0): "RELU6"}
-_SPATIAL = frozenset({"Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Resize", "DepthToSpace"})
+_SPATIAL = frozenset(
+    {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Resize", "DepthToSpace"}
+)
 
 
 @dataclass(frozen=True)
@@ -181,6 +184,7 @@ class _Conversion:
             rule.write(e, step)
         except ModelError as error:
             raise ModelError(f"{node.op_type} '{node.name or node.output[0]}': {error}") from error
+        self.written.update(step.joined)
         for name, integers in after:
             e.restore(name, integers)
 
@@ -217,6 +221,8 @@ class _Conversion:
         data = e.integers(step.inputs[0])
         assert data is not None
         step = replace(step, inputs=tuple(e.integers(name) or name if name else "" for name in step.inputs))
+        if rule.adds:
+            step = self._with_bias(step, e.scales[data].scale[0])
         if rule.fuses:
             step = self._with_activation(step, integers=True)
         outputs, after = [], []
@@ -249,10 +255,9 @@ class _Conversion:
     def _has_int8_weight(self, node: onnx.NodeProto) -> bool:
         """Whether the kernels take its weight as it is stored: one scale, or one for each output channel."""
         stored = self.emitter.stored.get(node.input[1])
-        if stored is None or (node.op_type != "Conv" and stored.values.ndim != 2):
+        if stored is None or (node.op_type in ("Gemm", "MatMul") and stored.values.ndim != 2):
             return False
-        first = node.op_type == "Conv" or any(entry.name == "transB" and entry.i for entry in node.attribute)
-        return stored.axis in (None, 0 if first else 1)
+        return stored.axis in (None, output_axis(node, stored.values.ndim))
 
     def _integers_of(self, name: str) -> str | None:
         """What quantizes a tensor, if all that read it do, and alike."""
@@ -271,8 +276,11 @@ class _Conversion:
         outputs = tuple(name for name in node.output if name)
         return Step(node.op_type, given, tuple(node.input), outputs, opset=self.opset)
 
-    def _with_bias(self, step: Step) -> Step:
-        """With the constant that alone is added to what a product by a constant gives."""
+    def _with_bias(self, step: Step, scale: float = 0.0) -> Step:
+        """With the constant that alone is added to what a product by a constant gives.
+
+        Where it is added to integers, ``scale`` is that of the activation, and the sum must fit into int32.
+        """
         reader, e = self._only_reader(step.output), self.emitter
         if reader is None or reader.op_type != "Add" or not e.is_constant(step.inputs[1]):
             return step
@@ -282,8 +290,10 @@ class _Conversion:
             return step
         if len(shape[step.inputs[1]]) != 2 or shape[reader.output[0]] != shape[step.output]:
             return step
-        self.written.add(reader.output[0])
-        return replace(step, bias=added[0], outputs=(reader.output[0],))
+        steps = e.stored[step.inputs[1]].scale if scale else None
+        if steps is not None and (np.abs(self.facts.values[added[0]]) >= _ROOM * scale * steps).any():
+            return step
+        return replace(step, bias=added[0], outputs=(reader.output[0],), joined=(reader.output[0],))
 
     def _with_activation(self, step: Step, integers: bool = False) -> Step:
         """With the activation that alone reads what it gives; the limits of integers are an activation, too."""
@@ -299,8 +309,7 @@ class _Conversion:
                 kind = "NONE"
         if kind is None or (integers and self._integers_of(name) is None):
             return step
-        self.written.add(name)
-        return replace(step, activation=kind, outputs=(name,))
+        return replace(step, activation=kind, outputs=(name,), joined=(*step.joined, name))
 
     def _only_reader(self, name: str) -> onnx.NodeProto | None:
         readers = self.readers.get(name, [])

@@ -88,6 +88,13 @@ def find_pairs(nodes: Sequence[onnx.NodeProto], constants: Sequence[onnx.NodePro
     )
 
 
+def output_axis(node: onnx.NodeProto, rank: int) -> int:
+    """Where the output channels of a weight lie."""
+    if node.op_type in ("Conv", "ConvTranspose"):
+        return int(node.op_type == "ConvTranspose")
+    return 0 if any(entry.name == "transB" and entry.i for entry in node.attribute) else rank - 1
+
+
 def _given(nodes: Sequence[onnx.NodeProto], facts: Facts) -> dict[str, Scales]:
     """Of the inputs of the graph that are integers, and of constants that are moved before they are dequantized."""
     makers = {name: node for node in nodes for name in node.output if name}

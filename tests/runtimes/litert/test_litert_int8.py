@@ -61,6 +61,80 @@ def test_integers_from_end_to_end(activation: str) -> None:
     assert np.abs(got - exact).max() <= np.abs(wanted).max() / 8
 
 
+def drawn(text: str) -> onnx.ModelProto:
+    rng = np.random.default_rng(0)
+    model = onnx.parser.parse_model(text)
+    for value in model.graph.value_info:
+        shape = [d.dim_value for d in value.type.tensor_type.shape.dim]
+        values = rng.standard_normal(shape).astype(np.float32) / np.sqrt(
+            np.prod(shape) / shape[-1 if len(shape) < 3 else 0]
+        )
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values.astype(np.float32), value.name))
+    del model.graph.value_info[:]
+    return model
+
+
+def require_integers(model: onnx.ModelProto, x: np.ndarray) -> None:
+    found = kinds(compiled(model, {"x": x[:1]}))
+    assert {kind for kind, int8 in found if not int8} == {"DEQUANTIZE"}  # of the result
+    wanted, got = Session(model).run({"x": x})["y"], LiteRtSession(model).run({"x": x})["y"]
+    assert np.square(got - wanted).mean() < 10**-2.5 * np.square(wanted).mean()
+
+
+DECODER = """<ir_version: 8, opset_import: ["" : 17]> g (float[n, 3, 5, 5] x) => (float[n, 2, 40, 40] y)
+<float[8, 3, 3, 3] w, float[8, 8, 3, 3] u, float[8] b, float[8, 8, 2, 2] v, float[2, 2, 3, 3] e,
+ float[4] s = {1, 1, 2, 2}> {
+  c = Conv<pads = [1, 1, 1, 1]>(x, w)
+  t = ConvTranspose<strides = [2, 2], pads = [1, 1, 1, 1], output_padding = [1, 1]>(c, u, b)
+  r = Relu(t)
+  d = DepthToSpace<blocksize = 2, mode = "CRD">(r)
+  z = Resize<mode = "linear", coordinate_transformation_mode = "pytorch_half_pixel">(d, , s)
+  y = Conv<pads = [1, 1, 1, 1]>(z, e)
+}"""
+
+
+def test_a_decoder_stays_in_integers() -> None:
+    x = np.random.default_rng(1).standard_normal((16, 3, 5, 5)).astype(np.float32)
+    require_integers(hqp_onnx.quantize(drawn(DECODER), data={"x": x}, target="litert"), x)
+
+
+TOKENS = """<ir_version: 8, opset_import: ["" : 17]> g (float[n, 5, 12] x) => (float[n, 5, 6] y)
+<float[12, 32] w, float[32] b, float[32, 6] v, float[6] c> {
+  m = MatMul(x, w) a = Add(b, m) r = Relu(a) p = MatMul(r, v) y = Add(p, c) }"""
+
+
+def test_products_take_in_their_biases() -> None:
+    x = np.random.default_rng(1).standard_normal((16, 5, 12)).astype(np.float32)
+    model = drawn(TOKENS)
+    quantized = hqp_onnx.quantize(model, data={"x": x}, target="litert")
+    require_integers(quantized, x)
+    assert kinds(compiled(quantized, {"x": x[:1]})) == {
+        ("QUANTIZE", True): 1,
+        ("FULLY_CONNECTED", True): 2,
+        ("DEQUANTIZE", False): 1,
+    }
+
+
+def test_a_bias_that_int32_cannot_hold_is_added_in_float() -> None:
+    x = np.random.default_rng(1).standard_normal((16, 5, 12)).astype(np.float32)
+    model = drawn(TOKENS)
+    weight = onnx.numpy_helper.to_array(model.graph.initializer[0]).copy()
+    weight[:, 3] *= 1e-8
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weight, "w"))
+    quantized = hqp_onnx.quantize(model, data={"x": x}, target="litert")
+    assert kinds(compiled(quantized, {"x": x[:1]}))["FULLY_CONNECTED", False] == 1
+    wanted, got = Session(quantized).run({"x": x})["y"], LiteRtSession(quantized).run({"x": x})["y"]
+    assert np.square(got - wanted).mean() < 10**-2.5 * np.square(wanted).mean()
+
+
+def test_products_of_two_activations_stay_in_float() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[n, 5, 12] x) => (float[n, 5, 5] y) <float[12, 12] w> {
+      q = MatMul(x, w) t = Transpose<perm = [0, 2, 1]>(q) y = MatMul(q, t) }"""
+    x = np.random.default_rng(1).standard_normal((16, 5, 12)).astype(np.float32)
+    found = kinds(compiled(hqp_onnx.quantize(drawn(text), data={"x": x}, target="litert"), {"x": x[:1]}))
+    assert (found["FULLY_CONNECTED", True], found["BATCH_MATMUL", False]) == (1, 1)
+
+
 def test_weights_are_stored_once_and_as_integers() -> None:
     model, x = quantized("Relu")
     s = schema()

@@ -20,6 +20,7 @@ pytest.importorskip("ai_edge_litert")
 
 IMAGE = "float[n, 4, 9, 7] x"
 CONV = "float[6, 4, 3, 3] w = {W216}, float[6] b = {W6}"
+TURNED = "float[4, 6, 3, 3] w = {W216}, float[6] b = {W6}"
 # op -> bodies: inputs, initializers, nodes; {Wn} becomes n values
 CASES: dict[str, list[tuple[str, str, str]]] = {
     "Conv": [
@@ -30,6 +31,21 @@ CASES: dict[str, list[tuple[str, str, str]]] = {
         (IMAGE, "float[8, 1, 3, 3] w = {W72}", "y = Conv<group = 4, pads = [1, 1, 1, 1]>(x, w)"),
         (IMAGE, "float[8, 2, 3, 3] w = {W144}", "y = Conv<group = 2>(x, w)"),
         ("float[n, 4, 9] x", "float[6, 4, 3] w = {W72}", "y = Conv<strides = [2], pads = [1, 1]>(x, w)"),
+    ],
+    "ConvTranspose": [
+        (IMAGE, "float[4, 6, 2, 2] w = {W96}, float[6] b = {W6}", "y = ConvTranspose<strides = [2, 2]>(x, w, b)"),
+        (IMAGE, TURNED, "y = ConvTranspose<strides = [2, 3], pads = [1, 0, 1, 2]>(x, w, b)"),
+        (
+            IMAGE,
+            TURNED,
+            "c = ConvTranspose<strides = [2, 2], pads = [1, 1, 1, 1], output_padding = [1, 1]>(x, w, b) y = Relu(c)",
+        ),
+        (IMAGE, "float[4, 6, 4, 4] w = {W384}", "y = ConvTranspose<strides = [2, 2], pads = [1, 1, 1, 1]>(x, w)"),
+        (
+            "float[n, 4, 9] x",
+            "float[4, 6, 3] w = {W72}",
+            "c = ConvTranspose<strides = [2], pads = [1, 0]>(x, w) y = Clip(c, lo, hi)",
+        ),
     ],
     "MaxPool": [
         (IMAGE, "", "y = MaxPool<kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]>(x)"),
@@ -60,8 +76,16 @@ CASES: dict[str, list[tuple[str, str, str]]] = {
             "int64[4] s = {1, 4, 5, 13}",
             'y = Resize<mode = "linear", coordinate_transformation_mode = "align_corners">(x, , , s)',
         ),
+        (
+            IMAGE,
+            "float[4] s = {1, 1, 2, 3}",
+            'y = Resize<mode = "linear", coordinate_transformation_mode = "pytorch_half_pixel">(x, , s)',
+        ),
     ],
-    "DepthToSpace": [(IMAGE, "", "y = DepthToSpace<blocksize = 2>(x)")],
+    "DepthToSpace": [
+        (IMAGE, "", "y = DepthToSpace<blocksize = 2>(x)"),
+        ("float[n, 12, 3, 5] x", "", 'y = DepthToSpace<blocksize = 2, mode = "CRD">(x)'),
+    ],
     "SpaceToDepth": [("float[n, 3, 8, 6] x", "", "y = SpaceToDepth<blocksize = 2>(x)")],
     "Gemm": [
         ("float[n, 5] x", "float[5, 3] w = {W15}, float[3] b = {W3}", "y = Gemm(x, w, b)"),
@@ -236,6 +260,27 @@ REFUSED = [  # inputs, initializers, nodes, opset, words
         'y = Resize<mode = "linear">(x, , s)',
         20,
         "Resize 'y': its scales are not",
+    ),
+    (
+        IMAGE,
+        "int64[4] s = {1, 4, 1, 14}",
+        'y = Resize<mode = "linear", coordinate_transformation_mode = "pytorch_half_pixel">(x, , , s)',
+        20,
+        "Resize 'y': linear, pytorch_half_pixel, round_prefer_floor has no counterpart",
+    ),
+    (
+        IMAGE,
+        "float[4, 3, 3, 3] w = {W108}",
+        "y = ConvTranspose<group = 2>(x, w)",
+        20,
+        "ConvTranspose 'y': LiteRT transp",
+    ),
+    (
+        IMAGE,
+        TURNED,
+        "y = ConvTranspose<strides = [2, 2], output_padding = [1, 1]>(x, w, b)",
+        20,
+        "ConvTranspose 'y': it gives pixels that no window reaches",
     ),
     (IMAGE, "float[4] s = {1, 1, 2.1, 1}", "y = Resize(x, , s)", 20, "Resize 'y': its scales"),
     (

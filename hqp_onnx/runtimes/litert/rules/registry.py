@@ -28,6 +28,7 @@ class Step:
         activation: of the schema's fused ones, as "RELU".
         bias: a constant that is added to what a product gives, "" for none.
         opset: of the model.
+        joined: what the nodes behind it give, that it takes in.
     """
 
     op: str
@@ -37,6 +38,7 @@ class Step:
     activation: str = "NONE"
     bias: str = ""
     opset: int = 17
+    joined: tuple[str, ...] = ()
 
     @property
     def output(self) -> str:

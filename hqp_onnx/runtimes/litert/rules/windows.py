@@ -139,6 +139,44 @@ def _conv(e: Emitter, step: Step) -> None:
     _written(e, step, kind, [image, weight, bias], options, **chosen)
 
 
+@rule("ConvTranspose", int8="weighted", fuses=True)
+def _conv_transpose(e: Emitter, step: Step) -> None:
+    """All that the windows reach, o = (i - 1) s + k, and then what the pads leave of it; SAME where that does both."""
+    given, stored = step.attributes, e.weight(step.inputs[1], step.inputs[0], "its weight")
+    inner, outer = e.shape(step.inputs[0])[2:], e.shape(step.output)[2:]
+    rank, kernel = len(inner), stored.values.shape[2:]
+    ones = [1] * rank
+    stride, pads = list(given.get("strides", ones)), list(given.get("pads", [0] * 2 * rank))
+    if rank not in (1, 2) or given.get("group", 1) != 1 or list(given.get("dilations", ones)) != ones:
+        raise ModelError("LiteRT transposes convolutions in 1 or 2 axes, without groups and dilations")
+    if given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID") or given.get("output_shape"):
+        raise ModelError("auto_pad and output_shape have no counterpart")
+    whole = [(n - 1) * s + k for n, s, k in zip(inner, stride, kernel, strict=True)]
+    if any(p < 0 or p + o > w for p, o, w in zip(pads, outer, whole, strict=False)):
+        raise ModelError("it gives pixels that no window reaches")
+    cut = [w - o for w, o in zip(whole, outer, strict=True)]
+    same = all(-(-o // s) == n and p == c // 2 for o, s, n, p, c in zip(outer, stride, inner, pads, cut, strict=False))
+    (n, c), axes = e.shape(step.output)[:2], [1] * (2 - rank)
+    sizes = (n, *axes, *(outer if same else whole), c)
+    values = stored.values if rank == 2 else stored.values[:, :, None]
+    weight = e.file.constant(step.inputs[1], values.transpose(1, 2, 3, 0), stored.along(0))
+    image, bias = _image(e, step.inputs[0]), e.bias(step.input(2), c, stored, step.inputs[0])
+    number = e.new(step.output, sizes)
+    chosen = {"padding": _SAME if same else _VALID, "strideH": (*axes, *stride)[0], "strideW": stride[-1]}
+    e.file.operator("TRANSPOSE_CONV", [e.ints(sizes), weight, image, bias], [number], "TransposeConvOptions", **chosen)
+    if not same and any(cut):
+        begin, left = [0, *[0] * len(axes), *pads[:rank], 0], (n, *axes, *outer, c)
+        uncut, number = number, e.new(step.output, left)
+        e.file.operator("SLICE", [uncut, e.ints(begin), e.ints(left)], [number], "SliceOptions")
+    if step.activation != "NONE":
+        raw, number = number, e.new(step.output, (n, *axes, *outer, c))
+        e.file.operator(step.activation, [raw], [number])
+    if rank == 2:
+        e.name(step.output, number, LAST)
+    else:
+        e.reshape(number, e.put(step.output, LAST), e.laid_out(step.output, LAST))
+
+
 @rule("MaxPool", int8="same")
 def _max_pool(e: Emitter, step: Step) -> None:
     if len(step.outputs) > 1:
@@ -181,6 +219,8 @@ def _resize(e: Emitter, step: Step) -> None:
     if len(shape) != 4 or shape[:2] != new[:2]:
         raise ModelError("LiteRT resizes images alone")
     mode, place, near = given["mode"], given["coordinate_transformation_mode"], given["nearest_mode"]
+    if place == "pytorch_half_pixel" and all(n > 1 or old == 1 for n, old in zip(new, shape, strict=True)):
+        place = "half_pixel"
     if place != "align_corners" and not _by_sizes(e, step):
         raise ModelError("its scales are not those of its sizes, which LiteRT goes by")
     shrinks = any(n < old for n, old in zip(new, shape, strict=True))
@@ -223,19 +263,24 @@ _REPEATS = {  # what repeats each pixel where sizes are whole multiples
 
 @rule("DepthToSpace", int8="same")
 def _depth_to_space(e: Emitter, step: Step) -> None:
-    if step.attributes.get("mode", b"DCR") != b"DCR":
-        raise ModelError("LiteRT has mode DCR alone")
-    _blocks(e, step, "DEPTH_TO_SPACE", "DepthToSpaceOptions")
+    image, size = e.get(step.inputs[0], LAST), step.attributes["blocksize"]
+    if step.attributes.get("mode", b"DCR") == b"CRD":  # LiteRT has DCR alone: places in a block vary most slowly
+        shape = e.laid_out(step.inputs[0], LAST)
+        order = np.arange(shape[3], dtype=np.int32).reshape(-1, size**2).T.reshape(-1)
+        turned = e.new(step.inputs[0], shape)
+        places = e.file.constant("places", order)
+        e.file.operator("GATHER", [image, places], [turned], "GatherOptions", axis=3, batchDims=0)
+        image = turned
+    _blocks(e, step, image, "DEPTH_TO_SPACE", "DepthToSpaceOptions")
 
 
 @rule("SpaceToDepth", int8="same")
 def _space_to_depth(e: Emitter, step: Step) -> None:
-    _blocks(e, step, "SPACE_TO_DEPTH", "SpaceToDepthOptions")
+    _blocks(e, step, e.get(step.inputs[0], LAST), "SPACE_TO_DEPTH", "SpaceToDepthOptions")
 
 
-def _blocks(e: Emitter, step: Step, kind: str, options: str) -> None:
-    image, size = e.get(step.inputs[0], LAST), step.attributes["blocksize"]
-    e.file.operator(kind, [image], [e.put(step.output, LAST)], options, blockSize=size)
+def _blocks(e: Emitter, step: Step, image: int, kind: str, options: str) -> None:
+    e.file.operator(kind, [image], [e.put(step.output, LAST)], options, blockSize=step.attributes["blocksize"])
 
 
 @rule("GlobalAveragePool", int8="values")
