@@ -269,11 +269,11 @@ def test_an_interrupted_time_goes_on_where_it_ended(teacher, data, pruned, tmp_p
 
 
 def test_samples_are_read_as_they_are_used(teacher, data, pruned):
-    """Of 20,000 samples, never more than a few batches are in memory."""
+    """Of 4,000 samples, never more than a few batches are in memory."""
     alive, most, rows = [0], [0], small_data(16)["input"]
 
     class Endless(Derived):
-        source, count = data.source, 20_000
+        source, count = data.source, 4_000
 
         def rows(self, start, stop):
             values = np.ascontiguousarray(rows[np.arange(start, stop) % 16])

@@ -1,6 +1,7 @@
 """Float models as if in INT8, of any scale: what they would take on a chip that computes in nothing else.
 
-A pair is put on all that operators with an INT8 rule read and give, but between one and the activation that it fuses.
+A pair is put on all that operators with an INT8 rule read and give, but between one and the bias or activation that it
+fuses.
 """
 
 from __future__ import annotations
@@ -50,11 +51,20 @@ def _paired(nodes: Sequence[onnx.NodeProto], facts: Facts) -> set[str]:
         for name in node.input:
             readers.setdefault(name, []).append(node)
     paired = {name for node in nodes if _takes(node) for name in (*node.input, *node.output) if name}
-    for node in nodes:
-        after = readers.get(node.output[0], [])
-        if _takes(node) and RULES[node.op_type].fuses and len(after) == 1 and after[0].op_type in _FUSED:
-            paired.discard(node.output[0])
+    for node in filter(_takes, nodes):
+        name, rule = node.output[0], RULES[node.op_type]
+        bias = readers.get(name, [])
+        if rule.adds and len(bias) == 1 and _is_bias(bias[0], facts.shapes[name][-1:], facts):
+            paired.discard(name)
+            name = bias[0].output[0]
+        after = readers.get(name, [])
+        if rule.fuses and len(after) == 1 and after[0].op_type in _FUSED:
+            paired.discard(name)
     return paired & facts.types.keys()
+
+
+def _is_bias(node: onnx.NodeProto, shape: tuple[int, ...], facts: Facts) -> bool:
+    return node.op_type == "Add" and any(name in facts.values and facts.shapes[name] == shape for name in node.input)
 
 
 def _pair(name: str, source: str, facts: Facts) -> Iterator[onnx.NodeProto]:

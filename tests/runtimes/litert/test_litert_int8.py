@@ -9,6 +9,7 @@ import pytest
 from tflite_operators import kinds
 
 import hqp_onnx
+from hqp_onnx.runtimes.litert.convert import convert
 from hqp_onnx.runtimes.litert.library import schema
 from hqp_onnx.runtimes.litert.session import LiteRtSession, compiled
 from hqp_onnx.runtimes.session import Session
@@ -113,6 +114,12 @@ def test_products_take_in_their_biases() -> None:
         ("FULLY_CONNECTED", True): 2,
         ("DEQUANTIZE", False): 1,
     }
+
+
+def test_products_are_assumed_to_take_in_their_biases() -> None:
+    x = np.random.default_rng(1).standard_normal((1, 5, 12)).astype(np.float32)
+    found = kinds(convert(drawn(TOKENS), {"x": x}, assume=True).content)
+    assert found == {("QUANTIZE", True): 1, ("FULLY_CONNECTED", True): 2, ("DEQUANTIZE", False): 1}
 
 
 def test_a_bias_that_int32_cannot_hold_is_added_in_float() -> None:
