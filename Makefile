@@ -4,7 +4,7 @@ BIN := .venv/bin
 OUT ?= build/demo
 DATA := --calib models/fashion_mnist_calib.npz --val models/fashion_mnist_val.npz --test models/fashion_mnist_test.npz
 
-.PHONY: demo test test-slow test-lowest lint types unit docs zoo gpu peers clean
+.PHONY: demo test test-slow test-lowest lint types unit docs reference zoo gpu peers clean
 
 demo: .venv/installed
 	$(BIN)/hqp optimize models/mobilenet_v3_small.onnx $(DATA) -o $(OUT)/mobilenet_v3_small
@@ -28,6 +28,10 @@ unit: .venv/installed
 # What takes longer: every command of the pages on tasks, traps and tutorials, the notebook, mutated files.
 test-slow: .venv/installed
 	$(BIN)/pytest --numprocesses auto --dist loadfile -m slow
+
+# What models lose today, beside models/reference.json; `make test` checks one row of it. make reference REFERENCE='--only INT4'
+reference: .venv/installed
+	$(BIN)/python tools/check_reference.py $(REFERENCE)
 
 # The documentation as a site, in build/site; fails where a link leads nowhere.
 docs: .venv/installed

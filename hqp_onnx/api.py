@@ -51,7 +51,7 @@ from hqp_onnx.steps.dequantize import dequantized
 from hqp_onnx.steps.evaluate import evaluate_model
 from hqp_onnx.steps.inspect import Inspection, inspect_model
 from hqp_onnx.steps.prune import Pruning, prune_model
-from hqp_onnx.steps.quantize import default_precision, dynamic_model, mixed_model, quantize_model
+from hqp_onnx.steps.quantize import default_precision, dynamic_model, fp8_model, mixed_model, quantize_model
 from hqp_onnx.steps.recover import recover_model, recovery_source
 from hqp_onnx.steps.score import score_model
 from hqp_onnx.steps.writing import verified_model
@@ -154,8 +154,8 @@ def quantize(
         model: float, opset 7 or newer.
         data: calibration data; float16 needs none, dynamic rounds weights by them if they are given.
         precision: int8; mixed, INT8 where that is faster on ``target``, as measured here; dynamic, INT8 whose
-            activations are quantized as they come; or fp16. None takes int8, or fp16 where ``target`` does not compute
-            in INT8.
+            activations are quantized as they come; fp8, for TensorRT; or fp16. None takes int8, or fp16 where
+            ``target`` does not compute in INT8.
         target: the runtime that the model is for: onnxruntime, openvino, tensorrt, tensorrt-rtx, cuda,
             onnxruntime:PROVIDER, or ``FILE.py:name``.
         calibration: how ranges are chosen, as entropy or percentile:99.9; see ``hqp quantize --help``.
@@ -168,8 +168,8 @@ def quantize(
     """
     resolved = target_named(target)
     precision = precision or default_precision(resolved)
-    if precision not in ("int8", "mixed", "dynamic", "fp16"):
-        raise UsageError(f"{{--precision}} {precision}: expected one of int8, mixed, dynamic, fp16")
+    if precision not in ("int8", "mixed", "dynamic", "fp8", "fp16"):
+        raise UsageError(f"{{--precision}} {precision}: expected one of int8, mixed, dynamic, fp8, fp16")
     check_dynamic(precision, resolved)
     opened = open_model(model)
     if precision == "fp16":
@@ -185,7 +185,7 @@ def quantize(
     if data is None:
         raise UsageError(f"{{--precision}} {precision} needs calibration data: add {{--data}}")
     dataset = open_data(opened, data, preprocess)
-    make = mixed_model if precision == "mixed" else quantize_model
+    make = {"mixed": mixed_model, "fp8": fp8_model}.get(precision, quantize_model)
     with using(workers):
         made = make(opened, dataset, resolved, calibration, progress, recipe)
     return verified_model(made.graph, opened.source(dataset), resolved, precision, made.warnings)

@@ -4,6 +4,8 @@
     weight       W -> DQ(int8):  s_c = max|W_c| / limit,  q = round(W_c / s_c)         per output channel c, or all
     bias         b -> DQ(int32): s = s_x s_c,  q = round(b / s)                        exact to half a product unit
 
+Where the target takes float8 (E4M3), s = max|x| / 448 and q is the float of 8 bits that is nearest to x / s.
+
 A bias must fit its int32: s_c is at least |b_c| / (s_x 2^30), which also gives channels whose weights are all zero a
 scale that resolves their bias. Formats and places are the target's (``targets``, ``placement``).
 """
@@ -137,7 +139,7 @@ def _constants(form: _Format, target: Target, names: UniqueNames) -> tuple[gs.Co
 def quantization(observed: Range, target: Target) -> tuple[np.float32, int]:
     """Scale (float32, above 0) and zero-point of an activation."""
     if target.symmetric:
-        return np.float32(max(observed.threshold / 127, _TINY)), 0
+        return np.float32(max(observed.threshold / target.activation_limit, _TINY)), 0
     lo, hi = observed.clipped
     scale = np.float32(max((hi - lo) / 255, _TINY)) if hi > lo else np.float32(observed.threshold / 255)
     return scale, round(-lo / float(scale))
@@ -180,13 +182,21 @@ def _quantize_weights(
     for (name, axis), nodes in _sharing(graph, placement).items():
         weight = nodes[0].inputs[1]
         scale = scales[name, axis] if (name, axis) in scales else _scales(nodes, axis, formats, target)
-        stored = nearest(weight.values, along(scale, axis, weight.values.ndim), target.weight_limit).astype(np.int8)
+        stored = _stored(weight.values, along(scale, axis, weight.values.ndim), target)
         one = _is_stack(nodes[0])  # kernels of such products take one scale, as a scalar
         restored = _dequantized(graph, f"{weight.name}/axis{axis}", stored, scale[0] if one else scale, axis, names)
         for node in nodes:
             node.inputs[1] = restored
             if target.int32_bias and _has_bias(node):
                 _quantize_bias(graph, node, scale, formats, names)
+
+
+def _stored(values: NDArray[Any], steps: NDArray[Any], target: Target) -> NDArray[Any]:
+    if target.float8:
+        limit = target.weight_limit
+        floats: NDArray[Any] = np.clip((values / steps).astype(np.float32), -limit, limit)
+        return floats.astype(target.activation_type)
+    return nearest(values, steps, target.weight_limit).astype(np.int8)
 
 
 def _sharing(graph: gs.Graph, placement: Placement) -> dict[tuple[str, int], list[gs.Node]]:
@@ -230,7 +240,7 @@ def _quantize_bias(
 def _dequantized(
     graph: gs.Graph,
     stem: str,
-    integers: NDArray[np.integer],
+    integers: NDArray[Any],
     scale: NDArray[np.float32] | np.float32,
     axis: int,
     names: UniqueNames,

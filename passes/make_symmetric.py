@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
@@ -118,4 +119,6 @@ def _has_zero(node: gs.Node) -> bool:
 def _type(tensor: gs.Tensor) -> Any:
     if isinstance(tensor, gs.Constant):
         return tensor.values.dtype
+    if isinstance(tensor.dtype, int):  # of ONNX, where numpy has none of its own
+        return onnx.helper.tensor_dtype_to_np_dtype(tensor.dtype)
     return None if tensor.dtype is None else np.dtype(tensor.dtype)

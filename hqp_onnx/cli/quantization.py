@@ -36,12 +36,12 @@ from hqp_onnx.steps.quantize import quantize_file
 
 @click.command(cls=Command)
 @model_argument
-@click.option("--data", type=DATA, metavar="DATA", help="Calibration data; int8 and mixed need them.")
+@click.option("--data", type=DATA, metavar="DATA", help="Calibration data; int8, mixed and fp8 need them.")
 @click.option(
     "--precision",
-    type=click.Choice(["int8", "mixed", "dynamic", "fp16"]),
-    help="mixed: INT8 where it is faster on this machine; dynamic: activations are quantized as they come. Default: "
-    "int8; fp16 for tensorrt-rtx.",
+    type=click.Choice(["int8", "mixed", "dynamic", "fp8", "fp16"]),
+    help="mixed: INT8 where it is faster on this machine; dynamic: activations are quantized as they come; fp8: E4M3 "
+    "for TensorRT. Default: int8; fp16 for tensorrt-rtx.",
 )
 @target_option
 @calibration_option

@@ -130,7 +130,7 @@ def verify(
         name: its file, for messages.
         source: what it was made from.
         goal: what it is for; onnxruntime stands in for a runtime that is not installed.
-        precision: what was asked for: fp32, int8, mixed, dynamic, fp16 or int4.
+        precision: what was asked for: fp32, int8, mixed, dynamic, fp8, fp16 or int4.
         judged: outputs that a metric has judged.
 
     Raises:
@@ -256,6 +256,7 @@ def _changed(model: onnx.ModelProto, precision: str) -> bool:
         "dynamic": quantized,
         "mixed": quantized or bool(stored & set(_INT8)),
         "int4": bool(stored & set(_INT4)),
+        "fp8": onnx.TensorProto.FLOAT8E4M3FN in stored,
         "fp16": onnx.TensorProto.FLOAT16 in stored or any(_casts_to_half(n) for n in model_io.nodes(model.graph)),
     }.get(precision, True)
 

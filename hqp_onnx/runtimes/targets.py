@@ -62,6 +62,8 @@ from hqp_onnx.runtimes.machine import saturates
 from hqp_onnx.runtimes.nvidia import CUDA
 from hqp_onnx.runtimes.runtime import OnnxRuntime, OpenVino, Runtime
 
+FLOAT8 = onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.FLOAT8E4M3FN)
+
 
 @dataclass(frozen=True)
 class Target:
@@ -93,6 +95,7 @@ class Target:
         mixes: the precision that ``mixed`` takes where it is faster than float32.
         group_channels: convolutions in groups are quantized where each group reads so many channels at least.
         integers_only: it computes nothing in float, so ``mixed`` is ``int8``.
+        float8: pairs and weights are floats of 8 bits (E4M3, up to 448) in place of int8; see ``in_float8``.
         fully_connected: of MatMul it quantizes products by a constant matrix alone, with the bias that is added behind;
             a Mul in front is computed in float.
         saturates: whether its kernels may add products of uint8 in int16; if so, the processor decides.
@@ -124,6 +127,7 @@ class Target:
     integers_only: bool = False
     fully_connected: bool = False
     stores_gates: bool = True
+    float8: bool = False
 
     def __post_init__(self) -> None:
         for method in ("open", "describe", "remarks"):
@@ -134,11 +138,20 @@ class Target:
     @property
     def activation_type(self) -> np.dtype[Any]:
         """Numpy type of quantized activations."""
+        if self.float8:
+            return FLOAT8
         return np.dtype(np.int8 if self.symmetric else np.uint8)
+
+    @property
+    def activation_limit(self) -> int:
+        """Largest magnitude of a symmetric quantized activation."""
+        return 448 if self.float8 else 127
 
     @property
     def weight_limit(self) -> int:
         """Largest magnitude of a quantized weight."""
+        if self.float8:
+            return 448
         return 64 if self.reduced_range else 127
 
 
@@ -256,6 +269,17 @@ TARGETS.register("tensorrt")(replace(_TENSORRT, stand_in=_CPU_STANDS_IN, engines
 TARGETS.register("tensorrt-rtx")(
     replace(_TENSORRT_RTX, stand_in=f"{_CPU_STANDS_IN}. {_WEIGHTS_ONLY}", engines="tensorrt-rtx")
 )
+
+
+def in_float8(target: Target) -> Target:
+    """``target`` with E4M3 in the place of int8.
+
+    Raises:
+        UsageError: only TensorRT has kernels for it.
+    """
+    if not target.engines:
+        raise UsageError(f"{{--precision}} fp8 with {{--target}} {target.name}: only TensorRT computes in it")
+    return replace(target, float8=True, min_opset=19)
 
 
 def target(name: str, reduced_range: bool | None = None, saturating: bool | None = None) -> Target:

@@ -49,7 +49,7 @@ from hqp_onnx.passes.quantize import quantize
 from hqp_onnx.passes.restore_float_weights import restore_float_weights
 from hqp_onnx.passes.split_layer_norms import split_layer_norms
 from hqp_onnx.progress import Progress, silent
-from hqp_onnx.runtimes.targets import target
+from hqp_onnx.runtimes.targets import FLOAT8, target
 from hqp_onnx.statistics import thresholds
 from hqp_onnx.statistics.calibration import calibrate
 from hqp_onnx.steps.writing import write_verified
@@ -195,6 +195,11 @@ def _check_symmetric(path: Path, node: gs.Node) -> None:
     if not model_io.is_quantized(node.op):
         return
     zero = node.inputs[2] if len(node.inputs) > 2 else None
+    if isinstance(zero, gs.Constant) and zero.values.dtype == FLOAT8:
+        raise ModelError(
+            f"{path}: node '{node.name}' ({node.op}) is float8 Q/DQ, which only strongly typed engines compute: "
+            "build it with 'trtexec --stronglyTyped', or give an INT8 model"
+        )
     symmetric = isinstance(zero, gs.Constant) and zero.values.dtype == np.int8 and not zero.values.any()
     if node.op not in ("QuantizeLinear", "DequantizeLinear") or not symmetric:
         raise ModelError(

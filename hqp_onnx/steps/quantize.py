@@ -32,7 +32,7 @@ from hqp_onnx.ranking.rank import filter_scores
 from hqp_onnx.ranking.saliencies import Execution, Scoring
 from hqp_onnx.runtimes.runners import open_runner, remarks, stand_in
 from hqp_onnx.runtimes.session import Runner
-from hqp_onnx.runtimes.targets import Target
+from hqp_onnx.runtimes.targets import Target, in_float8
 from hqp_onnx.runtimes.targets import target as target_named
 from hqp_onnx.statistics import thresholds
 from hqp_onnx.statistics.moments import input_moments
@@ -62,7 +62,7 @@ def quantize_file(
     int4_convs: bool = False,
     **recipe: bool,
 ) -> Written:
-    """Write a model in ``precision``: int8, mixed, dynamic or fp16; or with INT4 weights.
+    """Write a model in ``precision``: int8, mixed, dynamic, fp8 or fp16; or with INT4 weights.
 
     Args:
         path: the float model.
@@ -73,8 +73,8 @@ def quantize_file(
         preprocess: of images, see ``Reading``.
         progress: called as calibration goes on.
         precision: int8, mixed (INT8 where it is faster on the target, see ``mixed_precision``), dynamic
-            (``passes.quantize_dynamic``) or fp16; None takes int8, or fp16 where the target does not compute in
-            INT8.
+            (``passes.quantize_dynamic``), fp8 (E4M3, for TensorRT) or fp16; None takes int8, or fp16 where the target
+            does not compute in INT8.
         calibration_out: folder for the ranges, in the formats of ``calibration_export``; these must be those of the
             model itself, so it is not equalized.
         tensorrt_version: named in TensorRT's cache.
@@ -97,6 +97,8 @@ def quantize_file(
         {"the input model": model_io.parts(path), **read_files(data, preprocess)},
     )
     check_dynamic(precision, target)
+    if precision == "fp8":
+        in_float8(target)
     _check(precision, data, calibration_out, int4_weights, tensorrt_version)
     model = open_model(path)
     dataset = None if data is None else open_data(model, data, preprocess)
@@ -132,7 +134,7 @@ def _made(
     assert data is not None
     if int4_weights is not None:
         return int4_model(model, data, int4_weights, recipe, progress)
-    make = mixed_model if precision == "mixed" else quantize_model
+    make = {"mixed": mixed_model, "fp8": fp8_model}.get(precision, quantize_model)
     return make(model, data, target, method, progress, recipe)
 
 
@@ -145,14 +147,14 @@ def _check(
     precision: str, data: Data | None, calibration_out: Path | None, int4_weights: float | None, tensorrt_version: str
 ) -> None:
     """Raise, before any work, what excludes each other or is missing."""
-    unranged = precision in ("fp16", "dynamic")
+    unranged = precision in ("fp16", "fp8", "dynamic")
     if calibration_out is not None and (unranged or int4_weights is not None):
-        raise UsageError("{--calibration_out} needs static INT8: fp16, dynamic and INT4 weights take no calibration")
+        raise UsageError("{--calibration_out} needs static INT8: fp16, fp8, dynamic and INT4 weights take no ranges")
     if int4_weights is not None:
         check_share(int4_weights)
     if unranged and int4_weights is not None:
         raise UsageError(f"{{--int4_weights}} and {{--precision}} {precision} exclude each other: leave one out")
-    if not unranged and data is None:
+    if precision not in ("fp16", "dynamic") and data is None:
         raise UsageError(f"{{--precision}} {precision} needs calibration data: add {{--data}} DATA")
     tensorrt_number(tensorrt_version)
 
@@ -162,6 +164,17 @@ def quantize_model(
 ) -> Quantized:
     """``model`` in INT8; see ``passes.quantize``."""
     return quantize(model.graph, data, target, method, progress=progress, recipe=recipe)
+
+
+def fp8_model(
+    model: Model, data: Dataset, target: Target, method: str, progress: Progress = silent, recipe: Recipe | None = None
+) -> Quantized:
+    """``model`` in float8: the recipe's steps on integer grids are left out, and ``method`` is minmax.
+
+    A float is as precise at a tenth of its range as at the end of it, so nothing is won by cutting off large values.
+    """
+    even = Recipe(recipe.equalize if recipe else True, correct_bias=False, round_weights=False)
+    return quantize(model.graph, data, in_float8(target), "minmax", progress=progress, recipe=even)
 
 
 def mixed_model(

@@ -104,6 +104,27 @@ def test_quantize_stores_weights_in_int4(
         assert part in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("--data", str(CALIB)), "only TensorRT computes in it"),
+        (("--target", "tensorrt"), "needs calibration data"),
+        (("--target", "tensorrt", "--data", str(CALIB), "--int4-weights", "1"), "leave one out"),
+        (("--target", "tensorrt", "--data", str(CALIB), "--calibration-out", "d"), "needs static INT8"),
+    ],
+)
+def test_float8_says_what_it_needs(
+    arguments: tuple[str, ...],
+    part: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    given = ("quantize", str(MODEL), "--precision", "fp8", *arguments, "-o", str(tmp_path / "x.onnx"))
+    assert hqp(monkeypatch, *given) == 2
+    assert part in capfd.readouterr().err
+
+
 def test_quantize_keeps_in_float_what_is_faster_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few, mixed = tmp_path / "few.npz", tmp_path / "mixed.onnx"
     with np.load(CALIB) as data:

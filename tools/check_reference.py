@@ -1,0 +1,125 @@
+"""Reference accuracies: what models lose today, and whether they still lose no more.
+
+    make reference
+    python tools/check_reference.py --only "resnet18, INT8"
+    python tools/check_reference.py --update        # writes what is measured; say in the commit why it changed
+
+models/reference.json says for each row which ``hqp`` commands make a model, from which file and data, what judges it,
+and
+
+drop    of the metric against the float model, in points, on data that no step saw
+error   |y - y_float|^2 / |y_float|^2 of all outputs, the mean over samples: it moves where answers do not, yet
+
+each with the half width of its 95 % interval when it was written (of the drop from paired samples; of the error at
+least half of it, since machines round differently). A row fails where either is above by more than that. A row whose
+files are not here is skipped, and says so. Exit code 1 if any failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import hqp_onnx
+from hqp_onnx.evaluation.paired import paired_drop
+
+ROOT = Path(__file__).parents[1]
+FILE = ROOT / "models/reference.json"
+MACHINES = 0.5  # of the error: what may differ between machines
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Drop and error, each with the half width of its interval."""
+
+    drop: float
+    drop_within: float
+    error: float
+    error_within: float
+
+    def verdict(self, now: Figures) -> str:
+        """What is wrong with what is measured ``now``; "" if nothing is."""
+        found = []
+        if not now.drop <= self.drop + self.drop_within:  # NaN fails, too
+            found.append(f"drop {now.drop:+.2f} points; expected {self.drop:+.2f}, within {self.drop_within:.2f}")
+        if not now.error <= self.error + self.error_within:
+            found.append(f"error {now.error:.3g}; expected {self.error:.3g}, within {self.error_within:.2g}")
+        return "; ".join(found)
+
+
+def limited(given: Sequence[Any], folder: Path) -> Path:
+    """A file of the first samples; ``given`` is a file and a number of samples."""
+    path, count = ROOT / given[0], given[1]
+    output = folder / f"{path.stem}_{count}.npz"
+    with np.load(path) as arrays:
+        np.savez(output, **{name: arrays[name][:count] for name in arrays.files})
+    return output
+
+
+def made(row: Mapping[str, Any], calib: Path, folder: Path) -> Path:
+    """The model behind the last step."""
+    model = ROOT / row["model"]
+    for number, step in enumerate(row["steps"]):
+        output = folder / f"{number}.onnx"
+        command = [sys.executable, "-m", "hqp_onnx", *step.split(), str(model), "--data", str(calib), "-o", str(output)]
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if run.returncode:
+            raise SystemExit(f"{row['name']}: hqp {step}: {run.stderr.strip()}")
+        model = output
+    return model
+
+
+def measured(row: Mapping[str, Any]) -> Figures:
+    """Make the model of a row, and judge it."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        calib, test = (limited(row[part], folder) for part in ("calib", "test"))
+        model, target = made(row, calib, folder), row["target"]
+        base = hqp_onnx.evaluate(ROOT / row["model"], str(test), metric=row["metric"]).values
+        values = hqp_onnx.evaluate(model, str(test), metric=row["metric"], target=target).values
+        like = hqp_onnx.evaluate(
+            model, str(test), metric="fidelity", reference=ROOT / row["model"], target=target
+        ).values
+    drop, errors = paired_drop(base, values), 1 - like
+    error, spread = float(errors.mean()), 1.96 * float(errors.std()) / len(errors) ** 0.5
+    points = 100 * drop.drop, 50 * (drop.high - drop.low)
+    return Figures(*(float(f"{x:.3g}") for x in (*points, error, max(spread, MACHINES * error))))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="rows whose name has this in it")
+    parser.add_argument("--fast", action="store_true", help="the few that `make test` checks")
+    parser.add_argument("--update", action="store_true", help="write what is measured")
+    settings = parser.parse_args()
+    rows = json.loads(FILE.read_text())
+    chosen = [row for row in rows if settings.only in row["name"] and (row.get("fast") or not settings.fast)]
+    if not chosen:
+        parser.error(f"no row of {FILE.name} has {settings.only!r} in its name")
+    failed = []
+    for row in chosen:
+        if missing := [part for part in (row["model"], row["calib"][0], row["test"][0]) if not (ROOT / part).is_file()]:
+            print(f"{row['name']}: skipped, {missing[0]} is not here", flush=True)
+            continue
+        now = measured(row)
+        verdict = "" if settings.update else Figures(**row["expected"]).verdict(now)
+        print(f"{row['name']}: {verdict or 'ok'} ({now.drop:+.2f} points, error {now.error:.3g})", flush=True)
+        failed += [row["name"]] if verdict else []
+        if settings.update:
+            row["expected"] = asdict(now)
+            FILE.write_text("[\n" + ",\n".join(f"  {json.dumps(row)}" for row in rows) + "\n]\n")
+    if failed:
+        sys.exit(f"{len(failed)} of {len(chosen)} lose more than before")
+
+
+if __name__ == "__main__":
+    main()
