@@ -53,6 +53,7 @@ def test_optimize(tmp_path: Path) -> None:
     for language, code in blocks("optimize.md"):
         run(tmp_path, language, code, environment)
     listed = re.findall(r"^\| `([\w.]+)` \|", (DOCS / "optimize.md").read_text(), re.MULTILINE)
+    listed.remove("pruned.ledger.json")  # is not always written
     assert len(listed) == 6
     for folder in ("out", "out_agreement", "out_python"):
         assert {*listed} <= {path.name for path in (tmp_path / folder).iterdir()}
