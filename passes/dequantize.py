@@ -12,13 +12,16 @@ what is quantized may be below, Clip(x, 0, end of the range) takes its place. No
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from onnx.reference import ReferenceEvaluator
 
 from hqp_onnx.errors import ModelError
-from hqp_onnx.graphs.model_io import is_quantized
+from hqp_onnx.graphs.model_io import is_quantized, to_proto
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.in_float.dynamic import DYNAMIC
 from hqp_onnx.passes.in_float.linear import LINEAR
@@ -46,6 +49,8 @@ _FIRST |= {
 }
 _FIRST |= {"Squeeze", "Tile", "TopK", "Transpose", "Unsqueeze"}
 _PLACES = frozenset({"ArgMax", "ArgMin", "Shape", "Size"})
+_COMPUTES = _PLACES | {"MaxPool", "Resize", "TopK"}
+"""What does more than to move numbers."""
 _MOVES: dict[str, Sequence[int] | None] = dict.fromkeys(_FIRST | _PLACES, (0,))
 _MOVES |= dict.fromkeys(("Concat", "Max", "Min")) | dict.fromkeys(("Pad", "ScatterElements", "ScatterND"), (0, 2))
 _MOVES |= {"Where": (1, 2)}
@@ -96,6 +101,7 @@ def _unknown(node: gs.Node) -> ModelError:
 
 def _drop_pairs(work: Work) -> None:
     """Replace what DequantizeLinear gives by the numbers that it stands for."""
+    _fold(work)
     numbers = _of_moved_constants(work)  # of tensors of integers
     ends: dict[str, gs.Tensor] = {}  # of the model, by what is there now
     for node in list(work.graph.nodes):
@@ -124,19 +130,85 @@ def _drop_pairs(work: Work) -> None:
             ends = {name: kept if tensor is value else tensor for name, tensor in ends.items()}
 
 
-def _of_moved_constants(work: Work) -> dict[str, tuple[gs.Tensor, Steps]]:
-    """Constants of integers that are moved before they are dequantized: rows of a table, that are gathered."""
-    found: dict[str, tuple[gs.Tensor, Steps]] = {}
+def _fold(work: Work) -> None:
+    """Move constants that are moved, by constants, before they are dequantized, once and for all."""
+    wanted: set[int] = set()
+    for node in reversed(work.graph.nodes):
+        moves = node.op in _MOVES and not wanted.isdisjoint(map(id, node.outputs))
+        places = [0] if node.op == "DequantizeLinear" else _operands(node) if moves else []
+        wanted.update(id(node.inputs[place]) for place in places)
+    wanted -= {id(t) for t in work.graph.outputs}
     for node in work.graph.nodes:
-        if node.op != "DequantizeLinear":
+        moves = node.op in _MOVES.keys() - _COMPUTES and not wanted.isdisjoint(map(id, node.outputs))
+        if not moves or not all(isinstance(t, gs.Constant) for t in node.inputs if not t.is_empty()):
             continue
-        source = node.inputs[0]
-        while source.inputs and source.inputs[0].op in _FIRST:
-            source = source.inputs[0].inputs[0]
-        if isinstance(source, gs.Constant) and source is not node.inputs[0]:
-            values = work.floats(source, _steps(node))
-            found |= {} if values is None else {source.name: (values, _steps(node))}
+        part = to_proto(gs.Graph([node], [], node.outputs, opset=work.graph.opset))
+        with suppress(Exception):  # numpy's own: it stays
+            results = ReferenceEvaluator(part).run(None, {})
+            for tensor, values in zip(list(node.outputs), results, strict=True):
+                tensor.to_constant(np.asarray(values)).inputs.clear()
+
+
+def _of_moved_constants(work: Work) -> dict[str, tuple[gs.Tensor, Steps]]:
+    """Copies of constants of integers that are moved before they are dequantized: rows of a table, that are gathered.
+
+    Each is for one DequantizeLinear, with what moves it: others may read it with other steps, or as integers.
+    """
+    chains = [(node, *_moves_before(node)) for node in work.graph.nodes if node.op == "DequantizeLinear"]
+    moved = {id(source) for _, source, moves in chains if moves and isinstance(source, gs.Constant)}
+    found: dict[str, tuple[gs.Tensor, Steps]] = {}
+    made: dict[int, list[tuple[Steps, gs.Tensor]]] = {}
+    for node, source, moves in chains:
+        steps = _before(moves, _steps(node))
+        if id(source) not in moved or steps is None:
+            continue
+        own = made.setdefault(id(source), [])
+        floats = next((floats for known, floats in own if known.same(steps)), None)
+        if floats is None:
+            floats = work.constant(steps.of(source.values), f"{source.name}/float")
+            own.append((steps, floats))
+        copy = gs.Constant(work.names.tensor(f"{source.name}/copy"), source.values)
+        found[copy.name] = floats, _steps(node)
+        node.inputs[0] = _repeated(work, moves, copy)
+    work.graph.toposort()
     return found
+
+
+def _moves_before(node: gs.Node) -> tuple[gs.Tensor, list[gs.Node]]:
+    """What the integers of DequantizeLinear come from, and the nodes that move them on their way, in order."""
+    source = node.inputs[0]
+    moves: list[gs.Node] = []
+    while source.inputs and source.inputs[0].op in _FIRST and source is source.inputs[0].outputs[0]:
+        moves.insert(0, source.inputs[0])
+        source = source.inputs[0].inputs[0]
+    return source, moves
+
+
+def _before(moves: Sequence[gs.Node], steps: Steps) -> Steps | None:
+    """``steps`` of what ``moves`` give, as those of what they take; None where that is not known."""
+    if not steps.known or steps.scale.values.size == 1 or not moves:
+        return steps if steps.known else None
+    if steps.block or any(node.op != "Gather" or node.inputs[1].shape is None for node in moves):
+        return None
+    ranks = [len(node.inputs[1].shape) for node in moves]  # of what tells the places: as many axes take one's place
+    rank = len(moves[0].inputs[0].shape)
+    axis = steps.axis % (rank + sum(ranks) - len(ranks))
+    for n, node in reversed(list(enumerate(moves))):
+        at = node.attrs.get("axis", 0) % (rank + sum(ranks[:n]) - n)
+        if at <= axis < at + ranks[n]:
+            return None
+        axis -= ranks[n] - 1 if axis >= at else 0
+    return replace(steps, axis=axis)
+
+
+def _repeated(work: Work, moves: Sequence[gs.Node], value: gs.Tensor) -> gs.Tensor:
+    """The result of new nodes that move ``value`` as ``moves`` do."""
+    for node in moves:
+        outputs = [gs.Variable(work.names.tensor(f"{t.name}/copy"), t.dtype, t.shape) for t in node.outputs]
+        name = work.names.node(f"{name_of(node)}/copy")
+        work.graph.nodes.append(gs.Node(node.op, name, {**node.attrs}, [value, *node.inputs[1:]], outputs))
+        value = outputs[0]
+    return value
 
 
 def _move(work: Work, node: gs.Node, numbers: dict[str, tuple[gs.Tensor, Steps]], steps: Steps) -> None:

@@ -209,6 +209,60 @@ def test_places_of_integers_are_places_of_numbers() -> None:
         np.testing.assert_array_equal(got, wanted)
 
 
+TABLES = {  # of int8: what is made of them, its shape, and the scales
+    "transposed": ("t = Transpose<perm=[1,0]>(w) y = DequantizeLinear<axis=0>(t, s, z)", "c,4", 3),
+    "another shape": ("t = Reshape(w, shape) y = DequantizeLinear<axis=0>(t, s, z)", "4,1,c", 4),
+    "a part": ("t = Slice(w, one, three) y = DequantizeLinear<axis=0>(t, s, z)", "2,c", 2),
+    "rows by two axes": ("t = Gather(w, i) y = DequantizeLinear<axis=2>(t, s, z)", "2,2,c", 3),
+    "columns": ("t = Gather<axis=-1>(w, i) y = DequantizeLinear<axis=0>(t, s, z)", "4,2,2", 4),
+    "one column": (
+        "u = Gather<axis=1>(w, k) t = Gather<axis=1>(u, i) y = DequantizeLinear<axis=0>(t, s, z)",
+        "4,2,2",
+        4,
+    ),
+    "two scales": (
+        "t = Gather(w, i) a = DequantizeLinear(t, p, o) b = DequantizeLinear(t, p2, o) y = Sub(a, b)",
+        "2,2,c",
+        1,
+    ),
+    "whole, too": (
+        "t = Gather(w, one) a = DequantizeLinear(t, p, o) b = DequantizeLinear(w, p2, o) y = Sub(a, b)",
+        "4,c",
+        1,
+    ),
+    "integers, too": ("t = Gather(w, one) a = DequantizeLinear(t, p, o) b = Cast<to=1>(w) y = Sub(a, b)", "4,c", 1),
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+@pytest.mark.parametrize("columns", [3, 4])
+def test_each_reader_of_a_moved_table_has_its_own_steps(case: str, columns: int) -> None:
+    body, shape, count = TABLES[case]
+    count = columns if count == 3 else count
+    rng = np.random.default_rng(2)
+    arrays = {"w": rng.integers(-99, 99, (4, columns)).astype(np.int8), "shape": np.array([4, 1, columns])}
+    arrays |= {"s": np.geomspace(0.1, 3, count, dtype=np.float32), "z": rng.integers(-9, 9, count).astype(np.int8)}
+    arrays |= {"p": np.float32(0.5), "p2": np.float32(3), "o": np.int8(7), "one": np.array([1]), "three": np.array([3])}
+    text = (
+        f"""<ir_version: 8, opset_import: ["" : 17]> g (int64[2,2] i, int64[1] k) => (float[{shape}] y) {{ {body} }}"""
+    )
+    model = onnx.parser.parse_model(text)
+    for name, values in arrays.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(values), name))
+    feeds = {"i": np.array([[1, 2], [0, 0]]), "k": np.array([1])}
+    if case == "one column":
+        feeds["i"] = np.zeros((2, 2), np.int64)
+    np.testing.assert_allclose(run(in_float(model), feeds)[0], run(model, feeds)[0], rtol=1e-6)
+
+
+def test_steps_of_rows_that_are_gathered_are_refused() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (int64[4] i) => (float[4,2] y)
+      <int8[4,2] w = {1, 2, 3, 4, 5, 6, 7, 8}, float[4] s = {1, 2, 3, 4}, int8[4] z = {0, 0, 0, 0}> {
+        t = Gather(w, i) y = DequantizeLinear<axis=0>(t, s, z) }"""
+    with pytest.raises(ModelError, match="of DequantizeLinear has no known meaning"):
+        dequantize(to_graph(onnx.parser.parse_model(text)))
+
+
 def test_a_choice_of_onnxruntime(tmp_path: Path) -> None:
     text = """<ir_version: 8, opset_import: ["" : 17]> g (float[n,4] x) => (float[n,4] y)
       <bool[4] c = {1, 0, 1, 0}> { r = Relu(x) t = Tanh(x) w = Where(c, r, t) p = Neg(w) y = Sigmoid(p) }"""
