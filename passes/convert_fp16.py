@@ -37,6 +37,8 @@ _LARGEST = float(np.finfo(np.float16).max)
 _QDQ_OPSET = 19
 _WINDOWS = frozenset({"HannWindow", "HammingWindow", "BlackmanWindow", "MelWeightMatrix"})
 _FLOAT_VALUES = frozenset({"value_float", "value_floats"})
+_BY_SCALAR = frozenset({"Add", "Div", "Mul", "Sub"})
+_KEEPS = frozenset({"Cast", "Dropout", "Expand", "Identity"})
 _TRIES = 20
 _NODE_OF_ERROR = re.compile(r"(?:node name: |name '|[Nn]ode \()(.+?)[)']")
 
@@ -57,6 +59,8 @@ def convert_fp16(graph: gs.Graph) -> PassResult:
     handed_on = _put_aside(raised)
     result, stays = _converted(_typed(to_proto(raised)))
     _put_back(_apart(result), handed_on)
+    if handed_on and (why := _not_valid(to_proto(result))) and not _not_valid(to_proto(graph)):
+        raise ModelError(f"the model has no float16 form: {one_line(why)}")
     tensors = result.tensors()
     beyond = [t.name for t in floats if isinstance(t, gs.Constant) and _beyond(t.values)]
     cut = [name for name in beyond if name in tensors and tensors[name].dtype == np.float16]
@@ -134,17 +138,44 @@ def _halved(model: onnx.ModelProto, stays: Collection[str]) -> onnx.ModelProto:
 
 
 def _apart(graph: gs.Graph) -> gs.Graph:
-    """``graph``, in place, without products of a transposed batch by a matrix, which gets as many axes.
+    """``graph``, sorted, in place, with a copy between a transposed batch and its product by constants.
 
-    onnxruntime 1.32 fuses the two on the CPU, and the process dies of it.
+    onnxruntime 1.32 fuses the two on the CPU, and the process dies of it. Concat of one tensor is a copy that it keeps.
     """
-    names = UniqueNames(graph)
-    for node in (node for node in graph.nodes if node.op == "MatMul" and node.inputs[0].inputs):
-        before, weight = node.i(), node.inputs[1]
-        perm = before.attrs.get("perm", []) if before.op == "Transpose" else []
-        if isinstance(weight, gs.Constant) and len(weight.shape) == 2 and _moves_batch(perm):
-            node.inputs[1] = gs.Constant(names.tensor(f"{weight.name}.batch"), weight.values[(None,) * (len(perm) - 2)])
-    return graph
+    names, fixed = UniqueNames(graph), set[str]()
+    for node in graph.nodes:
+        if all(isinstance(t, gs.Constant) or t.name in fixed for t in node.inputs):
+            fixed.update(t.name for t in node.outputs)
+    for node in [node for node in graph.nodes if node.op == "MatMul"]:
+        for place, other in enumerate(reversed(node.inputs)):
+            product = node.inputs[place]
+            if (isinstance(other, gs.Constant) or other.name in fixed) and _is_transposed_batch(product):
+                copy = gs.Variable(names.tensor(f"{product.name}/copy"), product.dtype, product.shape)
+                graph.nodes.append(gs.Node("Concat", names.node(copy.name), {"axis": 0}, [product], [copy]))
+                node.inputs[place] = copy
+    return graph.toposort()
+
+
+def _is_transposed_batch(tensor: gs.Tensor) -> bool:
+    """Whether ``tensor`` is one for onnxruntime: behind what it takes away, or moves into the product."""
+    order: list[int] = []
+    rank = None  # where a shape states it
+    while tensor.inputs:
+        node = tensor.inputs[0]
+        perm = node.attrs.get("perm", []) if node.op == "Transpose" else []
+        varied = [t for t in node.inputs if not (isinstance(t, gs.Constant) and t.values.size == 1)]
+        if perm and rank in (None, len(perm)):
+            order, rank = [perm[axis] for axis in order or range(len(perm))], len(perm)
+        elif (
+            node.op == "Reshape" and isinstance(node.inputs[1], gs.Constant) and rank in (None, node.inputs[1].shape[0])
+        ):
+            rank = node.inputs[1].shape[0]
+        elif node.op not in _KEEPS and not (node.op in _BY_SCALAR and len(varied) == 1):
+            return False
+        if _moves_batch(order):
+            return True
+        tensor = varied[0] if node.op in _BY_SCALAR else node.inputs[0]
+    return False
 
 
 def _moves_batch(perm: Sequence[int]) -> bool:

@@ -275,6 +275,31 @@ def test_inputs_and_outputs_may_have_names_of_the_converter() -> None:
     np.testing.assert_array_equal(run(converted, feeds)[0], np.full((2, 4), 9.0))
 
 
+BATCHES = [  # what onnxruntime takes for a transposed batch t by constants, and the shape of the product
+    ("y = MatMul(square, t)", "2, 5, 4"),
+    ("y = MatMul(t, vector)", "2, 5"),
+    ("k = Identity(t)  y = MatMul(k, w)", "2, 5, 7"),
+    ("k = Mul(c, t)  y = MatMul(k, w)", "2, 5, 7"),
+    ("k = Div(t, c)  i = Add(k, zero)  y = MatMul(i, w)", "2, 5, 7"),
+    ("k = Reshape(t, shape)  y = MatMul(k, w)", "2, 5, 7"),
+    ("k = Transpose<perm = [1, 0]>(turned)  y = MatMul(t, k)", "2, 5, 7"),
+    ("k = Gather(rows, first)  y = MatMul(t, k)", "2, 5, 7"),
+    ("k = Transpose<perm = [0, 2, 1]>(t)  y = MatMul(k, square)", "2, 4, 5"),
+]
+
+
+def test_an_output_that_an_if_reads_in_float16_is_refused() -> None:
+    then, other = "a () => (u) { u = MatMul(x, w) }", "e () => (v) { t = Neg(x)  v = MatMul(t, w) }"
+    made = parsed(
+        f"g (float[n, 6] x, bool b) => (float[6, 4] w, float[n, 4] y) {{ "
+        f"y = If(b) <then_branch = {then}, else_branch = {other}> }}"
+    )
+    made.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((6, 4), np.float32), "w"))
+    onnx.checker.check_model(made, full_check=True)
+    with pytest.raises(ModelError, match="no float16 form"):
+        convert_fp16(to_graph(made))
+
+
 def test_a_transposed_batch_times_a_matrix_opens(tmp_path: Path) -> None:
     """In a process of its own, which would die where onnxruntime fuses the two."""
     rng = np.random.default_rng(0)
@@ -287,6 +312,16 @@ def test_a_transposed_batch_times_a_matrix_opens(tmp_path: Path) -> None:
         half, x = converted(made), {"x": rng.standard_normal(sizes).astype(np.float32)}
         onnx.save(half, tmp_path / f"{number}.onnx")
         np.testing.assert_allclose(ReferenceEvaluator(half).run(None, x)[0], run(made, x)[0], atol=0.02)
+    for number, (body, shape) in enumerate(BATCHES, 4):
+        made = parsed(f"g (float[5, 2, 4] x) => (float[{shape}] y) {{ t = Transpose<perm = [1, 0, 2]>(x)  {body} }}")
+        arrays = {"w": weights, "turned": weights.T, "square": rng.standard_normal((5, 5)).astype(np.float32)}
+        arrays |= {"c": np.float32(0.5), "zero": np.float32(0), "shape": np.array([2, 5, 4])}
+        arrays |= {"vector": weights[:, 0], "rows": np.tile(weights, (3, 1)), "first": np.array([0, 1, 2, 3])}
+        for name, values in arrays.items():
+            made.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(values), name))
+        half, x = converted(made), {"x": rng.standard_normal((5, 2, 4)).astype(np.float32)}
+        onnx.save(half, tmp_path / f"{number}.onnx")
+        np.testing.assert_allclose(ReferenceEvaluator(half).run(None, x)[0], run(made, x)[0], atol=0.05)
     body = "t = Transpose<perm = [1, 0, 2]>(x)  y = MatMul(t, w)"
     original = parsed(f"g (float16[2, 3, 4] x) => (float16[a, b, c] y) {{ {body} }}")
     original.graph.initializer.append(onnx.numpy_helper.from_array(weights.astype(np.float16), "w"))
@@ -294,7 +329,7 @@ def test_a_transposed_batch_times_a_matrix_opens(tmp_path: Path) -> None:
     code = """
 import pathlib, sys, onnxruntime
 from hqp_onnx.runtimes.session import Session
-for file in sorted(pathlib.Path(sys.argv[1]).glob("[0-9].onnx")):
+for file in sorted(pathlib.Path(sys.argv[1]).glob("[0-9]*.onnx")):
     onnxruntime.InferenceSession(file)
 Session(pathlib.Path(sys.argv[1]) / "given.onnx")
 """
