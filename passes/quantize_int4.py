@@ -45,6 +45,7 @@ __all__ = ["check_share", "quantize_int4"]
 BLOCK = 32
 OPSET = 21  # of blocked DequantizeLinear and INT4
 _LOW, _HIGH = -8, 7
+_FEWEST = 8  # of a scale of 32 bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,9 +125,22 @@ def quantize_int4(
         store(graph, nodes[name], blocks, names)
         notes.append(f"{name}: INT4, costs {blocks.cost:.2g} of the loss per parameter")
     graph.cleanup().toposort()
+    return PassResult(
+        graph, bool(notes), tuple(notes), () if notes or not share else (_none(coded, share, convolutions),)
+    )
+
+
+def _none(coded: Mapping[str, _Blocks], share: float, convolutions: bool) -> str:
+    """Why no weight is stored."""
     kinds = "Gemm, MatMul or Conv" if convolutions else "Gemm or MatMul"
-    none = f"no weight was stored in INT4: no {kinds} reads a constant, alone, of finite numbers"
-    return PassResult(graph, bool(notes), tuple(notes), () if notes or not share else (none,))
+    if not coded:
+        return f"no weight was stored in INT4: no {kinds} reads a constant, alone, of finite numbers"
+    name = min(coded, key=lambda name: coded[name].cost)
+    size, total = coded[name].integers.size, sum(blocks.integers.size for blocks in coded.values())
+    return (
+        f"no weight was stored in INT4: the least sensitive, '{name}', has {size} of {total} parameters, more than the "
+        f"share of {share:g} allows"
+    )
 
 
 def _nodes(graph: gs.Graph, weights: Container[str], convolutions: bool) -> dict[str, gs.Node]:
@@ -184,8 +198,8 @@ def _matrix(node: gs.Node) -> FloatArray:
 
 
 def _divisor(inputs: int) -> int:
-    """The one nearest to ``BLOCK``, as a factor."""
-    divisors = [d for d in range(1, inputs + 1) if inputs % d == 0]
+    """The one nearest to ``BLOCK``, as a factor; not so small that scales take more than integers."""
+    divisors = [d for d in range(1, inputs + 1) if inputs % d == 0 and (d >= _FEWEST or d == inputs)]
     return min(divisors, key=lambda d: abs(math.log(d / BLOCK)))
 
 
@@ -195,8 +209,9 @@ def _blocks(node: gs.Node, sensitivity: FloatArray, moments: Moments | None) -> 
     block = _divisor(inputs) if operator(node) == "Conv" else BLOCK
     starts = np.arange(0, inputs, block)
     highest, lowest = (end.reduceat(weight, starts, axis=0) for end in (np.maximum, np.minimum))
-    tops = np.maximum(highest / _HIGH, lowest / _LOW)
-    blocks = _Blocks(weight, np.where(tops > 0, tops, 1.0).astype(np.float32).astype(np.float64), block)
+    tops, kind = np.maximum(highest / _HIGH, lowest / _LOW), node.inputs[1].dtype
+    scales = np.where(tops >= np.finfo(kind).tiny, tops, 1.0).astype(kind)  # what is smaller becomes 0
+    blocks = _Blocks(weight, scales.astype(np.float64), block)
     known = moments is not None and len(moments.mean) == inputs  # not of a Conv with too many for patches
     refined = rounded(weight.T, blocks.grid.steps, moments.gram, _HIGH, low=_LOW) if moments and known else None
     blocks = blocks.of(weight) if refined is None else replace(blocks, integers=refined.T)

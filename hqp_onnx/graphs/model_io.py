@@ -341,7 +341,7 @@ def _state_outputs(path: Path, model: onnx.ModelProto) -> None:
         return
     for value in unstated:
         if value.type.HasField("tensor_type") and not value.type.tensor_type.elem_type:
-            raise ModelError(f"{path}: output '{value.name}' is a tensor of no type. Export it with its type")
+            raise ModelError(f"{path}: output '{value.name}' states no element type. Export it with its type")
         value.ClearField("type")
     try:
         found = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.output}

@@ -201,7 +201,7 @@ def test_outputs_that_state_no_type_get_theirs(part: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (unstated("elem_type"), "output 'y' is a tensor of no type"),
+        (unstated("elem_type"), "output 'y' states no element type"),
         (unstated("shape", "com.microsoft.BiasGelu"), "output 'y' states no type or shape, and inference finds none"),
     ],
 )

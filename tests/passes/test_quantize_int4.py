@@ -77,6 +77,24 @@ def test_the_least_sensitive_weights_go_first() -> None:
         quantize_int4(graph(), fisher(w1=1), 2)
 
 
+def test_a_share_that_is_less_than_the_first_weight_is_named() -> None:
+    (warning,) = quantize_int4(graph(), fisher(w1=1, w2=1e-3, w3=1), 0.01).warnings
+    assert "'w2', has 3200 of 8640 parameters, more than the share of 0.01 allows" in warning
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", [np.float16, np.float32])
+def test_weights_too_small_for_a_scale_become_zero(kind: type) -> None:
+    tiny = graph()
+    for name in SHAPES:
+        values = np.full(SHAPES[name], np.finfo(kind).smallest_subnormal, kind)
+        values[:, 0] = 1
+        tiny.tensors()[name].values = values
+    made = quantize_int4(tiny, fisher(w1=1, w2=1, w3=1), 1.0).graph
+    scales = [t.values for name, t in made.tensors().items() if name.endswith("/scale")]
+    assert len(scales) == 3 and all(scale.min() > 0.1 for scale in scales)
+
+
 def test_moments_lower_the_error_of_the_output() -> None:
     x = (normal(300, 8) @ normal(8, 64)).astype(np.float32)
     before = graph()
@@ -134,6 +152,17 @@ def test_weights_of_conv_are_blocks_that_are_computed_at_load(tmp_path: Path) ->
     options.log_severity_level = 3
     ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     assert not {"Cast", "Mul"} & {node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node}
+
+
+@pytest.mark.parametrize(("channels", "block"), [(1031, 1031), (2018, 1009), (64, 32), (3, 3)])
+def test_scales_of_a_conv_are_fewer_than_its_integers(channels: int, block: int) -> None:
+    proto = onnx.parser.parse_model(
+        f"""<ir_version: 10, opset_import: ["" : 21]> g (float[N,{channels},2,2] x) => (float[N,2,2,2] y)
+           {{ y = Conv(x, w) }}"""
+    )
+    proto.graph.initializer.append(numpy_helper.from_array(normal(2, channels, 1, 1), "w"))
+    made = quantize_int4(to_graph(proto), {"w": np.ones(2)}, 1.0, convolutions=True).graph
+    assert made.tensors()["w/scale"].values.size == 2 * channels // block
 
 
 def test_a_product_that_onnxruntime_does_not_fuse_stays_in_float() -> None:
