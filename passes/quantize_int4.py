@@ -209,9 +209,8 @@ def _blocks(node: gs.Node, sensitivity: FloatArray, moments: Moments | None) -> 
     block = _divisor(inputs) if operator(node) == "Conv" else BLOCK
     starts = np.arange(0, inputs, block)
     highest, lowest = (end.reduceat(weight, starts, axis=0) for end in (np.maximum, np.minimum))
-    tops, kind = np.maximum(highest / _HIGH, lowest / _LOW), node.inputs[1].dtype
-    scales = np.where(tops >= np.finfo(kind).tiny, tops, 1.0).astype(kind)  # what is smaller becomes 0
-    blocks = _Blocks(weight, scales.astype(np.float64), block)
+    scales = np.maximum(highest / _HIGH, lowest / _LOW).astype(node.inputs[1].dtype)  # 0 for the smallest numbers, too
+    blocks = _Blocks(weight, np.where(scales > 0, scales, 1.0).astype(np.float64), block)
     known = moments is not None and len(moments.mean) == inputs  # not of a Conv with too many for patches
     refined = rounded(weight.T, blocks.grid.steps, moments.gram, _HIGH, low=_LOW) if moments and known else None
     blocks = blocks.of(weight) if refined is None else replace(blocks, integers=refined.T)

@@ -95,6 +95,15 @@ def test_weights_too_small_for_a_scale_become_zero(kind: type) -> None:
     assert len(scales) == 3 and all(scale.min() > 0.1 for scale in scales)
 
 
+def test_scales_of_float16_may_be_smaller_than_its_normal_numbers() -> None:
+    small = graph()
+    for name in SHAPES:
+        small.tensors()[name].values = (ARRAYS[name] * 1e-4).astype(np.float16)
+    made = quantize_int4(small, fisher(w1=1, w2=1, w3=1), 1.0).graph
+    scales = [t.values for name, t in made.tensors().items() if name.endswith("/scale")]
+    assert len(scales) == 3 and all(0 < scale.min() < scale.max() < 1e-4 for scale in scales)
+
+
 def test_moments_lower_the_error_of_the_output() -> None:
     x = (normal(300, 8) @ normal(8, 64)).astype(np.float32)
     before = graph()
