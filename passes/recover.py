@@ -60,6 +60,7 @@ def recover(
     kept: Kept | None = None,
     threads: int = 0,
     checkpoint: Path | None = None,
+    final: bool = False,
     progress: StageProgress | None = None,
 ) -> Recovered:
     """A copy of ``student`` that answers more like ``teacher`` on held-out samples, or is unchanged.
@@ -73,6 +74,7 @@ def recover(
             tensors of unchanged shape are compared.
         threads: of onnxruntime.
         checkpoint: file that is written after every round; a run that is repeated goes on from it.
+        final: a checkpoint of a training that ended is its result, even if there is more time now.
         progress: called with samples trained on, and in all.
 
     Raises:
@@ -85,7 +87,7 @@ def recover(
     began = perf_counter()
     exposed = expose_masters(student)
     trainer, notes = _open(exposed, teacher, data, settings, kept or {}, threads)
-    found = trainer.run(checkpoint, progress or (lambda done, total: None), began)
+    found = trainer.run(checkpoint, progress or (lambda done, total: None), began, final)
     stored = store_masters(student, exposed.masters, found.weights)
     return Recovered(stored.graph, stored.modified, (_told(found), *notes), losses=tuple(found.losses))
 
