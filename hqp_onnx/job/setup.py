@@ -177,7 +177,8 @@ def _measured_on(data: Dataset, seed: int) -> Dataset:
         return data
     numbers = np.sort(np.random.default_rng((seed, 4)).permutation(len(data))[:MOST_CALIBRATION])
     log.info("%d of %d samples calibrate; recovery takes all", MOST_CALIBRATION, len(data))
-    return data.only(Subset(data.source, numbers, "calib"))
+    some = data.only(Subset(data.source, numbers, "calib"))
+    return some if data.relabeled is None else some.labeled_with(data.relabeled[numbers])
 
 
 def _opened_data(options: Options, model: Model) -> tuple[dict[str, Dataset], Split | None]:

@@ -127,7 +127,8 @@ def test_auto_trains_on_all_samples_in_its_time_and_measures_on_some(
         return recover(student, teacher, data, settings, **given)
 
     def score(model: Any, scoring: Any, data: Any, execution: Any) -> Any:
-        measured.append(len(data))
+        answers = Session(options.model).run({"input": np.concatenate([batch.feeds["input"] for batch in data])})
+        measured.append((len(data), np.array_equal(data.labels, answers["logits"].argmax(1))))
         return filter_scores(model, scoring, data, execution)
 
     monkeypatch.setattr("hqp_onnx.job.setup.MOST_CALIBRATION", 100)
@@ -135,7 +136,7 @@ def test_auto_trains_on_all_samples_in_its_time_and_measures_on_some(
     monkeypatch.setattr("hqp_onnx.job.evidence.filter_scores", score)
     given = {"recover": "auto", "recover_time": 2.0, "precision": "fp32"}
     found = optimize(replace(options, **given, output=options.output.with_name("auto")))
-    assert measured == [100]
+    assert measured == [(100, True)]  # under the original's answers
     assert {count for count, _ in trained} == {240}
     assert sum(seconds for _, seconds in trained) < 5
     assert any("epochs of 216 samples" in note and "images are " in note for note in found.notes)
