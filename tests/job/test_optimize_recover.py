@@ -139,7 +139,8 @@ def test_auto_trains_on_all_samples_in_its_time_and_measures_on_some(
     assert measured == [(100, True)]  # under the original's answers
     assert {count for count, _ in trained} == {240}
     assert sum(seconds for _, seconds in trained) < 5
-    assert any("epochs of 216 samples" in note and "images are " in note for note in found.notes)
+    (note,) = (note for note in found.notes if "up to 120 epochs of 216 samples" in note)
+    assert "augmentation: " in note and note.endswith("; 2 s for all trainings together")
     assert found.recovered is not None
     assert found.recovered.sparsity > found.hqp.sparsity
 

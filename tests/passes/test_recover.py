@@ -172,7 +172,7 @@ def test_auto_comes_closer_says_how_and_repeats_itself(teacher, data, pruned):
     assert content(found.graph) == content(again.graph)
     assert distance(found.graph, teacher) < 0.3 * distance(graph, teacher)
     assert "up to 30 epochs of 144 samples, 16 at a time" in found.notes[-1]
-    assert "images are " in found.notes[-1]
+    assert "augmentation: shifts (" in found.notes[-1]
 
 
 def test_auto_ends_where_the_loss_does_not_fall_any_more(teacher, data, pruned, tmp_path, monkeypatch):
@@ -189,7 +189,7 @@ def test_auto_ends_where_the_loss_does_not_fall_any_more(teacher, data, pruned, 
     monkeypatch.setattr(schedule, "ROUND", 10)  # 2 of the 5 steps of an epoch
     found = recover(graph, teacher.graph, few, settings, kept=kept, threads=1)
     assert 2 * PATIENCE < len(found.losses) - 1 < 50
-    assert "when the loss had stopped falling" in found.notes[0]
+    assert "because the loss had stopped falling" in found.notes[0]
     assert rates[-1] == min(rates) < 0.02
 
     def killed(self, state, *given, run=Trainer._round):
@@ -249,7 +249,7 @@ def test_a_time_ends_it_and_its_learning_rate(teacher, data, pruned, monkeypatch
     assert rates[-1] < 0.02
     assert rates[-1] == min(rates[5:])
     assert found.modified
-    assert "when the time was over" in found.notes[0]
+    assert "because the time was over" in found.notes[0]
 
 
 def test_an_interrupted_time_goes_on_where_it_ended(teacher, data, pruned, tmp_path, monkeypatch):
@@ -267,7 +267,7 @@ def test_an_interrupted_time_goes_on_where_it_ended(teacher, data, pruned, tmp_p
         recover(graph, teacher.graph, data, settings, kept=kept, threads=1, checkpoint=file)
     found = recover(graph, teacher.graph, data, settings, kept=kept, threads=1, checkpoint=file)
     assert rounds[3] == rounds[2] > rounds[1] > rounds[0]
-    assert "when the time was over" in found.notes[0]
+    assert "because the time was over" in found.notes[0]
     assert min(found.losses) < found.losses[0]
 
 
@@ -294,7 +294,7 @@ def test_a_time_goes_on_from_a_checkpoint_without_one(teacher, data, pruned, tmp
     for seconds, more in ((None, 1), (60.0, 5), (None, 1)):
         settings = Recovery(epochs, batch=4, share=0.04, seconds=seconds)
         found = recover(pruned[0], teacher.graph, few, settings, threads=1, checkpoint=file)
-        assert f"of {more if epochs == 'auto' else 1} epochs" in found.notes[0]
+        assert f"of the {more if epochs == 'auto' else 1} epochs trained" in found.notes[0]
 
 
 def test_samples_are_read_as_they_are_used(teacher, data, pruned):
