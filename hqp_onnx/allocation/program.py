@@ -39,7 +39,7 @@ class Program:
 
     def __init__(self, groups: Groups, table: TimeTable) -> None:
         self._widths = [group.widths for group in groups.groups]
-        self._start = np.concatenate([[0], np.cumsum([len(widths) for widths in self._widths])])
+        self._start = np.concatenate([[0], np.cumsum([len(widths) for widths in self._widths], dtype=np.int64)])
         self._fixed, self.error, self.source = table.rest, table.error, table.source
         self._tables: dict[tuple[int, ...], FloatArray] = {}
         for kernel in table.kernels.values():
@@ -50,7 +50,7 @@ class Program:
         return self._fixed + sum(float(table[tuple(choice[list(groups)])]) for groups, table in self._tables.items())
 
     def solve(self, losses: Losses, limit: float, near: IntArray | None = None, reach: int = 0) -> IntArray | None:
-        """The choice of least summed loss within ``limit`` seconds; None where there is none.
+        """The choice of least summed loss within ``limit`` seconds; None where there is none, or no group.
 
         Args:
             losses: see ``Losses``.
@@ -58,6 +58,8 @@ class Program:
             near: with ``reach``, only choices that differ from it by so many levels in each group.
             reach: 0 for any.
         """
+        if not self._widths:
+            return None
         pairs = [groups for groups in self._tables if len(groups) == 2]
         first, count = {}, int(self._start[-1])
         for pair in pairs:

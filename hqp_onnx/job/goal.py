@@ -15,6 +15,7 @@ import numpy as np
 
 from hqp_onnx.allocation.search import Allocation
 from hqp_onnx.arrays import IntArray
+from hqp_onnx.errors import ModelError
 from hqp_onnx.job.allocation import AGAIN, allocate, first_path, note_on, retimed
 from hqp_onnx.job.candidate import Candidate, Precision
 from hqp_onnx.job.evidence import Evidence
@@ -22,7 +23,7 @@ from hqp_onnx.job.judge import Judge
 from hqp_onnx.job.ledger import Ledger
 from hqp_onnx.job.options import Options
 from hqp_onnx.job.path import PlanPath
-from hqp_onnx.job.precision import as_asked
+from hqp_onnx.job.precision import as_asked, fails
 from hqp_onnx.job.search import bisect
 from hqp_onnx.job.setup import Setup
 from hqp_onnx.job.shipping import NOISE
@@ -73,12 +74,14 @@ class Reached:
         pruned: the candidate in FP32.
         chosen: in the precision that was asked for.
         note: on the times.
+        notes: on the precision.
     """
 
     path: PlanPath
     pruned: Candidate
     chosen: Candidate
     note: str
+    notes: tuple[str, ...]
 
 
 def reach(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence, goal: Goal) -> Reached:
@@ -91,14 +94,18 @@ def reach(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence, goal: 
         choices = first_path(ledger, allocation, AGAIN)
         choice = _reached(setup, ledger, allocation, timing, choices, goal, f"reached{AGAIN}")
     pruned = Candidate(allocation.groups.plan(choice))
-    chosen = as_asked(setup, ledger, judge.models, pruned, timing.threads)
-    if timing.precision is Precision.DYNAMIC:
-        chosen = replace(pruned, precision=Precision.DYNAMIC)
-    for candidate in (pruned, chosen):
-        judge.trial(candidate)
+    judge.trial(pruned)
+    chosen, notes = pruned, tuple[str, ...]()
+    try:
+        chosen = as_asked(setup, ledger, judge.models, pruned, timing.threads)
+        if timing.precision is Precision.DYNAMIC:
+            chosen = replace(pruned, precision=Precision.DYNAMIC)
+        judge.trial(chosen)
+    except ModelError as e:
+        chosen, notes = pruned, (fails(setup, e),)
     ordered = sorted([*choices, choice], key=allocation.program.seconds, reverse=True)
     plans = PlanPath(tuple(allocation.groups.plan(other) for other in ordered))
-    return Reached(plans, pruned, chosen, note_on(allocation.program))
+    return Reached(plans, pruned, chosen, note_on(allocation.program), notes)
 
 
 def _reached(

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 
+from hqp_onnx.errors import ModelError
 from hqp_onnx.evaluation.latency import fastest
 from hqp_onnx.job.candidate import Candidate, Precision, plan_key
 from hqp_onnx.job.judge import Judge
@@ -46,12 +47,32 @@ def fastest_admissible(
 ) -> tuple[Candidate, int] | None:
     """``admissible``, or the same in dynamic INT8 where that is tried too and is faster."""
     ways = [wanted, replace(wanted, precision=Precision.DYNAMIC, floats=())][: 1 + setup.may_be_dynamic]
-    found = [admissible(setup, ledger, judge, path, removed, way, threads) for way in ways]
-    choices = [choice for choice in found if choice is not None]
+    found = [_admissible_if_it_runs(setup, ledger, judge, path, removed, way, threads) for way in ways]
+    failed = [choice for choice in found if isinstance(choice, ModelError)]
+    if len(failed) == len(ways):
+        raise failed[0]
+    choices = [choice for choice in found if isinstance(choice, tuple)]
     if len(choices) < 2:
         return choices[0] if choices else None
     candidates = [candidate for candidate, _ in choices]
     return choices[ledger.once("dynamic", lambda: _fastest(setup, judge.models, candidates, threads))]
+
+
+def fails(setup: Setup, error: ModelError) -> str:
+    """What to say where the narrow precision does not run, and mixed goes on in float32; raises it for any other."""
+    if setup.options.precision != "mixed":
+        raise error
+    return f"what ships is in float32, since {setup.options.narrow} fails: {error}"
+
+
+def _admissible_if_it_runs(
+    setup: Setup, ledger: Ledger, judge: Judge, path: Path, removed: int, wanted: Candidate, threads: int
+) -> tuple[Candidate, int] | ModelError | None:
+    try:
+        return admissible(setup, ledger, judge, path, removed, wanted, threads)
+    except ModelError as e:
+        log.info("%s does not run: %s", wanted.precision.value, e)
+        return e
 
 
 def admissible(

@@ -23,7 +23,7 @@ from hqp_onnx.job.judge import Judge
 from hqp_onnx.job.ledger import Ledger
 from hqp_onnx.job.models import CandidateModels
 from hqp_onnx.job.path import OrderPath, Path
-from hqp_onnx.job.precision import as_asked, fastest_admissible
+from hqp_onnx.job.precision import as_asked, fails, fastest_admissible
 from hqp_onnx.job.search import last_admissible, step_size
 from hqp_onnx.job.setup import Setup
 from hqp_onnx.job.suspicion import suspect
@@ -91,10 +91,16 @@ def _quantized(setup: Setup, ledger: Ledger) -> float:
     """Seconds in which the original is in the precision that was asked for; 0 where there is no limit to them."""
     if setup.options.time_limit is None or setup.options.precision == "fp32":
         return 0.0
-    start = perf_counter()
-    with suppress(ModelError):  # which is reported where it matters
-        CandidateModels(setup, None, ledger.cache).graph(replace(ORIGINAL, precision=Precision(setup.options.narrow)))
-    return perf_counter() - start
+
+    def seconds() -> float:
+        start = perf_counter()
+        with suppress(ModelError):  # which is reported where it matters
+            CandidateModels(setup, None, ledger.cache).graph(
+                replace(ORIGINAL, precision=Precision(setup.options.narrow))
+            )
+        return perf_counter() - start
+
+    return ledger.once("quantizing", seconds)
 
 
 def _so_far(setup: Setup, judge: Judge, evidence: Evidence | None, stage: str) -> SearchResult:
@@ -119,9 +125,7 @@ def _searched(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence) ->
             admitted = fastest_admissible(setup, ledger, judge, path, removed, wanted, threads)
             chosen, count = admitted or (None, 0)
         except ModelError as e:
-            if options.precision != "mixed":
-                raise
-            wanted, notes = pruned, (*notes, f"what ships is in float32, since {options.narrow} fails: {e}")
+            wanted, notes = pruned, (*notes, fails(setup, e))
     if options.recover:
         recovered = _recovered(setup, judge, path, count, chosen or wanted)
     return SearchResult(judge, evidence, pruned, chosen, recovered, notes, path, ended=ended)
@@ -130,12 +134,12 @@ def _searched(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence) ->
 def _reached(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence, goal: Goal) -> SearchResult:
     """The best model that is fast enough, and the same trained, if that was asked for."""
     found = reach(setup, ledger, judge, evidence, goal)
-    chosen = None if setup.options.precision == "fp32" else found.chosen
+    chosen = None if found.chosen.precision is Precision.FP32 else found.chosen
     recovered = replace(found.chosen, trained=True) if setup.options.recover else None
     judge.models.time.expect(1, found.chosen.precision)
     if recovered is not None and not judge.admits(recovered):
         recovered = None
-    return SearchResult(judge, evidence, found.pruned, chosen, recovered, (), found.path, ended=found.note)
+    return SearchResult(judge, evidence, found.pruned, chosen, recovered, found.notes, found.path, ended=found.note)
 
 
 def _pruned(

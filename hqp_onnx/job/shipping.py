@@ -58,7 +58,9 @@ def choose(
     if reaches is not None:
         return _reaching(competing, reaches, kind)
     row, why = _smallest(competing, kind) if smallest else _fastest(competing, kind)
-    return Shipping(row, why if found else f"No {_SAID[wanted]} model is inside the budget; {why}", met)
+    if not met:
+        why = f"No {_SAID[wanted]} model is inside the budget; {why}"
+    return Shipping(row, why if found or not met else f"{why}; none of them is {_SAID[wanted]}", met)
 
 
 def _reaching(rows: Rows, reaches: Callable[[Row], bool], kind: str) -> Shipping:

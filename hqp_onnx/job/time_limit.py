@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from time import perf_counter
 
@@ -20,6 +19,7 @@ from hqp_onnx.job.candidate import ORIGINAL, Candidate, Precision
 from hqp_onnx.job.evidence import Evidence, no_evidence
 from hqp_onnx.job.judge import Judge
 from hqp_onnx.job.path import PlanPath
+from hqp_onnx.job.precision import fails
 from hqp_onnx.job.rows import SECONDS
 from hqp_onnx.job.setup import Setup
 
@@ -91,15 +91,17 @@ def so_far(setup: Setup, judge: Judge, evidence: Evidence | None, stage: str) ->
     options, admitted = setup.options, judge.admitted
     untrained = [candidate for candidate in admitted if not candidate.trained]
     pruned = _best(setup, judge, [c for c in untrained if c.precision is Precision.FP32]) or ORIGINAL
-    quantized = replace(pruned, precision=Precision(options.narrow))
-    with suppress(ModelError):  # the model does not run in it
+    quantized, failed = replace(pruned, precision=Precision(options.narrow)), ""
+    try:
         if options.precision != "fp32" and judge.admits(quantized):
             untrained.append(quantized)
+    except ModelError as e:
+        failed = f"; {fails(setup, e)}"
     narrow = [] if options.precision == "fp32" else [c for c in untrained if c.precision is not Precision.FP32]
     trained = [c for c in admitted if c.trained and (c.precision is Precision.FP32) == (options.precision == "fp32")]
     seconds, judged = options.time_limit, judge.judged
-    note = f"{OVER} {seconds:g} s ended the search at '{stage}', with {judged} candidates judged: "
-    note += "--resume with more time goes on"
+    note = f"{OVER} {seconds:g} s ended the search at '{stage}', with {judged} candidate{'s' * (judged != 1)} judged: "
+    note += f"--resume with more time goes on{failed}"
     path = PlanPath((ORIGINAL.plan, *([pruned.plan] if len(pruned.plan) else [])))
     return SoFar(
         evidence or no_evidence(setup), pruned, _best(setup, judge, narrow), _best(setup, judge, trained), path, note

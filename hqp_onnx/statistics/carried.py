@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 
 from hqp_onnx.arrays import Array
@@ -20,7 +21,7 @@ from hqp_onnx.statistics.feature_sums import WORKSPACE, needed, run_of
 from hqp_onnx.statistics.summing import Features
 
 ROOM = 1 << 30
-"""Bytes of tensors that are kept; where more would be, more is computed again."""
+"""Bytes of tensors that are kept, from one depth to the next; where more would be, more is computed again."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,13 @@ class Carried:
         batches: of the model's inputs, or what crosses to the rest, one run each.
         inputs: of the rest; none where all of the model is computed.
         known: outputs of nodes that are not computed any more.
+        size: bytes of what is kept.
     """
 
     batches: Iterable[Batch]
     inputs: tuple[onnx.ValueInfoProto, ...] = ()
     known: frozenset[str] = frozenset()
+    size: int = 0
 
     def rest(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """``model``, in place, without what is known."""
@@ -66,14 +69,17 @@ class Carried:
         size = 0
         for feeds in self._runs(rest, features, session.batch, threads):
             given = {name: feeds[name] for name in crossing & fed} | session.run(feeds)
+            if not all(isinstance(values, np.ndarray) for values in given.values()):
+                return self  # a sequence, say
             size += sum(values.nbytes for values in given.values())
-            if size > ROOM:
+            if self.size + size > ROOM:
                 return self
             kept.append(given)
         if not kept:
             return self
         inputs = tuple(_input(name, [given[name] for given in kept]) for name in sorted(crossing))
-        return Carried([Batch(given, shared=frozenset(given)) for given in kept], inputs, self.known | set(settled))
+        batches = [Batch(given, shared=frozenset(given)) for given in kept]
+        return Carried(batches, inputs, self.known | set(settled), size)
 
     def _runs(
         self, model: onnx.ModelProto, features: Sequence[Features], fixed: int | None, threads: int

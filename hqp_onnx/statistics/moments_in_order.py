@@ -80,19 +80,20 @@ def refittable(graph: gs.Graph) -> set[str]:
 
 def _stages(original: gs.Graph, graph: gs.Graph, readers: Collection[str]) -> dict[int, dict[str, Contraction]]:
     """Weights to refit by depth, ascending: no two weights of one depth depend on each other."""
-    uses, old = contractions(graph), original.tensors()
+    uses, tensors, old = contractions(graph), graph.tensors(), original.tensors()
     depth: dict[str, int] = {}  # of tensors that differ from the original's
     stages: dict[int, dict[str, Contraction]] = {}
-    for node in graph.nodes:
-        level = max((depth[tensor.name] for tensor in node.inputs if tensor.name in depth), default=0)
-        weight = node.inputs[1] if len(node.inputs) > 1 else None
-        if weight is not None and weight.name in readers:
+    for node in to_proto(graph).graph.node:
+        read = reads(node)
+        level = max((depth[name] for name in read if name in depth), default=0)
+        weight = node.input[1] if len(node.input) > 1 else ""
+        if weight in readers:
             level = max(level, 1)
-        if level and weight is not None and weight.name in uses and _refittable(uses[weight.name], weight):
-            stages.setdefault(level, {})[weight.name] = uses[weight.name]
+        if level and weight in uses and _refittable(uses[weight], tensors[weight]):
+            stages.setdefault(level, {})[weight] = uses[weight]
             level += 1
-        if level or any(_changed(tensor, old.get(tensor.name)) for tensor in node.inputs):
-            depth.update((tensor.name, max(level, 1)) for tensor in node.outputs)
+        if level or any(_changed(tensors.get(name), old.get(name)) for name in read):
+            depth.update((name, max(level, 1)) for name in node.output if name)
     return {level: stages[level] for level in sorted(stages)}
 
 
@@ -107,7 +108,7 @@ def _depths(model: onnx.ModelProto, of_weights: Mapping[str, int], prefix: str) 
     return depths
 
 
-def _changed(tensor: gs.Tensor, before: gs.Tensor | None) -> bool:
+def _changed(tensor: gs.Tensor | None, before: gs.Tensor | None) -> bool:
     if not isinstance(tensor, gs.Constant):
         return False
     return not isinstance(before, gs.Constant) or not np.array_equal(tensor.values, before.values)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
+import onnx.parser
 import onnx_graphsurgeon as gs
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
@@ -11,7 +13,7 @@ from small_model import small_data, small_model
 from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.data.batch import Batch
 from hqp_onnx.errors import DataError
-from hqp_onnx.graphs.model_io import to_proto
+from hqp_onnx.graphs.model_io import to_graph, to_proto
 from hqp_onnx.model import open_model
 from hqp_onnx.passes.compensate import compensate
 from hqp_onnx.passes.prune_channels import prune_channels
@@ -19,6 +21,7 @@ from hqp_onnx.passes.refit_in_order import refit_in_order
 from hqp_onnx.runtimes.session import Session
 from hqp_onnx.statistics import carried
 from hqp_onnx.statistics.moments import input_moments
+from hqp_onnx.statistics.moments_in_order import moments_in_order
 
 X = small_data(120)["input"]
 DATA = [Batch({"input": X[:70]}), Batch({"input": X[70:]})]
@@ -107,3 +110,40 @@ def test_data_are_read_once_where_what_crosses_fits_and_the_result_is_the_same_w
     assert data.times > 4
     one, other = (run(result.graph, ["logits"])["logits"] for result in (with_room, without))
     np.testing.assert_allclose(one, other, atol=1e-3 * np.abs(other).max())
+
+
+def test_a_weight_behind_a_branch_of_control_comes_after_what_the_branch_reads() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,6] x, bool c) => (float[N,4] y) {
+      a = Gemm<transB = 1>(x, w1)
+      u = If(c)<then_branch = t () => (t1) { t1 = Relu(a) }, else_branch = e () => (e1) { e1 = Neg(a) }>
+      y = MatMul(u, w2) }"""
+    model, rng = onnx.parser.parse_model(text), np.random.default_rng(0)
+    for name, shape in {"w1": (6, 6), "w2": (6, 4)}.items():
+        model.graph.initializer.append(
+            onnx.numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
+        )
+    original = to_graph(model)
+    changed = original.copy()
+    changed.tensors()["w1"].values = changed.tensors()["w1"].values * np.float32(1.1)
+    data = [Batch({"x": rng.standard_normal((60, 6)).astype(np.float32), "c": np.array(True)}, shared=frozenset("c"))]
+    assert [weight.name for weight, *_ in moments_in_order(original, changed, data)] == ["w2"]
+    assert [weight.name for weight, *_ in moments_in_order(original, changed, data, readers=("w1", "w2"))] == [
+        "w1",
+        "w2",
+    ]
+
+
+def test_a_sequence_that_crosses_is_computed_again() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,8] x) => (float[N,4] y) {
+      a = MatMul(x, w1)  s = SplitToSequence<axis = 1>(a)  i = Constant<value_int = 0>()
+      f = SequenceAt(s, i)  b = MatMul(f, w2)  l = SequenceAt(s, i)  d = Add(b, l)  y = MatMul(d, w3) }"""
+    model, rng = onnx.parser.parse_model(text), np.random.default_rng(0)
+    for name, shape in {"w1": (8, 8), "w2": (1, 8), "w3": (8, 4)}.items():
+        model.graph.initializer.append(
+            onnx.numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
+        )
+    original = to_graph(model)
+    changed = original.copy()
+    changed.tensors()["w1"].values = changed.tensors()["w1"].values * np.float32(1.1)
+    data = [Batch({"x": rng.standard_normal((60, 8)).astype(np.float32)})]
+    assert [weight.name for weight, *_ in moments_in_order(original, changed, data)][-1] == "w3"

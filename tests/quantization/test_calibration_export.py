@@ -145,7 +145,7 @@ def test_quantize_converts_to_float16(
     assert half.stat().st_size < 0.51 * MODEL.stat().st_size
     for wrong, part in (
         ((), "add --data DATA"),
-        (("--precision", "fp16", "--calibration-out", "d"), "take no calibration"),
+        (("--precision", "fp16", "--calibration-out", "d"), "take no ranges"),
     ):
         assert hqp(monkeypatch, "quantize", str(MODEL), *wrong, "-o", str(tmp_path / "x.onnx")) == 2
         assert part in capfd.readouterr().err
