@@ -42,6 +42,7 @@ from hqp_onnx.recovery.trainer import Lesson, Trained, Trainer
 __all__ = ["Recovered", "check_recoverable", "recover"]
 
 JUDGES = 256  # training samples that variances are taken from
+WORDS = {"crop": "shifts", "flip": "mirroring"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,7 @@ def recover(
     kept: Kept | None = None,
     threads: int = 0,
     checkpoint: Path | None = None,
+    final: bool = False,
     progress: StageProgress | None = None,
 ) -> Recovered:
     """A copy of ``student`` that answers more like ``teacher`` on held-out samples, or is unchanged.
@@ -73,6 +75,7 @@ def recover(
             tensors of unchanged shape are compared.
         threads: of onnxruntime.
         checkpoint: file that is written after every round; a run that is repeated goes on from it.
+        final: a checkpoint of a training that ended is its result, even if there is more time now.
         progress: called with samples trained on, and in all.
 
     Raises:
@@ -85,7 +88,7 @@ def recover(
     began = perf_counter()
     exposed = expose_masters(student)
     trainer, notes = _open(exposed, teacher, data, settings, kept or {}, threads)
-    found = trainer.run(checkpoint, progress or (lambda done, total: None), began)
+    found = trainer.run(checkpoint, progress or (lambda done, total: None), began, final)
     stored = store_masters(student, exposed.masters, found.weights)
     return Recovered(stored.graph, stored.modified, (_told(found), *notes), losses=tuple(found.losses))
 
@@ -94,8 +97,8 @@ def _told(found: Trained) -> str:
     """What came of it, in words."""
     losses, epochs = found.losses, found.epochs
     best = int(np.nanargmin(losses)) if np.isfinite(losses[0]) else 0
-    after = f"{losses[best]:.4g} after {epochs[best]:.3g} of {epochs[-1]:.3g} epochs"
-    return f"recovery: held-out loss {losses[0]:.4g}; {after}, when {found.ended}"
+    after = f"{losses[best]:.4g} at best, after {epochs[best]:.3g} of the {epochs[-1]:.3g} epochs trained"
+    return f"recovery: held-out loss {losses[0]:.4g} before and {after}; training ended because {found.ended}"
 
 
 def check_recoverable(graph: gs.Graph, data: Dataset, settings: Recovery) -> str:
@@ -146,8 +149,8 @@ def _trainer(
     lesson = Lesson(built, weights, bounds, teach)
     trainer = Trainer(lesson, data, (train, held), settings, part, threads)
     if settings.epochs == "auto":
-        schedule, most = trainer.schedule, "" if settings.seconds is None else f", {settings.seconds:.0f} s at most"
-        said = f"up to {schedule.epochs} epochs of {len(train)} samples, {schedule.batch} at a time{most}{said}"
+        schedule = trainer.schedule
+        said = f"up to {schedule.epochs} epochs of {len(train)} samples, {schedule.batch} at a time{said}"
     return trainer, (*goals.notes, *([said] if said else []))
 
 
@@ -168,6 +171,6 @@ def _varied(
     classes = None if goals.logits is None else goals.logits.axis
     same = harmless(gather(data, rows), answer, classes, axes, settings.seed)
     kinds = tuple(kind for kind, share in same.items() if share >= SAME)
-    words = {"crop": "moved", "flip": "mirrored"}
-    each = (f"{'' if kind in kinds else 'not '}{words[kind]} ({share:.0%})" for kind, share in same.items())
-    return replace(settings, augment=kinds), f"; images are {', '.join(each)}, by the share of the answers that stays"
+    named = {kind: f"{'' if kind in kinds else 'no '}{WORDS[kind]}" for kind in same}
+    each = (f"{named[kind]} ({100 * max(share, 0):.0f} % of the answers stay the same)" for kind, share in same.items())
+    return replace(settings, augment=kinds), f"; augmentation: {', '.join(each)}"

@@ -105,7 +105,7 @@ def main() -> None:
             data = open_data(model, {name: x[:count]})
             settings = Recovery("auto", seconds=seconds)
             found = recovery_pass.recover(student, model.graph, data, settings, kept=kept, threads=1)
-            words = found.notes[0].partition("loss ")[2].replace("; ", " to ")
+            words = found.notes[0].partition("loss ")[2].partition(";")[0]
             other, epochs = supervised(to_proto(student), x[:count], labels[:count], seconds)
             cells = count, f"{seconds:g}", accuracy(to_proto(found.graph)), words, accuracy(other), f"{epochs:.1f}"
             print(f"| {' | '.join(map(str, cells))} |", flush=True)

@@ -152,7 +152,7 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
     metavar="auto|EPOCHS",
     help="Also train pruned models towards MODEL, without labels; auto: for as long as it helps.",
 )
-@click.option("--recover-time", type=Duration(), help="What all of that may take: 30m, 2h.")
+@click.option("--recover-time", type=Duration(), help="Time limit for all recovery training together: 30m, 2h.")
 @augment_option
 @click.option(
     "--build/--no-build",

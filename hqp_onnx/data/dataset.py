@@ -201,7 +201,7 @@ class Dataset:
         return replace(self, batch_size=batch_size)
 
     def only(self, part: Source) -> Dataset:
-        """The samples of ``part``, which is some of the source."""
+        """The samples of ``part``, which is some of the source, under the labels that they have there."""
         return replace(self, source=part, limit=None, relabeled=None)
 
     def labeled_with(self, labels: IntArray) -> Dataset:

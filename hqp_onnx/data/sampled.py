@@ -36,6 +36,11 @@ def sampled(batches: int) -> Iterator[Sampling]:
         _SAMPLING.reset(token)
 
 
+def is_sampled() -> bool:
+    """Whether this is inside ``sampled``, where all of few data are taken as well."""
+    return _SAMPLING.get() is not None
+
+
 def whole(data: Dataset, part: str = "data") -> int:
     """How many samples there are, of which ``data``, inside ``sampled``, are the first."""
     sampling = _SAMPLING.get()

@@ -114,6 +114,7 @@ class CandidateModels:
             kept=kept_positions(channels, channels.removed(candidate.plan)),
             threads=self._setup.options.threads,
             checkpoint=self._cache / f"recovery-{plan_key(candidate.plan)}-{name}.npz",
+            final=True,  # it was judged so
             progress=partial(self._setup.progress, "recovery"),
         )
         log.info("%s", found.notes[0])

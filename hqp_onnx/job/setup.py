@@ -129,8 +129,10 @@ def open_setup(options: Options, progress: Progress) -> Setup:
         data["calib"] = _measured_on(lessons, options.seed)
     own, task = metric.name in METRICS.own, choice.task
     recovery = replace(options.recovery, task=replace(task, kind="values") if own and task.kind == "any" else task)
-    taught = check_recoverable(model.graph, lessons, recovery) if options.recover else ""
+    limit = options.recover_time
+    taught = check_recoverable(model.graph, lessons, replace(recovery, seconds=limit)) if options.recover else ""
     if taught:
+        taught += "" if limit is None else f"; {limit:g} s for all trainings together"
         log.info("recovery: %s", taught)
     return Setup(
         options,
@@ -177,7 +179,8 @@ def _measured_on(data: Dataset, seed: int) -> Dataset:
         return data
     numbers = np.sort(np.random.default_rng((seed, 4)).permutation(len(data))[:MOST_CALIBRATION])
     log.info("%d of %d samples calibrate; recovery takes all", MOST_CALIBRATION, len(data))
-    return data.only(Subset(data.source, numbers, "calib"))
+    some = data.only(Subset(data.source, numbers, "calib"))
+    return some if data.relabeled is None else some.labeled_with(data.relabeled[numbers])
 
 
 def _opened_data(options: Options, model: Model) -> tuple[dict[str, Dataset], Split | None]:

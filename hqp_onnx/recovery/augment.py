@@ -2,7 +2,8 @@
 
 ``auto`` takes the kinds that are found harmless: images are varied so, and the original must answer as before. Of
 classes, what it gives to the class that it answered counts, so doubtful images hardly do; of other outputs, the share
-of their variance that stays. Where an answer moves with the image, as boxes do, the kind is left out.
+of each value's variance over the images that stays, whatever its unit. Where an answer moves with the image, as boxes
+do, the kind is left out.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from hqp_onnx.errors import UsageError
 
 SHARE = 8  # images move by up to 1 / SHARE of their size
 SAME = 0.8  # of an answer, from which on a variation is harmless
+CONSTANT = 1e-10  # variance of a value's mean square, up to which it is rounding
 CHANNELS = 1, 3, 4  # of images
 
 
@@ -64,7 +66,9 @@ def harmless(
 def _same(before: Array, after: Array, classes: int | None) -> float:
     before, after = before.astype(np.float64), after.astype(np.float64)
     if classes is None:
-        return float(1 - np.square(after - before).mean() / max(before.var(), 1e-12))
+        variance, moved = before.var(0), np.square(after - before).mean(0)
+        varies = variance > CONSTANT * np.square(before).mean(0)
+        return float(1 - (moved[varies] / variance[varies]).mean()) if varies.any() else 1.0
     p, q = (np.exp(z - z.max(classes, keepdims=True)) for z in (before, after))
     p, q = (x / x.sum(classes, keepdims=True) for x in (p, q))
     answered = p.argmax(classes, keepdims=True)

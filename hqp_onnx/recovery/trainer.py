@@ -6,7 +6,7 @@ what is nearly right is changed little.
 
 Everything that a step depends on is a function of the settings, the seed and the weights, and a checkpoint after every
 round holds weights and moments to the bit: an interrupted run ends in the same weights. With a time limit, the rate
-follows the clock as well; the checkpoint says how much of the time is over.
+follows the clock as well; the checkpoint says how much of the time is over, and a longer time goes on from it.
 
 Samples are read as they are used, a batch at a time, ahead of the training where that is work.
 """
@@ -41,7 +41,7 @@ from hqp_onnx.recovery.step import Part, Step, Teaching, flat, parts_of
 from hqp_onnx.workers import active, spread
 from hqp_onnx.workers.parcels import Parcel, packed
 
-_NUMBERS = "seconds", "over", "skipped", "since", "place"  # of a state
+_NUMBERS = "judging", "limit", "ended", "seconds", "skipped", "since", "place"  # of a state
 ROUNDING = 1e-8  # a loss from which there is nothing to learn
 SMALLEST = 0.01  # size of a weight tensor, for the learning rate
 
@@ -55,8 +55,11 @@ class _State:
         adam: its moments.
         best: the weights of the least loss.
         losses: held out, before training and after each round.
+        steps: taken, at each of the losses.
+        judging: seconds that the first judgement took.
+        limit: seconds that it might take.
+        ended: why it did, within ``limit``; "" if it goes on.
         seconds: that it took.
-        over: whether the time was, before all steps were taken.
         skipped: steps that are left out.
         since: the last round that lowered the loss, or shortened the way.
         place: where on the way that was.
@@ -66,8 +69,11 @@ class _State:
     adam: Adam
     best: Float32Array
     losses: list[float]
+    steps: list[int]
+    judging: float
+    limit: float
+    ended: str = ""
     seconds: float = 0.0
-    over: bool = False
     skipped: int = 0
     since: int = 0
     place: float = 0.0
@@ -139,44 +145,58 @@ class Trainer:
         self.schedule = Schedule.of(settings, len(self.train), part)
         self._model = lesson.objective.model
 
-    def run(self, checkpoint: Path | None, progress: StageProgress, began: float | None = None) -> Trained:
+    def run(
+        self, checkpoint: Path | None, progress: StageProgress, began: float | None = None, final: bool = False
+    ) -> Trained:
         """Train; the start counts as well.
 
         Args:
             checkpoint: written after every round; one of the same training is gone on from.
             progress: called with samples trained on, and in all.
             began: when the time began, by ``perf_counter``.
+            final: a checkpoint of a training that ended is its result, even if there is more time now.
         """
         key = "" if checkpoint is None else self._key()
         state = self._load(checkpoint, key)
         began = (perf_counter() if began is None else began) - (0.0 if state is None else state.seconds)
-        before = perf_counter()
+        limit = math.inf if self.schedule.seconds is None else self.schedule.seconds
         if state is None:
-            state = _State(self.start.copy(), Adam.zeros(self.start.size), self.start, [self.held_loss(self.start)])
-        clock = _Clock(self.schedule, began, perf_counter() - before)
-        while not self._why_over(state):
+            before = perf_counter()
+            losses = [self.held_loss(self.start)]
+            judging = perf_counter() - before
+            state = _State(self.start.copy(), Adam.zeros(self.start.size), self.start, losses, [0], judging, limit)
+        clock = _Clock(self.schedule, began, state.judging)
+        if not (final and state.ended):
+            if state.limit != limit:  # what was skipped, was so for the other time
+                state.limit, state.skipped, state.since = limit, 0, len(state.losses) - 1
+                state.place = clock.at(state.adam.step)
+            state.ended = self._why_over(state, clock)
+        while not state.ended:
             self._round(state, clock, progress)
             loss = self.held_loss(state.weights)
             if loss < min(state.losses):
                 state.best = state.weights.copy()
             state.losses.append(loss)
+            state.steps.append(state.adam.step)
             self._shorten(state, clock)
+            state.ended = self._why_over(state, clock)
             state.seconds = perf_counter() - began
             self._save(state, checkpoint, key)
-        return Trained(self._arrays(state.best), state.losses, self._epochs(state), self._why_over(state))
+        epochs = [step / self.schedule.epoch for step in state.steps]
+        return Trained(self._arrays(state.best), state.losses, epochs, state.ended)
 
-    def _why_over(self, state: _State) -> str:
+    def _why_over(self, state: _State, clock: _Clock) -> str:
         """Why there is no other round; "" if there is."""
         schedule, losses = self.schedule, state.losses
         if losses[0] <= ROUNDING:
             return "there was nothing to learn"
         if not math.isfinite(losses[-1]):
             return "the loss was not finite"
-        if not state.over and state.adam.step + state.skipped < schedule.steps:
+        if clock.at(state.adam.step) + state.skipped < schedule.steps:
             return ""
         if state.skipped:
             return "the loss had stopped falling"
-        return "the time was over" if state.over else "all epochs were over"
+        return "the time was over" if state.adam.step < schedule.steps else "all epochs were over"
 
     def _shorten(self, state: _State, clock: _Clock) -> None:
         """Skip half of the rest, where the loss does not fall any more."""
@@ -189,11 +209,6 @@ class Trainer:
         more = 0 if fell else max(math.ceil((schedule.steps - here) / 2), 0)
         state.skipped += more
         state.since, state.place = last, here + more
-
-    def _epochs(self, state: _State) -> list[float]:
-        """That were trained at each of the losses."""
-        steps = [min(i * self.schedule.round, state.adam.step) for i in range(len(state.losses))]
-        return [step / self.schedule.epoch for step in steps]
 
     def held_loss(self, weights: Float32Array) -> float:
         """Mean loss of the held-out samples."""
@@ -209,7 +224,6 @@ class Trainer:
         for rows, feeds in self._batches(range(adam.step, stop)):
             at = clock.at(adam.step) + state.skipped
             if at >= schedule.steps:
-                state.over = True
                 return
             gradient = self.gradient(state.weights, rows, feeds)
             adam.update(state.weights, gradient, np.float32(cosine(at, schedule.steps, peak)) * self.units)
@@ -270,24 +284,23 @@ class Trainer:
         return {name: flat[a:b].reshape(shape) for name, shape, a, b in pieces}
 
     def _key(self) -> str:
-        """Digest of all that decides the result, but for the time that there is."""
+        """Digest of all that decides the result, but for the time that there is; without one, there are fewer steps."""
         digest = hashlib.sha256(self._model.SerializeToString(deterministic=True))
         rows = self.held[: self.part]
         feeds = gather(self.data, rows)
         for content in (self.start, *feeds.values(), *self.teach(feeds, rows).values()):
             digest.update(np.ascontiguousarray(content).tobytes())
-        digest.update(repr((replace(self.settings, seconds=None), len(self.data), self.part)).encode())
+        timeless = replace(self.settings, seconds=None), replace(self.schedule, seconds=None)
+        digest.update(repr((*timeless, len(self.data), self.part)).encode())
         return digest.hexdigest()
 
     def _save(self, state: _State, path: Path | None, key: str) -> None:
-        """Write the file; after the last round, the best weights are enough."""
         if path is None:
             return
-        size = 0 if self._why_over(state) else self.start.size
-        arrays = {"weights": state.weights[:size], "m": state.adam.m[:size], "v": state.adam.v[:size]}
-        rest = {"key": key, "step": state.adam.step, "losses": state.losses}
+        arrays = {"best": state.best, "weights": state.weights, "m": state.adam.m, "v": state.adam.v}
+        rest = {"key": key, "losses": state.losses, "steps": state.steps}
         rest |= {name: getattr(state, name) for name in _NUMBERS}
-        write_arrays(path, {"best": state.best, **arrays, **{name: np.array(value) for name, value in rest.items()}})
+        write_arrays(path, {**arrays, **{name: np.array(value) for name, value in rest.items()}})
 
     def _load(self, path: Path | None, key: str) -> _State | None:
         """The state of an interrupted run; None if there is none of this key."""
@@ -297,9 +310,10 @@ class Trainer:
             x = read_arrays(path)
             if str(x["key"]) != key:
                 return None
-            adam, losses = Adam(x["m"], x["v"], int(x["step"])), x["losses"].tolist()
-            return _State(x["weights"], adam, x["best"], losses, **{name: x[name].item() for name in _NUMBERS})
-        except (DataError, KeyError, TypeError, ValueError) as e:
+            losses, steps = x["losses"].tolist(), x["steps"].tolist()
+            adam = Adam(x["m"], x["v"], steps[-1])
+            return _State(x["weights"], adam, x["best"], losses, steps, **{name: x[name].item() for name in _NUMBERS})
+        except (DataError, IndexError, KeyError, TypeError, ValueError) as e:
             raise DataError(f"{path}: not a checkpoint of a recovery ({e}): remove it") from e
 
 

@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from hqp_onnx.comparison.lineage import Lineage, find_lineage
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.data.reading import Data, read_files
-from hqp_onnx.data.sampled import whole
+from hqp_onnx.data.sampled import is_sampled, whole
 from hqp_onnx.errors import ModelError
 from hqp_onnx.evaluation.verification import Source
 from hqp_onnx.files import Names, forbid_overlap
@@ -106,8 +106,8 @@ def recover_file(
     dataset = open_data(original, data, preprocess)
     model_io.require_file(path)
     lineage = find_lineage([teacher, path], [] if ledger is None else [ledger])
-    if settings.epochs == "auto" and (count := whole(dataset)) != len(dataset):  # ``expected`` knows how many follow
-        settings = replace(settings, epochs=1, batch=batch_for(settings, count), seconds=None)
+    if settings.epochs == "auto" and is_sampled():  # ``expected`` knows how many follow
+        settings = replace(settings, epochs=1, batch=batch_for(settings, whole(dataset)), seconds=None)
     recovered = recover_model(
         path, original, dataset, settings, lineage=lineage, checkpoint=checkpoint, progress=progress
     )

@@ -122,11 +122,13 @@ def test_auto_trains_on_all_samples_in_its_time_and_measures_on_some(
     trained, measured = [], []
 
     def teach(student: Any, teacher: Any, data: Any, settings: Recovery, **given: Any) -> Any:
+        assert given["final"]  # shares differ: what was judged in one, ships as it was
         trained.append((len(data), settings.seconds))
         return recover(student, teacher, data, settings, **given)
 
     def score(model: Any, scoring: Any, data: Any, execution: Any) -> Any:
-        measured.append(len(data))
+        answers = Session(options.model).run({"input": np.concatenate([batch.feeds["input"] for batch in data])})
+        measured.append((len(data), np.array_equal(data.labels, answers["logits"].argmax(1))))
         return filter_scores(model, scoring, data, execution)
 
     monkeypatch.setattr("hqp_onnx.job.setup.MOST_CALIBRATION", 100)
@@ -134,10 +136,11 @@ def test_auto_trains_on_all_samples_in_its_time_and_measures_on_some(
     monkeypatch.setattr("hqp_onnx.job.evidence.filter_scores", score)
     given = {"recover": "auto", "recover_time": 2.0, "precision": "fp32"}
     found = optimize(replace(options, **given, output=options.output.with_name("auto")))
-    assert measured == [100]
+    assert measured == [(100, True)]  # under the original's answers
     assert {count for count, _ in trained} == {240}
     assert sum(seconds for _, seconds in trained) < 5
-    assert any("epochs of 216 samples" in note and "images are " in note for note in found.notes)
+    (note,) = (note for note in found.notes if "up to 120 epochs of 216 samples" in note)
+    assert "augmentation: " in note and note.endswith("; 2 s for all trainings together")
     assert found.recovered is not None
     assert found.recovered.sparsity > found.hqp.sparsity
 

@@ -1,6 +1,7 @@
 """Recovery of small students: what it reaches, what it never does, and that it repeats itself to the bit."""
 
 import weakref
+from itertools import count
 
 import numpy as np
 import onnx
@@ -171,7 +172,7 @@ def test_auto_comes_closer_says_how_and_repeats_itself(teacher, data, pruned):
     assert content(found.graph) == content(again.graph)
     assert distance(found.graph, teacher) < 0.3 * distance(graph, teacher)
     assert "up to 30 epochs of 144 samples, 16 at a time" in found.notes[-1]
-    assert "images are " in found.notes[-1]
+    assert "augmentation: shifts (" in found.notes[-1]
 
 
 def test_auto_ends_where_the_loss_does_not_fall_any_more(teacher, data, pruned, tmp_path, monkeypatch):
@@ -188,7 +189,7 @@ def test_auto_ends_where_the_loss_does_not_fall_any_more(teacher, data, pruned, 
     monkeypatch.setattr(schedule, "ROUND", 10)  # 2 of the 5 steps of an epoch
     found = recover(graph, teacher.graph, few, settings, kept=kept, threads=1)
     assert 2 * PATIENCE < len(found.losses) - 1 < 50
-    assert "when the loss had stopped falling" in found.notes[0]
+    assert "because the loss had stopped falling" in found.notes[0]
     assert rates[-1] == min(rates) < 0.02
 
     def killed(self, state, *given, run=Trainer._round):
@@ -224,20 +225,22 @@ def test_rounds_within_an_epoch_see_every_sample_once(teacher, data, pruned, mon
         assert rows != sorted(rows)
 
 
-def test_a_time_ends_it_and_its_learning_rate(teacher, data, pruned, monkeypatch):
-    """A clock by which every look at it takes a second: the rate rises, and falls to nearly 0 as the time ends."""
-    rates, now = [], [0.0]
+@pytest.fixture
+def ticking(monkeypatch):
+    """A clock by which every look at it takes a second."""
+    now = count(1.0)
+    for module in ("passes.recover", "recovery.trainer"):
+        monkeypatch.setattr(f"hqp_onnx.{module}.perf_counter", lambda: next(now))
 
-    def clock():
-        now[0] += 1.0
-        return now[0]
+
+def test_a_time_ends_it_and_its_learning_rate(teacher, data, pruned, monkeypatch, ticking):
+    """The rate rises, and falls to nearly 0 as the time ends."""
+    rates = []
 
     def rate(step, steps, peak):
         rates.append(cosine(step, steps, peak) / peak)
         return cosine(step, steps, peak)
 
-    for module in ("passes.recover", "recovery.trainer"):
-        monkeypatch.setattr(f"hqp_onnx.{module}.perf_counter", clock)
     monkeypatch.setattr(trainer, "cosine", rate)
     graph, kept = pruned
     found = recover(graph, teacher.graph, data, Recovery("auto", seconds=80.0), kept=kept, threads=1)
@@ -246,7 +249,7 @@ def test_a_time_ends_it_and_its_learning_rate(teacher, data, pruned, monkeypatch
     assert rates[-1] < 0.02
     assert rates[-1] == min(rates[5:])
     assert found.modified
-    assert "when the time was over" in found.notes[0]
+    assert "because the time was over" in found.notes[0]
 
 
 def test_an_interrupted_time_goes_on_where_it_ended(teacher, data, pruned, tmp_path, monkeypatch):
@@ -264,8 +267,34 @@ def test_an_interrupted_time_goes_on_where_it_ended(teacher, data, pruned, tmp_p
         recover(graph, teacher.graph, data, settings, kept=kept, threads=1, checkpoint=file)
     found = recover(graph, teacher.graph, data, settings, kept=kept, threads=1, checkpoint=file)
     assert rounds[3] == rounds[2] > rounds[1] > rounds[0]
-    assert "when the time was over" in found.notes[0]
+    assert "because the time was over" in found.notes[0]
     assert min(found.losses) < found.losses[0]
+
+
+def test_more_time_goes_on_from_a_checkpoint(teacher, data, pruned, tmp_path, ticking):
+    """What ended in less goes on; in as much time or less it stays as it is, and so does what was judged already."""
+
+    def trained(seconds, **given):
+        settings, file = Recovery("auto", seconds=seconds), tmp_path / "checkpoint.npz"
+        found = recover(pruned[0], teacher.graph, data, settings, threads=1, checkpoint=file, **given)
+        return found.losses, found.notes[0]
+
+    short = trained(80.0)
+    assert "the time was over" in short[1]
+    assert trained(80.0) == trained(300.0, final=True) == short
+    longer = trained(300.0)
+    assert longer[0][: len(short[0])] == short[0]
+    assert min(longer[0]) < min(short[0])
+    assert trained(80.0)[0] == longer[0]
+
+
+@pytest.mark.parametrize("epochs", ["auto", 1])
+def test_a_time_goes_on_from_a_checkpoint_without_one(teacher, data, pruned, tmp_path, epochs):
+    few, file = data.first(24), tmp_path / "checkpoint.npz"
+    for seconds, more in ((None, 1), (60.0, 5), (None, 1)):
+        settings = Recovery(epochs, batch=4, share=0.04, seconds=seconds)
+        found = recover(pruned[0], teacher.graph, few, settings, threads=1, checkpoint=file)
+        assert f"of the {more if epochs == 'auto' else 1} epochs trained" in found.notes[0]
 
 
 def test_samples_are_read_as_they_are_used(teacher, data, pruned):

@@ -75,6 +75,21 @@ def test_values_that_move_with_the_image_are_harmed():
     assert total["flip"] == 1
 
 
+@pytest.mark.parametrize("beside", [640.0, 1e4])
+def test_a_value_of_another_unit_hides_none_that_moves(beside):
+    """Where the brightest pixel is, and a constant, or how bright it is in a large unit, which moves with nothing."""
+    images = np.random.default_rng(3).standard_normal((40, 1, 1, 16)).astype(np.float32)
+
+    def answer(feeds):
+        place, bright = feeds["x"].argmax(3)[:, 0, 0], beside * feeds["x"].max((1, 2, 3))
+        return np.stack([place, np.full(40, beside) if beside == 640 else bright], 1).astype(np.float32)
+
+    same = harmless({"x": images}, answer, None, (2, 3), 0)
+    assert same["flip"] < SAME
+    constant = harmless({"x": images}, lambda feeds: np.full((40, 2), beside, np.float32), None, (2, 3), 0)
+    assert constant == {"crop": 1, "flip": 1}
+
+
 def test_three_dimensions_of_many_channels_are_no_images():
     assert of_images(dataset(np.zeros((1, 3, 8, 8), np.float32)))
     assert of_images(dataset(np.zeros((1, 8, 8, 3), np.float32)))
