@@ -146,7 +146,7 @@ def test_quantize_keeps_in_float_what_is_faster_there(tmp_path: Path, monkeypatc
 def test_quantize_evaluate_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few, int8 = tmp_path / "few.npz", tmp_path / "int8.onnx"
     with np.load(MODELS / "fashion_mnist_val.npz") as data:
-        np.savez(few, input=data["input"][:1000], labels=data["labels"][:1000])
+        np.savez(few, input=data["input"][:400], labels=data["labels"][:400])
     assert hqp(monkeypatch, "quantize", str(MODEL), "--data", str(few), "-o", str(int8)) == 0
     values = {}
     for path in (MODEL, int8):

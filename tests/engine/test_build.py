@@ -86,6 +86,7 @@ def test_our_ranges_become_a_cache_of_every_float_tensor(tmp_path: Path, data: s
         build_file(BuildOptions(MODEL, output, calibration_cache=named, elsewhere="8.5.2"))
 
 
+@pytest.mark.slow
 def test_explicit_models_compute_alike_for_every_version(tmp_path: Path, data: str) -> None:
     found, stored = {}, {}
     for version in ("8.6.1", "10.3.0", "11.4.0"):

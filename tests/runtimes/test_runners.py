@@ -94,6 +94,7 @@ def few(path: Path, count: int) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_commands_run_on_openvino(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ov = pytest.importorskip("openvino")
     data, int8 = few(tmp_path / "few.npz", 300), tmp_path / "int8.onnx"
