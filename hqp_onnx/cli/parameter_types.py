@@ -59,12 +59,12 @@ class Duration(click.types.FloatParamType):
             self.fail(f"'{text}': expected a time, as 90s, 10m or 2h", param, ctx)
 
 
-class Epochs(click.ParamType[Any]):
+class Epochs(click.types.IntParamType):
     """A number of epochs, or auto."""
 
     name = "epochs"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The number, or the word."""
         try:
             return "auto" if value == "auto" else int(value)

@@ -84,6 +84,7 @@ def test_compare(tmp_path: Path) -> None:
     assert sum(map(parses, away)) == len(away) == 2
 
 
+@pytest.mark.slow
 def test_jetson(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     model = small_model()

@@ -271,6 +271,7 @@ def test_options_that_exclude_each_other(options: Options) -> None:
         replace(options, objective="speed")
 
 
+@pytest.mark.slow
 def test_a_budget_that_int8_cannot_meet(options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """INT8 that destroys the model: FP32 ships, and the error says so with exit code 3."""
     insert = CandidateModels._in_int8
@@ -306,6 +307,7 @@ def integer_kernels(path: Path) -> int:
     return sum(node.op_type in ("Conv", "Gemm") and node.input[1] in restored for node in graph.node)
 
 
+@pytest.mark.slow
 def test_nodes_that_are_faster_in_float_stay_there(mixed: Options) -> None:
     found = optimize(mixed)
     assert len(found.floats) == 27

@@ -182,6 +182,7 @@ def test_recover_as_a_command(options: Options, report: dict[str, Any]) -> None:
     assert report["hqp"]["bytes"] == source.stat().st_size
 
 
+@pytest.mark.slow
 def test_a_bundled_model_recovers_what_compensation_cannot() -> None:
     model = open_model(MODELS / "mobilenet_v3_small.onnx", threads=1)
     calib, val = (open_data(model, MODELS / f"fashion_mnist_{part}.npz").first(400) for part in ("calib", "val"))
