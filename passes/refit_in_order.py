@@ -24,7 +24,7 @@ from hqp_onnx.graphs.unique_names import UniqueNames
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.compensate import replace_weight
 from hqp_onnx.ranking.least_squares import RIDGE
-from hqp_onnx.statistics.moments import Contraction, Moments, takes_bias
+from hqp_onnx.statistics.moments import Contraction, Moments, bias_of, takes_bias
 from hqp_onnx.statistics.moments_in_order import moments_in_order
 from hqp_onnx.statistics.ridge import ridge_strength, solve
 
@@ -92,12 +92,5 @@ def _refit(
     strength = ridge_strength(inner, moments.gram[:size, :size], ridge)
     new = rows + solve(inner + strength * np.eye(size), cross - inner @ rows.T).T
     wanted = moments.mean[size:][stays] + moved
-    bias = wanted - new @ moments.mean[:size] - _bias(weight.outputs[0]) if biased else None
+    bias = wanted - new @ moments.mean[:size] - bias_of(weight.outputs[0]) if biased else None
     replace_weight(weight, np.moveaxis(new.reshape(now.shape), 1, use.axis), bias, names)
-
-
-def _bias(node: gs.Node) -> FloatArray | float:
-    if len(node.inputs) < 3:
-        return 0.0
-    values: FloatArray = node.inputs[2].values.reshape(-1).astype(np.float64)
-    return values

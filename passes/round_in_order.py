@@ -27,7 +27,7 @@ from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.compensate import replace_weight
 from hqp_onnx.passes.round_weights import RIDGE, rounded
 from hqp_onnx.progress import StageProgress
-from hqp_onnx.statistics.moments import Contraction, Moments, takes_bias
+from hqp_onnx.statistics.moments import Contraction, Moments, bias_of, takes_bias
 from hqp_onnx.statistics.moments_in_order import moments_in_order
 from hqp_onnx.statistics.ridge import ridge_strength, solve
 
@@ -102,12 +102,5 @@ def _round(
         if integers is None:
             return
         new = integers * grid.steps
-    bias = moments.mean[size:] - new @ moments.mean[:size] - _bias(weight.outputs[0]) if biased else None
+    bias = moments.mean[size:] - new @ moments.mean[:size] - bias_of(weight.outputs[0]) if biased else None
     replace_weight(weight, np.moveaxis(new.reshape(values.shape), 1, use.axis), bias, names)
-
-
-def _bias(node: gs.Node) -> FloatArray | float:
-    if len(node.inputs) < 3:
-        return 0.0
-    values: FloatArray = node.inputs[2].values.reshape(-1).astype(np.float64)
-    return values

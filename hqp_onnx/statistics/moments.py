@@ -111,6 +111,14 @@ def takes_bias(weight: gs.Constant) -> bool:
     return bias is None or (isinstance(bias, gs.Constant) and bias.values.size == _outputs(node))
 
 
+def bias_of(node: gs.Node) -> FloatArray | float:
+    """The constant bias of a node, float64 [outputs]; 0 where it has none."""
+    if len(node.inputs) < 3:
+        return 0.0
+    values: FloatArray = node.inputs[2].values.reshape(-1).astype(np.float64)
+    return values
+
+
 def _outputs(node: gs.Node) -> int:
     """Output channels of a Conv or Gemm."""
     shape = node.inputs[1].shape
