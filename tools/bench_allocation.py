@@ -1,7 +1,7 @@
 """What each part of the allocation of widths is worth: the same job without it, or with another in its place.
 
     python tools/bench_allocation.py [MODEL] [--calib DATA --val DATA --test DATA] [--max-drop 0.015]
-                                     [--variants default macs ...] [-o FOLDER]
+                                     [--variants default macs ...] [-o FOLDER] [--page FILE.md]
 
 Default: the bundled models and data. One job after the other; then all that they ship are timed in turn, each on the
 threads that it is fastest on, and on one. Drops are on the validation data, which the budget binds, and on test data.
@@ -19,6 +19,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+from result_page import add_page, recorded
 
 from hqp_onnx.allocation import times
 from hqp_onnx.evaluation.latency import measure
@@ -155,7 +156,7 @@ def jobs(options: Options, names: list[str], folder: Path) -> dict[str, Report]:
 def print_table(model: Path, reports: dict[str, Report], target: str) -> None:
     speeds = shipped_times(model, reports, target)
     first = next(iter(reports.values()))
-    print(f"\n### {model.stem}, {first.metric.limit(first.max_drop)}, {target}, {processor()}\n")
+    print(f"\n## {model.stem}, {first.metric.limit(first.max_drop)}, {target}, {processor()}\n")
     print("| variant | | speed-up | one thread | drop (validation) | drop (test) | times predicted within | seconds |")
     print("|---|---|--:|--:|--:|--:|--:|--:|")
     for name, report in reports.items():
@@ -175,7 +176,14 @@ def main() -> None:
     parser.add_argument("--target", default="onnxruntime")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("-o", "--output", type=Path, default=Path("build/allocation"))
+    add_page(parser)
     chosen = parser.parse_args()
+    with recorded(chosen.page, "What each part of the choice of widths is worth"):
+        print_all(chosen)
+
+
+def print_all(chosen: argparse.Namespace) -> None:
+    """The table of every model."""
     for model in chosen.model:
         options = Options(
             model,

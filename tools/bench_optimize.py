@@ -1,6 +1,6 @@
 """The paper's tables on the bundled models, or on others.
 
-    python tools/bench_optimize.py [--variants default confidence ...] [--max-drop 0.015] [-o FOLDER]
+    python tools/bench_optimize.py [--variants default confidence ...] [--max-drop 0.015] [-o FOLDER] [--page FILE.md]
     python models/cifar10.py --source cifar10_jpeg.npz
     python tools/bench_optimize.py vit.onnx resnet56.onnx --data build/cifar10/cifar10 --variants default openvino
 
@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+
+from result_page import add_page, recorded
 
 from hqp_onnx.cli.tables.optimization import cost_lines
 from hqp_onnx.job.options import PAPER, Options
@@ -50,7 +52,14 @@ def main() -> None:
     )
     parser.add_argument("--max-drop", type=float, default=0.015)
     parser.add_argument("-o", "--output", type=Path, default=Path("build/bench"))
+    add_page(parser)
     options = parser.parse_args()
+    with recorded(options.page, "Optimized models"):
+        print_all(options)
+
+
+def print_all(options: argparse.Namespace) -> None:
+    """The table of every model and variant."""
     calib, val, test = (f"{options.data}_{part}.npz" for part in ("calib", "val", "test"))
     for model in options.models or sorted(ROOT.glob("*.onnx")):
         for variant in options.variants:
@@ -59,8 +68,9 @@ def main() -> None:
                 Options(model, calib, val, output, test=test, resume=True, **{"max_drop": options.max_drop, **chosen})
             )
             budget = f"Δ = {100 * options.max_drop:g} points"
-            print(f"\n### {model.stem}, {variant} ({budget}, {report.machine.processor})\n")
+            print(f"\n## {model.stem}, {variant} ({budget}, {report.machine.processor})\n")
             print_rows(report)
+            print()
             for line in (*cost_lines(report.cost_model), *report.notes):
                 print(f"- {line}")
             print(f"- seconds: {', '.join(f'{k} {v:.1f}' for k, v in report.seconds.items())}", flush=True)

@@ -21,6 +21,7 @@ from pathlib import Path
 import onnx
 import onnxruntime
 from recovery_peers import METHODS
+from result_page import add_page, recorded
 
 import hqp_onnx
 from hqp_onnx.evaluation.latency import measure
@@ -69,9 +70,16 @@ def main() -> None:
     parser.add_argument("--peers", required=True, help="an interpreter that has torch-pruning and onnxsim")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--max-drop", type=float, default=0.015)
+    add_page(parser)
     options = parser.parse_args()
+    with recorded(options.page, "Beside other structural pruners"):
+        print_all(options)
+
+
+def print_all(options: argparse.Namespace) -> None:
+    """The table of every model."""
     calib, val, test = (f"{options.data}_{part}.npz" for part in ("calib", "val", "test"))
-    print(f"at most {100 * options.max_drop:g} points on {val}; onnxruntime {onnxruntime.__version__}", flush=True)
+    print(f"At most {100 * options.max_drop:g} points on {val}; onnxruntime {onnxruntime.__version__}", flush=True)
     for model in options.models or sorted(ROOT.glob("*.onnx")):
         with tempfile.TemporaryDirectory() as name:
             print_table(model, (calib, val, test), Path(name), options)

@@ -44,6 +44,10 @@ class Allocation:
     curves: list[FloatArray]
     measure: Measure
 
+    def loss(self, choice: IntArray) -> float:
+        """The sum of the curves at a choice, which is less to measure than its divergence, and no more than a guide."""
+        return sum(float(curve[level]) for curve, level in zip(self.curves, choice, strict=True))
+
     def path(self) -> list[IntArray]:
         """Distinct choices, slowest first, from the whole model to the fastest that there is."""
         least = self.program.seconds(self.groups.least)

@@ -110,7 +110,7 @@ def allocated_path(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidenc
     better = [np.array(choice) for choice in ledger.once("descent", descent)]
     front = ledger.once("front", lambda: [c.tolist() for c in allocation.front([*choices[1 : last + 1], *better])])
     refined = [choices[0], *map(np.array, front)]
-    seconds, found = allocation.program.seconds, _last_admissible(setup, judge, allocation, refined)
+    seconds, found = allocation.program.seconds, _last_admissible(setup, judge, allocation, refined, choices[last])
     distinct = {choice.tobytes(): choice for choice in (*before, *choices[: last + 1], *refined[: found + 1])}
     tried = sorted(distinct.values(), key=seconds, reverse=True)
     plans = [allocation.groups.plan(choice) for choice in tried]
@@ -124,7 +124,8 @@ def allocated_path(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidenc
     best = ledger.once("fastest", fastest_plan)
     slower = [*plans[:best], *plans[best + 1 :], plans[best]]
     faster = [allocation.groups.plan(choice) for choice in choices if seconds(choice) < seconds(tried[-1])]
-    ended = _why_it_ended(setup, ledger, allocation, tried[best], [*choices, *refined])
+    floor = _floor(setup, ledger, allocation, timing)
+    ended = _why_it_ended(setup, ledger, allocation, tried[best], [*choices, *refined], floor)
     notes = (note_on(allocation.program),)
     return Allocated(PlanPath((*slower, *faster)), len(slower) - 1, timing.threads, notes, ended)
 
@@ -139,9 +140,9 @@ def _timed_path(
     again = retimed(setup, ledger, allocation, timing, choices[last])
     if again is None:
         return allocation, timing, choices, last, []
-    replaced = [choices[last]]
+    replaced = choices[last]
     choices = first_path(ledger, again[0], AGAIN)
-    return *again, choices, _last_admissible(setup, judge, again[0], choices), replaced
+    return *again, choices, _last_admissible(setup, judge, again[0], choices, replaced), [replaced]
 
 
 def first_path(ledger: Ledger, allocation: Allocation, suffix: str = "") -> list[IntArray]:
@@ -156,24 +157,35 @@ def note_on(program: Program) -> str:
     return f"widths were chosen by times of {program.source}, predicted within {100 * program.error:.0f} %"
 
 
-def _why_it_ended(
-    setup: Setup, ledger: Ledger, allocation: Allocation, best: IntArray, choices: Sequence[IntArray]
-) -> str:
-    """Why the path ended at the choice ``best``, and how much faster the model could be at all."""
+def _floor(setup: Setup, ledger: Ledger, allocation: Allocation, timing: Timing) -> str:
+    """How much faster the model could be at all."""
     seconds, groups = allocation.program.seconds, allocation.groups
+    if allocation.program.source != COUNTED and not setup.target.stand_in:
+        speedup = ledger.once("floor", lambda: timing.beside(setup, groups.plan(groups.least)).speedup)
+        return f"the least widths are {speedup:.1f} times as fast as the input"
     least = seconds(groups.least)
     times = f"{seconds(groups.whole) / least:.1f}" if least > 0 else "ever so many"
-    floor = f"the least widths, {times} times as fast as the input (predicted)"
+    return f"the least widths take {times} times fewer multiply-accumulates than the input"
+
+
+def _why_it_ended(
+    setup: Setup, ledger: Ledger, allocation: Allocation, best: IntArray, choices: Sequence[IntArray], floor: str
+) -> str:
+    """Why the path ended at the choice ``best``; and the ``floor``."""
+    seconds, groups = allocation.program.seconds, allocation.groups
     trials = {number: ledger.trials.get(Candidate(groups.plan(choice)).key) for number, choice in enumerate(choices)}
     refused = [n for n, trial in trials.items() if trial and not trial.accepted and seconds(choices[n]) < seconds(best)]
     if refused:
         number = max(refused, key=lambda n: seconds(choices[n]))
         trial, less = trials[number], 100 * (1 - seconds(choices[number]) / seconds(best))
         assert trial is not None
-        return f"the budget ended the search: the next faster plan, {less:.0f} % less time: {trial.why}; {floor}"
+        next_one = f"the next faster plan, which takes {less:.0f} % less time, is outside it"
+        return f"the budget ended the search: {next_one} ({trial.why}); {floor}"
     options, stay = setup.options, len(setup.channels.frozen)
-    widths = f"--min-width {options.min_width:g} and widths in multiples of {options.width_multiple}"
-    return f"not the budget ended the search, but {widths}, and {stay} units that must stay; {floor}"
+    widths = (
+        f"--min-width {options.min_width:g}, multiples of {options.width_multiple}, and {stay} units that must stay"
+    )
+    return f"the narrowest widths ended the search, not the budget: {widths}; {floor}"
 
 
 def added_costs(scores: FloatArray, order: IntArray, cumulative: bool) -> FloatArray:
@@ -185,9 +197,17 @@ def added_costs(scores: FloatArray, order: IntArray, cumulative: bool) -> FloatA
     return costs
 
 
-def _last_admissible(setup: Setup, judge: Judge, allocation: Allocation, choices: list[IntArray]) -> int:
+def _last_admissible(
+    setup: Setup, judge: Judge, allocation: Allocation, choices: list[IntArray], like: IntArray | None = None
+) -> int:
+    """The number of the last admissible choice; the search begins where as much is lost as by ``like``, admitted."""
     plans = [allocation.groups.plan(choice) for choice in choices]
-    return last_admissible(setup.options.search, len(plans) - 1, 1, lambda count: judge.admits(Candidate(plans[count])))
+    guess = None
+    if like is not None:
+        guess = sum(allocation.loss(choice) <= allocation.loss(like) for choice in choices[1:])
+    return last_admissible(
+        setup.options.search, len(plans) - 1, 1, lambda count: judge.admits(Candidate(plans[count])), guess
+    )
 
 
 def _is_admitted(ledger: Ledger, plan: PruningPlan) -> bool:

@@ -225,8 +225,8 @@ class Options:
         for name in given:
             if not 0 < (asked[name] or 0) < float("inf"):
                 raise UsageError(f"{{--{name}}} {asked[name]}: expected a number above 0")
-        if (given or self.pareto) and self.objective != "latency":
-            raise UsageError(f"{{--{(*given, 'pareto')[0]}}} is for {{--objective}} latency, not {self.objective}")
+        if given and self.objective != "latency":
+            raise UsageError(f"{{--{given[0]}}} is for {{--objective}} latency, not {self.objective}")
         if given and (words := target(self.target).stand_in):
             raise UsageError(f"{{--{given[0]}}} with {{--target}} {self.target}: no speed is measured here ({words})")
         if given and (len(given) > 1 or self.max_drop not in (None, *_NO_BUDGET) or self.confidence != 0.5):

@@ -1,6 +1,6 @@
 """Models over the whole range of speeds, each a file: what is lost at twice, at four times the speed.
 
-Plans all along the path of an allocation are made in the precision that was chosen, judged on all of the data and timed
+Plans all along the path of the search are made in the precision that was chosen, judged on all of the data and timed
 in turn. A file is kept for each that no faster one beats in the metric.
 """
 

@@ -160,7 +160,7 @@ def _why_it_ended(ledger: Ledger, removed: int) -> str:
     trials = (trial for trial in ledger.trials.values() if not trial.accepted and not trial.trained)
     refused = [trial for trial in trials if trial.precision == "fp32" and trial.removed > removed]
     if not refused:
-        return "not the budget ended the search, but the units that must stay, and the widths that --min-width keeps"
+        return "the narrowest widths ended the search, not the budget: --min-width, and the units that must stay"
     least = min(refused, key=lambda trial: trial.removed)
     return f"the budget ended the search: with {100 * least.sparsity:.1f} % of the units removed, {least.why}"
 

@@ -1,14 +1,15 @@
 """How far along a path: Algorithm 1 of the paper, and a search in log steps under the same budget.
 
 Both walk one path: units in one order, least sensitive first, in steps of delta, or the plans of an allocation, slowest
-first. ``linear`` is Algorithm 1 to the
-letter: remove the next delta, evaluate, stop at the first violation. ``bisect`` assumes that the metric falls
-with every step, and finds the last admissible one in about log2(1 / delta) evaluations.
+first. ``linear`` is Algorithm 1 to the letter: remove the next delta, evaluate, stop at the first violation. ``bisect``
+assumes that the metric falls with every step, and finds the last admissible one in about log2(1 / delta) evaluations,
+or in two or three from a good guess on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
@@ -24,8 +25,8 @@ Search = Callable[[int, int, Verdict], int]
 SEARCHES: Registry[Search] = Registry("search", "hqp_onnx.searches")
 
 
-def last_admissible(name: str, limit: int, step: int, admits: Verdict) -> int:
-    """What the search called ``name`` finds.
+def last_admissible(name: str, limit: int, step: int, admits: Verdict, guess: int | None = None) -> int:
+    """What the search called ``name`` finds; ``bisect`` begins with the ``guess``, if there is one.
 
     Raises:
         UsageError: it fails, asks for a count that there is not, or ends in one that was not admitted.
@@ -40,7 +41,7 @@ def last_admissible(name: str, limit: int, step: int, admits: Verdict) -> int:
         admitted.add(int(count))
         return True
 
-    search = SEARCHES.get(name)
+    search = partial(bisect_from, guess) if name == "bisect" else SEARCHES.get(name)
     with outside_code(f"search '{name}' failed"):
         count = search(limit, step, asked)
     if not isinstance(count, (int, np.integer)) or count not in admitted:
@@ -56,14 +57,22 @@ def step_size(step: float, units: int) -> int:
 @SEARCHES.register("bisect")
 def bisect(limit: int, step: int, admits: Verdict) -> int:
     """Units removed by bisection over the same candidates; 0 units are assumed to be admissible."""
+    return bisect_from(None, limit, step, admits)
+
+
+def bisect_from(guess: int | None, limit: int, step: int, admits: Verdict) -> int:
+    """The same; from a guess, a number of candidates, in strides that double until the last admissible is passed."""
     counts = [0, *candidates(limit, step)]
-    low, high = 0, len(counts)
+    low, high, stride = 0, len(counts), 1
     while high - low > 1:
-        middle = (low + high) // 2
+        middle = (low + high) // 2 if guess is None else max(low + 1, min(guess, high - 1))
         if admits(counts[middle]):
             low = middle
+            guess = None if guess is None or high < len(counts) else middle + stride
         else:
             high = middle
+            guess = None if guess is None or low else middle - stride
+        stride *= 2
     return counts[low]
 
 

@@ -21,7 +21,7 @@ from hqp_onnx.job import allocation as module
 from hqp_onnx.job.allocation import added_costs, allocated_path
 from hqp_onnx.job.candidate import Precision
 from hqp_onnx.job.options import PAPER, Options
-from hqp_onnx.job.timing import Timing
+from hqp_onnx.job.timing import Beside, Timing
 from hqp_onnx.steps.optimize import optimize
 from hqp_onnx.timing.table import KernelTime, Part, TimeTable
 
@@ -86,9 +86,11 @@ def test_the_fastest_plan_that_was_admitted_is_the_one(
     chosen: list[float] = []
     if measured:
         monkeypatch.setattr(Timing, "fastest", fastest)
+        monkeypatch.setattr(Timing, "beside", lambda *_: Beside(9.5, 1.0))
     found = found_by(admits, measured)
     times = [seconds_of(made, plan) for plan in found.path.plans]
     assert times[found.count] == pytest.approx(chosen[0] if measured else min(admitted))
+    assert f"the least widths {'are 9.5 times as fast' if measured else 'take'}" in found.ended
     if not measured:
         assert times == sorted(times, reverse=True)
 
@@ -122,7 +124,7 @@ def test_nothing_or_everything_is_admitted(made: Allocation, limit: float) -> No
     assert (len(found.path.plan(found.count)) == 0) == (limit < 0)
     why = found.ended
     assert ("the budget ended the search: the next faster plan" in why) == (limit < 0)
-    assert ("--min-width 0.1 and widths in multiples of 1" in why) == (limit > 0)
+    assert ("the narrowest widths ended the search, not the budget: --min-width 0.1" in why) == (limit > 0)
     if limit > 0:
         assert seconds_of(made, found.path.plan(found.count)) == pytest.approx(fastest)
 

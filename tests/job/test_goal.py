@@ -94,7 +94,6 @@ def test_a_speed_that_nothing_reaches(options: dict[str, Any], clock: None) -> N
         ({"speedup": 2.0, "max_drop": 0.1}, "takes the place of a budget"),
         ({"speedup": -1.0}, "expected a number above 0"),
         ({"speedup": 2.0, "objective": "macs"}, "is for --objective latency|objective"),
-        ({"pareto": True, "objective": "macs"}, "pareto"),
     ],
 )
 def test_what_excludes_a_speed(options: dict[str, Any], asked: dict[str, Any], words: str) -> None:

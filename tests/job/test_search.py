@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hqp_onnx.errors import UsageError
-from hqp_onnx.job.search import bisect, candidates, last_admissible, linear, step_size
+from hqp_onnx.job.search import bisect, bisect_from, candidates, last_admissible, linear, step_size
 
 
 @pytest.mark.parametrize("limit", [1, 7, 99, 100, 101])
@@ -27,6 +29,15 @@ def test_linear_stops_at_the_first_violation() -> None:
 
     assert linear(100, 10, admits) == 20
     assert asked == [10, 20, 30]
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(-3, 70))
+def test_a_guess_changes_what_bisect_asks_and_not_what_it_finds(limit: int, last: int, guess: int) -> None:
+    asked: list[int] = []
+    found = bisect_from(guess, limit, 1, lambda n: bool(asked.append(n)) or n <= last)
+    assert found == min(limit, last) and len(asked) == len(set(asked))
+    if 0 < guess == found < limit:
+        assert asked == [guess, guess + 1]
 
 
 def test_bisect_takes_log_steps() -> None:
