@@ -36,7 +36,9 @@ from hqp_onnx.steps.quantize import quantize_file
 
 @click.command(cls=Command)
 @model_argument
-@click.option("--data", type=DATA, metavar="DATA", help="Calibration data; int8, mixed and fp8 need them.")
+@click.option(
+    "--data", type=DATA, metavar="DATA", help="Calibration data. Without, inputs are made up from what MODEL holds."
+)
 @click.option(
     "--precision",
     type=click.Choice(["int8", "mixed", "dynamic", "fp8", "fp16"]),

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.data.reading import Data, read_files
+from hqp_onnx.data.sampled import taken
 from hqp_onnx.errors import UsageError
 from hqp_onnx.files import forbid_overlap
 from hqp_onnx.graphs import model_io
@@ -37,6 +38,9 @@ from hqp_onnx.runtimes.targets import target as target_named
 from hqp_onnx.statistics import thresholds
 from hqp_onnx.statistics.moments import input_moments
 from hqp_onnx.steps.writing import Written, write_verified
+from hqp_onnx.synthesis.inputs import made_inputs
+
+_UNRANGED = ("fp16", "dynamic")  # which take no data
 
 
 class Int4(NamedTuple):
@@ -67,7 +71,8 @@ def quantize_file(
     Args:
         path: the float model.
         output: the model to write.
-        data: calibration data, for int8, mixed and INT4 weights; dynamic rounds weights by them if they are given.
+        data: calibration data, for int8, mixed, fp8 and INT4 weights; None makes inputs up (``synthesis``), and warns
+            where these are not to be trusted. Dynamic rounds weights by data if they are given.
         target_name: what the model is laid out for, see ``targets.target``.
         method: calibration method.
         preprocess: of images, see ``Reading``.
@@ -83,7 +88,7 @@ def quantize_file(
         recipe: fields of ``passes.quantize.Recipe``.
 
     Raises:
-        UsageError: int8 without data; fp16 or INT4 weights with ``calibration_out``, or with each other; ``int4_convs``
+        UsageError: fp16 or INT4 weights with ``calibration_out``, or with each other; ``int4_convs``
             without a share.
         ModelError: what would be written does not load or run.
     """
@@ -99,9 +104,10 @@ def quantize_file(
     check_dynamic(precision, target)
     if precision == "fp8":
         in_float8(target)
-    _check(precision, data, calibration_out, int4_weights, tensorrt_version)
+    _check(precision, calibration_out, int4_weights, tensorrt_version)
     model = open_model(path)
-    dataset = None if data is None else open_data(model, data, preprocess)
+    samples = calibration_data(model, data, preprocess, precision, progress)
+    dataset = samples.data
     said = *(stand_in(target) if target.mixes == "fp16" else ()), *remarks(target, precision)
     if int4_convs and int4_weights is None:
         raise UsageError("{--int4_convs} says which weights are INT4, not how many: add {--int4_weights} SHARE")
@@ -110,10 +116,33 @@ def quantize_file(
     even = {"equalize": False} if calibration_out is not None else {}
     made = _made(model, dataset, target, precision, method, weights, Recipe(**{**recipe, **even}), progress)
     notes = {"int4": made.notes}.get(precision, (*made.notes, *said) if precision in ("fp16", "dynamic") else said)
-    verified = write_verified(made.graph, output, model.source(dataset), target, precision, made.warnings)
+    warnings = (*samples.warnings, *made.warnings)
+    verified = write_verified(made.graph, output, model.source(dataset), target, precision, warnings)
     if calibration_out is not None and isinstance(made, Quantized):
         write_calibration(made.calibration, calibration_out, tensorrt_version)
-    return Written(notes, verified)
+    return Written((*samples.notes, *notes), verified)
+
+
+class Samples(NamedTuple):
+    """Calibration data, None where none are needed, and what is said of those that were made up."""
+
+    data: Dataset | None
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def calibration_data(
+    model: Model, data: Data | None, preprocess: str | Path | None, precision: str, progress: Progress = silent
+) -> Samples:
+    """``data`` as the inputs of ``model``; without, what ``synthesis`` makes up where ``precision`` needs some."""
+    if data is not None:
+        return Samples(open_data(model, data, preprocess))
+    if precision in _UNRANGED:
+        return Samples(None)
+    if preprocess is not None:
+        raise UsageError("{--preprocess} is for {--data}: add it, or leave both out")
+    made = made_inputs(model.graph, model.session, progress)
+    return Samples(taken(made.data), made.notes, made.warnings)
 
 
 def _made(
@@ -143,19 +172,15 @@ def default_precision(target: Target) -> str:
     return target.mixes if target.engines else "int8"
 
 
-def _check(
-    precision: str, data: Data | None, calibration_out: Path | None, int4_weights: float | None, tensorrt_version: str
-) -> None:
-    """Raise, before any work, what excludes each other or is missing."""
-    unranged = precision in ("fp16", "fp8", "dynamic")
+def _check(precision: str, calibration_out: Path | None, int4_weights: float | None, tensorrt_version: str) -> None:
+    """Raise, before any work, what excludes each other."""
+    unranged = precision in (*_UNRANGED, "fp8")
     if calibration_out is not None and (unranged or int4_weights is not None):
         raise UsageError("{--calibration_out} needs static INT8: fp16, fp8, dynamic and INT4 weights take no ranges")
     if int4_weights is not None:
         check_share(int4_weights)
     if unranged and int4_weights is not None:
         raise UsageError(f"{{--int4_weights}} and {{--precision}} {precision} exclude each other: leave one out")
-    if precision not in ("fp16", "dynamic") and data is None:
-        raise UsageError(f"{{--precision}} {precision} needs calibration data: add {{--data}} DATA")
     tensorrt_number(tensorrt_version)
 
 
