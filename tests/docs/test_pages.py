@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAPER = "https://arxiv.org/abs/2602.06069"
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -20,6 +22,17 @@ def test_pages_made_from_the_code_are_up_to_date(tool: str) -> None:
         [sys.executable, str(ROOT / "tools" / tool), "--check"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_paper_is_named() -> None:
+    """Where the method is first said to be one of a paper, and for those who cite."""
+    for page in ("README.md", "docs/pypi.md", "docs/method.md", "docs/reproduction.md"):
+        assert "Dinesh Gopalan and Ratul Ali" in (text := (ROOT / page).read_text()) and PAPER in text, page
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= set(cited)
+    (paper,) = cited["references"]
+    assert {"type", "title", "authors"} <= set(paper) and paper["url"] == PAPER
+    assert [author["family-names"] for author in paper["authors"]] == ["Gopalan", "Ali"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
