@@ -70,10 +70,15 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
 
 @click.command(cls=Command, either=(("data",), ("calib", "val")))
 @model_argument
-@click.option("--calib", type=DATA, metavar="DATA", help="Calibration data: sensitivity, ranges, compensation.")
-@click.option("--val", type=DATA, metavar="DATA", help="Validation data: every candidate is judged on it.")
-@click.option("--test", type=DATA, metavar="DATA", help="Test data: only the report uses it.")
-@click.option("--data", type=DATA, metavar="DATA", help="One source instead: split by seed and class into all three.")
+@click.option(
+    "--calib",
+    type=DATA,
+    metavar="DATA",
+    help="In place of --data: calibration data, for sensitivity, ranges and refit.",
+)
+@click.option("--val", type=DATA, metavar="DATA", help="With --calib: validation data, to judge every candidate.")
+@click.option("--test", type=DATA, metavar="DATA", help="With --calib: test data; only the report uses it.")
+@click.option("--data", type=DATA, metavar="DATA", help="Your data, split into calibration, validation and test.")
 @click.option(
     "--shares",
     default=",".join(map(str, SHARES)),
@@ -100,7 +105,13 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
     help="That the budget holds on data like VAL: 0.95 asks it of the drop's upper bound, 0.5 of the drop itself.",
 )
 @click.option("--step", type=SHARE, default=0.01, show_default=True, help="Share of the units removed per step.")
-@click.option("--search", type=Named(SEARCHES), default="bisect", show_default=True, help="Algorithm 1 is linear.")
+@click.option(
+    "--search",
+    type=Named(SEARCHES),
+    default="bisect",
+    show_default=True,
+    help="How far to go: by halving the range, or step by step from the original.",
+)
 @click.option("--saliency", type=Named(SALIENCIES), default="obs", show_default=True, help="How units are ranked.")
 @gradient_options
 @click.option(

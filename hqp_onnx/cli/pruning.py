@@ -66,8 +66,8 @@ def inspect(model: Path, target: str | None, json_file: Path | None) -> None:
 
 @click.command(cls=Command)
 @model_argument
-@click.option("--data", required=True, type=DATA, metavar="DATA")
-@click.option("--saliency", type=Named(SALIENCIES), default="fisher", show_default=True)
+@click.option("--data", required=True, type=DATA, metavar="DATA", help="Calibration data.")
+@click.option("--saliency", type=Named(SALIENCIES), default="fisher", show_default=True, help="How units are ranked.")
 @gradient_options
 @reading_options("data")
 @click.option("-o", "--output", type=OUT, required=True, help="scores.npz: filter/<weight> and unit.")
