@@ -66,6 +66,7 @@ def test_every_option_is_in_a_group(name: str) -> None:
 def test_without_a_command_there_is_help(
     words: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     assert hqp(monkeypatch, *words) == 2
     shown = capfd.readouterr()
     assert shown.err == ""
