@@ -4,7 +4,7 @@ Models are paths or ModelProtos, which stay as they are; those that are returned
 original (``evaluation.verification``), and what their users should not miss is logged as a warning. Data are what the
 command line takes (a .npz or .npy file, a folder of images, ``FILE.py:function``), arrays by name, an iterable of feed
 dictionaries or pairs (feeds, targets), a function that returns such an iterable, or a ``Reading`` of any of these.
-Everything raises ``HqpError`` with a message of one line:
+Shares may be percentages, as "5%". Everything raises ``HqpError`` with a message of one line:
 
     ModelError              the model is invalid, quantized already, or cannot run
     DataError               the data do not fit the model
@@ -45,6 +45,7 @@ from hqp_onnx.ranking.rank import Ranking
 from hqp_onnx.ranking.saliencies import Scoring
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.runtimes.targets import target as target_named
+from hqp_onnx.shares import Given, share
 from hqp_onnx.steps.benchmark import benchmark_models
 from hqp_onnx.steps.build import build_file
 from hqp_onnx.steps.dequantize import dequantized
@@ -75,7 +76,7 @@ __all__ = [
 @public
 def prune(
     model: ModelSource,
-    sparsity: float | None = None,
+    sparsity: Given | None = None,
     *,
     plan: str | Path | None = None,
     data: Data | None = None,
@@ -83,7 +84,7 @@ def prune(
     saliency: str | None = None,
     compensate: bool | None = None,
     refit: str | None = None,
-    min_width: float = 0.1,
+    min_width: Given = 0.1,
     branches: bool = True,
     multiple_of: int = 1,
     keep: Sequence[str] = (),
@@ -215,7 +216,7 @@ def recover(
     time_limit: float | None = None,
     rate: float = Recovery.rate,
     batch: int | None = None,
-    held_out: float = Recovery.held_out,
+    held_out: Given = Recovery.held_out,
     loss: Literal["kl", "mse"] | None = None,
     temperature: float = Recovery.temperature,
     features: int = Recovery.features,
@@ -362,7 +363,7 @@ def compare(
     metric: str | None = None,
     metric_output: str = "",
     ledgers: Sequence[str | Path] = (),
-    tolerance: float = 0.1,
+    tolerance: Given = 0.1,
     samples: int = 64,
     threads: int = 0,
     preprocess: str | Path | None = None,
@@ -391,7 +392,7 @@ def compare(
             metric=metric,
             metric_output=metric_output,
             ledgers=tuple(map(Path, _several(ledgers))),
-            tolerance=tolerance,
+            tolerance=share(tolerance, "tolerance"),
             samples=samples,
             threads=threads,
             progress=progress,

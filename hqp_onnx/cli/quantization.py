@@ -25,7 +25,7 @@ from hqp_onnx.cli.arguments import (
 from hqp_onnx.cli.command import Command
 from hqp_onnx.cli.forecasts import give_forecast
 from hqp_onnx.cli.output import Display, give_json, give_warnings, say, verified_json
-from hqp_onnx.cli.parameter_types import DATA, OUT
+from hqp_onnx.cli.parameter_types import DATA, OUT, SHARE
 from hqp_onnx.cli.tables.engines import build_lines
 from hqp_onnx.data.reading import Data
 from hqp_onnx.quantization.calibration_export import TENSORRT_VERSION
@@ -59,7 +59,7 @@ from hqp_onnx.steps.quantize import quantize_file
 )
 @click.option(
     "--int4-weights",
-    type=click.FloatRange(0, 1),
+    type=SHARE,
     metavar="SHARE",
     help="INT4 weights in this share of Gemm and MatMul, in place of INT8.",
 )

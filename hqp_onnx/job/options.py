@@ -23,6 +23,7 @@ from hqp_onnx.ranking.order import check_min_width, check_multiple
 from hqp_onnx.ranking.saliencies import Scoring
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.runtimes.targets import target
+from hqp_onnx.shares import Given, Share, share
 from hqp_onnx.statistics.thresholds import method
 
 PRECISIONS = ("mixed", "int8", "dynamic", "fp16", "fp32")
@@ -47,7 +48,7 @@ _NO_BUDGET = 1.0, 1e30  # of a share, of any other metric
 
 @dataclass(frozen=True)
 class Options:
-    """What ``optimize`` is asked for.
+    """What ``optimize`` is asked for. Shares are numbers or percentages: 0.05 or "5%".
 
     Attributes:
         model: the original: a file, or a ModelProto.
@@ -122,13 +123,13 @@ class Options:
     output: str | Path = ""
     test: Data | None = None
     data: Data | None = None
-    shares: tuple[float, ...] = SHARES
+    shares: tuple[Given, ...] = SHARES
     max_drop: float | str | None = None
     speedup: float | None = None
     target_latency: float | None = None
     pareto: bool = False
-    confidence: float = 0.5
-    step: float = 0.01
+    confidence: Share = Share(0.5)
+    step: Share = Share(0.01)
     search: str = "bisect"
     saliency: str = "obs"
     engine: str = "native"
@@ -144,7 +145,7 @@ class Options:
     calibration: str = "entropy"
     metric: str | Metric | ScoreFunction | type | None = None
     metric_output: str = ""
-    min_width: float = 0.1
+    min_width: Share = Share(0.1)
     branches: bool = True
     multiple_of: int | None = None
     keep: tuple[str, ...] = ()
@@ -242,6 +243,11 @@ class Options:
         return Path(self.output)
 
     @property
+    def three_shares(self) -> tuple[float, ...]:
+        """``shares`` as numbers."""
+        return tuple(share(each, "shares") for each in self.shares)
+
+    @property
     def chosen_drop(self) -> float | str:
         """``max_drop``, or what the metric takes."""
         return MAX_DROP if self.max_drop is None else self.max_drop
@@ -292,4 +298,5 @@ def _check_data(options: Options) -> None:
         words = " and ".join(f"{{--{part}}}" for part in lacking)
         verb, them = ("are", "them") if len(lacking) > 1 else ("is", "it")
         raise UsageError(f"{words} {verb} missing: give {them}, or {{--data}}, which is split into all three")
-    check_shares(options.shares)
+    object.__setattr__(options, "shares", options.three_shares)
+    check_shares(options.three_shares)
