@@ -38,6 +38,7 @@ from hqp_onnx.cli.parameter_types import DATA, OUT, SHARE, Amount, Duration, Epo
 from hqp_onnx.cli.tables.optimization import budget_line, cost_lines, report_table
 from hqp_onnx.data.split import SHARES
 from hqp_onnx.errors import UsageError
+from hqp_onnx.evaluation.verification import together
 from hqp_onnx.files import forbid_overlap
 from hqp_onnx.job.options import MAX_DROP, OBJECTIVES, PAPER, PRECISIONS, RELATIVE_DROP, Options
 from hqp_onnx.job.search import SEARCHES
@@ -210,7 +211,7 @@ def optimize(
             budget_line(report),
             *(cost_lines(report.cost_model) if paper else ()),
             *report.notes,
-            *(f"{name}: {model.words}" for name, model in report.verified.items()),
+            together(report.verified),
             *advice(report),
             f"Wrote {report.shipped}; {chosen['output'] / HTML} shows it",
         ):
