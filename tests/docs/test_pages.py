@@ -35,7 +35,7 @@ def test_pages_made_from_the_code_are_up_to_date(tool: str) -> None:
 def test_the_paper_is_named() -> None:
     """Where the method is first said to be one of a paper, and for those who cite."""
     for page in ("README.md", "docs/pypi.md", "docs/method.md", "docs/reproduction.md"):
-        assert "Dinesh Gopalan and Ratul Ali" in (text := (ROOT / page).read_text()) and PAPER in text, page
+        assert re.search(r"Gopalan\s+and\s+(Ratul\s+)?Ali", text := (ROOT / page).read_text()) and PAPER in text, page
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert {"cff-version", "message", "title", "authors"} <= set(cited)
     (paper,) = cited["references"]
@@ -77,7 +77,7 @@ def _anchors(page: Path) -> set[str]:
 
 def test_a_word_is_explained_once() -> None:
     rows = re.findall(r"^\| ([^|]+) \|", (ROOT / "docs" / "glossary.md").read_text(), re.M)
-    words = [word.strip() for row in rows for word in re.sub(r"\(.*?\)", "", row).split(",")]
+    words = [word.strip() for row in rows for word in row.split(", ")]
     assert len(words) > 60 and len(words) == len(set(words))
 
 
