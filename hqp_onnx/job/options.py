@@ -117,7 +117,7 @@ class Options:
         UsageError: ``output`` is a file.
     """
 
-    model: ModelSource
+    model: ModelSource = ""
     calib: Data | None = None
     val: Data | None = None
     output: str | Path = ""
@@ -164,8 +164,7 @@ class Options:
 
     def __post_init__(self) -> None:
         require_types(vars(self), get_type_hints(Options))
-        if str(self.output) == "":
-            raise UsageError("{--output} is missing: name the folder to write")
+        _check_given(self)
         object.__setattr__(self, "output", Path(self.output))
         for name in ("keep", "only", "augment"):
             value = getattr(self, name)
@@ -288,15 +287,20 @@ def _checked_drop(options: Options) -> float | str:
     return str(drop) if relative else value
 
 
+def _check_given(options: Options) -> None:
+    """Raise ``UsageError`` that names all that is needed and not given."""
+    lacking = ["{--model}"] if isinstance(options.model, str) and not options.model else []
+    parts = [f"{{--{part}}}" for part in ("calib", "val") if options.data is None and getattr(options, part) is None]
+    lacking += [f"{{--data}} (or {' and '.join(parts)})"] if parts else []
+    lacking += [] if str(options.output) else ["{--output}, the folder to write"]
+    if lacking:
+        raise UsageError(f"missing: {', '.join(lacking)}")
+
+
 def _check_data(options: Options) -> None:
     """Either one source that is split, or calibration and validation data."""
     given = [part for part in PARTS if getattr(options, part) is not None]
     if options.data is not None and given:
         raise UsageError(f"{{--data}} is split into calibration, validation and test: leave out {{--{given[0]}}}")
-    lacking = [part for part in ("calib", "val") if options.data is None and part not in given]
-    if lacking:
-        words = " and ".join(f"{{--{part}}}" for part in lacking)
-        verb, them = ("are", "them") if len(lacking) > 1 else ("is", "it")
-        raise UsageError(f"{words} {verb} missing: give {them}, or {{--data}}, which is split into all three")
     object.__setattr__(options, "shares", options.three_shares)
     check_shares(options.three_shares)

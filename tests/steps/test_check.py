@@ -15,6 +15,7 @@ from command import hqp
 from small_model import small_data, small_model
 from steady import steady
 
+import hqp_onnx
 from hqp_onnx import Options, optimize
 from hqp_onnx.errors import DataError, ModelError, UsageError
 from hqp_onnx.runtimes.session import Session
@@ -123,6 +124,17 @@ def test_the_speed(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert hqp(monkeypatch, "check", folder / "out", "--min-speedup", 1e6, "--quiet") == 4
     said = capsys.readouterr()
     assert "speedup: missed" in said.out and "speedup missed" in said.err
+
+
+def test_it_is_a_function_too(folder: Path, tmp_path: Path) -> None:
+    size = (folder / "out" / "pruned.onnx").stat().st_size
+    data = {"input": small_data(60)["input"]}
+    found = hqp_onnx.check(folder / "out", max_size=size - 1, max_drop="90%", data=data)
+    assert [(each.name, each.met) for each in found] == [("size", False), ("drop", True)]
+    with pytest.raises(UsageError, match="nothing to check: give max_drop, min_speedup or max_size"):
+        hqp_onnx.check(folder / "out")
+    written = hqp_onnx.export(folder / "out", tmp_path / "m.ort", "ort")
+    assert isinstance(written, hqp_onnx.Exported) and written.bytes == (tmp_path / "m.ort").stat().st_size
 
 
 def test_what_is_lacking(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
