@@ -150,7 +150,7 @@ def _drop(
     check_budget(limit, 0.5, q)
     drop = before.scale.drop(before.metric, after.metric)
     finite = not after.nonfinite
-    lost = f"{q.change(abs(drop))} {'better' if drop < 0 else 'worse'}"
+    lost = f"{q.change(abs(drop))} {'better' if drop < 0 else 'worse'}" if drop else "as good"
     words = f"{lost} ({q.said(before.metric)} to {q.said(after.metric)}), at most {q.limit(limit)}"
     words += "" if finite else f"; {after.nonfinite.words(after.samples)}"
     return Finding("drop", finite and drop <= limit + 1e-9, words, time.perf_counter() - start)
