@@ -211,7 +211,7 @@ def optimize(
             budget_line(report),
             *(cost_lines(report.cost_model) if paper else ()),
             *report.notes,
-            together(report.verified),
+            *([together(report.verified)] if report.verified else ()),
             *advice(report),
             f"Wrote {report.shipped}; {chosen['output'] / HTML} shows it",
         ):

@@ -123,7 +123,7 @@ class Verified:
 
 
 def together(files: Mapping[str, Verified]) -> str:
-    """What is known of several models, in one plain line."""
+    """What is known of one or more models, in one plain line."""
     run = {name: found for name, found in files.items() if found.samples}
     if len(run) < len(files):
         lacking = sorted(files.keys() - run.keys())

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hqp_onnx.boards.board import target_on
 from hqp_onnx.data.reading import Data
-from hqp_onnx.errors import DataError, ModelError, UsageError
+from hqp_onnx.errors import DataError, UsageError
 from hqp_onnx.evaluation.budget import allowed, check_budget
 from hqp_onnx.evaluation.latency import measure
 from hqp_onnx.files import require_regular
@@ -107,7 +107,7 @@ def check_folder(
     findings = []
     if (limit := thresholds.bytes) is not None:
         taken = shipped.with_name(Path(report.shipped).name)  # by the target, as .tflite, or the .onnx itself
-        require_regular(taken, "the model that ships", ModelError)
+        require_regular(taken, "the model that ships", DataError)
         size = handed_bytes(taken)
         findings.append(Finding("size", size <= limit, f"{taken.name} takes {size} bytes, at most {limit}", 0.0))
     if thresholds.min_speedup is not None:

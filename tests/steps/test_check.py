@@ -17,7 +17,7 @@ from steady import steady
 
 import hqp_onnx
 from hqp_onnx import Options, optimize
-from hqp_onnx.errors import DataError, ModelError, UsageError
+from hqp_onnx.errors import DataError, UsageError
 from hqp_onnx.runtimes.session import Session
 from hqp_onnx.steps import check
 from hqp_onnx.steps.check import Thresholds
@@ -110,7 +110,7 @@ def test_what_the_target_takes_is_weighed(folder: Path, tmp_path: Path) -> None:
     report = json.loads((out / "report.json").read_text())
     report["shipped"] = report["shipped"].replace(".onnx", ".tflite")  # as of --target litert
     (out / "report.json").write_text(json.dumps(report))
-    with pytest.raises(ModelError, match=r"pruned\.tflite"):
+    with pytest.raises(DataError, match=r"pruned\.tflite"):
         check.check_folder(out, Thresholds(max_size=77))
     (out / "pruned.tflite").write_bytes(bytes(77))
     for limit, met in ((77, True), (76, False)):

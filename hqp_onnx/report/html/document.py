@@ -66,13 +66,14 @@ def _sections(report: Report, folder: Path, name: str) -> Iterator[Html]:
     yield tag("div", *map(_figure, figures), _section("cost", "What it cost", *_cost(report)), class_="grid")
     yield _section("frozen", "Channels that stay, and why", *_frozen(report))
     yield _section("run", "How to run it", *map(_recipe, recipes(report, folder)))
-    yield _section("origin", "How it was made", _origin(report), _checked(report))
+    yield _section("origin", "How it was made", _origin(report), *_checked(report))
 
 
-def _checked(report: Report) -> Html:
-    """How near every file is to the original, as it was written."""
-    lines = (tag("li", f"{name}: {found.words}") for name, found in report.verified.items())
-    return tag("details", tag("summary", together(report.verified)), tag("ul", *lines))
+def _checked(report: Report) -> Iterator[Html]:
+    """How near every file is to the original, as it was written; nothing where the input alone ships."""
+    lines = [tag("li", f"{name}: {found.words}") for name, found in report.verified.items()]
+    if lines:
+        yield tag("details", tag("summary", together(report.verified)), tag("ul", *lines))
 
 
 def _section(identifier: str, title: str, *content: Html) -> Html:
