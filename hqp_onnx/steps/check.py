@@ -10,7 +10,7 @@ import time
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from hqp_onnx.boards.board import target_on
 from hqp_onnx.data.reading import Data
@@ -106,7 +106,7 @@ def check_folder(
         raise DataError(f"{folder}: {source}, the model that was optimized, is not there: name it by {{--original}}")
     findings = []
     if (limit := thresholds.bytes) is not None:
-        taken = shipped.with_name(Path(report.shipped).name)  # by the target, as .tflite, or the .onnx itself
+        taken = shipped.with_name(PureWindowsPath(report.shipped).name)  # a .tflite, say; either slash
         require_regular(taken, "the model that ships", DataError)
         size = handed_bytes(taken)
         findings.append(Finding("size", size <= limit, f"{taken.name} takes {size} bytes, at most {limit}", 0.0))
