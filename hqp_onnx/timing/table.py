@@ -38,7 +38,7 @@ _FEWEST = 6  # configurations that a kernel must have been seen in
 _MOST_GROUPS = 3
 _EXPLAINED = 0.05  # of a size's spread that may remain
 _CLEARLY_BETTER = 0.9  # error of a larger block over that of a smaller one
-_STIFF = 0.1  # how much a factor of 1 counts for a kernel, beside the times of whole models
+_STIFF = 0.2  # how much a factor of 1 counts for a kernel, beside the times of whole models
 
 
 @dataclass(frozen=True)
