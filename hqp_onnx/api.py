@@ -4,7 +4,7 @@ Models are paths or ModelProtos, which stay as they are; those that are returned
 original (``evaluation.verification``), and what their users should not miss is logged as a warning. Data are what the
 command line takes (a .npz or .npy file, a folder of images, ``FILE.py:function``), arrays by name, an iterable of feed
 dictionaries or pairs (feeds, targets), a function that returns such an iterable, or a ``Reading`` of any of these.
-Everything raises ``HqpError`` with a message of one line:
+Shares may be percentages, as "5%". Everything raises ``HqpError`` with a message of one line:
 
     ModelError              the model is invalid, quantized already, or cannot run
     DataError               the data do not fit the model
@@ -33,7 +33,7 @@ from hqp_onnx.comparison import compare as compare_files
 from hqp_onnx.data.reading import Data
 from hqp_onnx.engine import BuildOptions, BuildReport
 from hqp_onnx.errors import UsageError
-from hqp_onnx.evaluation.latency import Latency
+from hqp_onnx.evaluation.latency import Latencies
 from hqp_onnx.evaluation.metrics import Metric, ScoreFunction, Scores
 from hqp_onnx.evaluation.metrics.task import Task
 from hqp_onnx.model import ModelSource, open_data, open_model, open_optional_data
@@ -45,8 +45,10 @@ from hqp_onnx.ranking.rank import Ranking
 from hqp_onnx.ranking.saliencies import Scoring
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.runtimes.targets import target as target_named
+from hqp_onnx.shares import Given, share
 from hqp_onnx.steps.benchmark import benchmark_models
 from hqp_onnx.steps.build import build_file
+from hqp_onnx.steps.check import Finding, Thresholds, check_folder
 from hqp_onnx.steps.dequantize import dequantized
 from hqp_onnx.steps.evaluate import evaluate_model
 from hqp_onnx.steps.inspect import Inspection, inspect_model
@@ -61,6 +63,7 @@ T = TypeVar("T")
 __all__ = [
     "benchmark",
     "build",
+    "check",
     "compare",
     "dequantize",
     "evaluate",
@@ -75,7 +78,7 @@ __all__ = [
 @public
 def prune(
     model: ModelSource,
-    sparsity: float | None = None,
+    sparsity: Given | None = None,
     *,
     plan: str | Path | None = None,
     data: Data | None = None,
@@ -83,7 +86,7 @@ def prune(
     saliency: str | None = None,
     compensate: bool | None = None,
     refit: str | None = None,
-    min_width: float = 0.1,
+    min_width: Given = 0.1,
     branches: bool = True,
     multiple_of: int = 1,
     keep: Sequence[str] = (),
@@ -215,7 +218,7 @@ def recover(
     time_limit: float | None = None,
     rate: float = Recovery.rate,
     batch: int | None = None,
-    held_out: float = Recovery.held_out,
+    held_out: Given = Recovery.held_out,
     loss: Literal["kl", "mse"] | None = None,
     temperature: float = Recovery.temperature,
     features: int = Recovery.features,
@@ -337,7 +340,7 @@ def benchmark(
     target: str = "onnxruntime",
     device: str | None = None,
     progress: Progress = silent,
-) -> dict[str, Latency]:
+) -> Latencies:
     """Latency of models in turn, each as if alone, on the same random input; speedups are over the first.
 
     Args:
@@ -351,7 +354,7 @@ def benchmark(
     Returns:
         By path, in order; a model in memory is called ``<model N>``, N its place from 1 on.
     """
-    return benchmark_models(models, batch, threads, target_on(target, device), progress)
+    return Latencies(benchmark_models(models, batch, threads, target_on(target, device), progress))
 
 
 @public
@@ -362,7 +365,7 @@ def compare(
     metric: str | None = None,
     metric_output: str = "",
     ledgers: Sequence[str | Path] = (),
-    tolerance: float = 0.1,
+    tolerance: Given = 0.1,
     samples: int = 64,
     threads: int = 0,
     preprocess: str | Path | None = None,
@@ -391,11 +394,44 @@ def compare(
             metric=metric,
             metric_output=metric_output,
             ledgers=tuple(map(Path, _several(ledgers))),
-            tolerance=tolerance,
+            tolerance=share(tolerance, "tolerance"),
             samples=samples,
             threads=threads,
             progress=progress,
         )
+
+
+@public
+def check(
+    folder: str | Path,
+    *,
+    max_drop: float | str | None = None,
+    min_speedup: float | None = None,
+    max_size: int | str | None = None,
+    data: Data | None = None,
+    original: str | Path | None = None,
+    preprocess: str | Path | None = None,
+    progress: Progress = silent,
+) -> tuple[Finding, ...]:
+    """What ``optimize`` shipped, measured again on this machine: a finding for each threshold, ``met`` or not.
+
+    Args:
+        folder: OUT of ``optimize``.
+        max_drop: how much worse the metric may be, in its units, or as "5%" of the original's; needs ``data``.
+        min_speedup: over the original, timed in turn.
+        max_size: bytes of the file that ships, or "2MB", "1.5 MiB".
+        data: what the metric is judged on.
+        original: the model that was optimized, if it is not where the report says.
+        preprocess: of images: imagenet, clip, tf, yolo, JSON, or its file.
+        progress: called with stage, done and total.
+
+    Raises:
+        DataError: no report, or one of its models is not there.
+        UsageError: no threshold, or one that lacks what it needs.
+    """
+    place, source = Path(folder), None if original is None else Path(original)
+    thresholds = Thresholds(max_drop, min_speedup, max_size)
+    return tuple(check_folder(place, thresholds, data, source, preprocess, progress)[1])
 
 
 @public

@@ -25,7 +25,7 @@ from hqp_onnx.cli.arguments import (
 from hqp_onnx.cli.command import Command
 from hqp_onnx.cli.forecasts import give_forecast
 from hqp_onnx.cli.output import Display, give_json, give_warnings, say, verified_json
-from hqp_onnx.cli.parameter_types import DATA, OUT
+from hqp_onnx.cli.parameter_types import DATA, OUT, SHARE
 from hqp_onnx.cli.tables.engines import build_lines
 from hqp_onnx.data.reading import Data
 from hqp_onnx.quantization.calibration_export import TENSORRT_VERSION
@@ -59,7 +59,7 @@ from hqp_onnx.steps.quantize import quantize_file
 )
 @click.option(
     "--int4-weights",
-    type=click.FloatRange(0, 1),
+    type=SHARE,
     metavar="SHARE",
     help="INT4 weights in this share of Gemm and MatMul, in place of INT8.",
 )
@@ -123,7 +123,10 @@ def dequantize(model: Path, output: Path, json_file: Path | None, strict: bool) 
     give_warnings(written.verified.warnings, strict)
 
 
-@click.command(cls=Command)
+_ABLE = ("hardware_compatible", "version_compatible", "refit", "weight_streaming")
+
+
+@click.command(cls=Command, groups={"What the engine can do": _ABLE})
 @model_argument
 @click.option("--data", type=DATA, metavar="DATA", help="Calibration data, for INT8 of a float model.")
 @click.option(

@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from hqp_onnx.evaluation.metrics import Quantity
+from hqp_onnx.evaluation.verification import together
 from hqp_onnx.job.cost_model import QAT_EPOCHS, QAT_SAMPLES
 from hqp_onnx.job.results import EngineRow, Report, Row
 from hqp_onnx.job.table import interval_words
@@ -65,7 +66,14 @@ def _sections(report: Report, folder: Path, name: str) -> Iterator[Html]:
     yield tag("div", *map(_figure, figures), _section("cost", "What it cost", *_cost(report)), class_="grid")
     yield _section("frozen", "Channels that stay, and why", *_frozen(report))
     yield _section("run", "How to run it", *map(_recipe, recipes(report, folder)))
-    yield _section("origin", "How it was made", _origin(report))
+    yield _section("origin", "How it was made", _origin(report), *_checked(report))
+
+
+def _checked(report: Report) -> Iterator[Html]:
+    """How near every file is to the original, as it was written; nothing where the input alone ships."""
+    lines = [tag("li", f"{name}: {found.words}") for name, found in report.verified.items()]
+    if lines:
+        yield tag("details", tag("summary", together(report.verified)), tag("ul", *lines))
 
 
 def _section(identifier: str, title: str, *content: Html) -> Html:
