@@ -108,7 +108,7 @@ def open_model(source: ModelSource, threads: int = 0, target: str | Target = "on
         raise type(e)(f"{path}: {e.template}") from e
     for line in nonfinite_weights(canonical.graph):
         log.warning("warning: %s", line)
-    return Model(path, *_identity(path, proto), session, load, Interface.of(proto), canonical.graph, shapes)
+    return Model(path, *identity(path, proto), session, load, Interface.of(proto), canonical.graph, shapes)
 
 
 def _target(target: str | Target) -> Target:
@@ -134,8 +134,8 @@ def read_model(source: ModelSource, quantized: bool = False) -> tuple[Path, onnx
     return IN_MEMORY, copy
 
 
-def _identity(path: Path, proto: onnx.ModelProto) -> tuple[str, int]:
-    """Digest and bytes."""
+def identity(path: Path, proto: onnx.ModelProto) -> tuple[str, int]:
+    """Digest and bytes of a model, and of its file if it has one."""
     if path is not IN_MEMORY:
         return sha256(path), model_io.stored_bytes(path)
     content = proto.SerializeToString(deterministic=True)

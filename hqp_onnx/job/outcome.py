@@ -27,6 +27,7 @@ from hqp_onnx.job.handing_over import hand_over, handed, handed_bytes, notes_on,
 from hqp_onnx.job.layer_times import with_predictions, with_times
 from hqp_onnx.job.ledger import Ledger, Trial
 from hqp_onnx.job.network import traced, with_precisions
+from hqp_onnx.job.records import record_of
 from hqp_onnx.job.results import TITLES, Report, Row, Step, Units
 from hqp_onnx.job.rows import Measured, best_threads, latencies_once, make_rows, measured, measured_file
 from hqp_onnx.job.run import SearchResult
@@ -119,7 +120,9 @@ def _report(
     files = {name: str(model.file.relative_to(options.folder)) for name, model in kept.items()}
     if shipping.row == "baseline":
         files["baseline"] = BASELINE
-        model_io.save(read_model(options.model)[1], options.folder / BASELINE)
+        proto = read_model(options.model)[1]
+        record_of(setup, result.judge, ORIGINAL).write(proto)
+        model_io.save(proto, options.folder / BASELINE)
         hand_over(setup, options.folder / BASELINE, Precision.FP32)
     file, candidate = options.folder / files[shipping.row], models[shipping.row].candidate
     plan, precision = candidate.plan, candidate.precision
@@ -208,8 +211,8 @@ def _write_models(setup: Setup, ledger: Ledger, result: SearchResult) -> dict[st
     for name, (candidate, file) in reversed(_to_write(setup, result).items()):
         try:
             proto = model_io.to_proto(narrow_weights(result.judge.models.graph(candidate)).graph)
-            precision = "mixed" if candidate.floats else candidate.precision.value
-            verified = verify(proto, file, source, setup.target, precision, _judged(setup))
+            record_of(setup, result.judge, candidate).write(proto)
+            verified = verify(proto, file, source, setup.target, candidate.computes_in, _judged(setup))
             verified = heard(verified, proto, file, source, setup.target)
         except HqpError as e:
             if name not in _IF_ADMITTED:  # of the others, the search has found that they run

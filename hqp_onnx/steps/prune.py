@@ -18,6 +18,7 @@ from hqp_onnx.evaluation.verification import Verified
 from hqp_onnx.files import forbid_overlap, write_text
 from hqp_onnx.graphs import model_io
 from hqp_onnx.graphs.model_io import to_proto
+from hqp_onnx.graphs.record import Record
 from hqp_onnx.model import Model, open_model, open_optional_data
 from hqp_onnx.passes.cut import Refit, check_refit, cut
 from hqp_onnx.passes.turn_heads import turn_halves
@@ -85,14 +86,20 @@ class Pruning:
 class Pruned:
     """A pruned graph, the units of the original, and those that were removed of the number ``wanted``.
 
-    ``verified`` is what is known of the file, if there is one.
+    ``original`` is the digest of what was pruned; ``verified`` is what is known of the file, if there is one.
     """
 
+    original: str
     graph: gs.Graph
     channels: ChannelMap
     plan: PruningPlan
     wanted: int
     verified: Verified | None = None
+
+    @property
+    def record(self) -> Record:
+        """What was done, for the file."""
+        return Record(self.original, (self.units, self.prunable))
 
     @property
     def units(self) -> int:
@@ -147,7 +154,7 @@ def prune_model(model: Model, options: Pruning, data: Dataset | None = None, pro
     if halves is not None and turned is not None and refitted:
         again = data if options.refit == "in-order" or (options.plan and options.refit is None) else None
         refit = Refit(joined(*halves), ridges_of(graph, channels, order, turned), again)
-    return Pruned(cut(model.graph, channels, plan, refit).graph, channels, plan, wanted)
+    return Pruned(model.digest, cut(model.graph, channels, plan, refit).graph, channels, plan, wanted)
 
 
 def _ranked(
@@ -208,7 +215,7 @@ def prune_file(
     model = open_model(path)
     dataset = open_optional_data(model, data, preprocess)
     pruned = prune_model(model, options, dataset, progress)
-    verified = write_verified(pruned.graph, output, model.source(dataset))
+    verified = write_verified(pruned.graph, output, model.source(dataset), pruned.record)
     if ledger is not None:
         write_text(ledger, removals_json(model.digest, pruned.channels, pruned.plan))
     return replace(pruned, verified=verified)
