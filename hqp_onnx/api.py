@@ -96,7 +96,7 @@ def prune(
     """``model`` without a share of its prunable units, or those of a plan, whatever that costs.
 
     Args:
-        model: float, opset 7 or newer.
+        model: opset 7 or newer; of a quantized one, the float model that it stands for is pruned.
         sparsity: share of the prunable units to remove, 0 to below 1.
         plan: in place of ``sparsity``: a ledger.json of another export of the same network, what it removed is removed.
         data: calibration data, for saliencies of gradients and for the refit.
@@ -129,7 +129,7 @@ def prune(
         plan=plan,
     )
     with using(workers):
-        opened = open_model(model)
+        opened = open_model(model, quantized=True)
         dataset = open_optional_data(opened, data, preprocess)
         pruned = prune_model(opened, chosen, dataset, progress)
         return verified_model(pruned.graph, opened.source(dataset), pruned.record)

@@ -81,7 +81,8 @@ def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[R
     ledger.out.keep_only([file for name, (_, file) in _to_write(setup, result).items() if name not in _IF_ADMITTED])
     written = _write_models(setup, ledger, result)
     original = setup.model
-    models = {"baseline": measured(setup, result.judge, ORIGINAL, original.bytes, original.session, original.load)}
+    given = replace(ORIGINAL, precision=Precision(original.quantized or "fp32"))
+    models = {"baseline": measured(setup, result.judge, given, original.bytes, original.session, original.load)}
     models |= {name: model.measured for name, model in written.items()}
     models.setdefault("hqp", models["pruned"])
     models = {name: models[name] for name in TITLES if name in models}
@@ -120,10 +121,8 @@ def _report(
     files = {name: str(model.file.relative_to(options.folder)) for name, model in kept.items()}
     if shipping.row == "baseline":
         files["baseline"] = BASELINE
-        proto = read_model(options.model)[1]
-        record_of(setup, result.judge, ORIGINAL).write(proto)
-        model_io.save(proto, options.folder / BASELINE)
-        hand_over(setup, options.folder / BASELINE, Precision.FP32)
+        model_io.save(read_model(options.model, quantized=True)[1], options.folder / BASELINE)
+        hand_over(setup, options.folder / BASELINE, models["baseline"].candidate.precision)
     file, candidate = options.folder / files[shipping.row], models[shipping.row].candidate
     plan, precision = candidate.plan, candidate.precision
     details: dict[str, Any] = {
@@ -277,7 +276,8 @@ def _notes(setup: Setup, result: SearchResult, rows: Mapping[str, Row], plan: Pr
     """What a reader of the table should not miss."""
     channels, redundant = setup.channels, result.evidence.redundant
     slow = (name for name in rows if rows[name].speedup * (1 + NOISE) < 1)
-    notes = [] if setup.split is None else [f"{setup.split.words}; {SPLIT} has their numbers"]
+    notes = [*setup.model.notes]
+    notes += [] if setup.split is None else [f"{setup.split.words}; {SPLIT} has their numbers"]
     where = setup.options.device or "this machine"
     notes += [f"{TITLES[name]} is slower than the input on {where}" for name in slow]
     samples = len(next(iter(setup.sample.values())))

@@ -86,7 +86,8 @@ class Pruning:
 class Pruned:
     """A pruned graph, the units of the original, and those that were removed of the number ``wanted``.
 
-    ``original`` is the digest of what was pruned; ``verified`` is what is known of the file, if there is one.
+    ``original`` is the digest of what was pruned, ``read`` are notes on it; ``verified`` is what is known of the file,
+    if there is one.
     """
 
     original: str
@@ -94,12 +95,13 @@ class Pruned:
     channels: ChannelMap
     plan: PruningPlan
     wanted: int
+    read: tuple[str, ...] = ()
     verified: Verified | None = None
 
     @property
     def record(self) -> Record:
         """What was done, for the file."""
-        return Record(self.original, (self.units, self.prunable))
+        return Record(self.original, (self.units, self.prunable), "fp32" if self.read else None)
 
     @property
     def units(self) -> int:
@@ -113,9 +115,9 @@ class Pruned:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Why fewer units were removed than were wanted."""
+        """What was pruned in place of the model that was given, and why fewer units were removed than were wanted."""
         short = f"{self.wanted} units were asked for: widths that must stay allow no more"
-        return () if self.units == self.wanted else (short,)
+        return self.read if self.units == self.wanted else (*self.read, short)
 
 
 def prune_model(model: Model, options: Pruning, data: Dataset | None = None, progress: Progress = silent) -> Pruned:
@@ -154,7 +156,7 @@ def prune_model(model: Model, options: Pruning, data: Dataset | None = None, pro
     if halves is not None and turned is not None and refitted:
         again = data if options.refit == "in-order" or (options.plan and options.refit is None) else None
         refit = Refit(joined(*halves), ridges_of(graph, channels, order, turned), again)
-    return Pruned(model.digest, cut(model.graph, channels, plan, refit).graph, channels, plan, wanted)
+    return Pruned(model.digest, cut(model.graph, channels, plan, refit).graph, channels, plan, wanted, model.notes)
 
 
 def _ranked(
@@ -212,7 +214,7 @@ def prune_file(
             "the file of {--plan}": options.plan,
         },
     )
-    model = open_model(path)
+    model = open_model(path, quantized=True)
     dataset = open_optional_data(model, data, preprocess)
     pruned = prune_model(model, options, dataset, progress)
     verified = write_verified(pruned.graph, output, model.source(dataset), pruned.record)
