@@ -36,6 +36,7 @@ from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.latency import Latencies
 from hqp_onnx.evaluation.metrics import Metric, ScoreFunction, Scores
 from hqp_onnx.evaluation.metrics.task import Task
+from hqp_onnx.graphs.record import Record
 from hqp_onnx.model import ModelSource, open_data, open_model, open_optional_data
 from hqp_onnx.passes.convert_fp16 import in_float16
 from hqp_onnx.passes.quantize import Recipe
@@ -98,7 +99,7 @@ def prune(
     """``model`` without a share of its prunable units, or those of a plan, whatever that costs.
 
     Args:
-        model: float, opset 7 or newer.
+        model: opset 7 or newer; of a quantized one, the float model that it stands for is pruned.
         sparsity: share of the prunable units to remove, 0 to below 1.
         plan: in place of ``sparsity``: a ledger.json of another export of the same network, what it removed is removed.
         data: calibration data, for saliencies of gradients and for the refit.
@@ -131,9 +132,10 @@ def prune(
         plan=plan,
     )
     with using(workers):
-        opened = open_model(model)
+        opened = open_model(model, quantized=True)
         dataset = open_optional_data(opened, data, preprocess)
-        return verified_model(prune_model(opened, chosen, dataset, progress).graph, opened.source(dataset))
+        pruned = prune_model(opened, chosen, dataset, progress)
+        return verified_model(pruned.graph, opened.source(dataset), pruned.record)
 
 
 @public
@@ -175,23 +177,24 @@ def quantize(
         raise UsageError(f"{{--precision}} {precision}: expected one of int8, mixed, dynamic, fp8, fp16")
     check_dynamic(precision, resolved)
     opened = open_model(model)
+    record = Record(opened.digest, precision=precision)
     if precision == "fp16":
         source = opened.source(None if data is None else open_data(opened, data, preprocess))
         half = in_float16(opened.graph)
-        return verified_model(half.graph, source, resolved, precision, half.warnings)
+        return verified_model(half.graph, source, record, resolved, precision, half.warnings)
     recipe = Recipe(equalize=equalize, correct_bias=correct_bias, round_weights=round_weights)
     if precision == "dynamic":
         given = None if data is None else open_data(opened, data, preprocess)
         with using(workers):
             integers = dynamic_model(opened, given, resolved, recipe)
-        return verified_model(integers.graph, opened.source(given), resolved, precision, integers.warnings)
+        return verified_model(integers.graph, opened.source(given), record, resolved, precision, integers.warnings)
     if data is None:
         raise UsageError(f"{{--precision}} {precision} needs calibration data: add {{--data}}")
     dataset = open_data(opened, data, preprocess)
     make = {"mixed": mixed_model, "fp8": fp8_model}.get(precision, quantize_model)
     with using(workers):
         made = make(opened, dataset, resolved, calibration, progress, recipe)
-    return verified_model(made.graph, opened.source(dataset), resolved, precision, made.warnings)
+    return verified_model(made.graph, opened.source(dataset), record, resolved, precision, made.warnings)
 
 
 @public
@@ -204,8 +207,8 @@ def dequantize(model: ModelSource) -> onnx.ModelProto:
     Raises:
         ModelError: nothing in it is quantized, or a node has no known meaning in float.
     """
-    result, source = dequantized(model)
-    return verified_model(result.graph, source)
+    result, source, record = dequantized(model)
+    return verified_model(result.graph, source, record)
 
 
 @public
@@ -259,7 +262,7 @@ def recover(
     dataset = open_data(opened, data, preprocess)
     with using(workers):
         recovered = recover_model(student, opened, dataset, settings, progress=progress).graph
-    return verified_model(recovered, recovery_source(student, opened, dataset))
+    return verified_model(recovered, recovery_source(student, opened, dataset), Record(opened.digest))
 
 
 @public
