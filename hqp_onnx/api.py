@@ -54,7 +54,14 @@ from hqp_onnx.steps.dequantize import dequantized
 from hqp_onnx.steps.evaluate import evaluate_model
 from hqp_onnx.steps.inspect import Inspection, inspect_model
 from hqp_onnx.steps.prune import Pruning, prune_model
-from hqp_onnx.steps.quantize import default_precision, dynamic_model, fp8_model, mixed_model, quantize_model
+from hqp_onnx.steps.quantize import (
+    calibration_data,
+    default_precision,
+    dynamic_model,
+    fp8_model,
+    mixed_model,
+    quantize_model,
+)
 from hqp_onnx.steps.recover import recover_model, recovery_source
 from hqp_onnx.steps.score import score_model
 from hqp_onnx.steps.writing import verified_model
@@ -157,7 +164,8 @@ def quantize(
 
     Args:
         model: float, opset 7 or newer.
-        data: calibration data; float16 needs none, dynamic rounds weights by them if they are given.
+        data: calibration data; without, inputs are made up from what the model holds, and a warning is logged where
+            these are not to be trusted. float16 needs none, dynamic rounds weights by them if they are given.
         precision: int8; mixed, INT8 where that is faster on ``target``, as measured here; dynamic, INT8 whose
             activations are quantized as they come; fp8, for TensorRT; or fp16. None takes int8, or fp16 where
             ``target`` does not compute in INT8.
@@ -188,13 +196,13 @@ def quantize(
         with using(workers):
             integers = dynamic_model(opened, given, resolved, recipe)
         return verified_model(integers.graph, opened.source(given), record, resolved, precision, integers.warnings)
-    if data is None:
-        raise UsageError(f"{{--precision}} {precision} needs calibration data: add {{--data}}")
-    dataset = open_data(opened, data, preprocess)
+    samples = calibration_data(opened, data, preprocess, precision, progress)
+    assert samples.data is not None
     make = {"mixed": mixed_model, "fp8": fp8_model}.get(precision, quantize_model)
     with using(workers):
-        made = make(opened, dataset, resolved, calibration, progress, recipe)
-    return verified_model(made.graph, opened.source(dataset), record, resolved, precision, made.warnings)
+        made = make(opened, samples.data, resolved, calibration, progress, recipe)
+    warnings = (*samples.warnings, *made.warnings)
+    return verified_model(made.graph, opened.source(samples.data), record, resolved, precision, warnings)
 
 
 @public
