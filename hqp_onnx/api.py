@@ -36,6 +36,7 @@ from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.latency import Latencies
 from hqp_onnx.evaluation.metrics import Metric, ScoreFunction, Scores
 from hqp_onnx.evaluation.metrics.task import Task
+from hqp_onnx.graphs.record import Record
 from hqp_onnx.model import ModelSource, open_data, open_model, open_optional_data
 from hqp_onnx.passes.convert_fp16 import in_float16
 from hqp_onnx.passes.quantize import Recipe
@@ -53,7 +54,14 @@ from hqp_onnx.steps.dequantize import dequantized
 from hqp_onnx.steps.evaluate import evaluate_model
 from hqp_onnx.steps.inspect import Inspection, inspect_model
 from hqp_onnx.steps.prune import Pruning, prune_model
-from hqp_onnx.steps.quantize import default_precision, dynamic_model, fp8_model, mixed_model, quantize_model
+from hqp_onnx.steps.quantize import (
+    calibration_data,
+    default_precision,
+    dynamic_model,
+    fp8_model,
+    mixed_model,
+    quantize_model,
+)
 from hqp_onnx.steps.recover import recover_model, recovery_source
 from hqp_onnx.steps.score import score_model
 from hqp_onnx.steps.writing import verified_model
@@ -98,7 +106,7 @@ def prune(
     """``model`` without a share of its prunable units, or those of a plan, whatever that costs.
 
     Args:
-        model: float, opset 7 or newer.
+        model: opset 7 or newer; of a quantized one, the float model that it stands for is pruned.
         sparsity: share of the prunable units to remove, 0 to below 1.
         plan: in place of ``sparsity``: a ledger.json of another export of the same network, what it removed is removed.
         data: calibration data, for saliencies of gradients and for the refit.
@@ -131,9 +139,10 @@ def prune(
         plan=plan,
     )
     with using(workers):
-        opened = open_model(model)
+        opened = open_model(model, quantized=True)
         dataset = open_optional_data(opened, data, preprocess)
-        return verified_model(prune_model(opened, chosen, dataset, progress).graph, opened.source(dataset))
+        pruned = prune_model(opened, chosen, dataset, progress)
+        return verified_model(pruned.graph, opened.source(dataset), pruned.record)
 
 
 @public
@@ -155,7 +164,8 @@ def quantize(
 
     Args:
         model: float, opset 7 or newer.
-        data: calibration data; float16 needs none, dynamic rounds weights by them if they are given.
+        data: calibration data; without, inputs are made up from what the model holds, and a warning is logged where
+            these are not to be trusted. float16 needs none, dynamic rounds weights by them if they are given.
         precision: int8; mixed, INT8 where that is faster on ``target``, as measured here; dynamic, INT8 whose
             activations are quantized as they come; fp8, for TensorRT; or fp16. None takes int8, or fp16 where
             ``target`` does not compute in INT8.
@@ -175,23 +185,24 @@ def quantize(
         raise UsageError(f"{{--precision}} {precision}: expected one of int8, mixed, dynamic, fp8, fp16")
     check_dynamic(precision, resolved)
     opened = open_model(model)
+    record = Record(opened.digest, precision=precision)
     if precision == "fp16":
         source = opened.source(None if data is None else open_data(opened, data, preprocess))
         half = in_float16(opened.graph)
-        return verified_model(half.graph, source, resolved, precision, half.warnings)
+        return verified_model(half.graph, source, record, resolved, precision, half.warnings)
     recipe = Recipe(equalize=equalize, correct_bias=correct_bias, round_weights=round_weights)
     if precision == "dynamic":
         given = None if data is None else open_data(opened, data, preprocess)
         with using(workers):
             integers = dynamic_model(opened, given, resolved, recipe)
-        return verified_model(integers.graph, opened.source(given), resolved, precision, integers.warnings)
-    if data is None:
-        raise UsageError(f"{{--precision}} {precision} needs calibration data: add {{--data}}")
-    dataset = open_data(opened, data, preprocess)
+        return verified_model(integers.graph, opened.source(given), record, resolved, precision, integers.warnings)
+    samples = calibration_data(opened, data, preprocess, precision, progress)
+    assert samples.data is not None
     make = {"mixed": mixed_model, "fp8": fp8_model}.get(precision, quantize_model)
     with using(workers):
-        made = make(opened, dataset, resolved, calibration, progress, recipe)
-    return verified_model(made.graph, opened.source(dataset), resolved, precision, made.warnings)
+        made = make(opened, samples.data, resolved, calibration, progress, recipe)
+    warnings = (*samples.warnings, *made.warnings)
+    return verified_model(made.graph, opened.source(samples.data), record, resolved, precision, warnings)
 
 
 @public
@@ -204,8 +215,8 @@ def dequantize(model: ModelSource) -> onnx.ModelProto:
     Raises:
         ModelError: nothing in it is quantized, or a node has no known meaning in float.
     """
-    result, source = dequantized(model)
-    return verified_model(result.graph, source)
+    result, source, record = dequantized(model)
+    return verified_model(result.graph, source, record)
 
 
 @public
@@ -259,7 +270,7 @@ def recover(
     dataset = open_data(opened, data, preprocess)
     with using(workers):
         recovered = recover_model(student, opened, dataset, settings, progress=progress).graph
-    return verified_model(recovered, recovery_source(student, opened, dataset))
+    return verified_model(recovered, recovery_source(student, opened, dataset), Record(opened.digest))
 
 
 @public

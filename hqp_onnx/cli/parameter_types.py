@@ -89,6 +89,14 @@ class Share(click.types.FloatParamType):
 SHARE = Share()
 
 
+class ShareOrAuto(Share):
+    """A share from 0 to 1, or auto."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, or the word."""
+        return "auto" if value == "auto" else super().convert(value, param, ctx)
+
+
 class Named(click.types.StringParamType):
     """A name in a registry, or ``FILE.py:name``; nothing is imported to list, complete or take one."""
 

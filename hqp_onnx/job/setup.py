@@ -116,7 +116,7 @@ def open_setup(options: Options, progress: Progress) -> Setup:
         HqpError: bad input.
     """
     target = target_on(options.target, options.device)
-    model = open_model(options.model, options.threads, target)
+    model = open_model(options.model, options.threads, target, quantized=True)
     data, found = _opened_data(options, model)
     choice = _choice(options, model, data["val"])
     metric = choice.metric

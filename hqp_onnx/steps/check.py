@@ -123,7 +123,7 @@ def _speed(report: Report, source: Path, shipped: Path, least: float, progress: 
     start, target = time.perf_counter(), target_on(report.request.target, report.request.device)
     first = open_session(source, target, report.baseline.threads)
     sessions = {"original": first, "shipped": open_session(shipped, target, report.rows[report.ships].threads)}
-    feeds = example_feeds(model_io.to_graph(read_model(source)[1]), leading=first.batch or 1)
+    feeds = example_feeds(model_io.to_graph(read_model(source, quantized=True)[1]), leading=first.batch or 1)
     for name, session in sessions.items():
         try_run(session, feeds, name)
     speedup = measure(sessions, feeds, progress=partial(progress, "latency"))["shipped"].speedup

@@ -18,6 +18,7 @@ from hqp_onnx.evaluation.verification import Verified
 from hqp_onnx.files import forbid_overlap, write_text
 from hqp_onnx.graphs import model_io
 from hqp_onnx.graphs.model_io import to_proto
+from hqp_onnx.graphs.record import Record
 from hqp_onnx.model import Model, open_model, open_optional_data
 from hqp_onnx.passes.cut import Refit, check_refit, cut
 from hqp_onnx.passes.turn_heads import turn_halves
@@ -93,14 +94,22 @@ class Pruning:
 class Pruned:
     """A pruned graph, the units of the original, and those that were removed of the number ``wanted``.
 
-    ``verified`` is what is known of the file, if there is one.
+    ``original`` is the digest of what was pruned, ``read`` are notes on it; ``verified`` is what is known of the file,
+    if there is one.
     """
 
+    original: str
     graph: gs.Graph
     channels: ChannelMap
     plan: PruningPlan
     wanted: int
+    read: tuple[str, ...] = ()
     verified: Verified | None = None
+
+    @property
+    def record(self) -> Record:
+        """What was done, for the file."""
+        return Record(self.original, (self.units, self.prunable), "fp32" if self.read else None)
 
     @property
     def units(self) -> int:
@@ -114,9 +123,9 @@ class Pruned:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Why fewer units were removed than were wanted."""
+        """What was pruned in place of the model that was given, and why fewer units were removed than were wanted."""
         short = f"{self.wanted} units were asked for: widths that must stay allow no more"
-        return () if self.units == self.wanted else (short,)
+        return self.read if self.units == self.wanted else (*self.read, short)
 
 
 def prune_model(model: Model, options: Pruning, data: Dataset | None = None, progress: Progress = silent) -> Pruned:
@@ -155,7 +164,7 @@ def prune_model(model: Model, options: Pruning, data: Dataset | None = None, pro
     if halves is not None and turned is not None and refitted:
         again = data if options.refit == "in-order" or (options.plan and options.refit is None) else None
         refit = Refit(joined(*halves), ridges_of(graph, channels, order, turned), again)
-    return Pruned(cut(model.graph, channels, plan, refit).graph, channels, plan, wanted)
+    return Pruned(model.digest, cut(model.graph, channels, plan, refit).graph, channels, plan, wanted, model.notes)
 
 
 def _ranked(
@@ -212,10 +221,10 @@ def prune_file(
             "the file of {--plan}": options.plan,
         },
     )
-    model = open_model(path)
+    model = open_model(path, quantized=True)
     dataset = open_optional_data(model, data, preprocess)
     pruned = prune_model(model, options, dataset, progress)
-    verified = write_verified(pruned.graph, output, model.source(dataset))
+    verified = write_verified(pruned.graph, output, model.source(dataset), pruned.record)
     if ledger is not None:
         write_text(ledger, removals_json(model.digest, pruned.channels, pruned.plan))
     return replace(pruned, verified=verified)

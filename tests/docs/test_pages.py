@@ -19,7 +19,7 @@ from hqp_onnx import cli, errors
 from hqp_onnx.errors import HqpError
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 PAPER = "https://arxiv.org/abs/2602.06069"
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -55,7 +55,7 @@ def test_extras_are_installed_from_a_checkout() -> None:
     assert {"litert", "ethos-u", "tensorrt-rtx", "dask", "olive"} <= seen <= extras.keys()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
     for target in LINK.findall(text):
