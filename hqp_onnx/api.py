@@ -4,7 +4,7 @@ Models are paths or ModelProtos, which stay as they are; those that are returned
 original (``evaluation.verification``), and what their users should not miss is logged as a warning. Data are what the
 command line takes (a .npz or .npy file, a folder of images, ``FILE.py:function``), arrays by name, an iterable of feed
 dictionaries or pairs (feeds, targets), a function that returns such an iterable, or a ``Reading`` of any of these.
-Everything raises ``HqpError`` with a message of one line:
+Shares may be percentages, as "5%". Everything raises ``HqpError`` with a message of one line:
 
     ModelError              the model is invalid, quantized already, or cannot run
     DataError               the data do not fit the model
@@ -33,7 +33,7 @@ from hqp_onnx.comparison import compare as compare_files
 from hqp_onnx.data.reading import Data
 from hqp_onnx.engine import BuildOptions, BuildReport
 from hqp_onnx.errors import UsageError
-from hqp_onnx.evaluation.latency import Latency
+from hqp_onnx.evaluation.latency import Latencies
 from hqp_onnx.evaluation.metrics import Metric, ScoreFunction, Scores
 from hqp_onnx.evaluation.metrics.task import Task
 from hqp_onnx.graphs.record import Record
@@ -46,13 +46,22 @@ from hqp_onnx.ranking.rank import Ranking
 from hqp_onnx.ranking.saliencies import Scoring
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.runtimes.targets import target as target_named
+from hqp_onnx.shares import Given, share
 from hqp_onnx.steps.benchmark import benchmark_models
 from hqp_onnx.steps.build import build_file
+from hqp_onnx.steps.check import Finding, Thresholds, check_folder
 from hqp_onnx.steps.dequantize import dequantized
 from hqp_onnx.steps.evaluate import evaluate_model
 from hqp_onnx.steps.inspect import Inspection, inspect_model
 from hqp_onnx.steps.prune import Pruning, prune_model
-from hqp_onnx.steps.quantize import default_precision, dynamic_model, fp8_model, mixed_model, quantize_model
+from hqp_onnx.steps.quantize import (
+    calibration_data,
+    default_precision,
+    dynamic_model,
+    fp8_model,
+    mixed_model,
+    quantize_model,
+)
 from hqp_onnx.steps.recover import recover_model, recovery_source
 from hqp_onnx.steps.score import score_model
 from hqp_onnx.steps.writing import verified_model
@@ -62,6 +71,7 @@ T = TypeVar("T")
 __all__ = [
     "benchmark",
     "build",
+    "check",
     "compare",
     "dequantize",
     "evaluate",
@@ -76,7 +86,7 @@ __all__ = [
 @public
 def prune(
     model: ModelSource,
-    sparsity: float | None = None,
+    sparsity: Given | None = None,
     *,
     plan: str | Path | None = None,
     data: Data | None = None,
@@ -84,7 +94,7 @@ def prune(
     saliency: str | None = None,
     compensate: bool | None = None,
     refit: str | None = None,
-    min_width: float = 0.1,
+    min_width: Given = 0.1,
     branches: bool = True,
     multiple_of: int = 1,
     keep: Sequence[str] = (),
@@ -154,7 +164,8 @@ def quantize(
 
     Args:
         model: float, opset 7 or newer.
-        data: calibration data; float16 needs none, dynamic rounds weights by them if they are given.
+        data: calibration data; without, inputs are made up from what the model holds, and a warning is logged where
+            these are not to be trusted. float16 needs none, dynamic rounds weights by them if they are given.
         precision: int8; mixed, INT8 where that is faster on ``target``, as measured here; dynamic, INT8 whose
             activations are quantized as they come; fp8, for TensorRT; or fp16. None takes int8, or fp16 where
             ``target`` does not compute in INT8.
@@ -185,13 +196,13 @@ def quantize(
         with using(workers):
             integers = dynamic_model(opened, given, resolved, recipe)
         return verified_model(integers.graph, opened.source(given), record, resolved, precision, integers.warnings)
-    if data is None:
-        raise UsageError(f"{{--precision}} {precision} needs calibration data: add {{--data}}")
-    dataset = open_data(opened, data, preprocess)
+    samples = calibration_data(opened, data, preprocess, precision, progress)
+    assert samples.data is not None
     make = {"mixed": mixed_model, "fp8": fp8_model}.get(precision, quantize_model)
     with using(workers):
-        made = make(opened, dataset, resolved, calibration, progress, recipe)
-    return verified_model(made.graph, opened.source(dataset), record, resolved, precision, made.warnings)
+        made = make(opened, samples.data, resolved, calibration, progress, recipe)
+    warnings = (*samples.warnings, *made.warnings)
+    return verified_model(made.graph, opened.source(samples.data), record, resolved, precision, warnings)
 
 
 @public
@@ -218,7 +229,7 @@ def recover(
     time_limit: float | None = None,
     rate: float = Recovery.rate,
     batch: int | None = None,
-    held_out: float = Recovery.held_out,
+    held_out: Given = Recovery.held_out,
     loss: Literal["kl", "mse"] | None = None,
     temperature: float = Recovery.temperature,
     features: int = Recovery.features,
@@ -340,7 +351,7 @@ def benchmark(
     target: str = "onnxruntime",
     device: str | None = None,
     progress: Progress = silent,
-) -> dict[str, Latency]:
+) -> Latencies:
     """Latency of models in turn, each as if alone, on the same random input; speedups are over the first.
 
     Args:
@@ -354,7 +365,7 @@ def benchmark(
     Returns:
         By path, in order; a model in memory is called ``<model N>``, N its place from 1 on.
     """
-    return benchmark_models(models, batch, threads, target_on(target, device), progress)
+    return Latencies(benchmark_models(models, batch, threads, target_on(target, device), progress))
 
 
 @public
@@ -365,7 +376,7 @@ def compare(
     metric: str | None = None,
     metric_output: str = "",
     ledgers: Sequence[str | Path] = (),
-    tolerance: float = 0.1,
+    tolerance: Given = 0.1,
     samples: int = 64,
     threads: int = 0,
     preprocess: str | Path | None = None,
@@ -394,11 +405,44 @@ def compare(
             metric=metric,
             metric_output=metric_output,
             ledgers=tuple(map(Path, _several(ledgers))),
-            tolerance=tolerance,
+            tolerance=share(tolerance, "tolerance"),
             samples=samples,
             threads=threads,
             progress=progress,
         )
+
+
+@public
+def check(
+    folder: str | Path,
+    *,
+    max_drop: float | str | None = None,
+    min_speedup: float | None = None,
+    max_size: int | str | None = None,
+    data: Data | None = None,
+    original: str | Path | None = None,
+    preprocess: str | Path | None = None,
+    progress: Progress = silent,
+) -> tuple[Finding, ...]:
+    """What ``optimize`` shipped, measured again on this machine: a finding for each threshold, ``met`` or not.
+
+    Args:
+        folder: OUT of ``optimize``.
+        max_drop: how much worse the metric may be, in its units, or as "5%" of the original's; needs ``data``.
+        min_speedup: over the original, timed in turn.
+        max_size: bytes of the file that ships, or "2MB", "1.5 MiB".
+        data: what the metric is judged on.
+        original: the model that was optimized, if it is not where the report says.
+        preprocess: of images: imagenet, clip, tf, yolo, JSON, or its file.
+        progress: called with stage, done and total.
+
+    Raises:
+        DataError: no report, or one of its models is not there.
+        UsageError: no threshold, or one that lacks what it needs.
+    """
+    place, source = Path(folder), None if original is None else Path(original)
+    thresholds = Thresholds(max_drop, min_speedup, max_size)
+    return tuple(check_folder(place, thresholds, data, source, preprocess, progress)[1])
 
 
 @public

@@ -18,6 +18,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from hqp_onnx.arrays import FloatArray
 from hqp_onnx.graphs.nodes import operator
 from hqp_onnx.graphs.nonfinite_weights import is_finite
 from hqp_onnx.graphs.recurrent import GATES, WEIGHTS
@@ -26,10 +27,10 @@ from hqp_onnx.graphs.weight_axes import WEIGHTED, weight_axes
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.insert_qdq import WeightScales, along, nearest
 
-__all__ = ["compress_weights"]
+__all__ = ["compress_weights", "stored_scales"]
 
 _SMALLEST = 64  # values; below, two more nodes and a scale cost more than they save
-_LIMIT = 127
+LIMIT = 127
 
 
 def compress_weights(graph: gs.Graph, scales: WeightScales | None = None, gates: bool = True) -> PassResult:
@@ -57,6 +58,23 @@ def compress_weights(graph: gs.Graph, scales: WeightScales | None = None, gates:
                 reader.inputs = [restored if t is weight else t for t in reader.inputs]
     graph.cleanup().toposort()
     return PassResult(graph, bool(stored), (f"{len(stored)} float weights stored as int8",))
+
+
+def stored_scales(graph: gs.Graph) -> WeightScales:
+    """The scales that ``compress_weights`` gives weights of products and look-ups: (weight, axis of its channels)."""
+    scales = {}
+    for node in (node for node in graph.nodes if operator(node) not in GATES):
+        for index, axis in _stored_inputs(node).items():
+            weight = node.inputs[index]
+            scales[weight.name, axis] = _scale(weight.values.astype(np.float64), axis).ravel()
+    return scales
+
+
+def _scale(values: FloatArray, axis: int) -> NDArray[np.float32]:
+    """[channels], with axes of size 1 for the others."""
+    others = tuple(i for i in range(values.ndim) if i != axis)
+    scale = np.abs(values).max(axis=others, keepdims=True) / LIMIT
+    return np.where(scale >= np.finfo(np.float32).tiny, scale, 1.0).astype(np.float32)
 
 
 def _same(weight: gs.Constant, other: gs.Constant) -> bool:
@@ -89,11 +107,8 @@ def _store(
 ) -> gs.Variable:
     """Add the nodes that restore ``weight``; their output."""
     values = weight.values.astype(np.float64)
-    others = tuple(i for i in range(values.ndim) if i != axis)
-    scale = np.abs(values).max(axis=others, keepdims=True) / _LIMIT
-    scale = np.where(scale >= np.finfo(np.float32).tiny, scale, 1.0).astype(np.float32)
-    scale = scale if known is None else along(known, axis, values.ndim)
-    integers = gs.Constant(names.tensor(f"{weight.name}/int8"), nearest(values, scale, _LIMIT).astype(np.int8))
+    scale = _scale(values, axis) if known is None else along(known, axis, values.ndim)
+    integers = gs.Constant(names.tensor(f"{weight.name}/int8"), nearest(values, scale, LIMIT).astype(np.int8))
     steps = gs.Constant(names.tensor(f"{weight.name}/scale"), scale)
     floats = gs.Variable(names.tensor(f"{weight.name}/float"), np.float32, weight.shape)
     restored = gs.Variable(names.tensor(f"{weight.name}/restored"), np.float32, weight.shape)

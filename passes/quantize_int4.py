@@ -40,7 +40,7 @@ from hqp_onnx.passes.round_weights import rounded
 from hqp_onnx.progress import StageProgress
 from hqp_onnx.statistics.moments import Moments
 
-__all__ = ["check_share", "quantize_int4"]
+__all__ = ["PreparedInt4", "check_share", "finish_int4", "prepare_int4", "quantize_int4"]
 
 BLOCK = 32
 OPSET = 21  # of blocked DequantizeLinear and INT4
@@ -78,6 +78,54 @@ def check_share(share: float) -> None:
         raise UsageError(f"{{--int4_weights}} {share}: expected a share of the weights, 0 to 1")
 
 
+@dataclass(frozen=True, eq=False)
+class PreparedInt4:
+    """A graph at opset 21 or newer, not to be changed, and the weights that may be INT4, cheapest first."""
+
+    graph: gs.Graph
+    coded: Mapping[str, _Blocks]
+    convolutions: bool
+
+    def count(self, share: float) -> int:
+        """How many weights come before the first that does not fit into a ``share`` of all parameters."""
+        sizes = np.cumsum([blocks.integers.size for blocks in self.coded.values()])
+        return int(np.sum(sizes <= share * sizes[-1] + 0.5)) if len(sizes) else 0
+
+
+def prepare_int4(
+    graph: gs.Graph,
+    sensitivity: Mapping[str, FloatArray],
+    moments: Mapping[str, Moments] | None = None,
+    *,
+    convolutions: bool = False,
+) -> PreparedInt4:
+    """Round all weights of ``graph`` that may be INT4, each alone; arguments and errors as for ``quantize_int4``."""
+    graph = raise_opset(graph, OPSET).graph
+    nodes = _nodes(graph, sensitivity, convolutions)
+    coded = {name: _blocks(node, sensitivity[name], (moments or {}).get(name)) for name, node in nodes.items()}
+    ordered = {name: coded[name] for name in sorted(coded, key=lambda name: coded[name].cost)}
+    return PreparedInt4(graph, ordered, convolutions)
+
+
+def finish_int4(
+    prepared: PreparedInt4, count: int, data: Iterable[Batch] | None = None, progress: StageProgress | None = None
+) -> PassResult:
+    """The ``count`` cheapest weights in INT4; with ``data`` they are rounded anew, in order."""
+    graph, chosen = prepared.graph.copy(), dict(list(prepared.coded.items())[:count])
+    nodes = _nodes(graph, chosen, prepared.convolutions)
+    if data is not None and chosen:
+        graph = _in_order(graph, nodes, chosen, data, progress)
+        nodes = _nodes(graph, chosen, prepared.convolutions)
+        chosen = {name: blocks.of(_matrix(nodes[name])) for name, blocks in chosen.items()}
+    names, notes = UniqueNames(graph), []
+    for name, blocks in chosen.items():
+        store = _store_patches if operator(nodes[name]) == "Conv" else _store
+        store(graph, nodes[name], blocks, names)
+        notes.append(f"{name}: INT4, costs {blocks.cost:.2g} of the loss per parameter")
+    graph.cleanup().toposort()
+    return PassResult(graph, bool(notes), tuple(notes))
+
+
 def quantize_int4(
     graph: gs.Graph,
     sensitivity: Mapping[str, FloatArray],
@@ -105,29 +153,9 @@ def quantize_int4(
         ModelError: the opset cannot be converted to 21.
     """
     check_share(share)
-    graph = raise_opset(graph, OPSET).graph
-    nodes = _nodes(graph, sensitivity, convolutions)
-    coded = {name: _blocks(node, sensitivity[name], (moments or {}).get(name)) for name, node in nodes.items()}
-    room = share * sum(blocks.integers.size for blocks in coded.values())
-    chosen: dict[str, _Blocks] = {}
-    for name in sorted(coded, key=lambda name: coded[name].cost):
-        room -= coded[name].integers.size
-        if room < -0.5:
-            break
-        chosen[name] = coded[name]
-    if data is not None and chosen:
-        graph = _in_order(graph, nodes, chosen, data, progress)
-        nodes = _nodes(graph, chosen, convolutions)
-        chosen = {name: blocks.of(_matrix(nodes[name])) for name, blocks in chosen.items()}
-    names, notes = UniqueNames(graph), []
-    for name, blocks in chosen.items():
-        store = _store_patches if operator(nodes[name]) == "Conv" else _store
-        store(graph, nodes[name], blocks, names)
-        notes.append(f"{name}: INT4, costs {blocks.cost:.2g} of the loss per parameter")
-    graph.cleanup().toposort()
-    return PassResult(
-        graph, bool(notes), tuple(notes), () if notes or not share else (_none(coded, share, convolutions),)
-    )
+    prepared = prepare_int4(graph, sensitivity, moments, convolutions=convolutions)
+    made = finish_int4(prepared, prepared.count(share), data, progress)
+    return replace(made, warnings=() if made.modified or not share else (_none(prepared.coded, share, convolutions),))
 
 
 def _none(coded: Mapping[str, _Blocks], share: float, convolutions: bool) -> str:

@@ -56,6 +56,25 @@ def ours(method: str = "entropy", precision: str = "int8", **recipe: float) -> Q
     return run
 
 
+def by_budget(target: str, model: Path, calib: Path, out: Path) -> None:
+    """INT4 in as many weights as lose none of the right answers on the calibration samples, INT8 weights elsewhere."""
+    ours(int4_weights="auto", int4_convs=True, val=str(calib), max_drop=0.0)(target, model, calib, out)
+
+
+def int8_weights(target: str, model: Path, calib: Path, out: Path) -> None:
+    """All weights in INT8, activations in float: the other end of ``by_budget``."""
+    from hqp_onnx.graphs.model_io import save, to_proto
+    from hqp_onnx.model import open_data, open_model
+    from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
+    from hqp_onnx.statistics.moments import input_moments
+    from hqp_onnx.steps.quantize_int4 import weights_in_int8
+
+    opened = open_model(model)
+    graph = fold_batchnorm(opened.graph).graph
+    moments = input_moments(to_proto(graph), None, open_data(opened, str(calib)))
+    save(weights_in_int8(graph, moments).graph, out)
+
+
 def quantize_static(method: str, *, chunks: bool = True) -> Quantizer:
     """2048 bins for Entropy; in ``chunks`` of data, or it keeps the activations of all."""
 
@@ -178,6 +197,8 @@ QUANTIZERS: dict[str, Quantizer] = {
     "ours plain": ours(**PLAIN),
     "ours minmax plain": ours("minmax", **PLAIN),
     "ours INT4": ours(**INT4),
+    "ours INT4, by budget": by_budget,
+    "ours INT8 weights": int8_weights,
     "ours INT4, each alone": ours(**INT4, in_order=False),
     "ours INT4, nearest": ours(**INT4, round_weights=False),
     "quantize_static MinMax": quantize_static("MinMax"),

@@ -41,7 +41,7 @@ from hqp_onnx.steps.evaluate import evaluate_model
 
 @click.command(cls=Command)
 @model_argument
-@click.option("--data", required=True, type=DATA, metavar="DATA")
+@click.option("--data", required=True, type=DATA, metavar="DATA", help="Samples, and labels if the metric takes any.")
 @metric_option
 @click.option("--reference", type=FILE, help="The original model, for --metric agreement and fidelity.")
 @target_option
@@ -95,7 +95,7 @@ def evaluate(
 @target_option
 @device_option
 @click.option("--batch", type=int, help="Default: 1, or what an engine was built for.")
-@click.option("--threads", type=click.IntRange(0), default=0)
+@click.option("--threads", type=click.IntRange(0), default=0, help="Threads of the runtime; 0 lets it choose.")
 @probe_option
 @json_option
 @quiet_option
@@ -134,7 +134,7 @@ def benchmark(
 
 @click.command(cls=Command)
 @click.argument("models", type=DATA, nargs=-1, required=True, metavar="MODEL[@TARGET] ...")
-@click.option("--data", required=True, type=DATA, metavar="DATA")
+@click.option("--data", required=True, type=DATA, metavar="DATA", help="Samples that all models are run on.")
 @click.option("--metric", type=Named(METRICS), help="Default: top1, where there are labels and classes.")
 @click.option("--metric-output", metavar="NAME", default="", help="Which output is judged, of several.")
 @click.option("--ledger", "ledgers", type=FILE, multiple=True, help="Of a pruned model, if not ledger.json beside it.")
@@ -142,7 +142,7 @@ def benchmark(
     "--tolerance", type=SHARE, default=0.1, show_default=True, help="Own error that a layer may have, of its signal."
 )
 @click.option("--samples", type=int, default=64, show_default=True, help="Samples to compare layers with.")
-@click.option("--threads", type=click.IntRange(0), default=0)
+@click.option("--threads", type=click.IntRange(0), default=0, help="Threads of the runtime; 0 lets it choose.")
 @reading_options("data")
 @probe_option
 @json_option

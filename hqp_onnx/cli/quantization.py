@@ -25,9 +25,11 @@ from hqp_onnx.cli.arguments import (
 from hqp_onnx.cli.command import Command
 from hqp_onnx.cli.forecasts import give_forecast
 from hqp_onnx.cli.output import Display, give_json, give_warnings, say, verified_json
-from hqp_onnx.cli.parameter_types import DATA, OUT
+from hqp_onnx.cli.parameter_types import DATA, OUT, Amount, Named, ShareOrAuto
 from hqp_onnx.cli.tables.engines import build_lines
 from hqp_onnx.data.reading import Data
+from hqp_onnx.evaluation.metrics import METRICS
+from hqp_onnx.job.options import MAX_DROP, RELATIVE_DROP
 from hqp_onnx.quantization.calibration_export import TENSORRT_VERSION
 from hqp_onnx.steps.build import build_file
 from hqp_onnx.steps.dequantize import dequantize_file
@@ -36,7 +38,9 @@ from hqp_onnx.steps.quantize import quantize_file
 
 @click.command(cls=Command)
 @model_argument
-@click.option("--data", type=DATA, metavar="DATA", help="Calibration data; int8, mixed and fp8 need them.")
+@click.option(
+    "--data", type=DATA, metavar="DATA", help="Calibration data. Without, inputs are made up from what MODEL holds."
+)
 @click.option(
     "--precision",
     type=click.Choice(["int8", "mixed", "dynamic", "fp8", "fp16"]),
@@ -59,10 +63,20 @@ from hqp_onnx.steps.quantize import quantize_file
 )
 @click.option(
     "--int4-weights",
-    type=click.FloatRange(0, 1),
-    metavar="SHARE",
-    help="INT4 weights in this share of Gemm and MatMul, in place of INT8.",
+    type=ShareOrAuto(),
+    metavar="SHARE|auto",
+    help="INT4 weights in this share of Gemm and MatMul, in place of INT8; auto: in as many as --max-drop allows, INT8 "
+    "weights in all others.",
 )
+@click.option("--val", type=DATA, metavar="DATA", help="Validation data, which auto is judged on.")
+@click.option(
+    "--max-drop",
+    type=Amount(),
+    metavar="NUMBER|SHARE%",
+    help="How much worse the metric may be on them, in its units (0.015 is 1.5 points), or 5% of the original's.  "
+    f"[default: {MAX_DROP} of shares, else {RELATIVE_DROP}]",
+)
+@click.option("--metric", type=Named(METRICS), help="Of auto. Default: as for `hqp optimize`.")
 @click.option("--int4-convs", is_flag=True, help="Conv weights, too: a smaller file, computed in float.")
 @click.option(
     "--in-order/--no-in-order",
@@ -70,7 +84,7 @@ from hqp_onnx.steps.quantize import quantize_file
     show_default=True,
     help="Round INT4 weights layer by layer, from what the layers before now give.",
 )
-@reading_options("data")
+@reading_options("data", "val")
 @click.option("-o", "--output", type=OUT, required=True)
 @probe_option
 @workers_option
@@ -123,7 +137,10 @@ def dequantize(model: Path, output: Path, json_file: Path | None, strict: bool) 
     give_warnings(written.verified.warnings, strict)
 
 
-@click.command(cls=Command)
+_ABLE = ("hardware_compatible", "version_compatible", "refit", "weight_streaming")
+
+
+@click.command(cls=Command, groups={"What the engine can do": _ABLE})
 @model_argument
 @click.option("--data", type=DATA, metavar="DATA", help="Calibration data, for INT8 of a float model.")
 @click.option(

@@ -27,6 +27,7 @@ from hqp_onnx.ranking.order import aligned, check_min_width, check_multiple
 from hqp_onnx.ranking.rank import rank
 from hqp_onnx.ranking.removal import order_units, ridges_of
 from hqp_onnx.ranking.saliencies import Execution, Scoring
+from hqp_onnx.shares import Given, Share, share
 from hqp_onnx.statistics.moment_halves import Halves, halved_moments, joined
 from hqp_onnx.steps.writing import write_verified
 
@@ -36,7 +37,7 @@ class Pruning:
     """How units of a model are chosen and removed: a given share, as by ``optimize`` except for widths, or a plan.
 
     Attributes:
-        sparsity: share of the prunable units to remove, 0 to below 1; None with a ``plan``.
+        sparsity: share of the prunable units to remove, 0 to below 1, or as "30%"; None with a ``plan``.
         saliency: how units are ranked; None takes fisher where there are data, else l2.
         compensate: refit the weights that read removed channels, which needs data; None refits if there are data.
         refit: ``once``, or ``in-order``: once more, each weight from what it then reads; None takes in-order for a
@@ -53,11 +54,11 @@ class Pruning:
         UsageError: a value that makes no sense.
     """
 
-    sparsity: float | None = None
+    sparsity: Given | None = None
     saliency: str | None = None
     compensate: bool | None = None
     refit: str | None = None
-    min_width: float = 0.1
+    min_width: Share = Share(0.1)
     branches: bool = True
     multiple_of: int = 1
     keep: tuple[str, ...] = ()
@@ -68,14 +69,21 @@ class Pruning:
     def __post_init__(self) -> None:
         if (self.sparsity is None) == (self.plan is None):
             raise UsageError("{--sparsity} says how many units are removed, {--plan} which: expected one of them")
-        if self.sparsity is not None and not 0 <= self.sparsity < 1:
-            raise UsageError(
-                f"{{--sparsity}} {self.sparsity}: expected a share of the prunable units, 0 or more and below 1"
-            )
+        if self.sparsity is not None:
+            object.__setattr__(self, "sparsity", share(self.sparsity, "sparsity"))
+            if not 0 <= self.share < 1:
+                raise UsageError(
+                    f"{{--sparsity}} {self.sparsity}: expected a share of the prunable units, 0 or more and below 1"
+                )
         self.scoring(False)
         check_refit(self.refit or "once", self.compensate)
         check_min_width(self.min_width)
         check_multiple(self.multiple_of)
+
+    @property
+    def share(self) -> float:
+        """``sparsity`` as a number, 0 with a plan."""
+        return share(self.sparsity or 0, "sparsity")
 
     def scoring(self, data: bool) -> Scoring:
         """How units are ranked, with or without ``data``."""
@@ -169,7 +177,6 @@ def _ranked(
     progress: Progress,
 ) -> tuple[IntArray, PruningPlan, int]:
     """Units in the order of removal, the plan that removes the share asked for, and how many units that would be."""
-    assert options.sparsity is not None
     ranking = rank(
         graph,
         channels,
@@ -181,7 +188,7 @@ def _ranked(
     )
     moments = joined(*halves) if halves is not None and options.compensate is not False else None
     order, _ = order_units(graph, channels, ranking.units, options.min_width, moments)
-    wanted = round(options.sparsity * len(channels.prunable))
+    wanted = round(options.share * len(channels.prunable))
     return order, PruningPlan(aligned(order[:wanted], channels, options.multiple_of)), wanted
 
 

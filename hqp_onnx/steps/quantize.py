@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from hqp_onnx.data.dataset import Dataset
-from hqp_onnx.data.reading import Data, read_files
+from hqp_onnx.data.reading import Data, files_of, read_files
+from hqp_onnx.data.sampled import taken
 from hqp_onnx.errors import UsageError
 from hqp_onnx.files import forbid_overlap
 from hqp_onnx.graphs import model_io
@@ -16,10 +17,8 @@ from hqp_onnx.graphs.record import Record
 from hqp_onnx.model import Model, open_data, open_model
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.convert_fp16 import in_float16
-from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.quantize import Quantized, Recipe, prepare, quantize, quantize_prepared
 from hqp_onnx.passes.quantize_dynamic import check_dynamic, quantize_dynamic
-from hqp_onnx.passes.quantize_int4 import check_share, quantize_int4
 from hqp_onnx.progress import Progress, silent
 from hqp_onnx.quantization.calibration_export import (
     TENSORRT_VERSION,
@@ -29,22 +28,16 @@ from hqp_onnx.quantization.calibration_export import (
 )
 from hqp_onnx.quantization.float_nodes import faster_in_float
 from hqp_onnx.quantization.placement import quantizable
-from hqp_onnx.ranking.rank import filter_scores
-from hqp_onnx.ranking.saliencies import Execution, Scoring
 from hqp_onnx.runtimes.runners import open_runner, remarks, stand_in
 from hqp_onnx.runtimes.session import Runner
 from hqp_onnx.runtimes.targets import Target, in_float8
 from hqp_onnx.runtimes.targets import target as target_named
 from hqp_onnx.statistics import thresholds
-from hqp_onnx.statistics.moments import input_moments
+from hqp_onnx.steps.quantize_int4 import Int4, Judging, int4_asked, int4_model
 from hqp_onnx.steps.writing import Written, write_verified
+from hqp_onnx.synthesis.inputs import made_inputs
 
-
-class Int4(NamedTuple):
-    """The ``share`` of Gemm and MatMul weights, and of Conv weights with ``convolutions``, that are to be INT4."""
-
-    share: float
-    convolutions: bool = False
+_UNRANGED = ("fp16", "dynamic")  # which take no data
 
 
 def quantize_file(
@@ -59,8 +52,11 @@ def quantize_file(
     precision: str | None = None,
     calibration_out: Path | None = None,
     tensorrt_version: str = TENSORRT_VERSION,
-    int4_weights: float | None = None,
+    int4_weights: float | Literal["auto"] | None = None,
     int4_convs: bool = False,
+    val: Data | None = None,
+    max_drop: float | str | None = None,
+    metric: str | None = None,
     **recipe: bool,
 ) -> Written:
     """Write a model in ``precision``: int8, mixed, dynamic, fp8 or fp16; or with INT4 weights.
@@ -68,7 +64,8 @@ def quantize_file(
     Args:
         path: the float model.
         output: the model to write.
-        data: calibration data, for int8, mixed and INT4 weights; dynamic rounds weights by them if they are given.
+        data: calibration data, for int8, mixed, fp8 and INT4 weights; None makes inputs up (``synthesis``), and warns
+            where these are not to be trusted. Dynamic rounds weights by data if they are given.
         target_name: what the model is laid out for, see ``targets.target``.
         method: calibration method.
         preprocess: of images, see ``Reading``.
@@ -79,12 +76,16 @@ def quantize_file(
         calibration_out: folder for the ranges, in the formats of ``calibration_export``; these must be those of the
             model itself, so it is not equalized.
         tensorrt_version: named in TensorRT's cache.
-        int4_weights: share of the Gemm and MatMul weights to store in INT4, in place of INT8.
+        int4_weights: share of the Gemm and MatMul weights to store in INT4, in place of INT8; auto: as many as the
+            budget allows, and all others in INT8 (``steps.quantize_int4``).
         int4_convs: weights of Conv are among them.
+        val: what auto is judged on.
+        max_drop: how much worse the metric may be there, as for ``hqp optimize``.
+        metric: see ``evaluate``.
         recipe: fields of ``passes.quantize.Recipe``.
 
     Raises:
-        UsageError: int8 without data; fp16 or INT4 weights with ``calibration_out``, or with each other; ``int4_convs``
+        UsageError: fp16 or INT4 weights with ``calibration_out``, or with each other; ``int4_convs``
             without a share.
         ModelError: what would be written does not load or run.
     """
@@ -95,27 +96,51 @@ def quantize_file(
     thresholds.method(method)
     forbid_overlap(
         {"output": output, "calibration_out": calibration_files(calibration_out)},
-        {"the input model": model_io.parts(path), **read_files(data, preprocess)},
+        {"the input model": model_io.parts(path), **read_files(data, preprocess), "the validation data": files_of(val)},
     )
     check_dynamic(precision, target)
     if precision == "fp8":
         in_float8(target)
-    _check(precision, data, calibration_out, int4_weights, tensorrt_version)
+    weights = int4_asked(int4_weights, int4_convs, None if val is None else Judging(val, max_drop, metric, preprocess))
+    if val is None and (max_drop, metric) != (None, None):
+        raise UsageError("{--max_drop} and {--metric} are for what is judged on {--val}: add it, or leave them out")
+    _check(precision, calibration_out, weights, tensorrt_version)
     model = open_model(path)
-    dataset = None if data is None else open_data(model, data, preprocess)
+    samples = calibration_data(model, data, preprocess, precision, progress)
+    dataset = samples.data
     said = *(stand_in(target) if target.mixes == "fp16" else ()), *remarks(target, precision)
-    if int4_convs and int4_weights is None:
-        raise UsageError("{--int4_convs} says which weights are INT4, not how many: add {--int4_weights} SHARE")
-    weights = None if int4_weights is None else Int4(int4_weights, int4_convs)
     precision = "int4" if weights else precision
     even = {"equalize": False} if calibration_out is not None else {}
     made = _made(model, dataset, target, precision, method, weights, Recipe(**{**recipe, **even}), progress)
     notes = {"int4": made.notes}.get(precision, (*made.notes, *said) if precision in ("fp16", "dynamic") else said)
     record = Record(model.digest, precision=precision)
-    verified = write_verified(made.graph, output, model.source(dataset), record, target, precision, made.warnings)
+    source, warnings = model.source(dataset), (*samples.warnings, *made.warnings)
+    verified = write_verified(made.graph, output, source, record, target, precision, warnings)
     if calibration_out is not None and isinstance(made, Quantized):
         write_calibration(made.calibration, calibration_out, tensorrt_version)
-    return Written(notes, verified)
+    return Written((*samples.notes, *notes), verified)
+
+
+class Samples(NamedTuple):
+    """Calibration data, None where none are needed, and what is said of those that were made up."""
+
+    data: Dataset | None
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def calibration_data(
+    model: Model, data: Data | None, preprocess: str | Path | None, precision: str, progress: Progress = silent
+) -> Samples:
+    """``data`` as the inputs of ``model``; without, what ``synthesis`` makes up where ``precision`` needs some."""
+    if data is not None:
+        return Samples(open_data(model, data, preprocess))
+    if precision in _UNRANGED:
+        return Samples(None)
+    if preprocess is not None:
+        raise UsageError("{--preprocess} is for {--data}: add it, or leave both out")
+    made = made_inputs(model.graph, model.session, progress)
+    return Samples(taken(made.data), made.notes, made.warnings)
 
 
 def _made(
@@ -145,19 +170,13 @@ def default_precision(target: Target) -> str:
     return target.mixes if target.engines else "int8"
 
 
-def _check(
-    precision: str, data: Data | None, calibration_out: Path | None, int4_weights: float | None, tensorrt_version: str
-) -> None:
-    """Raise, before any work, what excludes each other or is missing."""
-    unranged = precision in ("fp16", "fp8", "dynamic")
-    if calibration_out is not None and (unranged or int4_weights is not None):
+def _check(precision: str, calibration_out: Path | None, weights: Int4 | None, tensorrt_version: str) -> None:
+    """Raise, before any work, what excludes each other."""
+    unranged = precision in (*_UNRANGED, "fp8")
+    if calibration_out is not None and (unranged or weights is not None):
         raise UsageError("{--calibration_out} needs static INT8: fp16, fp8, dynamic and INT4 weights take no ranges")
-    if int4_weights is not None:
-        check_share(int4_weights)
-    if unranged and int4_weights is not None:
+    if unranged and weights is not None:
         raise UsageError(f"{{--int4_weights}} and {{--precision}} {precision} exclude each other: leave one out")
-    if precision not in ("fp16", "dynamic") and data is None:
-        raise UsageError(f"{{--precision}} {precision} needs calibration data: add {{--data}} DATA")
     tensorrt_number(tensorrt_version)
 
 
@@ -197,18 +216,3 @@ def mixed_model(
 def dynamic_model(model: Model, data: Dataset | None, target: Target, recipe: Recipe | None = None) -> PassResult:
     """``model`` in dynamic INT8; its weights are rounded to nearest where there are no data."""
     return quantize_dynamic(model.graph, data, target, recipe=recipe)
-
-
-def int4_model(
-    model: Model, data: Dataset, weights: Int4, recipe: Recipe | None = None, progress: Progress = silent
-) -> PassResult:
-    """``model`` with a share of its weights in INT4, chosen by Fisher information."""
-    graph = fold_batchnorm(model.graph).graph if weights.convolutions else model.graph
-    proto = model_io.to_proto(graph)
-    scores = filter_scores(proto, Scoring("fisher"), data, Execution(progress=progress))
-    chosen, make = recipe or Recipe(), partial(quantize_int4, graph, scores, weights.share)
-    if not chosen.round_weights:
-        return make(convolutions=weights.convolutions)
-    moments = input_moments(proto, None, data, progress=partial(progress, "moments"))
-    again, seen = data if chosen.in_order else None, partial(progress, "rounding in order")
-    return make(moments, again, seen, convolutions=weights.convolutions)

@@ -12,6 +12,7 @@ from bad_inputs import bad_inputs
 from command import hqp
 from conftest import MODELS
 from oracle import worst_error
+from small_model import small_model
 
 from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.model import open_model
@@ -104,11 +105,26 @@ def test_quantize_stores_weights_in_int4(
         assert part in capfd.readouterr().err
 
 
+def test_quantize_without_data_says_how_far_it_is_to_be_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    known, unknown = tmp_path / "known.onnx", tmp_path / "unknown.onnx"
+    onnx.save(small_model(), known)
+    onnx.save(onnx.load(Path(__file__).parents[2] / "models/tasks/tags.onnx"), unknown)
+    given = ("-o", str(tmp_path / "int8.onnx"), "--strict")
+    monkeypatch.setattr("hqp_onnx.synthesis.inputs.NEAR", 9.0)  # its random statistics are those of no images
+    assert hqp(monkeypatch, "quantize", str(known), *given) == 0
+    said = capfd.readouterr()
+    assert "64 inputs were made up" in said.out and "warning" not in said.err
+    assert hqp(monkeypatch, "quantize", str(unknown), *given) == 3
+    assert "nothing in the model says what 'input' holds" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
         (("--data", str(CALIB)), "only TensorRT computes in it"),
-        (("--target", "tensorrt"), "needs calibration data"),
+        (("--target", "tensorrt", "--preprocess", "imagenet"), "is for --data"),
         (("--target", "tensorrt", "--data", str(CALIB), "--int4-weights", "1"), "leave one out"),
         (("--target", "tensorrt", "--data", str(CALIB), "--calibration-out", "d"), "needs static INT8"),
     ],

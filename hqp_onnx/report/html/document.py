@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from hqp_onnx.evaluation.metrics import Quantity
+from hqp_onnx.evaluation.verification import together
 from hqp_onnx.job.cost_model import QAT_EPOCHS, QAT_SAMPLES
 from hqp_onnx.job.results import EngineRow, Report, Row
 from hqp_onnx.job.table import interval_words
@@ -68,7 +69,14 @@ def _sections(report: Report, folder: Path, name: str) -> Iterator[Html]:
     yield _section("run", "How to run it", *map(_recipe, recipes(report, folder)))
     cost = tag("div", tag("h3", "What it cost"), *_cost(report), id="cost")
     inside = tag("div", _figure(saliency(report), "h3"), cost, class_="grid")
-    yield _section("appendix", "Appendix: how it was made", inside, _origin(report))
+    yield _section("appendix", "Appendix: how it was made", inside, _origin(report), *_checked(report))
+
+
+def _checked(report: Report) -> Iterator[Html]:
+    """How near every file is to the original, as it was written; nothing where the input alone ships."""
+    lines = [tag("li", f"{name}: {found.words}") for name, found in report.verified.items()]
+    if lines:
+        yield tag("details", tag("summary", together(report.verified)), tag("ul", *lines))
 
 
 def _section(identifier: str, title: str, *content: Html) -> Html:

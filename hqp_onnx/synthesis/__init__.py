@@ -1,0 +1,1 @@
+"""Inputs for a model whose data are not here, made from what the model itself holds."""

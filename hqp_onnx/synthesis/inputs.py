@@ -1,0 +1,152 @@
+"""Samples for a model without data, and how far to trust what is made of them.
+
+Floats are pink noise of the mean and spread that the model says (``prior``), then led to where its BatchNormalization
+layers have the statistics that they hold (``matching``). Where only these layers know the scale of the inputs, noise
+starts from the convention under which they are nearest. Integers pick rows of tables at random, or are 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from hqp_onnx.arrays import Array
+from hqp_onnx.data.dataset import Dataset, batch_size
+from hqp_onnx.data.memory import ArraySource
+from hqp_onnx.errors import DataError, GradientError, ModelError
+from hqp_onnx.graphs.shapes import random_feeds
+from hqp_onnx.progress import Progress, silent
+from hqp_onnx.runtimes.session import Runner
+from hqp_onnx.synthesis.matching import Matching, layers_of, matched
+from hqp_onnx.synthesis.noise import drawn
+from hqp_onnx.synthesis.prior import BYTES, CONVENTIONS, Prior, normalization, rows_picked
+
+COUNT = 64  # samples
+NEAR = 0.25  # standard deviations: layers that are nearer than this on average have their statistics
+ADVICE = "Calibrate with 100 real samples instead"
+
+
+@dataclass(frozen=True)
+class MadeInputs:
+    """Samples, and what to say of them; ``warnings`` where they are not to be trusted."""
+
+    data: Dataset
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class _Inputs:
+    """Batches by input; ``shared`` have no axis of samples; ``priors`` of those that are floats, None if unknown."""
+
+    feeds: Mapping[str, Array]
+    shared: Mapping[str, Array]
+    priors: Mapping[str, Prior | None]
+    blind: tuple[str, ...]  # integers that pick no rows
+
+
+def made_inputs(graph: gs.Graph, session: Runner, progress: Progress = silent, seed: int = 0) -> MadeInputs:
+    """Samples for the model of ``graph`` (canonical, float), which ``session`` runs; the same in each call.
+
+    Raises:
+        DataError: the model runs on no inputs that were tried, or its inputs are text.
+    """
+    examples = next(iter(random_feeds(graph, session)), None)
+    if not examples:
+        raise DataError("the model runs on no inputs that can be made up: give calibration data, {--data}")
+    rng, batch = np.random.default_rng(seed), session.batch or 1
+    inputs = _drawn(graph, session, examples, -(-COUNT // batch) * batch, rng)
+    feeds, notes, warnings = _matched(graph, inputs, rng, partial(progress, "making inputs"))
+    source = ArraySource("inputs that were made up", feeds, constants=inputs.shared)
+    return MadeInputs(Dataset(source, session.inputs, batch_size(session.inputs)), notes, warnings)
+
+
+def _drawn(
+    graph: gs.Graph, session: Runner, examples: Mapping[str, Array], count: int, rng: np.random.Generator
+) -> _Inputs:
+    tensors = {tensor.name: tensor for tensor in graph.inputs}
+    feeds: dict[str, Array] = {}
+    shared: dict[str, Array] = {}
+    priors: dict[str, Prior | None] = {}
+    blind: list[str] = []
+    for spec in session.inputs:
+        example = examples[spec.name]
+        if not spec.shape or spec.shape[0] not in (None, session.batch):
+            shared[spec.name] = example
+            continue
+        shape = (count, *example.shape[1:])
+        if spec.dtype.kind == "f" or (spec.dtype == np.uint8 and example.ndim > 2):
+            known = normalization(tensors[spec.name], shape)
+            prior = known or (CONVENTIONS[0] if spec.dtype.kind == "f" else BYTES)
+            priors[spec.name], noise = known, drawn(rng, prior, shape)
+            feeds[spec.name] = noise.astype(spec.dtype) if spec.dtype.kind == "f" else noise.round().astype(np.uint8)
+        elif rows := rows_picked(tensors[spec.name]):
+            feeds[spec.name] = rng.integers(0, rows, shape).astype(spec.dtype)
+        else:
+            feeds[spec.name] = np.ones(shape, spec.dtype)
+            blind.append(spec.name)
+    return _Inputs(feeds, shared, priors, tuple(blind))
+
+
+Said = tuple[Mapping[str, Array], tuple[str, ...], tuple[str, ...]]
+"""Inputs, notes, warnings."""
+
+
+def _matched(graph: gs.Graph, inputs: _Inputs, rng: np.random.Generator, progress: partial[None]) -> Said:
+    floats = [name for name, x in inputs.feeds.items() if x.dtype.kind == "f"]
+    layers = layers_of(graph)
+    if not layers or not floats or inputs.shared:
+        return inputs.feeds, (), (_unmatched(inputs),)
+    try:
+        matching = Matching(graph, layers, inputs.feeds, floats)
+        feeds, priors = _nearest(matching, inputs, rng)
+        feeds = matched(matching, feeds, priors, progress)
+        error = matching.error(feeds)
+    except (GradientError, ModelError) as e:
+        return inputs.feeds, (f"BatchNormalization layers are of no help: {e}",), (_unmatched(inputs),)
+    said = (
+        f"No data: {len(feeds[floats[0]])} inputs were made up, by which {len(matching.layers)} BatchNormalization "
+        f"layers have the means and spreads that they hold, to {error:.2f} of the latter"
+    )
+    if error <= NEAR:
+        return feeds, (f"{said}. What it costs in accuracy is not known without data",), ()
+    return feeds, (), (f"{said}. That is not near: ranges may be wrong. {ADVICE}",)
+
+
+def _nearest(
+    matching: Matching, inputs: _Inputs, rng: np.random.Generator
+) -> tuple[Mapping[str, Array], dict[str, Prior]]:
+    """The start, and what bounds it: where the model does not say, the convention that fits its layers best."""
+    known = {name: prior for name, prior in inputs.priors.items() if prior is not None}
+    unknown = [name for name in inputs.priors if name not in known]
+    tried = []
+    for convention in CONVENTIONS if unknown else CONVENTIONS[:1]:
+        priors = {**known, **dict.fromkeys(unknown, convention)}
+        noise = {name: drawn(rng, convention, inputs.feeds[name].shape) for name in unknown}
+        feeds = {**inputs.feeds, **{name: x.astype(inputs.feeds[name].dtype) for name, x in noise.items()}}
+        tried.append((matching.error(feeds), feeds, priors))
+    _, feeds, priors = min(tried, key=lambda each: each[0])
+    return feeds, priors
+
+
+def _unmatched(inputs: _Inputs) -> str:
+    """What is known of the inputs without layers that hold statistics."""
+    unknown = [name for name, prior in inputs.priors.items() if prior is None]
+    if unknown:
+        return (
+            f"No data, and nothing in the model says what '{unknown[0]}' holds: noise of mean 0 and standard deviation "
+            "1 was taken. Where inputs are something else, as pixels of 0 to 255, most answers are wrong. "
+            f"{ADVICE}, or take the precision dynamic, which needs none"
+        )
+    if inputs.blind:
+        return f"No data: '{inputs.blind[0]}' was taken to be 1 throughout. {ADVICE}"
+    if inputs.priors:
+        return (
+            "No data: noise was taken, of the mean and spread that the model's first nodes remove. No "
+            f"BatchNormalization is left to say what lies between its layers, so ranges are rough. {ADVICE}"
+        )
+    return f"No data: numbers were drawn at random, all as likely. Ranges are rough. {ADVICE}"

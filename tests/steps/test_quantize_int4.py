@@ -1,0 +1,77 @@
+"""INT4 weights under a budget: as many as it allows, found by trying every number; and what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from small_model import small_data, small_model
+
+from hqp_onnx.errors import UsageError
+from hqp_onnx.progress import silent
+from hqp_onnx.runtimes.session import Session
+from hqp_onnx.steps.quantize import quantize_file
+
+WEIGHTS = 4  # three of Conv, one of Gemm
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    model, data = tmp_path / "model.onnx", tmp_path / "data.npz"
+    onnx.save(small_model(), model)
+    np.savez(data, input=small_data(64)["input"])
+    return model, data
+
+
+def quantized(files: tuple[Path, Path], max_drop: float) -> tuple[onnx.ModelProto, str]:
+    """The model, and the first note."""
+    model, data = files
+    output = model.with_name("int4.onnx")
+    options = {"int4_weights": "auto", "int4_convs": True, "val": str(data), "max_drop": max_drop, "in_order": False}
+    written = quantize_file(model, output, str(data), "onnxruntime", "entropy", None, silent, **options)
+    return onnx.load(output), written.notes[0]
+
+
+def integers(model: onnx.ModelProto) -> tuple[int, int]:
+    """Weights in INT4 and in INT8."""
+    kinds = [tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) > 1]
+    return kinds.count(onnx.TensorProto.INT4), kinds.count(onnx.TensorProto.INT8)
+
+
+def test_a_budget_takes_as_many_as_it_allows(files: tuple[Path, Path]) -> None:
+    x = np.load(files[1])["input"]
+    want = next(iter(Session(files[0]).run({"input": x}).values()))
+    lost = {}
+    for budget in (1.0, 1e-4, 1e-5, 5e-6, 2e-6):
+        made, words = quantized(files, budget)
+        four, eight = integers(made)
+        assert (four + eight, words.split()[0]) == (WEIGHTS, str(four))
+        have = next(iter(Session(made).run({"input": x}).values()))
+        lost[four] = np.mean(np.sum((have - want) ** 2, 1) / np.sum(want**2, 1))  # 1 - fidelity, by its definition
+        assert lost[four] <= budget * (1 + 1e-4)
+        assert all(loss > budget for count, loss in lost.items() if count > four), (budget, lost)
+    assert len(lost) > 2 and WEIGHTS in lost  # budgets that make a difference
+    assert "INT8: fidelity drop" in words
+
+
+def test_what_no_budget_allows_is_refused(files: tuple[Path, Path]) -> None:
+    with pytest.raises(UsageError, match=r"0 of 4 weights in INT4, the others in INT8.*Give a larger max_drop"):
+        quantized(files, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"int4_weights": "auto"}, "add {--val} DATA"),
+        ({"int4_weights": 0.5, "val": "x.npz"}, "leave {--val} out"),
+        ({"max_drop": 0.1}, "leave them out"),
+        ({"metric": "top1", "int4_weights": 1.0}, "leave them out"),
+        ({"int4_weights": 1.5}, "expected a share"),
+    ],
+)
+def test_options_that_do_not_go_together(files: tuple[Path, Path], options: dict, words: str) -> None:
+    with pytest.raises(UsageError) as error:
+        quantize_file(
+            files[0], files[0].with_name("o.onnx"), str(files[1]), "onnxruntime", "entropy", None, silent, **options
+        )
+    assert words in error.value.template
