@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from hqp_onnx import engine
 from hqp_onnx.boards.board import target_on
+from hqp_onnx.cli.answers import Benchmarked, Evaluated, TimedModel
 from hqp_onnx.cli.arguments import (
     device_option,
     json_option,
@@ -66,12 +68,20 @@ def evaluate(
         found = evaluate_model(model, data, metric, preprocess, display, reference, target, metric_output)
     scores, q = found.scores, found.choice.metric.quantity
     runtime = runtime_name(target_named(target))
-    summary = {"model": str(model), "metric": q.name, "value": scores.metric, "samples": scores.samples}
-    summary |= {"outputs": dict(scores.parts)} if scores.parts else {}
-    summary |= {"warnings": list(found.warnings)}
-    summary |= {"unit": q.unit, "higher_is_better": q.higher}
-    summary |= {"nonfinite": scores.nonfinite.samples, "target": target, "runtime": runtime}
-    if not give_json(summary, json_file):
+    summary = Evaluated(
+        model=str(model),
+        metric=q.name,
+        value=scores.metric,
+        samples=scores.samples,
+        outputs=dict(scores.parts) if scores.parts else msgspec.UNSET,
+        warnings=tuple(found.warnings),
+        unit=q.unit,
+        higher_is_better=q.higher,
+        nonfinite=scores.nonfinite.samples,
+        target=target,
+        runtime=runtime,
+    )
+    if not give_json(summary.json(), json_file):
         say(f"{q.name} {q.said(scores.metric)} on {scores.samples} samples, {runtime}")
         if len(scores.parts) > 1:
             say(", ".join(f"{output} {q.said(value)}" for output, value in scores.parts.items()))
@@ -114,9 +124,9 @@ def benchmark(
         place = target_on(target, device)
         runtime = runtime_name(place)
         results = benchmark_models(models, batch, threads, place, display)
-    rows = [{"model": name, **vars(latency)} for name, latency in results.items()]
-    where = {"target": target, "device": device, "runtime": runtime}
-    if not give_json({**where, "batch": batch, "models": rows}, json_file):
+    timed = tuple(TimedModel(model=name, **vars(latency)) for name, latency in results.items())
+    found = Benchmarked(target=target, device=device, runtime=runtime, batch=batch, models=timed)
+    if not give_json(found.json(), json_file):
         out.print(latency_table(results, {str(path): stored_bytes(path) for path in models}, runtime))
         for line in timing(place):
             say(line)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from hqp_onnx.cli.answers import Checked
 from hqp_onnx.cli.arguments import (
     json_option,
     probe_option,
@@ -91,7 +92,7 @@ def check(
         model, findings = check_folder(folder, thresholds, data, original, preprocess, display)
     if junit_file is not None:
         write_text(junit_file, junit(model, findings))
-    if not give_json({"model": str(model), "findings": [asdict(finding) for finding in findings]}, json_file):
+    if not give_json(Checked(model=str(model), findings=tuple(findings)).json(), json_file):
         for finding in findings:
             say(f"{finding.name}: {'holds' if finding.met else 'missed'}, {finding.words}")
     if missed := [finding.name for finding in findings if not finding.met]:
