@@ -1,9 +1,9 @@
 """hqp_onnx: structural pruning and INT8 quantization of exported ONNX models inside one accuracy budget.
 
 The main job is ``optimize(Options(...))``. ``prune``, ``quantize`` and ``recover`` give a changed model; ``score``,
-``inspect``, ``evaluate``, ``benchmark`` and ``compare`` say something of one; ``build`` makes a TensorRT engine. Single
-passes on onnx-graphsurgeon graphs are in ``hqp_onnx.passes``, adapters for other tools in ``hqp_onnx.plugins``. All
-else may move between versions.
+``inspect``, ``evaluate``, ``benchmark`` and ``compare`` say something of one; ``check`` holds what was shipped to
+thresholds; ``export`` and ``build`` write a model for one runtime. Single passes on onnx-graphsurgeon graphs are in
+``hqp_onnx.passes``, adapters for other tools in ``hqp_onnx.plugins``. All else may move between versions.
 """
 
 from __future__ import annotations
@@ -14,7 +14,19 @@ from typing import TYPE_CHECKING, Any
 from hqp_onnx.version import __version__
 
 if TYPE_CHECKING:
-    from hqp_onnx.api import benchmark, build, compare, dequantize, evaluate, inspect, prune, quantize, recover, score
+    from hqp_onnx.api import (
+        benchmark,
+        build,
+        check,
+        compare,
+        dequantize,
+        evaluate,
+        inspect,
+        prune,
+        quantize,
+        recover,
+        score,
+    )
     from hqp_onnx.channels.channel_map import ChannelMap, PruningPlan
     from hqp_onnx.channels.walk import analyze
     from hqp_onnx.comparison import Comparison
@@ -22,7 +34,7 @@ if TYPE_CHECKING:
     from hqp_onnx.data.reading import Reading
     from hqp_onnx.engine import BuildOptions, BuildReport
     from hqp_onnx.errors import HqpError
-    from hqp_onnx.evaluation.latency import Latency
+    from hqp_onnx.evaluation.latency import Latencies, Latency
     from hqp_onnx.evaluation.metrics import Metric, Scores
     from hqp_onnx.evaluation.metrics.detection import average_precision
     from hqp_onnx.job.options import Options
@@ -30,6 +42,8 @@ if TYPE_CHECKING:
     from hqp_onnx.model import open_data, open_model
     from hqp_onnx.progress import Lines
     from hqp_onnx.ranking.rank import Ranking
+    from hqp_onnx.steps.check import Finding
+    from hqp_onnx.steps.export import Exported, export
     from hqp_onnx.steps.inspect import Inspection
     from hqp_onnx.steps.optimize import optimize
 
@@ -37,6 +51,7 @@ _HOMES = {
     "api": (
         "benchmark",
         "build",
+        "check",
         "compare",
         "dequantize",
         "evaluate",
@@ -53,7 +68,7 @@ _HOMES = {
     "data.reading": ("Reading",),
     "engine": ("BuildOptions", "BuildReport"),
     "errors": ("HqpError",),
-    "evaluation.latency": ("Latency",),
+    "evaluation.latency": ("Latencies", "Latency"),
     "evaluation.metrics": ("Metric", "Scores"),
     "evaluation.metrics.detection": ("average_precision",),
     "job.options": ("Options",),
@@ -61,6 +76,8 @@ _HOMES = {
     "model": ("open_data", "open_model"),
     "progress": ("Lines",),
     "ranking.rank": ("Ranking",),
+    "steps.check": ("Finding",),
+    "steps.export": ("Exported", "export"),
     "steps.inspect": ("Inspection",),
     "steps.optimize": ("optimize",),
 }
@@ -70,8 +87,11 @@ __all__ = [
     "BuildReport",
     "ChannelMap",
     "Comparison",
+    "Exported",
+    "Finding",
     "HqpError",
     "Inspection",
+    "Latencies",
     "Latency",
     "Lines",
     "Metric",
@@ -87,9 +107,11 @@ __all__ = [
     "average_precision",
     "benchmark",
     "build",
+    "check",
     "compare",
     "dequantize",
     "evaluate",
+    "export",
     "inspect",
     "open_data",
     "open_model",

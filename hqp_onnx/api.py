@@ -4,7 +4,7 @@ Models are paths or ModelProtos, which stay as they are; those that are returned
 original (``evaluation.verification``), and what their users should not miss is logged as a warning. Data are what the
 command line takes (a .npz or .npy file, a folder of images, ``FILE.py:function``), arrays by name, an iterable of feed
 dictionaries or pairs (feeds, targets), a function that returns such an iterable, or a ``Reading`` of any of these.
-Everything raises ``HqpError`` with a message of one line:
+Shares may be percentages, as "5%". Everything raises ``HqpError`` with a message of one line:
 
     ModelError              the model is invalid, quantized already, or cannot run
     DataError               the data do not fit the model
@@ -33,9 +33,10 @@ from hqp_onnx.comparison import compare as compare_files
 from hqp_onnx.data.reading import Data
 from hqp_onnx.engine import BuildOptions, BuildReport
 from hqp_onnx.errors import UsageError
-from hqp_onnx.evaluation.latency import Latency
+from hqp_onnx.evaluation.latency import Latencies
 from hqp_onnx.evaluation.metrics import Metric, ScoreFunction, Scores
 from hqp_onnx.evaluation.metrics.task import Task
+from hqp_onnx.graphs.record import Record
 from hqp_onnx.model import ModelSource, open_data, open_model, open_optional_data
 from hqp_onnx.passes.convert_fp16 import in_float16
 from hqp_onnx.passes.quantize import Recipe
@@ -45,8 +46,10 @@ from hqp_onnx.ranking.rank import Ranking
 from hqp_onnx.ranking.saliencies import Scoring
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.runtimes.targets import target as target_named
+from hqp_onnx.shares import Given, share
 from hqp_onnx.steps.benchmark import benchmark_models
 from hqp_onnx.steps.build import build_file
+from hqp_onnx.steps.check import Finding, Thresholds, check_folder
 from hqp_onnx.steps.dequantize import dequantized
 from hqp_onnx.steps.evaluate import evaluate_model
 from hqp_onnx.steps.inspect import Inspection, inspect_model
@@ -68,6 +71,7 @@ T = TypeVar("T")
 __all__ = [
     "benchmark",
     "build",
+    "check",
     "compare",
     "dequantize",
     "evaluate",
@@ -82,7 +86,7 @@ __all__ = [
 @public
 def prune(
     model: ModelSource,
-    sparsity: float | None = None,
+    sparsity: Given | None = None,
     *,
     plan: str | Path | None = None,
     data: Data | None = None,
@@ -90,7 +94,7 @@ def prune(
     saliency: str | None = None,
     compensate: bool | None = None,
     refit: str | None = None,
-    min_width: float = 0.1,
+    min_width: Given = 0.1,
     branches: bool = True,
     multiple_of: int = 1,
     keep: Sequence[str] = (),
@@ -102,7 +106,7 @@ def prune(
     """``model`` without a share of its prunable units, or those of a plan, whatever that costs.
 
     Args:
-        model: float, opset 7 or newer.
+        model: opset 7 or newer; of a quantized one, the float model that it stands for is pruned.
         sparsity: share of the prunable units to remove, 0 to below 1.
         plan: in place of ``sparsity``: a ledger.json of another export of the same network, what it removed is removed.
         data: calibration data, for saliencies of gradients and for the refit.
@@ -135,9 +139,10 @@ def prune(
         plan=plan,
     )
     with using(workers):
-        opened = open_model(model)
+        opened = open_model(model, quantized=True)
         dataset = open_optional_data(opened, data, preprocess)
-        return verified_model(prune_model(opened, chosen, dataset, progress).graph, opened.source(dataset))
+        pruned = prune_model(opened, chosen, dataset, progress)
+        return verified_model(pruned.graph, opened.source(dataset), pruned.record)
 
 
 @public
@@ -180,23 +185,24 @@ def quantize(
         raise UsageError(f"{{--precision}} {precision}: expected one of int8, mixed, dynamic, fp8, fp16")
     check_dynamic(precision, resolved)
     opened = open_model(model)
+    record = Record(opened.digest, precision=precision)
     if precision == "fp16":
         source = opened.source(None if data is None else open_data(opened, data, preprocess))
         half = in_float16(opened.graph)
-        return verified_model(half.graph, source, resolved, precision, half.warnings)
+        return verified_model(half.graph, source, record, resolved, precision, half.warnings)
     recipe = Recipe(equalize=equalize, correct_bias=correct_bias, round_weights=round_weights)
     if precision == "dynamic":
         given = None if data is None else open_data(opened, data, preprocess)
         with using(workers):
             integers = dynamic_model(opened, given, resolved, recipe)
-        return verified_model(integers.graph, opened.source(given), resolved, precision, integers.warnings)
+        return verified_model(integers.graph, opened.source(given), record, resolved, precision, integers.warnings)
     samples = calibration_data(opened, data, preprocess, precision, progress)
     assert samples.data is not None
     make = {"mixed": mixed_model, "fp8": fp8_model}.get(precision, quantize_model)
     with using(workers):
         made = make(opened, samples.data, resolved, calibration, progress, recipe)
     warnings = (*samples.warnings, *made.warnings)
-    return verified_model(made.graph, opened.source(samples.data), resolved, precision, warnings)
+    return verified_model(made.graph, opened.source(samples.data), record, resolved, precision, warnings)
 
 
 @public
@@ -209,8 +215,8 @@ def dequantize(model: ModelSource) -> onnx.ModelProto:
     Raises:
         ModelError: nothing in it is quantized, or a node has no known meaning in float.
     """
-    result, source = dequantized(model)
-    return verified_model(result.graph, source)
+    result, source, record = dequantized(model)
+    return verified_model(result.graph, source, record)
 
 
 @public
@@ -223,7 +229,7 @@ def recover(
     time_limit: float | None = None,
     rate: float = Recovery.rate,
     batch: int | None = None,
-    held_out: float = Recovery.held_out,
+    held_out: Given = Recovery.held_out,
     loss: Literal["kl", "mse"] | None = None,
     temperature: float = Recovery.temperature,
     features: int = Recovery.features,
@@ -264,7 +270,7 @@ def recover(
     dataset = open_data(opened, data, preprocess)
     with using(workers):
         recovered = recover_model(student, opened, dataset, settings, progress=progress).graph
-    return verified_model(recovered, recovery_source(student, opened, dataset))
+    return verified_model(recovered, recovery_source(student, opened, dataset), Record(opened.digest))
 
 
 @public
@@ -345,7 +351,7 @@ def benchmark(
     target: str = "onnxruntime",
     device: str | None = None,
     progress: Progress = silent,
-) -> dict[str, Latency]:
+) -> Latencies:
     """Latency of models in turn, each as if alone, on the same random input; speedups are over the first.
 
     Args:
@@ -359,7 +365,7 @@ def benchmark(
     Returns:
         By path, in order; a model in memory is called ``<model N>``, N its place from 1 on.
     """
-    return benchmark_models(models, batch, threads, target_on(target, device), progress)
+    return Latencies(benchmark_models(models, batch, threads, target_on(target, device), progress))
 
 
 @public
@@ -370,7 +376,7 @@ def compare(
     metric: str | None = None,
     metric_output: str = "",
     ledgers: Sequence[str | Path] = (),
-    tolerance: float = 0.1,
+    tolerance: Given = 0.1,
     samples: int = 64,
     threads: int = 0,
     preprocess: str | Path | None = None,
@@ -399,11 +405,44 @@ def compare(
             metric=metric,
             metric_output=metric_output,
             ledgers=tuple(map(Path, _several(ledgers))),
-            tolerance=tolerance,
+            tolerance=share(tolerance, "tolerance"),
             samples=samples,
             threads=threads,
             progress=progress,
         )
+
+
+@public
+def check(
+    folder: str | Path,
+    *,
+    max_drop: float | str | None = None,
+    min_speedup: float | None = None,
+    max_size: int | str | None = None,
+    data: Data | None = None,
+    original: str | Path | None = None,
+    preprocess: str | Path | None = None,
+    progress: Progress = silent,
+) -> tuple[Finding, ...]:
+    """What ``optimize`` shipped, measured again on this machine: a finding for each threshold, ``met`` or not.
+
+    Args:
+        folder: OUT of ``optimize``.
+        max_drop: how much worse the metric may be, in its units, or as "5%" of the original's; needs ``data``.
+        min_speedup: over the original, timed in turn.
+        max_size: bytes of the file that ships, or "2MB", "1.5 MiB".
+        data: what the metric is judged on.
+        original: the model that was optimized, if it is not where the report says.
+        preprocess: of images: imagenet, clip, tf, yolo, JSON, or its file.
+        progress: called with stage, done and total.
+
+    Raises:
+        DataError: no report, or one of its models is not there.
+        UsageError: no threshold, or one that lacks what it needs.
+    """
+    place, source = Path(folder), None if original is None else Path(original)
+    thresholds = Thresholds(max_drop, min_speedup, max_size)
+    return tuple(check_folder(place, thresholds, data, source, preprocess, progress)[1])
 
 
 @public

@@ -32,6 +32,8 @@ from hqp_onnx.graphs.interface import Interface
 from hqp_onnx.graphs.nonfinite_weights import nonfinite_weights
 from hqp_onnx.graphs.shapes import Shapes, random_feeds
 from hqp_onnx.passes.canonicalize import canonicalize_with_shapes
+from hqp_onnx.passes.dequantize import dequantize
+from hqp_onnx.passes.lowering.inline_constants import inline_constants
 from hqp_onnx.runtimes.runners import open_runner
 from hqp_onnx.runtimes.session import Runner, try_run
 from hqp_onnx.runtimes.targets import Target
@@ -53,12 +55,13 @@ class Model:
 
     Attributes:
         path: its file; ``IN_MEMORY`` if there is none.
+        quantized: "", or how a quantized model computes, as ``job.candidate.Precision`` says it: int8 or dynamic.
         digest: SHA-256 of the file, or of the serialized model.
         bytes: of the file with its external data, or of the serialized model.
         session: on the model as it is.
         load: the same for a number of threads.
         interface: what callers see of it.
-        graph: canonical.
+        graph: canonical; the float model that a quantized one stands for.
         shapes: of its tensors.
     """
 
@@ -70,6 +73,15 @@ class Model:
     interface: Interface
     graph: gs.Graph
     shapes: Shapes
+    quantized: str = ""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of how it was read."""
+        words = (
+            "it is quantized: units are removed from the float model that it stands for, and results compared with it"
+        )
+        return (f"{self.path}: {words}",) if self.quantized else ()
 
     def channels(self) -> ChannelMap:
         """The units of the graph."""
@@ -91,24 +103,42 @@ def held_to(session: Runner, interface: Interface, size: int, data: Dataset | gs
 
 
 @public
-def open_model(source: ModelSource, threads: int = 0, target: str | Target = "onnxruntime") -> Model:
+def open_model(
+    source: ModelSource, threads: int = 0, target: str | Target = "onnxruntime", quantized: bool = False
+) -> Model:
     """Load, check and canonicalise a file or a ModelProto, which is not changed; the session uses the target's runtime.
+
+    With ``quantized``, a quantized model is one, too: the session is on it as it is, the graph is in float.
 
     Raises:
         ModelError: see ``model_io.load``; or the runtime cannot load it.
         MissingRuntimeError: the runtime is not installed.
     """
-    path, proto = read_model(source)
+    path, proto = read_model(source, quantized)
     try:
         stored = path is not IN_MEMORY and not model_io.is_linked(path)
         load = partial(_load, path if stored else proto, _target(target))
         session = load(threads)
-        canonical, shapes = canonicalize_with_shapes(model_io.to_graph(proto))
+        canonical, shapes = canonicalize_with_shapes(_in_float(proto))
     except (ModelError, LimitError) as e:
         raise type(e)(f"{path}: {e.template}") from e
     for line in nonfinite_weights(canonical.graph):
         log.warning("warning: %s", line)
-    return Model(path, *_identity(path, proto), session, load, Interface.of(proto), canonical.graph, shapes)
+    return Model(
+        path, *identity(path, proto), session, load, Interface.of(proto), canonical.graph, shapes, _kind(proto)
+    )
+
+
+def _kind(proto: onnx.ModelProto) -> str:
+    """See ``Model.quantized``."""
+    found = {node.op_type for node in model_io.nodes(proto.graph) if model_io.is_quantized(node.op_type)}
+    return "" if not found else "dynamic" if "DynamicQuantizeLinear" in found else "int8"
+
+
+def _in_float(proto: onnx.ModelProto) -> gs.Graph:
+    if not _kind(proto):
+        return model_io.to_graph(proto)
+    return dequantize(model_io.to_graph(inline_constants(proto))).graph
 
 
 def _target(target: str | Target) -> Target:
@@ -134,8 +164,8 @@ def read_model(source: ModelSource, quantized: bool = False) -> tuple[Path, onnx
     return IN_MEMORY, copy
 
 
-def _identity(path: Path, proto: onnx.ModelProto) -> tuple[str, int]:
-    """Digest and bytes."""
+def identity(path: Path, proto: onnx.ModelProto) -> tuple[str, int]:
+    """Digest and bytes of a model, and of its file if it has one."""
     if path is not IN_MEMORY:
         return sha256(path), model_io.stored_bytes(path)
     content = proto.SerializeToString(deterministic=True)

@@ -33,3 +33,12 @@ def no_engines(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     """What ships is handed to a TensorRT that is installed in tests marked ``engines`` alone: it takes a second."""
     if "engines" not in request.keywords:
         monkeypatch.setattr("hqp_onnx.steps.ship_engine.installed", lambda: None)
+
+
+@pytest.fixture(autouse=True)
+def few_rounds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latencies are of five rounds: no test asserts what the clock says, but for those of the clock itself."""
+    if request.path.name != "test_latency.py":
+        monkeypatch.setattr("hqp_onnx.evaluation.latency._MOST_ROUNDS", 5)
+        monkeypatch.setattr("hqp_onnx.allocation.times._RUN_SECONDS", 0.002)
+        monkeypatch.setattr("hqp_onnx.job.layer_times._SECONDS", 0.01)

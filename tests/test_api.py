@@ -95,7 +95,7 @@ def test_a_model_without_its_external_data_is_refused(tmp_path: Path) -> None:
 def test_a_quantized_model_is_refused() -> None:
     int8 = hqp_onnx.quantize(small_model(), data=DATA, calibration="minmax")
     with pytest.raises(ModelError, match="already quantized"):
-        hqp_onnx.prune(int8, sparsity=0.1)
+        hqp_onnx.quantize(int8, data=DATA)
 
 
 def test_recovered_is_closer_to_the_original_and_keeps_its_form() -> None:

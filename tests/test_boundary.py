@@ -122,10 +122,10 @@ def test_plain_arguments_are_what_their_annotations_say(hint: Any, good: list[An
 def test_the_facade_names_the_argument() -> None:
     model: Any = small_model()
     calls: list[tuple[str, Callable[[], object]]] = [
-        ("sparsity is '0.5': expected a number", lambda: hqp_onnx.prune(model, sparsity="0.5")),  # type: ignore[arg-type]
+        ("sparsity: 'half' is no share", lambda: hqp_onnx.prune(model, sparsity="half")),
         ("seed is 1.5: expected a whole number", lambda: hqp_onnx.prune(model, 0.5, seed=1.5)),  # type: ignore[arg-type]
         ("threads is 'a'", lambda: hqp_onnx.benchmark([model], threads="a")),  # type: ignore[arg-type]
-        ("step is None", lambda: hqp_onnx.Options(model, {}, {}, "o", step=None)),  # type: ignore[arg-type]
+        ("step: 'None' is no share", lambda: hqp_onnx.Options(model, {}, {}, "o", step=None)),  # type: ignore[arg-type]
         ("preprocess is for data", lambda: hqp_onnx.score(model, saliency="l2", preprocess="p.json")),
         ("preprocess is for data", lambda: hqp_onnx.prune(model, 0.5, preprocess="p.json")),
         ("refit needs calibration data", lambda: hqp_onnx.prune(model, 0.5, refit="in-order")),

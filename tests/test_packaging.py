@@ -61,6 +61,16 @@ def wheel(clone: Path) -> Path:
     return build(clone, "wheel")
 
 
+@pytest.fixture(scope="module")
+def linked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Wheel and sdist of a checkout with links."""
+    folder = tmp_path_factory.mktemp("linked") / "checkout"
+    subprocess.run(["git", "clone", "-q", ROOT, folder], check=True)
+    wheel = build(folder, "wheel")
+    (folder / "dist").rename(folder.parent / "wheels")
+    return folder.parent / "wheels" / wheel.name, build(folder, "sdist")
+
+
 @checkout
 def test_a_wheel_from_a_checkout_without_links_has_every_module(wheel: Path, tracked: set[str]) -> None:
     package = {name for name in tracked if name.startswith(("hqp_onnx/", "passes/")) and name != "hqp_onnx/passes"}
@@ -83,13 +93,11 @@ def test_a_wheel_works_where_it_is_unpacked(wheel: Path, tmp_path: Path) -> None
 
 @checkout
 def test_this_checkout_and_a_source_distribution_give_the_same_wheel(
-    clone: Path, wheel: Path, tracked: set[str], tmp_path: Path
+    linked: tuple[Path, Path], wheel: Path, tracked: set[str], tmp_path: Path
 ) -> None:
     """The source distribution has what its tests need, and hqp_onnx/passes neither as a link nor as text."""
-    subprocess.run(["git", "clone", "-q", ROOT, tmp_path / "linked"], check=True)
-    assert installed(build(tmp_path / "linked", "wheel")) == installed(wheel)
-    (tmp_path / "linked" / "dist").rename(tmp_path / "dist")
-    archive = build(tmp_path / "linked", "sdist")
+    same, archive = linked
+    assert installed(same) == installed(wheel)
     with tarfile.open(archive) as stream:
         members = stream.getmembers()
         stream.extractall(tmp_path, filter="data")
@@ -99,6 +107,15 @@ def test_this_checkout_and_a_source_distribution_give_the_same_wheel(
     assert {name for name in tracked if name.startswith(OUTSIDE)} | set(SAMPLES) <= names
     assert not any(name.startswith("hqp_onnx/passes") for name in names)
     assert installed(build(tmp_path / top, "wheel")) == installed(wheel)
+
+
+@checkout
+def test_a_package_index_would_take_both(linked: tuple[Path, Path]) -> None:
+    pytest.importorskip("twine")
+    command = [sys.executable, "-m", "twine", "check", "--strict", *map(str, linked)]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "NO_COLOR": "1"})
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert checked.stdout.count("PASSED") == 2
 
 
 def test_every_package_is_listed() -> None:

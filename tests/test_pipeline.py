@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -28,6 +29,7 @@ from hqp_onnx import Options, optimize
 
 ROOT = Path(__file__).parents[1]
 ACTION = yaml.safe_load((ROOT / ".github" / "actions" / "check" / "action.yml").read_text())
+HERE = ROOT / ".github" / "actions" / "check"
 DOCKERFILE = (ROOT / "tools" / "docker" / "Dockerfile").read_text()
 
 
@@ -48,11 +50,12 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def run(step: dict[str, Any], job: Path, **inputs: str) -> subprocess.CompletedProcess[str]:
+def run(step: dict[str, Any], job: Path, place: Path = HERE, **inputs: str) -> subprocess.CompletedProcess[str]:
     """A step as a runner runs it: inputs become variables, and bash ends at the first failure."""
     values = {name: str(said.get("default", "")) for name, said in ACTION["inputs"].items()} | inputs
+    known = {f"inputs.{name}": value for name, value in values.items()} | {"github.action_path": str(place)}
     filled = {
-        name: re.sub(r"\$\{\{ inputs\.([\w-]+) \}\}", lambda found: values[found[1]], text)
+        name: re.sub(r"\$\{\{ ([\w.-]+) \}\}", lambda found: known[found[1]], text)
         for name, text in step["env"].items()
     }
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{job / 'bin'}:{os.environ['PATH']}", **filled}
@@ -78,6 +81,30 @@ def test_the_action_holds_a_job_to_thresholds(job: Path, inputs: dict[str, str],
         assert ET.parse(job / "hqp-check.xml").getroot().attrib["failures"] == failures
 
 
+def test_the_action_installs_the_checkout_that_it_is_in(
+    job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By pip, without what hqp needs: that would take a network."""
+    pytest.importorskip("pip")
+    kept = ("hqp_onnx", "passes", "docs/pypi.md", "pyproject.toml", "LICENSE", ".github")
+    for name in kept:  # a blank in the name, no git: as a runner unpacks an action
+        source, target = ROOT / name, tmp_path / "the action" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        copy = shutil.copytree if source.is_dir() else shutil.copy
+        copy(source, target, **({"symlinks": True} if source.is_dir() else {}))
+    environment = {"PIP_TARGET": tmp_path / "site", "PIP_NO_DEPS": 1, "PIP_NO_INDEX": 1, "PIP_NO_BUILD_ISOLATION": 0}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, str(value))
+    (job / "bin" / "python").write_text(f'#!/bin/sh\nunset PYTHONPATH\nexec {shlex.quote(sys.executable)} "$@"\n')
+    (job / "bin" / "python").chmod(0o755)
+    done = run(ACTION["runs"]["steps"][0], job, tmp_path / "the action" / ".github" / "actions" / "check")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "site" / "hqp_onnx" / "passes" / "quantize.py").is_file()
+    assert (tmp_path / "site" / "bin" / "hqp").is_file()
+    asked = run(ACTION["runs"]["steps"][0], job, package="./no-such-wheel.whl")
+    assert asked.returncode != 0 and "no-such-wheel" in asked.stderr
+
+
 def test_inputs_reach_the_shell_as_variables_alone() -> None:
     assert ACTION["runs"]["using"] == "composite"
     used = set()
@@ -90,17 +117,7 @@ def test_inputs_reach_the_shell_as_variables_alone() -> None:
 
 def test_the_image_is_built_from_what_it_copies(tmp_path: Path) -> None:
     """The wheel that pip makes inside has every module, and installs the command that is its entry point."""
-    for sources in re.findall(r"^COPY (.+)$", DOCKERFILE, re.M):
-        *files, place = sources.split()
-        for file in files:
-            target = tmp_path / place.lstrip("/")
-            source = ROOT / file
-            if source.is_dir():
-                shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-            else:
-                target = target / source.name if place.endswith("/") else target
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(source, target)
+    runpy.run_path(str(ROOT / "tools" / "check_image.py"))["copied"](DOCKERFILE, tmp_path)
     script = f"import setuptools.build_meta as backend; print(backend.build_wheel({str(tmp_path)!r}))"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(

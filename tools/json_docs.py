@@ -15,8 +15,13 @@ from typing import Any
 import msgspec
 
 from hqp_onnx import errors
+from hqp_onnx.channels.removals import SCHEMA as LEDGER_SCHEMA
 from hqp_onnx.channels.removals import _Removals
-from hqp_onnx.job.results import SCHEMA, Report
+from hqp_onnx.cli.answers import Benchmarked, Checked, Compared, Evaluated, Split
+from hqp_onnx.engine.build_report import BuildReport
+from hqp_onnx.job.results import SCHEMA, Point, Report
+from hqp_onnx.steps.export import Exported
+from hqp_onnx.steps.inspect import Inspection
 
 PAGE = Path(__file__).parents[1] / "docs" / "json.md"
 HEAD = """\
@@ -40,7 +45,8 @@ An error is one line on stderr, `error: ...`. Results go to stdout, or as JSON t
 `report.json` has a number, `schema_version`, {schema} at present. It is raised when a program that reads the version
 before would go wrong: where a field is gone, has another meaning or another type. Fields may be added at any time, so
 readers pass over those that they do not know; fields that are null are left out. `hqp report` and `hqp check` refuse
-another number, and say which one they read.
+another number, and say which one they read. `ledger.json` has one of its own, {ledger}; ledgers that state none are of
+version 1. What commands answer by `--json` only ever gains fields.
 """
 MEANINGS = {
     2: "bad usage or input; something that the system refuses; code of yours that fails",
@@ -51,6 +57,15 @@ that was asked for, is missed; or warnings, with `--strict`",
 FILES = {
     "report.json": (Report, "What `hqp optimize` found; `hqp optimize --json` writes the same."),
     "ledger.json": (_Removals, "What was removed from the original: indices by tensor and axis, in its numbering."),
+    "pareto.json": (tuple[Point, ...], "The models of `hqp optimize --pareto`, slowest first: a list of points."),
+    "split.json": (Split, "How `hqp optimize --data` divided one source; `FILE.json:part` reads a part again."),
+    "hqp check": (Checked, "By `--json`."),
+    "hqp evaluate": (Evaluated, "By `--json`."),
+    "hqp benchmark": (Benchmarked, "By `--json`, of .onnx models."),
+    "hqp compare": (Compared, "By `--json`."),
+    "hqp inspect": (Inspection, "By `--json`."),
+    "hqp export": (Exported, "By `--json`."),
+    "hqp build": (BuildReport, "By `--json`, and in the file beside an engine."),
 }
 
 
@@ -59,11 +74,13 @@ def page() -> str:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.HqpError)]
     found = sorted({kind.exit_code for kind in kinds})
     codes = "\n".join(f"| {code} | {MEANINGS[code]} |" for code in found)
-    parts = [HEAD.format(codes=codes, schema=SCHEMA)]
+    parts, described = [HEAD.format(codes=codes, schema=SCHEMA, ledger=LEDGER_SCHEMA)], set[str]()
     for file, (kind, words) in FILES.items():
         (schema,), inner = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
         parts.append(f"## {file}\n\n{words}\n")
-        parts += [_table(name, content, "###") for name, content in inner.items() if "properties" in content]
+        new = {name: content for name, content in inner.items() if "properties" in content and name not in described}
+        parts += [_table(name, content, "###") for name, content in new.items()]
+        described |= new.keys()
         parts.append(_schema(file, {**schema, "$defs": inner}))
     return "\n".join(parts)
 

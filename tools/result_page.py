@@ -14,7 +14,7 @@ from typing import TextIO
 
 import onnxruntime
 
-from hqp_onnx.files import write_text
+from hqp_onnx.files import make_folder, write_text
 from hqp_onnx.runtimes.machine import processor
 
 _LEFT_OUT = {"--page", "-o", "--output"}  # of the command, with their values: where things went
@@ -47,6 +47,7 @@ def recorded(page: Path | None, title: str, arguments: list[str] | None = None) 
     if page is None:
         yield
         return
+    make_folder(page.parent)  # now, not after hours
     text = io.StringIO()
     with redirect_stdout(_Both(sys.stdout, text)):
         yield
@@ -62,7 +63,7 @@ def origin(arguments: list[str]) -> str:
     for argument in rest:
         if argument in _LEFT_OUT:
             next(rest, None)
-        else:
+        elif argument.partition("=")[0] not in _LEFT_OUT:
             kept.append(argument)
     today = datetime.now(tz=timezone.utc).date()
     made = f"Written by `python tools/{shlex.join(kept)}` on {today}"

@@ -1,23 +1,21 @@
 """Screenshots of a report in headless Chromium: python tools/screenshot_report.py OUT/report.html -o docs/images.
 
 Writes report_light.png, report_dark.png (1,200 pixels wide) and report_phone.png (390), whole pages unless ``--height``
-says otherwise; with ``--pdf``, report_print.pdf as well.
+says otherwise; with ``--pdf``, report_print.pdf as well. tools/check_page.py checks what needs no eyes.
 Needs a Chromium or Chrome: Debian's package `chromium`, or the path of one in $CHROMIUM.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from chromium import NAMES, program
 from PIL import Image, ImageChops
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 VIEWS = {"light": (1200, False), "dark": (1200, True), "phone": (390, False)}
 TALL = 9000
 COLOURS = 256
@@ -50,10 +48,10 @@ def printed(program: str, page: Path, file: Path) -> None:
 
 def browser() -> str:
     """The path of a Chromium."""
-    program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-    if program is None:
+    found = program()
+    if found is None:
         sys.exit(f"no Chromium: install one ({', '.join(NAMES)}), or set CHROMIUM to its path")
-    return program
+    return found
 
 
 def shot(program: str, page: Path, width: int, dark: bool) -> Image.Image:

@@ -1,6 +1,6 @@
 """Build the documentation as a site: python tools/site.py [-o build/site]. Exit code 1 if a link leads nowhere.
 
-Pages are docs/*.md, the README as the first of them, and a reference of the public names, made from their docstrings.
+Pages are those below docs/, the README as the first of them, and a reference of the public names, made from docstrings.
 The notebook's cells and outputs are a page, too. Needs markdown-it-py, which rich brings; the style sheet is that of
 reports.
 """
@@ -22,7 +22,7 @@ from markdown_it import MarkdownIt
 
 import hqp_onnx
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 STYLE = (ROOT / "hqp_onnx" / "report" / "html" / "style.css").read_text()
 MORE = """
@@ -32,6 +32,7 @@ nav a { margin-right: 1rem; } .out { border-left: .25rem solid var(--rule); padd
 """
 NAVIGATION = {"index.html": "Start", "pages.html": "All pages", "optimize.html": "Optimize", "reference.html": "Python"}
 OUTSIDE = ("CHANGELOG.md", "CONTRIBUTING.md")  # pages that lie beside the README
+PAGES = (".md", ".ipynb")
 
 
 def main() -> None:
@@ -47,22 +48,26 @@ def main() -> None:
 def build(folder: Path) -> list[Path]:
     """Write the site; its pages."""
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(DOCS / "images", folder / "images")
-    sources = {page: _name(page) for page in (*DOCS.glob("*.md"), ROOT / "README.md", *(ROOT / n for n in OUTSIDE))}
-    sources.pop(DOCS / "pypi.md")
-    pages = {name: _linked(_markdown(source.read_text()), source) for source, name in sources.items()}
+    shutil.copytree(DOCS, folder, ignore=lambda _, names: {name for name in names if Path(name).suffix in PAGES})
+    pages = {name: _linked(_markdown(source.read_text()), source) for source, name in sources().items()}
     pages["reference.html"] = _markdown(reference())
     pages["notebook.html"] = _notebook(json.loads((DOCS / "notebook.ipynb").read_text()))
     for name, content in pages.items():
-        (folder / name).write_text(_page(content))
+        (folder / name).write_text(_page(content, name.count("/")))
     return [folder / name for name in pages]
+
+
+def sources() -> dict[Path, str]:
+    """The files that are pages, and what they are called in the site."""
+    pages = [page for page in sorted(DOCS.rglob("*.md")) if page != DOCS / "pypi.md"]
+    return {page: _name(page) for page in (ROOT / "README.md", *(ROOT / name for name in OUTSIDE), *pages)}
 
 
 def _name(source: Path) -> str:
     """docs/README.md lists all pages; the README is the first one."""
-    if source.name == "README.md":
-        return "index.html" if source.parent == ROOT else "pages.html"
-    return f"{source.stem.lower()}.html"
+    if source.parent == ROOT:
+        return "index.html" if source.name == "README.md" else f"{source.stem.lower()}.html"
+    return "pages.html" if source == DOCS / "README.md" else str(source.relative_to(DOCS).with_suffix(".html"))
 
 
 def _markdown(text: str) -> str:
@@ -77,24 +82,30 @@ def _markdown(text: str) -> str:
 
 
 def _linked(content: str, source: Path) -> str:
-    """The same with links to pages of the site; what is no page is shown as its name."""
+    """The same with links to pages and pictures of the site; what is neither is shown as its name."""
+    up = "../" * _name(source).count("/")
 
     def link(found: re.Match[str]) -> str:
         target, anchor = found[1].partition("#")[::2]
         if re.match(r"[a-z]+:", found[1]) or not target:
             return found[0]
         file = (source.parent / target).resolve()
-        if file.suffix in (".md", ".ipynb") and (file.parent == DOCS or file.name in (*OUTSIDE, "README.md")):
-            return f'<a href="{_name(file)}{"#" * bool(anchor)}{anchor}">{found[2]}</a>'
-        return f"<code>{html.escape(target.removeprefix('../'))}</code>"
+        if file in sources() or file == DOCS / "notebook.ipynb":
+            return f'<a href="{up}{_name(file)}{"#" * bool(anchor)}{anchor}">{found[2]}</a>'
+        return f"<code>{html.escape(str(file.relative_to(ROOT)))}</code>"
+
+    def picture(found: re.Match[str]) -> str:
+        file = (source.parent / found[1]).resolve()
+        return f'src="{up}{file.relative_to(DOCS)}"' if file.is_relative_to(DOCS) else found[0]
 
     content = re.sub(r'<a href="([^"]+)">(.*?)</a>', link, content, flags=re.S)
-    return content.replace('src="docs/images/', 'src="images/')
+    return re.sub(r'\bsrc="(?![a-z]+:)([^"]+)"', picture, content)
 
 
-def _page(content: str) -> str:
+def _page(content: str, depth: int = 0) -> str:
+    """The whole page, ``depth`` folders below the first one."""
     title = re.sub(r"<[^>]+>", "", (re.search(r"<h1[^>]*>(.*?)</h1>", content, re.S) or ["", "hqp_onnx"])[1])
-    links = "".join(f'<a href="{file}">{words}</a>' for file, words in NAVIGATION.items())
+    links = "".join(f'<a href="{"../" * depth}{file}">{words}</a>' for file, words in NAVIGATION.items())
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
     body = f"<nav>{links}</nav><main>{content}</main>"
     return (
@@ -161,17 +172,17 @@ def _notebook(notebook: dict[str, Any]) -> str:
 
 def broken_links(folder: Path) -> list[str]:
     """Links and pictures of the site that lead nowhere in it."""
-    texts = {file.name: file.read_text() for file in folder.glob("*.html")}
-    anchors = {name: set(re.findall(r'\bid="([^"]+)"', text)) for name, text in texts.items()}
+    texts = {file.resolve(): file.read_text() for file in sorted(folder.rglob("*.html"))}
+    anchors = {file: set(re.findall(r'\bid="([^"]+)"', text)) for file, text in texts.items()}
     broken = []
-    for name, text in texts.items():
+    for page, text in texts.items():
         for target in re.findall(r'\b(?:href|src)="([^"]+)"', text):
-            file, _, anchor = target.partition("#")
+            name, _, anchor = target.partition("#")
             if re.match(r"[a-z]+:", target):
                 continue
-            there = (folder / file).is_file() if file else True
-            if not there or (anchor and anchor not in anchors.get(file or name, set())):
-                broken.append(f"{name}: {target}")
+            file = (page.parent / name).resolve() if name else page
+            if not file.is_file() or (anchor and anchor not in anchors.get(file, set())):
+                broken.append(f"{page.relative_to(folder.resolve())}: {target}")
     return broken
 
 

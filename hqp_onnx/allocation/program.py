@@ -119,7 +119,7 @@ class Program:
             for axis, group in enumerate(axes):
                 shape = [-1 if i == axis else 1 for i in range(len(axes))]
                 if group in part.groups:
-                    product = product * kernel.rounded(self._widths[group]).reshape(shape)
+                    product = product * kernel.rounded(group, self._widths[group]).reshape(shape)
                 if group in kernel.owners:
                     present = present * (self._widths[group] > 0).reshape(shape)
             time = part(product) * present

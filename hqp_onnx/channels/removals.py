@@ -1,6 +1,6 @@
 """What was removed from a model, as a file: ``ledger.json`` beside the pruned model.
 
-{"model_sha256": digest of the original, "removed": {tensor: {axis: [indices in the original]}}}
+{"schema_version": 1, "model_sha256": digest of the original, "removed": {tensor: {axis: [indices in the original]}}}
 """
 
 from __future__ import annotations
@@ -23,31 +23,39 @@ PRUNED_LEDGER = "pruned.ledger.json"
 """What was removed from pruned.onnx, where that is something else."""
 
 
+SCHEMA = 1  # of the file; files of earlier versions of this program, which state none, are the same
 _SAME = "Give the ledger of another export of the same network, of the same names"
 
 
 class _Removals(msgspec.Struct):
+    """The original, what was removed of its tensors, and the version of this form, which old files do not state."""
+
     model_sha256: str
     removed: dict[str, dict[str, list[Annotated[int, msgspec.Meta(ge=0)]]]]
+    schema_version: int = SCHEMA
 
 
 def removals_json(digest: str, channels: ChannelMap, plan: PruningPlan) -> str:
     """The text of the ledger of ``plan`` on the original of that ``digest``, by the names of its file."""
     slices = channels.of_file().removed_slices(plan)
     removed = {name: {str(axis): gone.tolist() for axis, gone in axes.items()} for name, axes in slices.items()}
-    return json.dumps({"model_sha256": digest, "removed": removed})
+    return json.dumps({"schema_version": SCHEMA, "model_sha256": digest, "removed": removed})
 
 
 def read_removals(path: Path) -> tuple[str, Mapping[str, Any]]:
     """Digest of the original, and what was removed.
 
     Raises:
-        DataError: not such a file.
+        DataError: not such a file, or a version with another form wrote it.
     """
     try:
         content = msgspec.json.decode(read_text(path), type=_Removals)
     except (FileError, msgspec.MsgspecError, RecursionError) as e:
         raise DataError(f"{path}: not a ledger: expected JSON with 'model_sha256' and 'removed' ({e})") from e
+    if content.schema_version != SCHEMA:
+        raise DataError(
+            f"{path}: has schema {content.schema_version}, this version reads {SCHEMA}. Use the version that wrote it"
+        )
     return content.model_sha256, content.removed
 
 

@@ -1,7 +1,8 @@
 """The command line. Errors are one line on stderr; HQP_DEBUG=1 shows the traceback of any.
 
 Exit codes: 0 done; 1 a fault of hqp itself; 2 bad usage or input, something that the system refuses, code of the user's
-that fails; 3 a missed budget; 130 interrupted (143, 129: by SIGTERM, SIGHUP).
+that fails; 3 a missed budget, or warnings with --strict; 4 a missed threshold of `hqp check`; 130 interrupted
+(143, 129: by SIGTERM, SIGHUP).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -25,6 +27,7 @@ from hqp_onnx.cli import (
     reporting,
     topics,
 )
+from hqp_onnx.cli.command import Group
 from hqp_onnx.cli.interruption import INTERRUPTED, ended_by_exception, words
 from hqp_onnx.cli.output import begin, drop, finish, say
 from hqp_onnx.cli.parameter_types import FILE
@@ -87,7 +90,27 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+_COMMANDS: dict[str, tuple[click.Command, ...]] = {
+    "Make a model faster": (
+        *(pruning.inspect, optimization.optimize, reporting.check, reporting.export, reporting.report),
+    ),
+    "Measure": (measurement.benchmark, measurement.evaluate, measurement.compare),
+    "Single steps": (
+        *(pruning.score, pruning.prune, recovery.recover, quantization.quantize, quantization.dequantize),
+        quantization.build,
+    ),
+    "Help and set-up": (
+        *(topics.help_command, environment.doctor, environment.setup, environment.completion),
+        environment.data_loader,
+    ),
+}
+
+
+@click.group(
+    cls=Group,
+    order={title: [str(command.name) for command in commands] for title, commands in _COMMANDS.items()},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(__version__, prog_name="hqp")
 @click.option(
     "--config", "config_file", type=FILE, metavar="FILE", help="Options by command. Default: hqp.toml, where it exists."
@@ -104,25 +127,5 @@ def cli(context: click.Context, config_file: Path | None) -> None:
     context.default_map = config.read(config_file, cli)
 
 
-for command in (
-    optimization.optimize,
-    pruning.inspect,
-    pruning.score,
-    pruning.prune,
-    recovery.recover,
-    quantization.quantize,
-    quantization.dequantize,
-    quantization.build,
-    measurement.evaluate,
-    measurement.benchmark,
-    measurement.compare,
-    reporting.report,
-    reporting.check,
-    reporting.export,
-    environment.data_loader,
-    environment.doctor,
-    environment.completion,
-    environment.setup,
-    topics.help_command,
-):
+for command in chain.from_iterable(_COMMANDS.values()):
     cli.add_command(command)

@@ -2,37 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import click
 
 _HELP = "--help"  # an option that click adds, by names of its own
 _FEW = 12  # options that need no order
+_WHOLE = 1000  # characters of a summary
 _FIRST = "Options that matter first"
 _MATTER = ("data", "max_drop", "target", "metric", "output")
 _GROUPS = {
     "What is asked for": (
         *("speedup", "target_latency", "pareto", "confidence", "precision", "objective", "batch", "threads"),
-        *("device", "min_speedup", "max_size", "epochs", "plan"),
-        *("sparsity", "count", "path", "shapes", "dla", "for_gpu", "elsewhere"),
+        *("device", "min_speedup", "max_size", "teacher", "epochs", "plan"),
+        *("sparsity", "int4_weights", "int4_convs", "shapes", "for_gpu", "elsewhere"),
     ),
     "Data": (
         *("calib", "val", "test", "shares", "preprocess", "targets", "calib_targets", "val_targets", "test_targets"),
-        *("constant", "pad", "state", "part", "metric_output", "reference"),
+        *("constant", "pad", "state", "part", "limit", "metric_output", "reference", "original", "held_out"),
     ),
     "What may be removed": ("min_width", "multiple_of", "branches", "keep", "only"),
     "How it is found": (
         *("search", "step", "saliency", "engine", "loss", "draws", "compensate", "refit", "refresh", "calibration"),
-        *("recover", "recover_time", "augment", "seed", "paper"),
+        *("equalize", "correct_bias", "round_weights", "in_order", "recover", "recover_time", "rate", "augment"),
+        *("path", "scales", "strongly_typed", "workspace", "dla", "tolerance", "samples", "seed", "paper"),
+    ),
+    "What else is read and written": (
+        *("ledger", "ledgers", "checkpoint", "calibration_out", "tensorrt_version", "calibration_cache"),
+        *("timing_cache", "junit_file", "json_file"),
     ),
     "How it runs": (
         *("dry_run", "time_limit", "seconds", "build", "resume", "force", "workers", "provider"),
-        *("probe_seconds", "json_file"),
-        *("strict", "quiet", _HELP),
+        *("probe_seconds", "strict", "quiet", _HELP),
     ),
 }
-_OTHERS = "Others"
+_OTHERS = "Others"  # of none, as tests/cli/test_command.py sees to
+
+
+class Group(click.Group):
+    """Commands in groups, in the order in which people need them; without one, help, and exit code 2.
+
+    Args:
+        order: names of commands by the title of their group; None lists all as they were added.
+    """
+
+    def __init__(self, *arguments: Any, order: Mapping[str, Sequence[str]] | None = None, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.order, self.no_args_is_help = order, False
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does, but for help, which one version of it prints and another raises."""
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help())
+            ctx.exit(2)
+        return super().parse_args(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names, in order."""
+        return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """A section per group, summaries whole."""
+        for title, names in (self.order or {"Commands": self.list_commands(ctx)}).items():
+            with formatter.section(title):
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(_WHOLE)) for name in names])
 
 
 class Command(click.Command):
@@ -40,11 +75,18 @@ class Command(click.Command):
 
     Args:
         either: sets of options one of which is needed whole, by parameter name.
+        groups: names of options that only this command has, by the title of their group.
     """
 
-    def __init__(self, *arguments: Any, either: Sequence[Sequence[str]] = (), **options: Any) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        either: Sequence[Sequence[str]] = (),
+        groups: Mapping[str, Sequence[str]] = MappingProxyType({}),
+        **options: Any,
+    ) -> None:
         super().__init__(*arguments, **options)
-        self.either = either
+        self.either, self.groups = either, groups
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click does, but for what is missing."""
@@ -79,7 +121,7 @@ class Command(click.Command):
         if len(records) <= _FEW:
             return super().format_options(ctx, formatter)
         first = dict.fromkeys((*_MATTER, *(str(option.name) for option in options if option.required)))
-        for title, names in {_FIRST: first, **_GROUPS, _OTHERS: list(records)}.items():
+        for title, names in {_FIRST: first, **self.groups, **_GROUPS, _OTHERS: list(records)}.items():
             own = [records.pop(name) for name in names if name in records]
             if own:
                 with formatter.section(title):

@@ -13,7 +13,7 @@ from hqp_onnx.cli.arguments import (
     probe_option,
     reading_options,
 )
-from hqp_onnx.cli.command import Command
+from hqp_onnx.cli.command import Command, Group
 from hqp_onnx.cli.output import give_json, out, say
 from hqp_onnx.cli.parameter_types import DATA, FILE, OUT
 from hqp_onnx.cli.tables import findings
@@ -53,24 +53,27 @@ def doctor(json_file: Path | None) -> None:
         out.print(findings.targets_table(examined))
 
 
-@click.command(cls=Command)
+_COMPLETION = """Print a script that completes commands and options.
+
+\b
+bash: hqp completion bash > ~/.local/share/bash-completion/completions/hqp
+zsh:  hqp completion zsh > a file _hqp in a folder of $fpath
+fish: hqp completion fish > ~/.config/fish/completions/hqp.fish
+"""
+
+
+@click.command(cls=Command, help=_COMPLETION)
 @click.argument("shell", metavar="|".join(SHELLS))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    r"""Print a script that completes commands and options.
-
-    \b
-    bash: hqp completion bash > ~/.local/share/bash-completion/completions/hqp
-    zsh:  hqp completion zsh > a file _hqp in a folder of $fpath
-    fish: hqp completion fish > ~/.config/fish/completions/hqp.fish
-    """
+    """Print a script that completes commands and options."""
     maker = get_completion_class(shell) if shell in SHELLS else None
     if maker is None:
         raise UsageError(f"no completion for '{shell}': expected one of {', '.join(SHELLS)}")
     click.echo(maker(context.find_root().command, {}, "hqp", "_HQP_COMPLETE").source())
 
 
-@click.group()
+@click.group(cls=Group)
 def setup() -> None:
     """Install optional parts."""
 

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from hqp_onnx import engine
 from hqp_onnx.boards.board import target_on
+from hqp_onnx.cli.answers import Benchmarked, Evaluated, TimedModel
 from hqp_onnx.cli.arguments import (
     device_option,
     json_option,
@@ -39,7 +41,7 @@ from hqp_onnx.steps.evaluate import evaluate_model
 
 @click.command(cls=Command)
 @model_argument
-@click.option("--data", required=True, type=DATA, metavar="DATA")
+@click.option("--data", required=True, type=DATA, metavar="DATA", help="Samples, and labels if the metric takes any.")
 @metric_option
 @click.option("--reference", type=FILE, help="The original model, for --metric agreement and fidelity.")
 @target_option
@@ -66,12 +68,20 @@ def evaluate(
         found = evaluate_model(model, data, metric, preprocess, display, reference, target, metric_output)
     scores, q = found.scores, found.choice.metric.quantity
     runtime = runtime_name(target_named(target))
-    summary = {"model": str(model), "metric": q.name, "value": scores.metric, "samples": scores.samples}
-    summary |= {"outputs": dict(scores.parts)} if scores.parts else {}
-    summary |= {"warnings": list(found.warnings)}
-    summary |= {"unit": q.unit, "higher_is_better": q.higher}
-    summary |= {"nonfinite": scores.nonfinite.samples, "target": target, "runtime": runtime}
-    if not give_json(summary, json_file):
+    summary = Evaluated(
+        model=str(model),
+        metric=q.name,
+        value=scores.metric,
+        samples=scores.samples,
+        outputs=dict(scores.parts) if scores.parts else msgspec.UNSET,
+        warnings=tuple(found.warnings),
+        unit=q.unit,
+        higher_is_better=q.higher,
+        nonfinite=scores.nonfinite.samples,
+        target=target,
+        runtime=runtime,
+    )
+    if not give_json(summary.json(), json_file):
         say(f"{q.name} {q.said(scores.metric)} on {scores.samples} samples, {runtime}")
         if len(scores.parts) > 1:
             say(", ".join(f"{output} {q.said(value)}" for output, value in scores.parts.items()))
@@ -85,7 +95,7 @@ def evaluate(
 @target_option
 @device_option
 @click.option("--batch", type=int, help="Default: 1, or what an engine was built for.")
-@click.option("--threads", type=click.IntRange(0), default=0)
+@click.option("--threads", type=click.IntRange(0), default=0, help="Threads of the runtime; 0 lets it choose.")
 @probe_option
 @json_option
 @quiet_option
@@ -114,9 +124,9 @@ def benchmark(
         place = target_on(target, device)
         runtime = runtime_name(place)
         results = benchmark_models(models, batch, threads, place, display)
-    rows = [{"model": name, **vars(latency)} for name, latency in results.items()]
-    where = {"target": target, "device": device, "runtime": runtime}
-    if not give_json({**where, "batch": batch, "models": rows}, json_file):
+    timed = tuple(TimedModel(model=name, **vars(latency)) for name, latency in results.items())
+    found = Benchmarked(target=target, device=device, runtime=runtime, batch=batch, models=timed)
+    if not give_json(found.json(), json_file):
         out.print(latency_table(results, {str(path): stored_bytes(path) for path in models}, runtime))
         for line in timing(place):
             say(line)
@@ -124,7 +134,7 @@ def benchmark(
 
 @click.command(cls=Command)
 @click.argument("models", type=DATA, nargs=-1, required=True, metavar="MODEL[@TARGET] ...")
-@click.option("--data", required=True, type=DATA, metavar="DATA")
+@click.option("--data", required=True, type=DATA, metavar="DATA", help="Samples that all models are run on.")
 @click.option("--metric", type=Named(METRICS), help="Default: top1, where there are labels and classes.")
 @click.option("--metric-output", metavar="NAME", default="", help="Which output is judged, of several.")
 @click.option("--ledger", "ledgers", type=FILE, multiple=True, help="Of a pruned model, if not ledger.json beside it.")
@@ -132,7 +142,7 @@ def benchmark(
     "--tolerance", type=SHARE, default=0.1, show_default=True, help="Own error that a layer may have, of its signal."
 )
 @click.option("--samples", type=int, default=64, show_default=True, help="Samples to compare layers with.")
-@click.option("--threads", type=click.IntRange(0), default=0)
+@click.option("--threads", type=click.IntRange(0), default=0, help="Threads of the runtime; 0 lets it choose.")
 @reading_options("data")
 @probe_option
 @json_option

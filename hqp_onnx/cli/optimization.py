@@ -38,6 +38,7 @@ from hqp_onnx.cli.parameter_types import DATA, OUT, SHARE, Amount, Duration, Epo
 from hqp_onnx.cli.tables.optimization import budget_line, cost_lines, report_table
 from hqp_onnx.data.split import SHARES
 from hqp_onnx.errors import UsageError
+from hqp_onnx.evaluation.verification import together
 from hqp_onnx.files import forbid_overlap
 from hqp_onnx.job.options import MAX_DROP, OBJECTIVES, PAPER, PRECISIONS, RELATIVE_DROP, Options
 from hqp_onnx.job.search import SEARCHES
@@ -70,10 +71,15 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
 
 @click.command(cls=Command, either=(("data",), ("calib", "val")))
 @model_argument
-@click.option("--calib", type=DATA, metavar="DATA", help="Calibration data: sensitivity, ranges, compensation.")
-@click.option("--val", type=DATA, metavar="DATA", help="Validation data: every candidate is judged on it.")
-@click.option("--test", type=DATA, metavar="DATA", help="Test data: only the report uses it.")
-@click.option("--data", type=DATA, metavar="DATA", help="One source instead: split by seed and class into all three.")
+@click.option(
+    "--calib",
+    type=DATA,
+    metavar="DATA",
+    help="In place of --data: calibration data, for sensitivity, ranges and refit.",
+)
+@click.option("--val", type=DATA, metavar="DATA", help="With --calib: validation data, to judge every candidate.")
+@click.option("--test", type=DATA, metavar="DATA", help="With --calib: test data; only the report uses it.")
+@click.option("--data", type=DATA, metavar="DATA", help="Your data, split into calibration, validation and test.")
 @click.option(
     "--shares",
     default=",".join(map(str, SHARES)),
@@ -100,7 +106,13 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
     help="That the budget holds on data like VAL: 0.95 asks it of the drop's upper bound, 0.5 of the drop itself.",
 )
 @click.option("--step", type=SHARE, default=0.01, show_default=True, help="Share of the units removed per step.")
-@click.option("--search", type=Named(SEARCHES), default="bisect", show_default=True, help="Algorithm 1 is linear.")
+@click.option(
+    "--search",
+    type=Named(SEARCHES),
+    default="bisect",
+    show_default=True,
+    help="How far to go: by halving the range, or step by step from the original.",
+)
 @click.option("--saliency", type=Named(SALIENCIES), default="obs", show_default=True, help="How units are ranked.")
 @gradient_options
 @click.option(
@@ -199,7 +211,7 @@ def optimize(
             budget_line(report),
             *(cost_lines(report.cost_model) if paper else ()),
             *report.notes,
-            *(f"{name}: {model.words}" for name, model in report.verified.items()),
+            *([together(report.verified)] if report.verified else ()),
             *advice(report),
             f"Wrote {report.shipped}; {chosen['output'] / HTML} shows it",
         ):

@@ -9,10 +9,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
+import shutil
 import sys
+import textwrap
 import time
 import unicodedata
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +39,7 @@ from hqp_onnx.evaluation.verification import Verified
 from hqp_onnx.files import json_text, write_text
 
 BEAT_S = 30.0
+_COLUMN = re.compile(r" *(?:\S+(?: \S+)* {2,})?")  # an indent, and a name with its gap
 _HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")  # Unicode categories: control, format, surrogate, separators, ...
 
 
@@ -46,8 +51,27 @@ def printable(text: str) -> str:
 
 
 def say(text: str, err: bool = False) -> None:
-    """A line on stdout, or on stderr."""
-    click.echo(printable(text), err=err)
+    """A line on stdout, or on stderr; a terminal gets it broken at the ends of words."""
+    stream = sys.stderr if err else sys.stdout
+    width = shutil.get_terminal_size().columns if stream is not None and stream.isatty() else 0
+    click.echo(wrapped(printable(text), width), err=err)
+
+
+def wrapped(text: str, width: int) -> str:
+    """Lines of at most ``width`` characters, 0 for any; words stay whole, what is indented stays so."""
+    if not width:
+        return text
+    lines = (_broken(line, width) if len(line) > width else [line] for line in text.split("\n"))
+    return "\n".join(chain.from_iterable(lines))
+
+
+def _broken(line: str, width: int) -> list[str]:
+    """One line as several; in a list of names and what they mean, the meaning stays in its column."""
+    found = _COLUMN.match(line)
+    indent = " " * (len(found[0]) if found is not None and len(found[0]) < width // 2 else 0)
+    return textwrap.wrap(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, drop_whitespace=True
+    )
 
 
 class Door(Console):
@@ -173,7 +197,7 @@ class Display:
 
     def _say(self, line: str, wanted: bool = True) -> None:
         if self._plain and wanted:
-            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+            _print(self._console, line)
 
     def __enter__(self) -> Display:
         if not self._bars.disable:
@@ -183,6 +207,12 @@ class Display:
     def __exit__(self, *_: object) -> None:
         if not self._bars.disable:  # rich 13 prints an empty line otherwise
             self._bars.stop()
+
+
+def _print(console: Console, line: str) -> None:
+    """A line, broken at the ends of words on a terminal alone."""
+    width = console.width if console.is_terminal else 0
+    console.print(wrapped(line, width), highlight=False, markup=False, soft_wrap=True)
 
 
 def _said(rate: float) -> str:
@@ -203,4 +233,4 @@ class _ConsoleHandler(logging.Handler):
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._console.print(printable(self.format(record)), highlight=False, markup=False, soft_wrap=True)
+        _print(self._console, printable(self.format(record)))

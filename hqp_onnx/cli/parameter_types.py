@@ -9,6 +9,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from hqp_onnx.registry import Registry, is_file_name
+from hqp_onnx.shares import parsed
 
 _FEW = 12  # names that an option lists in place of a word for them
 FILE = click.Path(path_type=Path)
@@ -79,11 +80,10 @@ class Share(click.types.FloatParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """The number."""
-        text = str(value).strip()
         try:
-            return float(text[:-1]) / 100 if text.endswith("%") else float(text)
-        except ValueError:
-            self.fail(f"'{value}' is no share: expected a number, as 0.05, or a percentage, as 5%", param, ctx)
+            return parsed(value)
+        except ValueError as e:
+            self.fail(str(e), param, ctx)
 
 
 SHARE = Share()

@@ -38,6 +38,8 @@ from hqp_onnx.steps.inspect import ask_target, inspect_model
 from hqp_onnx.steps.prune import Pruning, prune_file
 from hqp_onnx.steps.score import score_file
 
+_NAMED = 3  # tensors of a group, on a terminal; --json and pipes have all
+
 
 @click.command(cls=Command)
 @model_argument
@@ -61,13 +63,13 @@ def inspect(model: Path, target: str | None, json_file: Path | None) -> None:
         return
     inspection = inspect_model(model)
     if not give_json(msgspec.to_builtins(inspection, str_keys=True), json_file):
-        out.print(inspect_table(inspection))
+        out.print(inspect_table(inspection, _NAMED if out.is_terminal else None))
 
 
 @click.command(cls=Command)
 @model_argument
-@click.option("--data", required=True, type=DATA, metavar="DATA")
-@click.option("--saliency", type=Named(SALIENCIES), default="fisher", show_default=True)
+@click.option("--data", required=True, type=DATA, metavar="DATA", help="Calibration data.")
+@click.option("--saliency", type=Named(SALIENCIES), default="fisher", show_default=True, help="How units are ranked.")
 @gradient_options
 @reading_options("data")
 @click.option("-o", "--output", type=OUT, required=True, help="scores.npz: filter/<weight> and unit.")

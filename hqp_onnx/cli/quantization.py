@@ -137,7 +137,10 @@ def dequantize(model: Path, output: Path, json_file: Path | None, strict: bool) 
     give_warnings(written.verified.warnings, strict)
 
 
-@click.command(cls=Command)
+_ABLE = ("hardware_compatible", "version_compatible", "refit", "weight_streaming")
+
+
+@click.command(cls=Command, groups={"What the engine can do": _ABLE})
 @model_argument
 @click.option("--data", type=DATA, metavar="DATA", help="Calibration data, for INT8 of a float model.")
 @click.option(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from hqp_onnx.cli.answers import Checked
 from hqp_onnx.cli.arguments import (
     json_option,
     probe_option,
@@ -21,7 +22,7 @@ from hqp_onnx.errors import ThresholdError
 from hqp_onnx.files import forbid_overlap, write_text
 from hqp_onnx.report.reading import JSON
 from hqp_onnx.report.writing import HTML, rewrite_html
-from hqp_onnx.runtimes.exports import FORMATS
+from hqp_onnx.runtimes.exports import EPCONTEXT, FORMATS
 from hqp_onnx.steps.check import Thresholds, check_folder, junit
 from hqp_onnx.steps.export import export as export_model
 
@@ -42,16 +43,17 @@ def report(folder: Path, json_file: Path | None) -> None:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(list(FORMATS)),
+    type=click.Choice([*FORMATS, EPCONTEXT]),
     required=True,
-    help="OpenVINO's IR, LiteRT's .tflite, or onnxruntime's ORT format.",
+    help="OpenVINO's IR, LiteRT's .tflite, onnxruntime's ORT format, or an EPContext.",
 )
-@click.option("-o", "--output", type=OUT, required=True, help="FILE.xml (and FILE.bin), FILE.tflite, or FILE.ort.")
+@click.option("-o", "--output", type=OUT, required=True, help="FILE.xml (and FILE.bin), .tflite, .ort, or .onnx.")
+@click.option("--provider", metavar="NAME", help="Of onnxruntime: makes the EPContext, for its device on this machine.")
 @probe_option
 @json_option
-def export(source: Path, form: str, output: Path, json_file: Path | None) -> None:
+def export(source: Path, form: str, output: Path, provider: str | None, json_file: Path | None) -> None:
     """Write MODEL, or what OUT ships, for one runtime alone; it is loaded again and held to the ONNX model."""
-    written = export_model(source, output, form)
+    written = export_model(source, output, form, provider)
     if not give_json(asdict(written), json_file):
         say(f"Wrote {', '.join(written.files)}: {written.bytes / 1e6:.2f} MB, outputs within {written.error:.1e}")
 
@@ -90,7 +92,7 @@ def check(
         model, findings = check_folder(folder, thresholds, data, original, preprocess, display)
     if junit_file is not None:
         write_text(junit_file, junit(model, findings))
-    if not give_json({"model": str(model), "findings": [asdict(finding) for finding in findings]}, json_file):
+    if not give_json(Checked(model=str(model), findings=tuple(findings)).json(), json_file):
         for finding in findings:
             say(f"{finding.name}: {'holds' if finding.met else 'missed'}, {finding.words}")
     if missed := [finding.name for finding in findings if not finding.met]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from typing import Any
 
 from hqp_onnx.comparison.trace import Trace
@@ -98,9 +99,15 @@ class Comparison:
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Names without their folders, where they still differ."""
-    short = [name.rpartition("/")[2] for name in names]
-    return dict(zip(names, short if len(set(short)) == len(short) else names, strict=True))
+    """Names without their folders, where they still differ; else without the folders that all are in."""
+    parts = [name.split("/") for name in names]
+    last = {tuple(each[-1:]) for each in parts}
+    levels = zip(*(each[:-1] for each in parts), strict=False)
+    shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels))
+    return {
+        name: each[-1] if len(last) == len(names) else "/".join(each[shared:])
+        for name, each in zip(names, parts, strict=True)
+    }
 
 
 def _output_rows(model: Compared) -> list[tuple[str, ...]]:

@@ -1,7 +1,8 @@
 """What code yields, as samples: a data-loader script, a function, an iterable. ``stream`` says how often it is called.
 
 An item is a dictionary of arrays by input name, first axis = samples, or a pair of that and targets (an array for
-'labels', or a dictionary). Items may hold any number of samples.
+'labels', or a dictionary). Of a model with one input, an array stands for such a dictionary. Items may hold any number
+of samples. So the DataLoaders of PyTorch are data, if they do not shuffle: they yield pairs as lists.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 """Of inputs that may have no axis of samples, see ``fitting.shared_shapes``."""
 
 
-def open_script(file: Path, function: str, shared: Shapes) -> Stream:
-    """What a function of a Python file yields.
+def open_script(file: Path, function: str, shared: Shapes, only: str = "") -> Stream:
+    """What a function of a Python file yields; ``only`` is the name of the one input, if there is one.
 
     Raises:
         DataError: the file has no such function, or it raises something; see ``Stream``.
@@ -38,16 +39,16 @@ def open_script(file: Path, function: str, shared: Shapes) -> Stream:
     if not callable(load):
         raise DataError(f"{file}: no function '{function}'; expected one that yields feed dictionaries")
     name = f"{file}:{function}()"
-    return Stream(lambda: _pieces(_of_script(file, load), name, shared), name)
+    return Stream(lambda: _pieces(_of_script(file, load), name, shared, only), name)
 
 
-def open_items(items: Iterable[Any] | Callable[[], Iterable[Any]], name: str, shared: Shapes) -> Stream:
-    """What an iterable yields, or that which a function returns."""
+def open_items(items: Iterable[Any] | Callable[[], Iterable[Any]], name: str, shared: Shapes, only: str = "") -> Stream:
+    """What an iterable yields, or that which a function returns; ``only`` as of ``open_script``."""
     if callable(items):
-        return Stream(lambda: _pieces(_yielded(_called(items), name), name, shared), name)
+        return Stream(lambda: _pieces(_yielded(_called(items), name), name, shared, only), name)
     with outside_code(name, DataError):
         once = iter(items) is items
-    return Stream(lambda: _pieces(_yielded(items, name), name, shared), name, once)
+    return Stream(lambda: _pieces(_yielded(items, name), name, shared, only), name, once)
 
 
 def _called(function: Callable[[], Iterable[Any]]) -> Iterable[Any]:
@@ -97,15 +98,16 @@ def _script_errors(file: Path) -> Iterator[None]:
         sys.path.remove(str(file.parent.resolve()))
 
 
-def _pieces(items: Iterable[Any], name: str, shared: Shapes) -> Iterator[ArraySource]:
+def _pieces(items: Iterable[Any], name: str, shared: Shapes, only: str) -> Iterator[ArraySource]:
     """The items that hold samples, each checked on its own."""
-    pieces = (_piece(item, f"{name}, item {number}", shared) for number, item in enumerate(items))
+    pieces = (_piece(item, f"{name}, item {number}", shared, only) for number, item in enumerate(items))
     return (piece for piece in pieces if piece.count)
 
 
-def _piece(item: Any, where: str, shared: Shapes) -> ArraySource:
+def _piece(item: Any, where: str, shared: Shapes, only: str) -> ArraySource:
     """One yielded item, copied: a loader may fill the same arrays again."""
-    feeds, targets = item if isinstance(item, tuple) and len(item) == 2 else (item, {})
+    feeds, targets = item if isinstance(item, (tuple, list)) and len(item) == 2 else (item, {})
+    feeds = {only: feeds} if only and hasattr(feeds, "__array__") else feeds
     if targets is None or not isinstance(targets, Mapping):
         targets = {} if targets is None else {LABELS: targets}
     for arrays, expected in ((feeds, "a dictionary of arrays by input name"), (targets, "targets by name")):
@@ -121,6 +123,7 @@ def _piece(item: Any, where: str, shared: Shapes) -> ArraySource:
 def as_array(value: Any, where: str, copy: bool = False) -> Array:
     """``value`` as an array; ``DataError`` where it is none."""
     try:
-        return np.array(value) if copy else read_only(np.asarray(value))
+        array = np.asarray(value)
+        return np.array(array) if copy else read_only(array)
     except (TypeError, ValueError, RuntimeError) as e:
         raise DataError(f"{where}: not an array: {one_line(e)}") from e

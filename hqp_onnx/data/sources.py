@@ -93,7 +93,7 @@ def _opened(asked: Reading, specs: Sequence[TensorSpec], shared: Shapes) -> Sour
         return _named(arrays, "the data", shared, specs)
     if not callable(data) and not isinstance(data, Iterable):
         raise DataError(f"the data are a {type(data).__name__}: expected a path, arrays by input name, or feeds")
-    return _small(open_items(data, "the data", shared))
+    return _small(open_items(data, "the data", shared, _one(specs)))
 
 
 def _path(path: str, asked: Reading, specs: Sequence[TensorSpec], shared: Shapes) -> Source:
@@ -111,10 +111,15 @@ def _path(path: str, asked: Reading, specs: Sequence[TensorSpec], shared: Shapes
         return _named({each.stem: open_npy(each) for each in arrays}, path, shared, specs, file)
     require_regular(file, _EXPECTED)
     if file.suffix == ".py":
-        return _small(open_script(file, function or "load_data", shared))
+        return _small(open_script(file, function or "load_data", shared, _one(specs)))
     if file.suffix == ".npy":
         return _named({_only(specs, path, "an array").name: open_npy(file)}, path, shared, specs, file)
     return _named(open_npz(file), path, shared, specs, file)
+
+
+def _one(specs: Sequence[TensorSpec]) -> str:
+    """The name of the one input; empty where there are several."""
+    return specs[0].name if len(specs) == 1 else ""
 
 
 def _small(stream: Stream) -> Source:

@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from hqp_onnx.markup import Table, table
+
 
 @dataclass(frozen=True)
 class ShapeRange:
@@ -79,6 +81,21 @@ class BuildReport:
     layers: tuple[Any, ...] | None = None
     warnings: tuple[str, ...] = ()
     verified: Mapping[str, Any] | None = None
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        where = "prepared for another machine" if self.device is None else f"built on {self.device.name}"
+        rows = [
+            ("made", where if self.built else "prepared for another machine"),
+            ("by", f"{self.library} {self.tensorrt}"),
+            ("precision", self.precision),
+            *([("for", ", ".join(self.for_gpu))] if self.for_gpu else []),
+            *([] if self.bytes is None else [("size", f"{self.bytes / 1e6:.2f} MB")]),
+            *([] if self.layers is None else [("layers", str(len(self.layers)))]),
+            ("seconds", f"{self.seconds:.1f}"),
+            *(("note", words) for words in (*self.notes, *self.warnings)),
+        ]
+        return table(Table(self.engine, ("", ""), tuple(rows)))
 
     def json(self) -> dict[str, Any]:
         """JSON values."""

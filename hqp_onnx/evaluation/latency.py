@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hqp_onnx.arrays import Array
+from hqp_onnx.markup import Table, table
 from hqp_onnx.progress import StageProgress
 from hqp_onnx.runtimes.session import Runner
 from hqp_onnx.runtimes.stopwatch import remembered, stopwatch
@@ -40,6 +41,18 @@ class Latency:
     p90_ms: float
     runs: int
     speedup: float
+
+
+class Latencies(dict[str, Latency]):
+    """Latencies of models that were measured in turn, by name."""
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        rows = tuple(
+            (name, *(f"{x:.3f}" for x in (each.median_ms, each.p10_ms, each.p90_ms)), f"{each.speedup:.2f}x")
+            for name, each in self.items()
+        )
+        return table(Table("", ("model", "median ms", "p10", "p90", "speedup"), rows))
 
 
 def measure(

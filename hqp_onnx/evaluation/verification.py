@@ -76,6 +76,13 @@ class Output:
     other_shape: bool = False
 
     @property
+    def difference(self) -> float | None:
+        """How far it is from the original's, as a share: of its size, or of the values where these are no floats."""
+        if self.equal is None or self.equal == 1 or self.sqnr_db is None:
+            return None if self.equal is None else 1 - self.equal
+        return float(10 ** (-self.sqnr_db / 20))
+
+    @property
     def words(self) -> str:
         """As "31.4 dB"."""
         if self.equal is None:
@@ -113,6 +120,22 @@ class Verified:
             return f"loaded by {self.runtime}, not run: the original does not run on {self.data}"
         found = ", ".join(f"{name} {output.words}" for name, output in self.outputs.items())
         return f"verified by {self.runtime} on {self.data}, beside the original: {found}"
+
+
+def together(files: Mapping[str, Verified]) -> str:
+    """What is known of one or more models, in one plain line."""
+    run = {name: found for name, found in files.items() if found.samples}
+    if len(run) < len(files):
+        lacking = sorted(files.keys() - run.keys())
+        why = f"the original does not run on {files[lacking[0]].data}"
+        return f"{', '.join(lacking)}: loaded as written, not run: {why}"
+    found = [(output.difference, name) for name, each in run.items() for output in each.outputs.values()]
+    most, name = max(((share, name) for share, name in found if share is not None), default=(None, ""))
+    which = f" ({name})" * (len(run) > 1)
+    differ = {None: "cannot be compared with the original's", 0.0: "are the original's"}.get(
+        most, f"differ from the original's by at most {100 * (most or 0):.3g} % of their size{which}"
+    )
+    return f"All files were run again as written, and their outputs {differ}"
 
 
 def verify(

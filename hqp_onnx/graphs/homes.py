@@ -34,7 +34,7 @@ def find_homes(nodes: Iterable[gs.Node], known: Mapping[str, Home]) -> dict[str,
     """
     homes, shapes = dict(known), dict[str, tuple[int, ...]]()
     for node in nodes:
-        sources = [homes.get(t.name) or _at_home(t) for t in node.inputs[: None if node.op == "Concat" else 1]]
+        sources = [homes.get(t.name) or at_home(t) for t in node.inputs[: None if node.op == "Concat" else 1]]
         first = node.inputs[0] if node.inputs else None
         if first is None or any(home is None for home in sources) or len({h.name for h in sources if h}) != 1:
             continue
@@ -45,8 +45,8 @@ def find_homes(nodes: Iterable[gs.Node], known: Mapping[str, Home]) -> dict[str,
     return {name: home for name, home in homes.items() if name in known or _is_whole(home, shapes[name])}
 
 
-def _at_home(tensor: gs.Tensor) -> Home | None:
-    """Of an initializer: itself."""
+def at_home(tensor: gs.Tensor) -> Home | None:
+    """Of an initializer: itself; None of what is no constant."""
     if not isinstance(tensor, gs.Constant):
         return None
     kind = tensor.dtype

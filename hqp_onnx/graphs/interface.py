@@ -9,6 +9,7 @@ from itertools import zip_longest
 import onnx
 
 from hqp_onnx.graphs.model_io import stated_defaults
+from hqp_onnx.graphs.record import PREFIX
 
 _SAID = ("producer_name", "producer_version", "domain", "model_version", "doc_string")
 
@@ -32,7 +33,7 @@ class Interface:
             {value.name: _words(value.type) for value in model.graph.input if value.name not in constants},
             {value.name: _words(value.type) for value in model.graph.output},
             frozenset(optional),
-            said | {entry.key: entry.value for entry in model.metadata_props},
+            said | {e.key: e.value for e in model.metadata_props if not e.key.startswith(PREFIX)},  # ours is restated
         )
 
     def changes(self, other: Interface) -> Iterator[str]:

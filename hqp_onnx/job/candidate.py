@@ -44,6 +44,11 @@ class Candidate:
         return f"{plan_key(self.plan)}-{self.precision.value}{floats}{'-trained' * self.trained}"
 
     @property
+    def computes_in(self) -> str:
+        """The precision; ``mixed`` where some nodes of an INT8 model stay in float."""
+        return "mixed" if self.floats else self.precision.value
+
+    @property
     def in_float32(self) -> Candidate:
         """The candidate that this one is made from."""
         return replace(self, precision=Precision.FP32, floats=())

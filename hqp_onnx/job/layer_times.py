@@ -35,10 +35,11 @@ def with_times(
     models = to_proto(setup.model.graph), model_io.load(file, quantized=True)
 
     def profiles() -> list[dict[str, float]]:
-        pairs = zip(models, rows, strict=True)
+        pairs = [*zip(models, rows, strict=True)][bool(setup.model.quantized) :]  # its nodes are not those of the graph
         return [{str(step): ms for step, ms in _profiled(model, row, setup, places).items()} for model, row in pairs]
 
-    before, after = ledger.once(f"profiles-{sha256(file)[:16]}", profiles)
+    *earlier, after = ledger.once(f"profiles-{sha256(file)[:16]}", profiles)
+    before = earlier[0] if earlier else {}
     return tuple(
         replace(step, ms_before=before.get(str(number)), ms_after=after.get(str(number)))
         for number, step in enumerate(steps)

@@ -23,6 +23,7 @@ from hqp_onnx.ranking.order import check_min_width, check_multiple
 from hqp_onnx.ranking.saliencies import Scoring
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.runtimes.targets import target
+from hqp_onnx.shares import Given, Share, share
 from hqp_onnx.statistics.thresholds import method
 
 PRECISIONS = ("mixed", "int8", "dynamic", "fp16", "fp32")
@@ -47,7 +48,7 @@ _NO_BUDGET = 1.0, 1e30  # of a share, of any other metric
 
 @dataclass(frozen=True)
 class Options:
-    """What ``optimize`` is asked for.
+    """What ``optimize`` is asked for. Shares are numbers or percentages: 0.05 or "5%".
 
     Attributes:
         model: the original: a file, or a ModelProto.
@@ -116,19 +117,19 @@ class Options:
         UsageError: ``output`` is a file.
     """
 
-    model: ModelSource
+    model: ModelSource = ""
     calib: Data | None = None
     val: Data | None = None
     output: str | Path = ""
     test: Data | None = None
     data: Data | None = None
-    shares: tuple[float, ...] = SHARES
+    shares: tuple[Given, ...] = SHARES
     max_drop: float | str | None = None
     speedup: float | None = None
     target_latency: float | None = None
     pareto: bool = False
-    confidence: float = 0.5
-    step: float = 0.01
+    confidence: Share = Share(0.5)
+    step: Share = Share(0.01)
     search: str = "bisect"
     saliency: str = "obs"
     engine: str = "native"
@@ -144,7 +145,7 @@ class Options:
     calibration: str = "entropy"
     metric: str | Metric | ScoreFunction | type | None = None
     metric_output: str = ""
-    min_width: float = 0.1
+    min_width: Share = Share(0.1)
     branches: bool = True
     multiple_of: int | None = None
     keep: tuple[str, ...] = ()
@@ -163,8 +164,7 @@ class Options:
 
     def __post_init__(self) -> None:
         require_types(vars(self), get_type_hints(Options))
-        if str(self.output) == "":
-            raise UsageError("{--output} is missing: name the folder to write")
+        _check_given(self)
         object.__setattr__(self, "output", Path(self.output))
         for name in ("keep", "only", "augment"):
             value = getattr(self, name)
@@ -242,6 +242,11 @@ class Options:
         return Path(self.output)
 
     @property
+    def three_shares(self) -> tuple[float, ...]:
+        """``shares`` as numbers."""
+        return tuple(share(each, "shares") for each in self.shares)
+
+    @property
     def chosen_drop(self) -> float | str:
         """``max_drop``, or what the metric takes."""
         return MAX_DROP if self.max_drop is None else self.max_drop
@@ -282,14 +287,20 @@ def _checked_drop(options: Options) -> float | str:
     return str(drop) if relative else value
 
 
+def _check_given(options: Options) -> None:
+    """Raise ``UsageError`` that names all that is needed and not given."""
+    lacking = ["{--model}"] if isinstance(options.model, str) and not options.model else []
+    parts = [f"{{--{part}}}" for part in ("calib", "val") if options.data is None and getattr(options, part) is None]
+    lacking += [f"{{--data}} (or {' and '.join(parts)})"] if parts else []
+    lacking += [] if str(options.output) else ["{--output}, the folder to write"]
+    if lacking:
+        raise UsageError(f"missing: {', '.join(lacking)}")
+
+
 def _check_data(options: Options) -> None:
     """Either one source that is split, or calibration and validation data."""
     given = [part for part in PARTS if getattr(options, part) is not None]
     if options.data is not None and given:
         raise UsageError(f"{{--data}} is split into calibration, validation and test: leave out {{--{given[0]}}}")
-    lacking = [part for part in ("calib", "val") if options.data is None and part not in given]
-    if lacking:
-        words = " and ".join(f"{{--{part}}}" for part in lacking)
-        verb, them = ("are", "them") if len(lacking) > 1 else ("is", "it")
-        raise UsageError(f"{words} {verb} missing: give {them}, or {{--data}}, which is split into all three")
-    check_shares(options.shares)
+    object.__setattr__(options, "shares", options.three_shares)
+    check_shares(options.three_shares)

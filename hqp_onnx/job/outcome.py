@@ -27,6 +27,7 @@ from hqp_onnx.job.handing_over import hand_over, handed, handed_bytes, notes_on,
 from hqp_onnx.job.layer_times import with_predictions, with_times
 from hqp_onnx.job.ledger import Ledger, Trial
 from hqp_onnx.job.network import traced, with_precisions
+from hqp_onnx.job.records import record_of
 from hqp_onnx.job.results import TITLES, Report, Row, Step, Units
 from hqp_onnx.job.rows import Measured, best_threads, latencies_once, make_rows, measured, measured_file
 from hqp_onnx.job.run import SearchResult
@@ -80,7 +81,8 @@ def write_outcome(setup: Setup, ledger: Ledger, result: SearchResult) -> tuple[R
     ledger.out.keep_only([file for name, (_, file) in _to_write(setup, result).items() if name not in _IF_ADMITTED])
     written = _write_models(setup, ledger, result)
     original = setup.model
-    models = {"baseline": measured(setup, result.judge, ORIGINAL, original.bytes, original.session, original.load)}
+    given = replace(ORIGINAL, precision=Precision(original.quantized or "fp32"))
+    models = {"baseline": measured(setup, result.judge, given, original.bytes, original.session, original.load)}
     models |= {name: model.measured for name, model in written.items()}
     models.setdefault("hqp", models["pruned"])
     models = {name: models[name] for name in TITLES if name in models}
@@ -119,8 +121,8 @@ def _report(
     files = {name: str(model.file.relative_to(options.folder)) for name, model in kept.items()}
     if shipping.row == "baseline":
         files["baseline"] = BASELINE
-        model_io.save(read_model(options.model)[1], options.folder / BASELINE)
-        hand_over(setup, options.folder / BASELINE, Precision.FP32)
+        model_io.save(read_model(options.model, quantized=True)[1], options.folder / BASELINE)
+        hand_over(setup, options.folder / BASELINE, models["baseline"].candidate.precision)
     file, candidate = options.folder / files[shipping.row], models[shipping.row].candidate
     plan, precision = candidate.plan, candidate.precision
     details: dict[str, Any] = {
@@ -208,8 +210,8 @@ def _write_models(setup: Setup, ledger: Ledger, result: SearchResult) -> dict[st
     for name, (candidate, file) in reversed(_to_write(setup, result).items()):
         try:
             proto = model_io.to_proto(narrow_weights(result.judge.models.graph(candidate)).graph)
-            precision = "mixed" if candidate.floats else candidate.precision.value
-            verified = verify(proto, file, source, setup.target, precision, _judged(setup))
+            record_of(setup, result.judge, candidate).write(proto)
+            verified = verify(proto, file, source, setup.target, candidate.computes_in, _judged(setup))
             verified = heard(verified, proto, file, source, setup.target)
         except HqpError as e:
             if name not in _IF_ADMITTED:  # of the others, the search has found that they run
@@ -274,7 +276,8 @@ def _notes(setup: Setup, result: SearchResult, rows: Mapping[str, Row], plan: Pr
     """What a reader of the table should not miss."""
     channels, redundant = setup.channels, result.evidence.redundant
     slow = (name for name in rows if rows[name].speedup * (1 + NOISE) < 1)
-    notes = [] if setup.split is None else [f"{setup.split.words}; {SPLIT} has their numbers"]
+    notes = [*setup.model.notes]
+    notes += [] if setup.split is None else [f"{setup.split.words}; {SPLIT} has their numbers"]
     where = setup.options.device or "this machine"
     notes += [f"{TITLES[name]} is slower than the input on {where}" for name in slow]
     samples = len(next(iter(setup.sample.values())))

@@ -16,6 +16,7 @@ from hqp_onnx.files import json_text, write_text
 from hqp_onnx.graphs import model_io
 from hqp_onnx.job.candidate import Candidate
 from hqp_onnx.job.ledger import Ledger
+from hqp_onnx.job.records import record_of
 from hqp_onnx.job.results import Point, Row
 from hqp_onnx.job.rows import Measured, best_threads, latencies_once, make_rows, measured_file
 from hqp_onnx.job.run import SearchResult
@@ -37,7 +38,9 @@ def write_family(
         models = {"baseline": baseline}
         for number, candidate in enumerate(_candidates(result, like), 1):
             kept = ledger.cache / f"point-{number}.onnx"
-            model_io.save(result.judge.models.graph(candidate), kept)
+            proto = model_io.to_proto(result.judge.models.graph(candidate))
+            record_of(setup, result.judge, candidate).write(proto)
+            model_io.save(proto, kept)
             models[str(number)] = measured_file(setup, result.judge, candidate, kept)
             setup.progress("pareto", number, POINTS)
         rows = make_rows(models, latencies := latencies_once(setup, ledger, models, "pareto"))

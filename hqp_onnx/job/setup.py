@@ -116,7 +116,7 @@ def open_setup(options: Options, progress: Progress) -> Setup:
         HqpError: bad input.
     """
     target = target_on(options.target, options.device)
-    model = open_model(options.model, options.threads, target)
+    model = open_model(options.model, options.threads, target, quantized=True)
     data, found = _opened_data(options, model)
     choice = _choice(options, model, data["val"])
     metric = choice.metric
@@ -190,7 +190,7 @@ def _opened_data(options: Options, model: Model) -> tuple[dict[str, Dataset], Sp
         given = {part: source for part, source in named.items() if source is not None}
         return {p: open_data(model, source, options.preprocess, part=p) for p, source in given.items()}, None
     whole = open_data(model, options.data, options.preprocess)
-    found = split(whole.source, options.seed, options.shares)
+    found = split(whole.source, options.seed, options.three_shares)
     return {part: taken(whole.only(subset(whole.source, found, part)), part) for part in PARTS}, found
 
 

@@ -9,7 +9,7 @@ from hqp_onnx.evaluation.metrics import Quantity
 from hqp_onnx.markup import Table
 
 TITLES = {
-    "baseline": "Baseline FP32",
+    "baseline": "Baseline",
     "q8_only": "Q8-only",
     "pruned": "Pruned-only",
     "int8_everywhere": "HQP, all INT8",

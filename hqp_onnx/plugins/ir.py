@@ -41,6 +41,7 @@ class _ProtoPass(ir.passes.InPlacePass):
         if modified:
             changed = ir.from_proto(after)
             model.graph, model.ir_version = changed.graph, changed.ir_version
+            model.metadata_props.update(changed.metadata_props)
             model.functions.clear()
             model.functions.update(changed.functions)
         return ir.passes.PassResult(model, modified)

@@ -16,6 +16,7 @@ import onnx
 
 from hqp_onnx.api import prune, quantize
 from hqp_onnx.errors import MissingRuntimeError
+from hqp_onnx.shares import Given, Share
 from hqp_onnx.steps.prune import Pruning
 
 try:
@@ -78,7 +79,7 @@ class HqpPrune(_FunctionPass):
     @staticmethod
     def parameters() -> Config:
         """Fields of ``Pruning``, and the data."""
-        types = get_type_hints(Pruning)
+        types = {name: Given if kind is Share else kind for name, kind in get_type_hints(Pruning).items()}
         parameters = {
             field.name: PassConfigParam(
                 type_=types[field.name], default_value=field.default, description="As `hqp prune`."
@@ -87,7 +88,7 @@ class HqpPrune(_FunctionPass):
         }
         shares = Categorical([0.1, 0.2, 0.3, 0.4, 0.5])
         parameters["sparsity"] = PassConfigParam(
-            type_=float, default_value=0.3, search_defaults=shares, description="Share of the prunable units to remove."
+            type_=Given, default_value=0.3, search_defaults=shares, description="Share of the prunable units to remove."
         )
         return {
             **parameters,

@@ -21,6 +21,7 @@ from hqp_onnx.api import prune, quantize
 from hqp_onnx.data.reading import Data
 from hqp_onnx.errors import HqpError
 from hqp_onnx.runtimes.targets import target as target_named
+from hqp_onnx.shares import Given
 from hqp_onnx.statistics.thresholds import method
 from hqp_onnx.steps.prune import Pruning
 
@@ -63,7 +64,7 @@ class PruneOnnx(_Loader):
     def __init__(
         self,
         model: Loadable,
-        sparsity: float,
+        sparsity: Given,
         data: Feeds | None = None,
         preprocess: str | Path | None = None,
         **options: Any,

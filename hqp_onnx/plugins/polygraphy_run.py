@@ -51,12 +51,12 @@ class HqpArgs(BaseArgs):  # type: ignore[misc]  # Polygraphy is untyped
     def add_parser_args_impl(self) -> None:
         """Add the options."""
         add = self.group.add_argument
-        add("--hqp-sparsity", type=float, default=0.3, help="Share of the prunable units to remove (default: 0.3)")
+        add("--hqp-sparsity", default=0.3, help="Share of the prunable units to remove: 0.3 or 30%% (default: 0.3)")
         known = f"{', '.join(SALIENCIES.names)} or FILE.py:name"
         add("--hqp-saliency", help=f"How units are ranked: {known} (default: fisher with data, else l2)")
         add("--hqp-compensate", action=_ON_OR_OFF, help="Refit weights that read removed channels (default: with data)")
         add("--hqp-refit", choices=REFITS, default="once", help="in-order: once more, from what each weight then reads")
-        add("--hqp-min-width", type=float, default=0.1, help="Share of every tensor's units that stays (default: 0.1)")
+        add("--hqp-min-width", default=0.1, help="Share of every tensor's units that stays (default: 0.1)")
         add("--hqp-branches", action=_ON_OR_OFF, default=True, help="Whole gates and residual branches may be removed")
         add("--hqp-multiple-of", type=int, default=1, help="Widths stay multiples of this")
         add("--hqp-keep", nargs="+", default=[], help="Patterns of tensors whose channels stay")

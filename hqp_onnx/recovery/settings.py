@@ -8,6 +8,7 @@ from typing import Literal
 
 from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.metrics.task import ANY, Task
+from hqp_onnx.shares import Share
 
 AUGMENTATIONS = ("flip", "crop")
 LOSSES = ("kl", "mse")
@@ -45,7 +46,7 @@ class Recovery:
     epochs: Epochs
     rate: float = 0.01
     batch: int | None = None
-    held_out: float = 0.1
+    held_out: Share = Share(0.1)
     loss: Literal["kl", "mse"] | None = None
     temperature: float = 1.0
     features: int = 4

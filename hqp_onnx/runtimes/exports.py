@@ -1,9 +1,10 @@
-"""A model in the file that its runtime reads fastest: OpenVINO's IR, LiteRT's .tflite, onnxruntime's ORT format.
+"""A model in the file that its runtime reads fastest: IR of OpenVINO, .tflite, ORT format, a provider's EPContext.
 
     openvino    NAME.xml and NAME.bin, weights as they are (not in float16)
     litert      NAME.tflite, for one sample at a time where the model leaves their number open
     ort         NAME.ort, for small builds of onnxruntime, which read no ONNX; optimized as far as that holds on any
                 processor of the same kind
+    epcontext   NAME.onnx, whose EPContext nodes hold what a provider of onnxruntime compiled, for this machine's device
 
 Each is made by its runtime, in a folder of its own, and loaded from there before it takes its place.
 """
@@ -14,19 +15,23 @@ import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import onnx
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import ModelError, one_line
 from hqp_onnx.files import make_folder, move
-from hqp_onnx.runtimes.bench import CPU
+from hqp_onnx.runtimes.bench import CPU, quiet_options
 from hqp_onnx.runtimes.litert.runtime import LiteRt
 from hqp_onnx.runtimes.litert.session import LiteRtSession
 from hqp_onnx.runtimes.openvino_session import DEVICE, openvino
-from hqp_onnx.runtimes.session import Session, failure, onnxruntime
+from hqp_onnx.runtimes.session import Session, failure, onnxruntime, require_provider
 
 Feeds = Mapping[str, Array]
+EPCONTEXT = "epcontext"
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,31 @@ def _write_tflite(model: Path, file: Path, feeds: Feeds) -> None:
 
 def _run_tflite(file: Path, feeds: Feeds) -> Sequence[Array]:
     return list(LiteRtSession(file).run(feeds).values())
+
+
+def _write_context(provider: str, model: Path, file: Path, feeds: Feeds) -> None:
+    ort, devices = onnxruntime(), require_provider(provider)
+    options = quiet_options(ort, 0, spin=False)
+    for key, value in (("enable", "1"), ("file_path", str(file)), ("embed_mode", "1")):
+        options.add_session_config_entry(f"ep.context_{key}", value)
+    try:
+        if devices:
+            options.add_provider_for_devices(devices, {})
+        ort.InferenceSession(str(model), options, providers=None if devices else [provider], enable_fallback=0)
+    except Exception as e:  # as in Session
+        raise ModelError(f"{provider} cannot write '{file.name}': {failure(e)}") from e
+    if not file.is_file() or all(node.op_type != "EPContext" for node in onnx.load(file).graph.node):
+        raise ModelError(f"{provider} compiles nothing of this model ahead of time: there would be no EPContext node")
+
+
+def _run_context(provider: str, file: Path, feeds: Feeds) -> Sequence[Array]:
+    return list(Session(file, provider=provider).run(feeds).values())
+
+
+def epcontext(provider: str) -> Format:
+    """The file that a provider of onnxruntime loads without compiling; held to what the provider itself computes."""
+    write, run = partial(_write_context, provider), partial(_run_context, provider)
+    return Format(f"onnxruntime:{provider}", ".onnx", (), write, run)
 
 
 FORMATS = {

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import pkgutil
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,13 @@ from typing import Any
 from hqp_onnx.errors import MissingRuntimeError, one_line
 
 PREFIX = "onnxruntime_ep_"
+_CUDA = re.compile(r"lib(cuda|nvidia|nvrtc|nvinfer|tensorrt)|nvcuda", re.IGNORECASE)
+_registered: set[str] = set()  # in this process: onnxruntime then lists them among its own providers
+
+
+def is_registered(provider: str) -> bool:
+    """Whether a provider that onnxruntime lists is one that a package brought."""
+    return provider in _registered
 
 
 def plugin_devices(ort: Any, provider: str) -> Sequence[Any]:
@@ -33,8 +41,11 @@ def plugin_devices(ort: Any, provider: str) -> Sequence[Any]:
     if not (found := _devices(ort, provider)):
         _register(ort, provider, Path(package.get_library_path()))
         found = _devices(ort, provider)
+        _registered.add(provider)
     if not found:
-        raise MissingRuntimeError(f"{provider} of {package.__name__} finds no device here: it needs its GPU and driver")
+        raise MissingRuntimeError(
+            f"{provider} of {package.__name__} finds no device here: it needs its own, and a driver"
+        )
     return found
 
 
@@ -58,9 +69,8 @@ def _register(ort: Any, provider: str, library: Path) -> None:
         ort.register_execution_provider_library(provider, str(library))
     except Exception as e:  # onnxruntime's own exception types are many and undocumented
         reason = one_line(e).rpartition("with error: ")[2]
-        raise MissingRuntimeError(
-            f"{provider} is installed and does not load: {reason}. It needs NVIDIA's driver"
-        ) from e
+        needs = ". It needs NVIDIA's driver" if _CUDA.search(reason) else ""
+        raise MissingRuntimeError(f"{provider} is installed and does not load: {reason}{needs}") from e
 
 
 def _devices(ort: Any, provider: str) -> list[Any]:

@@ -28,12 +28,13 @@ from hqp_onnx.limits import deadline, probing
 from hqp_onnx.runtimes import nvidia
 from hqp_onnx.runtimes.bench import CPU, quiet_options
 from hqp_onnx.runtimes.external_data import weight_bytes, write_apart
-from hqp_onnx.runtimes.plugin_providers import plugin_devices
+from hqp_onnx.runtimes.plugin_providers import is_registered, plugin_devices
 
 EXTRAS = {
     nvidia.CUDA: "onnxruntime-gpu",
     "TensorrtExecutionProvider": "onnxruntime-gpu",
     "NvTensorRTRTXExecutionProvider": "onnxruntime-rtx",
+    "OpenVINOExecutionProvider": "onnxruntime-openvino",
 }
 _NUMPY_OF = {
     "float": np.float32,
@@ -132,7 +133,7 @@ def require_provider(provider: str) -> Sequence[Any]:
     Raises:
         MissingRuntimeError: neither has it; the message says what is there.
     """
-    has = onnxruntime().get_available_providers()
+    has = [name for name in onnxruntime().get_available_providers() if not is_registered(name)]
     devices = () if provider in has else plugin_devices(onnxruntime(), provider)
     if provider not in has and not devices:
         extra = EXTRAS.get(provider)

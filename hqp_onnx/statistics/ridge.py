@@ -7,7 +7,10 @@ that is all noise, and may have negative eigenvalues. The ridge is never below t
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
+from scipy.linalg import cho_factor, cho_solve
 
 from hqp_onnx.arrays import FloatArray
 
@@ -27,7 +30,10 @@ def ridge_strength(covariance: FloatArray, gram: FloatArray, share: float) -> fl
 
 
 def solve(matrix: FloatArray, target: FloatArray) -> FloatArray:
-    """matrix^-1 target, or the solution of least norm where a finite ``matrix`` (or one of a stack) is singular."""
+    """matrix^-1 target of a symmetric ``matrix``, or the solution of least norm where it is finite and singular."""
+    if target.size:
+        with suppress(np.linalg.LinAlgError):  # half of the time where it is positive
+            return np.asarray(cho_solve(cho_factor(matrix, lower=True, check_finite=False), target, check_finite=False))
     try:
         return np.asarray(np.linalg.solve(matrix, target), np.float64)
     except np.linalg.LinAlgError:

@@ -39,6 +39,7 @@ from hqp_onnx.evaluation.verification import Verified
 from hqp_onnx.files import forbid_overlap, json_text, make_folder, read_text, sha256, write_bytes, write_text
 from hqp_onnx.graphs import model_io
 from hqp_onnx.graphs.interface import Interface
+from hqp_onnx.graphs.record import Record
 from hqp_onnx.graphs.tensor_types import float_activations
 from hqp_onnx.model import held_to, open_session
 from hqp_onnx.passes.canonicalize import canonicalize
@@ -269,7 +270,8 @@ def _write_script(job: _Job, graph: gs.Graph) -> Verified:
     model, kept = _beside(output, ".onnx"), _beside(output, ".cache")
     interface = Interface.of(onnx.load(given, load_external_data=False))
     source = held_to(open_session(given), interface, model_io.stored_bytes(given), job.data or job.graph)
-    verified = write_verified(graph, model, source, precision="fp16" if job.plan.half else "fp32")
+    record = Record(sha256(given), precision="fp16" if job.plan.half else None)
+    verified = write_verified(graph, model, source, record, precision=record.precision or "fp32")
     cache = _cache_file(job, kept)
     if cache is not None and cache != kept:
         write_text(kept, read_text(cache))

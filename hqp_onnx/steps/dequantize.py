@@ -9,7 +9,8 @@ from hqp_onnx.evaluation.verification import Source
 from hqp_onnx.files import forbid_overlap
 from hqp_onnx.graphs import model_io
 from hqp_onnx.graphs.interface import Interface
-from hqp_onnx.model import ModelSource, held_to, name_of, open_session, read_model
+from hqp_onnx.graphs.record import Record
+from hqp_onnx.model import ModelSource, held_to, identity, name_of, open_session, read_model
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.dequantize import dequantize
 from hqp_onnx.passes.lowering.inline_constants import inline_constants
@@ -24,17 +25,17 @@ def dequantize_file(path: Path, output: Path) -> Written:
         ModelError: see ``dequantized``.
     """
     forbid_overlap({"output": output}, {"the model": model_io.parts(path)})
-    result, source = dequantized(path)
-    return Written(result.notes, write_verified(result.graph, output, source))
+    result, source, record = dequantized(path)
+    return Written(result.notes, write_verified(result.graph, output, source, record))
 
 
-def dequantized(model: ModelSource) -> tuple[PassResult, Source]:
-    """The float model, and what it is held to.
+def dequantized(model: ModelSource) -> tuple[PassResult, Source, Record]:
+    """The float model, what it is held to, and what was done.
 
     Raises:
         ModelError: not a valid model, nothing in it is quantized, or something has no known meaning in float.
     """
-    _, proto = read_model(model, quantized=True)
+    path, proto = read_model(model, quantized=True)
     graph = model_io.to_graph(inline_constants(proto))
     try:
         result = dequantize(graph)
@@ -43,4 +44,5 @@ def dequantized(model: ModelSource) -> tuple[PassResult, Source]:
     if not result.modified:
         raise ModelError(f"{name_of(model)}: nothing in it is quantized: it is a float model already")
     size = model_io.to_proto(result.graph).ByteSize()  # float weights are larger: nothing to warn of
-    return result, held_to(open_session(model), Interface.of(proto), size, graph)
+    source = held_to(open_session(model), Interface.of(proto), size, graph)
+    return result, source, Record(identity(path, proto)[0], precision="fp32")

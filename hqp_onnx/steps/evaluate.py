@@ -44,8 +44,9 @@ def evaluate_model(
     reference: ModelSource | None = None,
     target_name: str = "onnxruntime",
     metric_output: str = "",
+    announced: bool = True,
 ) -> Evaluation:
-    """A judged model, quantized ones included; see ``hqp_onnx.evaluate``."""
+    """A judged model, quantized ones included; see ``hqp_onnx.evaluate``. The metric is logged where ``announced``."""
     if metric is not None:
         _require(load_metric(metric), reference)
     session = open_session(model, target_name)
@@ -58,7 +59,8 @@ def evaluate_model(
             try_run(opened, dataset.rows(0, 1).feeds, name_of(source))
     choice = choose(metric, origin, dataset, metric_output, ends_of_source(model if reference is None else reference))
     _require(choice.metric, reference, choice.instead)
-    log.info("%s", choice.words)
+    if announced:
+        log.info("%s", choice.words)
     dataset = judged_data(origin, dataset, choice.metric)
     references = References(origin, dataset.source.name) if choice.metric.labels == "outputs" else None
     report = partial(progress, "evaluation")

@@ -17,7 +17,7 @@ from hqp_onnx.graphs import model_io
 from hqp_onnx.graphs.shapes import example_feeds
 from hqp_onnx.model import open_session, read_model
 from hqp_onnx.report.reading import read_report
-from hqp_onnx.runtimes.exports import FORMATS, exported
+from hqp_onnx.runtimes.exports import EPCONTEXT, FORMATS, Format, epcontext, exported
 
 
 @dataclass(frozen=True)
@@ -31,22 +31,21 @@ class Exported:
 
 
 @public
-def export(source: str | Path, output: str | Path, form: str) -> Exported:
-    """Write a model as OpenVINO's IR, as .tflite or in ORT format; it is loaded again and run beside the ONNX model.
+def export(source: str | Path, output: str | Path, form: str, provider: str | None = None) -> Exported:
+    """Write a model for one runtime alone; it is loaded again and run beside the ONNX model.
 
     Args:
         source: an .onnx file, or OUT of ``hqp optimize``, whose shipped model is taken.
-        output: the file, .xml, .tflite or .ort.
-        form: openvino, litert or ort.
+        output: the file, .xml, .tflite, .ort or .onnx.
+        form: openvino, litert, ort or epcontext.
+        provider: of onnxruntime, which makes the EPContext, as OpenVINOExecutionProvider.
 
     Raises:
-        UsageError: no such format, or a file with another ending.
+        UsageError: no such format, or a file with another ending; a provider that is missing, or for another format.
         ModelError: the runtime cannot write it, or computes something else from it.
         MissingRuntimeError: the runtime is not installed.
     """
-    if form not in FORMATS:
-        raise UsageError(f"{{--format}} {form}: expected one of {', '.join(FORMATS)}")
-    made, file = FORMATS[form], Path(output)
+    made, file = _format(form, provider), Path(output)
     if file.suffix != made.suffix:
         raise UsageError(f"{{--output}} {file}: expected a file {made.suffix}, which {{--format}} {form} is")
     model = _model(Path(source))
@@ -59,6 +58,17 @@ def export(source: str | Path, output: str | Path, form: str) -> Exported:
     wanted = session.run(feeds)
     error = exported(model, file, made, feeds, lambda got: _error(wanted, got, file, made.error))
     return Exported(str(model), tuple(map(str, files)), sum(each.stat().st_size for each in files), error)
+
+
+def _format(form: str, provider: str | None) -> Format:
+    if form not in (*FORMATS, EPCONTEXT):
+        raise UsageError(f"{{--format}} {form}: expected one of {', '.join((*FORMATS, EPCONTEXT))}")
+    if (form == EPCONTEXT) != (provider is not None):
+        raise UsageError(
+            f"{{--format}} {EPCONTEXT} is what a provider makes of a model: expected {{--provider}} "
+            "NAMEExecutionProvider with it, and with no other format"
+        )
+    return FORMATS[form] if provider is None else epcontext(provider)
 
 
 def _model(source: Path) -> Path:

@@ -18,6 +18,7 @@ from hqp_onnx.evaluation.verification import Verified
 from hqp_onnx.files import forbid_overlap, write_text
 from hqp_onnx.graphs import model_io
 from hqp_onnx.graphs.model_io import to_proto
+from hqp_onnx.graphs.record import Record
 from hqp_onnx.model import Model, open_model, open_optional_data
 from hqp_onnx.passes.cut import Refit, check_refit, cut
 from hqp_onnx.passes.turn_heads import turn_halves
@@ -26,6 +27,7 @@ from hqp_onnx.ranking.order import aligned, check_min_width, check_multiple
 from hqp_onnx.ranking.rank import rank
 from hqp_onnx.ranking.removal import order_units, ridges_of
 from hqp_onnx.ranking.saliencies import Execution, Scoring
+from hqp_onnx.shares import Given, Share, share
 from hqp_onnx.statistics.moment_halves import Halves, halved_moments, joined
 from hqp_onnx.steps.writing import write_verified
 
@@ -35,7 +37,7 @@ class Pruning:
     """How units of a model are chosen and removed: a given share, as by ``optimize`` except for widths, or a plan.
 
     Attributes:
-        sparsity: share of the prunable units to remove, 0 to below 1; None with a ``plan``.
+        sparsity: share of the prunable units to remove, 0 to below 1, or as "30%"; None with a ``plan``.
         saliency: how units are ranked; None takes fisher where there are data, else l2.
         compensate: refit the weights that read removed channels, which needs data; None refits if there are data.
         refit: ``once``, or ``in-order``: once more, each weight from what it then reads; None takes in-order for a
@@ -52,11 +54,11 @@ class Pruning:
         UsageError: a value that makes no sense.
     """
 
-    sparsity: float | None = None
+    sparsity: Given | None = None
     saliency: str | None = None
     compensate: bool | None = None
     refit: str | None = None
-    min_width: float = 0.1
+    min_width: Share = Share(0.1)
     branches: bool = True
     multiple_of: int = 1
     keep: tuple[str, ...] = ()
@@ -67,14 +69,21 @@ class Pruning:
     def __post_init__(self) -> None:
         if (self.sparsity is None) == (self.plan is None):
             raise UsageError("{--sparsity} says how many units are removed, {--plan} which: expected one of them")
-        if self.sparsity is not None and not 0 <= self.sparsity < 1:
-            raise UsageError(
-                f"{{--sparsity}} {self.sparsity}: expected a share of the prunable units, 0 or more and below 1"
-            )
+        if self.sparsity is not None:
+            object.__setattr__(self, "sparsity", share(self.sparsity, "sparsity"))
+            if not 0 <= self.share < 1:
+                raise UsageError(
+                    f"{{--sparsity}} {self.sparsity}: expected a share of the prunable units, 0 or more and below 1"
+                )
         self.scoring(False)
         check_refit(self.refit or "once", self.compensate)
         check_min_width(self.min_width)
         check_multiple(self.multiple_of)
+
+    @property
+    def share(self) -> float:
+        """``sparsity`` as a number, 0 with a plan."""
+        return share(self.sparsity or 0, "sparsity")
 
     def scoring(self, data: bool) -> Scoring:
         """How units are ranked, with or without ``data``."""
@@ -85,14 +94,22 @@ class Pruning:
 class Pruned:
     """A pruned graph, the units of the original, and those that were removed of the number ``wanted``.
 
-    ``verified`` is what is known of the file, if there is one.
+    ``original`` is the digest of what was pruned, ``read`` are notes on it; ``verified`` is what is known of the file,
+    if there is one.
     """
 
+    original: str
     graph: gs.Graph
     channels: ChannelMap
     plan: PruningPlan
     wanted: int
+    read: tuple[str, ...] = ()
     verified: Verified | None = None
+
+    @property
+    def record(self) -> Record:
+        """What was done, for the file."""
+        return Record(self.original, (self.units, self.prunable), "fp32" if self.read else None)
 
     @property
     def units(self) -> int:
@@ -106,9 +123,9 @@ class Pruned:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Why fewer units were removed than were wanted."""
+        """What was pruned in place of the model that was given, and why fewer units were removed than were wanted."""
         short = f"{self.wanted} units were asked for: widths that must stay allow no more"
-        return () if self.units == self.wanted else (short,)
+        return self.read if self.units == self.wanted else (*self.read, short)
 
 
 def prune_model(model: Model, options: Pruning, data: Dataset | None = None, progress: Progress = silent) -> Pruned:
@@ -147,7 +164,7 @@ def prune_model(model: Model, options: Pruning, data: Dataset | None = None, pro
     if halves is not None and turned is not None and refitted:
         again = data if options.refit == "in-order" or (options.plan and options.refit is None) else None
         refit = Refit(joined(*halves), ridges_of(graph, channels, order, turned), again)
-    return Pruned(cut(model.graph, channels, plan, refit).graph, channels, plan, wanted)
+    return Pruned(model.digest, cut(model.graph, channels, plan, refit).graph, channels, plan, wanted, model.notes)
 
 
 def _ranked(
@@ -160,7 +177,6 @@ def _ranked(
     progress: Progress,
 ) -> tuple[IntArray, PruningPlan, int]:
     """Units in the order of removal, the plan that removes the share asked for, and how many units that would be."""
-    assert options.sparsity is not None
     ranking = rank(
         graph,
         channels,
@@ -172,7 +188,7 @@ def _ranked(
     )
     moments = joined(*halves) if halves is not None and options.compensate is not False else None
     order, _ = order_units(graph, channels, ranking.units, options.min_width, moments)
-    wanted = round(options.sparsity * len(channels.prunable))
+    wanted = round(options.share * len(channels.prunable))
     return order, PruningPlan(aligned(order[:wanted], channels, options.multiple_of)), wanted
 
 
@@ -205,10 +221,10 @@ def prune_file(
             "the file of {--plan}": options.plan,
         },
     )
-    model = open_model(path)
+    model = open_model(path, quantized=True)
     dataset = open_optional_data(model, data, preprocess)
     pruned = prune_model(model, options, dataset, progress)
-    verified = write_verified(pruned.graph, output, model.source(dataset))
+    verified = write_verified(pruned.graph, output, model.source(dataset), pruned.record)
     if ledger is not None:
         write_text(ledger, removals_json(model.digest, pruned.channels, pruned.plan))
     return replace(pruned, verified=verified)

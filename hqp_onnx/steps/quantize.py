@@ -13,6 +13,7 @@ from hqp_onnx.data.sampled import taken
 from hqp_onnx.errors import UsageError
 from hqp_onnx.files import forbid_overlap
 from hqp_onnx.graphs import model_io
+from hqp_onnx.graphs.record import Record
 from hqp_onnx.model import Model, open_data, open_model
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.convert_fp16 import in_float16
@@ -112,8 +113,9 @@ def quantize_file(
     even = {"equalize": False} if calibration_out is not None else {}
     made = _made(model, dataset, target, precision, method, weights, Recipe(**{**recipe, **even}), progress)
     notes = {"int4": made.notes}.get(precision, (*made.notes, *said) if precision in ("fp16", "dynamic") else said)
-    warnings = (*samples.warnings, *made.warnings)
-    verified = write_verified(made.graph, output, model.source(dataset), target, precision, warnings)
+    record = Record(model.digest, precision=precision)
+    source, warnings = model.source(dataset), (*samples.warnings, *made.warnings)
+    verified = write_verified(made.graph, output, source, record, target, precision, warnings)
     if calibration_out is not None and isinstance(made, Quantized):
         write_calibration(made.calibration, calibration_out, tensorrt_version)
     return Written((*samples.notes, *notes), verified)

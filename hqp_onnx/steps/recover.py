@@ -18,6 +18,7 @@ from hqp_onnx.evaluation.verification import Source
 from hqp_onnx.files import Names, forbid_overlap
 from hqp_onnx.graphs import model_io
 from hqp_onnx.graphs.interface import Interface
+from hqp_onnx.graphs.record import Record
 from hqp_onnx.graphs.shapes import probe
 from hqp_onnx.model import IN_MEMORY, Model, ModelSource, open_data, open_model, read_model
 from hqp_onnx.passes.canonicalize import canonicalize
@@ -111,7 +112,8 @@ def recover_file(
     recovered = recover_model(
         path, original, dataset, settings, lineage=lineage, checkpoint=checkpoint, progress=progress
     )
-    return Written(recovered.notes, write_verified(recovered.graph, output, recovery_source(path, original, dataset)))
+    source = recovery_source(path, original, dataset)
+    return Written(recovered.notes, write_verified(recovered.graph, output, source, Record(original.digest)))
 
 
 def expected(found: Forecast, settings: Recovery) -> Forecast:

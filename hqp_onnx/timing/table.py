@@ -9,14 +9,18 @@ the sum. Times of kernels are corrected first, by a factor and a constant for ea
 measured time of the whole model: profilers cost time themselves.
 
 Which groups a kernel depends on is read from its shapes: a size that follows a group's width through all configurations
-is that group's, so names of fused kernels do not matter. Kernels that compute blocks of channels at a time show it:
-their time follows the width rounded up to blocks better than the width itself. The block that fits best is taken.
+is that group's, so names of fused kernels do not matter. Kernels that compute blocks of channels at a time show it: by
+padded shapes, whose sizes then stand for the widths, or by their time, which follows sizes rounded up to blocks better
+than the sizes themselves. The block that fits best is taken.
+
+Profiles say how times are spread, and the clock how long a whole model takes. So in the end every kernel's function has
+a factor of its own, near 1, such that their sums meet the measured times of whole models.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -34,6 +38,7 @@ _FEWEST = 6  # configurations that a kernel must have been seen in
 _MOST_GROUPS = 3
 _EXPLAINED = 0.05  # of a size's spread that may remain
 _CLEARLY_BETTER = 0.9  # error of a larger block over that of a smaller one
+_STIFF = 0.2  # how much a factor of 1 counts for a kernel, beside the times of whole models
 
 
 @dataclass(frozen=True)
@@ -69,29 +74,53 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """What a kernel works on, in place of the widths of a group: ``sizes`` at ``widths``, both ascending."""
+
+    group: int
+    widths: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+    def of(self, widths: IntArray) -> FloatArray:
+        """The sizes; those of the next larger width that was seen, and in proportion beyond the largest."""
+        at = np.minimum(np.searchsorted(self.widths, widths), len(self.widths) - 1)
+        return np.asarray(np.asarray(self.sizes)[at] * np.maximum(widths / max(self.widths[-1], 1), 1), np.float64)
+
+
+@dataclass(frozen=True)
 class KernelTime:
-    """Seconds of one kernel: the sum of its parts, over widths in whole blocks.
+    """Seconds of one kernel: the sum of its parts, over sizes in whole blocks.
 
     Attributes:
         parts: see ``Part``.
         owners: groups that take the kernel with them when they go.
         block: of channels.
+        padded: sizes of groups whose widths are not what the kernel works on.
     """
 
     parts: tuple[Part, ...]
     owners: tuple[int, ...]
     block: int
+    padded: tuple[Sizes, ...] = ()
 
-    def rounded(self, widths: IntArray) -> FloatArray:
-        """Widths in whole blocks."""
-        return np.asarray(-(-widths // self.block) * self.block, np.float64)
+    def rounded(self, group: int, widths: IntArray) -> FloatArray:
+        """Sizes in whole blocks for widths of a group."""
+        sizes = next((one.of(widths) for one in self.padded if one.group == group), widths)
+        return np.asarray(np.ceil(np.asarray(sizes) / self.block) * self.block, np.float64)
 
     def seconds(self, widths: IntArray) -> float:
         """For the widths of all groups."""
         if any(widths[group] == 0 for group in self.owners):
             return 0.0
-        blocks = self.rounded(widths)
-        return sum(float(part(np.prod(blocks[list(part.groups)], keepdims=True))[0]) for part in self.parts)
+        blocks = {g: float(self.rounded(g, widths[g])) for g in {g for part in self.parts for g in part.groups}}
+        return sum(float(part(np.array(np.prod([blocks[g] for g in part.groups])))) for part in self.parts)
+
+    def times(self, factor: float) -> KernelTime:
+        """So many times as long."""
+        parts = [
+            replace(part, slopes=tuple((knot, factor * slope) for knot, slope in part.slopes)) for part in self.parts
+        ]
+        return replace(self, parts=tuple(part for part in parts if factor > 0))
 
 
 @dataclass(frozen=True)
@@ -127,7 +156,25 @@ def _fit(configurations: Sequence[Configuration]) -> TimeTable:
     corrected, rest = _corrected(configurations)
     keys = dict.fromkeys(key for c in corrected for key in c.kernels)
     fitted = {key: kernel for key in keys if (kernel := _fit_kernel(key, corrected)) is not None}
-    return TimeTable(fitted, rest, 0.0)
+    return _balanced(TimeTable(fitted, rest, 0.0), configurations)
+
+
+def _balanced(table: TimeTable, configurations: Sequence[Configuration]) -> TimeTable:
+    """The table with a factor for each kernel, and another rest, that meet the times of whole models.
+
+    Least squares of relative errors; a kernel's factor is held to 1 the more, the more of the time it takes.
+    """
+    telling = [c for c in configurations if c.seconds > 0]
+    if not telling or not table.kernels:
+        return table
+    seconds = np.array([c.seconds for c in telling])
+    parts = np.array([[kernel.seconds(c.widths) for kernel in table.kernels.values()] for c in telling])
+    shares = np.column_stack([parts, np.full(len(telling), seconds.mean())]) / seconds[:, None]
+    mean, before = seconds.mean(), np.append(np.ones(parts.shape[1]), table.rest / seconds.mean())
+    stiff = np.sqrt(_STIFF * shares.mean(0))
+    factors, _ = nnls(np.vstack([shares, np.diag(stiff)]), np.append(np.ones(len(telling)), stiff * before))
+    kernels = {key: kernel.times(float(f)) for (key, kernel), f in zip(table.kernels.items(), factors, strict=False)}
+    return replace(table, kernels=kernels, rest=float(factors[-1] * mean))
 
 
 def _corrected(configurations: Sequence[Configuration]) -> tuple[list[Configuration], float]:
@@ -167,23 +214,28 @@ def _fit_kernel(key: str, configurations: Sequence[Configuration]) -> KernelTime
     seconds = np.array([c.kernels[key].seconds for c in present])
     if not seconds.any():  # below what the profiler's clock tells
         return KernelTime((), (), 1)
-    groups = _groups(widths, [c.kernels[key].shapes for c in present])
+    shapes = [c.kernels[key].shapes for c in present]
+    groups = _groups(widths, shapes)
+    padded = _padded(widths, shapes, groups)
+    sizes = widths.astype(np.float64)
+    for one in padded:
+        sizes[:, one.group] = one.of(widths[:, one.group])
     owners = _owners(np.array([c.widths for c in configurations]), np.array([key in c.kernels for c in configurations]))
     best: tuple[float, KernelTime] | None = None
     for block in BLOCKS if groups else BLOCKS[:1]:
-        parts, error = _fit_parts(-(-widths // block) * block, groups, seconds)
+        parts, error = _fit_parts(np.ceil(sizes / block) * block, groups, seconds)
         if best is None or error < _CLEARLY_BETTER * best[0]:
-            best = error, KernelTime(parts, owners, block)
+            best = error, KernelTime(parts, owners, block, padded)
     return best[1] if best else None
 
 
-def _fit_parts(widths: IntArray, groups: Sequence[int], seconds: FloatArray) -> tuple[tuple[Part, ...], float]:
+def _fit_parts(sizes: FloatArray, groups: Sequence[int], seconds: FloatArray) -> tuple[tuple[Part, ...], float]:
     """Non-negative least squares of relative errors; the parts, and the error."""
     products = [(), *((group,) for group in groups), *combinations(groups, 2)]
     terms: list[tuple[tuple[int, ...], float]] = []
     columns: list[FloatArray] = []
     for chosen in products:
-        values = np.prod(widths[:, list(chosen)].astype(np.float64), axis=1)
+        values = np.prod(sizes[:, list(chosen)], axis=1)
         bends = chosen and len(chosen) == min(len(groups), 2)
         for knot in sorted({0.0, *(map(float, np.quantile(values, KNOTS)) if bends else ())}):
             terms.append((chosen, float(knot)))
@@ -200,12 +252,36 @@ def _fit_parts(widths: IntArray, groups: Sequence[int], seconds: FloatArray) -> 
 
 def _groups(widths: IntArray, shapes: Sequence[tuple[tuple[int, ...], ...]]) -> tuple[int, ...]:
     """The groups that most sizes follow, by number; configurations that ran other kernels are left out."""
-    forms = [tuple(map(len, listed)) for listed in shapes]
-    usual = max(set(forms), key=forms.count)
-    rows = [number for number, form in enumerate(forms) if form == usual]
-    sizes = np.array([[size for shape in shapes[row] for size in shape] for row in rows], np.float64)
+    rows, sizes = next(_sizes(shapes))
     votes = Counter(group for size in sizes.T for group in _followed(widths[rows], size))
     return tuple(sorted(group for group, _ in votes.most_common(_MOST_GROUPS)))
+
+
+def _padded(
+    widths: IntArray, shapes: Sequence[tuple[tuple[int, ...], ...]], groups: Sequence[int]
+) -> tuple[Sizes, ...]:
+    """Sizes above the widths of groups, where they are not in proportion; those of the usual kernel first."""
+    padded = []
+    for group in groups:
+        pairs: dict[int, int] = {}
+        for rows, sizes in _sizes(shapes):
+            width = widths[rows, group]
+            following = [size for size in sizes.T if _rises(width, size) and (size >= width).all()]
+            widest = max(following, key=np.sum, default=width)
+            pairs = {**dict(zip(width.tolist(), widest.astype(int).tolist(), strict=True)), **pairs}
+        seen = tuple(sorted(pairs))
+        found = np.maximum.accumulate([pairs[width] for width in seen])
+        if np.ptp(found) > 0 and not np.array_equal(found * seen[-1], np.array(seen) * found[-1]):
+            padded.append(Sizes(group, seen, tuple(map(int, found))))
+    return tuple(padded)
+
+
+def _sizes(shapes: Sequence[tuple[tuple[int, ...], ...]]) -> Iterator[tuple[list[int], FloatArray]]:
+    """For each kernel that ran under one key, the usual one first: in which configurations, and its sizes there."""
+    forms = [tuple(map(len, listed)) for listed in shapes]
+    for form, _ in Counter(forms).most_common():
+        rows = [number for number, other in enumerate(forms) if other == form]
+        yield rows, np.array([[size for shape in shapes[row] for size in shape] for row in rows], np.float64)
 
 
 def _followed(widths: IntArray, size: FloatArray) -> list[int]:

@@ -10,6 +10,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import Array
+from hqp_onnx.graphs.homes import at_home
+from hqp_onnx.graphs.origin import CarryingGraph
 from hqp_onnx.graphs.unique_names import UniqueNames
 
 
@@ -86,7 +88,14 @@ class Work:
         """``q`` in float: a constant, or behind DequantizeLinear; None where a constant's steps are computed."""
         if not isinstance(q, gs.Constant):
             return self.op("DequantizeLinear", [q, *steps.inputs], f"{q.name}/float", axis=steps.axis)
-        return self.constant(steps.of(q.values), f"{q.name}/float") if steps.known else None
+        if not steps.known:
+            return None
+        numbers = self.constant(steps.of(q.values), f"{q.name}/float")
+        if isinstance(self.graph, CarryingGraph) and (steps.zero is None or not steps.zero.values.any()):
+            homes = self.graph.origin.homes
+            if (home := homes.get(q.name) or at_home(q)) is not None:  # where 0 is 0, what is removed is 0 in the file
+                homes[numbers.name] = home
+        return numbers
 
 
 Rewrite = Callable[[Work, gs.Node], None]

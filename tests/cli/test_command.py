@@ -9,9 +9,10 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from command import hqp
 
 from hqp_onnx.cli import cli
-from hqp_onnx.cli.command import _GROUPS
+from hqp_onnx.cli.command import _OTHERS
 from hqp_onnx.cli.parameter_types import SHARE
 
 COMMANDS = sorted(name for name, command in cli.commands.items() if not isinstance(command, click.Group))
@@ -54,8 +55,39 @@ def test_the_five_options_that_matter_come_first() -> None:
         "--metric",
         "--output",
     ]
-    titles = re.findall(r"^(\w[^:\n]+):$", text, re.M)
-    assert titles == ["Options that matter first", *_GROUPS]  # and no others
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_is_in_a_group(name: str) -> None:
+    assert f"\n{_OTHERS}:" not in CliRunner().invoke(cli, [name, "--help"]).output
+
+
+@pytest.mark.parametrize("words", [[], ["setup"]])
+def test_without_a_command_there_is_help(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert hqp(monkeypatch, *words) == 2
+    shown = capfd.readouterr()
+    assert shown.err == ""
+    wanted = CliRunner().invoke(cli, [*words, "--help"], prog_name="hqp").output
+    assert "".join(shown.out.split()) == "".join(wanted.split())  # lines may be broken elsewhere
+    assert shown.out.startswith("Usage: hqp") and len(shown.out.splitlines()) > 8
+
+
+def test_commands_are_listed_in_order_with_whole_summaries() -> None:
+    text = CliRunner().invoke(cli, ["--help"], terminal_width=80).output
+    listed = text.partition("Make a model faster:")[2]
+    assert "..." not in listed and max(map(len, text.splitlines())) <= 80
+    names = re.findall(r"^  ([a-z][\w-]*)  ", listed, re.M)
+    assert names == list(cli.commands) and names[:2] == ["inspect", "optimize"]
+    assert " ".join(listed.split()).count("exit code 0, or 4 where one is missed.") == 1
+
+
+def test_completion_says_where_scripts_go_a_line_each() -> None:
+    text = CliRunner().invoke(cli, ["completion", "--help"]).output
+    assert "\\b" not in text
+    assert re.findall(r"^  (bash|zsh|fish): +hqp completion", text, re.M) == ["bash", "zsh", "fish"]
 
 
 @pytest.mark.parametrize(("text", "value"), [("5%", 0.05), ("0.5 %", 0.005), ("0.25", 0.25), (0.1, 0.1), ("95%", 0.95)])

@@ -187,3 +187,26 @@ def test_constants_and_padding_that_make_no_sense(options, message):
         open_dataset(Reading([{"x": X[:2]}, {"x": X[2:, :3]}], **options), specs)
     with pytest.raises(DataError, match="looks like an input that all samples share: constant rate=VALUE"):
         open_dataset({"x": X, "rate": np.ones(len(X), int)}, specs)
+
+
+@pytest.mark.parametrize("form", ["pairs", "dictionaries", "feeds and labels", "inputs alone"])
+def test_a_data_loader_of_torch_is_data(form):
+    """As torch collates samples: pairs become lists, dictionaries stay, numbers become tensors."""
+    torch = pytest.importorskip("torch")
+    samples = {
+        "pairs": [(x, int(y)) for x, y in zip(X, Y, strict=True)],
+        "dictionaries": [{"x": x} for x in X],
+        "feeds and labels": [({"x": x}, int(y)) for x, y in zip(X, Y, strict=True)],
+        "inputs alone": list(X),
+    }[form]
+    data = open_dataset(torch.utils.data.DataLoader(samples, batch_size=3), [SPEC], batch_size=4)
+    for _ in range(2):
+        batches = list(data)
+        np.testing.assert_array_equal(np.concatenate([batch.feeds["x"] for batch in batches]), X)
+        if form in ("pairs", "feeds and labels"):
+            np.testing.assert_array_equal(np.concatenate([batch.labels for batch in batches]), Y)
+
+
+def test_an_array_is_no_item_where_there_are_several_inputs():
+    with pytest.raises(DataError, match="is ndarray, expected a dictionary of arrays by input name"):
+        open_dataset([X], [SPEC, TensorSpec("z", np.dtype(np.float64), (None, 5))])

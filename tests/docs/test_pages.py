@@ -8,9 +8,19 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+try:
+    import tomllib
+except ModuleNotFoundError:
+    import tomli as tomllib
+
+from hqp_onnx import cli, errors
+from hqp_onnx.errors import HqpError
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+PAPER = "https://arxiv.org/abs/2602.06069"
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -22,7 +32,30 @@ def test_pages_made_from_the_code_are_up_to_date(tool: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_paper_is_named() -> None:
+    """Where the method is first said to be one of a paper, and for those who cite."""
+    for page in ("README.md", "docs/pypi.md", "docs/method.md", "docs/reproduction.md"):
+        assert re.search(r"Gopalan\s+and\s+(Ratul\s+)?Ali", text := (ROOT / page).read_text()) and PAPER in text, page
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= set(cited)
+    (paper,) = cited["references"]
+    assert {"type", "title", "authors"} <= set(paper) and paper["url"] == PAPER
+    assert [author["family-names"] for author in paper["authors"]] == ["Gopalan", "Ali"]
+
+
+def test_extras_are_installed_from_a_checkout() -> None:
+    """No release is on PyPI yet, so no page may ask for one; and every extra that one names is there."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    seen = set()
+    for page in PAGES:
+        text = page.read_text()
+        assert not re.search(r"hqp[-_]onnx\[|pip install [^`\n]*\bhqp[-_]onnx\b", text), page.name
+        seen |= set(",".join(re.findall(r"'\.\[([\w,-]+)\]'", text)).split(","))
+    seen.discard("")
+    assert {"litert", "ethos-u", "tensorrt-rtx", "dask", "olive"} <= seen <= extras.keys()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
     for target in LINK.findall(text):
@@ -40,3 +73,17 @@ def _anchors(page: Path) -> set[str]:
     headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.S), re.M)
     plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading) for heading in headings)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in plain}
+
+
+def test_a_word_is_explained_once() -> None:
+    rows = re.findall(r"^\| ([^|]+) \|", (ROOT / "docs" / "glossary.md").read_text(), re.M)
+    words = [word.strip() for row in rows for word in row.split(", ")]
+    assert len(words) > 60 and len(words) == len(set(words))
+
+
+def test_exit_codes_are_named_wherever_they_are_listed() -> None:
+    codes = {kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, HqpError)}
+    trust = (ROOT / "docs" / "trust.md").read_text()
+    for code in codes - {130}:
+        assert re.search(rf"^\| {code} \|", trust, re.M), code
+        assert re.search(rf"\b{code} (a|bad|done)\b", cli.__doc__ or ""), code

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from small_model import small_data, small_model
 
 from hqp_onnx.errors import MissingRuntimeError, ModelError
-from hqp_onnx.evaluation.verification import Verified, verify
+from hqp_onnx.evaluation.verification import Output, Verified, together, verify
 from hqp_onnx.graphs.interface import Interface
 from hqp_onnx.model import open_data, open_model
 from hqp_onnx.runtimes.targets import target
@@ -65,6 +65,19 @@ def test_a_model_is_compared_with_its_source_output_by_output() -> None:
     same = found(small_model())
     assert same.outputs["logits"].equal == 1 and same.outputs["logits"].sqnr_db is None
     assert same.bytes == opened.bytes == same.original_bytes
+
+
+def test_several_files_are_said_in_one_plain_line() -> None:
+    noisy = found(changed(weight("w4", lambda w: 1.1 * w), weight("d4", lambda d: 1.1 * d)))
+    same = found(small_model())
+    begin = "All files were run again as written, and their outputs "
+    assert together({"a": same}) == f"{begin}are the original's"
+    many = together({"a": same, "b": noisy})
+    assert many == f"{begin}differ from the original's by at most 10 % of their size (b)"
+    words = together({"a": same, "b": replace(same, samples=0, outputs={})})
+    assert words.startswith("b: loaded as written, not run: the original does not run on ")
+    tags = Output(None, 0.97)  # integers, of which 3 % differ
+    assert tags.difference == pytest.approx(0.03)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,6 +18,7 @@ from oracle import worst_error
 from small_model import small_data, small_model
 from steady import steady
 
+import hqp_onnx
 from hqp_onnx.errors import UsageError
 from hqp_onnx.job import evidence, precision
 from hqp_onnx.job.candidate import Candidate, Precision
@@ -73,6 +75,21 @@ def accuracy(model: Path, data: str) -> float:
     with np.load(data) as arrays:
         logits = session.run(None, {"input": arrays["input"].astype(np.float32)})[0]
         return float((logits.argmax(1) == arrays["labels"]).mean())
+
+
+def test_files_say_what_was_done(options: Options, report: dict[str, Any]) -> None:
+    units, digest = report["units"], hashlib.sha256(options.model.read_bytes()).hexdigest()
+    for file in report["files"].values():
+        metadata = {entry.key: entry.value for entry in onnx.load(options.output / file).metadata_props}
+        removed = 0 if file == "q8_only.onnx" else units["removed"]
+        assert metadata.pop("hqp.precision") == ("fp32" if file == "pruned.onnx" else "int8")
+        assert metadata == {
+            "hqp.version": hqp_onnx.__version__,
+            "hqp.original_sha256": digest,
+            "hqp.units_removed": f"{removed} of {units['prunable']}",
+            "hqp.metric": report["metric"]["name"],
+            "hqp.budget": "1.5 points",
+        }
 
 
 def test_the_written_model_is_inside_the_budget(options: Options, report: dict[str, Any]) -> None:

@@ -82,8 +82,8 @@ def row(speedup: float, size: int) -> Row:
         ({"baseline": 1, "pruned": 2}, "int8", "pruned", False, "No INT8 model is inside the budget; Pr"),
         ({"baseline": 1, "pruned": 0.5}, "fp16", "baseline", False, "No FP16 model is inside the budget; Ba"),
         ({"baseline": 1, "pruned": 2}, "mixed", "pruned", True, "inside the budget; none of them is INT8"),
-        ({"baseline": 1, "pruned": 0.5}, "fp32", "baseline", True, "Baseline FP32 ships: the fastest of 2"),
-        ({"baseline": 1}, "fp32", "baseline", True, "Baseline FP32 ships: the only model"),
+        ({"baseline": 1, "pruned": 0.5}, "fp32", "baseline", True, "Baseline ships: the fastest of 2"),
+        ({"baseline": 1}, "fp32", "baseline", True, "Baseline ships: the only model"),
         (
             {"baseline": 1, "hqp": 3, "recovered": 3.5, "pruned": 2},
             "mixed",

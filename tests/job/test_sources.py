@@ -67,13 +67,14 @@ def test_one_source_serves_all_three_and_says_how(tmp_path: Path, model: Path) -
 def test_one_source_or_three(tmp_path: Path, model: Path) -> None:
     for chosen, message in (
         ({"data": {}, "val": {}}, "data is split into calibration, validation and test: leave out val"),
-        ({"calib": {}}, "val is missing: give it, or data"),
-        ({}, "calib and val are missing: give them"),
+        ({"calib": {}}, r"^missing: data \(or val\)$"),
+        ({}, r"^missing: data \(or calib and val\)$"),
+        ({"model": "", "output": ""}, r"^missing: model, data \(or calib and val\), output, the folder to write$"),
         ({"data": {}, "shares": (1, 0, 0)}, "expected three shares above 0"),
-        ({"data": {}, "output": ""}, "output is missing"),
+        ({"data": {}, "output": ""}, "^missing: output, the folder to write$"),
     ):
         with pytest.raises(UsageError, match=message):
-            Options(model, **{"output": tmp_path / "out", **chosen})
+            Options(**{"model": model, "output": tmp_path / "out", **chosen})
 
 
 def test_inputs_that_all_samples_share(tmp_path: Path) -> None:

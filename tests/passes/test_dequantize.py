@@ -314,5 +314,5 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert "quantized nodes written in float" in capsys.readouterr().out
     assert hqp(monkeypatch, "dequantize", tmp_path / "f.onnx", "-o", tmp_path / "g.onnx") == 2
     assert "nothing in it is quantized" in capsys.readouterr().err
-    assert hqp(monkeypatch, "prune", tmp_path / "q.onnx", "--sparsity", "0.1", "-o", tmp_path / "p.onnx") == 2
+    assert hqp(monkeypatch, "quantize", tmp_path / "q.onnx", "--precision", "fp16", "-o", tmp_path / "h.onnx") == 2
     assert "hqp dequantize" in capsys.readouterr().err

@@ -35,10 +35,9 @@ def outputs(results: RunResults, name: str) -> np.ndarray:
 
 def test_variants_take_part_in_a_comparison(host: tuple[Path, dict[str, str]]) -> None:
     folder, environment = host
-    variants = (
-        "--hqp-pruned --hqp-int8 --hqp --hqp-sparsity 0.25 --hqp-multiple-of 2 --no-hqp-compensate --hqp-saliency l2"
-    )
-    command = f"{RUN} {variants} --data-loader-script loader.py --save-outputs out.json --atol 10"
+    variants = "--hqp-pruned --hqp-int8 --hqp --hqp-saliency l2 --no-hqp-compensate"
+    shares = "--hqp-sparsity 25% --hqp-min-width 10% --hqp-multiple-of 2"
+    command = f"{RUN} {variants} {shares} --data-loader-script loader.py --save-outputs out.json --atol 10"
     done = sh(command, folder, environment)
     assert done.returncode == 0, done.stdout
     assert "vs. hqp-pruned | Passed: 3/3" in done.stdout

@@ -23,10 +23,13 @@ from PIL import Image
 from polygraphy_host import host_environment, sh
 
 from hqp_onnx.errors import DataError
-from hqp_onnx.job.results import EngineRow, Frozen, Judged, Report, Step
+from hqp_onnx.job.results import EngineRow, Frozen, Judged, Point, Report, Row, Step
 from hqp_onnx.report.html import render
+from hqp_onnx.report.html.commands import recipes
 from hqp_onnx.report.html.plot import Scale, ticks
 from hqp_onnx.report.reading import read_report
+from hqp_onnx.report.words import result
+from hqp_onnx.steps.export import export
 
 VOID = {"meta", "br", "img"}
 
@@ -87,7 +90,7 @@ def test_people_and_screen_readers_get_every_figure_in_words(page: Page) -> None
     by_id = {element["id"]: element for element in page.elements if "id" in element}
     images, figures = page.all("svg"), page.all("figure")
     assert [figure["id"] for figure in figures] == [
-        *("network", "times", "latency", "budget", "trials", "saliency", "layers")
+        *("network", "times", "latency", "budget", "trials", "layers", "saliency")
     ]
     assert len(images) == len(page.all("figcaption")) == len(figures)
     for image in images:
@@ -219,6 +222,63 @@ def test_the_histogram_counts_every_prunable_unit(folder: Path, report: Report) 
     assert sum(found.removed) + found.not_positive[1] + found.unknown[1] == report.units.removed
     scores = np.load(folder / ".cache" / "scores.npz")["unit"]
     assert found.edges[-1] <= np.log10(scores.max()) + 1e-9
+
+
+def test_the_first_line_is_that_of_the_terminal(report: Report, page: Page) -> None:
+    (first,) = page.all("p", **{"class": "result"})
+    assert first["text"] == f"{result(report)}." and "times as fast" in first["text"]
+
+
+def test_the_family_is_drawn_from_slow_to_fast(folder: Path, report: Report) -> None:
+    """Each mark lies where its speed and its drop are, and names its file."""
+    values = {"pareto/1.onnx": (1.5, 0.01), "pareto/2.onnx": (3.0, 0.02), "pareto/3.onnx": (4.0, 0.06)}
+    row = {field.name: getattr(report.pruned, field.name) for field in fields(Row)}
+    points = tuple(Point(**{**row, "speedup": s, "drop": d, "file": file}) for file, (s, d) in values.items())
+    shown = Page(render(replace(report, pareto=points), folder))
+    marks = {e["text"].partition(": ")[0]: e for e in shown.all("circle", **{"class": "accepted"})}
+    places = [(float(marks[name]["cx"]), float(marks[name]["cy"])) for name in ("the input", *values)]
+    speeds, drops = zip((1.0, 0.0), *values.values(), strict=True)
+    for found, wanted, way in zip(zip(*places, strict=True), (speeds, drops), (1, -1), strict=True):
+        scale = (found[-1] - found[0]) / (wanted[-1] - wanted[0])
+        assert way * scale > 0  # to the right, and up, where y is smaller
+        assert found == pytest.approx([found[0] + scale * (value - wanted[0]) for value in wanted], abs=0.02)
+    (table,) = (e for e in shown.all("table") if "The family" in e["text"])
+    assert all(f"{name}{speed:.2f}×" in table["text"] for name, (speed, _) in values.items())
+
+
+@pytest.mark.parametrize(
+    ("target", "suffix", "first", "words"),
+    [
+        ("litert", ".tflite", "LiteRT", "Interpreter(model_path={file!r}, num_threads=2)"),
+        ("ethos-u55-256", ".tflite", "Ethos-U", "xxd -i {file} > model.h"),
+        ("ethos-u55-256", ".onnx", "onnxruntime", "InferenceSession({file!r})"),
+        ("cuda", ".onnx", "onnxruntime", "providers=['CUDAExecutionProvider', 'CPUExecutionProvider']"),
+        ("onnxruntime:WarpExecutionProvider", ".onnx", "onnxruntime", "providers=['WarpExecutionProvider', "),
+        ("openvino", ".onnx", "OpenVINO", '"CPU", {{"INFERENCE_NUM_THREADS": 2}}'),
+        ("tensorrt-rtx", ".onnx", "TensorRT", "trtexec"),
+    ],
+)
+def test_the_first_command_is_of_what_it_was_made_for(
+    folder: Path, report: Report, target: str, suffix: str, first: str, words: str
+) -> None:
+    file = (folder / "int8.onnx").with_suffix(suffix)
+    rows = {report.ships: replace(report.rows[report.ships], threads=2)}
+    other = replace(report, settings={**report.settings, "target": target}, shipped=str(file), **rows)
+    if suffix == ".tflite":
+        file.touch()
+    recipe, *others = recipes(other, folder)
+    (folder / "int8.tflite").unlink(missing_ok=True)
+    assert recipe.title.startswith(first) and words.format(file=str(file)) in recipe.code
+    assert len({one.title for one in (recipe, *others)}) == 5 + (suffix == ".tflite")
+
+
+def test_the_command_for_litert_runs(folder: Path, report: Report, tmp_path: Path) -> None:
+    pytest.importorskip("ai_edge_litert")
+    export(folder / "int8.onnx", folder / "int8.tflite", "litert")
+    other = replace(report, settings={**report.settings, "target": "litert"}, shipped=str(folder / "int8.tflite"))
+    (tmp_path / "block").write_text(recipes(other, folder)[0].code + "\nprint(outputs[0].shape)")
+    assert sh(f"python {tmp_path / 'block'}", tmp_path, host_environment(tmp_path)).stdout.strip().endswith("(1, 4)")
+    (folder / "int8.tflite").unlink()
 
 
 def test_an_engine_has_a_row(folder: Path, report: Report) -> None:

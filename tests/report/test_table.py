@@ -31,7 +31,7 @@ def test_cells_are_the_numbers_of_the_rows(returned: Report) -> None:
     assert shown.head[1:5] == ("latency ms", "threads", "speedup", "one thread")
     assert shown.rows[-1] == (*cells[:2], "1", "4.00×", "3.50×", *cells[3:])
     assert shown.rows[0][2:5:2] == ("all", "1.00×")
-    assert [name for name, *_ in shown.rows] == ["Baseline FP32", "Q8-only", "Pruned-only", "HQP"]
+    assert [name for name, *_ in shown.rows] == ["Baseline", "Q8-only", "Pruned-only", "HQP"]
     assert shown.head[7] == "agreement %"
 
 

@@ -12,7 +12,7 @@ import pytest
 from hqp_onnx.errors import MissingRuntimeError
 from hqp_onnx.runtimes import plugin_providers
 from hqp_onnx.runtimes.runners import open_runner
-from hqp_onnx.runtimes.session import CPU, Session, onnxruntime
+from hqp_onnx.runtimes.session import CPU, Session, onnxruntime, require_provider
 from hqp_onnx.runtimes.targets import target
 
 MODEL = onnx.parser.parse_model(
@@ -37,7 +37,7 @@ def test_a_library_that_does_not_load_is_one_line(package: Path) -> None:
     warp = target("onnxruntime:WarpExecutionProvider")
     with pytest.raises(MissingRuntimeError, match="WarpExecutionProvider is installed and does not load: ") as e:
         open_runner(MODEL, warp)
-    assert "\n" not in str(e.value) and "libwarp.so" in str(e.value)
+    assert "\n" not in str(e.value) and "libwarp.so" in str(e.value) and "NVIDIA" not in str(e.value)
     with pytest.raises(MissingRuntimeError, match="install a build that has it"):
         open_runner(MODEL, target("onnxruntime:OtherExecutionProvider"))
 
@@ -56,6 +56,28 @@ def test_sessions_run_on_the_devices_that_are_found(package: Path, monkeypatch: 
     session = Session(MODEL, provider="WarpExecutionProvider")
     x = np.array([[-1, 2]], np.float32)
     np.testing.assert_array_equal(session.run({"x": x})["y"], np.maximum(x, 0))
+
+
+def test_a_provider_that_was_registered_stays_a_plug_in(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """onnxruntime lists it among its own from then on, though sessions do not get it by name."""
+    found, listed = [], onnxruntime().get_available_providers()
+    devices = [device for device in onnxruntime().get_ep_devices() if device.ep_name == CPU]
+    monkeypatch.setattr(plugin_providers, "_registered", set())
+    monkeypatch.setattr(plugin_providers, "_devices", lambda ort, provider: found)
+    monkeypatch.setattr(plugin_providers, "_register", lambda ort, provider, library: found.extend(devices))
+    monkeypatch.setattr(
+        onnxruntime(), "get_available_providers", lambda: [*listed, *["WarpExecutionProvider"] * bool(found)]
+    )
+    assert [require_provider("WarpExecutionProvider") for _ in range(2)] == [devices, devices]
+
+
+def test_what_a_library_of_cuda_needs_is_said(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(name: str, library: str) -> None:
+        raise RuntimeError(f"{library} with error: libcuda.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(onnxruntime(), "register_execution_provider_library", fails)
+    with pytest.raises(MissingRuntimeError, match=r"libcuda.* It needs NVIDIA's driver"):
+        require_provider("WarpExecutionProvider")
 
 
 def test_the_provider_of_rtx_gpus_is_laid_out_as_tensorrt_for_rtx() -> None:

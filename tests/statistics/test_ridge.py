@@ -24,6 +24,16 @@ def test_regular_matrices_are_solved_and_inverted() -> None:
     np.testing.assert_allclose(inverse(np.stack([matrix, 2 * matrix]))[1], np.linalg.inv(2 * matrix))
 
 
+def test_nothing_is_solved_where_there_is_nothing() -> None:
+    assert solve(np.zeros((0, 0)), np.zeros((0, 3))).shape == (0, 3)
+    assert solve(np.eye(3), np.zeros((3, 0))).shape == (3, 0)
+
+
+def test_matrices_that_are_not_positive_are_solved_too() -> None:
+    matrix = np.array([[1.0, 2.0], [2.0, 1.0]])
+    np.testing.assert_allclose(matrix @ solve(matrix, np.eye(2)), np.eye(2), atol=1e-12)
+
+
 @pytest.mark.parametrize("matrix", [np.zeros((3, 3)), np.ones((3, 3)), np.diag([1.0, 0.0, 2.0])])
 def test_singular_matrices_have_the_answer_of_least_norm(matrix: np.ndarray) -> None:
     target = matrix @ np.array([1.0, 2.0, 3.0])

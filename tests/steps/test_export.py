@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,10 +85,42 @@ def test_a_file_that_computes_something_else_is_not_written(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["fp32", "int8"])
+def test_what_a_provider_compiled_runs_on_that_provider_alone(models: Path, tmp_path: Path, name: str) -> None:
+    """In a process of its own: the plug-in brings another OpenVINO than the one that other tests load."""
+    pytest.importorskip("onnxruntime_ep_openvino")
+    np.save(tmp_path / "x.npy", small_data()["input"])
+    (tmp_path / "made.py").write_text(
+        "import sys, numpy as np, onnxruntime as ort\n"
+        "from hqp_onnx.steps.export import export\n"
+        "model, file, images = sys.argv[1], sys.argv[2], np.load(sys.argv[3])\n"
+        "export(model, file, 'epcontext', 'OpenVINOExecutionProvider')\n"
+        "options = ort.SessionOptions()\n"
+        "options.add_provider_for_devices([d for d in ort.get_ep_devices() if d.ep_name[:8] == 'OpenVINO'][:1], {})\n"
+        "np.save(sys.argv[4], ort.InferenceSession(file, options).run(None, {'input': images})[0])\n"
+    )
+    words = [models / f"{name}.onnx", tmp_path / "a.onnx", tmp_path / "x.npy", tmp_path / "y.npy"]
+    subprocess.run([sys.executable, tmp_path / "made.py", *words], check=True)
+    assert {node.op_type for node in onnx.load(tmp_path / "a.onnx").graph.node} == {"EPContext"}
+    wanted = run_ort(models / f"{name}.onnx", small_data()["input"])
+    assert (
+        np.abs(np.load(tmp_path / "y.npy") - wanted).max() < 0.05 * np.abs(wanted).max()
+    )  # it may compute in bfloat16
+
+
+def test_a_provider_that_compiles_nothing_writes_nothing(models: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="compiles nothing of this model ahead of time"):
+        export(models / "fp32.onnx", tmp_path / "a.onnx", "epcontext", "CPUExecutionProvider")
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_makes_no_sense_is_said(models: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"expected a file \.xml"):
         export(models / "fp32.onnx", tmp_path / "a.onnx", "openvino")
-    with pytest.raises(UsageError, match="expected one of openvino, litert, ort"):
+    with pytest.raises(UsageError, match="expected one of openvino, litert, ort, epcontext"):
         export(models / "fp32.onnx", tmp_path / "a.ort", "tflite")
+    for form, provider in (("epcontext", None), ("ort", "OpenVINOExecutionProvider")):
+        with pytest.raises(UsageError, match="expected provider NAMEExecutionProvider"):
+            export(models / "fp32.onnx", tmp_path / "a.onnx", form, provider)
     with pytest.raises(ModelError):
         export(tmp_path / "none.onnx", tmp_path / "a.ort", "ort")

@@ -7,7 +7,7 @@ import pytest
 
 from hqp_onnx.runtimes.kernels import Kernel
 from hqp_onnx.timing.kernel_times import KeyTime, by_key
-from hqp_onnx.timing.table import Configuration, fit_table
+from hqp_onnx.timing.table import Configuration, KernelTime, Part, TimeTable, _balanced, fit_table
 
 SIZES = (64, 48, 32)  # the last group is a branch that may go
 
@@ -58,8 +58,41 @@ def test_a_kernel_goes_with_its_branch_and_knows_its_groups_and_blocks() -> None
     branch, conv = table.kernels["branch"], table.kernels["conv2"]
     assert branch.owners == (2,) and branch.seconds(np.array([64, 48, 0])) == 0
     assert {group for part in branch.parts for group in part.groups} <= {1, 2}
-    assert conv.owners == () and conv.block == 16
+    assert conv.owners == ()
+    for group, seen in enumerate(zip(*(widths[:2] for widths in random_widths(40)), strict=True)):
+        assert conv.rounded(group, np.array(seen)).tolist() == [-(-x // 16) * 16 for x in seen]
     assert {group for part in conv.parts for group in part.groups} <= {0, 1}
+
+
+def test_sizes_that_the_runtime_pads_stand_for_widths() -> None:
+    """Below 16 channels a kernel works on what there are, from 16 on in whole blocks; then its name is another, too."""
+
+    def padded(width: int) -> int:
+        return width if width < 16 else -(-width // 16) * 16
+
+    def run(width: int) -> Configuration:
+        shape = ((1, padded(width), 8, 8), *([(1, width, 8, 8)] if width % 16 else []))
+        time = 1e-6 + 1e-7 * padded(width)
+        return Configuration(np.array([width]), {"conv": KeyTime(time, 1, shape)}, time)
+
+    table = fit_table([run(width) for width in range(4, 65, 4)], 0)
+    for width in range(4, 65, 4):
+        assert table.seconds(np.array([width])) == pytest.approx(run(width).seconds, rel=0.02)
+    assert table.seconds(np.array([128])) == pytest.approx(13.8e-6, rel=0.1)
+
+
+@pytest.mark.parametrize(("slower", "near"), [((1.0, 1.0), 1e-6), ((3.0, 0.5), 0.05)])
+def test_the_clock_corrects_kernels_whose_profile_is_wrong(slower: tuple[float, float], near: float) -> None:
+    """Each by a factor of its own; what is right stays as it is."""
+    kernels = {str(g): KernelTime((Part((g,), ((0.0, 1e-7),)),), (), 1) for g in (0, 1)}
+    rng = np.random.default_rng(0)
+    timed = [
+        Configuration(widths, {}, 2e-6 + 1e-7 * float(np.dot(slower, widths)))
+        for widths in rng.integers(1, 64, (40, 2))
+    ]
+    table = _balanced(TimeTable(kernels, 2e-6, 0.0), timed)
+    errors = [abs(table.seconds(c.widths) / c.seconds - 1) for c in timed]
+    assert np.mean(errors) < near
 
 
 def test_kernels_of_unknown_names_count_with_the_one_before() -> None:

@@ -32,11 +32,45 @@ def site(tool: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_page_is_there_and_every_link_leads_somewhere(tool: ModuleType, site: Path) -> None:
-    pages = {page.stem for page in (ROOT / "docs").glob("*.md")} - {"README", "pypi"}
-    built = {page.stem for page in site.glob("*.html")}
+    docs = ROOT / "docs"
+    pages = {str(page.relative_to(docs).with_suffix("")) for page in docs.rglob("*.md")} - {"README", "pypi"}
+    built = {str(page.relative_to(site).with_suffix("")) for page in site.rglob("*.html")}
     assert pages <= built and {"index", "pages", "notebook", "reference", "changelog", "contributing"} <= built
     assert tool.broken_links(site) == []
-    assert not re.search(r'href="[^"]+\.md', "".join(page.read_text() for page in site.glob("*.html")))
+    assert not re.search(r'href="[^"]+\.md', "".join(page.read_text() for page in site.rglob("*.html")))
+
+
+def test_pages_in_folders_and_pictures_beside_them(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {
+        "README.md": "# Name\n[figures](docs/results/speed.md#at-once) ![](docs/results/speed.svg)",
+        "CHANGELOG.md": "",
+        "CONTRIBUTING.md": "",
+        "docs/README.md": "[speed](speed.md) [its figures](results/speed.md)",
+        "docs/speed.md": "# Speed\n",
+        "docs/results/speed.md": "## At once\n\n![](speed.svg) [it](../speed.md) [1](../../README.md) [m](../../m.py)",
+        "docs/results/speed.svg": "<svg/>",
+        "docs/notebook.ipynb": '{"cells": []}',
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(tool, "ROOT", tmp_path)
+    monkeypatch.setattr(tool, "DOCS", tmp_path / "docs")
+    tool.build(site := tmp_path / "site")
+    inner = (site / "results" / "speed.html").read_text()
+    links = re.findall(r'(?:href|src)="([^"]+)"', inner[inner.index("<main>") :])
+    assert links == ["../results/speed.svg", "../speed.html", "../index.html"] and "<code>m.py</code>" in inner
+    first = (site / "index.html").read_text()
+    assert 'href="results/speed.html#at-once"' in first and 'src="results/speed.svg"' in first
+    (site / "pages.html").unlink()
+    assert {link.partition(": ")[2] for link in tool.broken_links(site)} == {
+        "pages.html",
+        "../pages.html",
+        "optimize.html",
+        "../optimize.html",
+    }
 
 
 def test_links_that_lead_nowhere_are_found(tool: ModuleType, tmp_path: Path) -> None:

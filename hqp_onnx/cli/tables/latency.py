@@ -6,17 +6,19 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
+from hqp_onnx.comparison.found import short_names
 from hqp_onnx.evaluation.latency import Latency
 
 
 def latency_table(results: Mapping[str, Latency], sizes: Mapping[str, int], runtime: str) -> Table:
     """Latency of models measured in turn; ratios to the first."""
     table = Table(title=runtime, title_justify="left")
-    table.add_column("model")
+    table.add_column("model", overflow="fold")
     for column in ("median ms", "p10", "p90", "speedup", "size MB"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
+    labels = short_names(list(results))
     for name, latency in results.items():
         values = (latency.median_ms, latency.p10_ms, latency.p90_ms)
         cells = (*(f"{value:.3f}" for value in values), f"{latency.speedup:.2f}x", f"{sizes[name] / 1e6:.2f}")
-        table.add_row(name, *cells)
+        table.add_row(labels[name], *cells)
     return table

@@ -9,6 +9,7 @@ from typing import Any
 from hqp_onnx.evaluation.metrics.scale import SHARES, Scale
 from hqp_onnx.evaluation.nonfinite import NONE, NonFinite
 from hqp_onnx.evaluation.paired import Interval
+from hqp_onnx.markup import Table, table
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,13 @@ class Scores:
     def attained(self) -> float:
         """How good, in the terms of ``Scale.required``."""
         return self.scale.attained(self.values, self.samples)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        rows = [("metric", f"{self.metric:.4g}"), *((name, f"{value:.4g}") for name, value in self.parts.items())]
+        rows += [("samples", str(self.samples) if self.complete else f"{self.seen} of {self.samples}")]
+        rows += [("not finite", self.nonfinite.words(self.samples))] if self.nonfinite else []
+        return table(Table("", ("", "value"), tuple(rows)))
 
     def drop_to(self, candidate: Scores) -> Interval:
         """How much worse a candidate is on the same samples, with its 95 % interval."""

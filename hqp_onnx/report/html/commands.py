@@ -11,6 +11,9 @@ from hqp_onnx.engine.library import TENSORRT_RTX, of_engine
 from hqp_onnx.engine.trtexec import shape_text
 from hqp_onnx.errors import DataError
 from hqp_onnx.job.results import ModelInput, Report
+from hqp_onnx.runtimes.ethos.vela import ETHOS
+from hqp_onnx.runtimes.litert.session import SUFFIX as TFLITE
+from hqp_onnx.runtimes.nvidia import CUDA
 
 _INT8 = ("int8.onnx", "q8_only.onnx", "int8_everywhere.onnx")
 _FLOAT32 = ("pruned.onnx", "baseline.onnx")
@@ -38,14 +41,17 @@ def recipes(report: Report, folder: Path) -> list[Recipe]:
     """
     inputs, model = report.inputs, _shipped(report, folder)
     threads, target = report.rows[report.ships].threads, report.request.target
-    tensorrt = _tensorrt(report.request.target, folder, model, inputs)
-    runtimes = [
-        _onnxruntime(model, inputs, threads if target == "onnxruntime" else 0),
-        _openvino(model, inputs, threads if target == "openvino" else 0),
-        tensorrt,
-        _polygraphy(model, inputs),
-    ]
-    return [*runtimes, _compare(Path(report.model), model)]
+    runtimes = {
+        "onnxruntime": _onnxruntime(model, inputs, threads if target == "onnxruntime" else 0, _provider(target)),
+        "openvino": _openvino(model, inputs, threads if target == "openvino" else 0),
+        "tensorrt": _tensorrt(target, folder, model, inputs),
+        "polygraphy": _polygraphy(model, inputs),
+    }
+    made = model.with_suffix(TFLITE)
+    if Path(report.shipped).suffix == TFLITE and made.is_file():
+        runtimes[target] = _ethos(made) if target.startswith(ETHOS) else _litert(made, threads)
+    first = next((name for name in runtimes if target.startswith(name)), "onnxruntime")  # what it was made for
+    return [runtimes.pop(first), *runtimes.values(), _compare(Path(report.model), model)]
 
 
 def _shipped(report: Report, folder: Path) -> Path:
@@ -55,18 +61,46 @@ def _shipped(report: Report, folder: Path) -> Path:
     return file
 
 
-def _onnxruntime(model: Path, inputs: Sequence[ModelInput], threads: int) -> Recipe:
+def _provider(target: str) -> str:
+    """Of onnxruntime; "" where it chooses itself."""
+    return CUDA if target == "cuda" else target.partition(":")[2] if target.startswith("onnxruntime:") else ""
+
+
+def _onnxruntime(model: Path, inputs: Sequence[ModelInput], threads: int, provider: str) -> Recipe:
     code, options, remark = "import numpy as np\nimport onnxruntime as ort\n\n", "", ""
     if threads:
         code += f"options = ort.SessionOptions()\noptions.intra_op_num_threads = {threads}\n"
         options = ", options"
         remark = f"It is fastest on {_threads(threads)}; the file says so itself where ORT_LOAD_CONFIG_FROM_MODEL is 1."
+    if provider:
+        options += f", providers=[{provider!r}, 'CPUExecutionProvider']"
+        remark = (
+            "A provider that comes as a plug-in is registered first, and given by its devices: "
+            "register_execution_provider_library, SessionOptions.add_provider_for_devices."
+        )
+        remark = "" if provider == CUDA else remark
     code += f"session = ort.InferenceSession({str(model)!r}{options})\n"
     return Recipe("onnxruntime", "python", code + f"outputs = session.run(None, {_feeds(inputs)})", remark)
 
 
 def _threads(count: int) -> str:
     return "one thread" if count == 1 else f"{count} threads"
+
+
+def _litert(model: Path, threads: int) -> Recipe:
+    settings = f", num_threads={threads}" if threads else ""
+    code = "import numpy as np\nfrom ai_edge_litert.interpreter import Interpreter\n\n"
+    code += f"model = Interpreter(model_path={str(model)!r}{settings})\nmodel.allocate_tensors()\n"
+    code += "for x in model.get_input_details():\n"
+    code += '    model.set_tensor(x["index"], np.zeros(x["shape"], x["dtype"]))\n'
+    code += 'model.invoke()\noutputs = [model.get_tensor(y["index"]) for y in model.get_output_details()]'
+    return Recipe("LiteRT", "python", code, "One sample at a time; images have their channels last in this file.")
+
+
+def _ethos(model: Path) -> Recipe:
+    code = _line(["xxd", "-i", str(model)]) + " > model.h"
+    remark = "Vela has compiled it: compile the array into a program with LiteRT for Microcontrollers and Arm's driver."
+    return Recipe("Ethos-U", "sh", code, remark)
 
 
 def _openvino(model: Path, inputs: Sequence[ModelInput], threads: int) -> Recipe:

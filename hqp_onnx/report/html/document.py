@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from hqp_onnx.evaluation.metrics import Quantity
+from hqp_onnx.evaluation.verification import together
 from hqp_onnx.job.cost_model import QAT_EPOCHS, QAT_SAMPLES
 from hqp_onnx.job.results import EngineRow, Report, Row
 from hqp_onnx.job.table import interval_words
@@ -21,6 +22,7 @@ from hqp_onnx.report.html.pareto_chart import pareto
 from hqp_onnx.report.html.time_chart import layer_times
 from hqp_onnx.report.html.trial_chart import trials
 from hqp_onnx.report.html.unit_charts import layers, saliency
+from hqp_onnx.report.words import result
 from hqp_onnx.version import __version__
 
 _LISTED = 4  # tensors of frozen units
@@ -59,13 +61,22 @@ def _sections(report: Report, folder: Path, name: str) -> Iterator[Html]:
         yield tag("div", *map(_figure, filter(None, (network(report), layer_times(report)))), class_="grid")
     held = [] if report.request.speed else [budget(report), trials(report)]  # to a budget
     family = [pareto(report)] if report.pareto else []
-    figures = [latency(report), *family, *held, saliency(report), layers(report)]
+    figures = [latency(report), *family, *held, layers(report)]
     if report.changes is not None:
         yield _section("changed", "Samples whose score changed", *changed(report))
-    yield tag("div", *map(_figure, figures), _section("cost", "What it cost", *_cost(report)), class_="grid")
+    yield tag("div", *map(_figure, figures), class_="grid")
     yield _section("frozen", "Channels that stay, and why", *_frozen(report))
     yield _section("run", "How to run it", *map(_recipe, recipes(report, folder)))
-    yield _section("origin", "How it was made", _origin(report))
+    cost = tag("div", tag("h3", "What it cost"), *_cost(report), id="cost")
+    inside = tag("div", _figure(saliency(report), "h3"), cost, class_="grid")
+    yield _section("appendix", "Appendix: how it was made", inside, _origin(report), *_checked(report))
+
+
+def _checked(report: Report) -> Iterator[Html]:
+    """How near every file is to the original, as it was written; nothing where the input alone ships."""
+    lines = [tag("li", f"{name}: {found.words}") for name, found in report.verified.items()]
+    if lines:
+        yield tag("details", tag("summary", together(report.verified)), tag("ul", *lines))
 
 
 def _section(identifier: str, title: str, *content: Html) -> Html:
@@ -93,7 +104,13 @@ def _summary(report: Report, name: str) -> Html:
         f"{report.data}. {verdict} {limit}."
     )
     kind = "met" if report.budget_met else "missed"
-    return tag("header", tag("h1", name), tag("dl", *cards), tag("p", text, class_=kind))
+    return tag(
+        "header",
+        tag("h1", name),
+        tag("p", f"{result(report)}.", class_="result"),
+        tag("dl", *cards),
+        tag("p", text, class_=kind),
+    )
 
 
 def _loses(q: Quantity) -> str:
@@ -104,9 +121,9 @@ def _on_gpu(row: EngineRow) -> tuple[str, str]:
     return f"batch {row.batch}, on the GPU", f"{row.latency_ms:.3f} ms"
 
 
-def _figure(figure: Figure) -> Html:
+def _figure(figure: Figure, heading: str = "h2") -> Html:
     numbers = tag("details", tag("summary", "Numbers"), table(figure.numbers))
-    title, caption = tag("h2", figure.title), tag("figcaption", figure.caption)
+    title, caption = tag(heading, figure.title), tag("figcaption", figure.caption)
     return tag("figure", title, figure.drawing, caption, numbers, id=figure.identifier)
 
 

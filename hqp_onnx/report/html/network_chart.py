@@ -16,7 +16,7 @@ from hqp_onnx.report.html.lanes import Lanes, lanes
 from hqp_onnx.report.html.plot import WIDTH, bar, picture, text, tooltip
 
 _ROW, _HEAD, _BAR = 18.0, 40.0, 8.0
-_NAME, _COUNTS, _GROUP, _REPEATS = 84.0, 66.0, 18.0, 26.0  # widths of columns
+_NAME, _COUNTS, _GROUP, _REPEATS = 84.0, 92.0, 24.0, 26.0  # widths of columns
 _RIGHT = WIDTH - _REPEATS
 _LANE, _LANES = 9.0, 90.0  # width of a lane, and of all at most
 _WORDS = {"int8": "INT8", "fp16": "FP16", "float": "float", "removed": "removed with its branch"}
