@@ -11,9 +11,9 @@ drop    of the metric against the float model, in points (hundredths), on data t
 error   |y - y_float|^2 / |y_float|^2 of all outputs, the mean over samples: it moves where answers do not, yet
 
 each with the half width of its 95 % interval when it was written (of the drop from paired samples; of the error at
-least half of it, since machines round differently). A row fails where either is above by more than that. Data are a file, or
-a task of models/task_data.py and its part, as "words train", and the number of samples; without "calib", steps have no
-data. A row whose files are not here is skipped, and says so. Exit code 1 if any failed.
+least half of it, since machines round differently). A row fails where either is above by more than that. Data are a
+file, or a task of models/task_data.py and its part, as "words train", and the number of samples; without "calib", steps
+have no data. A row whose files are not here is skipped, and says so. Exit code 1 if any failed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import numpy as np
 import hqp_onnx
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "models"))
+sys.path.append(str(ROOT / "models"))
 import task_data  # noqa: E402  of this checkout, beside the models
 
 FILE = ROOT / "models/reference.json"
