@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.version_converter
 
 BATCH = 25
 LIMIT = 12 << 30
@@ -195,14 +196,15 @@ def matmul_nbits(target: str, model: Path, calib: Path, out: Path) -> None:
 
 
 def nncf_weights(**options: bool) -> Quantizer:
-    """INT4 weights of NNCF, in groups of 32, the first and last layers included."""
+    """INT4 weights of NNCF, in groups of 32, those of MatMul: for Conv and Gemm, 3.4 writes scales that do not load."""
 
     def run(target: str, model: Path, calib: Path, out: Path) -> None:
         import nncf as library
 
         data = library.Dataset(list(samples(calib)), lambda feeds: feeds) if options else None
         mode = library.CompressWeightsMode.INT4_SYM
-        named = {"mode": mode, "group_size": 32, "all_layers": True, "dataset": data, **options}
+        scope = library.IgnoredScope(types=["Conv", "Gemm"], validate=False)
+        named = {"mode": mode, "group_size": 32, "all_layers": True, "ignored_scope": scope, "dataset": data, **options}
         onnx.save(library.compress_weights(onnx.load(preprocessed(model, out)), **named), out)
 
     return run
@@ -214,7 +216,8 @@ def onnxsim_int4(apply: str = "") -> Quantizer:
     def run(target: str, model: Path, calib: Path, out: Path) -> None:
         import onnxsim
 
-        simple, _ = onnxsim.simplify(onnx.load(model))
+        newer = onnx.version_converter.convert_version(onnx.load(model), 21)  # of older ones it changes nothing
+        simple, _ = onnxsim.simplify(newer)
         made = onnxsim.quantize_weight_only_int4(simple)
         if not apply:
             onnx.save(made, out)
