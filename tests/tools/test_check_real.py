@@ -13,7 +13,7 @@ import onnx.parser
 import pytest
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path.append(str(ROOT / "tools"))
 import check_real  # noqa: E402
 import real_inputs  # noqa: E402
 import real_packages  # noqa: E402

@@ -11,7 +11,7 @@ import pytest
 
 from hqp_onnx.runtimes.machine import processor
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+sys.path.append(str(Path(__file__).parents[2] / "tools"))
 from result_page import origin, recorded
 
 

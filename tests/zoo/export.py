@@ -15,7 +15,7 @@ from typing import Any
 import onnx
 from onnx import numpy_helper
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+sys.path.append(str(Path(__file__).parents[2] / "tools"))
 import zoo_export
 import zoo_models
 from blocks import BLOCKS
