@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 
@@ -77,7 +78,8 @@ def test_commands_have_the_options_that_they_are_shown_with(page: Path) -> None:
         for line in code.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             if words[:1] == ["hqp"] and not {"--help", "..."} & {*words}:
-                program.commands[words[1]].make_context(words[1], words[2:])
+                command = program.commands[words[1]]
+                command.make_parser(click.Context(command)).parse_args(words[2:])
 
 
 def _anchors(page: Path) -> set[str]:
