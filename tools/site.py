@@ -24,7 +24,8 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 STYLE = (ROOT / "hqp_onnx" / "report" / "html" / "style.css").read_text()
 MORE = """
-main { max-width: 56rem; } h2 { margin-top: 2.25rem; } p, li { max-width: none; } img { max-width: 100%; } a { color: var(--main); }
+main { max-width: 56rem; } h2 { margin-top: 2.25rem; }
+p, li { max-width: none; } img { max-width: 100%; } a { color: var(--main); }
 nav { max-width: 56rem; margin: 0 auto; padding: .75rem 1rem; border-bottom: 1px solid var(--rule); }
 nav a { margin-right: 1rem; }
 nav.contents { display: none; }
