@@ -7,12 +7,13 @@
 models/reference.json says for each row which ``hqp`` commands make a model, from which file and data, what judges it,
 and
 
-drop    of the metric against the float model, in points, on data that no step saw
+drop    of the metric against the float model, in points (hundredths), on data that no step saw
 error   |y - y_float|^2 / |y_float|^2 of all outputs, the mean over samples: it moves where answers do not, yet
 
 each with the half width of its 95 % interval when it was written (of the drop from paired samples; of the error at
-least half of it, since machines round differently). A row fails where either is above by more than that. A row whose
-files are not here is skipped, and says so. Exit code 1 if any failed.
+least half of it, since machines round differently). A row fails where either is above by more than that. Data are a
+file, or a task of models/task_data.py and its part, as "words train", and the number of samples; without "calib", steps
+have no data. A row whose files are not here is skipped, and says so. Exit code 1 if any failed.
 """
 
 from __future__ import annotations
@@ -30,9 +31,11 @@ from typing import Any
 import numpy as np
 
 import hqp_onnx
-from hqp_onnx.evaluation.paired import paired_drop
 
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "models"))
+import task_data  # noqa: E402  of this checkout, beside the models
+
 FILE = ROOT / "models/reference.json"
 MACHINES = 0.5  # of the error: what may differ between machines
 
@@ -56,8 +59,21 @@ class Figures:
         return "; ".join(found)
 
 
+def is_task(name: str) -> bool:
+    """Whether data are those of a task, and no file."""
+    return not name.endswith(".npz")
+
+
 def limited(given: Sequence[Any], folder: Path) -> Path:
-    """A file of the first samples; ``given`` is a file and a number of samples."""
+    """A file of the first samples; ``given`` is a file or a task, and a number of samples."""
+    if is_task(given[0]):
+        task, part = given[0].split()
+        arrays = task_data.TASKS[task](part, given[1])
+        output = folder / f"{task}_{part}.npz"
+        np.savez(
+            output, **{k: np.float32(x / 255) if k == "input" and x.dtype == np.uint8 else x for k, x in arrays.items()}
+        )
+        return output
     path, count = ROOT / given[0], given[1]
     output = folder / f"{path.stem}_{count}.npz"
     with np.load(path) as arrays:
@@ -65,12 +81,13 @@ def limited(given: Sequence[Any], folder: Path) -> Path:
     return output
 
 
-def made(row: Mapping[str, Any], calib: Path, folder: Path) -> Path:
+def made(row: Mapping[str, Any], calib: Path | None, folder: Path) -> Path:
     """The model behind the last step."""
     model = ROOT / row["model"]
     for number, step in enumerate(row["steps"]):
         output = folder / f"{number}.onnx"
-        command = [sys.executable, "-m", "hqp_onnx", *step.split(), str(model), "--data", str(calib), "-o", str(output)]
+        data = [] if calib is None else ["--data", str(calib)]
+        command = [sys.executable, "-m", "hqp_onnx", *step.split(), str(model), *data, "-o", str(output)]
         run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if run.returncode:
             raise SystemExit(f"{row['name']}: hqp {step}: {run.stderr.strip()}")
@@ -82,16 +99,17 @@ def measured(row: Mapping[str, Any]) -> Figures:
     """Make the model of a row, and judge it."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        calib, test = (limited(row[part], folder) for part in ("calib", "test"))
+        calib, test = (limited(row[part], folder) if part in row else None for part in ("calib", "test"))
         model, target = made(row, calib, folder), row["target"]
-        base = hqp_onnx.evaluate(ROOT / row["model"], str(test), metric=row["metric"]).values
-        values = hqp_onnx.evaluate(model, str(test), metric=row["metric"], target=target).values
+        base = hqp_onnx.evaluate(ROOT / row["model"], str(test), metric=row["metric"])
+        scores = hqp_onnx.evaluate(model, str(test), metric=row["metric"], target=target)
         like = hqp_onnx.evaluate(
             model, str(test), metric="fidelity", reference=ROOT / row["model"], target=target
         ).values
-    drop, errors = paired_drop(base, values), 1 - like
+    scale, rows, errors = scores.scale, (base.values, scores.values), 1 - like
     error, spread = float(errors.mean()), 1.96 * float(errors.std()) / len(errors) ** 0.5
-    points = 100 * drop.drop, 50 * (drop.high - drop.low)
+    low, high = scale.interval(*rows)
+    points = 100 * scale.drop_of(*rows), 50 * (high - low)
     return Figures(*(float(f"{x:.3g}") for x in (*points, error, max(spread, MACHINES * error))))
 
 
@@ -107,7 +125,8 @@ def main() -> None:
         parser.error(f"no row of {FILE.name} has {settings.only!r} in its name")
     failed = []
     for row in chosen:
-        if missing := [part for part in (row["model"], row["calib"][0], row["test"][0]) if not (ROOT / part).is_file()]:
+        data = [row[part][0] for part in ("calib", "test") if part in row and not is_task(row[part][0])]
+        if missing := [part for part in (row["model"], *data) if not (ROOT / part).is_file()]:
             print(f"{row['name']}: skipped, {missing[0]} is not here", flush=True)
             continue
         now = measured(row)

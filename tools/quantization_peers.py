@@ -185,6 +185,61 @@ def neural_compressor(target: str, model: Path, calib: Path, out: Path) -> None:
     quantize(preprocessed(model, out), str(out), chosen)
 
 
+def matmul_nbits(target: str, model: Path, calib: Path, out: Path) -> None:
+    """INT4 weights of onnxruntime, those of MatMul, in blocks of 32, to nearest."""
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    made = MatMulNBitsQuantizer(onnx.load(preprocessed(model, out)), bits=4, block_size=32, is_symmetric=True)
+    made.process()
+    made.model.save_model_to_file(str(out))
+
+
+def nncf_weights(**options: bool) -> Quantizer:
+    """INT4 weights of NNCF, in groups of 32, the first and last layers included."""
+
+    def run(target: str, model: Path, calib: Path, out: Path) -> None:
+        import nncf as library
+
+        data = library.Dataset(list(samples(calib)), lambda feeds: feeds) if options else None
+        mode = library.CompressWeightsMode.INT4_SYM
+        named = {"mode": mode, "group_size": 32, "all_layers": True, "dataset": data, **options}
+        onnx.save(library.compress_weights(onnx.load(preprocessed(model, out)), **named), out)
+
+    return run
+
+
+def onnxsim_int4(apply: str = "") -> Quantizer:
+    """INT4 weights of onnxsim, in blocks of 32, to nearest, or then moved by one of its functions with its defaults."""
+
+    def run(target: str, model: Path, calib: Path, out: Path) -> None:
+        import onnxsim
+
+        simple, _ = onnxsim.simplify(onnx.load(model))
+        made = onnxsim.quantize_weight_only_int4(simple)
+        if not apply:
+            onnx.save(made, out)
+            return
+        blocks = {"blocks": residual_blocks(simple)} if apply == "apply_brecq" else {}
+        moved = getattr(onnxsim, apply)(simple, made, **blocks, calibration_data=list(samples(calib)))
+        if moved.SerializeToString() == made.SerializeToString():
+            sys.exit(f"onnxsim's {apply} changed nothing: it found no layer of its kind")
+        onnx.save(moved, out)
+
+    return run
+
+
+def residual_blocks(model: onnx.ModelProto) -> list[tuple[str, str]]:
+    """From each sum to the next, and from each LayerNormalization to the next sum: what BRECQ may take for a block."""
+    starts, blocks = [model.graph.input[0].name], []
+    for node in model.graph.node:
+        if node.op_type == "Add":
+            blocks += [(start, node.output[0]) for start in starts]
+            starts = [node.output[0]]
+        elif node.op_type == "LayerNormalization":
+            starts.append(node.output[0])
+    return blocks
+
+
 PLAIN = {"equalize": False, "correct_bias": False, "round_weights": False}
 INT4 = {"int4_weights": 1.0, "int4_convs": True}
 QUANTIZERS: dict[str, Quantizer] = {
@@ -207,6 +262,13 @@ QUANTIZERS: dict[str, Quantizer] = {
     "NNCF": nncf(controlled=False),
     "NNCF accuracy control": nncf(controlled=True),
     "neural-compressor": neural_compressor,
+    "onnxruntime INT4": matmul_nbits,
+    "NNCF INT4": nncf_weights(),
+    "NNCF INT4, AWQ, scales": nncf_weights(awq=True, scale_estimation=True),
+    "onnxsim INT4": onnxsim_int4(),
+    "onnxsim INT4, AdaRound": onnxsim_int4("apply_adaround"),
+    "onnxsim INT4, BRECQ": onnxsim_int4("apply_brecq"),
+    "onnxsim INT4, GPTQ": onnxsim_int4("apply_gptq"),
 }
 
 
