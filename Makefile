@@ -25,7 +25,7 @@ types: .venv/installed
 unit: .venv/installed
 	$(BIN)/pytest --numprocesses auto --dist loadfile -m 'not slow'
 
-# What takes longer: every command of the pages on tasks, traps and tutorials, the notebook, mutated files.
+# What takes longer: every command of the pages on tasks, traps and tutorials, mutated files.
 test-slow: .venv/installed
 	$(BIN)/pytest --numprocesses auto --dist loadfile -m slow
 

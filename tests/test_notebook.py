@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from small_model import small_model
+from steady import steady
 
 import hqp_onnx
 from hqp_onnx import BuildOptions, Scores
@@ -28,9 +29,9 @@ def _tool() -> ModuleType:
     return module
 
 
-@pytest.mark.slow
 def test_every_cell_of_the_docs_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT)
+    steady(monkeypatch)
     notebook = json.loads((ROOT / "docs" / "notebook.ipynb").read_text())
     ran = _tool().executed(notebook, ROOT / "docs")
     before, after = ([cell.get("outputs", []) for cell in book["cells"]] for book in (notebook, ran))

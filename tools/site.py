@@ -1,6 +1,6 @@
 """Build the documentation as a site: python tools/site.py [-o build/site]. Exit code 1 if a link leads nowhere.
 
-Pages are those below docs/, the README as the first of them, and a reference of the public names, made from docstrings.
+Pages are those below docs/, the README as the first of them, and a reference made from docstrings (api_reference.py).
 The notebook's cells and outputs are a page, too. Needs markdown-it-py, which rich brings; the style sheet is that of
 reports.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import html
-import inspect
 import json
 import re
 import shutil
@@ -18,17 +17,26 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from api_reference import references
 from markdown_it import MarkdownIt
-
-import hqp_onnx
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 STYLE = (ROOT / "hqp_onnx" / "report" / "html" / "style.css").read_text()
 MORE = """
-main { max-width: 56rem; } p, li { max-width: none; } img { max-width: 100%; } a { color: var(--main); }
+main { max-width: 56rem; } h2 { margin-top: 2.25rem; }
+p, li { max-width: none; } img { max-width: 100%; } a { color: var(--main); }
 nav { max-width: 56rem; margin: 0 auto; padding: .75rem 1rem; border-bottom: 1px solid var(--rule); }
-nav a { margin-right: 1rem; } .out { border-left: .25rem solid var(--rule); padding-left: .75rem; overflow-x: auto; }
+nav a { margin-right: 1rem; }
+nav.contents { display: none; }
+@media (min-width: 88rem) {
+  nav.contents { display: block; position: fixed; top: 4rem; left: calc(50% + 29.5rem); width: 14rem; margin: 0; }
+  nav.contents { max-height: 85vh; overflow-y: auto; padding: 0 0 0 .75rem; font-size: .85rem; }
+  nav.contents { border: 0; border-left: 1px solid var(--rule); }
+  nav.contents a { display: block; margin: .3rem 0; overflow-wrap: anywhere; }
+}
+@media print { nav { display: none; } }
+.out { border-left: .25rem solid var(--rule); padding-left: .75rem; overflow-x: auto; }
 """
 NAVIGATION = {"index.html": "Start", "pages.html": "All pages", "optimize.html": "Optimize", "reference.html": "Python"}
 OUTSIDE = ("CHANGELOG.md", "CONTRIBUTING.md")  # pages that lie beside the README
@@ -50,7 +58,7 @@ def build(folder: Path) -> list[Path]:
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(DOCS, folder, ignore=lambda _, names: {name for name in names if Path(name).suffix in PAGES})
     pages = {name: _linked(_markdown(source.read_text()), source) for source, name in sources().items()}
-    pages["reference.html"] = _markdown(reference())
+    pages |= {name: _markdown(text) for name, text in references().items()}
     pages["notebook.html"] = _notebook(json.loads((DOCS / "notebook.ipynb").read_text()))
     for name, content in pages.items():
         (folder / name).write_text(_page(content, name.count("/")))
@@ -107,51 +115,17 @@ def _page(content: str, depth: int = 0) -> str:
     title = re.sub(r"<[^>]+>", "", (re.search(r"<h1[^>]*>(.*?)</h1>", content, re.S) or ["", "hqp_onnx"])[1])
     links = "".join(f'<a href="{"../" * depth}{file}">{words}</a>' for file, words in NAVIGATION.items())
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
-    body = f"<nav>{links}</nav><main>{content}</main>"
+    body = f"<nav>{links}</nav>{_contents(content)}<main>{content}</main>"
     return (
         f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}{MORE}</style></head><body>{body}</body></html>\n'
     )
 
 
-def reference() -> str:
-    """The public names, as Markdown."""
-    parts = ["# Python\n", "What `import hqp_onnx` offers; all else may move between versions.\n"]
-    for name in hqp_onnx.__all__:
-        value = getattr(hqp_onnx, name)
-        if callable(value):
-            parts += [
-                f"## {name}\n",
-                f"```python\n{name}{_signature(value)}\n```\n",
-                _documented(inspect.getdoc(value) or ""),
-            ]
-            parts += [_method(name, *member) for member in vars(value).items()] if inspect.isclass(value) else []
-    return "\n".join(filter(None, parts))
-
-
-def _signature(value: Any) -> str:
-    try:
-        signature = inspect.signature(value)
-    except ValueError:
-        return "(...)"
-    given = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
-    words = str(signature.replace(parameters=given, return_annotation=signature.empty))
-    return words if len(words) < 100 else "(\n    " + words[1:-1].replace(", ", ",\n    ") + ",\n)"
-
-
-def _method(owner: str, name: str, value: object) -> str:
-    function = value.fget if isinstance(value, property) else value
-    if name.startswith("_") or not inspect.isfunction(function) or not function.__doc__:
-        return ""
-    words = "" if isinstance(value, property) else _signature(function).replace("(self, ", "(").replace("(self)", "()")
-    return f"**`{owner}.{name}{words}`** {_documented(inspect.getdoc(function) or '')}"
-
-
-def _documented(text: str) -> str:
-    """A docstring as Markdown: sections in bold, what is named in them as a list."""
-    text = re.sub(r"``([^`]+)``", r"`\1`", text)
-    text = re.sub(r"^(Args|Attributes|Raises|Returns):$", r"**\1**\n", text, flags=re.M)
-    text = re.sub(r"^ {4}([\w, ]+): ", r"- `\1`: ", text, flags=re.M)
-    return re.sub(r"^ {8}", "  ", text, flags=re.M) + "\n"
+def _contents(content: str) -> str:
+    """What stands in the margin of a page: its sections, where it has several."""
+    found = re.findall(r'<h2 id="([^"]+)">(.*?)</h2>', content, re.S)
+    items = "".join(f'<a href="#{anchor}">{re.sub(r"<[^>]+>", "", words)}</a>' for anchor, words in found)
+    return f'<nav class="contents" aria-label="On this page">{items}</nav>' if len(found) > 2 else ""
 
 
 def _notebook(notebook: dict[str, Any]) -> str:

@@ -51,7 +51,7 @@ class Options:
     """What ``optimize`` is asked for. Shares are numbers or percentages: 0.05 or "5%".
 
     Attributes:
-        model: the original: a file, or a ModelProto.
+        model: the original: a file, or a ModelProto; of a quantized one, the float model that it stands for is pruned.
         calib: calibration data: sensitivities, ranges and the refit are taken from them. A .npz or .npy file,
             a folder of images, ``FILE.py:function``, arrays by name, an iterable of feeds, a function that returns one,
             or a ``Reading`` of any of these.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 
@@ -16,6 +18,7 @@ except ModuleNotFoundError:
     import tomli as tomllib
 
 from hqp_onnx import cli, errors
+from hqp_onnx.cli import cli as program
 from hqp_onnx.errors import HqpError
 
 ROOT = Path(__file__).parents[2]
@@ -66,6 +69,17 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert file.exists(), target
         if anchor and file.suffix == ".md":
             assert anchor in _anchors(file), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_have_the_options_that_they_are_shown_with(page: Path) -> None:
+    """Nothing is run: that is what the slow tests of single pages do."""
+    for code in re.findall(r"^ *```sh\n(.*?)```", page.read_text(), re.M | re.S):
+        for line in code.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:1] == ["hqp"] and not {"--help", "..."} & {*words}:
+                command = program.commands[words[1]]
+                command.make_parser(click.Context(command)).parse_args(words[2:])
 
 
 def _anchors(page: Path) -> set[str]:

@@ -108,6 +108,6 @@ def test_jetson(tmp_path: Path) -> None:
 
 
 def test_the_index_names_every_page() -> None:
-    linked = set(re.findall(r"\]\(([\w/]+\.md)\)", (DOCS / "README.md").read_text()))
+    linked = set(re.findall(r"\]\((\w[\w/.-]*\.md)\)", (DOCS / "README.md").read_text()))
     pages = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
     assert linked == pages - {"README.md", "pypi.md"}  # the latter is README.md of the root

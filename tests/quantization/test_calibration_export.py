@@ -143,10 +143,7 @@ def test_quantize_converts_to_float16(
     assert hqp(monkeypatch, "quantize", str(MODEL), "--precision", "fp16", "-o", str(half)) == 0
     assert "half the size, and no faster" in capfd.readouterr().out
     assert half.stat().st_size < 0.51 * MODEL.stat().st_size
-    for wrong, part in (
-        ((), "add --data DATA"),
-        (("--precision", "fp16", "--calibration-out", "d"), "take no ranges"),
-    ):
-        assert hqp(monkeypatch, "quantize", str(MODEL), *wrong, "-o", str(tmp_path / "x.onnx")) == 2
-        assert part in capfd.readouterr().err
+    ranges = ("--precision", "fp16", "--calibration-out", "d")
+    assert hqp(monkeypatch, "quantize", str(MODEL), *ranges, "-o", str(tmp_path / "x.onnx")) == 2
+    assert "take no ranges" in capfd.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fp16.onnx"]

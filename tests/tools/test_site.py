@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -17,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
     pytest.importorskip("markdown_it")
+    sys.path.append(str(ROOT / "tools"))
     spec = importlib.util.spec_from_file_location("site_tool", ROOT / "tools" / "site.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -82,4 +84,11 @@ def test_every_public_name_is_in_the_reference(site: Path) -> None:
     text = (site / "reference.html").read_text()
     names = [name for name in hqp_onnx.__all__ if callable(getattr(hqp_onnx, name))]
     assert [name for name in names if f'<h2 id="{name.lower()}">' not in text] == []
+    groups = (site / "extensions.html").read_text()
+    assert all(f'<h3 id="{name}">' in groups for name in ("target", "runtime", "metric", "source", "transport"))
+    assert "hqp_onnx.targets" in groups and "ethos-u55-256" in groups
+    found = (site / "passes.html").read_text()
+    modules = {path.stem for path in (ROOT / "passes").glob("*.py")} - {"__init__"}
+    assert set(re.findall(r'<h2 id="(\w+)">', found)) == modules
+    assert all(f'<a href="#{name}">' in found for name in modules)  # in the margin
     assert "report.why_stopped" in (site / "notebook.html").read_text()
