@@ -80,9 +80,8 @@ def _drawn(
             continue
         shape = (count, *example.shape[1:])
         if spec.dtype.kind == "f" or (spec.dtype == np.uint8 and example.ndim > 2):
-            known = normalization(tensors[spec.name], shape)
-            prior = known or (CONVENTIONS[0] if spec.dtype.kind == "f" else BYTES)
-            priors[spec.name], noise = known, drawn(rng, prior, shape)
+            known = normalization(tensors[spec.name], shape) or (BYTES if spec.dtype == np.uint8 else None)
+            priors[spec.name], noise = known, drawn(rng, known or CONVENTIONS[0], shape)
             feeds[spec.name] = noise.astype(spec.dtype) if spec.dtype.kind == "f" else noise.round().astype(np.uint8)
         elif rows := rows_picked(tensors[spec.name]):
             feeds[spec.name] = rng.integers(0, rows, shape).astype(spec.dtype)
@@ -109,8 +108,8 @@ def _matched(graph: gs.Graph, inputs: _Inputs, rng: np.random.Generator, progres
     except (GradientError, ModelError) as e:
         return inputs.feeds, (f"BatchNormalization layers are of no help: {e}",), (_unmatched(inputs),)
     said = (
-        f"No data: {len(feeds[floats[0]])} inputs were made up, by which {len(matching.layers)} BatchNormalization "
-        f"layers have the means and spreads that they hold, to {error:.2f} of the latter"
+        f"No data: {len(feeds[floats[0]])} inputs were made up, which meet the statistics of {len(matching.layers)} "
+        f"BatchNormalization layer{'s' * (len(matching.layers) > 1)} to {error:.2f} standard deviations"
     )
     if error <= NEAR:
         return feeds, (f"{said}. What it costs in accuracy is not known without data",), ()
@@ -146,7 +145,7 @@ def _unmatched(inputs: _Inputs) -> str:
         return f"No data: '{inputs.blind[0]}' was taken to be 1 throughout. {ADVICE}"
     if inputs.priors:
         return (
-            "No data: noise was taken, of the mean and spread that the model's first nodes remove. No "
+            "No data: noise was taken, of the mean and spread that the model's first nodes or types say. No "
             f"BatchNormalization is left to say what lies between its layers, so ranges are rough. {ADVICE}"
         )
     return f"No data: numbers were drawn at random, all as likely. Ranges are rough. {ADVICE}"

@@ -63,7 +63,7 @@ def layers_of(graph: gs.Graph) -> list[Layer]:
         constant = all(isinstance(tensor, gs.Constant) for tensor in node.inputs[1:5])
         if operator(node) == "BatchNormalization" and constant and not node.attrs.get("training_mode", 0):
             gamma, beta = (np.asarray(tensor.values, np.float64) for tensor in node.inputs[1:3])
-            if np.any(gamma):
+            if np.any(gamma) and np.isfinite([gamma, beta]).all():
                 found.append(Layer(node.outputs[0].name, beta, np.abs(gamma)))
     return found
 
@@ -115,6 +115,8 @@ class Matching:
             seeds[layer.tensor] = t.add(t.mul(layer.tensor, slope), shift)
         by_name = backward(t, seeds, self.varied)
         self.varied = [name for name in self.varied if name in by_name]
+        if not self.varied:
+            raise GradientError("no layer with statistics has a gradient by the inputs")
         outputs = [by_name[name] for name in self.varied]
         return work_session(t.model, outputs, integer_kernels=False), given
 

@@ -113,3 +113,37 @@ def test_ids_stay_in_their_table_and_what_is_unknown_is_named() -> None:
     feeds = made.data.rows(0, len(made.data)).feeds
     assert set(feeds["ids"].ravel()) == set(range(9)) and (feeds["mask"] == 1).all()
     assert "'mask' was taken to be 1" in made.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("body", "gamma", "words"),
+    [
+        ("r = Round(x) c = Conv(r, w)", 1.0, "has a gradient by the inputs"),
+        ("c = Conv(x, w)", np.nan, ""),
+    ],
+)
+def test_layers_that_are_of_no_help_leave_noise_and_a_warning(body: str, gamma: float, words: str) -> None:
+    model = onnx.parser.parse_model(f"""
+    <ir_version: 8, opset_import: ["" : 17]> g (float[n,3,8,8] x) => (float[n,2,8,8] y) {{
+      {body} y = BatchNormalization(c, g, b, b, g)
+    }}
+    """)
+    values = {"w": np.ones((2, 3, 1, 1)), "g": np.array([gamma, 1.0]), "b": np.zeros(2)}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(x.astype(np.float32), k) for k, x in values.items())
+    opened = open_model(model)
+    made = made_inputs(opened.graph, opened.session)
+    assert "nothing in the model says what 'x' holds" in made.warnings[0]
+    assert words in "".join(made.notes) and np.isfinite(made.data.rows(0, 64).feeds["x"]).all()
+
+
+def test_bytes_are_known_to_be_pixels() -> None:
+    model = onnx.parser.parse_model("""
+    <ir_version: 8, opset_import: ["" : 17]> g (uint8[n,3,8,8] x) => (float[n,2,8,8] y) {
+      c = Cast<to=1>(x) y = Conv(c, w)
+    }
+    """)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((2, 3, 1, 1), np.float32), "w"))
+    opened = open_model(model)
+    made = made_inputs(opened.graph, opened.session)
+    x = made.data.rows(0, 64).feeds["x"]
+    assert x.dtype == np.uint8 and abs(x.mean() - 127.5) < 10 and "types say" in made.warnings[0]
