@@ -59,7 +59,7 @@ def _held(folder: Path) -> dict[str, list[Path]]:
 @probe_option
 @json_option
 def export(source: Path, form: str, output: Path, provider: str | None, json_file: Path | None) -> None:
-    """Write MODEL, or what OUT ships, for one runtime alone; it is loaded again and held to the ONNX model."""
+    """Convert MODEL, or what OUT ships, for one runtime; the file is loaded and compared with the ONNX model."""
     forbid_overlap(
         {"output": output, "json_file": json_file}, _held(source) if source.is_dir() else {"the model": source}
     )
@@ -73,9 +73,9 @@ def export(source: Path, form: str, output: Path, provider: str | None, json_fil
 @click.option(
     "--max-drop", type=Amount(), metavar="NUMBER|SHARE%", help="How much worse the metric may be; needs --data."
 )
-@click.option("--min-speedup", type=float, metavar="X", help="Over the original, timed in turn.")
-@click.option("--max-size", metavar="SIZE", help="Of the file, as 2MB.")
-@click.option("--data", type=DATA, metavar="DATA", help="What the metric is judged on.")
+@click.option("--min-speedup", type=float, metavar="X", help="Smallest speedup over the original; both are timed.")
+@click.option("--max-size", metavar="SIZE", help="Largest size of the file, such as 2MB.")
+@click.option("--data", type=DATA, metavar="DATA", help="Data to measure the metric on.")
 @click.option("--original", type=FILE, metavar="MODEL", help="The model that was optimized, if it has moved.")
 @click.option("--junit", "junit_file", type=OUT, metavar="FILE", help="Write the findings as JUnit XML.")
 @reading_options("data")
@@ -94,7 +94,7 @@ def check(
     json_file: Path | None,
     quiet: bool,
 ) -> None:
-    """Measure again what OUT ships, and hold it to thresholds: exit code 0, or 4 where one is missed."""
+    """Measure again what `hqp optimize` shipped in OUT, against thresholds: exit code 0, or 4 where one is missed."""
     thresholds = Thresholds(max_drop, min_speedup, max_size)
     inputs = {**_held(folder), "the original": original or read_report(folder).model}
     forbid_overlap({"junit_file": junit_file, "json_file": json_file}, inputs)
