@@ -52,7 +52,8 @@ def ours(method: str = "entropy", precision: str = "int8", **recipe: float) -> Q
         from hqp_onnx.progress import silent
         from hqp_onnx.steps.quantize import quantize_file
 
-        quantize_file(model, out, str(calib), target, method, None, silent, precision=precision, **recipe)
+        given = None if "int4_weights" in recipe else precision
+        quantize_file(model, out, str(calib), target, method, None, silent, precision=given, **recipe)
 
     return run
 

@@ -9,7 +9,8 @@ from itertools import zip_longest
 import onnx
 
 from hqp_onnx.graphs.model_io import stated_defaults
-from hqp_onnx.graphs.record import PREFIX
+from hqp_onnx.graphs.record import foreign
+from hqp_onnx.runtimes.runtime import CONFIGURATION
 
 _SAID = ("producer_name", "producer_version", "domain", "model_version", "doc_string")
 
@@ -33,7 +34,7 @@ class Interface:
             {value.name: _words(value.type) for value in model.graph.input if value.name not in constants},
             {value.name: _words(value.type) for value in model.graph.output},
             frozenset(optional),
-            said | {e.key: e.value for e in model.metadata_props if not e.key.startswith(PREFIX)},  # ours is restated
+            said | {key: value for key, value in foreign(model).items() if key != CONFIGURATION},  # which is restated
         )
 
     def changes(self, other: Interface) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,11 @@ _ON_GPU = (
     "(enable_cuda_graph=1) where the model can be recorded"
 )
 _REMARKS = {(CPU, "fp16"): _IN_FLOAT32, (CUDA, "int8"): _IN_FLOAT}
+
+
+def says_threads(configuration: str) -> bool:
+    """Whether an entry of the key ``CONFIGURATION`` is one that ``Threaded.metadata`` gives, and says no more."""
+    return re.fullmatch(r'\{"session_options": \{"intra_op_num_threads": \d+\}\}', configuration) is not None
 
 
 class Runtime(Protocol):

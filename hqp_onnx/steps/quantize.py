@@ -33,7 +33,7 @@ from hqp_onnx.runtimes.session import Runner
 from hqp_onnx.runtimes.targets import Target, in_float8
 from hqp_onnx.runtimes.targets import target as target_named
 from hqp_onnx.statistics import thresholds
-from hqp_onnx.steps.quantize_int4 import Int4, Judging, int4_asked, int4_model
+from hqp_onnx.steps.quantize_int4 import Int4, Judging, StoredWeights, int4_asked, int4_model
 from hqp_onnx.steps.writing import Written, write_verified
 from hqp_onnx.synthesis.inputs import made_inputs
 
@@ -85,11 +85,11 @@ def quantize_file(
         recipe: fields of ``passes.quantize.Recipe``.
 
     Raises:
-        UsageError: fp16 or INT4 weights with ``calibration_out``, or with each other; ``int4_convs``
+        UsageError: fp16 or INT4 weights with ``calibration_out``; a precision with INT4 weights; ``int4_convs``
             without a share.
         ModelError: what would be written does not load or run.
     """
-    target = target_named(target_name)
+    target, asked = target_named(target_name), precision
     if precision is None:
         integers = int4_weights is not None or calibration_out is not None
         precision = "int8" if integers else default_precision(target)
@@ -104,18 +104,20 @@ def quantize_file(
     weights = int4_asked(int4_weights, int4_convs, None if val is None else Judging(val, max_drop, metric, preprocess))
     if val is None and (max_drop, metric) != (None, None):
         raise UsageError("{--max_drop} and {--metric} are for what is judged on {--val}: add it, or leave them out")
-    _check(precision, calibration_out, weights, tensorrt_version)
+    _check(asked, precision, calibration_out, weights, tensorrt_version)
     model = open_model(path)
-    samples = calibration_data(model, data, preprocess, precision, progress)
+    images = None if data is None and val is not None else preprocess  # of --val alone
+    samples = calibration_data(model, data, images, precision, progress)
     dataset = samples.data
     said = *(stand_in(target) if target.mixes == "fp16" else ()), *remarks(target, precision)
     precision = "int4" if weights else precision
     even = {"equalize": False} if calibration_out is not None else {}
     made = _made(model, dataset, target, precision, method, weights, Recipe(**{**recipe, **even}), progress)
     notes = {"int4": made.notes}.get(precision, (*made.notes, *said) if precision in ("fp16", "dynamic") else said)
-    record = Record(model.digest, precision=precision)
+    has = made.precision if isinstance(made, StoredWeights) else precision
+    record = Record(model.digest, precision=has)
     source, warnings = model.source(dataset), (*samples.warnings, *made.warnings)
-    verified = write_verified(made.graph, output, source, record, target, precision, warnings)
+    verified = write_verified(made.graph, output, source, record, target, precision if has == "fp32" else has, warnings)
     if calibration_out is not None and isinstance(made, Quantized):
         write_calibration(made.calibration, calibration_out, tensorrt_version)
     return Written((*samples.notes, *notes), verified)
@@ -170,13 +172,15 @@ def default_precision(target: Target) -> str:
     return target.mixes if target.engines else "int8"
 
 
-def _check(precision: str, calibration_out: Path | None, weights: Int4 | None, tensorrt_version: str) -> None:
-    """Raise, before any work, what excludes each other."""
+def _check(
+    asked: str | None, precision: str, calibration_out: Path | None, weights: Int4 | None, tensorrt_version: str
+) -> None:
+    """Raise, before any work, what excludes each other; ``precision`` is that ``asked`` for, or what is taken."""
     unranged = precision in (*_UNRANGED, "fp8")
     if calibration_out is not None and (unranged or weights is not None):
         raise UsageError("{--calibration_out} needs static INT8: fp16, fp8, dynamic and INT4 weights take no ranges")
-    if unranged and weights is not None:
-        raise UsageError(f"{{--int4_weights}} and {{--precision}} {precision} exclude each other: leave one out")
+    if asked is not None and weights is not None:
+        raise UsageError(f"{{--int4_weights}} and {{--precision}} {asked} exclude each other: leave one out")
     tensorrt_number(tensorrt_version)
 
 

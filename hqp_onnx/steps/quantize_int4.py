@@ -75,9 +75,16 @@ def int4_asked(weights: float | Literal["auto"] | None, convolutions: bool, judg
     return Int4(weights, convolutions)
 
 
+@dataclass(frozen=True, kw_only=True)
+class StoredWeights(PassResult):
+    """``precision`` is that of weights: int4 where some are, mixed where some are in INT8 and none in INT4, or fp32."""
+
+    precision: str
+
+
 def int4_model(
     model: Model, data: Dataset, weights: Int4, recipe: Recipe | None = None, progress: Progress = silent
-) -> PassResult:
+) -> StoredWeights:
     """``model`` with weights in INT4, the least sensitive by Fisher information.
 
     Raises:
@@ -90,7 +97,8 @@ def int4_model(
     moments = input_moments(proto, None, data, progress=partial(progress, "moments")) if chosen.round_weights else None
     again, seen = data if chosen.round_weights and chosen.in_order else None, partial(progress, "rounding in order")
     if not isinstance(weights.share, Judging):
-        return quantize_int4(graph, scores, weights.share, moments, again, seen, convolutions=weights.convolutions)
+        made = quantize_int4(graph, scores, weights.share, moments, again, seen, convolutions=weights.convolutions)
+        return StoredWeights(**vars(made), precision="int4" if made.modified else "fp32")
     prepared = prepare_int4(graph, scores, moments, convolutions=weights.convolutions)
     return _smallest(prepared, weights.share, model_io.to_proto(model.graph), moments or {}, again, progress)
 
@@ -102,7 +110,7 @@ def _smallest(
     moments: Mapping[str, Moments],
     data: Dataset | None,
     progress: Progress,
-) -> PassResult:
+) -> StoredWeights:
     """As many weights in INT4 as the budget allows, the others in INT8."""
     judged = partial(
         evaluate_model,
@@ -113,21 +121,29 @@ def _smallest(
         reference=original,
     )
     budget, most = _budget(judged(original), judging.max_drop), len(prepared.coded)
-    tried: dict[int, tuple[bool, PassResult]] = {}
+    best: list[StoredWeights] = []  # of the largest number that was admitted, which is the last one
 
-    def admits(count: int) -> bool:
+    def tried(count: int) -> tuple[StoredWeights, bool]:
         four = finish_int4(prepared, count, data, partial(progress, "rounding in order"))
         eight = weights_in_int8(four.graph, moments)
         scores = judged(model_io.to_proto(eight.graph)).scores
-        kinds = f"{count} of {most} weights in INT4, the others in INT8"
-        words = f"{kinds}: {budget.name} {budget.words(scores)}"
-        tried[count] = budget.admits(scores), PassResult(eight.graph, True, (words, *four.notes))
-        return tried[count][0]
+        kinds = f"{count} of {most} weights in INT4, {'the others in INT8' if eight.modified else 'none in INT8'}"
+        notes = (f"{kinds}: {budget.name} {budget.words(scores)}", *four.notes)
+        precision = "int4" if four.modified else "mixed" if eight.modified else "fp32"
+        return StoredWeights(eight.graph, True, notes, precision=precision), budget.admits(scores)
 
-    count = bisect_from(most, most, 1, admits)
-    if not count and not admits(0):
-        raise UsageError(f"{tried[0][1].notes[0]}. Give a larger {{--max_drop}}, or leave weights in float")
-    return tried[count][1]
+    def admits(count: int) -> bool:
+        made, admitted = tried(count)
+        if admitted:
+            best[:] = [made]
+        return admitted
+
+    if bisect_from(most, most, 1, admits):
+        return best[0]
+    made, admitted = tried(0)
+    if not admitted:
+        raise UsageError(f"{made.notes[0]}. Give a larger {{--max_drop}}, or leave weights in float")
+    return made
 
 
 def _budget(baseline: Evaluation, max_drop: float | str | None) -> Budget:

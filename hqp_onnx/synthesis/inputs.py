@@ -7,6 +7,7 @@ starts from the convention under which they are nearest. Integers pick rows of t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,7 @@ from hqp_onnx.synthesis.prior import BYTES, CONVENTIONS, Prior, normalization, r
 
 COUNT = 64  # samples
 NEAR = 0.25  # standard deviations: layers that are nearer than this on average have their statistics
+_GIVE = "give calibration data, {--data}"
 ADVICE = "Calibrate with 100 real samples instead"
 
 
@@ -53,13 +55,15 @@ def made_inputs(graph: gs.Graph, session: Runner, progress: Progress = silent, s
     """Samples for the model of ``graph`` (canonical, float), which ``session`` runs; the same in each call.
 
     Raises:
-        DataError: the model runs on no inputs that were tried, or its inputs are text.
+        DataError: the model runs on no inputs that were tried, or its inputs are text or have no axis of samples.
     """
     examples = next(iter(random_feeds(graph, session)), None)
     if not examples:
-        raise DataError("the model runs on no inputs that can be made up: give calibration data, {--data}")
+        raise DataError(f"the model runs on no inputs that can be made up: {_GIVE}")
     rng, batch = np.random.default_rng(seed), session.batch or 1
     inputs = _drawn(graph, session, examples, -(-COUNT // batch) * batch, rng)
+    if not inputs.feeds:
+        raise DataError(f"no input has an axis of samples, so none can be made up: {_GIVE}")
     feeds, notes, warnings = _matched(graph, inputs, rng, partial(progress, "making inputs"))
     source = ArraySource("inputs that were made up", feeds, constants=inputs.shared)
     return MadeInputs(Dataset(source, session.inputs, batch_size(session.inputs)), notes, warnings)
@@ -75,14 +79,17 @@ def _drawn(
     blind: list[str] = []
     for spec in session.inputs:
         example = examples[spec.name]
+        if spec.dtype.kind not in "biufc":
+            raise DataError(f"input '{spec.name}' is text: only models of numbers are calibrated")
         if not spec.shape or spec.shape[0] not in (None, session.batch):
             shared[spec.name] = example
             continue
         shape = (count, *example.shape[1:])
         if spec.dtype.kind == "f" or (spec.dtype == np.uint8 and example.ndim > 2):
             known = normalization(tensors[spec.name], shape) or (BYTES if spec.dtype == np.uint8 else None)
-            priors[spec.name], noise = known, drawn(rng, known or CONVENTIONS[0], shape)
-            feeds[spec.name] = noise.astype(spec.dtype) if spec.dtype.kind == "f" else noise.round().astype(np.uint8)
+            priors[spec.name] = None if known is None else known.within(spec.dtype)
+            noise = drawn(rng, priors[spec.name] or CONVENTIONS[0], shape)
+            feeds[spec.name] = (noise if spec.dtype.kind == "f" else noise.round()).astype(spec.dtype)
         elif rows := rows_picked(tensors[spec.name]):
             feeds[spec.name] = rng.integers(0, rows, shape).astype(spec.dtype)
         else:
@@ -98,15 +105,21 @@ Said = tuple[Mapping[str, Array], tuple[str, ...], tuple[str, ...]]
 def _matched(graph: gs.Graph, inputs: _Inputs, rng: np.random.Generator, progress: partial[None]) -> Said:
     floats = [name for name, x in inputs.feeds.items() if x.dtype.kind == "f"]
     layers = layers_of(graph)
-    if not layers or not floats or inputs.shared:
-        return inputs.feeds, (), (_unmatched(inputs),)
+    if not layers:
+        return inputs.feeds, (), (_unmatched(inputs, "No BatchNormalization is left to say"),)
     try:
+        if not floats or inputs.shared:
+            raise GradientError("they are matched only where inputs are floats and have an axis of samples")
         matching = Matching(graph, layers, inputs.feeds, floats)
-        feeds, priors = _nearest(matching, inputs, rng)
-        feeds = matched(matching, feeds, priors, progress)
-        error = matching.error(feeds)
+        with np.errstate(invalid="ignore", over="ignore"):  # where a convention is not what the model is defined for
+            feeds, priors = _nearest(matching, inputs, rng)
+            feeds = matched(matching, feeds, priors, progress)
+            error = matching.error(feeds)
+        if not math.isfinite(error):
+            raise GradientError("their values are NaN or infinite")
     except (GradientError, ModelError) as e:
-        return inputs.feeds, (f"BatchNormalization layers are of no help: {e}",), (_unmatched(inputs),)
+        note = f"BatchNormalization layers are of no help: {e}"
+        return inputs.feeds, (note,), (_unmatched(inputs, "Nothing says"),)
     said = (
         f"No data: {len(feeds[floats[0]])} inputs were made up, which meet the statistics of {len(matching.layers)} "
         f"BatchNormalization layer{'s' * (len(matching.layers) > 1)} to {error:.2f} standard deviations"
@@ -128,12 +141,12 @@ def _nearest(
         noise = {name: drawn(rng, convention, inputs.feeds[name].shape) for name in unknown}
         feeds = {**inputs.feeds, **{name: x.astype(inputs.feeds[name].dtype) for name, x in noise.items()}}
         tried.append((matching.error(feeds), feeds, priors))
-    _, feeds, priors = min(tried, key=lambda each: each[0])
+    _, feeds, priors = min(tried, key=lambda each: (math.isnan(each[0]), each[0]))
     return feeds, priors
 
 
-def _unmatched(inputs: _Inputs) -> str:
-    """What is known of the inputs without layers that hold statistics."""
+def _unmatched(inputs: _Inputs, nothing: str) -> str:
+    """What is known of the inputs without layers that hold statistics; ``nothing`` says what between them."""
     unknown = [name for name, prior in inputs.priors.items() if prior is None]
     if unknown:
         return (
@@ -145,7 +158,7 @@ def _unmatched(inputs: _Inputs) -> str:
         return f"No data: '{inputs.blind[0]}' was taken to be 1 throughout. {ADVICE}"
     if inputs.priors:
         return (
-            "No data: noise was taken, of the mean and spread that the model's first nodes or types say. No "
-            f"BatchNormalization is left to say what lies between its layers, so ranges are rough. {ADVICE}"
+            "No data: noise was taken, of the mean and spread that the model's first nodes or types say. "
+            f"{nothing} what lies between its layers, so ranges are rough. {ADVICE}"
         )
     return f"No data: numbers were drawn at random, all as likely. Ranges are rough. {ADVICE}"

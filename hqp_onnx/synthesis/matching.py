@@ -126,10 +126,11 @@ class Matching:
         return float(np.sqrt(loss / (2 * len(self.layers))))
 
     def gradients(self, feeds: Feeds) -> dict[str, Array]:
-        """dL/dx of each input that changes."""
+        """dL/dx of each input that changes; 0 where there is none, as of sqrt(x) by x = 0."""
         _, seeds = self._judged(feeds)
         parts = [list(self._gradients.run({**part, **seeds}).values()) for part in self._parts(feeds)]
-        return {name: np.concatenate(each) for name, each in zip(self.varied, zip(*parts, strict=True), strict=True)}
+        found = [np.concatenate(each) for each in zip(*parts, strict=True)]
+        return dict(zip(self.varied, (np.where(np.isfinite(x), x, 0).astype(x.dtype) for x in found), strict=True))
 
     def _judged(self, feeds: Feeds) -> tuple[float, dict[str, Array]]:
         """L, and slopes and shifts."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -34,6 +35,11 @@ class Prior:
     std: FloatArray
     low: float = -math.inf
     high: float = math.inf
+
+    def within(self, dtype: np.dtype[Any]) -> Prior:
+        """Bounded by what ``dtype`` holds, too."""
+        held = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+        return replace(self, low=max(self.low, float(held.min)), high=min(self.high, float(held.max)))
 
 
 CONVENTIONS = tuple(

@@ -39,8 +39,9 @@ def _integer(op: str, axis: int) -> Rewrite:
         steps = Steps(gs.Constant(scale.name, scale.values.reshape(-1)), input_of(node, 3), axis)
         columns = scale.values.size == weight.shape[axis] and (op != "MatMul" or scale.shape[-1] == scale.values.size)
         if (scale.values.size == 1 or columns) and steps.known:
+            values = work.floats(weight, steps)
+            assert values is not None
             output, product.outputs = product.outputs[0], []
-            values = work.constant(steps.of(weight.values), f"{weight.name}/float")
             work.op(op, [data, values], name_of(node), output, **node.attrs)
 
     return rewrite
@@ -58,11 +59,11 @@ def _product_of_integers(work: Work, node: gs.Node) -> None:
 
 def _put(work: Work, node: gs.Node, data: gs.Tensor | None, steps: Steps, bias: gs.Tensor | None) -> None:
     weight = node.inputs[1]
-    if data is None or not isinstance(weight, gs.Constant) or not steps.known:
+    values = work.floats(weight, steps) if isinstance(weight, gs.Constant) else None
+    if data is None or values is None:
         return
     output, wish = node.outputs[0], name_of(node)
     node.outputs = []
-    values = work.constant(steps.of(weight.values), f"{weight.name}/float")
     if bias is None:
         work.op("MatMul", [data, values], wish, output)
     else:

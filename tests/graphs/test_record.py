@@ -93,3 +93,27 @@ def test_what_a_model_was_held_to_is_said_by_who_measured_it() -> None:
         "hqp.units_removed": "1 of 2",
         "hqp.precision": "int8",
     }
+
+
+THREADS = json.dumps({"session_options": {"intra_op_num_threads": 1}})
+
+
+def test_what_the_owner_says_stays() -> None:
+    mine = {"hqp.board": "left", "ort_config": THREADS, "names": "a b"}
+    model = small_model()
+    onnx.helper.set_model_props(model, mine)
+    once = hqp_onnx.prune(model, 0.3)
+    assert mine.items() <= said(once).items()
+    onnx.helper.set_model_props(once, {**said(once), "ort_config": '{"session_options": {"use_env_allocators": 1}}'})
+    assert {**mine, "ort_config": '{"session_options": {"use_env_allocators": 1}}'}.items() <= said(
+        hqp_onnx.prune(once, 0.3)
+    ).items()
+
+
+@pytest.mark.parametrize(("before", "after"), [("", None), ("fp16", "fp16"), ("mixed", "fp32"), ("int4", "fp32")])
+def test_a_pruned_file_says_no_more_what_it_was(before: str, after: str | None) -> None:
+    model = small_model()
+    Record("a", precision=before, metric="top1").write(model)
+    model.metadata_props.add(key="ort_config", value=THREADS)  # as `hqp optimize` adds it
+    pruned = said(hqp_onnx.prune(model, 0.3))
+    assert pruned.get("hqp.precision") == after and "ort_config" not in pruned

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.parser
+import PIL.Image
 import pytest
 from small_model import small_data, small_model
 
@@ -54,6 +56,38 @@ def test_a_budget_takes_as_many_as_it_allows(files: tuple[Path, Path]) -> None:
     assert "INT8: fidelity drop" in words
 
 
+def test_a_file_without_int4_does_not_say_int4(files: tuple[Path, Path]) -> None:
+    made, words = quantized(files, 2e-7)
+    assert integers(made) == (0, WEIGHTS) and words.startswith("0 of 4 weights in INT4, the others in INT8")
+    assert {entry.key: entry.value for entry in made.metadata_props}["hqp.precision"] == "mixed"
+
+
+def test_weights_that_are_not_worth_storing_are_not_said_to_be_in_int8(files: tuple[Path, Path]) -> None:
+    model = onnx.parser.parse_model("""
+    <ir_version: 10, opset_import: ["" : 21]> g (float[n,1,8,8] input) => (float[n,2] y) {
+      mean = ReduceMean<keepdims=0>(input, axes) y = MatMul(mean, w)
+    }
+    """)
+    values = {"axes": np.array([1, 2]), "w": np.random.default_rng(0).standard_normal((8, 2)).astype(np.float32)}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in values.items())
+    onnx.save(model, files[0])
+    made, words = quantized(files, 1e-7)
+    assert words.startswith("0 of 1 weights in INT4, none in INT8") and integers(made) == (0, 0)
+    assert {entry.key: entry.value for entry in made.metadata_props}["hqp.precision"] == "fp32"
+
+
+def test_images_of_val_alone_are_preprocessed(files: tuple[Path, Path]) -> None:
+    folder = files[0].with_name("images")
+    folder.mkdir()
+    for number, image in enumerate(np.random.default_rng(0).integers(0, 256, (4, 8, 8), np.uint8)):
+        PIL.Image.fromarray(image).save(folder / f"{number}.png")
+    options = {"int4_weights": "auto", "val": str(folder), "metric": "agreement", "in_order": False}
+    output = files[0].with_name("int4.onnx")
+    preprocess = '{"mean": [0.5], "std": [0.5], "scale": 0.00392}'
+    written = quantize_file(files[0], output, None, "onnxruntime", "entropy", preprocess, silent, **options)
+    assert "agreement" in " ".join(written.notes) and output.exists()
+
+
 def test_what_no_budget_allows_is_refused(files: tuple[Path, Path]) -> None:
     with pytest.raises(UsageError, match=r"0 of 4 weights in INT4, the others in INT8.*Give a larger max_drop"):
         quantized(files, 0.0)
@@ -67,6 +101,8 @@ def test_what_no_budget_allows_is_refused(files: tuple[Path, Path]) -> None:
         ({"max_drop": 0.1}, "leave them out"),
         ({"metric": "top1", "int4_weights": 1.0}, "leave them out"),
         ({"int4_weights": 1.5}, "expected a share"),
+        ({"int4_weights": 0.5, "precision": "mixed"}, "leave one out"),
+        ({"int4_weights": "auto", "val": "x.npz", "precision": "int8"}, "leave one out"),
     ],
 )
 def test_options_that_do_not_go_together(files: tuple[Path, Path], options: dict, words: str) -> None:

@@ -44,6 +44,13 @@ def static(folder: Path) -> Path:
     return folder / "given.onnx"
 
 
+def dynamic(folder: Path) -> Path:
+    onnx.save(balanced(), folder / "float.onnx")
+    given = folder / "given.onnx"
+    quantization.quantize_dynamic(folder / "float.onnx", given, weight_type=quantization.QuantType.QInt8)
+    return given
+
+
 def by_nncf(folder: Path) -> Path:
     nncf = pytest.importorskip("nncf")
     images = nncf.Dataset([{"input": image[None]} for image in IMAGES[:32]])
@@ -56,7 +63,7 @@ def by_us(folder: Path) -> Path:
     return folder / "given.onnx"
 
 
-@pytest.mark.parametrize("make", [static, by_nncf, by_us], ids=["onnxruntime", "nncf", "hqp"])
+@pytest.mark.parametrize("make", [static, dynamic, by_nncf, by_us], ids=["onnxruntime", "dynamic", "nncf", "hqp"])
 def test_what_is_removed_is_zero_in_the_file_that_was_given(tmp_path: Path, make) -> None:
     given, pruned, ledger = make(tmp_path), tmp_path / "pruned.onnx", tmp_path / "ledger.json"
     said = tmp_path / "said.json"

@@ -8,6 +8,7 @@ import onnx.parser
 import pytest
 from small_model import small_model
 
+from hqp_onnx.errors import DataError
 from hqp_onnx.graphs.model_io import to_graph, to_proto
 from hqp_onnx.model import open_model
 from hqp_onnx.passes.canonicalize import canonicalize
@@ -136,14 +137,58 @@ def test_layers_that_are_of_no_help_leave_noise_and_a_warning(body: str, gamma: 
     assert words in "".join(made.notes) and np.isfinite(made.data.rows(0, 64).feeds["x"]).all()
 
 
-def test_bytes_are_known_to_be_pixels() -> None:
-    model = onnx.parser.parse_model("""
-    <ir_version: 8, opset_import: ["" : 17]> g (uint8[n,3,8,8] x) => (float[n,2,8,8] y) {
-      c = Cast<to=1>(x) y = Conv(c, w)
-    }
-    """)
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((2, 3, 1, 1), np.float32), "w"))
+def made_for(text: str, **values: object):
+    model = onnx.parser.parse_model('<ir_version: 8, opset_import: ["" : 17]> g ' + text)
+    stored = ((name, np.asarray(value, np.float32)) for name, value in values.items())
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in stored)
     opened = open_model(model)
-    made = made_inputs(opened.graph, opened.session)
+    return made_inputs(opened.graph, opened.session)
+
+
+def test_bytes_are_known_to_be_pixels() -> None:
+    body = "(uint8[n,3,8,8] x) => (float[n,2,8,8] y) { c = Cast<to=1>(x) y = Conv(c, w) }"
+    made = made_for(body, w=np.ones((2, 3, 1, 1)))
     x = made.data.rows(0, 64).feeds["x"]
     assert x.dtype == np.uint8 and abs(x.mean() - 127.5) < 10 and "types say" in made.warnings[0]
+
+
+def test_what_a_type_cannot_hold_is_not_made_up() -> None:
+    scaled = "=> (float[n,4,8,8] y) { c = Cast<to=1>(x) d = Sub(c, k) y = Div(d, k) }"
+    x = made_for(f"(uint8[n,4,8,8] x) {scaled}", k=100).data.rows(0, 64).feeds["x"]
+    tails = [(x < 20).mean(), (x > 180).mean()]  # of a normal distribution of mean and deviation 100, cut at 0 and 255
+    assert tails == pytest.approx([0.212, 0.212], abs=0.05)
+    x = made_for("(float16[n,8] x) => (float[n,8] y) { c = Cast<to=1>(x) y = Mul(c, k) }", k=1 / 65535)
+    assert np.isfinite(x.data.rows(0, 64).feeds["x"]).all()
+
+
+LAYERS = "c = Conv(u, w) y = BatchNormalization(c, g, b, b, g) }"
+STORED = {"w": np.ones((2, 1, 1, 1)), "g": [1, 2], "b": [0, 1], "e": 1e-3}
+
+
+@pytest.mark.parametrize(
+    ("body", "fits"),
+    [
+        ("u = Sqrt(x)", True),
+        ("s = Add(x, e) u = Log(s)", True),
+        ("a = Abs(x) s = Sub(a, x) u = Log(s)", False),
+    ],
+)
+def test_functions_that_are_not_defined_everywhere_get_inputs_where_they_are(body: str, fits: bool) -> None:
+    made = made_for(f"(float[n,1,8,8] x) => (float[n,2,8,8] y) {{ {body} {LAYERS}", **STORED)
+    x = made.data.rows(0, 64).feeds["x"]
+    assert np.isfinite(x).all() and (x.min() >= 0) == fits
+    assert ("meet the statistics" in made.warnings[0]) == fits
+    assert fits or "NaN or infinite" in made.notes[0]
+
+
+@pytest.mark.parametrize("inputs", ["uint8[n,1,8,8] x", "float16[n,1,8,8] x, float s"])
+def test_layers_that_are_not_matched_are_not_denied(inputs: str) -> None:
+    body = "h = Cast<to=1>(x) u = Div(h, k)" + (" t = Mul(s, k)" if "s" in inputs.split() else "")
+    made = made_for(f"({inputs}) => (float[n,2,8,8] y) {{ {body} {LAYERS}", k=255, **STORED)
+    assert "of no help" in made.notes[0] and "Nothing says what lies" in made.warnings[0]
+
+
+@pytest.mark.parametrize(("inputs", "words"), [("float x", "give calibration data"), ("string[n,8] x", "'x' is text")])
+def test_inputs_that_cannot_be_made_up(inputs: str, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        made_for(f"({inputs}) => ({inputs.replace('x', 'y')}) {{ y = Identity(x) }}")
