@@ -113,7 +113,7 @@ _COMMANDS: dict[str, tuple[click.Command, ...]] = {
 )
 @click.version_option(__version__, prog_name="hqp")
 @click.option(
-    "--config", "config_file", type=FILE, metavar="FILE", help="Options by command. Default: hqp.toml, where it exists."
+    "--config", "config_file", type=FILE, metavar="FILE", help="Options by command. Default: hqp.toml, if it exists."
 )
 @click.pass_context
 def cli(context: click.Context, config_file: Path | None) -> None:
@@ -122,7 +122,7 @@ def cli(context: click.Context, config_file: Path | None) -> None:
     DATA is a .npz file (arrays named as the model's inputs, plus labels), a .npy file, a folder of images (one
     sub-folder per class) or a Polygraphy data-loader script file.py[:func]; `hqp help data` says more.
 
-    hqp.toml may hold every option: a section per command, keys as on the command line, which wins.
+    hqp.toml can set any option: one section per command, keys named as on the command line, which wins over the file.
     """
     context.default_map = config.read(config_file, cli)
 

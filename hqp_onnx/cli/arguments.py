@@ -49,7 +49,7 @@ probe_option = click.option(
     type=float,
     expose_value=False,
     callback=lambda context, option, value: set_probe_seconds(value),
-    help=f"Trial runs of a model may take so long.  [default: {PROBE_SECONDS:g}]",
+    help=f"Time limit, in seconds, for each trial run of a model.  [default: {PROBE_SECONDS:g}]",
 )
 workers_option = click.option(
     "--workers",
@@ -58,7 +58,7 @@ workers_option = click.option(
     callback=lambda context, option, value: context.with_resource(using(value)),
     metavar="N|ADDRESS",
     help="Processes that share the work: a number, tcp://HOST:PORT (Dask), ray or ray://HOST:PORT. The results are the "
-    "same, bit by bit.",
+    "same, bit for bit.",
 )
 provider_option = click.option(
     "--provider",
@@ -137,42 +137,43 @@ _READING = (
         "--preprocess",
         type=Preprocessing(),
         metavar="NAME|JSON|FILE",
-        help="Of images: imagenet, clip, tf, yolo, JSON or a file of it; see `hqp help preprocess`.",
+        help="How images become inputs: imagenet, clip, tf, yolo, JSON or a file of it; see `hqp help preprocess`.",
     ),
     click.option(
         "--targets",
         type=DATA,
         metavar="TARGETS",
-        help="What belongs to the samples: masks/, coco.json, values.csv, .npy or .npz; see `hqp help data`.",
+        help="Labels, masks, boxes or other targets that are not in DATA: masks/, coco.json, values.csv, .npy or .npz; "
+        "see `hqp help data`.",
     ),
     click.option(
         "--constant",
         multiple=True,
         metavar="NAME=VALUE",
         callback=_pairs(_constant),
-        help="An input that all samples share, as sr=16000 (repeatable).",
+        help="An input that is the same for all samples, such as sr=16000 (repeatable).",
     ),
     click.option(
         "--pad",
         multiple=True,
         metavar="NAME=VALUE",
         callback=_pairs(float),
-        help="Fill up samples of different lengths with VALUE (repeatable).",
+        help="Fill up input NAME with VALUE where samples differ in length (repeatable).",
     ),
     click.option(
         "--state",
         multiple=True,
         metavar="INPUT=OUTPUT",
         callback=_pairs(str),
-        help="State that flows from step to step: samples are time steps (repeatable).",
+        help="Feed OUTPUT of each sample to INPUT of the next: samples are time steps (repeatable).",
     ),
     click.option("--part", metavar="split.json:PART", help="Only these samples, as `hqp optimize --data` split them."),
 )
 dry_run_option = click.option(
-    "--dry-run", is_flag=True, help="Say what would be done, and the time and memory it would take, by a few samples."
+    "--dry-run", is_flag=True, help="Only estimate, from a few samples, what would be done, its time and its memory."
 )
-strict_option = click.option("--strict", is_flag=True, help="Warnings end in exit code 3.")
-quiet_option = click.option("--quiet", is_flag=True, help="No progress.")
+strict_option = click.option("--strict", is_flag=True, help="End with exit code 3 if there was a warning.")
+quiet_option = click.option("--quiet", is_flag=True, help="Show no progress.")
 
 
 def json_option(command: F) -> F:
@@ -245,28 +246,29 @@ selection_options = _options(
     click.option("--keep", multiple=True, metavar="PATTERN", help="Tensors whose channels stay (repeatable)."),
     click.option("--only", multiple=True, metavar="PATTERN", help="Remove only these tensors' channels (repeatable)."),
 )
-MULTIPLE_HELP = "Widths stay multiples of this, where they are as wide."
+MULTIPLE_HELP = "Keep widths multiples of this, where they are at least this wide."
 metric_option = _options(
     click.option(
         "--metric",
         type=Named(METRICS),
-        help=f"What is measured: {', '.join(METRICS.names)}. Default: top1 where there are class numbers and classes, "
-        "else fidelity.",
+        help=f"Measure of quality: {', '.join(METRICS.names)}. Default: top1 where the data have class numbers and the "
+        "output has classes, else fidelity to the original.",
     ),
-    click.option("--metric-output", metavar="NAME", default="", help="Which output is judged, of several."),
+    click.option("--metric-output", metavar="NAME", default="", help="Which output is judged, if there are several."),
 )
 target_option = click.option(
     "--target",
     type=Loose(TARGETS),
     default="onnxruntime",
     show_default=True,
-    help="onnxruntime, openvino, tensorrt, tensorrt-rtx, cuda, onnxruntime:NAMEExecutionProvider or FILE.py:name.",
+    help="onnxruntime, openvino, tensorrt, tensorrt-rtx, cuda, litert, ethos-u55-256 (and others), "
+    "onnxruntime:NAMEExecutionProvider or FILE.py:name.",
 )
 device_option = click.option(
     "--device",
     type=Address(),
     metavar="ssh://USER@HOST[:PORT]",
-    help="A board that models are timed on, while all else is computed here: see docs/boards.md.",
+    help="Board to time models on; everything else is computed here. See docs/boards.md.",
 )
 calibration_option = click.option(
     "--calibration",
@@ -287,10 +289,10 @@ branches_option = click.option(
     "--branches/--no-branches",
     default=True,
     show_default=True,
-    help="Gates and residual branches may be removed as a whole: a constant takes their place.",
+    help="Whether gates and residual branches may be removed as a whole; a constant takes their place.",
 )
 min_width_option = click.option(
-    "--min-width", type=SHARE, default=0.1, show_default=True, help="Share of every tensor's units that stays."
+    "--min-width", type=SHARE, default=0.1, show_default=True, help="Smallest share of every tensor's units to keep."
 )
 
 
@@ -299,7 +301,8 @@ def refit_option(default: str) -> Callable[[F], F]:
     return click.option(
         "--refit",
         type=click.Choice(REFITS),
-        help="in-order: once more, each weight from what it then reads; a pass over the data per layer and candidate. "
+        help="once, or in-order: then a second time, layer by layer, each on the inputs that it now gets: a pass over "
+        "the data per layer and candidate. "
         f"Default: {default}.",
     )
 
@@ -311,10 +314,10 @@ gradient_options = _options(
         type=Named(ENGINES),
         default="native",
         show_default=True,
-        help="What differentiates, for saliencies of gradients; obs needs native.",
+        help="What computes gradients, for saliencies that need them; obs needs native.",
     ),
     click.option(
-        "--loss", help=f"{', '.join(LOSSES)}, or FILE.onnx. Default: what data and model allow, in this order."
+        "--loss", help=f"Loss to differentiate: {', '.join(LOSSES)}, or FILE.onnx. Default: the first that fits."
     ),
     click.option("--draws", type=int, default=1, show_default=True, help="Sampled labels or projections per sample."),
 )

@@ -11,10 +11,10 @@ import click
 _HELP = "--help"  # an option that click adds, by names of its own
 _FEW = 12  # options that need no order
 _WHOLE = 1000  # characters of a summary
-_FIRST = "Options that matter first"
+_FIRST = "Main options"
 _MATTER = ("data", "max_drop", "target", "metric", "output")
 _GROUPS = {
-    "What is asked for": (
+    "Goal": (
         *("speedup", "target_latency", "pareto", "confidence", "precision", "objective", "batch", "threads"),
         *("device", "min_speedup", "max_size", "teacher", "epochs", "plan"),
         *("sparsity", "int4_weights", "int4_convs", "shapes", "for_gpu", "elsewhere"),
@@ -23,17 +23,17 @@ _GROUPS = {
         *("calib", "val", "test", "shares", "preprocess", "targets", "calib_targets", "val_targets", "test_targets"),
         *("constant", "pad", "state", "part", "limit", "metric_output", "reference", "original", "held_out"),
     ),
-    "What may be removed": ("min_width", "multiple_of", "branches", "keep", "only"),
-    "How it is found": (
+    "Limits of removal": ("min_width", "multiple_of", "branches", "keep", "only"),
+    "Method": (
         *("search", "step", "saliency", "engine", "loss", "draws", "compensate", "refit", "refresh", "calibration"),
         *("equalize", "correct_bias", "round_weights", "in_order", "recover", "recover_time", "rate", "augment"),
         *("path", "scales", "strongly_typed", "workspace", "dla", "tolerance", "samples", "seed", "paper"),
     ),
-    "What else is read and written": (
+    "Other files": (
         *("ledger", "ledgers", "checkpoint", "calibration_out", "tensorrt_version", "calibration_cache"),
         *("timing_cache", "junit_file", "json_file"),
     ),
-    "How it runs": (
+    "Running": (
         *("dry_run", "time_limit", "seconds", "build", "resume", "force", "workers", "provider"),
         *("probe_seconds", "strict", "quiet", _HELP),
     ),

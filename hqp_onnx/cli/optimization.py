@@ -75,7 +75,7 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
     "--calib",
     type=DATA,
     metavar="DATA",
-    help="In place of --data: calibration data, for sensitivity, ranges and refit.",
+    help="Instead of --data: calibration data, to rank units, set INT8 ranges and refit weights.",
 )
 @click.option("--val", type=DATA, metavar="DATA", help="With --calib: validation data, to judge every candidate.")
 @click.option("--test", type=DATA, metavar="DATA", help="With --calib: test data; only the report uses it.")
@@ -86,24 +86,25 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
     show_default=True,
     callback=numbers,
     metavar="C,V,T",
-    help="Of --data, for calibration (5000 samples at most), validation and test.",
+    help="Shares of --data for calibration (at most 5000 samples), validation and test.",
 )
 @click.option(
     "--max-drop",
     type=Amount(),
     metavar="NUMBER|SHARE%",
     help="Budget: how much worse the metric may be, in its units (0.015 is 1.5 points), or 5% of the original's.  "
-    f"[default: {MAX_DROP} of shares, else {RELATIVE_DROP}]",
+    f"[default: {MAX_DROP} for metrics that are shares, else {RELATIVE_DROP}]",
 )
-@click.option("--speedup", type=float, metavar="X", help="In place of a budget: X times as fast, at the least drop.")
-@click.option("--target-latency", type=float, metavar="MS", help="Likewise: a latency in milliseconds, at batch 1.")
-@click.option("--pareto", is_flag=True, help="Also write models over the whole range of speeds, OUT/pareto.")
+@click.option("--speedup", type=float, metavar="X", help="Instead of a budget: X times as fast, at the smallest drop.")
+@click.option("--target-latency", type=float, metavar="MS", help="Likewise: milliseconds, of --batch samples.")
+@click.option("--pareto", is_flag=True, help="Also write models over the whole range of speeds, to OUT/pareto.")
 @click.option(
     "--confidence",
     type=SHARE,
     default=0.5,
     show_default=True,
-    help="That the budget holds on data like VAL: 0.95 asks it of the drop's upper bound, 0.5 of the drop itself.",
+    help="How surely the budget must hold on new data: 0.95 holds the drop's upper bound to it, 0.5 only the measured "
+    "drop.",
 )
 @click.option("--step", type=SHARE, default=0.01, show_default=True, help="Share of the units removed per step.")
 @click.option(
@@ -124,8 +125,8 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
     type=click.Choice(OBJECTIVES),
     default="latency",
     show_default=True,
-    help="latency: widths by measured time; macs, size, sparsity: units in one order, by saliency per MAC, per "
-    "parameter, or alone.",
+    help="What to reduce within the budget. latency: widths by measured time; macs, size, sparsity: units in one "
+    "order, by saliency per MAC, per parameter, or alone.",
 )
 @click.option("--refresh", type=int, default=0, metavar="R", help="Rank anew every R steps (--search linear).")
 @click.option(
@@ -133,8 +134,8 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
     type=click.Choice(PRECISIONS),
     default="mixed",
     show_default=True,
-    help="mixed: INT8 where it is faster, as measured, and harmless; float16 on cuda and tensorrt-rtx. dynamic: INT8, "
-    "activations quantized as they come.",
+    help="mixed: INT8 where it is measured to be faster, and harmless; float16 on cuda and tensorrt-rtx. dynamic: "
+    "INT8, with ranges of activations found at run time.",
 )
 @target_option
 @device_option
@@ -146,16 +147,22 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
 @selection_options
 @reading_options("data", "calib", "val", "test")
 @click.option(
-    "--batch", type=int, default=1, show_default=True, help="Samples of one timed run, where MODEL does not fix them."
+    "--batch", type=int, default=1, show_default=True, help="Samples per timed run, unless MODEL fixes their number."
 )
-@click.option("--threads", type=click.IntRange(0), default=0, help="Threads of the runtime; 0 lets it choose.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the random saliency and of draws.")
+@click.option("--threads", type=click.IntRange(0), default=0, help="Threads of the runtime; 0 tries several numbers.")
+@click.option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Random seed: of the split of --data, --saliency random, --draws and recovery.",
+)
 @click.option(
     "--time-limit",
     type=Duration(),
-    help="When it is over, the best admissible model found so far ships: 90s, 10m, 2h.",
+    help="End by then, with the best model found within the budget: 90s, 10m, 2h.",
 )
-@click.option("--resume", is_flag=True, help="Go on with what OUT holds.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run in OUT.")
 @click.option("--force", is_flag=True, help="Replace the results of another model in OUT.")
 @click.option(
     "--recover",
@@ -169,7 +176,7 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
 @click.option(
     "--build/--no-build",
     default=None,
-    help="Build a TensorRT engine of the result, and hold it to the budget too. Default: if a TensorRT is installed.",
+    help="Build a TensorRT engine of the result, and hold it to the budget, too. Default: if TensorRT is installed.",
 )
 @click.option("-o", "--output", type=OUT, required=True, metavar="OUT", help="Folder for the models and the report.")
 @probe_option
@@ -179,7 +186,7 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
 @json_option
 @strict_option
 @quiet_option
-@click.option("--paper", is_flag=True, help=f"Algorithm 1 to the letter: {PAPER_FLAGS}.")
+@click.option("--paper", is_flag=True, help=f"Algorithm 1 of the HQP paper, to the letter: {PAPER_FLAGS}.")
 @click.pass_context
 def optimize(
     context: click.Context,

@@ -44,12 +44,12 @@ _NAMED = 3  # tensors of a group, on a terminal; --json and pipes have all
 @click.command(cls=Command)
 @model_argument
 @click.option(
-    "--target", type=Loose(TARGETS), help="Show the nodes of MODEL that this TensorRT refuses, in place of units."
+    "--target", type=Loose(TARGETS), help="Instead of units, show the nodes of MODEL that this TensorRT refuses."
 )
 @probe_option
 @json_option
 def inspect(model: Path, target: str | None, json_file: Path | None) -> None:
-    """Show the units of MODEL, which cannot be pruned, and why.
+    """Show which units of MODEL (channels that go together) can be pruned, which cannot, and why.
 
     Gates and residual branches, marked with (all), may be removed as a whole; of other groups, some units stay.
     """
@@ -108,7 +108,7 @@ def score(
     "--plan",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="LEDGER",
-    help="In place of --sparsity: remove what a ledger.json of the same network says, from another export of it.",
+    help="Instead of --sparsity: remove what a ledger.json says, from another export of the same network.",
 )
 @click.option("--saliency", type=Named(SALIENCIES), help="Default: fisher with --data, else l2.")
 @click.option("--data", type=DATA, metavar="DATA", help="Calibration data, for --compensate and most saliencies.")

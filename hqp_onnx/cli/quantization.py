@@ -39,13 +39,13 @@ from hqp_onnx.steps.quantize import quantize_file
 @click.command(cls=Command)
 @model_argument
 @click.option(
-    "--data", type=DATA, metavar="DATA", help="Calibration data. Without, inputs are made up from what MODEL holds."
+    "--data", type=DATA, metavar="DATA", help="Calibration data. Without it, inputs are made up from what MODEL holds."
 )
 @click.option(
     "--precision",
     type=click.Choice(["int8", "mixed", "dynamic", "fp8", "fp16"]),
-    help="mixed: INT8 where it is faster on this machine; dynamic: activations are quantized as they come; fp8: E4M3 "
-    "for TensorRT. Default: int8; fp16 for tensorrt-rtx.",
+    help="mixed: INT8 where it is faster on this machine; dynamic: INT8, with ranges of activations found at run time; "
+    "fp8: E4M3 for TensorRT. Default: int8; fp16 for tensorrt-rtx.",
 )
 @target_option
 @calibration_option
@@ -56,36 +56,41 @@ from hqp_onnx.steps.quantize import quantize_file
     help="Write MODEL's own ranges (no --equalize): calibration.json, TensorRT's cache, onnxruntime's table.",
 )
 @click.option("--tensorrt-version", default=TENSORRT_VERSION, show_default=True, help="Named in TensorRT's cache.")
-@click.option("--equalize/--no-equalize", default=True, show_default=True, help="Even out channels beforehand.")
-@click.option("--correct-bias/--no-correct-bias", default=True, show_default=True, help="Keep channel means.")
+@click.option("--equalize/--no-equalize", default=True, show_default=True, help="First even out channels' ranges.")
 @click.option(
-    "--round-weights/--no-round-weights", default=True, show_default=True, help="Round for the least output error."
+    "--correct-bias/--no-correct-bias", default=True, show_default=True, help="Adjust biases to keep channel means."
+)
+@click.option(
+    "--round-weights/--no-round-weights",
+    default=True,
+    show_default=True,
+    help="Round weights for the smallest output error.",
 )
 @click.option(
     "--int4-weights",
     type=ShareOrAuto(),
     metavar="SHARE|auto",
-    help="INT4 weights in this share of Gemm and MatMul, in place of INT8; auto: in as many as --max-drop allows, INT8 "
-    "weights in all others.",
+    help="Store the weights of this share of Gemm and MatMul in INT4, the rest in float; auto: as many as --max-drop "
+    "allows, the rest in INT8.",
 )
-@click.option("--val", type=DATA, metavar="DATA", help="Validation data, which auto is judged on.")
+@click.option("--val", type=DATA, metavar="DATA", help="Validation data, to judge --int4-weights auto on.")
 @click.option(
     "--max-drop",
     type=Amount(),
     metavar="NUMBER|SHARE%",
-    help="How much worse the metric may be on them, in its units (0.015 is 1.5 points), or 5% of the original's.  "
-    f"[default: {MAX_DROP} of shares, else {RELATIVE_DROP}]",
+    help="With --int4-weights auto: how much worse the metric may be on --val, in its units (0.015 is 1.5 points), or "
+    f"5% of the original's.  [default: {MAX_DROP} for metrics that are shares, else {RELATIVE_DROP}]",
 )
-@click.option("--metric", type=Named(METRICS), help="Of auto. Default: as for `hqp optimize`.")
-@click.option("--int4-convs", is_flag=True, help="Conv weights, too: a smaller file, computed in float.")
+@click.option("--metric", type=Named(METRICS), help="The metric of --max-drop. Default: as for `hqp optimize`.")
+@click.option("--int4-convs", is_flag=True, help="INT4 for Conv weights, too: a smaller file, computed in float.")
 @click.option(
     "--in-order/--no-in-order",
     default=True,
     show_default=True,
-    help="Round INT4 weights layer by layer, from what the layers before now give.",
+    help="Round INT4 weights layer by layer, on what the rounded layers before give.",
 )
 @reading_options("data", "val")
-@click.option("-o", "--output", type=OUT, required=True)
+@click.option("-o", "--output", type=OUT, required=True, help="File of the quantized model.")
 @probe_option
 @workers_option
 @provider_option

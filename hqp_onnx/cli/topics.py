@@ -12,36 +12,49 @@ from hqp_onnx.data.preprocess import KEYS, PRESETS
 DATA_TOPIC = """\
 DATA, wherever it is asked for:
 
-  FILE.npz            an array per input of the model, named as it, first axis = samples; every other array is a
-                      target, 'labels' among them. Uncompressed arrays (numpy.savez) stay in the file; compressed
-                      ones of more than 64 MiB are unpacked into a temporary file.
-  FILE.npy            the one input of the model; stays in the file.
-  FOLDER of .npy      as a .npz file.
-  FOLDER of images    one sub-folder per class, or images and no classes; see `hqp help preprocess`.
-  FILE.py[:func]      func (default load_data) yields dictionaries of arrays by input, or pairs (dictionary, targets).
-                      Targets are an array, which is 'labels', or a dictionary. It is called anew for each pass, and
-                      must yield the same each time.
+  FILE.npz            one array per model input, under the input's name, first
+                      axis = samples; every other array is a target, such as
+                      'labels'. Uncompressed arrays (numpy.savez) are read from
+                      the file as needed; compressed ones of more than 64 MiB
+                      are unpacked into a temporary file.
+  FILE.npy            the only input of the model; read as needed.
+  FOLDER of .npy      one file per array: input.npy, labels.npy, ...
+  FOLDER of images    one sub-folder per class, or images without classes; see
+                      `hqp help preprocess`.
+  FILE.py[:func]      func (default load_data) yields dictionaries of arrays by
+                      input name, or pairs (dictionary, targets). Targets are
+                      one array, taken as 'labels', or a dictionary. func is
+                      called for each pass, and must yield the same each time.
 
 TARGETS, for --targets, where they are not in DATA:
 
-  of images           a folder of masks (PNG of class indices, the name of the image), COCO's JSON of boxes, or a CSV:
-                      file name, then numbers.
-  of other samples    row by row: a CSV of numbers, a .npy file ('labels'), or a .npz file.
+  of images           a folder of masks (PNG files of class indices, named as
+                      the images), COCO's JSON of boxes, or a CSV file: file
+                      name, then numbers.
+  of other samples    one row per sample: a CSV file of numbers, a .npy file
+                      ('labels'), or a .npz file.
 
 What metrics see:
 
-  'labels'            class numbers [samples]; masks [samples, height, width]; values or tags [samples, ...]
-  'boxes', 'classes'  [samples, most, 4] as x1, y1, x2, y2 in pixels of the model's input, and [samples, most], -1 where
-                      there is no object; 'crowd' and 'area' likewise
-  any other name      as the file or the script has it
+  'labels'            class numbers [samples]; masks [samples, height, width];
+                      values or tags [samples, ...]
+  'boxes', 'classes'  [samples, N, 4] as x1, y1, x2, y2 in pixels of the model's
+                      input, and [samples, N], where N is the largest number of
+                      objects in a sample, and class -1 fills up the rest;
+                      'crowd' and 'area' likewise
+  any other name      as in the file, or as the script yields it
 
-Several --data options of one command share --targets, by file names; --calib-targets, --val-targets and --test-targets
-are for one of them. An input without an axis of samples is set by --constant NAME=VALUE (a number, a JSON list, or
-FILE.npy), unless DATA has it. Samples of different shapes are put into batches of one shape each; --pad NAME=VALUE
-fills an array up instead, to the size that the model fixes, or to the longest of a batch.
+--targets holds for all data of a command (--data, --calib, --val, --test), and
+images find theirs by file name; --calib-targets, --val-targets and
+--test-targets are for one of them alone. An input without an axis of samples is
+set by --constant NAME=VALUE (a number, a JSON list, or FILE.npy), unless DATA
+has it. Samples of different shapes are put into batches of one shape each;
+--pad NAME=VALUE instead fills them up with VALUE, to the size that the model
+fixes, or to the longest of a batch.
 
---state INPUT=OUTPUT feeds an output to the next sample: samples are the time steps of sequences, in order, and an array
-'sequence' in DATA says which sequence each step belongs to; a new one begins with zeros.
+--state INPUT=OUTPUT feeds an output to the next sample: samples are the time
+steps of sequences, in order, and an array 'sequence' in DATA says which
+sequence each step belongs to; the state of a new sequence is zero.
 """
 
 
@@ -78,7 +91,7 @@ TOPICS = {"data": lambda: DATA_TOPIC, "preprocess": preprocess_topic}
 @click.command(name="help")
 @click.argument("topic", required=False, type=click.Choice(sorted(TOPICS)))
 def help_command(topic: str | None) -> None:
-    """Explain DATA, or preprocessing."""
+    """Explain DATA (`hqp help data`), or preprocessing (`hqp help preprocess`)."""
     texts = {name: text() for name, text in TOPICS.items() if topic in (name, None)}
     begins = (f"hqp help {name}: {text.splitlines()[0].rstrip(':')}" for name, text in texts.items())
     say("\n".join(begins) if topic is None else texts[topic])

@@ -105,7 +105,8 @@ def find_lineage(models: Sequence[Path], ledgers: Sequence[Path]) -> Lineage | N
         return None
     digest = min((content[0] for content in related.values()), key=list(reversed(digests)).index)
     channels = analyze(open_model(digests[digest], quantized=True).graph)
-    masks = (_mask(channels, path, removed) for path, (of, removed) in related.items() if of == digest)
+    named = channels.of_file()
+    masks = (_mask(named, path, removed) for path, (of, removed) in related.items() if of == digest)
     return Lineage(channels, tuple(masks))
 
 

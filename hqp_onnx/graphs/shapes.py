@@ -227,6 +227,11 @@ def random_feeds(graph: gs.Graph, session: Runner, count: int = 4) -> list[dict[
 def _value(rng: np.random.Generator, tensor: gs.Variable, dims: list[int], most: int) -> Array:
     if math.prod(dims) > most:
         raise DataError(f"input '{tensor.name}' of shape {dims} is too large to be tried")
+    if isinstance(tensor.dtype, int):
+        kind = onnx.TensorProto.DataType.Name(tensor.dtype).lower()
+        raise DataError(
+            f"input '{tensor.name}' is of type {kind}, which no array is: make it float32, cast in the model"
+        )
     dtype = np.dtype(tensor.dtype)
     if np.issubdtype(dtype, np.floating):
         return rng.standard_normal(dims).astype(dtype)

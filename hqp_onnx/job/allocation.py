@@ -162,10 +162,10 @@ def _floor(setup: Setup, ledger: Ledger, allocation: Allocation, timing: Timing)
     seconds, groups = allocation.program.seconds, allocation.groups
     if allocation.program.source != COUNTED and not setup.target.stand_in:
         speedup = ledger.once("floor", lambda: timing.beside(setup, groups.plan(groups.least)).speedup)
-        return f"the least widths are {speedup:.1f} times as fast as the input"
+        return f"with the fewest channels allowed everywhere, it would be {speedup:.1f} times as fast as the input"
     least = seconds(groups.least)
     times = f"{seconds(groups.whole) / least:.1f}" if least > 0 else "ever so many"
-    return f"the least widths take {times} times fewer multiply-accumulates than the input"
+    return f"with the fewest channels allowed everywhere, it would take {times} times fewer multiply-accumulates"
 
 
 def _why_it_ended(

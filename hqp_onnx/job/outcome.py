@@ -242,6 +242,9 @@ def _write_ledgers(setup: Setup, ledger: Ledger, result: SearchResult, written: 
             continue
         model = written.get(name, written["pruned"])
         plan = model.measured.candidate.plan
+        trial = ledger.trials.get(model.measured.candidate.key)
+        if not model.admitted and (trial is None or not trial.accepted):
+            continue  # nothing was removed, and it is not the input: the float model that a quantized one stands for
         if not model.admitted:
             ledger.out.keep_only(())
             raise BudgetError(

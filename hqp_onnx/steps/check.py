@@ -15,7 +15,7 @@ from pathlib import Path, PureWindowsPath
 from hqp_onnx.boards.board import target_on
 from hqp_onnx.data.reading import Data
 from hqp_onnx.errors import DataError, UsageError
-from hqp_onnx.evaluation.budget import allowed, check_budget
+from hqp_onnx.evaluation.budget import allowed, check_budget, parse_drop
 from hqp_onnx.evaluation.latency import measure
 from hqp_onnx.files import require_regular
 from hqp_onnx.graphs import model_io
@@ -28,8 +28,8 @@ from hqp_onnx.report.reading import read_report
 from hqp_onnx.runtimes.session import try_run
 from hqp_onnx.steps.evaluate import evaluate_model
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMG]?)(i?)B?")
-_POWERS = {"": 0, "k": 1, "M": 2, "G": 3}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMG]?)(i?)B?")
+_POWERS = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3}
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ class Thresholds:
             raise UsageError("nothing to check: give {--max_drop}, {--min_speedup} or {--max_size}")
         if self.min_speedup is not None and not 0 < self.min_speedup < float("inf"):
             raise UsageError(f"{{--min_speedup}} {self.min_speedup}: expected a number above 0")
+        if self.max_drop is not None:
+            parse_drop(self.max_drop)
         _ = self.bytes
 
     @property

@@ -112,6 +112,6 @@ def budget_error(report: Report) -> BudgetError:
     kind = report.request.narrow.upper()
     advice = "Allow a larger {--max_drop}, or try another {--calibration}"
     return BudgetError(
-        f"no {kind} model of {report.model} is inside the budget of {limit}: the best admissible model, "
-        f"{report.shipped}, is FP32. {next((note for note in report.notes if note.startswith(OVER)), advice)}"
+        f"no {kind} model of {report.model} is inside the budget of {limit}: the best admissible model is "
+        f"{report.shipped}. {next((note for note in report.notes if note.startswith(OVER)), advice)}"
     )

@@ -151,7 +151,7 @@ def _unmatched(inputs: _Inputs, nothing: str) -> str:
     if unknown:
         return (
             f"No data, and nothing in the model says what '{unknown[0]}' holds: noise of mean 0 and standard deviation "
-            "1 was taken. Where inputs are something else, as pixels of 0 to 255, most answers are wrong. "
+            "1 was taken. Where inputs are something else, as pixels of 0 to 255, many answers are wrong. "
             f"{ADVICE}, or take the precision dynamic, which needs none"
         )
     if inputs.blind:

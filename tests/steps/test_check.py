@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import xml.etree.ElementTree as ET
@@ -144,8 +145,44 @@ def test_what_is_lacking(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--junit", "--json"])
+@pytest.mark.parametrize(
+    "name", ["out/pruned.onnx", "out/ledger.json", "out/ledger.jsonl", "out/.hqp.jsonl", "small.onnx"]
+)
+def test_nothing_that_an_optimization_left_is_overwritten(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, option: str, name: str
+) -> None:
+    before = (folder / name).read_bytes()
+    assert hqp(monkeypatch, "check", folder / "out", "--max-size", "9MB", option, folder / name, "--quiet") == 2
+    assert (folder / name).read_bytes() == before
+    export = ("export", folder / "out", "--format", "ort", "-o", folder / "new.ort")
+    if option == "--json" and name.startswith("out/"):
+        assert hqp(monkeypatch, *export, option, folder / name) == 2 and (folder / name).read_bytes() == before
+
+
+def test_findings_may_lie_beside_what_was_checked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = folder / "out" / "found.xml"
+    for _ in range(2):
+        assert hqp(monkeypatch, "check", folder / "out", "--max-size", "9MB", "--junit", found, "--quiet") == 0
+    found.unlink()
+
+
+def test_names_that_xml_does_not_take_are_escaped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a\x01b", os.fsdecode(b"a\xffb")):
+        out = shutil.copytree(folder / "out", folder / name)
+        assert hqp(monkeypatch, "check", out, "--max-size", "9MB", "--junit", folder / "odd.xml", "--quiet") == 0
+        held_to_schema(ET.parse(folder / "odd.xml").getroot())
+
+
 def test_sizes_in_words() -> None:
-    for text, size in {"2MB": 2_000_000, "1.5 kB": 1500, "1 MiB": 1 << 20, "77": 77, "3GB": 3 * 10**9}.items():
+    for text, size in {
+        "2MB": 2_000_000,
+        "1.5 kB": 1500,
+        "1 MiB": 1 << 20,
+        "2KiB": 2048,
+        "77": 77,
+        "3GB": 3 * 10**9,
+    }.items():
         assert Thresholds(max_size=text).bytes == size
     with pytest.raises(UsageError, match="expected bytes"):
         Thresholds(max_size="-1")

@@ -101,3 +101,32 @@ def test_an_optimization_is_held_to_the_file_that_was_given(tmp_path: Path, monk
     assert right.mean() - shipped.mean() == pytest.approx(report.rows[report.ships].drop, abs=1e-9)
     removed = json.loads((tmp_path / "out" / "ledger.json").read_text())["removed"]
     assert removed.keys() <= {tensor.name for tensor in onnx.load(given).graph.initializer}
+
+
+@pytest.mark.parametrize("objective", ["macs", "latency"])
+def test_the_file_that_was_given_ships_where_its_float_model_is_outside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str
+) -> None:
+    """Its own answers are right by definition, and no answer may be lost; its float model gives some others."""
+    steady(monkeypatch)
+    given = static(tmp_path)
+    answers = ort.InferenceSession(given).run(None, {"input": IMAGES})[0].argmax(1)
+    assert (run(balanced(), {"input": IMAGES})[0].argmax(1) != answers).any()
+    data = {"input": IMAGES, "labels": answers}
+    report = hqp_onnx.optimize(
+        hqp_onnx.Options(given, data, data, tmp_path / "out", precision="fp32", objective=objective, max_drop=0.0)
+    )
+    assert report.ships == "baseline" and Path(report.shipped).name == "baseline.onnx"
+    shipped = ort.InferenceSession(report.shipped).run(None, {"input": IMAGES})[0].argmax(1)
+    assert (shipped == answers).all()
+
+
+def test_ledgers_of_quantized_models_are_read_by_compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, pruned = static(tmp_path), tmp_path / "pruned.onnx"
+    words = ["prune", given, "--sparsity", "0.4", "-o", pruned, "--ledger", tmp_path / "ledger.json"]
+    cli.main([str(word) for word in words], standalone_mode=False)
+    found = hqp_onnx.compare([given, pruned], {"input": IMAGES[:8]}, ledgers=[tmp_path / "ledger.json"])
+    want, have = (ort.InferenceSession(model).run(None, {"input": IMAGES[:8]})[0] for model in (given, pruned))
+    (departs,) = found.steps
+    assert found.models[1].agreement["logits"] == pytest.approx((want.argmax(1) == have.argmax(1)).mean())
+    assert departs.trace is not None or departs.why

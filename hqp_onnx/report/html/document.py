@@ -84,24 +84,18 @@ def _section(identifier: str, title: str, *content: Html) -> Html:
 
 
 def _summary(report: Report, name: str) -> Html:
-    row, request, q = report.all_rows[report.shipped_row], report.request, report.metric
-    speed = ("as fast", f"{row.speedup:.2f}×") if isinstance(row, Row) else _on_gpu(row)
+    row, q = report.all_rows[report.shipped_row], report.metric
+    speed = ("the original's speed", f"{row.speedup:.2f}×") if isinstance(row, Row) else _on_gpu(row)
     facts = (
         speed,
         ("smaller", f"{100 * row.size_reduction:.0f} %"),
-        (f"{q.name}, from {q.said(report.baseline.metric)}", q.said(row.metric)),
+        (f"{q.name}, was {q.said(report.baseline.metric)}", q.said(row.metric)),
         ("of the prunable units removed", f"{100 * row.sparsity:.0f} %"),
     )
     cards = [tag("div", tag("dt", words), tag("dd", value)) for words, value in facts]
-    interval = f"95 % interval {interval_words(q, row)}"
-    limit = f"the budget of {q.limit(report.max_drop)} on the validation data"
-    limit = f"the speed that was asked for, {request.speed}" if request.speed else limit
-    limit += f", at a confidence of {100 * request.confidence:g} %" if request.confidence > 0.5 else ""
-    verdict = "It is inside" if report.budget_met else "It is the best found: what was asked for misses"
-    verdict = "It reaches" if request.speed and report.budget_met else verdict
     text = (
-        f"{Path(report.shipped).name} {_loses(q)} {q.change(row.drop)} ({interval}) on {report.samples} samples of "
-        f"{report.data}. {verdict} {limit}."
+        f"On {report.samples} samples of {report.data}, {Path(report.shipped).name} {_loses(q)} {q.change(row.drop)} "
+        f"(95 % interval {interval_words(q, row)}). {_verdict(report, row)}"
     )
     kind = "met" if report.budget_met else "missed"
     return tag(
@@ -111,6 +105,18 @@ def _summary(report: Report, name: str) -> Html:
         tag("dl", *cards),
         tag("p", text, class_=kind),
     )
+
+
+def _verdict(report: Report, row: Row | EngineRow) -> str:
+    """On what was asked for."""
+    request, q, met = report.request, report.metric, report.budget_met
+    if request.speed:
+        words = "It reaches" if met else "It is the fastest found, and misses"
+        return f"{words} the speed that was asked for, {request.speed}."
+    surely = f", at a confidence of {100 * request.confidence:g} %" if request.confidence > 0.5 else ""
+    verdict = "inside" if met else "which is the best found, but outside"
+    lost = f"it {_loses(q)} {q.change(row.val_drop)}"
+    return f"On the validation data {lost}, {verdict} the budget of {q.limit(report.max_drop)}{surely}."
 
 
 def _loses(q: Quantity) -> str:
