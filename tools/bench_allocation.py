@@ -19,7 +19,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from result_page import add_page, recorded
+from result_page import recorded, result_parser
 
 from hqp_onnx.allocation import times
 from hqp_onnx.evaluation.latency import measure
@@ -168,7 +168,7 @@ def print_table(model: Path, reports: dict[str, Report], target: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = result_parser(__doc__)
     parser.add_argument("model", nargs="*", type=Path, default=sorted(ROOT.glob("*.onnx")))
     for part in ("calib", "val", "test"):
         parser.add_argument(f"--{part}", default=str(ROOT / f"fashion_mnist_{part}.npz"))
@@ -176,7 +176,6 @@ def main() -> None:
     parser.add_argument("--target", default="onnxruntime")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("-o", "--output", type=Path, default=Path("build/allocation"))
-    add_page(parser)
     chosen = parser.parse_args()
     with recorded(chosen.page, "What each part of the choice of widths is worth"):
         print_all(chosen)

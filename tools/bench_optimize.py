@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from result_page import add_page, recorded
+from result_page import recorded, result_parser
 
 from hqp_onnx.cli.tables.optimization import cost_lines
 from hqp_onnx.job.options import PAPER, Options
@@ -44,7 +44,7 @@ def print_rows(report: Report) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = result_parser(__doc__)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("models", nargs="*", type=Path, help="none: the bundled ones")
     parser.add_argument(
@@ -52,7 +52,6 @@ def main() -> None:
     )
     parser.add_argument("--max-drop", type=float, default=0.015)
     parser.add_argument("-o", "--output", type=Path, default=Path("build/bench"))
-    add_page(parser)
     options = parser.parse_args()
     with recorded(options.page, "Optimized models"):
         print_all(options)

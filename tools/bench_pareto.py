@@ -9,12 +9,11 @@ the test data. The curves are drawn beside the page.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from result_page import add_page, recorded
+from result_page import recorded, result_parser
 
 from hqp_onnx.evaluation.latency import measure
 from hqp_onnx.graphs.shapes import example_feeds
@@ -96,14 +95,13 @@ def draw(found: Mapping[str, list[Found]], title: str, file: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = result_parser(__doc__)
     parser.add_argument("models", nargs="*", type=Path, help="none: the bundled ones")
     parser.add_argument(
         "--data", default=ROOT / "fashion_mnist", help="what the names of calib, val and test begin with"
     )
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("-o", "--output", type=Path, default=Path("build/pareto"))
-    add_page(parser)
     options = parser.parse_args()
     calib, val, test = (f"{options.data}_{part}.npz" for part in ("calib", "val", "test"))
     with recorded(options.page, "Speed against drop"):

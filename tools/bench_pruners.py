@@ -21,7 +21,7 @@ from pathlib import Path
 import onnx
 import onnxruntime
 from recovery_peers import METHODS
-from result_page import add_page, recorded
+from result_page import recorded, result_parser
 
 import hqp_onnx
 from hqp_onnx.evaluation.latency import measure
@@ -62,7 +62,7 @@ def last_inside(files: list[Path], val: str, least: float) -> Path | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = result_parser(__doc__)
     parser.add_argument("models", nargs="*", type=Path, help="none: the bundled ones")
     parser.add_argument(
         "--data", default=ROOT / "fashion_mnist", help="what the names of calib, val and test begin with"
@@ -70,7 +70,6 @@ def main() -> None:
     parser.add_argument("--peers", required=True, help="an interpreter that has torch-pruning and onnxsim")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--max-drop", type=float, default=0.015)
-    add_page(parser)
     options = parser.parse_args()
     with recorded(options.page, "Beside other structural pruners"):
         print_all(options)

@@ -36,9 +36,13 @@ class _Both(io.TextIOBase):
             stream.flush()
 
 
-def add_page(parser: argparse.ArgumentParser) -> None:
-    """The option ``--page``."""
+def result_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser with the option ``--page``; names of options are not abbreviated, so those that say where are known."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--page", type=Path, metavar="FILE.md", help="also write what is printed to this page")
+    return parser
 
 
 @contextmanager
@@ -63,7 +67,7 @@ def origin(arguments: list[str]) -> str:
     for argument in rest:
         if argument in _LEFT_OUT:
             next(rest, None)
-        elif argument.partition("=")[0] not in _LEFT_OUT:
+        elif argument.partition("=")[0] not in _LEFT_OUT and not argument.startswith("-o"):
             kept.append(argument)
     today = datetime.now(tz=timezone.utc).date()
     made = f"Written by `python tools/{shlex.join(kept)}` on {today}"

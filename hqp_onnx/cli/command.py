@@ -107,8 +107,10 @@ class Command(click.Command):
         needed = [_name(parameter) for parameter in lacking.values() if parameter.required]
         if self.either and all(lacking.keys() & set(names) for names in self.either):
             flags = {str(parameter.name): _name(parameter) for parameter in self.get_params(ctx)}
+            begun = next((names for names in self.either if set(names) - lacking.keys()), None)
             first, *others = (" and ".join(flags[name] for name in names) for names in self.either)
-            needed.append(f"{first} (or {', or '.join(others)})")
+            rest = [] if begun is None else [flags[name] for name in begun if name in lacking]
+            needed += rest or [f"{first} (or {', or '.join(others)})"]
         return needed
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -89,7 +89,9 @@ TOPICS = {"data": lambda: DATA_TOPIC, "preprocess": preprocess_topic}
 
 
 @click.command(name="help")
-@click.argument("topic", type=click.Choice(sorted(TOPICS)))
-def help_command(topic: str) -> None:
+@click.argument("topic", required=False, type=click.Choice(sorted(TOPICS)))
+def help_command(topic: str | None) -> None:
     """Explain DATA (`hqp help data`), or preprocessing (`hqp help preprocess`)."""
-    say(TOPICS[topic]())
+    texts = {name: text() for name, text in TOPICS.items() if topic in (name, None)}
+    begins = (f"hqp help {name}: {text.splitlines()[0].rstrip(':')}" for name, text in texts.items())
+    say("\n".join(begins) if topic is None else texts[topic])

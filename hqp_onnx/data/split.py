@@ -80,7 +80,7 @@ def split(source: Source, seed: int, shares: tuple[float, ...] = SHARES) -> Spli
 
 def check_shares(shares: tuple[float, ...]) -> None:
     """``UsageError`` unless these are three numbers above 0 with the sum 1."""
-    if len(shares) != len(PARTS) or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+    if len(shares) != len(PARTS) or not all(x > 0 for x in shares) or abs(sum(shares) - 1) > 1e-6:
         raise UsageError(
             f"{{--shares}} {','.join(f'{x:g}' for x in shares)}: expected three shares above 0, as 0.4,0.3,0.3"
         )

@@ -66,6 +66,10 @@ def _moved(node: gs.Node, shape: tuple[int, ...], homes: Sequence[Home]) -> tupl
     home, op = homes[0], operator(node)
     if op in _SAME:
         return shape, home
+    if op == "Mul" and np.dtype(onnx.helper.tensor_dtype_to_np_dtype(home.type)).kind in "iu":
+        scale = node.inputs[1]  # of integers that are stored for floats: 0 stays 0
+        whole = isinstance(scale, gs.Constant) and np.broadcast_shapes(shape, scale.shape) == tuple(shape)
+        return (shape, home) if whole and np.isfinite(scale.values).all() else None
     if op == "Transpose":
         order = list(node.attrs.get("perm") or range(len(shape))[::-1])
         return tuple(shape[axis] for axis in order), _chosen(home, order)

@@ -242,11 +242,6 @@ class Options:
         return Path(self.output)
 
     @property
-    def three_shares(self) -> tuple[float, ...]:
-        """``shares`` as numbers."""
-        return tuple(share(each, "shares") for each in self.shares)
-
-    @property
     def chosen_drop(self) -> float | str:
         """``max_drop``, or what the metric takes."""
         return MAX_DROP if self.max_drop is None else self.max_drop
@@ -291,7 +286,7 @@ def _check_given(options: Options) -> None:
     """Raise ``UsageError`` that names all that is needed and not given."""
     lacking = ["{--model}"] if isinstance(options.model, str) and not options.model else []
     parts = [f"{{--{part}}}" for part in ("calib", "val") if options.data is None and getattr(options, part) is None]
-    lacking += [f"{{--data}} (or {' and '.join(parts)})"] if parts else []
+    lacking += ["{--data} (or {--calib} and {--val})"] if len(parts) == 2 else parts
     lacking += [] if str(options.output) else ["{--output}, the folder to write"]
     if lacking:
         raise UsageError(f"missing: {', '.join(lacking)}")
@@ -302,5 +297,6 @@ def _check_data(options: Options) -> None:
     given = [part for part in PARTS if getattr(options, part) is not None]
     if options.data is not None and given:
         raise UsageError(f"{{--data}} is split into calibration, validation and test: leave out {{--{given[0]}}}")
-    object.__setattr__(options, "shares", options.three_shares)
-    check_shares(options.three_shares)
+    shares = tuple(share(each, "shares") for each in options.shares)
+    object.__setattr__(options, "shares", shares)
+    check_shares(shares)

@@ -190,7 +190,7 @@ def _opened_data(options: Options, model: Model) -> tuple[dict[str, Dataset], Sp
         given = {part: source for part, source in named.items() if source is not None}
         return {p: open_data(model, source, options.preprocess, part=p) for p, source in given.items()}, None
     whole = open_data(model, options.data, options.preprocess)
-    found = split(whole.source, options.seed, options.three_shares)
+    found = split(whole.source, options.seed, tuple(map(float, options.shares)))
     return {part: taken(whole.only(subset(whole.source, found, part)), part) for part in PARTS}, found
 
 

@@ -83,7 +83,7 @@ class Pruning:
     @property
     def share(self) -> float:
         """``sparsity`` as a number, 0 with a plan."""
-        return share(self.sparsity or 0, "sparsity")
+        return float(self.sparsity or 0)
 
     def scoring(self, data: bool) -> Scoring:
         """How units are ranked, with or without ``data``."""

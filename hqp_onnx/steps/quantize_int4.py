@@ -127,8 +127,9 @@ def _smallest(
         four = finish_int4(prepared, count, data, partial(progress, "rounding in order"))
         eight = weights_in_int8(four.graph, moments)
         scores = judged(model_io.to_proto(eight.graph)).scores
-        kinds = f"{count} of {most} weights in INT4, {'the others in INT8' if eight.modified else 'none in INT8'}"
-        notes = (f"{kinds}: {budget.name} {budget.words(scores)}", *four.notes)
+        others = ", the others in INT8" if eight.modified else ", none in INT8" if count < most else ""
+        words = f"{count} of {most} weights in INT4{others}: {budget.name} {budget.words(scores)}"
+        notes = (words, *four.notes)
         precision = "int4" if four.modified else "mixed" if eight.modified else "fp32"
         return StoredWeights(eight.graph, True, notes, precision=precision), budget.admits(scores)
 

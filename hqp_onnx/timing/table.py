@@ -148,7 +148,7 @@ def fit_table(configurations: Sequence[Configuration], held_out: int) -> TimeTab
     """A table; the last ``held_out`` configurations only judge it, and are then fitted, too."""
     seen = configurations[:-held_out] if held_out else configurations
     trial = _fit(seen)
-    errors = [abs(trial.seconds(c.widths) / c.seconds - 1) for c in configurations[len(seen) :]]
+    errors = [abs(trial.seconds(c.widths) / c.seconds - 1) for c in configurations[len(seen) :] if c.seconds]
     return replace(_fit(configurations), error=float(np.mean(errors)) if errors else 0.0)
 
 

@@ -25,6 +25,7 @@ COMMANDS = sorted(name for name, command in cli.commands.items() if not isinstan
         ("optimize m.onnx", "missing: --output, --data (or --calib and --val)"),
         ("optimize m.onnx --data d", "missing: --output"),
         ("optimize --calib c --val v -o out", "missing: MODEL"),
+        ("optimize --calib c -o out", "missing: MODEL, --val"),
         ("recover", "missing: STUDENT, --teacher, --data, --output"),
     ],
 )
@@ -32,6 +33,13 @@ def test_all_that_is_missing_is_named_at_once(line: str, said: str) -> None:
     done = CliRunner().invoke(cli, line.split())
     assert done.exit_code == 2
     assert done.output.strip().endswith(f"Error: {said}")
+
+
+def test_help_names_its_topics() -> None:
+    done = CliRunner().invoke(cli, ["help"])
+    begins = [line.split(":")[0].split() for line in done.output.splitlines()]
+    assert done.exit_code == 0 and len(begins) > 1
+    assert all(CliRunner().invoke(cli, words[1:]).exit_code == 0 for words in begins)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -63,6 +65,6 @@ def test_a_part_reads_as_its_samples():
 def test_what_cannot_be_split():
     with pytest.raises(DataError, match="d: 9 samples are too few to be split: expected 10"):
         split(source(np.zeros(9)), 0)
-    for shares in ((0.5, 0.5), (0.5, 0.6, -0.1), (0.3, 0.3, 0.3)):
+    for shares in ((0.5, 0.5), (0.5, 0.6, -0.1), (0.3, 0.3, 0.3), (math.nan, 0.5, 0.5), (0.5, 0.5, math.nan)):
         with pytest.raises(UsageError, match="expected three shares above 0"):
             split(source(np.zeros(20)), 0, shares)

@@ -111,6 +111,33 @@ def test_the_ledger_is_of_the_file(case: str, tmp_path: Path) -> None:
     assert (tmp_path / "q.onnx").read_bytes() == (tmp_path / "p.onnx").read_bytes()
 
 
+def test_integers_that_are_stored_for_floats_are_named() -> None:
+    body = (
+        "f1 = Cast<to=1>(w1) v1 = Mul(f1, s1) f2 = Cast<to=1>(w2) v2 = Mul(f2, s2) "
+        "a = MatMul(x, v1) r = Relu(a) y = MatMul(r, v2)"
+    )
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17]> g (float[n,16] x) => (float[n,5] y) {{ {body} }}'
+    )
+    rng = np.random.default_rng(0)
+    values = {
+        name: rng.integers(-100, 100, shape).astype(np.int8) for name, shape in (("w1", (16, 48)), ("w2", (48, 5)))
+    }
+    values |= {
+        name: rng.uniform(0.01, 0.02, shape).astype(np.float32) for name, shape in (("s1", (1, 48)), ("s2", (5,)))
+    }
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in values.items())
+    opened = open_model(model)
+    channels = opened.channels()
+    plan = PruningPlan(np.random.default_rng(2).choice(channels.prunable, 20, replace=False))
+    removed = channels.of_file().removed_slices(plan)
+    assert {"w1", "w2"} <= removed.keys()
+    named = {name: {str(axis): gone.tolist() for axis, gone in axes.items()} for name, axes in removed.items()}
+    x = {"x": rng.standard_normal((4, 16)).astype(np.float32)}
+    pruned = to_proto(prune_channels(opened.graph, channels, plan).graph)
+    np.testing.assert_allclose(run(pruned, x)[0], run(masked(model, named), x)[0], atol=1e-4)
+
+
 def test_gates_in_another_order_are_named_by_their_places_in_the_file() -> None:
     """As torch writes an LSTM: parts of w, put together anew, are one weight whose rows are others."""
     body = (

@@ -67,7 +67,7 @@ def test_one_source_serves_all_three_and_says_how(tmp_path: Path, model: Path) -
 def test_one_source_or_three(tmp_path: Path, model: Path) -> None:
     for chosen, message in (
         ({"data": {}, "val": {}}, "data is split into calibration, validation and test: leave out val"),
-        ({"calib": {}}, r"^missing: data \(or val\)$"),
+        ({"calib": {}}, "^missing: val$"),  # for --data goes with neither
         ({}, r"^missing: data \(or calib and val\)$"),
         ({"model": "", "output": ""}, r"^missing: model, data \(or calib and val\), output, the folder to write$"),
         ({"data": {}, "shares": (1, 0, 0)}, "expected three shares above 0"),

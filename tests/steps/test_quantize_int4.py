@@ -47,7 +47,7 @@ def test_a_budget_takes_as_many_as_it_allows(files: tuple[Path, Path]) -> None:
     for budget in (1.0, 1e-4, 1e-5, 5e-6, 2e-6):
         made, words = quantized(files, budget)
         four, eight = integers(made)
-        assert (four + eight, words.split()[0]) == (WEIGHTS, str(four))
+        assert (four + eight, words.split()[0]) == (WEIGHTS, str(four)) and bool(eight) == ("in INT8" in words)
         have = next(iter(Session(made).run({"input": x}).values()))
         lost[four] = np.mean(np.sum((have - want) ** 2, 1) / np.sum(want**2, 1))  # 1 - fidelity, by its definition
         assert lost[four] <= budget * (1 + 1e-4)

@@ -53,6 +53,13 @@ def test_a_table_predicts_configurations_that_it_has_not_seen(slower: float, clo
         assert table.seconds(np.array(widths)) == pytest.approx(sum(seconds(widths).values()) + 4e-6, rel=0.1)
 
 
+def test_what_took_no_time_judges_no_table() -> None:
+    fitted = [configuration(w) for w in random_widths(20)]
+    gone = Configuration(np.array([0, 0, 0]), {}, 0.0)
+    errors = [fit_table([*fitted, *held], len(held)).error for held in ([gone, fitted[0]], [fitted[0]])]
+    assert errors[0] == pytest.approx(errors[1]) and fit_table([*fitted, gone], 1).error == 0
+
+
 def test_a_kernel_goes_with_its_branch_and_knows_its_groups_and_blocks() -> None:
     table = fit_table([configuration(w) for w in random_widths(40)], 0)
     branch, conv = table.kernels["branch"], table.kernels["conv2"]

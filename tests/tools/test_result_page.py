@@ -28,7 +28,7 @@ def test_what_is_printed_is_in_the_page_and_on_the_screen(tmp_path: Path, capsys
     assert said and said.groups() == ("bench.py --step 1/32", processor(), onnxruntime.__version__)
 
 
-@pytest.mark.parametrize("given", ["-o x", "--output x", "--output=x", "--page x", "--page=x"])
+@pytest.mark.parametrize("given", ["-o x", "--output x", "--output=x", "--page x", "--page=x", "-ox", "-o=x"])
 def test_where_things_went_is_left_out(given: str) -> None:
     assert "`python tools/bench.py --quick a`" in origin(["tools/bench.py", "--quick", *given.split(), "a"])
 
