@@ -15,7 +15,7 @@ from hqp_onnx.errors import HqpError
 from hqp_onnx.files import sha256
 from hqp_onnx.graphs import model_io
 from hqp_onnx.graphs.model_io import to_proto
-from hqp_onnx.job.allocation import groups_of
+from hqp_onnx.job.allocation import AGAIN, groups_of
 from hqp_onnx.job.evidence import Evidence
 from hqp_onnx.job.ledger import Ledger
 from hqp_onnx.job.network import Places
@@ -62,8 +62,9 @@ def with_predictions(
     steps: Sequence[Step], places: Places, setup: Setup, ledger: Ledger, evidence: Evidence, plan: PruningPlan
 ) -> tuple[Step, ...]:
     """The steps with what the search took for their times, where widths were chosen by times."""
-    file = ledger.cache / "times.json"
-    if not file.is_file():
+    files = (ledger.cache / f"times{suffix}.json" for suffix in (AGAIN, ""))
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
         return tuple(steps)
     table = msgspec.json.decode(file.read_bytes(), type=TimeTable)
     if table.source == COUNTED:

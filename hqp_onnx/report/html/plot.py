@@ -97,7 +97,8 @@ def legend(entries: Sequence[tuple[str, str]]) -> list[svg.Element]:
     x = WIDTH - RIGHT
     for kind, words in reversed(entries):
         x -= math.ceil(len(words) * CHARACTER) + 20
-        drawn += [bar(x, 2, x + 10, 12, kind, words), text(x + 14, 11, words)]
+        mark = line(x + 7, 1, x + 7, 13, kind) if kind == "spread" else bar(x, 2, x + 10, 12, kind, words)
+        drawn += [mark, text(x + 14, 11, words)]
     return drawn
 
 

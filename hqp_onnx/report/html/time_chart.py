@@ -37,13 +37,14 @@ def layer_times(report: Report) -> Figure | None:
     if rest:
         shown.append(_together(f"{len(rest)} others", rest))
     scale = Scale(0, max(max(time.before, time.after, time.predicted or 0) for time in shown), 0, WIDTH - 2)
-    drawn: list[svg.Element] = [*legend([("other", "before"), ("main", "after")])]
+    known = any(time.predicted is not None for time in times)
+    marks = [("other", "before"), ("main", "after"), *([("spread", "predicted")] if known else [])]
+    drawn: list[svg.Element] = [*legend(marks)]
     for number, time in enumerate(shown):
         drawn += _bars(_HEAD + _STEP * number, time, scale)
     whole = _together("all", times)
     caption = f"Milliseconds of single layers, and of what follows each, as {report.machine.runtime} times them; a "
     caption += f"profiler costs time itself. All together: {whole.before:.3f} before, {whole.after:.3f} after"
-    known = any(time.predicted is not None for time in times)
     caption += ". The upright mark is the time that the search had predicted." if known else "."
     rows = tuple(
         (t.name, f"{t.before:.4f}", f"{t.after:.4f}", _number(t.predicted)) for t in (*_in_order(report), whole)
