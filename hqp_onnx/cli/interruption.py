@@ -34,9 +34,11 @@ def ended_by_exception() -> Iterator[None]:
 
 def _again(unraisable: sys.UnraisableHookArgs) -> None:
     """A signal that came while an object was being removed, whose exceptions go nowhere, is sent once more."""
-    if isinstance(unraisable.exc_value, Ended):
-        number = unraisable.exc_value.code - 128
-        signal.signal(number, _end)
+    lost = unraisable.exc_value
+    if isinstance(lost, (Ended, KeyboardInterrupt)):
+        number = lost.code - 128 if isinstance(lost, Ended) else signal.SIGINT
+        if isinstance(lost, Ended):
+            signal.signal(number, _end)
         threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), number)).start()
     else:
         sys.__unraisablehook__(unraisable)

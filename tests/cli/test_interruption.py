@@ -91,16 +91,19 @@ def test_a_signal_after_the_work_ends_the_process_at_once() -> None:
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_a_signal_in_a_destructor_is_not_lost() -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_a_destructor_is_not_lost(number: signal.Signals) -> None:
     """Python prints what a destructor raises, and goes on."""
-    code = """
+    code = (
+        f"NUMBER = {int(number)}"
+        + """
 import signal, sys, time
 from hqp_onnx.cli.interruption import ended_by_exception
 from hqp_onnx.errors import Ended
 
 class Removed:
     def __del__(self):
-        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(NUMBER)
 
 try:
     with ended_by_exception():
@@ -109,6 +112,9 @@ try:
         time.sleep(20)
 except Ended as e:
     sys.exit(e.code)
+except KeyboardInterrupt:
+    sys.exit(130)
 """
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert found.returncode == 128 + signal.SIGTERM and not found.stderr
+    assert found.returncode == 128 + number and not found.stderr

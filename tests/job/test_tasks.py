@@ -54,7 +54,7 @@ def test_a_rise_of_an_error_is_held_to_the_budget(tmp_path: Path, max_drop: floa
     assert all(trial.why.startswith("rise ") for trial in report.trials)
     assert row.drop_low <= row.drop <= row.drop_high
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "rmse, from" in page and "is worse in rmse by" in page
+    assert "rmse, was" in page and "is worse in rmse by" in page
     assert read_report(tmp_path / "out") == report
 
 
