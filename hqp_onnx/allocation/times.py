@@ -27,6 +27,7 @@ _UNIFORM = (0.25, 0.5, 0.75, 1.0)
 _ENDS = 0.25  # chance of a group to be at its last level, so that branches that end are seen
 SECONDS = 40.0  # of all configurations
 TELLING = 0.9  # of the whole model's time, that of the narrowest must be below
+CLEARLY = 1.5  # times as large, an error of kernels' times must be for whole models to be taken: few models judge them
 KERNELS, MODELS, COUNTED = "kernels", "whole models", "multiply-accumulates alone"
 _FEWEST_RUNS, _MOST_RUNS, _RUN_SECONDS = 5, 100, 0.05  # of one configuration
 
@@ -76,8 +77,9 @@ def measure_table(
         shipped: models in the precision that they ship in.
         graph_of: the same as graphs in float32, for their multiply-accumulates.
         target: where times are measured. Times of kernels are fitted, and times of whole models by the
-            multiply-accumulates of their nodes; what predicts better is taken. Where neither tells anything (a model
-            that is all overhead), or another runtime stands in for the target's, multiply-accumulates alone count.
+            multiply-accumulates of their nodes; these are taken where they predict clearly better. Where neither tells
+            anything (a model that is all overhead), or another runtime stands in for the target's,
+            multiply-accumulates alone count.
         feeds: what one run computes.
         positions: how often each node's weight is used, by name (``cost.positions``).
         threads: of the runtime.
@@ -109,7 +111,9 @@ def measure_table(
         tables.append(replace(fit_table(timed, HELD_OUT), source=KERNELS))
     whole, least = groups.widths(groups.whole), groups.widths(groups.least)
     telling = [table for table in tables if table.seconds(least) < TELLING * table.seconds(whole)]
-    return min(telling, key=lambda table: table.error, default=replace(fit_table(counted, 0), source=COUNTED))
+    clearly = {KERNELS: 1.0, MODELS: CLEARLY}
+    best = min(telling, key=lambda table: clearly[table.source] * table.error, default=None)
+    return replace(fit_table(counted, 0), source=COUNTED) if best is None else best
 
 
 def _whole(model: onnx.ModelProto, target: Target, feeds: Mapping[str, Array], threads: int) -> tuple[float, int]:

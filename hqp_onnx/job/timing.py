@@ -40,7 +40,7 @@ from hqp_onnx.timing.table import TimeTable
 
 log = logging.getLogger(__name__)
 _COMPARISON_SECONDS = 1.0
-_WORTHWHILE = 1.1  # times as fast
+_WORTHWHILE = 1.03  # times as fast
 _BARE = Recipe(equalize=False, correct_bias=False, round_weights=False)
 _ANY_RANGE = Range(-1.0, 1.0, 1.0)
 
@@ -104,7 +104,7 @@ class Beside:
 def choose_timing(setup: Setup, ledger: Ledger, plan: PruningPlan, name: str, now: Timing | None = None) -> Timing:
     """The fastest way for a plan, measured, or as an earlier run measured it under that name.
 
-    It stays as it is ``now`` unless another way is faster by a tenth, which is worth another table.
+    It stays as it is ``now`` unless another way is faster beyond the noise, which is worth another table.
     """
 
     def chosen() -> Timing:
