@@ -28,6 +28,11 @@ def resting(outputs, targets, inputs):
 """Many verdicts follow the first, each of a tenth of a second: the command has not ended when the signal comes."""
 
 
+def _heard() -> None:
+    """In a child: what a shell starts in the background ignores SIGINT, and hands that down."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def started(folder: Path, *words: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.Popen(
@@ -37,6 +42,7 @@ def started(folder: Path, *words: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=_heard,
     )
 
 
@@ -116,5 +122,6 @@ except KeyboardInterrupt:
     sys.exit(130)
 """
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60, preexec_fn=_heard, check=False)
     assert found.returncode == 128 + number and not found.stderr
