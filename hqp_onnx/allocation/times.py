@@ -111,9 +111,9 @@ def measure_table(
         tables.append(replace(fit_table(timed, HELD_OUT), source=KERNELS))
     whole, least = groups.widths(groups.whole), groups.widths(groups.least)
     telling = [table for table in tables if table.seconds(least) < TELLING * table.seconds(whole)]
-    clearly = {KERNELS: 1.0, MODELS: CLEARLY}
-    best = min(telling, key=lambda table: clearly[table.source] * table.error, default=None)
-    return replace(fit_table(counted, 0), source=COUNTED) if best is None else best
+    error = {KERNELS: 1.0, MODELS: CLEARLY}
+    counting = replace(fit_table(counted, 0), source=COUNTED)
+    return min(telling, key=lambda table: error[table.source] * table.error, default=counting)
 
 
 def _whole(model: onnx.ModelProto, target: Target, feeds: Mapping[str, Array], threads: int) -> tuple[float, int]:
