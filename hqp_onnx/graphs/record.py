@@ -6,9 +6,10 @@
     hqp.precision          of what was asked for: fp32, int8, mixed, dynamic, fp8, fp16, int4
     hqp.metric, hqp.budget what the model was held to, and how much of it might be lost
 
-A model that was pruned and is then quantized says both, and names the original that was pruned. Pruning leaves floats,
-so a precision that was said before is said no more. What it was held to is said only by the command that measured it;
-so is the number of threads that it is fastest on, in the entry of its runtime. There are no times, dates or paths: the
+`hqp optimize` writes it; single steps keep it true where it is there, and leave the metadata of other files alone.
+A model that was optimized and is then quantized says both, and names the original that was pruned. Pruning leaves
+floats, so a precision that was said before is said no more. What it was held to is said only by the command that
+measured it; so is the number of threads that it is fastest on, in the entry of its runtime. There are no times, dates or paths: the
 same command writes the same bytes.
 """
 
@@ -55,6 +56,8 @@ class Record:
     def write(self, model: onnx.ModelProto) -> None:
         """Put it into ``model``, in place of what earlier commands said and is no longer so."""
         earlier = {e.key.removeprefix(PREFIX): e.value for e in model.metadata_props if e.key in KEYS}
+        if not (self.metric or earlier):
+            return  # a single step leaves the metadata of a file as they are, unless they are ours
         pruned = "" if self.units is None else "{} of {}".format(*self.units)
         original = earlier.get("original_sha256", self.original) if self.units is None else self.original
         before = earlier.get("precision", "")

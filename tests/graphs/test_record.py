@@ -26,6 +26,7 @@ def said(model: Path | onnx.ModelProto) -> dict[str, str]:
 def original(tmp_path: Path) -> Path:
     model = small_model()
     model.metadata_props.add(key="names", value="{0: 'cat'}")
+    model.metadata_props.add(key="hqp.version", value="0")  # what says nothing of ours is left alone
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
     np.savez(tmp_path / "data.npz", **small_data())
     return tmp_path / "model.onnx"
@@ -117,3 +118,10 @@ def test_a_pruned_file_says_no_more_what_it_was(before: str, after: str | None) 
     model.metadata_props.add(key="ort_config", value=THREADS)  # as `hqp optimize` adds it
     pruned = said(hqp_onnx.prune(model, 0.3))
     assert pruned.get("hqp.precision") == after and "ort_config" not in pruned
+
+
+def test_single_steps_leave_the_metadata_of_others_alone() -> None:
+    model = small_model()
+    model.metadata_props.add(key="names", value="{0: 'cat'}")
+    Record("a", (1, 2), "int8").write(model)
+    assert said(model) == {"names": "{0: 'cat'}"}

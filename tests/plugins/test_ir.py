@@ -25,6 +25,7 @@ FEEDS = {"input": small_data()["input"]}
 def load() -> ir.Model:
     model = small_model()
     model.metadata_props.add(key="author", value="somebody")
+    model.metadata_props.add(key="hqp.version", value="0")  # what says nothing of ours is left alone
     return ir.from_proto(model)
 
 
