@@ -9,8 +9,8 @@
 `hqp optimize` writes it; single steps keep it true where it is there, and leave the metadata of other files alone.
 A model that was optimized and is then quantized says both, and names the original that was pruned. Pruning leaves
 floats, so a precision that was said before is said no more. What it was held to is said only by the command that
-measured it; so is the number of threads that it is fastest on, in the entry of its runtime. There are no times, dates or paths: the
-same command writes the same bytes.
+measured it; so is the number of threads that it is fastest on, in the entry of its runtime. There are no times,
+dates or paths: the same command writes the same bytes.
 """
 
 from __future__ import annotations
