@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from hqp_onnx.allocation.groups import Group, Groups
+from hqp_onnx.allocation.program import Program
 from hqp_onnx.runtimes.kernels import Kernel
+from hqp_onnx.timing.fit import Configuration, _balanced, fit_table
 from hqp_onnx.timing.kernel_times import KeyTime, by_key
-from hqp_onnx.timing.table import Configuration, KernelTime, Part, TimeTable, _balanced, fit_table
+from hqp_onnx.timing.table import KernelTime, Part, TimeTable
 
 SIZES = (64, 48, 32)  # the last group is a branch that may go
 
@@ -86,6 +89,24 @@ def test_sizes_that_the_runtime_pads_stand_for_widths() -> None:
     for width in range(4, 65, 4):
         assert table.seconds(np.array([width])) == pytest.approx(run(width).seconds, rel=0.02)
     assert table.seconds(np.array([128])) == pytest.approx(13.8e-6, rel=0.1)
+
+
+def test_kernels_may_be_slower_on_few_channels_than_on_more() -> None:
+    """As those of INT8 whose outputs fill no register: seen in no shape, only in the times."""
+
+    def run(width: int, inputs: int) -> Configuration:
+        time = 1e-6 + 1e-8 * width + (2e-8 if width < 16 else 1e-8) * 16 * inputs
+        shapes = ((1, inputs, 8, 8), (1, width, 8, 8))
+        return Configuration(np.array([width, inputs]), {"conv": KeyTime(time, 1, shapes)}, time)
+
+    widths = [(width, inputs) for width in range(4, 41, 4) for inputs in (5, 17, 30)]
+    table = fit_table([run(*each) for each in widths], 0)
+    for each in widths:
+        assert table.seconds(np.array(each)) == pytest.approx(run(*each).seconds, rel=0.03)
+    of = Groups(tuple(Group(w, (np.arange(0), np.arange(w - 12)), np.arange(2.0)) for w in (40, 30)))
+    choice = np.array([1, 0])
+    assert Program(of, table).seconds(choice) == pytest.approx(table.seconds(of.widths(choice)))
+    assert Program(of, table).seconds(choice) == pytest.approx(run(12, 30).seconds, rel=0.03)
 
 
 @pytest.mark.parametrize(("slower", "near"), [((1.0, 1.0), 1e-6), ((3.0, 0.5), 0.05)])
