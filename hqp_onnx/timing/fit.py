@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations, product
 
 import numpy as np
-from scipy.optimize import nnls
+from scipy.optimize import lsq_linear, nnls
 
 from hqp_onnx.arrays import BoolArray, FloatArray, IntArray
 from hqp_onnx.timing.kernel_times import KeyTime
@@ -79,7 +79,7 @@ def _balanced(table: TimeTable, configurations: Sequence[Configuration]) -> Time
     shares = np.column_stack([parts, np.full(len(telling), seconds.mean())]) / seconds[:, None]
     mean, before = seconds.mean(), np.append(np.ones(parts.shape[1]), table.rest / seconds.mean())
     stiff = np.sqrt(_STIFF * shares.mean(0))
-    factors, _ = nnls(np.vstack([shares, np.diag(stiff)]), np.append(np.ones(len(telling)), stiff * before))
+    factors, _ = _nonnegative(np.vstack([shares, np.diag(stiff)]), np.append(np.ones(len(telling)), stiff * before))
     kernels = {key: kernel.times(float(f)) for (key, kernel), f in zip(table.kernels.items(), factors, strict=False)}
     return replace(table, kernels=kernels, rest=float(factors[-1] * mean))
 
@@ -100,7 +100,7 @@ def _corrected(configurations: Sequence[Configuration]) -> tuple[list[Configurat
     clock = float(np.median(measured)) / max(float(np.median(design[:, 1])), 1)
     units, least = np.array([1, clock, measured.mean()]), np.array([0, -1, 0])  # a kernel may lose at most ``clock``
     rows = np.vstack([relative * units, _TIE * np.eye(3)[1:]])
-    above, _ = nnls(rows, np.append(np.ones(len(measured)), [0, 0]) - rows @ least)
+    above, _ = _nonnegative(rows, np.append(np.ones(len(measured)), [0, 0]) - rows @ least)
     scale, each, rest = (above + least) * units
 
     def seconds(time: KeyTime) -> float:
@@ -162,7 +162,8 @@ def _narrow_terms(widths: IntArray, sizes: FloatArray, groups: Sequence[int], na
 def _fit_parts(terms: Sequence[_Term], seconds: FloatArray) -> tuple[tuple[Part, ...], float]:
     """Non-negative least squares of relative errors; the parts, and the error."""
     weights = 1 / np.maximum(seconds, 0.3 * seconds.mean())
-    slopes, error = nnls(np.column_stack([values for _, values in terms]) * weights[:, None], seconds * weights)
+    columns = np.column_stack([values for _, values in terms])
+    slopes, error = _nonnegative(columns * weights[:, None], seconds * weights)
     found: dict[tuple[tuple[int, ...], tuple[int, int] | None], tuple[tuple[float, float], ...]] = {}
     for (part, _), slope in zip(terms, slopes, strict=True):
         ((knot, _),), place = part.slopes, (part.groups, part.below)
@@ -179,3 +180,14 @@ def _owners(widths: IntArray, present: BoolArray) -> tuple[int, ...]:
         owners.append(int(np.argmax(explained)))
         missing = missing & ~gone[:, owners[-1]]
     return tuple(owners)
+
+
+def _nonnegative(matrix: FloatArray, values: FloatArray) -> tuple[FloatArray, float]:
+    """Least squares without negative factors; these, and the norm of what is left."""
+    scale = np.linalg.norm(matrix, axis=0)
+    scaled = matrix / np.where(scale > 0, scale, 1)
+    try:
+        found = nnls(scaled, values)[0]
+    except RuntimeError:  # its active set goes in circles where columns are nearly the same
+        found = lsq_linear(scaled, values, (0, np.inf)).x
+    return found / np.where(scale > 0, scale, 1), float(np.linalg.norm(scaled @ found - values))

@@ -8,6 +8,7 @@ import pytest
 from hqp_onnx.allocation.groups import Group, Groups
 from hqp_onnx.allocation.program import Program
 from hqp_onnx.runtimes.kernels import Kernel
+from hqp_onnx.timing import fit
 from hqp_onnx.timing.fit import Configuration, _balanced, fit_table
 from hqp_onnx.timing.kernel_times import KeyTime, by_key
 from hqp_onnx.timing.table import KernelTime, Part, TimeTable
@@ -121,6 +122,19 @@ def test_the_clock_corrects_kernels_whose_profile_is_wrong(slower: tuple[float, 
     table = _balanced(TimeTable(kernels, 2e-6, 0.0), timed)
     errors = [abs(table.seconds(c.widths) / c.seconds - 1) for c in timed]
     assert np.mean(errors) < near
+
+
+def test_factors_are_found_where_the_active_set_goes_in_circles(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    matrix, true = rng.uniform(0, 1, (30, 4)) * [1, 1e-6, 1e6, 0], np.array([2.0, 3e6, 0.0, 0.0])
+    for solver in (fit.nnls, circling):
+        monkeypatch.setattr(fit, "nnls", solver)
+        found, left = fit._nonnegative(matrix, matrix @ true)
+        assert matrix @ found == pytest.approx(matrix @ true, rel=1e-4) and found.min() >= 0 and left < 1e-3
+
+
+def circling(*_: object) -> None:
+    raise RuntimeError("Maximum number of iterations reached.")
 
 
 def test_kernels_of_unknown_names_count_with_the_one_before() -> None:
