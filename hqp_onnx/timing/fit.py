@@ -130,7 +130,8 @@ def _fit_kernel(key: str, configurations: Sequence[Configuration]) -> KernelTime
     owners = _owners(np.array([c.widths for c in configurations]), np.array([key in c.kernels for c in configurations]))
     best: tuple[float, KernelTime] | None = None
     for narrow, block in product((0, *NARROW), BLOCKS) if groups else ((0, 1),):
-        terms = [*_terms(np.ceil(sizes / block) * block, groups), *_narrow_terms(widths, sizes, groups, narrow)]
+        blocks = np.ceil(sizes / block) * block
+        terms = [*_terms(blocks, groups), *_narrow_terms(widths, blocks, groups, narrow)]
         parts, error = _fit_parts(terms, seconds)
         if best is None or error < _CLEARLY_BETTER * best[0]:
             best = error, KernelTime(parts, owners, block, padded)
