@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument(
         "--data",
         default=ROOT / "fashion_mnist",
-        help="what the names of calib, val and, if there is one, test begin with",
+        help="what the names of calib, val and test begin with; test may be missing",
     )
     parser.add_argument("--metric", help="default: what the data and the outputs say")
     parser.add_argument("--max-drop", type=float, default=0.015)
