@@ -20,7 +20,9 @@ from hqp_onnx.engine import BuildOptions, BuildReport, Capability, measure
 from hqp_onnx.engine.device import device_if_any
 from hqp_onnx.engine.library import TENSORRT_RTX
 from hqp_onnx.errors import MissingRuntimeError, ModelError, UsageError
+from hqp_onnx.progress import silent
 from hqp_onnx.steps.build import build_file
+from hqp_onnx.steps.quantize import quantize_file
 
 RESNET, MOBILENET = MODELS / "resnet18.onnx", MODELS / "mobilenet_v3_small.onnx"
 needs_no_gpu = pytest.mark.skipif(device_if_any() is not None, reason="there is a GPU")
@@ -67,6 +69,17 @@ def test_gpus_shapes_and_flags_reach_the_engine(rtx: Capability, tmp_path: Path)
     assert report.shapes["input"].max == (32, 1, 28, 28)
     other = built(RESNET, tmp_path / "n.engine", for_gpu="8.6")
     assert other.for_gpu == ("8.6",) and (tmp_path / "n.engine").read_bytes() != (tmp_path / "m.engine").read_bytes()
+
+
+def test_float8_is_for_gpus_that_have_it(rtx: Capability, data: str, tmp_path: Path) -> None:
+    report = built(RESNET, tmp_path / "m.engine", data=data, precision="fp8")
+    assert (report.precision, report.for_gpu) == ("fp8", ("8.9", "12.0", "12.1"))
+    assert report.weights_bytes is not None and 3.9 * report.weights_bytes < RESNET.stat().st_size
+    quantize_file(RESNET, tmp_path / "fp8.onnx", data, "tensorrt-rtx", "minmax", None, silent, precision="fp8")
+    again = built(tmp_path / "fp8.onnx", tmp_path / "n.engine", for_gpu="ada")
+    assert (again.precision, again.for_gpu, again.weights_bytes) == ("fp8", ("8.9",), report.weights_bytes)
+    with pytest.raises(UsageError, match=r"capability 8\.6 have none"):
+        built(tmp_path / "fp8.onnx", tmp_path / "o.engine", for_gpu=("8.6", "12.0"))
 
 
 def test_it_is_what_builds_where_it_alone_is_installed(
