@@ -113,7 +113,8 @@ def choose(request: Request, able: Capability) -> Plan:
     flags = [name for name, on in (("INT8", precision == "int8"), ("FP16", fp16)) if on and not strongly_typed]
     half = strongly_typed and fp16
     if half:
-        notes.append(f"strongly typed: what is not {'FP8' if float8 else 'INT8'} was cast to float16 in the model")
+        what = "what is not of 8 bits" if path else "the model"
+        notes.append(f"strongly typed: {what} was cast to float16")
     float_weights = path == "explicit" and not able.int8_weights
     if float_weights:
         notes.append(f"{able.name} takes no int8 weights: they are stored as float behind Q/DQ pairs")

@@ -32,6 +32,7 @@ from hqp_onnx.engine.capability import Capability, detect
 from hqp_onnx.engine.device import compute_text
 from hqp_onnx.engine.library import Library, is_engine
 from hqp_onnx.engine.options import BuildOptions
+from hqp_onnx.engine.parsing import refusals
 from hqp_onnx.engine.plan import Plan, Request, choose
 from hqp_onnx.engine.profiles import Profile, batch_of, profiles
 from hqp_onnx.errors import ModelError, UsageError
@@ -251,9 +252,21 @@ def _write_engine(job: _Job, graph: gs.Graph) -> builder.Engine:
         source = _calibrator(job, Path(folder)) if job.plan.path == "implicit" else None
         if job.able.timing_cache:
             log.info("TensorRT builds %s; it tries many kernels, which can take minutes", job.options.output.name)
-        engine = builder.build(model, job.plan, job.settings, source, job.able)
+        try:
+            engine = builder.build(model, job.plan, job.settings, source, job.able)
+        except ModelError as e:
+            _name_refused(job, graph, e)
+            raise
     write_bytes(job.options.output, engine.plan)
     return engine
+
+
+def _name_refused(job: _Job, graph: gs.Graph, error: ModelError) -> None:
+    """Raise what the parser says of single nodes, which is clearer than what a failed build says, if it does."""
+    refused = refusals(model_io.to_proto(graph), job.able.library) if job.able.strong else ()
+    if refused:
+        more = f", and {len(refused) - 1} more, which 'hqp inspect --target' lists" if len(refused) > 1 else ""
+        raise ModelError(f"{job.options.model}: {job.able.name} refuses {refused[0]}{more}") from error
 
 
 def _calibrator(job: _Job, folder: Path) -> Any:
