@@ -208,10 +208,10 @@ class Session:
         options = quiet_options(ort, threads, spin)
         if not integer_kernels:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
-        if not optimize:
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         stored = _stored(model)
-        if optimize and onnx.TensorProto.FLOAT8E4M3FN in stored:  # at a higher level, 1.32 computes these wrongly
+        if not optimize or {onnx.TensorProto.FLOAT8E4M3FN, onnx.TensorProto.FLOAT16} <= stored:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        elif onnx.TensorProto.FLOAT8E4M3FN in stored:  # at a higher level, 1.32 computes these wrongly
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         without = _FATAL_IN_HALF if provider == CPU and onnx.TensorProto.FLOAT16 in stored else ()
         try:
