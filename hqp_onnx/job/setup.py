@@ -28,7 +28,7 @@ from hqp_onnx.evaluation.metrics.task import Task
 from hqp_onnx.graphs.ends import ends_of
 from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.job.options import Options
-from hqp_onnx.model import Model, judged_data, open_data, open_model
+from hqp_onnx.model import Model, calibrated, judged_data, open_data, open_model
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.quantize_dynamic import dynamic_nodes
 from hqp_onnx.passes.recover import check_recoverable
@@ -160,7 +160,7 @@ def open_setup(options: Options, progress: Progress) -> Setup:
         recovery=recovery,
         lessons=lessons,
         taught=taught,
-        target=target,
+        target=calibrated(target, data["calib"]),
         sample=next(iter(data["val"].in_batches(model.session.batch or options.batch))).feeds,
         progress=progress,
         split=found,

@@ -91,6 +91,14 @@ class Emulating(Protocol):
 
 
 @runtime_checkable
+class Calibrating(Protocol):
+    """A runtime that quantizes models itself, so far as it is given samples."""
+
+    def calibrated(self, samples: Mapping[str, Array]) -> Runtime:
+        """The runtime that quantizes by these samples of the calibration data."""
+
+
+@runtime_checkable
 class Elsewhere(Protocol):
     """A runtime whose times are those of another machine."""
 

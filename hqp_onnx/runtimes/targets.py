@@ -1,9 +1,9 @@
 """What each runtime runs well in INT8: number formats, and which tensors carry a quantize/dequantize (Q/DQ) pair.
 
 A target is a layout and the runtime that models are measured on: ``onnxruntime``, ``openvino``, ``tensorrt``,
-``tensorrt-rtx``, ``litert``, ``ethos-u55-256`` and its kin, ``qnn`` and its kin, or ``onnxruntime:PROVIDER`` for any
-execution provider, ``cuda`` for onnxruntime's CUDA provider. Others come by an entry point in the group
-``hqp_onnx.targets``, or as ``FILE.py:name``: a ``Target``, or a function without arguments that returns one.
+``tensorrt-rtx``, ``litert``, ``ethos-u55-256`` and its kin, ``qnn`` and its kin, ``rk3588`` and its kin,
+``onnxruntime:PROVIDER`` for any execution provider, or ``cuda`` for onnxruntime's CUDA provider. Others come by an entry
+point in the group ``hqp_onnx.targets``, or as ``FILE.py:name``: a ``Target``, or a function without arguments that returns one.
 ``dataclasses.replace(target("onnxruntime"), name="mine", ...)`` makes another of one that exists.
 
 Activations are ``real = scale * (q - zero)``; weights are symmetric int8, one scale per output channel:
@@ -68,6 +68,7 @@ from hqp_onnx.runtimes.nvidia import CUDA
 from hqp_onnx.runtimes.qnn.chips import QNN, is_chip
 from hqp_onnx.runtimes.qnn.chips import chip_of as htp_of
 from hqp_onnx.runtimes.qnn.runtime import Qnn
+from hqp_onnx.runtimes.rockchip.runtime import CHIPS, Rockchip
 from hqp_onnx.runtimes.runtime import OnnxRuntime, OpenVino, Runtime
 
 FLOAT8 = onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.FLOAT8E4M3FN)
@@ -278,6 +279,21 @@ _NOTHING_TIMES = (
     "accuracy is that of the quantized model as onnxruntime computes it on the CPU; no time of the HTP is known here, "
     "so widths, and what ships, are chosen by multiply-accumulates"
 )
+
+
+def _on_rockchip(name: str) -> Target:
+    return replace(
+        _LITERT,
+        name=name,
+        runtime=Rockchip(name),
+        integers_only=True,
+        channel_multiple=16,
+        max_opset=19,
+        stand_in=_NO_TIMES,
+    )
+
+
+_NO_TIMES = "times are onnxruntime's on this processor: without the chip, its own are not known"
 _CPU_STANDS_IN = "accuracy and latency are onnxruntime's on the CPU: TensorRT runs the engine built from the model"
 _WEIGHTS_ONLY = "TensorRT for RTX multiplies INT8 weights in float: float16 is what it computes in by default"
 
@@ -285,13 +301,19 @@ TARGETS: Registry[Target | Callable[[], Target]] = Registry(
     "target",
     "hqp_onnx.targets",
     lambda found: isinstance(found, Target) or callable(found),
-    also=("onnxruntime:NAMEExecutionProvider", f"{ETHOS}NN-MACS[:SYSTEM:MEMORY]", f"{QNN}-vNN[:SOC_MODEL]"),
+    also=(
+        "onnxruntime:NAMEExecutionProvider",
+        f"{ETHOS}NN-MACS[:SYSTEM:MEMORY]",
+        f"{QNN}-vNN[:SOC_MODEL]",
+        *CHIPS[1:],
+    ),
 )
 TARGETS.register("onnxruntime")(_ONNXRUNTIME)
 TARGETS.register("openvino")(_OPENVINO)
 TARGETS.register("litert")(_LITERT)
 TARGETS.register("ethos-u55-256")(_on_ethos("ethos-u55-256"))
 TARGETS.register(QNN)(_on_htp(QNN))
+TARGETS.register("rk3588")(_on_rockchip("rk3588"))
 TARGETS.register("cuda")(_on_provider("cuda", CUDA))
 TARGETS.register("tensorrt")(replace(_TENSORRT, stand_in=_CPU_STANDS_IN, engines="tensorrt"))
 TARGETS.register("tensorrt-rtx")(
@@ -314,8 +336,8 @@ def target(name: str, reduced_range: bool | None = None, saturating: bool | None
     """The target called ``name``.
 
     Args:
-        name: one of ``TARGETS``, ``onnxruntime:PROVIDER``, or another Ethos-U (``ethos.vela.chip_of``) or HTP
-            (``qnn.chips.chip_of``).
+        name: one of ``TARGETS``, ``onnxruntime:PROVIDER``, another Ethos-U (``ethos.vela.chip_of``), another HTP
+            (``qnn.chips.chip_of``) or another of Rockchip's (``rockchip.runtime.CHIPS``).
         reduced_range: weights in [-64, 64]; None takes what the processor needs, which matters to u8 activations only.
             Say so explicitly where the model will run elsewhere.
         saturating: whether that processor saturates; None asks this machine's (``saturates``).
@@ -336,6 +358,8 @@ def _registered(name: str) -> Target:
         return _on_ethos(name)
     if is_chip(name) and name not in TARGETS.own:
         return _on_htp(name)
+    if name in CHIPS and name not in TARGETS.own:
+        return _on_rockchip(name)
     entry = TARGETS.get(name)
     if isinstance(entry, Target):
         return entry
