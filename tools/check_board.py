@@ -45,8 +45,7 @@ PasswordAuthentication no
 Subsystem sftp internal-sftp
 SetEnv "PATH={folder}/tools:/usr/local/bin:/usr/bin:/bin"
 """
-_CLOSE = 0.5  # how far energies may be off: a median is no mean on a machine with other work
-_WATTS, _BUILD_SECONDS = 5.01, 15
+_WATTS, _QUERIES, _BUILD_SECONDS, _CLOSE = 5.01, 100, 15, 0.01
 _TRTEXEC = """#!/bin/sh
 echo '&&&& RUNNING TensorRT.trtexec [TensorRT v8502] # trtexec'
 [ "$1" = --help ] && exit 0
@@ -57,7 +56,7 @@ cp "$model" "$engine"
 echo '[I] Starting inference'
 sleep 1
 echo '[I] === Performance summary ==='
-echo '[I] Throughput: 100 qps'
+echo '[I] Throughput: {queries} qps'
 echo '[I] GPU Compute Time: min = 9 ms, max = 11 ms, mean = 10 ms, median = 10 ms, percentile(99%) = 11 ms'
 """
 _TEGRASTATS = """#!/bin/sh
@@ -88,7 +87,7 @@ def start_sshd(sshd: str, folder: Path, core: int) -> subprocess.Popen[bytes]:
         (folder / "bin" / tool).write_text(_CLIENT.format(tool=path, folder=folder))
         (folder / "bin" / tool).chmod(0o755)
     (folder / "tools").mkdir()
-    scripts = {"trtexec": _TRTEXEC.format(seconds=_BUILD_SECONDS)}
+    scripts = {"trtexec": _TRTEXEC.format(seconds=_BUILD_SECONDS, queries=_QUERIES)}
     scripts["tegrastats"] = _TEGRASTATS.format(milliwatts=round(1000 * _WATTS))
     for name, script in scripts.items():
         (folder / "tools" / name).write_text(script)
@@ -185,7 +184,10 @@ def main() -> int:
 
 
 def check_engine(folder: Path, model: Path, sshd: subprocess.Popen[bytes], device: str) -> bool:
-    """Whether an engine is built there once, for all that the connection is lost, and joules are those of the power."""
+    """Whether an engine is built there once, for all that the connection is lost, and joules are those of the power.
+
+    A run takes its mean time, which on a machine with other work is longer than the median.
+    """
     ended = threading.Event()
     words = ("--precision", "fp16", "--device", device, "-o", str(folder / "m.engine"), "--json", "-")
     cutter = threading.Thread(target=cut, args=(sshd, 1, ended))
@@ -200,12 +202,11 @@ def check_engine(folder: Path, model: Path, sshd: subprocess.Popen[bytes], devic
     print(f"as said there: {ran['median_ms']} ms, {1e3 * ran['joules']:.1f} mJ a sample by {ran['meter']}")
     said, _ = finished(hqp(folder, "benchmark", str(model), "--device", device, "--json", "-", "--quiet"))
     (timed,) = json.loads(said)["models"]
-    expected = _WATTS * timed["median_ms"] / 1e3
     print(
         f"a run of the board's onnxruntime: {timed['median_ms']:.3f} ms, {1e3 * timed['joules']:.3f} mJ at {_WATTS} W"
     )
-    close = abs(timed["joules"] / expected - 1) < _CLOSE and abs(ran["joules"] * 100 / _WATTS - 1) < _CLOSE
-    return (cuts, runs) == (1, 1) and report["bytes"] > 0 and close
+    known = abs(ran["joules"] * _QUERIES / _WATTS - 1) < _CLOSE and timed["joules"] > _WATTS * timed["median_ms"] / 2e3
+    return (cuts, runs) == (1, 1) and report["bytes"] > 0 and known
 
 
 def check(folder: Path, model: Path, sshd: subprocess.Popen[bytes], device: str) -> int:
