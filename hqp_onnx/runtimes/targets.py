@@ -2,8 +2,9 @@
 
 A target is a layout and the runtime that models are measured on: ``onnxruntime``, ``openvino``, ``tensorrt``,
 ``tensorrt-rtx``, ``litert``, ``ethos-u55-256`` and its kin, ``qnn`` and its kin, ``rk3588`` and its kin,
-``onnxruntime:PROVIDER`` for any execution provider, or ``cuda`` for onnxruntime's CUDA provider. Others come by an entry
-point in the group ``hqp_onnx.targets``, or as ``FILE.py:name``: a ``Target``, or a function without arguments that returns one.
+``onnxruntime:PROVIDER`` for any execution provider, or ``cuda`` for onnxruntime's CUDA provider. Others come by an
+entry point in the group ``hqp_onnx.targets``, or as ``FILE.py:name``: a ``Target``, or a function without arguments
+that returns one.
 ``dataclasses.replace(target("onnxruntime"), name="mine", ...)`` makes another of one that exists.
 
 Activations are ``real = scale * (q - zero)``; weights are symmetric int8, one scale per output channel:
