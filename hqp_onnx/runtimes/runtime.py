@@ -91,6 +91,14 @@ class Calibrating(Protocol):
 
 
 @runtime_checkable
+class Emulating(Protocol):
+    """A runtime whose machine is emulated here, too slowly to judge candidates by: what ships is judged so again."""
+
+    def emulator(self, file: Path) -> Runner:
+        """What ``Compiling.compile`` made, loaded; errors as for ``Runtime.open``."""
+
+
+@runtime_checkable
 class Elsewhere(Protocol):
     """A runtime whose times are those of another machine."""
 
