@@ -1,10 +1,9 @@
 """What each runtime runs well in INT8: number formats, and which tensors carry a quantize/dequantize (Q/DQ) pair.
 
 A target is a layout and the runtime that models are measured on: ``onnxruntime``, ``openvino``, ``tensorrt``,
-``tensorrt-rtx``, ``litert``, ``ethos-u55-256`` and its kin, ``qnn`` and its kin, ``rk3588`` and its kin,
-``onnxruntime:PROVIDER`` for any execution provider, or ``cuda`` for onnxruntime's CUDA provider. Others come by an
-entry point in the group ``hqp_onnx.targets``, or as ``FILE.py:name``: a ``Target``, or a function without arguments
-that returns one.
+``tensorrt-rtx``, ``litert``, ``ethos-u55-256``, ``qnn``, ``rk3588`` and their kin, or ``onnxruntime:PROVIDER`` for any
+execution provider, ``cuda`` for onnxruntime's CUDA provider. Others come by an entry point in the group
+``hqp_onnx.targets``, or as ``FILE.py:name``: a ``Target``, or a function without arguments that returns one.
 ``dataclasses.replace(target("onnxruntime"), name="mine", ...)`` makes another of one that exists.
 
 Activations are ``real = scale * (q - zero)``; weights are symmetric int8, one scale per output channel:
@@ -40,6 +39,9 @@ Qualcomm HTP, by onnxruntime's QNN provider: LiteRT's places, in uint8 with a ze
 only if its inputs and its output all carry pairs. At TensorRT's places, weights are restored on the CPU, and products
 are in float16; at onnxruntime's, a Gemm is left to the CPU (``tools/check_targets.py``). What has no pairs (softmax,
 layer normalization, GELU) is in float16. Channels lie in blocks of 32.
+
+Rockchip. LiteRT's places, once more: at TensorRT's, its compiler crashes on some models. It quantizes by itself where
+it has samples (``rockchip.runtime``). Channels lie in blocks of 16.
 
 A product by a constant matrix may instead quantize what it reads as it comes (``dynamic``, in
 ``passes.quantize_dynamic``), for which onnxruntime has kernels on the CPU.
@@ -264,6 +266,25 @@ def _on_ethos(name: str) -> Target:
     return replace(_LITERT, name=name, runtime=EthosU(chip_of(name)), integers_only=True, channel_multiple=8)
 
 
+def _on_rockchip(name: str) -> Target:
+    return replace(
+        _LITERT,
+        name=name,
+        runtime=Rockchip(name),
+        integers_only=True,
+        counted=True,
+        stand_in=_NO_TIMES,
+        channel_multiple=16,
+        max_opset=19,
+    )
+
+
+_NO_TIMES = (
+    "accuracy is that of Rockchip's simulator; no time of the chip is known here, so widths, and what ships, are chosen "
+    "by multiply-accumulates"
+)
+
+
 def _on_htp(name: str) -> Target:
     return replace(
         _LITERT,
@@ -280,21 +301,6 @@ _NOTHING_TIMES = (
     "accuracy is that of the quantized model as onnxruntime computes it on the CPU; no time of the HTP is known here, "
     "so widths, and what ships, are chosen by multiply-accumulates"
 )
-
-
-def _on_rockchip(name: str) -> Target:
-    return replace(
-        _LITERT,
-        name=name,
-        runtime=Rockchip(name),
-        integers_only=True,
-        channel_multiple=16,
-        max_opset=19,
-        stand_in=_NO_TIMES,
-    )
-
-
-_NO_TIMES = "times are onnxruntime's on this processor: without the chip, its own are not known"
 _CPU_STANDS_IN = "accuracy and latency are onnxruntime's on the CPU: TensorRT runs the engine built from the model"
 _WEIGHTS_ONLY = "TensorRT for RTX multiplies INT8 weights in float: float16 is what it computes in by default"
 
@@ -313,8 +319,8 @@ TARGETS.register("onnxruntime")(_ONNXRUNTIME)
 TARGETS.register("openvino")(_OPENVINO)
 TARGETS.register("litert")(_LITERT)
 TARGETS.register("ethos-u55-256")(_on_ethos("ethos-u55-256"))
-TARGETS.register(QNN)(_on_htp(QNN))
 TARGETS.register("rk3588")(_on_rockchip("rk3588"))
+TARGETS.register(QNN)(_on_htp(QNN))
 TARGETS.register("cuda")(_on_provider("cuda", CUDA))
 TARGETS.register("tensorrt")(replace(_TENSORRT, stand_in=_CPU_STANDS_IN, engines="tensorrt"))
 TARGETS.register("tensorrt-rtx")(
@@ -337,8 +343,8 @@ def target(name: str, reduced_range: bool | None = None, saturating: bool | None
     """The target called ``name``.
 
     Args:
-        name: one of ``TARGETS``, ``onnxruntime:PROVIDER``, another Ethos-U (``ethos.vela.chip_of``), another HTP
-            (``qnn.chips.chip_of``) or another of Rockchip's (``rockchip.runtime.CHIPS``).
+        name: one of ``TARGETS``, ``onnxruntime:PROVIDER``, or another Ethos-U (``ethos.vela.chip_of``), HTP
+            (``qnn.chips.chip_of``) or NPU of Rockchip's (``rockchip.runtime.CHIPS``).
         reduced_range: weights in [-64, 64]; None takes what the processor needs, which matters to u8 activations only.
             Say so explicitly where the model will run elsewhere.
         saturating: whether that processor saturates; None asks this machine's (``saturates``).
@@ -357,10 +363,10 @@ def target(name: str, reduced_range: bool | None = None, saturating: bool | None
 def _registered(name: str) -> Target:
     if name.startswith(ETHOS) and name not in TARGETS.own:
         return _on_ethos(name)
-    if is_chip(name) and name not in TARGETS.own:
-        return _on_htp(name)
     if name in CHIPS and name not in TARGETS.own:
         return _on_rockchip(name)
+    if is_chip(name) and name not in TARGETS.own:
+        return _on_htp(name)
     entry = TARGETS.get(name)
     if isinstance(entry, Target):
         return entry
