@@ -703,7 +703,7 @@ def test_topology(name: str, check_plans: Callable[..., None]) -> None:
     graph = canonicalize(to_graph(model)).graph
     channels = analyze(graph)
     free = set(channels.prunable.tolist())
-    found = {(k.tensor, k.axis): len(free & set(labels.tolist())) for k, labels in channels.members.items()}
+    found = {(k.tensor, k.axis): len(free & set(labels.tolist())) for k, labels in channels.of_file().members.items()}
     assert {key: found.get(key, 0) for key in case.units} == case.units
     check_plans(graph, channels, feeds_of(model), tolerance=1e-2 if case.type == np.float16 else 1e-5)
 
