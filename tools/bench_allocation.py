@@ -30,7 +30,7 @@ from hqp_onnx.job.results import Report
 from hqp_onnx.model import open_session
 from hqp_onnx.runtimes.machine import processor, thread_counts
 from hqp_onnx.steps.optimize import optimize
-from hqp_onnx.timing import table
+from hqp_onnx.timing import fit
 
 ROOT = Path(__file__).parents[1] / "models"
 Patch = Callable[[], Any]
@@ -64,7 +64,7 @@ VARIANTS = {
     ),
     "linear": Variant(
         "times linear in each width, without products",
-        patches=(partial(patch.object, table, "combinations", lambda *_: ()),),
+        patches=(partial(patch.object, fit, "combinations", lambda *_: ()),),
     ),
     "raw": Variant(
         "loss curves as the ranking has them",

@@ -24,7 +24,8 @@ class BuildOptions:
         data: calibration data, for INT8 of a float model.
         preprocess: of images: imagenet, clip, tf, yolo, JSON, or its file.
         target: tensorrt or tensorrt-rtx; None takes what is installed, tensorrt first.
-        precision: int8, fp16 or fp32; None takes int8 with data or Q/DQ where the GPU has INT8, else fp16.
+        precision: int8, fp8, fp16 or fp32; None takes that of the model's Q/DQ, int8 with data where the GPU has it,
+            else fp16.
         for_gpu: GPUs that TensorRT for RTX compiles for, see ``gpus``; none for all from Ampere on.
         calibration: how ranges are chosen.
         calibration_cache: scales of the implicit path: read if it exists, else written.
@@ -106,8 +107,8 @@ class BuildOptions:
             return library(self.target)
         return TENSORRT if self.elsewhere is not None or self.device is not None else installed() or TENSORRT
 
-    def request(self, quantized: bool) -> Request:
-        """The part that decides the plan."""
+    def request(self, quantized: bool, float8: bool = False) -> Request:
+        """The part that decides the plan, with what the model's Q/DQ are."""
         cache = self.calibration_cache
         return Request(
             precision=self.precision,
@@ -115,6 +116,7 @@ class BuildOptions:
             scales=self.scales,
             strongly_typed=self.strongly_typed,
             quantized=quantized,
+            float8=float8,
             data=self.data is not None,
             method=self.calibration,
             cache_named=cache is not None,

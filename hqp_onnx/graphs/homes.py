@@ -4,7 +4,8 @@
     w [1, 512, 128]  ->  Slice, Slice  ->  Concat  ->  v [1, 512, 128]  gates of an LSTM in another order
 
 What was removed is said of the file that was given, whose tensors its owner knows. A weight that is only a part of an
-initializer has no home: zeros in the file would be in its other parts, too.
+initializer has no home: zeros in the file would be in its other parts, too. The zero of quantized weights is their
+zero-point.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def _moved(node: gs.Node, shape: tuple[int, ...], homes: Sequence[Home]) -> tupl
         return (shape, home) if whole and np.isfinite(scale.values).all() else None
     if op == "Transpose":
         order = list(node.attrs.get("perm") or range(len(shape))[::-1])
-        return tuple(shape[axis] for axis in order), _chosen(home, order)
+        return tuple(shape[axis] for axis in order), chosen(home, order)
     if op == "Concat":
         return _joined(home, homes, shape, node.attrs["axis"] % len(shape))
     if op == "Slice" and all(isinstance(t, gs.Constant) for t in node.inputs[1:]):
@@ -81,10 +82,10 @@ def _moved(node: gs.Node, shape: tuple[int, ...], homes: Sequence[Home]) -> tupl
     if target is None:
         return None
     kept = {(math.prod(shape[:i]), n): i for i, n in reversed(list(enumerate(shape))) if n > 1}
-    return target, _chosen(home, [kept.get((math.prod(target[:i]), n)) for i, n in enumerate(target)])
+    return target, chosen(home, [kept.get((math.prod(target[:i]), n)) for i, n in enumerate(target)])
 
 
-def _chosen(home: Home, axes: Sequence[int | None]) -> Home:
+def chosen(home: Home, axes: Sequence[int | None]) -> Home:
     """``home`` of a tensor whose axes are these of the one before."""
     return replace(
         home,

@@ -19,8 +19,10 @@ from hqp_onnx.graphs.shapes import example_feeds
 from hqp_onnx.limits import check_threads
 from hqp_onnx.model import ModelSource, open_session
 from hqp_onnx.progress import Progress, silent
+from hqp_onnx.runtimes.runners import require_timed
 from hqp_onnx.runtimes.session import Runner, try_run
 from hqp_onnx.runtimes.targets import Target
+from hqp_onnx.runtimes.targets import target as target_named
 
 
 def benchmark_models(
@@ -38,6 +40,7 @@ def benchmark_models(
         raise UsageError("no models: give one or more")
     if batch < 1:
         raise UsageError(f"{{--batch}} {batch}: expected 1 or more")
+    require_timed(target if isinstance(target, Target) else target_named(target))
     check_threads(threads, isinstance(target, Target) and isinstance(target.runtime, OnBoard))
     names = [f"<model {n}>" if isinstance(m, onnx.ModelProto) else str(m) for n, m in enumerate(models, 1)]
     sessions = {name: open_session(m, target, threads) for name, m in zip(names, models, strict=True)}

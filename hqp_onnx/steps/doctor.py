@@ -40,6 +40,7 @@ OPTIONAL = (
     "pycuda",
     "onnx-ir",
     "olive-ai",
+    "onnxruntime-qnn",
 )
 INTEGER = {
     "avx2": "256-bit integers: u8s8 by three instructions, which may saturate",
