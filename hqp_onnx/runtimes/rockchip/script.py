@@ -40,7 +40,7 @@ class _Anything:
 
 
 class _NoTorch(ModuleType):
-    __path__: Sequence[str] = ()
+    __path__: list[str] = []  # noqa: RUF012 - what ModuleType says
     __version__ = "2.4.0"
 
     def __getattr__(self, name: str) -> type[_Anything]:
