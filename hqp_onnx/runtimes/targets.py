@@ -280,8 +280,8 @@ def _on_rockchip(name: str) -> Target:
 
 
 _NO_TIMES = (
-    "accuracy is that of Rockchip's simulator; no time of the chip is known here, so widths, and what ships, are chosen "
-    "by multiply-accumulates"
+    "accuracy is that of Rockchip's simulator; no time of the chip is known here, so widths, and what ships, are "
+    "chosen by multiply-accumulates"
 )
 
 
