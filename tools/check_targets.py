@@ -1,18 +1,21 @@
-"""What ships on LiteRT and on Ethos-U, beside onnxruntime: accuracy, size, times or cycles, and what was refused.
+"""What ships on LiteRT, Ethos-U and Qualcomm HTP, beside onnxruntime: accuracy, size, times or cycles, refusals.
 
     python tools/check_targets.py FOLDER [--models resnet18 mobilenet_v3_small] [--targets litert ethos-u55-256 ...]
                                   [--npu ethos-u55-256] [--no-jobs]
+                                  [--htp qnn] [--images 500] [--tables 1 2 3 4]
 
 The jobs are `hqp optimize` with its defaults on the bundled models and data, one after the other, into
-FOLDER/MODEL/WAY; those that are there already are taken as they are, and with --no-jobs nothing else is. Four tables:
+FOLDER/MODEL/WAY; those that are there already are taken as they are, and with --no-jobs nothing else is. Tables:
 
     1  the input, Q8-only and what ships, on each target
     2  cycles of the NPU where widths were chosen by its cycles, by times of this processor, by multiply-accumulates;
        the pruned models of these jobs, quantized for the NPU
     3  what ships for LiteRT beside what ships for onnxruntime, on one thread, in turn
     4  what has no counterpart in .tflite, and what Vela leaves to the CPU
+    5  the first images of the test data on the HTP, emulated, beside onnxruntime: the input, Q8-only, what ships, and
+       Q8-only laid out for others; how much of each is in the context
 
-Needs the extra `ethos-u`.
+Needs the extra `ethos-u`; table 5, which is not among the defaults, `qnn`.
 """
 
 from __future__ import annotations
@@ -23,11 +26,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 import hqp_onnx
 from hqp_onnx.errors import HqpError
 from hqp_onnx.evaluation.latency import measure
+from hqp_onnx.files import make_folder, write_bytes
 from hqp_onnx.graphs import model_io
 from hqp_onnx.graphs.shapes import example_feeds
 from hqp_onnx.job.options import Options
@@ -38,6 +43,8 @@ from hqp_onnx.runtimes.ethos.runtime import EthosU
 from hqp_onnx.runtimes.ethos.vela import Estimate, estimate
 from hqp_onnx.runtimes.litert.session import compiled
 from hqp_onnx.runtimes.machine import processor
+from hqp_onnx.runtimes.qnn.context import compiled as context_of
+from hqp_onnx.runtimes.qnn.runtime import Qnn
 from hqp_onnx.runtimes.targets import Target, target
 from hqp_onnx.steps.optimize import optimize
 
@@ -173,25 +180,64 @@ def fourth_table(files: Iterable[Path], npu: str) -> Iterator[str]:
             yield f"| {file.name} | refused: {e} | |"
 
 
+def fifth_table(folder: Path, models: Iterable[str], htp: str, images: int, jobs: bool) -> Iterator[str]:
+    """Markdown."""
+    yield f"| model | row | top-1 % of {images} images, emulated | onnxruntime | MB | nodes in it | left to the CPU |"
+    yield "|---|---|---|---|---|---|---|"
+    calib, test = MODELS / "fashion_mnist_calib.npz", dict(np.load(MODELS / "fashion_mnist_test.npz"))
+    some = {name: values[:images] for name, values in test.items()}
+    runtime = target(htp).runtime
+    assert isinstance(runtime, Qnn)
+    for model in models:
+        whole = onnx.load(MODELS / f"{model}.onnx")
+        report = report_of(folder, model, htp, jobs)
+        rows = {"the input, in float16": whole, "Q8-only": hqp_onnx.quantize(whole, data=calib, target=htp)}
+        if report is not None:
+            rows["ships"] = onnx.load(folder / model / htp / report.files[report.ships])
+        for other in ("tensorrt", "onnxruntime"):
+            rows[f"Q8-only as for {other}"] = hqp_onnx.quantize(whole, data=calib, target=other)
+        feeds = example_feeds(model_io.to_graph(whole))
+        for row, proto in rows.items():
+            made = folder / f"{model}.ctx.onnx"
+            try:
+                found = context_of(proto, feeds, runtime.chip)
+            except HqpError as e:
+                yield f"| {model} | {row} | refused: {e} | | | | |"
+                continue
+            make_folder(folder)
+            write_bytes(made, found.content)
+            tops = [100 * hqp_onnx.evaluate(one, some, target=htp).metric for one in (made, proto)]
+            left = [f"{node.operator} `{node.name}`" for node in found.left if not node.end]
+            more = f" and {len(left) - 3} more" * (len(left) > 3)
+            yield (
+                f"| {model} | {row} | {tops[0]:.1f} | {tops[1]:.1f} | {len(found.content) / 1e6:.2f} | "
+                f"{found.nodes - len(found.left)} of {found.nodes} | {', '.join(left[:3]) or 'the ends alone'}{more} |"
+            )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--models", nargs="+", default=["resnet18", "mobilenet_v3_small"])
     parser.add_argument("--targets", nargs="+", default=["onnxruntime", "litert", NPU])
     parser.add_argument("--npu", default=NPU)
+    parser.add_argument("--htp", default="qnn")
+    parser.add_argument("--images", type=int, default=500, help="of table 5")
+    parser.add_argument("--tables", nargs="+", type=int, default=[1, 2, 3, 4])
     parser.add_argument("--files", nargs="*", type=Path, default=sorted(MODELS.rglob("*.onnx")), help="of table 4")
     parser.add_argument("--no-jobs", action="store_true")
     given = parser.parse_args()
     jobs = not given.no_jobs
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     print(f"{processor()}; load of the last 1, 5, 15 minutes {load}; {', '.join(describe(given))}")
-    tables = (
-        first_table(given.folder, given.models, given.targets, jobs),
-        second_table(given.folder, given.models, given.npu, jobs),
-        third_table(given.folder, given.models, jobs),
-        fourth_table(given.files, given.npu),
-    )
-    for number, lines in enumerate(tables, 1):
+    tables = {
+        1: first_table(given.folder, given.models, given.targets, jobs),
+        2: second_table(given.folder, given.models, given.npu, jobs),
+        3: third_table(given.folder, given.models, jobs),
+        4: fourth_table(given.files, given.npu),
+        5: fifth_table(given.folder, given.models, given.htp, given.images, jobs),
+    }
+    for number, lines in ((number, tables[number]) for number in given.tables):
         print(f"\nTable {number}\n", flush=True)
         for line in lines:
             print(line, flush=True)
@@ -199,7 +245,8 @@ def main() -> None:
 
 def describe(given: argparse.Namespace) -> list[str]:
     """The runtimes."""
-    return [target(name).runtime.describe() for name in given.targets]
+    htp = [given.htp] * (5 in given.tables)
+    return [target(name).runtime.describe() for name in ([] if given.tables == [5] else given.targets) + htp]
 
 
 if __name__ == "__main__":

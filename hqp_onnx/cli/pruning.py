@@ -44,7 +44,9 @@ _NAMED = 3  # tensors of a group, on a terminal; --json and pipes have all
 @click.command(cls=Command)
 @model_argument
 @click.option(
-    "--target", type=Loose(TARGETS), help="Instead of units, show the nodes of MODEL that this TensorRT refuses."
+    "--target",
+    type=Loose(TARGETS),
+    help="Instead of units, show the nodes of MODEL that this TensorRT, or QNN, refuses.",
 )
 @probe_option
 @json_option

@@ -99,6 +99,16 @@ class Emulating(Protocol):
 
 
 @runtime_checkable
+class Placing(Protocol):
+    """A runtime that leaves nodes to another processor, and says which."""
+
+    def placed(
+        self, model: onnx.ModelProto, feeds: Mapping[str, Array]
+    ) -> tuple[int, tuple[tuple[str, str, str], ...]]:
+        """How many nodes there are, and of those that are left, name, operator and reason; ``ModelError``."""
+
+
+@runtime_checkable
 class Elsewhere(Protocol):
     """A runtime whose times are those of another machine."""
 

@@ -55,6 +55,13 @@ class Qnn:
         more = f", and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
         return share, f"left to the CPU in the middle of the model: {listed}{more}"
 
+    def placed(
+        self, model: onnx.ModelProto, feeds: Mapping[str, Array]
+    ) -> tuple[int, tuple[tuple[str, str, str], ...]]:
+        """See ``runtime.Placing``."""
+        made = compiled(model, feeds, self.chip)
+        return made.nodes, tuple((node.name, node.operator, node.reason) for node in made.left)
+
     def emulator(self, file: Path) -> Runner:
         """See ``runtime.Emulating``."""
         return HtpSession(file.read_bytes(), self.chip)

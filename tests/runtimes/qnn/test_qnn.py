@@ -134,6 +134,8 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest
         ("optimize", "model.onnx", *data, "--target", "qnn", "--speedup", "2", "--force"),
     ):
         assert hqp(monkeypatch, *words) == 2
+    assert hqp(monkeypatch, "inspect", "out/int8.onnx", "--target", "qnn", "--json", "b.json") == 0
+    assert [one["op"] for one in json.loads(Path("b.json").read_text())["refused"]] == ["Gemm"]
     assert hqp(monkeypatch, "export", "out", "--format", "qnn-v73", "-o", "b.onnx") == 0
     assert context.is_context(Path("b.onnx")) and not context.is_context(Path("model.onnx"))
 
