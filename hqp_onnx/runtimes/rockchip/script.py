@@ -107,7 +107,7 @@ def main() -> None:
         answer(built=True)
         for _ in sys.stdin:
             answer(count=_ran(rknn, folder))
-    except Exception as e:  # noqa: BLE001 - rknn-toolkit2 raises types of its own
+    except Exception as e:  # noqa: BLE001  the toolkit's types are not documented
         answer(error=f"{type(e).__name__}: {e}")
 
 
