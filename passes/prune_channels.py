@@ -17,7 +17,7 @@ from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis, PruningPlan
 from hqp_onnx.channels.rules import REWRITES
 from hqp_onnx.channels.survivors import Survivors
 from hqp_onnx.errors import UsageError
-from hqp_onnx.graphs.bodies import constants, every_graph
+from hqp_onnx.graphs.bodies import constants
 from hqp_onnx.graphs.nodes import operator
 from hqp_onnx.graphs.unique_names import UniqueNames, tensor_names, unused
 from hqp_onnx.passes.base import PassResult
@@ -44,7 +44,8 @@ def prune_channels(graph: gs.Graph, channels: ChannelMap, plan: PruningPlan) -> 
     gone = channels.removed(plan)
     _end_branches(pruned, channels, gone)
     survivors = Survivors(channels, gone, UniqueNames(pruned, more=tensor_names(graph)))
-    added = [_restate(survivors, inner, inner is pruned) for inner in every_graph(pruned)]
+    graphs = [pruned, *pruned.subgraphs(recursive=True)]
+    added = [_restate(survivors, inner, inner is pruned) for inner in graphs]
     if any(added):
         pruned.toposort()
     tensors = constants(pruned)

@@ -18,20 +18,20 @@ def bodies(node: gs.Node) -> list[gs.Graph]:
     return [node.attrs[name] for name in _BODIES.get(operator(node), ())]
 
 
-def every_graph(graph: gs.Graph) -> list[gs.Graph]:
+def _graphs(graph: gs.Graph) -> list[gs.Graph]:
     """``graph``, and the graphs inside its nodes."""
     return [graph, *graph.subgraphs(recursive=True)]
 
 
 def every_node(graph: gs.Graph) -> Iterator[gs.Node]:
     """Nodes of ``graph`` and of the graphs inside them."""
-    return (node for inner in every_graph(graph) for node in inner.nodes)
+    return (node for inner in _graphs(graph) for node in inner.nodes)
 
 
 def constants(graph: gs.Graph) -> dict[str, list[gs.Constant]]:
     """Constants by name, here and in the graphs inside nodes, which may hold copies of what they read outside."""
     found: dict[str, dict[int, gs.Constant]] = {}
-    for inner in every_graph(graph):
+    for inner in _graphs(graph):
         for tensor in inner.tensors().values():
             if isinstance(tensor, gs.Constant):
                 found.setdefault(tensor.name, {})[id(tensor)] = tensor
@@ -44,7 +44,7 @@ def name_apart(graph: gs.Graph) -> None:
     Constants of one name that are equal are one weight.
     """
     first, taken = dict[str, gs.Tensor](), tensor_names(graph)
-    for inner in every_graph(graph):
+    for inner in _graphs(graph):
         for tensor in [*inner.inputs, *inner.outputs, *inner.tensors().values()]:
             if not tensor.is_empty() and not _same(first.setdefault(tensor.name, tensor), tensor):
                 tensor.name = unused(tensor.name, taken)
