@@ -16,8 +16,8 @@ except ModuleNotFoundError:  # Python 3.10
 
 ROOT = Path(__file__).parents[1]
 MODELS = ("ModelProto", "GraphProto", "gs.Graph", "PassResult")
-# the same model as another type, for other tensors, as another toolkit reads it, or with the graphs inside it
-OTHER_FORM = {"to_proto", "to_graph", "with_outputs", "needed", "without_pairs", "every_graph"}
+# the same model as another type, for other tensors, or as another toolkit reads it
+OTHER_FORM = {"to_proto", "to_graph", "with_outputs", "needed", "without_pairs"}
 
 
 @pytest.fixture(scope="module")
