@@ -1,6 +1,6 @@
 """The form that every other part of hqp_onnx expects, computing the same function.
 
-- opset 13 or newer, and every node has a name of its own;
+- opset 13 or newer, and every node has a name of its own, as has every tensor in the graphs inside nodes;
 - optional inputs and outputs at the end of a node's list that are stated as absent are not stated;
 - fused operators written out, and Einsum as MatMul (``expand_fused``), whose bias is added before heads are split
   (``move_biases``);
@@ -27,6 +27,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import ModelError
+from hqp_onnx.graphs.bodies import name_apart
 from hqp_onnx.graphs.model_io import name_nodes
 from hqp_onnx.graphs.shapes import Shapes, probe
 from hqp_onnx.graphs.symbolic.demands import BROADCASTING
@@ -68,6 +69,7 @@ def canonicalize_with_shapes(graph: gs.Graph) -> tuple[PassResult, Shapes]:
     before = _signature(graph)
     raised = raise_opset(graph, MINIMUM_OPSET)
     name_nodes(raised.graph)
+    name_apart(raised.graph)
     _drop_absent(raised.graph)
     expanded = expand_fused(raised.graph.toposort())
     graph, shapes = _without_shape_arithmetic(move_biases(expanded.graph).graph)

@@ -4,7 +4,8 @@
     w [1, 512, 128]  ->  Slice, Slice  ->  Concat  ->  v [1, 512, 128]  gates of an LSTM in another order
     w [64, 4, 8]  ->  Reshape  ->  v [64, 32]                           axis 1 of v is axes 1 and 2 of w
 
-What was removed is said of the file that was given, whose tensors its owner knows.
+What was removed is said of the file that was given, whose tensors its owner knows. The zero of quantized weights is
+their zero-point.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def _moved(node: gs.Node, shape: tuple[int, ...], homes: Sequence[Home]) -> list
         return [(shape, home)] if whole and np.isfinite(scale.values).all() else None
     if op == "Transpose":
         order = list(node.attrs.get("perm") or range(len(shape))[::-1])
-        return [(tuple(shape[axis] for axis in order), _chosen(home, order))]
+        return [(tuple(shape[axis] for axis in order), chosen(home, order))]
     if op == "Concat":
         return _joined(home, homes, shape, node.attrs["axis"] % len(shape))
     if not all(isinstance(t, gs.Constant) for t in node.inputs[1:]):
@@ -94,7 +95,7 @@ def _reshaped(home: Home, shape: tuple[int, ...], target: tuple[int, ...]) -> Ho
         kept.append(first if first is not None and shape[first] == size else None)
         if first is not None and kept[-1] is None and (axes := _side_by_side(home, shape, first, size)):
             joined[number] = axes
-    made = _chosen(home, kept)
+    made = chosen(home, kept)
     return replace(made, axes=tuple(joined.get(number, axis) for number, axis in enumerate(made.axes)))
 
 
@@ -131,10 +132,10 @@ def _looked_up(node: gs.Node, home: Home, shape: tuple[int, ...]) -> list[_Moved
     if len(np.unique(places % shape[axis])) < shape[axis]:
         return None
     kept = [*range(axis), *[None] * places.ndim, *range(axis + 1, len(shape))]
-    return [((*shape[:axis], *places.shape, *shape[axis + 1 :]), _chosen(home, kept))]
+    return [((*shape[:axis], *places.shape, *shape[axis + 1 :]), chosen(home, kept))]
 
 
-def _chosen(home: Home, axes: Sequence[int | None]) -> Home:
+def chosen(home: Home, axes: Sequence[int | None]) -> Home:
     """``home`` of a tensor whose axes are these of the one before."""
     return replace(
         home,

@@ -638,7 +638,7 @@ TOPOLOGIES = {
       d = Concat<axis=1>(b, c)
       y = Conv(d, wy)""",
         {"wa": (4, 3, 1, 1), "wb": (5, 3, 1, 1), "wy": (3, 9, 1, 1), "k": (4, 1, 1)},
-        {("wa", 0): 0, ("wb", 0): 5, ("wy", 1): 5},
+        {("wa", 0): 4, ("wb", 0): 5, ("wy", 1): 9},
     ),
     "a function of the model": Topology(
         "float[n,3,4,4] x",
