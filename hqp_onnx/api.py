@@ -37,7 +37,7 @@ from hqp_onnx.evaluation.latency import Latencies
 from hqp_onnx.evaluation.metrics import Metric, ScoreFunction, Scores
 from hqp_onnx.evaluation.metrics.task import Task
 from hqp_onnx.graphs.record import Record
-from hqp_onnx.model import ModelSource, open_data, open_model, open_optional_data
+from hqp_onnx.model import ModelSource, calibrated, open_data, open_model, open_optional_data
 from hqp_onnx.passes.convert_fp16 import in_float16
 from hqp_onnx.passes.quantize import Recipe
 from hqp_onnx.passes.quantize_dynamic import check_dynamic
@@ -198,6 +198,7 @@ def quantize(
         return verified_model(integers.graph, opened.source(given), record, resolved, precision, integers.warnings)
     samples = calibration_data(opened, data, preprocess, precision, progress)
     assert samples.data is not None
+    resolved = calibrated(resolved, samples.data)
     make = {"mixed": mixed_model, "fp8": fp8_model}.get(precision, quantize_model)
     with using(workers):
         made = make(opened, samples.data, resolved, calibration, progress, recipe)

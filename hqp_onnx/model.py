@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -35,6 +35,7 @@ from hqp_onnx.passes.canonicalize import canonicalize_with_shapes
 from hqp_onnx.passes.dequantize import dequantize
 from hqp_onnx.passes.lowering.inline_constants import inline_constants
 from hqp_onnx.runtimes.runners import open_runner
+from hqp_onnx.runtimes.runtime import Calibrating
 from hqp_onnx.runtimes.session import Runner, try_run
 from hqp_onnx.runtimes.targets import Target
 from hqp_onnx.runtimes.targets import target as target_named
@@ -45,6 +46,7 @@ _VERIFIED_BATCH = 4  # where the model leaves it open
 IN_MEMORY = Path("<model>")
 """What errors call a model in memory."""
 
+CALIBRATING = 128  # samples, at most
 ModelSource: TypeAlias = str | Path | onnx.ModelProto
 """A file, or a model in memory, which is not changed."""
 
@@ -132,7 +134,8 @@ def open_model(
 def _kind(proto: onnx.ModelProto) -> str:
     """See ``Model.quantized``."""
     found = {node.op_type for node in model_io.nodes(proto.graph) if model_io.is_quantized(node.op_type)}
-    return "" if not found else "dynamic" if "DynamicQuantizeLinear" in found else "int8"
+    dynamic = any(op.startswith("DynamicQuantize") for op in found)
+    return "" if not found else "dynamic" if dynamic else "int8"
 
 
 def _in_float(proto: onnx.ModelProto) -> gs.Graph:
@@ -280,3 +283,11 @@ def open_optional_data(model: Model, data: Data | None, preprocess: str | Path |
     if preprocess is not None:
         raise UsageError("{--preprocess} is for {--data}: add it, or leave both out")
     return None
+
+
+def calibrated(target: Target, data: Dataset | None) -> Target:
+    """``target``, by the first samples of the calibration data where its runtime quantizes by itself."""
+    if data is None or not isinstance(target.runtime, Calibrating):
+        return target
+    samples = next(iter(data.in_batches(min(len(data), CALIBRATING)))).feeds
+    return replace(target, runtime=target.runtime.calibrated(samples))

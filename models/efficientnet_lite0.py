@@ -9,7 +9,8 @@ the graph. IMAGES holds JPEG files of 256 x 256 pixels one after the other (``jp
 ``labels`` in the order of sorted WordNet ids; their central 224 x 224 pixels are taken.
 
 Writes ``efficientnet_lite0.onnx``, ``all.npz`` and, for splits 0, 1 and 2 (seeded halves of it), ``calib_N.npz`` and
-``val_N.npz``; prints the top-1 accuracy on all images and on each validation half, and the model's sha256.
+``val_N.npz``, and a quarter of it for calibration and the rest for validation, ``quarter_calib.npz`` and
+``quarter_val.npz``; prints the top-1 accuracy on all images and on each validation half, and the model's sha256.
 """
 
 from __future__ import annotations
@@ -103,6 +104,9 @@ def main() -> None:
         for name, rows in zip(("calib", "val"), np.split(order, 2), strict=True):
             np.savez(options.output / f"{name}_{split}.npz", input=pixels[rows], labels=labels[rows])
         accuracy[f"val_{split}"] = float(right[rows].mean())
+    order = np.random.default_rng(SPLITS).permutation(len(labels))
+    for name, rows in zip(("calib", "val"), np.split(order, [len(order) // 4]), strict=True):
+        np.savez(options.output / f"quarter_{name}.npz", input=pixels[rows], labels=labels[rows])
     print(json.dumps({"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "accuracy": accuracy}, indent=1))
 
 

@@ -3,6 +3,9 @@
     python tools/bench_optimize.py [--variants default confidence ...] [--max-drop 0.015] [-o FOLDER] [--page FILE.md]
     python models/cifar10.py --source cifar10_jpeg.npz
     python tools/bench_optimize.py vit.onnx resnet56.onnx --data build/cifar10/cifar10 --variants default openvino
+    python models/efficientnet_lite0.py imagenet1k_sample.npz
+    python tools/bench_optimize.py build/efficientnet_lite0/efficientnet_lite0.onnx --metric agreement \
+        --data build/efficientnet_lite0/quarter --variants default
 
 For each model: the default (widths by measured time), the same on one thread, the same with the upper 95 % bound of the
 drop inside the budget; units in one order, by what the loss suffers per MAC, and by Fisher sensitivity; Algorithm 1 to
@@ -48,8 +51,11 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("models", nargs="*", type=Path, help="none: the bundled ones")
     parser.add_argument(
-        "--data", default=ROOT / "fashion_mnist", help="what the names of calib, val and test begin with"
+        "--data",
+        default=ROOT / "fashion_mnist",
+        help="what the names of calib, val and test begin with; test may be missing",
     )
+    parser.add_argument("--metric", help="default: what the data and the outputs say")
     parser.add_argument("--max-drop", type=float, default=0.015)
     parser.add_argument("-o", "--output", type=Path, default=Path("build/bench"))
     options = parser.parse_args()
@@ -59,13 +65,12 @@ def main() -> None:
 
 def print_all(options: argparse.Namespace) -> None:
     """The table of every model and variant."""
-    calib, val, test = (f"{options.data}_{part}.npz" for part in ("calib", "val", "test"))
+    calib, val, test = (Path(f"{options.data}_{part}.npz") for part in ("calib", "val", "test"))
+    common = {"test": test if test.exists() else None, "metric": options.metric, "max_drop": options.max_drop}
     for model in options.models or sorted(ROOT.glob("*.onnx")):
         for variant in options.variants:
             output, chosen = options.output / model.stem / variant, VARIANTS[variant]
-            report = optimize(
-                Options(model, calib, val, output, test=test, resume=True, **{"max_drop": options.max_drop, **chosen})
-            )
+            report = optimize(Options(model, calib, val, output, resume=True, **{**common, **chosen}))
             budget = f"Δ = {100 * options.max_drop:g} points"
             print(f"\n## {model.stem}, {variant} ({budget}, {report.machine.processor})\n")
             print_rows(report)

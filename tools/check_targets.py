@@ -1,18 +1,24 @@
-"""What ships on LiteRT and on Ethos-U, beside onnxruntime: accuracy, size, times or cycles, and what was refused.
+"""What ships on LiteRT and on NPUs, beside onnxruntime: accuracy, size, times or cycles, and what was refused.
 
     python tools/check_targets.py FOLDER [--models resnet18 mobilenet_v3_small] [--targets litert ethos-u55-256 ...]
                                   [--npu ethos-u55-256] [--no-jobs]
+                                  [--htp qnn] [--images 500] [--tables 1 2 3 4] [--page FILE.md]
+                                  [--networks MODEL.onnx,CALIB.npz,TEST.npz ...] [--npus litert ethos-u55-256 rk3588]
 
 The jobs are `hqp optimize` with its defaults on the bundled models and data, one after the other, into
-FOLDER/MODEL/WAY; those that are there already are taken as they are, and with --no-jobs nothing else is. Four tables:
+FOLDER/MODEL/WAY; those that are there already are taken as they are, and with --no-jobs nothing else is. Tables:
 
     1  the input, Q8-only and what ships, on each target
     2  cycles of the NPU where widths were chosen by its cycles, by times of this processor, by multiply-accumulates;
        the pruned models of these jobs, quantized for the NPU
     3  what ships for LiteRT beside what ships for onnxruntime, on one thread, in turn
     4  what has no counterpart in .tflite, and what Vela leaves to the CPU
+    5  the first images of the test data on the HTP, emulated, beside onnxruntime: the input, Q8-only, what ships, and
+       Q8-only laid out for others; how much of each is in the context
+    6  Q8-only of any networks on --npus, by 256 calibration samples, without a job: the first images of the test data
+       in each target's own runtime or simulator, and what its compiler says
 
-Needs the extra `ethos-u`.
+Needs the extra `ethos-u`. Tables 5 and 6 are not among the defaults, and need `qnn` and `hqp setup rknn`.
 """
 
 from __future__ import annotations
@@ -23,27 +29,36 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
+from result_page import recorded, result_parser
 
 import hqp_onnx
+from hqp_onnx.arrays import Array
 from hqp_onnx.errors import HqpError
 from hqp_onnx.evaluation.latency import measure
+from hqp_onnx.files import make_folder, write_bytes
 from hqp_onnx.graphs import model_io
 from hqp_onnx.graphs.shapes import example_feeds
 from hqp_onnx.job.options import Options
 from hqp_onnx.job.results import Report
-from hqp_onnx.model import open_session
+from hqp_onnx.model import calibrated, open_data, open_model, open_session
 from hqp_onnx.report.reading import read_report
 from hqp_onnx.runtimes.ethos.runtime import EthosU
 from hqp_onnx.runtimes.ethos.vela import Estimate, estimate
 from hqp_onnx.runtimes.litert.session import compiled
 from hqp_onnx.runtimes.machine import processor
+from hqp_onnx.runtimes.qnn.context import compiled as context_of
+from hqp_onnx.runtimes.qnn.runtime import Qnn
+from hqp_onnx.runtimes.runtime import Compiling
 from hqp_onnx.runtimes.targets import Target, target
 from hqp_onnx.steps.optimize import optimize
 
 MODELS = Path(__file__).parents[1] / "models"
 NPU = "ethos-u55-256"
 ROWS = ("baseline", "q8_only")
+_DATA = [str(MODELS / f"fashion_mnist_{part}.npz") for part in ("calib", "test")]
+_NETWORKS = [",".join([str(MODELS / f"{model}.onnx"), *_DATA]) for model in ("resnet18", "mobilenet_v3_small")]
 
 
 def by_macs() -> Target:
@@ -173,25 +188,112 @@ def fourth_table(files: Iterable[Path], npu: str) -> Iterator[str]:
             yield f"| {file.name} | refused: {e} | |"
 
 
+def fifth_table(folder: Path, models: Iterable[str], htp: str, images: int, jobs: bool) -> Iterator[str]:
+    """Markdown."""
+    yield f"| model | row | top-1 % of {images} images, emulated | onnxruntime | MB | nodes in it | left to the CPU |"
+    yield "|---|---|---|---|---|---|---|"
+    calib, test = MODELS / "fashion_mnist_calib.npz", dict(np.load(MODELS / "fashion_mnist_test.npz"))
+    some = {name: values[:images] for name, values in test.items()}
+    runtime = target(htp).runtime
+    assert isinstance(runtime, Qnn)
+    for model in models:
+        whole = onnx.load(MODELS / f"{model}.onnx")
+        report = report_of(folder, model, htp, jobs)
+        rows = {"the input, in float16": whole, "Q8-only": hqp_onnx.quantize(whole, data=calib, target=htp)}
+        if report is not None:
+            rows["ships"] = onnx.load(folder / model / htp / report.files[report.ships])
+        for other in ("tensorrt", "onnxruntime"):
+            rows[f"Q8-only as for {other}"] = hqp_onnx.quantize(whole, data=calib, target=other)
+        feeds = example_feeds(model_io.to_graph(whole))
+        for row, proto in rows.items():
+            made = folder / f"{model}.ctx.onnx"
+            try:
+                found = context_of(proto, feeds, runtime.chip)
+            except HqpError as e:
+                yield f"| {model} | {row} | refused: {e} | | | | |"
+                continue
+            make_folder(folder)
+            write_bytes(made, found.content)
+            tops = [100 * hqp_onnx.evaluate(one, some, target=htp).metric for one in (made, proto)]
+            left = [f"{node.operator} `{node.name}`" for node in found.left if not node.end]
+            more = f" and {len(left) - 3} more" * (len(left) > 3)
+            yield (
+                f"| {model} | {row} | {tops[0]:.1f} | {tops[1]:.1f} | {len(found.content) / 1e6:.2f} | "
+                f"{found.nodes - len(found.left)} of {found.nodes} | {', '.join(left[:3]) or 'the ends alone'}{more} |"
+            )
+
+
+def sixth_table(networks: Iterable[str], names: Iterable[str], images: int) -> Iterator[str]:
+    """Markdown."""
+    yield f"| model | target | top-1 % of {images} images | drop from the input's in onnxruntime | MB | its compiler |"
+    yield "|---|---|---|---|---|---|"
+    for network in networks:
+        file, calib, test = map(Path, network.split(","))
+        whole, few = onnx.load(file), {name: values[:256] for name, values in np.load(calib).items()}
+        some = {name: values[:images] for name, values in np.load(test).items()}
+        first = top1(whole, "onnxruntime", some)
+        for name in names:
+            try:
+                yield f"| {file.stem} | {name} | {q8_only(whole, name, few, some, first)} |"
+            except HqpError as e:
+                yield f"| {file.stem} | {name} | refused: {e} | | | |"
+
+
+def q8_only(whole: onnx.ModelProto, name: str, calib: dict[str, Array], test: dict[str, Array], first: float) -> str:
+    """The cells of a row."""
+    opened = open_model(whole)
+    place = calibrated(target(name), open_data(opened, calib))
+    int8 = hqp_onnx.quantize(whole, data=calib, target=name)
+    top = top1(int8, place, test)
+    content, said = b"", ("",)
+    if isinstance(place.runtime, Compiling):
+        feeds = example_feeds(model_io.to_graph(whole))
+        content, said = place.runtime.compile(int8, feeds), place.runtime.notes(int8, feeds)
+    size = len(content) or int8.ByteSize()
+    return f"{top:.2f} | {first - top:+.2f} | {size / 1e6:.2f} | {'; '.join(said)}"
+
+
+def top1(model: onnx.ModelProto, place: str | Target, test: dict[str, Array]) -> float:
+    """Percent of the images that ``place`` computes right."""
+    runner = open_session(model, place, 1)
+    (spec,) = runner.inputs
+    found = [runner.run({spec.name: x.astype(spec.dtype)}) for x in np.array_split(test[spec.name], 10)]
+    answers = np.concatenate([next(iter(outputs.values())).argmax(-1) for outputs in found])
+    return 100 * float((answers == test["labels"]).mean())
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = result_parser(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--models", nargs="+", default=["resnet18", "mobilenet_v3_small"])
     parser.add_argument("--targets", nargs="+", default=["onnxruntime", "litert", NPU])
     parser.add_argument("--npu", default=NPU)
+    parser.add_argument("--htp", default="qnn")
+    parser.add_argument("--images", type=int, default=500, help="of tables 5 and 6")
+    parser.add_argument("--networks", nargs="+", default=_NETWORKS, metavar="MODEL,CALIB,TEST", help="of table 6")
+    parser.add_argument("--npus", nargs="+", default=["litert", NPU, "rk3588"], help="of table 6")
+    parser.add_argument("--tables", nargs="+", type=int, default=[1, 2, 3, 4])
     parser.add_argument("--files", nargs="*", type=Path, default=sorted(MODELS.rglob("*.onnx")), help="of table 4")
     parser.add_argument("--no-jobs", action="store_true")
     given = parser.parse_args()
+    with recorded(given.page, "Other accelerators"):
+        print_tables(given)
+
+
+def print_tables(given: argparse.Namespace) -> None:
+    """Those that were asked for."""
     jobs = not given.no_jobs
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     print(f"{processor()}; load of the last 1, 5, 15 minutes {load}; {', '.join(describe(given))}")
-    tables = (
-        first_table(given.folder, given.models, given.targets, jobs),
-        second_table(given.folder, given.models, given.npu, jobs),
-        third_table(given.folder, given.models, jobs),
-        fourth_table(given.files, given.npu),
-    )
-    for number, lines in enumerate(tables, 1):
+    tables = {
+        1: first_table(given.folder, given.models, given.targets, jobs),
+        2: second_table(given.folder, given.models, given.npu, jobs),
+        3: third_table(given.folder, given.models, jobs),
+        4: fourth_table(given.files, given.npu),
+        5: fifth_table(given.folder, given.models, given.htp, given.images, jobs),
+        6: sixth_table(given.networks, given.npus, given.images),
+    }
+    for number, lines in ((number, tables[number]) for number in given.tables):
         print(f"\nTable {number}\n", flush=True)
         for line in lines:
             print(line, flush=True)
@@ -199,7 +301,8 @@ def main() -> None:
 
 def describe(given: argparse.Namespace) -> list[str]:
     """The runtimes."""
-    return [target(name).runtime.describe() for name in given.targets]
+    htp = [given.htp] * (5 in given.tables)
+    return [target(name).runtime.describe() for name in ([] if given.tables == [5] else given.targets) + htp]
 
 
 if __name__ == "__main__":

@@ -114,15 +114,9 @@ class Program:
     def _add(self, kernel: KernelTime) -> None:
         """Add a kernel's time to the tables."""
         for part in kernel.parts:
-            axes = tuple(sorted(list(dict.fromkeys((*part.groups, *kernel.owners)))[:2]))
-            product, present = np.ones([1] * len(axes)), np.ones([1] * len(axes))
-            for axis, group in enumerate(axes):
-                shape = [-1 if i == axis else 1 for i in range(len(axes))]
-                if group in part.groups:
-                    product = product * kernel.rounded(group, self._widths[group]).reshape(shape)
-                if group in kernel.owners:
-                    present = present * (self._widths[group] > 0).reshape(shape)
-            time = part(product) * present
+            axes = tuple(sorted(list(dict.fromkeys((*part.axes, *kernel.owners)))[:2]))
+            along = np.ix_(*(self._widths[group] for group in axes))
+            time = kernel.part_seconds(part, dict(zip(axes, along, strict=True)))
             if not axes:
                 self._fixed += float(time)
                 continue

@@ -19,8 +19,9 @@ from hqp_onnx.runtimes.kernels import undisturbed
 from hqp_onnx.runtimes.runtime import Profiling
 from hqp_onnx.runtimes.stopwatch import remembered, stopwatch
 from hqp_onnx.runtimes.targets import Target
+from hqp_onnx.timing.fit import Configuration, fit_table
 from hqp_onnx.timing.kernel_times import KeyTime, by_key
-from hqp_onnx.timing.table import Configuration, TimeTable, fit_table
+from hqp_onnx.timing.table import TimeTable
 
 FEWEST, EACH, MOST, HELD_OUT = 12, 2, 40, 6  # configurations: some, more for each group, no more than, for judging
 _UNIFORM = (0.25, 0.5, 0.75, 1.0)

@@ -21,6 +21,7 @@ from hqp_onnx.data.reading import Data
 from hqp_onnx.errors import UsageError
 from hqp_onnx.gradients.training import engine as ort_training
 from hqp_onnx.plugins.data_loader import write_script
+from hqp_onnx.runtimes.rockchip import install as rockchip
 from hqp_onnx.steps.doctor import examine
 
 SHELLS = ("bash", "zsh", "fish")
@@ -83,5 +84,14 @@ def setup() -> None:
 def training(json_file: Path | None) -> None:
     """Install onnxruntime-training, apart from onnxruntime, for `hqp score --gradients ort-training`."""
     folder = str(ort_training.install())
+    if not give_json({"folder": folder}, json_file):
+        say(folder)
+
+
+@setup.command()
+@json_option
+def rknn(json_file: Path | None) -> None:
+    """Install rknn-toolkit2 in an environment of its own, for `--target rk3588` and the other chips of Rockchip."""
+    folder = str(rockchip.install())
     if not give_json({"folder": folder}, json_file):
         say(folder)

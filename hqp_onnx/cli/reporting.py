@@ -50,9 +50,10 @@ def _held(folder: Path) -> dict[str, list[Path]]:
 @click.option(
     "--format",
     "form",
-    type=click.Choice([*FORMATS, EPCONTEXT]),
+    metavar="|".join((*FORMATS, EPCONTEXT)),
     required=True,
-    help="OpenVINO's IR, LiteRT's .tflite, onnxruntime's ORT format, or an EPContext.",
+    help="OpenVINO's IR, LiteRT's .tflite, an EPContext for Qualcomm's HTP (qnn-v73 and the like for others than v75), "
+    "onnxruntime's ORT format, or the EPContext of a provider.",
 )
 @click.option("-o", "--output", type=OUT, required=True, help="FILE.xml (and FILE.bin), .tflite, .ort, or .onnx.")
 @click.option("--provider", metavar="NAME", help="Of onnxruntime: makes the EPContext, for its device on this machine.")

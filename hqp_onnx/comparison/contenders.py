@@ -18,6 +18,7 @@ from hqp_onnx.engine.session import SUFFIXES, EngineSession
 from hqp_onnx.errors import ModelError, UsageError
 from hqp_onnx.graphs.model_io import require_bounded, require_file
 from hqp_onnx.runtimes.litert.session import SUFFIX as TFLITE
+from hqp_onnx.runtimes.qnn.context import is_context
 from hqp_onnx.runtimes.runners import open_runner, runtime_name
 from hqp_onnx.runtimes.session import Runner
 from hqp_onnx.runtimes.targets import target as target_named
@@ -35,7 +36,7 @@ class Contender:
         path: the file.
         runtime: what runs it.
         session: loaded.
-        opener: loads further models on the same runtime; None for an engine.
+        opener: loads further models on the same runtime; None for an engine or a compiled file.
     """
 
     name: str
@@ -100,7 +101,8 @@ def _open(text: str, threads: int) -> Contender:
 
     runtime = runtime_name(target)
     try:
-        return Contender(text, path, runtime, opener(path, None), None if path.suffix == TFLITE else opener)
+        alone = path.suffix == TFLITE or is_context(path)
+        return Contender(text, path, runtime, opener(path, None), None if alone else opener)
     except ModelError as e:
         raise ModelError(f"{path}: {e}") from e
 

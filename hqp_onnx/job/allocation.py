@@ -179,7 +179,8 @@ def _why_it_ended(
         number = max(refused, key=lambda n: seconds(choices[n]))
         trial, less = trials[number], 100 * (1 - seconds(choices[number]) / seconds(best))
         assert trial is not None
-        next_one = f"the next faster plan, which takes {less:.0f} % less time, is outside it"
+        fewer = "fewer multiply-accumulates" if allocation.program.source == COUNTED else "less time"
+        next_one = f"the next faster plan, which takes {less:.0f} % {fewer}, is outside it"
         return f"the budget ended the search: {next_one} ({trial.why}); {floor}"
     options, stay = setup.options, len(setup.channels.frozen)
     widths = (

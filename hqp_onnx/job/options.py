@@ -177,7 +177,7 @@ class Options:
                 raise UsageError(f"{{--{argument}}} {value}: expected one of {', '.join(known)}")
         if target(self.target).integers_only:
             if self.precision not in ("mixed", "int8"):
-                raise UsageError(f"{{--precision}} {self.precision}: {self.target} computes in integers alone")
+                raise UsageError(f"{{--precision}} {self.precision}: models for {self.target} are in INT8 alone")
             object.__setattr__(self, "precision", "int8")
         check_dynamic(self.precision, target(self.target))
         _check_data(self)
@@ -229,6 +229,10 @@ class Options:
             raise UsageError(f"{{--{given[0]}}} is for {{--objective}} latency, not {self.objective}")
         if given and (words := target(self.target).stand_in):
             raise UsageError(f"{{--{given[0]}}} with {{--target}} {self.target}: no speed is measured here ({words})")
+        if self.pareto and target(self.target).counted:
+            raise UsageError(
+                f"{{--pareto}} with {{--target}} {self.target}: models are chosen by their speed, and none is known"
+            )
         if given and (len(given) > 1 or self.max_drop not in (None, *_NO_BUDGET) or self.confidence != 0.5):
             others = "the other, {--max_drop} and {--confidence}"
             raise UsageError(f"{{--{given[0]}}} takes the place of a budget: leave out {others}")

@@ -21,6 +21,7 @@ from hqp_onnx.job.candidate import ORIGINAL, Candidate, Precision, plan_key
 from hqp_onnx.job.changes import changes
 from hqp_onnx.job.cost_model import CostModel
 from hqp_onnx.job.details import describe
+from hqp_onnx.job.emulation import emulated
 from hqp_onnx.job.evidence import MOMENTS
 from hqp_onnx.job.goal import Goal
 from hqp_onnx.job.handing_over import hand_over, handed, handed_bytes, notes_on, runs_there
@@ -125,6 +126,7 @@ def _report(
         hand_over(setup, options.folder / BASELINE, models["baseline"].candidate.precision)
     file, candidate = options.folder / files[shipping.row], models[shipping.row].candidate
     plan, precision = candidate.plan, candidate.precision
+    made = handed(setup, file, precision)
     details: dict[str, Any] = {
         **rows,
         **vars(describe(original, setup.channels, plan, result.evidence.ranking.units, setup.sample)),
@@ -140,7 +142,8 @@ def _report(
         data=_data_name(setup),
         samples=models["baseline"].scores.samples,
         budget_met=shipping.met,
-        shipped=str(handed(setup, file, precision)),
+        shipped=str(made),
+        counted=setup.target.counted,
         settings=settings_of(setup),
         metric=setup.metric.quantity,
         max_drop=result.judge.budget.max_drop,
@@ -151,7 +154,7 @@ def _report(
         seconds=dict(ledger.seconds),
         units=Units(setup.channels.units, len(setup.channels.prunable), len(plan)),
         machine=measured_on(setup.target, options.threads),
-        notes=(*notes_on(setup, file, precision), *_notes(setup, result, rows, plan)),
+        notes=(*notes_on(setup, file, precision), *emulated(setup, file, made), *_notes(setup, result, rows, plan)),
         network=_network(setup, ledger, result, file, (rows["baseline"], rows[shipping.row]), plan),
         changes=changes(setup, models["baseline"], models[shipping.row]),
         why_stopped=result.ended,
@@ -178,6 +181,7 @@ def _shipping(setup: Setup, rows: Mapping[str, Row], models: Mapping[str, Measur
         setup.target.mixes,
         smallest=options.objective == "size",
         reaches=goal.met if goal else None,
+        counted=setup.target.counted,
     )
 
 
@@ -278,7 +282,8 @@ def _drop(budget: Budget, trial: Trial) -> float:
 def _notes(setup: Setup, result: SearchResult, rows: Mapping[str, Row], plan: PruningPlan) -> tuple[str, ...]:
     """What a reader of the table should not miss."""
     channels, redundant = setup.channels, result.evidence.redundant
-    slow = (name for name in rows if rows[name].speedup * (1 + NOISE) < 1)
+    timed = {} if setup.target.counted else rows
+    slow = (name for name in timed if rows[name].speedup * (1 + NOISE) < 1)
     notes = [*setup.model.notes]
     notes += [] if setup.split is None else [f"{setup.split.words}; {SPLIT} has their numbers"]
     where = setup.options.device or "this machine"

@@ -16,12 +16,12 @@ from hqp_onnx.evaluation.metrics import Quantity
 from hqp_onnx.evaluation.verification import Verified
 from hqp_onnx.job.cost_model import CostModel
 from hqp_onnx.job.ledger import Trial
+from hqp_onnx.job.table import TIMES, models_table
 from hqp_onnx.job.table import TITLES as TITLES
 from hqp_onnx.job.table import EngineRow as EngineRow
 from hqp_onnx.job.table import Judged as Judged
 from hqp_onnx.job.table import Point as Point
 from hqp_onnx.job.table import Row as Row
-from hqp_onnx.job.table import models_table
 from hqp_onnx.job.table import title_of as title_of
 from hqp_onnx.markup import Table, table, tag
 from hqp_onnx.runtimes.machine import Machine
@@ -220,6 +220,8 @@ class Report:
         network: what is drawn of it, in the order of the graph.
         changes: None where the metric has no scores of single samples.
         why_stopped: why no faster model was found.
+        counted: whether no time of the target is known: what ships has the fewest multiply-accumulates, and the rows'
+            latencies are of what stands in for it.
     """
 
     schema_version: int = SCHEMA
@@ -259,6 +261,7 @@ class Report:
     network: tuple[Step, ...] = ()
     changes: Changes | None = None
     why_stopped: str = ""
+    counted: bool = False
 
     def __post_init__(self) -> None:
         _ = self.request  # has what it needs
@@ -295,7 +298,10 @@ class Report:
         rows = {} if self.settings.get("threads") else self.rows
         threads = {name: row.one_thread_speedup for name, row in rows.items()}
         where = f"{self.machine.runtime} on {self.machine.processor}"
-        return models_table(self.all_rows, self.metric, f"{self.samples} samples of {self.data}; {where}", threads)
+        found = models_table(self.all_rows, self.metric, f"{self.samples} samples of {self.data}; {where}", threads)
+        for column in TIMES if self.counted else ():
+            found = found.without(column)
+        return found
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -27,15 +28,19 @@ from hqp_onnx.evaluation.metrics.task import Task
 from hqp_onnx.graphs.ends import ends_of
 from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.job.options import Options
-from hqp_onnx.model import Model, judged_data, open_data, open_model
+from hqp_onnx.model import Model, calibrated, judged_data, open_data, open_model
+from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.quantize_dynamic import dynamic_nodes
 from hqp_onnx.passes.recover import check_recoverable
+from hqp_onnx.passes.widen_float16 import widen_float16
 from hqp_onnx.progress import Progress
+from hqp_onnx.quantization.placement import quantized_tensors
 from hqp_onnx.ranking.saliencies import Scoring
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.runtimes.runners import open_runner
 from hqp_onnx.runtimes.session import Runner
 from hqp_onnx.runtimes.targets import Target
+from hqp_onnx.statistics.calibration import Range, calibrate
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +104,13 @@ class Setup:
         """MACs per sample and parameters of a graph that was pruned from the original, in float32."""
         return {"macs": cost.macs(graph, self.positions), "params": cost.params(graph)}
 
+    @cached_property
+    def ranges(self) -> Mapping[str, Range]:
+        """Least and largest values of the original's activations on one batch, by name; finite ones."""
+        graph = fold_batchnorm(widen_float16(self.model.graph).graph).graph
+        batch = next(iter(self.data["calib"].in_batches(self.model.session.batch or self.options.batch)))
+        return calibrate(to_proto(graph), quantized_tensors(graph, self.target), (batch,), method="minmax").ranges
+
     @property
     def may_be_dynamic(self) -> bool:
         """Whether dynamic INT8 is tried beside static: where it has fast kernels for most of the arithmetic."""
@@ -148,7 +160,7 @@ def open_setup(options: Options, progress: Progress) -> Setup:
         recovery=recovery,
         lessons=lessons,
         taught=taught,
-        target=target,
+        target=calibrated(target, data["calib"]),
         sample=next(iter(data["val"].in_batches(model.session.batch or options.batch))).feeds,
         progress=progress,
         split=found,

@@ -1,7 +1,8 @@
 """Which of the measured models ships: the fastest that is inside the budget, the input and Q8-only included.
 
 Two times that differ by less than ``NOISE`` are the same time; of models as fast as the fastest, the smallest file
-ships. Where size is the objective, the smallest file ships; where a speed was asked for, the model that loses least of
+ships. Where no time of the target is known, the fewest multiply-accumulates ship, and of as many the smallest file.
+Where size is the objective, the smallest file ships; where a speed was asked for, the model that loses least of
 those that reach it, or else the fastest.
 
 ``mixed`` and ``fp32`` leave the precision of what ships to the clock. ``int8``, ``dynamic`` and ``fp16`` ask for one,
@@ -37,6 +38,7 @@ def choose(
     mixed: str = "int8",
     smallest: bool = False,
     reaches: Callable[[Row], bool] | None = None,
+    counted: bool = False,
 ) -> Shipping:
     """What ships.
 
@@ -47,6 +49,7 @@ def choose(
         mixed: what mixed takes beside float32.
         smallest: whether size counts, rather than speed.
         reaches: whether a row is as fast as was asked for; None where the budget is what was asked for.
+        counted: whether multiply-accumulates count, rather than speed.
     """
     wanted = {"mixed": mixed}.get(asked, asked)
     allowed = {wanted, "dynamic"} if asked == "mixed" and mixed == "int8" else {wanted}
@@ -57,7 +60,8 @@ def choose(
         kind = f"{_SAID[asked]} " * met
     if reaches is not None:
         return _reaching(competing, reaches, kind)
-    row, why = _smallest(competing, kind) if smallest else _fastest(competing, kind)
+    pick = _smallest if smallest else _fewest if counted else _fastest
+    row, why = pick(competing, kind)
     if not met:
         why = f"No {_SAID[wanted]} model is inside the budget; {why}"
     return Shipping(row, why if found or not met else f"{why}; none of them is {_SAID[wanted]}", met)
@@ -75,6 +79,11 @@ def _reaching(rows: Rows, reaches: Callable[[Row], bool], kind: str) -> Shipping
 def _smallest(rows: Rows, kind: str) -> tuple[str, str]:
     row = min(rows, key=lambda name: (rows[name].bytes, rows[name].latency_ms))
     return row, f"{title_of(row)} ships: the smallest of {len(rows)} {kind}models inside the budget"
+
+
+def _fewest(rows: Rows, kind: str) -> tuple[str, str]:
+    row = min(rows, key=lambda name: (rows[name].macs, rows[name].bytes))
+    return row, f"{title_of(row)} ships: the fewest multiply-accumulates of {len(rows)} {kind}models inside the budget"
 
 
 def _fastest(rows: Rows, kind: str) -> tuple[str, str]:

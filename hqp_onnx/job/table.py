@@ -18,6 +18,8 @@ TITLES = {
     "engine": "Engine, on the GPU",
 }
 PARAMETERS, THREADS, ONE_THREAD, REMOVED = "parameters M", "threads", "one thread", "removed %"
+TIMES = ("latency ms", THREADS, "speedup", ONE_THREAD)
+"""Columns."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +111,8 @@ def models_table(
         caption: of the table.
         threads: speedups on one thread, as far as they are known and were compared.
     """
-    times = ("model", "latency ms", THREADS, "speedup", ONE_THREAD)
     change = f"{q.fall} (95 % interval)"
-    head = (*times, "size MB", "smaller", q.head, change, REMOVED, "MACs M", PARAMETERS)
+    head = ("model", *TIMES, "size MB", "smaller", q.head, change, REMOVED, "MACs M", PARAMETERS)
     table = Table(caption, head, tuple(_model(q, title_of(name), row) for name, row in rows.items()))
     compared = any(speedup is not None for speedup in threads.values())
     return table if compared else table.without(THREADS).without(ONE_THREAD)

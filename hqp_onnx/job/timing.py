@@ -147,8 +147,8 @@ def _bare(setup: Setup, plan: PruningPlan) -> gs.Graph:
 
 
 def _in_int8(setup: Setup, graph: gs.Graph) -> onnx.ModelProto:
-    """Quantized with any ranges, which do not change it either."""
+    """Quantized with the original's ranges: runtimes fuse a Relu only where nothing below 0 has a number."""
     graph = fold_batchnorm(widen_float16(graph).graph).graph
-    ranges = dict.fromkeys(quantized_tensors(graph, setup.target), _ANY_RANGE)
+    ranges = {name: setup.ranges.get(name, _ANY_RANGE) for name in quantized_tensors(graph, setup.target)}
     prepared = prepare(graph, (), setup.target, known=Calibration(ranges, "any"), recipe=_BARE)
     return to_proto(quantize_prepared(prepared, setup.target).graph)

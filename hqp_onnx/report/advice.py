@@ -25,6 +25,8 @@ def advice(report: Report) -> tuple[str, ...]:
 
 
 def _simpler(report: Report) -> Iterator[str]:
+    if report.counted:
+        return
     ships = report.rows[report.ships]
     for name, why in _SIMPLER.items():
         row = report.rows.get(name)
@@ -42,7 +44,9 @@ def _beside(report: Report, row: Row, ships: Row) -> str:
 
 
 def _what_would_help(report: Report) -> Iterator[str]:
-    if report.rows[report.ships].speedup > _LITTLE or report.request.speed:
+    ships = report.rows[report.ships]
+    gain = report.baseline.macs / max(ships.macs, 1) if report.counted else ships.speedup
+    if gain > _LITTLE or report.request.speed:
         return
     units = report.units
     if not units.prunable:

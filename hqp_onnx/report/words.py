@@ -12,8 +12,16 @@ _ACCURACIES = ("top1", "top5", "agreement", "token-accuracy")
 def result(report: Report) -> str:
     """As "3.3 times as fast, 43 times smaller, 1.2 points less accurate (0.8 to 1.6)", of what ships."""
     row = report.all_rows[report.shipped_row]
-    fast = f"{row.latency_ms:.3f} ms on the GPU" if isinstance(row, EngineRow) else _faster(row)
+    fast = f"{row.latency_ms:.3f} ms on the GPU" if isinstance(row, EngineRow) else speed(report, row)
     return f"{fast}, {_smaller(report.baseline.bytes, row.bytes)}, {_worse(report.metric, row)}"
+
+
+def speed(report: Report, row: Row) -> str:
+    """Of a row beside the original; of its multiply-accumulates where no times are known."""
+    if not report.counted:
+        return _faster(row)
+    fewer = report.baseline.macs / max(row.macs, 1)
+    return "As many multiply-accumulates" if fewer - 1 < _SAME else f"{_times(fewer)} times fewer multiply-accumulates"
 
 
 def _faster(row: Row) -> str:

@@ -2,6 +2,7 @@
 
     openvino    NAME.xml and NAME.bin, weights as they are (not in float16)
     litert      NAME.tflite, for one sample at a time where the model leaves their number open
+    qnn         NAME.onnx, an EPContext for Qualcomm's HTP v75; qnn-vNN[:SOC_MODEL] for another (``qnn.chips``)
     ort         NAME.ort, for small builds of onnxruntime, which read no ONNX; optimized as far as that holds on any
                 processor of the same kind
     epcontext   NAME.onnx, whose EPContext nodes hold what a provider of onnxruntime compiled, for this machine's device
@@ -28,6 +29,9 @@ from hqp_onnx.runtimes.bench import CPU, quiet_options
 from hqp_onnx.runtimes.litert.runtime import LiteRt
 from hqp_onnx.runtimes.litert.session import LiteRtSession
 from hqp_onnx.runtimes.openvino_session import DEVICE, openvino
+from hqp_onnx.runtimes.qnn.chips import QNN, Chip, chip_of
+from hqp_onnx.runtimes.qnn.context import HtpSession
+from hqp_onnx.runtimes.qnn.runtime import Qnn
 from hqp_onnx.runtimes.session import Session, failure, onnxruntime, require_provider
 
 Feeds = Mapping[str, Array]
@@ -141,8 +145,23 @@ def epcontext(provider: str) -> Format:
     return Format(f"onnxruntime:{provider}", ".onnx", (), write, run)
 
 
+def _write_htp(chip: Chip, model: Path, file: Path, feeds: Feeds) -> None:
+    file.write_bytes(Qnn(chip).compile(model, feeds))
+
+
+def _run_htp(chip: Chip, file: Path, feeds: Feeds) -> Sequence[Array]:
+    return list(HtpSession(file.read_bytes(), chip).run(feeds).values())
+
+
+def htp(name: str) -> Format:
+    """An EPContext for one of Qualcomm's HTPs, by the name of its target."""
+    chip = chip_of(name)
+    return Format("onnxruntime", ".onnx", (), partial(_write_htp, chip), partial(_run_htp, chip), math.inf)
+
+
 FORMATS = {
     "openvino": Format("openvino", ".xml", (".bin",), _write_ir, _run_ir),
     "litert": Format("onnxruntime", ".tflite", (), _write_tflite, _run_tflite, math.inf),
+    QNN: htp(QNN),
     "ort": Format("onnxruntime", ".ort", (), _write_ort, _run_ort),
 }

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 import onnx
 
+from hqp_onnx.errors import UsageError
 from hqp_onnx.runtimes.external_data import read_apart
 from hqp_onnx.runtimes.machine import Machine, machine
 from hqp_onnx.runtimes.runtime import Elsewhere, Threaded
@@ -90,6 +91,14 @@ def measured_on(target: Target, threads: int) -> Machine:
     if isinstance(target.runtime, Elsewhere):
         return target.runtime.machine(counts, runtime)
     return machine(counts, runtime)
+
+
+def require_timed(target: Target) -> None:
+    """Raise ``UsageError`` where no time of the target can be had here."""
+    if target.counted:
+        raise UsageError(
+            f"{{--target}} {target.name}: an emulator tells nothing of times, and there are no others here"
+        )
 
 
 def stand_in(target: Target) -> tuple[str, ...]:

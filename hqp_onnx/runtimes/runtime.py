@@ -83,6 +83,32 @@ class Compiling(Protocol):
 
 
 @runtime_checkable
+class Calibrating(Protocol):
+    """A runtime that quantizes models itself, so far as it is given samples."""
+
+    def calibrated(self, samples: Mapping[str, Array]) -> Runtime:
+        """The runtime that quantizes by these samples of the calibration data."""
+
+
+@runtime_checkable
+class Emulating(Protocol):
+    """A runtime whose machine is emulated here, too slowly to judge candidates by: what ships is judged so again."""
+
+    def emulator(self, file: Path) -> Runner:
+        """What ``Compiling.compile`` made, loaded; errors as for ``Runtime.open``."""
+
+
+@runtime_checkable
+class Placing(Protocol):
+    """A runtime that leaves nodes to another processor, and says which."""
+
+    def placed(
+        self, model: onnx.ModelProto, feeds: Mapping[str, Array]
+    ) -> tuple[int, tuple[tuple[str, str, str], ...]]:
+        """How many nodes there are, and of those that are left, name, operator and reason; ``ModelError``."""
+
+
+@runtime_checkable
 class Elsewhere(Protocol):
     """A runtime whose times are those of another machine."""
 

@@ -164,7 +164,7 @@ def work_provider() -> str:
 
 
 def work_session(
-    model: onnx.ModelProto | bytes | Path,
+    model: onnx.ModelProto | bytes | str | Path,
     outputs: Sequence[str] | None = None,
     threads: int = 0,
     integer_kernels: bool = True,
@@ -194,7 +194,7 @@ class Session:
 
     def __init__(
         self,
-        model: onnx.ModelProto | bytes | Path,
+        model: onnx.ModelProto | bytes | str | Path,
         outputs: Sequence[str] | None = None,
         provider: str = CPU,
         threads: int = 0,
@@ -204,6 +204,7 @@ class Session:
         exact: bool = False,
     ) -> None:
         ort = onnxruntime()
+        model = Path(model) if isinstance(model, str) else model
         devices = require_provider(provider)
         options = quiet_options(ort, threads, spin)
         if not integer_kernels:

@@ -1,9 +1,9 @@
 """What each runtime runs well in INT8: number formats, and which tensors carry a quantize/dequantize (Q/DQ) pair.
 
 A target is a layout and the runtime that models are measured on: ``onnxruntime``, ``openvino``, ``tensorrt``,
-``tensorrt-rtx``, ``litert``, ``ethos-u55-256`` and its kin, or ``onnxruntime:PROVIDER`` for any execution provider,
-``cuda`` for onnxruntime's CUDA provider. Others come by an entry point in the group ``hqp_onnx.targets``, or as
-``FILE.py:name``: a ``Target``, or a function without arguments that returns one.
+``tensorrt-rtx``, ``litert``, ``ethos-u55-256``, ``qnn``, ``rk3588`` and their kin, or ``onnxruntime:PROVIDER`` for any
+execution provider, ``cuda`` for onnxruntime's CUDA provider. Others come by an entry point in the group
+``hqp_onnx.targets``, or as ``FILE.py:name``: a ``Target``, or a function without arguments that returns one.
 ``dataclasses.replace(target("onnxruntime"), name="mine", ...)`` makes another of one that exists.
 
 Activations are ``real = scale * (q - zero)``; weights are symmetric int8, one scale per output channel:
@@ -35,6 +35,14 @@ floats alone, so all that stands between two convolutions is quantized where the
 DEQUANTIZE and a QUANTIZE. Poolings, and what only moves values, keep their scales. A product by a constant matrix takes
 in the bias that is added behind it; other products, MatMul of two activations, stay in float.
 
+Qualcomm HTP, by onnxruntime's QNN provider: LiteRT's places, in uint8 with a zero-point. A node is computed in integers
+only if its inputs and its output all carry pairs. At TensorRT's places, weights are restored on the CPU, and products
+are in float16; at onnxruntime's, a Gemm is left to the CPU (``tools/check_targets.py``). What has no pairs (softmax,
+layer normalization, GELU) is in float16. Channels lie in blocks of 32.
+
+Rockchip. LiteRT's places, once more: at TensorRT's, its compiler crashes on some models. It quantizes by itself where
+it has samples (``rockchip.runtime``). Channels lie in blocks of 16.
+
 A product by a constant matrix may instead quantize what it reads as it comes (``dynamic``, in
 ``passes.quantize_dynamic``), for which onnxruntime has kernels on the CPU.
 
@@ -60,6 +68,10 @@ from hqp_onnx.runtimes.ethos.vela import ETHOS, chip_of
 from hqp_onnx.runtimes.litert.runtime import LiteRt
 from hqp_onnx.runtimes.machine import saturates
 from hqp_onnx.runtimes.nvidia import CUDA
+from hqp_onnx.runtimes.qnn.chips import QNN, is_chip
+from hqp_onnx.runtimes.qnn.chips import chip_of as htp_of
+from hqp_onnx.runtimes.qnn.runtime import Qnn
+from hqp_onnx.runtimes.rockchip.runtime import CHIPS, Rockchip
 from hqp_onnx.runtimes.runtime import OnnxRuntime, OpenVino, Runtime
 
 FLOAT8 = onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.FLOAT8E4M3FN)
@@ -94,7 +106,9 @@ class Target:
         dynamic: whether it has fast kernels for products whose activations are quantized as they come.
         mixes: the precision that ``mixed`` takes where it is faster than float32.
         group_channels: convolutions in groups are quantized where each group reads so many channels at least.
-        integers_only: it computes nothing in float, so ``mixed`` is ``int8``.
+        integers_only: its models are in INT8 alone, so ``mixed`` is ``int8``.
+        counted: no times of it can be had, so of the models inside the budget the one of fewest multiply-accumulates
+            ships, and no report speaks of times.
         float8: pairs and weights are floats of 8 bits (E4M3, up to 448) in place of int8; see ``in_float8``.
         fully_connected: of MatMul it quantizes products by a constant matrix alone, with the bias that is added behind;
             a Mul in front is computed in float.
@@ -125,6 +139,7 @@ class Target:
     group_channels: int = 1
     saturates: bool = True
     integers_only: bool = False
+    counted: bool = False
     fully_connected: bool = False
     stores_gates: bool = True
     float8: bool = False
@@ -251,6 +266,41 @@ def _on_ethos(name: str) -> Target:
     return replace(_LITERT, name=name, runtime=EthosU(chip_of(name)), integers_only=True, channel_multiple=8)
 
 
+def _on_rockchip(name: str) -> Target:
+    return replace(
+        _LITERT,
+        name=name,
+        runtime=Rockchip(name),
+        integers_only=True,
+        counted=True,
+        stand_in=_NO_TIMES,
+        channel_multiple=16,
+        max_opset=19,
+    )
+
+
+_NO_TIMES = (
+    "accuracy is that of Rockchip's simulator; no time of the chip is known here, so widths, and what ships, are "
+    "chosen by multiply-accumulates"
+)
+
+
+def _on_htp(name: str) -> Target:
+    return replace(
+        _LITERT,
+        name=name,
+        runtime=Qnn(htp_of(name)),
+        integers_only=True,
+        counted=True,
+        stand_in=_NOTHING_TIMES,
+        channel_multiple=32,
+    )
+
+
+_NOTHING_TIMES = (
+    "accuracy is that of the quantized model as onnxruntime computes it on the CPU; no time of the HTP is known here, "
+    "so widths, and what ships, are chosen by multiply-accumulates"
+)
 _CPU_STANDS_IN = "accuracy and latency are onnxruntime's on the CPU: TensorRT runs the engine built from the model"
 _WEIGHTS_ONLY = "TensorRT for RTX multiplies INT8 weights in float: float16 is what it computes in by default"
 
@@ -258,12 +308,19 @@ TARGETS: Registry[Target | Callable[[], Target]] = Registry(
     "target",
     "hqp_onnx.targets",
     lambda found: isinstance(found, Target) or callable(found),
-    also=("onnxruntime:NAMEExecutionProvider", f"{ETHOS}NN-MACS[:SYSTEM:MEMORY]"),
+    also=(
+        "onnxruntime:NAMEExecutionProvider",
+        f"{ETHOS}NN-MACS[:SYSTEM:MEMORY]",
+        f"{QNN}-vNN[:SOC_MODEL]",
+        *CHIPS[1:],
+    ),
 )
 TARGETS.register("onnxruntime")(_ONNXRUNTIME)
 TARGETS.register("openvino")(_OPENVINO)
 TARGETS.register("litert")(_LITERT)
 TARGETS.register("ethos-u55-256")(_on_ethos("ethos-u55-256"))
+TARGETS.register(QNN)(_on_htp(QNN))
+TARGETS.register("rk3588")(_on_rockchip("rk3588"))
 TARGETS.register("cuda")(_on_provider("cuda", CUDA))
 TARGETS.register("tensorrt")(replace(_TENSORRT, stand_in=_CPU_STANDS_IN, engines="tensorrt"))
 TARGETS.register("tensorrt-rtx")(
@@ -286,7 +343,8 @@ def target(name: str, reduced_range: bool | None = None, saturating: bool | None
     """The target called ``name``.
 
     Args:
-        name: one of ``TARGETS``, ``onnxruntime:PROVIDER``, or another Ethos-U (``ethos.vela.chip_of``).
+        name: one of ``TARGETS``, ``onnxruntime:PROVIDER``, or another Ethos-U (``ethos.vela.chip_of``), HTP
+            (``qnn.chips.chip_of``) or NPU of Rockchip's (``rockchip.runtime.CHIPS``).
         reduced_range: weights in [-64, 64]; None takes what the processor needs, which matters to u8 activations only.
             Say so explicitly where the model will run elsewhere.
         saturating: whether that processor saturates; None asks this machine's (``saturates``).
@@ -305,6 +363,10 @@ def target(name: str, reduced_range: bool | None = None, saturating: bool | None
 def _registered(name: str) -> Target:
     if name.startswith(ETHOS) and name not in TARGETS.own:
         return _on_ethos(name)
+    if name in CHIPS and name not in TARGETS.own:
+        return _on_rockchip(name)
+    if is_chip(name) and name not in TARGETS.own:
+        return _on_htp(name)
     entry = TARGETS.get(name)
     if isinstance(entry, Target):
         return entry

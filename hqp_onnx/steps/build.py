@@ -3,7 +3,8 @@
     model ─► checked, canonical ─► [Q/DQ by our ranges | float + cache] ─► [float weights] [float16] ─► engine
 
 ``engine.plan`` decides which of these steps a TensorRT version and a device need; this module carries them out. For
-another machine (``elsewhere``) everything but the last step happens here, and that is written as a trtexec script.
+another machine (``elsewhere``) everything but the last step happens here, and that is written as a trtexec script. A
+board (``device``) runs that script, and the engine comes back.
 """
 
 from __future__ import annotations
@@ -21,15 +22,16 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from hqp_onnx.boards.engines import Made, builder_of
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.data.reading import read_files
 from hqp_onnx.data.sources import open_dataset
 from hqp_onnx.engine import builder, trtexec
-from hqp_onnx.engine.build_report import BuildReport, BuiltOn, ShapeRange
-from hqp_onnx.engine.cache import read_cache, version_number
+from hqp_onnx.engine.build_report import BuildReport, BuiltOn, OnBoard, ShapeRange
+from hqp_onnx.engine.cache import read_cache, version_number, version_text
 from hqp_onnx.engine.calibrator import CalibrationBatches, calibrator
 from hqp_onnx.engine.capability import Capability, detect
-from hqp_onnx.engine.device import compute_text
+from hqp_onnx.engine.device import Device, compute_text
 from hqp_onnx.engine.library import Library, is_engine
 from hqp_onnx.engine.options import BuildOptions
 from hqp_onnx.engine.parsing import refusals
@@ -90,9 +92,54 @@ def build_file(options: BuildOptions, progress: Progress = silent) -> BuildRepor
         DataError: the data or the cache do not fit.
         UsageError: an option that does not exist there, or contradicts another.
         MissingRuntimeError: no TensorRT, or no GPU.
+        BoardError: the board cannot be reached.
     """
+    return _built(options, progress) if options.device is None else _on_board(options, progress)
+
+
+def _on_board(options: BuildOptions, progress: Progress) -> BuildReport:
+    """Prepare everything here, and let the board build."""
+    _check_files(options)
+    timings, start = options.timing_cache, time.perf_counter()
+    with builder_of(str(options.device)) as board, tempfile.TemporaryDirectory(prefix="hqp-") as name:
+        folder, version = Path(name), version_text(board.tensorrt)
+        inner = replace(options, device=None, elsewhere=version, output=folder / options.output.name)
+        able = Capability.of_version(version)
+        if board.gpu is not None:
+            able = replace(able, device=Device(board.gpu[0], board.gpu[1:]))
+        report = _built(inner, progress, able)
+        _beside(inner.output, ".json").unlink()
+        if timings is not None and timings.is_file():
+            write_bytes(folder / timings.name, timings.read_bytes())
+        products = [options.output.name, *([] if timings is None else [timings.name])]
+        script = _beside(inner.output, ".sh").name
+        log.info("%s builds %s; its TensorRT tries many kernels, which can take minutes", board.link.name, products[0])
+        made = board.build(folder, script, products, partial(progress, "engine"))
+    make_folder(options.output.parent)
+    write_bytes(options.output, made.files[products[0]])
+    if timings is not None:
+        write_bytes(timings, made.files[timings.name])
+    ran, batch = trtexec.summary(made.log), max(shape.opt[0] for shape in report.shapes.values())
+    report = replace(
+        report,
+        built=True,
+        bytes=len(made.files[products[0]]),
+        seconds=round(time.perf_counter() - start, 3),
+        board=None if ran is None else _measured(board.link.name, ran, batch, made),
+    )
+    write_text(_beside(options.output, ".json"), json_text(report.json()))
+    return report
+
+
+def _measured(name: str, ran: trtexec.Summary, batch: int, made: Made) -> OnBoard:
+    throughput = batch * ran.per_second
+    joules = None if made.watts is None else made.watts / throughput
+    return OnBoard(name, batch, ran.median_ms, ran.p99_ms, throughput, joules, made.meter)
+
+
+def _built(options: BuildOptions, progress: Progress, able: Capability | None = None) -> BuildReport:
     start = time.perf_counter()
-    job = _check(options, progress)
+    job = _check(options, progress, able)
     make_folder(options.output.parent)
     graph = _prepare(job)
     if options.elsewhere is None:
@@ -116,8 +163,8 @@ def require_build(precision: str | None, library: Library) -> None:
     choose(Request(precision, quantized=precision is None), detect(library))
 
 
-def _check(options: BuildOptions, progress: Progress) -> _Job:
-    """Everything that can be wrong, before any work."""
+def _check(options: BuildOptions, progress: Progress, able: Capability | None) -> _Job:
+    """Everything that can be wrong, before any work; ``able`` says what a board has."""
     thresholds.method(options.calibration)
     _check_files(options)
     graph, zeros, restated = _read(options.model)
@@ -127,7 +174,8 @@ def _check(options: BuildOptions, progress: Progress) -> _Job:
     if options.data is not None:
         batch = session.batch or _BATCH
         data = open_dataset(options.data, session.inputs, preprocess=options.preprocess, batch_size=batch)
-    able = detect(options.library) if options.elsewhere is None else Capability.of_version(options.elsewhere)
+    if able is None:
+        able = detect(options.library) if options.elsewhere is None else Capability.of_version(options.elsewhere)
     plan = choose(options.request(bool(zeros), FLOAT8 in zeros), able)
     method = _calibrator_method(options, plan, able)
     dynamic = {spec.name: shapes[spec.name] for spec in session.inputs if None in spec.shape}

@@ -25,6 +25,7 @@ from hqp_onnx.job.results import Report
 from hqp_onnx.model import open_session, read_model
 from hqp_onnx.progress import Progress, silent
 from hqp_onnx.report.reading import read_report
+from hqp_onnx.runtimes.runners import require_timed
 from hqp_onnx.runtimes.session import try_run
 from hqp_onnx.steps.evaluate import evaluate_model
 
@@ -123,6 +124,7 @@ def check_folder(
 
 def _speed(report: Report, source: Path, shipped: Path, least: float, progress: Progress) -> Finding:
     start, target = time.perf_counter(), target_on(report.request.target, report.request.device)
+    require_timed(target)
     first = open_session(source, target, report.baseline.threads)
     sessions = {"original": first, "shipped": open_session(shipped, target, report.rows[report.ships].threads)}
     feeds = example_feeds(model_io.to_graph(read_model(source, quantized=True)[1]), leading=first.batch or 1)

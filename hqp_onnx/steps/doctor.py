@@ -25,6 +25,7 @@ from hqp_onnx.gradients.training.install import find
 from hqp_onnx.runtimes.machine import CPUINFO, processor, saturates
 from hqp_onnx.runtimes.plugin_providers import plugin_providers
 from hqp_onnx.runtimes.runners import open_runner, runtime_name
+from hqp_onnx.runtimes.runtime import Compiling, Emulating
 from hqp_onnx.runtimes.session import onnxruntime
 from hqp_onnx.runtimes.targets import TARGETS
 from hqp_onnx.runtimes.targets import target as target_named
@@ -41,6 +42,7 @@ OPTIONAL = (
     "pycuda",
     "onnx-ir",
     "olive-ai",
+    "onnxruntime-qnn",
 )
 INTEGER = {
     "avx2": "256-bit integers: u8s8 by three instructions, which may saturate",
@@ -175,8 +177,10 @@ def _state(name: str) -> TargetState:
         target = target_named(name)
         if target.engines:
             return _engines(name, target.engines)
-        session = open_runner(onnx.parser.parse_model(_MODEL), target)
-        session.run({"x": np.zeros((1, 2), np.float32)})
+        model, feeds = onnx.parser.parse_model(_MODEL), {"x": np.ones((1, 2), np.float32)}
+        open_runner(model, target).run(feeds)
+        if isinstance(target.runtime, Compiling) and isinstance(target.runtime, Emulating):
+            target.runtime.compile(model, feeds)  # what is emulated may have another library than what runs models here
         return TargetState(name, True, runtime_name(target))
     except HqpError as e:
         return TargetState(name, False, "", str(e))

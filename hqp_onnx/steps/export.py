@@ -17,7 +17,8 @@ from hqp_onnx.graphs import model_io
 from hqp_onnx.graphs.shapes import example_feeds
 from hqp_onnx.model import open_session, read_model
 from hqp_onnx.report.reading import read_report
-from hqp_onnx.runtimes.exports import EPCONTEXT, FORMATS, Format, epcontext, exported
+from hqp_onnx.runtimes.exports import EPCONTEXT, FORMATS, Format, epcontext, exported, htp
+from hqp_onnx.runtimes.qnn.chips import is_chip
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def export(source: str | Path, output: str | Path, form: str, provider: str | No
     Args:
         source: an .onnx file, or OUT of ``hqp optimize``, whose shipped model is taken.
         output: the file, .xml, .tflite, .ort or .onnx.
-        form: openvino, litert, ort or epcontext.
+        form: openvino, litert, qnn (or for another HTP, as qnn-v73), ort or epcontext.
         provider: of onnxruntime, which makes the EPContext, as OpenVINOExecutionProvider.
 
     Raises:
@@ -61,14 +62,16 @@ def export(source: str | Path, output: str | Path, form: str, provider: str | No
 
 
 def _format(form: str, provider: str | None) -> Format:
-    if form not in (*FORMATS, EPCONTEXT):
+    if form not in (*FORMATS, EPCONTEXT) and not is_chip(form):
         raise UsageError(f"{{--format}} {form}: expected one of {', '.join((*FORMATS, EPCONTEXT))}")
     if (form == EPCONTEXT) != (provider is not None):
         raise UsageError(
             f"{{--format}} {EPCONTEXT} is what a provider makes of a model: expected {{--provider}} "
             "NAMEExecutionProvider with it, and with no other format"
         )
-    return FORMATS[form] if provider is None else epcontext(provider)
+    if provider is not None:
+        return epcontext(provider)
+    return htp(form) if is_chip(form) else FORMATS[form]
 
 
 def _model(source: Path) -> Path:

@@ -1,4 +1,4 @@
-"""``hqp inspect``: the units of a model, which cannot be removed, and why; or the nodes that a TensorRT refuses."""
+"""``hqp inspect``: the units of a model, which cannot be removed, and why; or the nodes that a target refuses."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from hqp_onnx.engine import library
 from hqp_onnx.engine.acceptance import present
 from hqp_onnx.engine.parsing import Refusal, refusals
 from hqp_onnx.errors import MissingRuntimeError, UsageError
+from hqp_onnx.graphs import model_io
+from hqp_onnx.graphs.shapes import example_feeds
 from hqp_onnx.markup import Table, table
 from hqp_onnx.model import ModelSource, open_model, read_model
+from hqp_onnx.runtimes.runtime import Placing
 from hqp_onnx.runtimes.targets import target
 
 
@@ -48,8 +51,7 @@ class Inspection:
         params: floating-point values in initializers.
         macs: multiply-accumulates per sample.
         prunable_params, prunable_macs: those in slices that some prunable unit owns.
-        inner_params: values that only graphs inside a node hold, by the node; they stay as they are, since nothing is
-            known of which of these graphs run, and how often.
+        inner_params: those of ``params`` that only graphs inside a node hold, by the node.
         groups: of the units.
     """
 
@@ -72,11 +74,7 @@ class Inspection:
             f"{self.prunable_macs / max(self.macs, 1):.1%} belong to units that can be removed, though not all at once"
         )
         head = ("units", "prunable", "members (tensor: axis)", "frozen because")
-        inner = tuple(
-            ("", "0", f"{count} parameters inside {node}", "graphs inside nodes stay as they are")
-            for node, count in self.inner_params.items()
-        )
-        return Table(caption, head, (*map(_cells, self.groups), *inner))
+        return Table(caption, head, tuple(map(_cells, self.groups)))
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
@@ -91,7 +89,10 @@ def _cells(group: Group) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Acceptance:
-    """What a target's TensorRT says of a model, quantized or not: its ``nodes``, and those that it refuses."""
+    """What a target's compiler says of a model, quantized or not: its ``nodes``, and those that it refuses.
+
+    ``tensorrt`` is what was asked: a TensorRT, or the compiler of another target.
+    """
 
     model: str
     target: str
@@ -101,17 +102,22 @@ class Acceptance:
 
 
 def ask_target(source: ModelSource, target_name: str) -> Acceptance:
-    """Let the TensorRT of a target parse a model; another TensorRT that is installed stands in for it.
+    """Let the TensorRT of a target parse a model, or its compiler place the nodes.
+
+    Another TensorRT that is installed stands in for that of a target.
 
     Raises:
         ModelError: not an ONNX model, or none that the parser can read.
-        MissingRuntimeError: no TensorRT is installed.
-        UsageError: a target without one.
+        MissingRuntimeError: what would be asked is not installed.
+        UsageError: a target of which nothing can be asked.
     """
     asked = target(target_name)
-    if not asked.engines:
-        raise UsageError(f"{{--target}} {target_name}: only the parsers of TensorRT are asked. Use tensorrt-rtx")
+    if not asked.engines and not isinstance(asked.runtime, Placing):
+        raise UsageError(f"{{--target}} {target_name}: only TensorRT and QNN are asked. Use tensorrt-rtx, or qnn")
     path, proto = read_model(source, quantized=True)
+    if isinstance(asked.runtime, Placing):
+        nodes, left = asked.runtime.placed(proto, example_feeds(model_io.to_graph(proto)))
+        return Acceptance(str(path), target_name, asked.runtime.describe(), nodes, tuple(Refusal(*one) for one in left))
     able = present(asked)
     if able is None:
         library(asked.engines).load()

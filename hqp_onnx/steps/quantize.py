@@ -14,7 +14,7 @@ from hqp_onnx.errors import UsageError
 from hqp_onnx.files import forbid_overlap
 from hqp_onnx.graphs import model_io
 from hqp_onnx.graphs.record import Record
-from hqp_onnx.model import Model, open_data, open_model
+from hqp_onnx.model import Model, calibrated, open_data, open_model
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.convert_fp16 import in_float16
 from hqp_onnx.passes.quantize import Quantized, Recipe, prepare, quantize, quantize_prepared
@@ -109,6 +109,7 @@ def quantize_file(
     images = None if data is None and val is not None else preprocess  # of --val alone
     samples = calibration_data(model, data, images, precision, progress)
     dataset = samples.data
+    target = calibrated(target, dataset)
     said = *(stand_in(target) if target.mixes == "fp16" else ()), *remarks(target, precision)
     precision = "int4" if weights else precision
     even = {"equalize": False} if calibration_out is not None else {}

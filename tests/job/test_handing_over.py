@@ -69,7 +69,7 @@ def test_what_computes_in_integers_alone_ships_no_floats(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert optimize(monkeypatch, "mine.py:integers", "--precision", "fp32") == 2
-    assert "--precision fp32: mine.py:integers computes in integers alone" in capfd.readouterr().err
+    assert "--precision fp32: models for mine.py:integers are in INT8 alone" in capfd.readouterr().err
     assert optimize(monkeypatch, "mine.py:integers") == 0
     report = json.loads((folder / "out" / "report.json").read_text())
     assert report["shipped"] == "out/int8.chip" and not report["floats"]

@@ -117,7 +117,7 @@ def test_a_provider_that_compiles_nothing_writes_nothing(models: Path, tmp_path:
 def test_what_makes_no_sense_is_said(models: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"expected a file \.xml"):
         export(models / "fp32.onnx", tmp_path / "a.onnx", "openvino")
-    with pytest.raises(UsageError, match="expected one of openvino, litert, ort, epcontext"):
+    with pytest.raises(UsageError, match="expected one of openvino, litert, qnn, ort, epcontext"):
         export(models / "fp32.onnx", tmp_path / "a.ort", "tflite")
     for form, provider in (("epcontext", None), ("ort", "OpenVINOExecutionProvider")):
         with pytest.raises(UsageError, match="expected provider NAMEExecutionProvider"):

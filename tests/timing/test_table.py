@@ -5,9 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from hqp_onnx.allocation.groups import Group, Groups
+from hqp_onnx.allocation.program import Program
 from hqp_onnx.runtimes.kernels import Kernel
+from hqp_onnx.timing import fit
+from hqp_onnx.timing.fit import Configuration, _balanced, fit_table
 from hqp_onnx.timing.kernel_times import KeyTime, by_key
-from hqp_onnx.timing.table import Configuration, KernelTime, Part, TimeTable, _balanced, fit_table
+from hqp_onnx.timing.table import KernelTime, Part, TimeTable
 
 SIZES = (64, 48, 32)  # the last group is a branch that may go
 
@@ -88,6 +92,24 @@ def test_sizes_that_the_runtime_pads_stand_for_widths() -> None:
     assert table.seconds(np.array([128])) == pytest.approx(13.8e-6, rel=0.1)
 
 
+def test_kernels_may_be_slower_on_few_channels_than_on_more() -> None:
+    """As those of INT8 whose outputs fill no register: seen in no shape, only in the times."""
+
+    def run(width: int, inputs: int) -> Configuration:
+        time = 1e-6 + 1e-8 * width + (2e-8 if width < 16 else 1e-8) * 16 * inputs
+        shapes = ((1, inputs, 8, 8), (1, width, 8, 8))
+        return Configuration(np.array([width, inputs]), {"conv": KeyTime(time, 1, shapes)}, time)
+
+    widths = [(width, inputs) for width in range(4, 41, 4) for inputs in (5, 17, 30)]
+    table = fit_table([run(*each) for each in widths], 0)
+    for each in widths:
+        assert table.seconds(np.array(each)) == pytest.approx(run(*each).seconds, rel=0.03)
+    of = Groups(tuple(Group(w, (np.arange(0), np.arange(w - 12)), np.arange(2.0)) for w in (40, 30)))
+    choice = np.array([1, 0])
+    assert Program(of, table).seconds(choice) == pytest.approx(table.seconds(of.widths(choice)))
+    assert Program(of, table).seconds(choice) == pytest.approx(run(12, 30).seconds, rel=0.03)
+
+
 @pytest.mark.parametrize(("slower", "near"), [((1.0, 1.0), 1e-6), ((3.0, 0.5), 0.05)])
 def test_the_clock_corrects_kernels_whose_profile_is_wrong(slower: tuple[float, float], near: float) -> None:
     """Each by a factor of its own; what is right stays as it is."""
@@ -100,6 +122,19 @@ def test_the_clock_corrects_kernels_whose_profile_is_wrong(slower: tuple[float, 
     table = _balanced(TimeTable(kernels, 2e-6, 0.0), timed)
     errors = [abs(table.seconds(c.widths) / c.seconds - 1) for c in timed]
     assert np.mean(errors) < near
+
+
+def test_factors_are_found_where_the_active_set_goes_in_circles(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    matrix, true = rng.uniform(0, 1, (30, 4)) * [1, 1e-6, 1e6, 0], np.array([2.0, 3e6, 0.0, 0.0])
+    for solver in (fit.nnls, circling):
+        monkeypatch.setattr(fit, "nnls", solver)
+        found, left = fit._nonnegative(matrix, matrix @ true)
+        assert matrix @ found == pytest.approx(matrix @ true, rel=1e-4) and found.min() >= 0 and left < 1e-3
+
+
+def circling(*_: object) -> None:
+    raise RuntimeError("Maximum number of iterations reached.")
 
 
 def test_kernels_of_unknown_names_count_with_the_one_before() -> None:

@@ -29,8 +29,9 @@ from hqp_onnx.gradients.trace import fixed_batch, trace
 from hqp_onnx.gradients.training.install import find, install, install_directory
 from hqp_onnx.gradients.training.loss_model import loss_model
 from hqp_onnx.gradients.training.process import Worker
-from hqp_onnx.gradients.training.worker import IGNORED, LABELS, Message, part
+from hqp_onnx.gradients.training.worker import IGNORED, LABELS
 from hqp_onnx.passes.lowering.prepare_for_gradients import prepare_for_gradients
+from hqp_onnx.runtimes.messages import Message, part
 from hqp_onnx.runtimes.session import Session
 
 __all__ = ["TrainingPerSample", "find", "install", "install_directory"]

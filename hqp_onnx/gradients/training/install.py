@@ -15,6 +15,7 @@ from pathlib import Path
 
 from hqp_onnx.errors import MissingRuntimeError
 from hqp_onnx.files import make_folder
+from hqp_onnx.runtimes.apart import user_folder
 
 __all__ = ["find", "install", "install_directory"]
 
@@ -26,14 +27,7 @@ def install_directory() -> Path:
     """$HQP_TRAINING, else a folder of this user and this version of Python."""
     if chosen := os.environ.get("HQP_TRAINING"):
         return Path(chosen)
-    home = Path.home()
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = home / "Library" / "Application Support"
-    else:
-        base = Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share")
-    return base / "hqp_onnx" / f"onnxruntime-training-{VERSION}-{sys.implementation.cache_tag}"
+    return user_folder() / f"onnxruntime-training-{VERSION}-{sys.implementation.cache_tag}"
 
 
 def find(directory: Path | None = None) -> Path | None:

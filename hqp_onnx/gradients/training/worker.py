@@ -1,8 +1,8 @@
 """The process in which onnxruntime-training runs, one sample at a time, and how it is talked to.
 
 Its package is called onnxruntime too, so a process can have only one of both: this one is started with the training
-build first on its path, reads messages from stdin and answers on stdout until stdin ends. A message is eight bytes of
-length and an .npz of arrays. The first one brings the model:
+build first on its path, reads messages from stdin and answers on stdout until stdin ends (``runtimes.messages``). The
+first one brings the model:
 
     model     uint8, a serialised model with the scalar output LOSS, summed over samples
     wrt       names of the inputs to differentiate by
@@ -19,49 +19,17 @@ norms [n, filters] of the samples' gradients, or if not ``samples``, the gradien
 
 from __future__ import annotations
 
-import io
-import os
 import sys
-from collections.abc import Mapping
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hqp_onnx.runtimes.messages import Message, answers, part, receive, send
+
 Array = NDArray[Any]
-Message = dict[str, Array]
 
 LOSS, LABELS, IGNORED = "hqp_loss", "hqp_labels", -1
-
-
-def send(stream: IO[bytes], message: Mapping[str, Array]) -> None:
-    """Write one message."""
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **message)
-    stream.write(buffer.tell().to_bytes(8, "little"))
-    stream.write(buffer.getbuffer())
-    stream.flush()
-
-
-def receive(stream: IO[bytes]) -> Message | None:
-    """Read one message; None at the end of the stream.
-
-    Raises:
-        EOFError: the stream ends inside a message.
-    """
-    header = stream.read(8)
-    if not header:
-        return None
-    body = stream.read(int.from_bytes(header, "little"))
-    if len(header) < 8 or len(body) < int.from_bytes(header, "little"):
-        raise EOFError("the stream ended inside a message")
-    with np.load(io.BytesIO(body)) as arrays:
-        return dict(arrays)
-
-
-def part(message: Message, prefix: str) -> Message:
-    """Entries whose names begin with ``prefix``, without it."""
-    return {name.removeprefix(prefix): value for name, value in message.items() if name.startswith(prefix)}
 
 
 class Gradients:
@@ -114,8 +82,7 @@ def _squares(gradient: Array, axis: int) -> Array:
 
 def main() -> None:
     """Serve until stdin ends."""
-    out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints must not enter the stream
+    out = answers()
     setup = receive(sys.stdin.buffer)
     if setup is None:
         return

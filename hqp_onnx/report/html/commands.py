@@ -14,6 +14,8 @@ from hqp_onnx.job.results import ModelInput, Report
 from hqp_onnx.runtimes.ethos.vela import ETHOS
 from hqp_onnx.runtimes.litert.session import SUFFIX as TFLITE
 from hqp_onnx.runtimes.nvidia import CUDA
+from hqp_onnx.runtimes.qnn.chips import chip_of, is_chip
+from hqp_onnx.runtimes.qnn.context import SUFFIX as CONTEXT
 
 _INT8 = ("int8.onnx", "q8_only.onnx", "int8_everywhere.onnx")
 _FLOAT32 = ("pruned.onnx", "baseline.onnx")
@@ -50,6 +52,8 @@ def recipes(report: Report, folder: Path) -> list[Recipe]:
     made = model.with_suffix(TFLITE)
     if Path(report.shipped).suffix == TFLITE and made.is_file():
         runtimes[target] = _ethos(made) if target.startswith(ETHOS) else _litert(made, threads)
+    if is_chip(target) and (made := model.with_suffix(CONTEXT)).is_file():
+        runtimes[target] = _qnn(made, inputs, target)
     first = next((name for name in runtimes if target.startswith(name)), "onnxruntime")  # what it was made for
     return [runtimes.pop(first), *runtimes.values(), _compare(Path(report.model), model)]
 
@@ -101,6 +105,22 @@ def _ethos(model: Path) -> Recipe:
     code = _line(["xxd", "-i", str(model)]) + " > model.h"
     remark = "Vela has compiled it: compile the array into a program with LiteRT for Microcontrollers and Arm's driver."
     return Recipe("Ethos-U", "sh", code, remark)
+
+
+def _qnn(model: Path, inputs: Sequence[ModelInput], target: str) -> Recipe:
+    chip, name = chip_of(target), "QNNExecutionProvider"
+    code = "import numpy as np\nimport onnxruntime as ort\nimport onnxruntime_qnn as qnn\n\n"
+    code += f"ort.register_execution_provider_library({name!r}, qnn.get_library_path())\n"
+    code += f"devices = [device for device in ort.get_ep_devices() if device.ep_name == {name!r}][:1]\n"
+    code += (
+        f'settings = {{"backend_path": qnn.get_qnn_htp_path(), "htp_arch": "{chip.arch}", "soc_model": "{chip.soc}"}}\n'
+    )
+    code += "options = ort.SessionOptions()\noptions.add_provider_for_devices(devices, settings)\n"
+    code += f"session = ort.InferenceSession({str(model)!r}, options)\n"
+    remark = (
+        "On the chip; elsewhere it is emulated. The file holds what was compiled for that chip, one sample at a time."
+    )
+    return Recipe("Qualcomm HTP", "python", code + f"outputs = session.run(None, {_feeds(inputs)})", remark)
 
 
 def _openvino(model: Path, inputs: Sequence[ModelInput], threads: int) -> Recipe:

@@ -61,7 +61,8 @@ def _sections(report: Report, folder: Path, name: str) -> Iterator[Html]:
         yield tag("div", *map(_figure, filter(None, (network(report), layer_times(report)))), class_="grid")
     held = [] if report.request.speed else [budget(report), trials(report)]  # to a budget
     family = [pareto(report)] if report.pareto else []
-    figures = [latency(report), *family, *held, layers(report)]
+    times = [] if report.counted else [latency(report)]
+    figures = [*times, *family, *held, layers(report)]
     if report.changes is not None:
         yield _section("changed", "Samples whose score changed", *changed(report))
     yield tag("div", *map(_figure, figures), class_="grid")
@@ -85,7 +86,7 @@ def _section(identifier: str, title: str, *content: Html) -> Html:
 
 def _summary(report: Report, name: str) -> Html:
     row, q = report.all_rows[report.shipped_row], report.metric
-    speed = ("the original's speed", f"{row.speedup:.2f}×") if isinstance(row, Row) else _on_gpu(row)
+    speed = _speed(report, row) if isinstance(row, Row) else _on_gpu(row)
     facts = (
         speed,
         ("smaller", f"{100 * row.size_reduction:.0f} %"),
@@ -121,6 +122,12 @@ def _verdict(report: Report, row: Row | EngineRow) -> str:
 
 def _loses(q: Quantity) -> str:
     return "loses" if q.higher else f"is worse in {q.name} by"
+
+
+def _speed(report: Report, row: Row) -> tuple[str, str]:
+    if report.counted:
+        return "of the multiply-accumulates are left", f"{100 * row.macs / max(report.baseline.macs, 1):.0f} %"
+    return "the original's speed", f"{row.speedup:.2f}×"
 
 
 def _on_gpu(row: EngineRow) -> tuple[str, str]:

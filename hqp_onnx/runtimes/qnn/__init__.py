@@ -1,0 +1,1 @@
+"""Qualcomm HTP: contexts that onnxruntime's QNN provider compiles and emulates here, without the chip."""
