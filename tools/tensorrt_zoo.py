@@ -47,7 +47,7 @@ from hqp_onnx.runtimes.targets import target
 from hqp_onnx.steps.prune import Pruning, prune_model
 
 SECONDS, BYTES = 600, 8 << 30  # for one model
-SPARSITY, BATCH = 0.3, 2
+SPARSITY, BATCH, STEPS = 0.3, 2, 128
 LISTED = 3  # refusals of one model
 Note = Callable[..., None]
 
@@ -165,7 +165,7 @@ def check(path: Path, folder: Path, note: Note) -> None:
     note(stage="open", original=before)
     model = open_model(path, threads=1, quantized=True)
     inputs = path.with_suffix(".npz")
-    feeds = dict(np.load(inputs)) if inputs.exists() else feeds_of(original, model.session.run, BATCH)
+    feeds = dict(np.load(inputs)) if inputs.exists() else feeds_of(original, model.session.run, _rows(original))
     few = open_data(model, feeds)
     note(stage="prune")
     layout = target("tensorrt-rtx", reduced_range=False)
@@ -173,8 +173,8 @@ def check(path: Path, folder: Path, note: Note) -> None:
     note(stage="quantize", units=pruned.units)
     made = model_io.to_proto(quantize(pruned.graph, few, layout, "minmax", recipe=QUICK).graph)
     note(stage="build", convolutional=_convolutional(made))
-    batch = model.session.batch or 1
-    shapes = {name: tuple(value[:batch].shape) for name, value in feeds.items()}
+    batch = model.session.batch or 1  # of the zoo, whose first axis is one
+    shapes = {name: tuple((value[:batch] if inputs.exists() else value).shape) for name, value in feeds.items()}
     model_io.save(made, folder / "int8.onnx")
     built = build(folder / "int8.onnx", shapes)
     note(**built)
@@ -183,6 +183,13 @@ def check(path: Path, folder: Path, note: Note) -> None:
     note(stage="build the original")
     before = before or build(path, shapes)["refused"]
     return note(status="original refused" if before else "worse", stage="done", original=before)
+
+
+def _rows(model: onnx.ModelProto) -> int:
+    """Rows of a sample: many where they are lines of floats, which may be steps of time that are pooled over."""
+    kinds = [value.type.tensor_type for value in model.graph.input]
+    lines = all(kind.elem_type == onnx.TensorProto.FLOAT and len(kind.shape.dim) == 2 for kind in kinds)
+    return STEPS if lines else BATCH
 
 
 def _convolutional(model: onnx.ModelProto) -> bool:
