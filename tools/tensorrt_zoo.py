@@ -39,7 +39,7 @@ from zoo_export import export
 
 from hqp_onnx.engine.library import TENSORRT_RTX
 from hqp_onnx.engine.parsing import refusals
-from hqp_onnx.errors import HqpError
+from hqp_onnx.errors import HqpError, ModelError
 from hqp_onnx.graphs import model_io
 from hqp_onnx.model import open_data, open_model
 from hqp_onnx.passes.quantize import quantize
@@ -161,7 +161,10 @@ def check(path: Path, folder: Path, note: Note) -> None:
     """All that is asked of one model; ``note`` takes what is found as it is found."""
     note(stage="parse the original")
     original = onnx.load(path)
-    before = [str(one) for one in refusals(original, TENSORRT_RTX)]
+    try:
+        before = [str(one) for one in refusals(original, TENSORRT_RTX)]
+    except ModelError as e:  # it names no node
+        before = [str(e)]
     note(stage="open", original=before)
     model = open_model(path, threads=1, quantized=True)
     inputs = path.with_suffix(".npz")
@@ -176,13 +179,20 @@ def check(path: Path, folder: Path, note: Note) -> None:
     batch = model.session.batch or 1  # of the zoo, whose first axis is one
     shapes = {name: tuple((value[:batch] if inputs.exists() else value).shape) for name, value in feeds.items()}
     model_io.save(made, folder / "int8.onnx")
-    built = build(folder / "int8.onnx", shapes)
+    built = _built(folder / "int8.onnx", shapes)
     note(**built)
     if not built["refused"]:
         return note(status="mended" if before else "taken", stage="done")
     note(stage="build the original")
-    before = before or build(path, shapes)["refused"]
+    before = before or _built(path, shapes)["refused"]
     return note(status="original refused" if before else "worse", stage="done", original=before)
+
+
+def _built(file: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    try:
+        return build(file, shapes)
+    except ModelError as e:
+        return {"refused": [str(e)]}
 
 
 def _rows(model: onnx.ModelProto) -> int:
