@@ -1,13 +1,14 @@
-"""LSTM, GRU and RNN, written out step by step, since a file holds one number of steps. States of H hidden units:
+"""LSTM, GRU and RNN, written out step by step, since a file holds one number of steps.
 
-    what the input adds, at all steps at once     p = x W' + Wb                        [T, N, gates H]
+With states of H hidden units, and what the input adds, p, computed at all steps at once:
+
+    p = x W' + Wb                                 [T, N, gates H]
     LSTM    i, o, f, c~ = p + h R' + Rb           c = f c + i c~       h = o tanh c
     GRU     z, r = p + h R' + Rb                  h~ = p + (r h) R' + Rb, or p + r (h R' + Rb)
                                                   h = h~ + z (h - h~)
     RNN     h = p + h R' + Rb
 
-each but the last behind its activation. LiteRT's own LSTM has one direction, and neither states that go in nor any that
-come out.
+The sums p + ... are behind their activations.
 """
 
 from __future__ import annotations
@@ -60,16 +61,16 @@ class _Direction:
         return self.e.new(self.step.output, shape)
 
     def product(self, x: int, weight: Array, bias: Array) -> int:
-        """x weight' + bias."""
+        """X weight' + bias."""
         constants = [self.e.file.constant("weight", weight), self.e.file.constant("bias", bias)]
         return self.made("FULLY_CONNECTED", [x, *constants], "FullyConnectedOptions", len(weight))
 
     def add(self, x: int, y: int, width: int = 0) -> int:
-        """x + y."""
+        """X + y."""
         return self.made("ADD", [x, y], "AddOptions", width)
 
     def mul(self, x: int, y: int) -> int:
-        """x y."""
+        """X y."""
         return self.made("MUL", [x, y], "MulOptions")
 
     def act(self, x: int, number: int) -> int:
