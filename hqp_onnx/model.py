@@ -134,7 +134,8 @@ def open_model(
 def _kind(proto: onnx.ModelProto) -> str:
     """See ``Model.quantized``."""
     found = {node.op_type for node in model_io.nodes(proto.graph) if model_io.is_quantized(node.op_type)}
-    return "" if not found else "dynamic" if "DynamicQuantizeLinear" in found else "int8"
+    dynamic = any(op.startswith("DynamicQuantize") for op in found)
+    return "" if not found else "dynamic" if dynamic else "int8"
 
 
 def _in_float(proto: onnx.ModelProto) -> gs.Graph:

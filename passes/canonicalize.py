@@ -1,8 +1,9 @@
 """The form that every other part of hqp_onnx expects, computing the same function.
 
-- opset 13 or newer, and every node has a name of its own;
+- opset 13 or newer, and every node has a name of its own, as has every tensor in the graphs inside nodes;
 - optional inputs and outputs at the end of a node's list that are stated as absent are not stated;
-- fused operators written out (``expand_fused``);
+- fused operators written out, and Einsum as MatMul (``expand_fused``), whose bias is added before heads are split
+  (``move_biases``);
 - no Constant nodes: every constant is an initializer; nodes over constants alone are folded where that does not make
   the file larger (``fold_constants``), and of an If with a constant condition the branch is in its place;
 - explicit ``pads`` instead of ``auto_pad`` wherever the spatial sizes are static, but for dilated poolings;
@@ -25,6 +26,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import ModelError
+from hqp_onnx.graphs.bodies import name_apart
 from hqp_onnx.graphs.model_io import name_nodes
 from hqp_onnx.graphs.shapes import Shapes, probe
 from hqp_onnx.graphs.symbolic.demands import BROADCASTING
@@ -39,6 +41,7 @@ from hqp_onnx.passes.fold_constants import fold_constants
 from hqp_onnx.passes.fold_pads import fold_pads
 from hqp_onnx.passes.join_layer_norms import OPSET as LAYER_NORM_OPSET
 from hqp_onnx.passes.join_layer_norms import join_layer_norms, layer_norms
+from hqp_onnx.passes.move_biases import move_biases
 from hqp_onnx.passes.pool_spatial_means import pool_spatial_means
 from hqp_onnx.passes.raise_opset import raise_opset
 from hqp_onnx.passes.take_branches import take_branches
@@ -64,9 +67,10 @@ def canonicalize_with_shapes(graph: gs.Graph) -> tuple[PassResult, Shapes]:
     before = _signature(graph)
     raised = raise_opset(graph, MINIMUM_OPSET)
     name_nodes(raised.graph)
+    name_apart(raised.graph)
     _drop_absent(raised.graph)
     expanded = expand_fused(raised.graph.toposort())
-    graph, shapes = _without_shape_arithmetic(expanded.graph)
+    graph, shapes = _without_shape_arithmetic(move_biases(expanded.graph).graph)
     graph = drop_zero_states(graph).graph
     _explicit_pads(graph, shapes)
     _drop_expansions(graph, shapes)

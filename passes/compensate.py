@@ -30,7 +30,7 @@ from hqp_onnx.graphs.unique_names import UniqueNames, tensor_names
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.prune_channels import constant_name
 from hqp_onnx.ranking.least_squares import RIDGE, Fits, fit_blocks, mean_product, removal_mask
-from hqp_onnx.statistics.moments import Contraction, Moments, block_names, contractions, recurrences, takes_bias
+from hqp_onnx.statistics.moments import Contraction, Moments, block_names, reading_weights, takes_bias
 
 __all__ = ["compensate"]
 
@@ -67,7 +67,7 @@ def compensate(
     names, taken = UniqueNames(graph), tensor_names(original)
     notes: list[str] = []
     modified = False
-    for name, use in (contractions(original) | recurrences(original, 1)).items():
+    for name, use in reading_weights(original).items():
         removed = removal_mask(channels, gone, ParamAxis(name, use.axis), before[name])
         if not removed.any():
             continue

@@ -14,7 +14,7 @@ that overflow show only on data: evaluate the result.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -23,8 +23,9 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.errors import ModelError, one_line
+from hqp_onnx.graphs.bodies import name_apart
 from hqp_onnx.graphs.foreign_names import names_apart
-from hqp_onnx.graphs.model_io import is_quantized, to_graph, to_proto
+from hqp_onnx.graphs.model_io import is_quantized, nodes, to_graph, to_proto
 from hqp_onnx.graphs.unique_names import UniqueNames
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
@@ -56,6 +57,7 @@ def convert_fp16(graph: gs.Graph) -> PassResult:
     float16_converter()
     quantized = any(is_quantized(node.op) for node in graph.nodes)
     raised = raise_opset(graph, _QDQ_OPSET if quantized else graph.opset).graph.copy()
+    name_apart(raised)
     handed_on = _put_aside(raised)
     result, stays = _converted(_typed(to_proto(raised)))
     _put_back(_apart(result), handed_on)
@@ -91,7 +93,7 @@ def _converted(model: onnx.ModelProto) -> tuple[gs.Graph, list[str]]:
         if len(refusals) < 2 and all(check(model) for check in refusals):
             return result, stays
         why = "; ".join(refusals.values())
-        names = {node.name for node in model.graph.node} - {"", *stays}
+        names = {node.name for node in nodes(model.graph)} - {"", *stays}
         named = dict.fromkeys(name for name in _NODE_OF_ERROR.findall(why) if name in names)
         if not named and _not_valid not in refusals:
             return result, stays  # another runtime may load it
@@ -130,11 +132,28 @@ def _halved(model: onnx.ModelProto, stays: Collection[str]) -> onnx.ModelProto:
     """What the converter makes of ``model``, but for the nodes of these names, and those that it does not know."""
     unknown = [
         node.name
-        for node in model.graph.node
+        for node in nodes(model.graph)
         if node.op_type in _WINDOWS or any(entry.name in _FLOAT_VALUES for entry in node.attribute)
     ]
     result: onnx.ModelProto = float16_converter()(model, keep_io_types=True, node_block_list=[*unknown, *stays])
+    for body in _bodies(result.graph):
+        _bring_inside(result.graph, body)
     return result
+
+
+def _bodies(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    for node in graph.node:
+        for entry in node.attribute:
+            if entry.HasField("g"):
+                yield from (entry.g, *_bodies(entry.g))
+
+
+def _bring_inside(graph: onnx.GraphProto, body: onnx.GraphProto) -> None:
+    """Move casts of what ``body`` makes into it: the converter puts those around nodes in there into ``graph``, too."""
+    for place, node in reversed(list(enumerate(body.node))):
+        for cast in [cast for cast in graph.node if cast.op_type == "Cast" and cast.input[0] in node.output]:
+            body.node.insert(place + 1, cast)
+            graph.node.remove(cast)
 
 
 def _apart(graph: gs.Graph) -> gs.Graph:

@@ -19,10 +19,13 @@ from hqp_onnx.graphs.unique_names import UniqueNames
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.fused import BODIES, Body
 from hqp_onnx.passes.raise_opset import raise_opset
+from hqp_onnx.registry import Registry
 
 __all__ = ["expand_fused"]
 
 OPSET = 17  # has LayerNormalization
+_PLAIN = frozenset(["Einsum"])
+"""What needs no newer opset."""
 
 
 def expand_fused(graph: gs.Graph) -> PassResult:
@@ -32,16 +35,22 @@ def expand_fused(graph: gs.Graph) -> PassResult:
         ModelError: the graph is older than opset 17 and onnx cannot convert it.
     """
     found = {operator(node) for node in graph.nodes}
-    fused = {name for name in found & BODIES.keys() if RULES.find(name) is None and GRADIENTS.find(name) is None}
-    if not fused and ("LayerNormalization" not in found or graph.opset >= OPSET):
+    fused = {name for name in found & BODIES.keys() if not (_is_known(RULES, name) or _is_known(GRADIENTS, name))}
+    old = graph.opset < OPSET and (bool(fused - _PLAIN) or "LayerNormalization" in found)
+    if not fused and not old:
         return PassResult(graph.copy(), False)
-    raised = raise_opset(graph, OPSET)
+    raised = raise_opset(graph, OPSET if old else graph.opset)
     graph, names = raised.graph.toposort(), UniqueNames(raised.graph)
     shapes = probe(graph)
     kind = _kind(graph)
     expanded = [_expand(graph, node, shapes, kind, names) for node in list(graph.nodes) if operator(node) in fused]
     graph.cleanup().toposort()
     return PassResult(graph, any(expanded), (*raised.notes, f"{sum(expanded)} fused operators written out"))
+
+
+def _is_known(rules: Registry[Any], name: str) -> bool:
+    """Whether an installed package has a rule for an operator."""
+    return name not in rules.own and rules.find(name) is not None
 
 
 def _expand(graph: gs.Graph, node: gs.Node, shapes: Shapes, kind: np.dtype[Any], names: UniqueNames) -> bool:

@@ -1,10 +1,12 @@
 """Restate Q/DQ in the form that TensorRT takes, symmetric int8 with float biases, where that is exact.
 
-    bias        DQ(b, s), b int32       =>  the float constant s b
-    unsigned    q in 0..255, zero 128   =>  q - 128 in -128..127, zero 0: Q, the DQ that read it, stored integers
-    no zero     DQ(q, s), q int8        =>  a zero of int8
+    bias        DQ(b, s), b int32           =>  the float constant s b
+    unsigned    q in 0..255, zero 128       =>  q - 128 in -128..127, zero 0: Q, the DQ that read it, stored integers
+    weight      DQ(q, s, z), another zero   =>  the float constant s (q - z)
+    no zero     DQ(q, s), q int8 or float8  =>  a zero of its type
 
-Every node computes what it did before, bit for bit. Other zero-points have no such form, and are left as they are.
+Every node computes what it did before, bit for bit. Activations around other zero-points have no such form, and are
+left as they are.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 
 from hqp_onnx.graphs.unique_names import UniqueNames
 from hqp_onnx.passes.base import PassResult
+from hqp_onnx.runtimes.targets import FLOAT8
 
 __all__ = ["make_symmetric"]
 
@@ -29,35 +32,51 @@ def make_symmetric(graph: gs.Graph) -> PassResult:
     """``graph`` with as many symmetric pairs and float biases as there is an exact form for."""
     graph = graph.copy()
     names = UniqueNames(graph)
-    biases = list(_int32_constants(graph))
-    for node in biases:
-        _replace_by_constant(node, _dequantized(node), names)
     unsigned = [tensor for tensor in _quantized(graph) if _is_shifted(tensor, graph)]
     for tensor in unsigned:
         _shift(tensor, names)
-    bare = [node for node in graph.nodes if node.op == _DQ and _type(node.inputs[0]) == np.int8 and not _has_zero(node)]
+    biases = [node for node in _constants(graph) if _type(node.inputs[0]) == np.int32]
+    weights = [node for node in _constants(graph) if _is_asymmetric(node)]
+    for node in (*biases, *weights):
+        _replace_by_constant(node, _dequantized(node), names)
+    bare = [
+        node
+        for node in graph.nodes
+        if node.op == _DQ and _type(node.inputs[0]) in (np.int8, FLOAT8) and not _has_zero(node)
+    ]
     for node in bare:
-        _set_zero(node, names)
+        _set_zero(node, names, _type(node.inputs[0]))
     graph.cleanup().toposort()
-    counts = ((biases, "int32 biases as float"), (unsigned, "uint8 tensors of zero-point 128 as int8"))
+    counts = (
+        (biases, "int32 biases as float"),
+        (unsigned, "uint8 tensors of zero-point 128 as int8"),
+        (weights, "weights around other zero-points as float"),
+    )
     notes = tuple(f"{len(found)} {words}" for found, words in counts if found)
-    return PassResult(graph, bool(biases or unsigned or bare), notes)
+    return PassResult(graph, bool(biases or unsigned or weights or bare), notes)
 
 
-def _int32_constants(graph: gs.Graph) -> Iterator[gs.Node]:
+def _constants(graph: gs.Graph) -> Iterator[gs.Node]:
+    """Every DequantizeLinear of constants alone, not in blocks."""
     for node in graph.nodes:
-        constants = node.op == _DQ and all(isinstance(t, gs.Constant) for t in node.inputs if not t.is_empty())
-        if constants and _type(node.inputs[0]) == np.int32 and node.outputs[0] not in graph.outputs:
+        stated = node.op == _DQ and all(isinstance(t, gs.Constant) for t in node.inputs if not t.is_empty())
+        if stated and node.inputs[1].values.ndim < 2 and node.outputs[0] not in graph.outputs:
             yield node
+
+
+def _is_asymmetric(node: gs.Node) -> bool:
+    return _type(node.inputs[0]) in (np.int8, np.uint8) and _has_zero(node) and bool(node.inputs[2].values.any())
 
 
 def _dequantized(node: gs.Node) -> NDArray[Any]:
     """What a DequantizeLinear of constants gives, rounded as it rounds."""
     stored, scale = node.inputs[0].values, node.inputs[1].values
-    if scale.size > 1:
-        axis = node.attrs.get("axis", 1) % stored.ndim
-        scale = scale.reshape([-1 if i == axis else 1 for i in range(stored.ndim)])
-    values: NDArray[Any] = (stored.astype(np.float32) * scale.astype(np.float32)).astype(scale.dtype)
+    zero = node.inputs[2].values if _has_zero(node) else np.zeros((), stored.dtype)
+    axis = node.attrs.get("axis", 1) % max(stored.ndim, 1)
+    line = [-1 if i == axis else 1 for i in range(stored.ndim)]
+    scale, zero = (part.reshape(line) if part.size > 1 else part.reshape(()) for part in (scale, zero))
+    steps = (stored.astype(np.int64) - zero.astype(np.int64)).astype(np.float32)
+    values: NDArray[Any] = (steps * scale.astype(np.float32)).astype(scale.dtype)
     return values
 
 
@@ -92,7 +111,7 @@ def _zero_is_128(node: gs.Node) -> bool:
 
 def _shift(tensor: gs.Tensor, names: UniqueNames) -> None:
     for node in (*tensor.inputs, *tensor.outputs):
-        _set_zero(node, names)
+        _set_zero(node, names, np.dtype(np.int8))
     if not isinstance(tensor, gs.Constant):
         tensor.dtype = np.dtype(np.int8)
         return
@@ -102,10 +121,10 @@ def _shift(tensor: gs.Tensor, names: UniqueNames) -> None:
         node.inputs[0] = constant
 
 
-def _set_zero(node: gs.Node, names: UniqueNames) -> None:
+def _set_zero(node: gs.Node, names: UniqueNames, dtype: Any) -> None:
     scale = node.inputs[1]
     shape = scale.values.shape if isinstance(scale, gs.Constant) else ()
-    zero = gs.Constant(names.tensor(f"{node.name}/zero_point"), np.zeros(shape, np.int8))
+    zero = gs.Constant(names.tensor(f"{node.name}/zero_point"), np.zeros(shape, dtype))
     if len(node.inputs) > 2:
         node.inputs[2] = zero
     else:

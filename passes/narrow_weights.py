@@ -36,7 +36,7 @@ def narrow_weights(graph: gs.Graph) -> PassResult:
         if tensor.values.size < _SMALLEST or narrow is None:
             continue
         wide, stored = gs.Variable(name, np.float32, tensor.shape), narrow
-        stored.name = names.tensor(homes[name].name)
+        stored.name = names.tensor(name if homes[name].cut else homes[name].name)
         for reader in list(tensor.outputs):
             reader.inputs = [wide if t is tensor else t for t in reader.inputs]
         graph.outputs = [wide if t is tensor else t for t in graph.outputs]

@@ -17,6 +17,7 @@ from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis, PruningPlan
 from hqp_onnx.channels.rules import REWRITES
 from hqp_onnx.channels.survivors import Survivors
 from hqp_onnx.errors import UsageError
+from hqp_onnx.graphs.bodies import constants
 from hqp_onnx.graphs.nodes import operator
 from hqp_onnx.graphs.unique_names import UniqueNames, tensor_names, unused
 from hqp_onnx.passes.base import PassResult
@@ -43,24 +44,38 @@ def prune_channels(graph: gs.Graph, channels: ChannelMap, plan: PruningPlan) -> 
     gone = channels.removed(plan)
     _end_branches(pruned, channels, gone)
     survivors = Survivors(channels, gone, UniqueNames(pruned, more=tensor_names(graph)))
-    for node in pruned.nodes:
+    graphs = [pruned, *pruned.subgraphs(recursive=True)]
+    added = [_restate(survivors, inner, inner is pruned) for inner in graphs]
+    if any(added):
+        pruned.toposort()
+    tensors = constants(pruned)
+    for name, axes in channels.removed_slices(plan).items():
+        for tensor in tensors.get(name, ()):  # none where its branch is gone
+            values = tensor.values
+            for axis, slices in axes.items():
+                values = np.delete(values, slices, axis)
+            tensor.values = np.ascontiguousarray(values)
+    return PassResult(pruned, True)
+
+
+def _restate(survivors: Survivors, graph: gs.Graph, whole: bool) -> bool:
+    """Restate what nodes say of channels, forget shapes, and say whether nodes were added.
+
+    ``graph`` is the ``whole`` one, or one inside a node.
+    """
+    for node in graph.nodes:
         if rewrite := REWRITES.find(operator(node)):
             rewrite(survivors, node)
         for tensor in node.outputs:
-            if tensor not in pruned.outputs:
+            if not (whole and tensor in graph.outputs):
                 tensor.shape = None
-    if survivors.added:
-        pruned.nodes.extend(survivors.added)
-        pruned.toposort()
-    tensors = pruned.tensors()
-    for name, axes in channels.removed_slices(plan).items():
-        if name not in tensors:  # its branch is gone
-            continue
-        values = tensors[name].values
-        for axis, slices in axes.items():
-            values = np.delete(values, slices, axis)
-        tensors[name].values = np.ascontiguousarray(values)
-    return PassResult(pruned, True)
+    for tensor in () if whole else (*graph.inputs, *graph.outputs):
+        if survivors.counts(tensor):  # that of a Loop's count of passes must be stated
+            tensor.shape = None
+    graph.nodes.extend(survivors.added)
+    added = bool(survivors.added)
+    survivors.added.clear()
+    return added
 
 
 def constant_name(reader: gs.Node, taken: Container[str]) -> str:

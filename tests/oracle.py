@@ -46,13 +46,19 @@ def masked(model: onnx.ModelProto, removed: dict) -> onnx.ModelProto:
     """``model`` with the slices of ``removed`` (tensor -> axis -> indices) set to zero."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    found = {tensor.name: tensor for tensor in copy.graph.initializer}
+    found = {tensor.name: tensor for tensor in stored(copy.graph)}
     for name, axes in removed.items():
         values = onnx.numpy_helper.to_array(found[name]).copy()
         for axis, indices in axes.items():
             values[(slice(None),) * int(axis) + (np.asarray(indices),)] = 0
         found[name].CopyFrom(onnx.numpy_helper.from_array(values, name))
     return copy
+
+
+def stored(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
+    """Initializers of a graph and of the graphs inside its nodes."""
+    inner = [entry.g for node in graph.node for entry in node.attribute if entry.HasField("g")]
+    return [*graph.initializer, *(tensor for each in inner for tensor in stored(each))]
 
 
 def worst_error(original: onnx.ModelProto, pruned: onnx.ModelProto, removed: dict, feeds: dict) -> float:

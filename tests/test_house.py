@@ -16,7 +16,8 @@ except ModuleNotFoundError:  # Python 3.10
 
 ROOT = Path(__file__).parents[1]
 MODELS = ("ModelProto", "GraphProto", "gs.Graph", "PassResult")
-OTHER_FORM = {"to_proto", "to_graph", "with_outputs", "needed"}  # the same model as another type, or for other tensors
+# the same model as another type, for other tensors, or as another toolkit reads it
+OTHER_FORM = {"to_proto", "to_graph", "with_outputs", "needed", "without_pairs"}
 
 
 @pytest.fixture(scope="module")

@@ -49,3 +49,16 @@ def touched(folder: str, item: int) -> int:
     time.sleep(0.1)
     Path(folder, str(item)).touch()
     return item
+
+
+@dataclass(frozen=True)
+class Seeing:
+    """What a process is told to see of the machine's GPUs."""
+
+    def opened(self, threads: int) -> Callable[[int], tuple[int, str | None]]:
+        return seen
+
+
+def seen(item: int) -> tuple[int, str | None]:
+    time.sleep(0.3)
+    return os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES")

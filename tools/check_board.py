@@ -1,6 +1,6 @@
 """The main job against a board behind a real sshd, whose connection is cut twice while it measures.
 
-    python tools/check_board.py [--sshd PATH] [--python PATH] [--model models/mobilenet_v3_small.onnx]
+    python tools/check_board.py [--sshd PATH] [--python PATH] [--core N] [--engine-only]
 
 The board is this machine, slower: an sshd of its own (port, keys and configuration in a temporary folder, the loopback
 interface alone) that runs at low priority on one core, and the Python of ``--python``, whose onnxruntime may be
@@ -9,6 +9,9 @@ in a mount namespace of its own, so that the user and the folder that it wants e
 
 Shown: tables of times here and there, the widths that they lead to, and each result timed at both places. The exit
 status is 1 where the tables or the widths are the same, or the board's result is not the faster one on the board.
+
+First an engine is built there (--engine-only: nothing else), and the connection is cut meanwhile. Scripts stand in for
+trtexec and tegrastats and say what these say, so the way there and back is shown, and neither an engine nor a power.
 """
 
 from __future__ import annotations
@@ -40,6 +43,24 @@ PidFile none
 UsePAM no
 PasswordAuthentication no
 Subsystem sftp internal-sftp
+SetEnv "PATH={folder}/tools:/usr/local/bin:/usr/bin:/bin"
+"""
+_WATTS, _QUERIES, _BUILD_SECONDS, _CLOSE = 5.01, 100, 15, 0.01
+_TRTEXEC = """#!/bin/sh
+echo '&&&& RUNNING TensorRT.trtexec [TensorRT v8502] # trtexec'
+[ "$1" = --help ] && exit 0
+echo run >> "$(dirname "$0")/runs"
+for word; do case $word in --onnx=*) model=${{word#*=}} ;; --saveEngine=*) engine=${{word#*=}} ;; esac; done
+sleep {seconds}
+cp "$model" "$engine"
+echo '[I] Starting inference'
+sleep 1
+echo '[I] === Performance summary ==='
+echo '[I] Throughput: {queries} qps'
+echo '[I] GPU Compute Time: min = 9 ms, max = 11 ms, mean = 10 ms, median = 10 ms, percentile(99%) = 11 ms'
+"""
+_TEGRASTATS = """#!/bin/sh
+while echo 'RAM 2462/7772MB (lfb 4x1MB) VDD_IN {milliwatts}mW/{milliwatts}mW'; do sleep 0.05; done
 """
 _AS_ROOT = """
 cp /etc/passwd {folder}/passwd
@@ -55,7 +76,7 @@ exec {tool} -F none -i {folder}/user -o StrictHostKeyChecking=no -o UserKnownHos
 """
 
 
-def start_sshd(sshd: str, folder: Path) -> subprocess.Popen[bytes]:
+def start_sshd(sshd: str, folder: Path, core: int) -> subprocess.Popen[bytes]:
     """A slow sshd, and ssh and scp in ``folder/bin`` that may log in to it."""
     for key in ("host", "user"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key], check=True)
@@ -65,7 +86,13 @@ def start_sshd(sshd: str, folder: Path) -> subprocess.Popen[bytes]:
         path = subprocess.run(["which", tool], capture_output=True, text=True, check=True).stdout.strip()
         (folder / "bin" / tool).write_text(_CLIENT.format(tool=path, folder=folder))
         (folder / "bin" / tool).chmod(0o755)
-    words = ["taskset", "-c", "0", "nice", "-n", "5", sshd, "-D", "-e", "-f", str(folder / "config")]
+    (folder / "tools").mkdir()
+    scripts = {"trtexec": _TRTEXEC.format(seconds=_BUILD_SECONDS, queries=_QUERIES)}
+    scripts["tegrastats"] = _TEGRASTATS.format(milliwatts=round(1000 * _WATTS))
+    for name, script in scripts.items():
+        (folder / "tools" / name).write_text(script)
+        (folder / "tools" / name).chmod(0o755)
+    words = ["taskset", "-c", str(core), "nice", "-n", "5", sshd, "-D", "-e", "-f", str(folder / "config")]
     if os.geteuid() == 0:
         script = _AS_ROOT.format(folder=folder)
         words = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", script, "sh", *words]
@@ -137,6 +164,8 @@ def widths(file: Path) -> list[int]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sshd", default="/usr/sbin/sshd")
+    parser.add_argument("--core", type=int, default=0, help="of this machine, which the board is held to")
+    parser.add_argument("--engine-only", action="store_true")
     parser.add_argument("--python", default=sys.executable, help="of the board")
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "mobilenet_v3_small.onnx")
     chosen = parser.parse_args()
@@ -145,12 +174,39 @@ def main() -> int:
         for part in ("calib", "val"):
             data = np.load(ROOT / "models" / f"fashion_mnist_{part}.npz")
             np.savez(folder / f"{part}.npz", **{key: data[key][:SAMPLES] for key in data})
-        sshd = start_sshd(chosen.sshd, folder)
+        sshd, device = start_sshd(chosen.sshd, folder, chosen.core), f"ssh://127.0.0.1:{PORT}?python={chosen.python}"
         try:
-            return check(folder, chosen.model, sshd, f"ssh://127.0.0.1:{PORT}?python={chosen.python}")
+            built = check_engine(folder, chosen.model, sshd, device)
+            return int(not built) if chosen.engine_only else check(folder, chosen.model, sshd, device) or int(not built)
         finally:
             sshd.terminate()
             sshd.wait()
+
+
+def check_engine(folder: Path, model: Path, sshd: subprocess.Popen[bytes], device: str) -> bool:
+    """Whether an engine is built there once, for all that the connection is lost, and joules are those of the power.
+
+    A run takes its mean time, which on a machine with other work is longer than the median.
+    """
+    ended = threading.Event()
+    words = ("--precision", "fp16", "--device", device, "-o", str(folder / "m.engine"), "--json", "-")
+    cutter = threading.Thread(target=cut, args=(sshd, 1, ended))
+    cutter.start()
+    said, progress = finished(hqp(folder, "build", str(model), *words))
+    ended.set()
+    cutter.join()
+    report, cuts = json.loads(said), progress.count("the connection was lost")
+    runs = (folder / "tools" / "runs").read_text().count("run")
+    ran = report["board"]
+    print(f"engine: {report['bytes']} bytes for TensorRT {report['tensorrt']}; cut {cuts} times, built {runs} times")
+    print(f"as said there: {ran['median_ms']} ms, {1e3 * ran['joules']:.1f} mJ a sample by {ran['meter']}")
+    said, _ = finished(hqp(folder, "benchmark", str(model), "--device", device, "--json", "-", "--quiet"))
+    (timed,) = json.loads(said)["models"]
+    print(
+        f"a run of the board's onnxruntime: {timed['median_ms']:.3f} ms, {1e3 * timed['joules']:.3f} mJ at {_WATTS} W"
+    )
+    known = abs(ran["joules"] * _QUERIES / _WATTS - 1) < _CLOSE and timed["joules"] > _WATTS * timed["median_ms"] / 2e3
+    return (cuts, runs) == (1, 1) and report["bytes"] > 0 and known
 
 
 def check(folder: Path, model: Path, sshd: subprocess.Popen[bytes], device: str) -> int:

@@ -1,12 +1,17 @@
 """Recurrent networks: units, the invariant, and Fisher scores against torch, on the two of models/tasks/.
 
     python tools/check_recurrent.py [--samples 64]
+    python tools/check_recurrent.py --refit [--samples 256]
 
 The weights of tagger and CRNN are read from their files into torch's own modules (nn.LSTM), which autograd then
 differentiates one sample at a time in float64: per-sample squared gradient norms of every row of every weight, for the
 losses that the metrics call for. Printed are the worst difference relative to the largest score of a weight, what
 the scores cost in plain inferences of the same batches, and the worst difference of random plans from the original
 with zeros.
+
+With --refit: what is left of a pruned network, for shares of its units by l2: cut alone, with what reads the
+data and the states' readers refitted, and with R refitted as well. The figure is the squared difference of its outputs
+(log-probabilities) from the original's, relative to their variance, on other samples than those of the moments.
 """
 
 from __future__ import annotations
@@ -34,14 +39,19 @@ from train_tasks import Letters, Lines, as_feeds  # noqa: E402
 
 from hqp_onnx.channels.channel_map import PruningPlan  # noqa: E402
 from hqp_onnx.channels.walk import analyze  # noqa: E402
+from hqp_onnx.data.batch import Batch  # noqa: E402
 from hqp_onnx.errors import UsageError  # noqa: E402
 from hqp_onnx.evaluation.metrics.task import Task  # noqa: E402
 from hqp_onnx.gradients import PerSample, filter_weights  # noqa: E402
 from hqp_onnx.gradients.loss import Draw  # noqa: E402
 from hqp_onnx.graphs.model_io import to_graph, to_proto  # noqa: E402
 from hqp_onnx.passes.canonicalize import canonicalize  # noqa: E402
+from hqp_onnx.passes.compensate import compensate  # noqa: E402
 from hqp_onnx.passes.prune_channels import prune_channels  # noqa: E402
+from hqp_onnx.ranking.order import removal_order  # noqa: E402
+from hqp_onnx.ranking.rank import rank  # noqa: E402
 from hqp_onnx.runtimes.session import work_session  # noqa: E402
+from hqp_onnx.statistics.moments import input_moments, recurrences  # noqa: E402
 
 GATES = [0, 2, 3, 1]  # of torch (input, forget, cell, output) among ONNX's (input, output, forget, cell)
 Arrays = Mapping[str, np.ndarray]
@@ -133,6 +143,33 @@ def compare(name: str, net: nn.Module, loss: str | Task, torch_loss: Callable[..
     return f"| {name} | {cells} | {seconds / min(plain):.1f}x |"
 
 
+def refits(name: str, samples: int) -> None:
+    """Lines of the table of --refit."""
+    graph = canonicalize(to_graph(onnx.load(ROOT / "models" / "tasks" / f"{name}.onnx"))).graph
+    model, channels = to_proto(graph), analyze(graph)
+    feeds = {key: x.numpy() for key, x in as_feeds(name, task_data.TASKS[name]("val", 2 * samples)).items()}
+    known, other = ({key: x[part] for key, x in feeds.items()} for part in (slice(samples), slice(samples, None)))
+    moments = input_moments(
+        model, None, [Batch({k: x[part] for k, x in known.items()}) for part in parts_of(samples, 32)]
+    )
+    states = recurrences(graph, 2)
+    without = {weight: x for weight, x in moments.items() if weight not in states}
+    order = removal_order(rank(graph, channels, "l2").units, channels, 0.05)
+    for share in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6):
+        plan = PruningPlan(order[: int(share * len(order))])
+        pruned = prune_channels(graph, channels, plan).graph
+        made = [pruned, *(compensate(graph, pruned, channels, plan, each).graph for each in (without, moments))]
+        want, *have = (outputs_of(to_proto(each), other) for each in (graph, *made))
+        errors = [float(np.square(x - want).mean() / want.var()) for x in have]
+        print(f"| {name} | {share:.0%} | " + " | ".join(f"{error:.4f}" for error in errors) + " |", flush=True)
+
+
+def outputs_of(model: onnx.ModelProto, feeds: Arrays) -> np.ndarray:
+    """Log-probabilities."""
+    (logits,) = work_session(model, threads=1).run(feeds).values()
+    return F.log_softmax(torch.from_numpy(logits), -1).numpy()
+
+
 def timed(opened: PerSample, feeds: Arrays, targets: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
     """Values of all samples, and the fastest of some runs."""
     every, runs = parts_of(len(targets), opened.batch), []
@@ -176,9 +213,16 @@ def of_lines(logs: torch.Tensor, data: Arrays, targets: np.ndarray, i: int) -> t
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=64)
-    count = parser.parse_args().samples
+    parser.add_argument("--refit", action="store_true")
+    options = parser.parse_args()
+    count = options.samples
     torch.set_num_threads(1)
     print(f"{platform.processor() or platform.machine()}, one thread, onnxruntime {onnxruntime.__version__}\n")
+    if options.refit:
+        print("| network | units removed | cut | W and readers refitted | R, too |\n|---|--:|--:|--:|--:|")
+        for name in ("letters", "lines"):
+            refits(name, count)
+        return
     print("| network | prunable units | pruned to masked | Fisher to torch float64 | Fisher, in plain inferences |")
     print("|---|--:|--:|--:|--:|")
     print(compare("letters", Letters(), Task("classes", "logits", 2, "labels"), of_letters, count), flush=True)

@@ -3,8 +3,8 @@
     python tools/check_tensorrt.py                       the bundled models, and the layouts of single operators
     python tools/check_tensorrt.py MODELS --data FILE    files and folders of .onnx; DATA for all whose inputs they fit
     python tools/check_tensorrt.py --layouts             the layouts alone
-    python tools/check_tensorrt.py --zoo FOLDER          the zoo, as it is and pruned in INT8; goes on where it
-                                                         stopped; needs torch and what zoo_models.py imports
+
+tools/tensorrt_zoo.py asks the same of many models.
 
 A model is built by TensorRT for RTX as it is, in float16, in INT8 as ``hqp quantize --target tensorrt-rtx --precision
 int8`` lays it out (weights rounded to nearest, which is quick), and pruned by 30 %, to widths as that target takes
@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -50,7 +49,6 @@ ROOT = Path(__file__).parents[1]
 AS_STATED = Plan("fp32", None, None, True, (), False, False, ())
 BUNDLED = ("mobilenet_v3_small", "resnet18")
 SAMPLES = 16
-ZOO_SECONDS, ZOO_BYTES = 240, 6 << 30  # for one architecture
 QUICK = Recipe(equalize=False, correct_bias=False, round_weights=False)
 
 
@@ -142,13 +140,11 @@ def noise(rng: np.random.Generator, like: np.ndarray, count: int) -> np.ndarray:
     return rng.integers(0, 2, shape).astype(like.dtype)
 
 
-def check(file: Path, data: str | None, wanted: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-    """Rows of the ``wanted`` variants, or of all."""
+def check(file: Path, data: str | None) -> list[dict[str, Any]]:
+    """A row of every variant."""
     rows, taken = [], True
     try:
         for name, make, shapes in variants(file, data):
-            if wanted and name not in wanted:
-                continue
             try:
                 row = apart(make(), shapes)
             except HqpError as e:
@@ -171,72 +167,6 @@ def line(row: dict[str, Any]) -> str:
         f"| {row['model']} | {row['variant']} | {row['stored'] / 1e6:.2f} | {row['weights'] / 1e6:.2f} | {ratio:.2f} "
         f"| {row['engine'] / 1e6:.2f} | {row['parse_s']:.2f} | {row['build_s']:.2f} | {row['peak_mb']:.0f} |"
     )
-
-
-def zoo(folder: Path, minutes: float, only: str) -> None:
-    """Every architecture that ``folder`` has no result of, each in a process of its own; then the table of all."""
-    import zoo_models
-
-    end, file = time.monotonic() + 60 * minutes, folder / "results.json"
-    folder.mkdir(parents=True, exist_ok=True)
-    found = json.loads(file.read_text()) if file.exists() else {}
-    names = [entry.name for entry in zoo_models.entries() if only in entry.name]
-    for name in (name for name in names if name not in found):
-        if time.monotonic() > end:
-            break
-        words = [sys.executable, __file__, "--zoo", str(folder), "--one", name]
-        try:
-            done = subprocess.run(words, capture_output=True, text=True, timeout=ZOO_SECONDS)
-        except subprocess.TimeoutExpired:
-            found[name] = {"error": f"no result after {ZOO_SECONDS} s"}
-        else:
-            lines = ["", *done.stdout.strip().splitlines()]
-            ended = [f"ended with {done.returncode}", *done.stderr.strip().splitlines()[-1:]]
-            found[name] = json.loads(lines[-1]) if done.returncode == 0 else {"error": ": ".join(ended)[:300]}
-            if found[name].get("rows") == []:
-                found[name]["error"] = lines[-2]
-        file.write_text(json.dumps(found, indent=1))
-    summary(found, len(names))
-
-
-def zoo_model(name: str, folder: Path) -> dict[str, Any]:
-    """Export one architecture, unless it is there, and check it, in this process."""
-    import zoo_models
-    from zoo_export import export
-
-    resource.setrlimit(resource.RLIMIT_DATA, (ZOO_BYTES, ZOO_BYTES))
-    path = folder / f"{name.replace('/', '.')}.onnx"
-    entry = next(entry for entry in zoo_models.entries() if entry.name == name)
-    try:
-        if not path.exists():
-            export(entry, "torchscript", path)
-    except Exception as e:  # whatever a library raises
-        return {"error": f"not exported: {type(e).__name__}: {str(e)[:200]}"}
-    return {"rows": check(path, str(path.with_suffix(".npz")), ("as it is", "pruned, INT8"))}
-
-
-def summary(found: dict[str, Any], names: int) -> None:
-    """The table of what was taken, and lists of what was not."""
-    print("| model | original, file MB | weights MB | pruned, INT8, file MB | weights MB | ratio | build s | peak MB |")
-    print("|---|---|---|---|---|---|---|---|")
-    taken, ratios = 0, []
-    for name, result in found.items():
-        rows = result.get("rows", [])
-        if len(rows) == 2 and not any(row["refused"] for row in rows):
-            (first, last), taken = rows, taken + 1
-            ratios.append(last["weights"] / last["stored"])
-            sizes = [f"{row[key] / 1e6:.2f}" for row in rows for key in ("stored", "weights")]
-            built = f"{last['build_s']:.1f} | {max(first['peak_mb'], last['peak_mb']):.0f}"
-            print(f"| {name} | {' | '.join(sizes)} | {ratios[-1]:.2f} | {built} |")
-    print(f"\n{len(found)} of {names} architectures tried; taken as they are and pruned in INT8: {taken}")
-    shares = [sum(ratio <= most for ratio in ratios) for most in (1.05, 1.1, 1.2)]
-    print(f"weights beyond the file's by 5 % at most: {shares[0]}; 10 %: {shares[1]}; 20 %: {shares[2]}")
-    for name, result in found.items():
-        rows = result.get("rows", [])
-        for row in (row for row in rows if row["refused"]):
-            print(f"- {name}, {row['variant']}: {'; '.join(row['refused'][:2])}")
-        if len(rows) < 2:
-            print(f"- {name}: {result.get('error') or 'not checked: see hqp'}")
 
 
 def layout_table() -> list[dict[str, Any]]:
@@ -274,22 +204,12 @@ def main() -> None:
     parser.add_argument("models", nargs="*", type=Path, help="files and folders of .onnx")
     parser.add_argument("--data", help="as hqp takes them; random inputs for models that they do not fit")
     parser.add_argument("--layouts", action="store_true", help="the layouts alone")
-    parser.add_argument("--zoo", type=Path, metavar="FOLDER", help="exports and results are kept there")
-    parser.add_argument("--minutes", type=float, default=1e9, help="of --zoo: begin no model after that")
-    parser.add_argument("--only", default="", help="of --zoo: architectures whose name contains this")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--build", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--feeds", default="{}", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.build is not None:
         print(json.dumps(build(options.build, {k: tuple(v) for k, v in json.loads(options.feeds).items()})))
-        return
-    if options.one is not None:
-        print(json.dumps(zoo_model(options.one, options.zoo)))
-        return
-    if options.zoo is not None:
-        zoo(options.zoo, options.minutes, options.only)
         return
     rows: list[dict[str, Any]] = []
     if not options.layouts:

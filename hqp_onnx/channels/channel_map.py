@@ -15,6 +15,7 @@ import numpy as np
 
 from hqp_onnx.arrays import BoolArray, IntArray
 from hqp_onnx.channels.heads import HeadProduct
+from hqp_onnx.channels.in_file import in_file
 from hqp_onnx.errors import UsageError
 from hqp_onnx.graphs.origin import Home
 
@@ -128,17 +129,8 @@ class ChannelMap:
 
     def of_file(self) -> ChannelMap:
         """The same units by the names and axes that weights have in the file that was given."""
-        members: dict[ParamAxis, IntArray] = {}
-        for key, labels in self.members.items():
-            home = self.homes.get(key.tensor)
-            axis, index = (None, None) if home is None else (home.axes[key.axis], home.indices[key.axis])
-            named, own = key, labels
-            if home is not None and axis is not None and index is not None:
-                named, own = ParamAxis(home.name, axis), np.full(home.shape[axis], -1)
-                own[index] = labels
-            if named in members and not np.array_equal(members[named], own):
-                named, own = key, labels  # small weights that are there twice
-            members[named] = own
+        placed = in_file({(key.tensor, key.axis): labels for key, labels in self.members.items()}, self.homes)
+        members = {ParamAxis(*place): labels for place, labels in placed.items()}
         return replace(self, members=members, homes={})
 
     def without(self, plan: PruningPlan) -> ChannelMap:

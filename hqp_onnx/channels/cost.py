@@ -2,13 +2,14 @@
 
 A weight is used once per output position (Conv), input position (ConvTranspose), row (Gemm, MatMul) or step (both
 weights of LSTM, GRU, RNN), and these counts do not change when channels are removed, so MACs = sum over nodes of
-weight size times positions.
+weight size times positions. What stands inside a Scan counts once a pass, inside a Loop of unknown length once, and
+both branches of an If count.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from math import prod
 
 import numpy as np
@@ -16,41 +17,59 @@ import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import FloatArray
 from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis
+from hqp_onnx.graphs.bodies import bodies, constants, every_node
+from hqp_onnx.graphs.body_shapes import scan_axes
 from hqp_onnx.graphs.nodes import operator
 from hqp_onnx.graphs.origin import CarryingGraph
 from hqp_onnx.graphs.recurrent import GATES
 from hqp_onnx.graphs.shapes import Shapes
 from hqp_onnx.graphs.weight_axes import CONVOLUTIONS, WEIGHTED
 
+_MOST_PASSES = 1 << 20  # of a Loop that counts to the largest number
 _LEAST = 1e-9  # of all costs: a unit that costs nothing has some gain, so that it can be ranked
 
 
 def positions(graph: gs.Graph, shapes: Shapes) -> dict[str, int]:
     """How often each node's weight is used per sample, by node name; data x data products count whole."""
-    counts = {}
+    return {node.name: times * count for node, times in _runs(graph, shapes) if (count := _uses(node, shapes)) >= 0}
+
+
+def _runs(graph: gs.Graph, shapes: Shapes) -> Iterator[tuple[gs.Node, int]]:
+    """Every node, those of graphs inside nodes too, and how often it runs."""
     for node in graph.nodes:
-        if operator(node) in GATES:
-            size = shapes.sizes.get(node.inputs[0].name, (0, 0))
-            counts[node.name] = size[1 if node.attrs.get("layout", 0) else 0]
-            continue
-        if operator(node) not in WEIGHTED:
-            continue
-        tensor = node.outputs[0] if node.op != "ConvTranspose" else node.inputs[0]
-        size = shapes.sizes.get(tensor.name, ())
-        if node.op in CONVOLUTIONS:
-            counts[node.name] = prod(size[2:])
-            continue
-        rows = prod(size[:-1]) // (size[0] if size else 1)
-        inner = not any(isinstance(t, gs.Constant) for t in node.inputs[:2])
-        left = shapes.sizes.get(node.inputs[0].name, (1,))
-        counts[node.name] = rows * (left[-1] * size[-1] if inner and size else 1)
-    return counts
+        yield node, 1
+        whole = shapes.sizes.get(node.inputs[-1].name, ()) if operator(node) == "Scan" else ()
+        passes = whole[scan_axes(node)[-1]] if whole else _passes(node)
+        for body in bodies(node):
+            yield from ((inner, passes * times) for inner, times in _runs(body, shapes))
+
+
+def _passes(node: gs.Node) -> int:
+    trips = node.inputs[0] if operator(node) == "Loop" else None
+    return min(int(trips.values.item()), _MOST_PASSES) if isinstance(trips, gs.Constant) else 1
+
+
+def _uses(node: gs.Node, shapes: Shapes) -> int:
+    """How often a node uses its weight each time that it runs; -1 of one that has none."""
+    if operator(node) in GATES:
+        size = shapes.sizes.get(node.inputs[0].name, (0, 0))
+        return size[1 if node.attrs.get("layout", 0) else 0]
+    if operator(node) not in WEIGHTED:
+        return -1
+    tensor = node.outputs[0] if node.op != "ConvTranspose" else node.inputs[0]
+    size = shapes.sizes.get(tensor.name, ())
+    if node.op in CONVOLUTIONS:
+        return prod(size[2:])
+    rows = prod(size[:-1]) // (size[0] if size else 1)
+    inner = not any(isinstance(t, gs.Constant) for t in node.inputs[:2])
+    left = shapes.sizes.get(node.inputs[0].name, (1,))
+    return rows * (left[-1] * size[-1] if inner and size else 1)
 
 
 def macs(graph: gs.Graph, counts: Mapping[str, int]) -> int:
     """Multiply-accumulates per sample, given ``positions`` of the graph or of the one that it was pruned from."""
     weights = _weights(graph)
-    names = [node.name for node in graph.nodes if node.name in counts]
+    names = [node.name for node in every_node(graph) if node.name in counts]
     return sum(counts[name] * (_size(weights[name]) if name in weights else 1) for name in names)
 
 
@@ -59,8 +78,8 @@ def prunable(graph: gs.Graph, channels: ChannelMap, counts: Mapping[str, int]) -
     free = np.zeros(channels.units + 1, bool)  # the last entry is for label -1
     free[channels.prunable] = True
     touched = {}
-    for tensor in graph.tensors().values():
-        if isinstance(tensor, gs.Constant) and np.issubdtype(tensor.dtype, np.floating):
+    for tensor, *_ in constants(graph).values():
+        if np.issubdtype(tensor.dtype, np.floating):
             stays = list(tensor.shape)
             for axis in range(len(stays)):
                 labels = channels.members.get(ParamAxis(tensor.name, axis))
@@ -83,7 +102,7 @@ def unit_costs(graph: gs.Graph, channels: ChannelMap, costs: Mapping[str, float]
         float64 [units], above 0, in the unit of ``costs``.
     """
     totals = np.zeros(channels.units + 1)  # the last entry is for label -1
-    for node in graph.nodes:
+    for node in every_node(graph):
         own = [weight for weight in _own_weights(node) if len(weight.shape) > 1]
         for weight in own:
             axes = (channels.members.get(ParamAxis(weight.name, axis)) for axis in range(len(weight.shape)))
@@ -116,7 +135,7 @@ def weight_shapes(graph: gs.Graph) -> dict[str, tuple[int, ...]]:
 
 
 def _weights(graph: gs.Graph) -> dict[str, list[gs.Constant]]:
-    weights = {node.name: _own_weights(node) for node in graph.nodes}
+    weights = {node.name: _own_weights(node) for node in every_node(graph)}
     return {name: own for name, own in weights.items() if own}
 
 
@@ -133,7 +152,7 @@ def _size(weights: list[gs.Constant]) -> int:
 
 def params(graph: gs.Graph) -> int:
     """Floating-point values in initializers, those of graphs inside nodes included; a shared one counts once."""
-    return _floats([graph, *graph.subgraphs(recursive=True)], set())
+    return _floats(constants(graph), set())
 
 
 def inner_params(graph: gs.Graph) -> dict[str, int]:
@@ -141,14 +160,13 @@ def inner_params(graph: gs.Graph) -> dict[str, int]:
     own = graph.origin.weights if isinstance(graph, CarryingGraph) else frozenset[str]()
     known, counts = own | set(graph.tensors()), dict[str, int]()
     for node in graph.nodes:
-        inner = [each for body in node.subgraphs() for each in [body, *body.subgraphs(recursive=True)]]
+        inner = {name: same for body in bodies(node) for name, same in constants(body).items()}
         if count := _floats(inner, known):
             counts[f"{node.op} '{node.name}'"] = count
     return counts
 
 
-def _floats(graphs: Iterable[gs.Graph], known: Collection[str]) -> int:
-    """Floating-point values in the initializers of ``graphs`` but those of names that are ``known``."""
-    found = {name: t for graph in graphs for name, t in graph.tensors().items() if isinstance(t, gs.Constant)}
-    shapes = [t.shape for name, t in found.items() if name not in known and np.issubdtype(t.dtype, np.floating)]
-    return sum(prod(shape) for shape in shapes)
+def _floats(found: Mapping[str, list[gs.Constant]], known: Collection[str]) -> int:
+    """Floating-point values in constants but those of names that are ``known``."""
+    others = [tensor for name, (tensor, *_) in found.items() if name not in known]
+    return sum(prod(tensor.shape) for tensor in others if np.issubdtype(tensor.dtype, np.floating))

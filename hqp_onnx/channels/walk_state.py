@@ -24,7 +24,6 @@ class Walk:
 
     Args:
         shapes: of every tensor.
-        names: every tensor of the graph itself, without those of graphs inside nodes.
         attentions: those whose heads can lose dimensions.
 
     Attributes:
@@ -32,11 +31,10 @@ class Walk:
         inside: what is known of those products that were labelled so, by their identity.
     """
 
-    def __init__(self, shapes: Shapes, names: frozenset[str], attentions: Iterable[Attention] = ()) -> None:
+    def __init__(self, shapes: Shapes, attentions: Iterable[Attention] = ()) -> None:
         self.attentions = {id(node): each for each in attentions for node in (each.scores, each.values)}
         self.inside: dict[int, HeadProduct | None] = {}
         self._shapes = shapes
-        self._names = names
         self._labels: dict[str, IntArray] = {}
         self._residues: dict[str, float | None] = {}
         self._params: dict[ParamAxis, IntArray] = {}
@@ -153,8 +151,15 @@ class Walk:
         return freedom(find(self._known, labels), axis)
 
     def refuse(self, node: gs.Node, reason: str) -> None:
-        """Freeze everything that ``node`` touches, captured tensors and parameters included."""
-        for tensor in [*node.inputs, *(t for t in _captured(node) if t.name in self._names)]:
+        """Freeze everything that ``node`` touches: parameters, and what the graphs inside it read or hold."""
+        self._keep([*node.inputs, *_captured(node)], reason)
+
+    def refuse_graph(self, graph: gs.Graph, reason: str) -> None:
+        """Freeze everything that a graph inside a node reads or holds."""
+        self._keep([*_read(graph)], reason)
+
+    def _keep(self, tensors: Iterable[gs.Tensor], reason: str) -> None:
+        for tensor in tensors:
             if isinstance(tensor, gs.Constant):
                 for axis in range(len(tensor.shape)):
                     self.freeze(self.param(tensor, axis), reason)
@@ -242,7 +247,8 @@ def _reasons(frozen: Iterable[tuple[IntArray, str]]) -> dict[int, str]:
 
 def _captured(node: gs.Node) -> list[gs.Tensor]:
     """Tensors that the graphs inside ``node`` read, whatever node makes them."""
-    inner = [value for value in node.attrs.values() if isinstance(value, gs.Graph)]
-    inner_nodes = [n for graph in inner for n in graph.nodes]
-    outputs = [t for graph in inner for t in graph.outputs]
-    return [t for n in inner_nodes for t in [*n.inputs, *_captured(n)]] + outputs
+    return [t for graph in node.attrs.values() if isinstance(graph, gs.Graph) for t in _read(graph)]
+
+
+def _read(graph: gs.Graph) -> list[gs.Tensor]:
+    return [t for node in graph.nodes for t in [*node.inputs, *_captured(node)]] + list(graph.outputs)

@@ -45,7 +45,10 @@ class Evaluated(Answer, frozen=True, kw_only=True):
 
 
 class TimedModel(Answer, frozen=True, kw_only=True):
-    """Milliseconds of one batch: median, 10th and 90th percentile of the runs; ``speedup`` over the first model."""
+    """Milliseconds of one batch: median, 10th and 90th percentile of the runs; ``speedup`` over the first model.
+
+    ``joules`` are those of a sample on a board that says them.
+    """
 
     model: str
     median_ms: float
@@ -53,6 +56,7 @@ class TimedModel(Answer, frozen=True, kw_only=True):
     p90_ms: float
     runs: int
     speedup: float
+    joules: float | None = None
 
 
 class Benchmarked(Answer, frozen=True, kw_only=True):

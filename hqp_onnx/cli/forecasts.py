@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 from rich.table import Table
 
-from hqp_onnx.cli.output import give_json, out, say
-from hqp_onnx.steps.forecast import Command, Forecast, forecast
-
-_LEAST = 0.005  # of all seconds: a shorter stage has no line of its own
+from hqp_onnx.cli.output import Display, give_json, out, say
+from hqp_onnx.progress import Progress, in_words, silent
+from hqp_onnx.steps.forecast import LEAST, Command, Forecast, Foretold, forecast
 
 
 def give_forecast(command: Command, json_file: Path | None) -> None:
     """Show what a command would take."""
     show_forecast(forecast(command), json_file)
+
+
+def told(
+    command: Command, display: Display, quiet: bool, foresee: Callable[[Command], Forecast] | None = None
+) -> Progress:
+    """What a long command reports to: its steps, and the time that is left; see ``Foretold``."""
+    return silent if quiet else Foretold(command, display, foresee)
 
 
 def show_forecast(found: Forecast, json_file: Path | None) -> None:
@@ -27,18 +34,11 @@ def show_forecast(found: Forecast, json_file: Path | None) -> None:
     for column in ("passes", "of", "about s"):
         table.add_column(column, justify="right")
     for stage in found.stages:
-        if stage.seconds >= _LEAST * found.seconds:
+        if stage.seconds >= LEAST * found.seconds:
             count = str(stage.count) if stage.count else ""
             table.add_row(stage.name, str(stage.passes) if count else "", count, f"{stage.seconds:.1f}")
     out.print(table)
     samples = ", ".join(f"{count} of {part}" for part, count in found.samples.items())
-    say(f"about {minutes(found.seconds)}, and {found.bytes / 1e6:.0f} MB of memory; samples: {samples or 'none'}")
+    say(f"about {in_words(found.seconds)}, and {found.bytes / 1e6:.0f} MB of memory; samples: {samples or 'none'}")
     for note in found.notes:
         say(note)
-
-
-def minutes(seconds: float) -> str:
-    """A time in words."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -13,6 +13,7 @@ from hqp_onnx.boards.board import target_on
 from hqp_onnx.cli.answers import Benchmarked, Evaluated, TimedModel
 from hqp_onnx.cli.arguments import (
     device_option,
+    dry_run_option,
     json_option,
     metric_option,
     model_argument,
@@ -24,6 +25,7 @@ from hqp_onnx.cli.arguments import (
     workers_option,
 )
 from hqp_onnx.cli.command import Command
+from hqp_onnx.cli.forecasts import give_forecast, told
 from hqp_onnx.cli.output import Display, give_json, give_warnings, out, say
 from hqp_onnx.cli.parameter_types import DATA, FILE, SHARE, Named
 from hqp_onnx.cli.tables import comparison, engines
@@ -33,10 +35,11 @@ from hqp_onnx.data.reading import Data
 from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.metrics import METRICS
 from hqp_onnx.graphs.model_io import stored_bytes
+from hqp_onnx.progress import Progress
 from hqp_onnx.runtimes.runners import runtime_name, timing
 from hqp_onnx.runtimes.targets import target as target_named
 from hqp_onnx.steps.benchmark import benchmark_models
-from hqp_onnx.steps.evaluate import evaluate_model
+from hqp_onnx.steps.evaluate import Evaluation, evaluate_model
 
 
 @click.command(cls=Command)
@@ -48,6 +51,7 @@ from hqp_onnx.steps.evaluate import evaluate_model
 @reading_options("data")
 @workers_option
 @probe_option
+@dry_run_option
 @json_option
 @strict_option
 @quiet_option
@@ -60,12 +64,20 @@ def evaluate(
     target: str,
     preprocess: str | None,
     json_file: Path | None,
+    dry_run: bool,
     strict: bool,
     quiet: bool,
 ) -> None:
     """Measure the metric of MODEL on DATA."""
+
+    def evaluated(_: Path, report: Progress) -> Evaluation:
+        return evaluate_model(model, data, metric, preprocess, report, reference, target, metric_output)
+
+    if dry_run:
+        give_forecast(evaluated, json_file)
+        return
     with Display(quiet) as display:
-        found = evaluate_model(model, data, metric, preprocess, display, reference, target, metric_output)
+        found = evaluated(Path(), told(evaluated, display, quiet))
     scores, q = found.scores, found.choice.metric.quantity
     runtime = runtime_name(target_named(target))
     summary = Evaluated(

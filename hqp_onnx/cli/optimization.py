@@ -43,6 +43,7 @@ from hqp_onnx.files import forbid_overlap
 from hqp_onnx.job.options import MAX_DROP, OBJECTIVES, PAPER, PRECISIONS, RELATIVE_DROP, Options
 from hqp_onnx.job.search import SEARCHES
 from hqp_onnx.out_folder import STATE
+from hqp_onnx.progress import silent
 from hqp_onnx.ranking.saliencies import SALIENCIES
 from hqp_onnx.report.advice import advice
 from hqp_onnx.report.words import result
@@ -209,7 +210,7 @@ def optimize(
         if (chosen["output"] / STATE).resolve() in (json_file.resolve(), *json_file.resolve().parents):
             raise UsageError(f"{{--json_file}} {json_file} is working state of {{--output}}: choose another file")
     with Display(quiet) as display:
-        report = pipeline.optimize(Options(**chosen), display)
+        report = pipeline.optimize(Options(**chosen), silent if quiet else display)
     if not give_json(report.json(), json_file):
         say(result(report))
         out.print(report_table(report, out.width))

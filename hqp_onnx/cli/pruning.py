@@ -27,11 +27,12 @@ from hqp_onnx.cli.arguments import (
     workers_option,
 )
 from hqp_onnx.cli.command import Command
-from hqp_onnx.cli.forecasts import give_forecast
+from hqp_onnx.cli.forecasts import give_forecast, told
 from hqp_onnx.cli.output import Display, give_json, give_warnings, out, say, verified_json
 from hqp_onnx.cli.parameter_types import DATA, OUT, SHARE, Loose, Named
 from hqp_onnx.cli.tables.units import inspect_table, refusals_table
 from hqp_onnx.data.reading import Data
+from hqp_onnx.progress import Progress
 from hqp_onnx.ranking.saliencies import SALIENCIES, Scoring
 from hqp_onnx.runtimes.targets import TARGETS
 from hqp_onnx.steps.inspect import ask_target, inspect_model
@@ -92,12 +93,16 @@ def score(
     **chosen: Any,
 ) -> None:
     """Write the saliency of every filter and unit of MODEL."""
+    scoring = Scoring(**chosen)
+
+    def elsewhere(to: Path, report: Progress) -> object:
+        return score_file(model, data, to / "o.npz", scoring, preprocess, report)
+
     if dry_run:
-        scoring = Scoring(**chosen)
-        give_forecast(lambda to, report: score_file(model, data, to / "o.npz", scoring, preprocess, report), json_file)
+        give_forecast(elsewhere, json_file)
         return
     with Display(quiet) as display:
-        ranking = score_file(model, data, output, Scoring(**chosen), preprocess, display)
+        ranking = score_file(model, data, output, scoring, preprocess, told(elsewhere, display, quiet))
     filters = {name: len(values) for name, values in ranking.filters.items()}
     if not give_json({"output": str(output), "filters": filters, "units": len(ranking.units)}, json_file):
         say(f"{output}: {len(filters)} weights, {len(ranking.units)} units")
@@ -147,11 +152,15 @@ def prune(
 ) -> None:
     """Remove a share of MODEL's units, or those of a plan, whatever it costs."""
     do = partial(prune_file, model, options=Pruning(**chosen), data=data, preprocess=preprocess)
+
+    def elsewhere(folder: Path, report: Progress) -> object:
+        return do(output=folder / "o.onnx", progress=report)
+
     if dry_run:
-        give_forecast(lambda folder, report: do(output=folder / "o.onnx", progress=report), json_file)
+        give_forecast(elsewhere, json_file)
         return
     with Display(quiet) as display:
-        pruned = do(output=output, ledger=ledger, progress=display)
+        pruned = do(output=output, ledger=ledger, progress=told(elsewhere, display, quiet))
     assert pruned.verified is not None
     counts = {"removed": pruned.units, "prunable": pruned.prunable}
     if not give_json({"output": str(output), **counts, **verified_json(pruned.notes, pruned.verified)}, json_file):

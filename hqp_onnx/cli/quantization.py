@@ -23,13 +23,14 @@ from hqp_onnx.cli.arguments import (
     workers_option,
 )
 from hqp_onnx.cli.command import Command
-from hqp_onnx.cli.forecasts import give_forecast
+from hqp_onnx.cli.forecasts import give_forecast, told
 from hqp_onnx.cli.output import Display, give_json, give_warnings, say, verified_json
-from hqp_onnx.cli.parameter_types import DATA, OUT, Amount, Named, ShareOrAuto
+from hqp_onnx.cli.parameter_types import DATA, OUT, Address, Amount, Named, ShareOrAuto
 from hqp_onnx.cli.tables.engines import build_lines
 from hqp_onnx.data.reading import Data
 from hqp_onnx.evaluation.metrics import METRICS
 from hqp_onnx.job.options import MAX_DROP, RELATIVE_DROP
+from hqp_onnx.progress import Progress
 from hqp_onnx.quantization.calibration_export import TENSORRT_VERSION
 from hqp_onnx.steps.build import build_file
 from hqp_onnx.steps.dequantize import dequantize_file
@@ -113,12 +114,15 @@ def quantize(
 ) -> None:
     """Quantize MODEL to INT8, store weights in INT4, or convert to float16."""
     do = partial(quantize_file, model, data=data, target_name=target, method=calibration, preprocess=preprocess)
+
+    def elsewhere(folder: Path, report: Progress) -> object:
+        return do(output=folder / "o.onnx", progress=report, **{**chosen, "calibration_out": None})
+
     if dry_run:
-        do = partial(do, **{**chosen, "calibration_out": None})
-        give_forecast(lambda folder, report: do(output=folder / "o.onnx", progress=report), json_file)
+        give_forecast(elsewhere, json_file)
         return
     with Display(quiet) as display:
-        written = do(output=output, progress=display, **chosen)
+        written = do(output=output, progress=told(elsewhere, display, quiet), **chosen)
     size, before = written.verified.bytes, written.verified.original_bytes
     summary = {"output": str(output), "bytes": size, "original_bytes": before}
     if not give_json(summary | verified_json(written.notes, written.verified), json_file):
@@ -184,6 +188,12 @@ _ABLE = ("hardware_compatible", "version_compatible", "refit", "weight_streaming
 @click.option(
     "--for", "elsewhere", metavar="VERSION", help="Prepare for a machine with this TensorRT, as a trtexec script."
 )
+@click.option(
+    "--device",
+    type=Address(),
+    metavar="ssh://USER@HOST[:PORT]",
+    help="Board that builds the engine by its trtexec, and times it. See docs/boards.md.",
+)
 @reading_options("data")
 @click.option("-o", "--output", type=OUT, required=True, help="model.engine; model.engine.json says how it was built.")
 @probe_option
@@ -193,7 +203,7 @@ _ABLE = ("hardware_compatible", "version_compatible", "refit", "weight_streaming
 def build(quiet: bool, strict: bool, json_file: Path | None, **chosen: Any) -> None:
     """Build a TensorRT engine of MODEL (float, or INT8 with Q/DQ) for this GPU, or for others.
 
-    TensorRT for RTX compiles for GPUs that are not here; for other machines, --for prepares what their TensorRT builds.
+    TensorRT for RTX compiles for GPUs that are not here; a board builds by --device; --for prepares what others build.
     """
     with Display(quiet) as display:
         report = build_file(engine.BuildOptions(**chosen), display)

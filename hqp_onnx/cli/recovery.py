@@ -20,11 +20,12 @@ from hqp_onnx.cli.arguments import (
     workers_option,
 )
 from hqp_onnx.cli.command import Command
-from hqp_onnx.cli.forecasts import show_forecast
+from hqp_onnx.cli.forecasts import show_forecast, told
 from hqp_onnx.cli.output import Display, give_json, give_warnings, say, verified_json
 from hqp_onnx.cli.parameter_types import DATA, FILE, OUT, SHARE, Duration, Epochs
 from hqp_onnx.data.reading import Data
 from hqp_onnx.evaluation.metrics.task import Task
+from hqp_onnx.progress import Progress
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.recovery.settings import BATCH, LOSSES
 from hqp_onnx.steps.forecast import forecast
@@ -81,12 +82,16 @@ def recover(
     settings = Recovery(**chosen, task=Task("any", metric_output))
     do = partial(recover_file, student, teacher, data=data, settings=settings)
     do = partial(do, ledger=ledger, preprocess=preprocess)
+
+    def elsewhere(folder: Path, report: Progress) -> object:
+        return do(output=folder / "o.onnx", progress=report)
+
     if dry_run:
-        found = forecast(lambda folder, report: do(output=folder / "o.onnx", progress=report))
-        show_forecast(expected(found, settings), json_file)
+        show_forecast(expected(forecast(elsewhere), settings), json_file)
         return
     with Display(quiet) as display:
-        written = do(output=output, checkpoint=checkpoint, progress=display)
+        shown = told(elsewhere, display, quiet, lambda command: expected(forecast(command), settings))
+        written = do(output=output, checkpoint=checkpoint, progress=shown)
     if not give_json({"output": str(output), **verified_json(written.notes, written.verified)}, json_file):
         for note in (*written.notes, written.verified.words):
             say(note)

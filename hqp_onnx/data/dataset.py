@@ -219,6 +219,10 @@ class Portion:
     def __iter__(self) -> Iterator[Batch]:
         return self.batches(self.ranges)
 
+    def __len__(self) -> int:
+        """Samples."""
+        return sum(map(len, self.ranges))
+
     @property
     def specs(self) -> Sequence[TensorSpec]:
         """The model's inputs."""

@@ -41,8 +41,32 @@ Part = Sequence[range]
 """A shard: the samples of each of its batches."""
 
 
+@dataclass(frozen=True, eq=False)
+class Held:
+    """Batches in memory, in the shards of the data that they were made of: ``rows`` n to n + 1 are the n-th."""
+
+    held: Sequence[Batch]
+    parts: Sequence[Part]
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.held)
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+    def batches(self, ranges: Iterable[range]) -> Iterator[Batch]:
+        """See ``Dataset``."""
+        return (self.held[each.start] for each in ranges)
+
+    def rows(self, start: int, _: int) -> Batch:
+        """See ``Dataset``."""
+        return self.held[start]
+
+
 def shards(data: Iterable[Batch]) -> list[Part]:
     """Of ``data``, the samples of each batch; a single shard, without ranges, for what is no ``Dataset``."""
+    if isinstance(data, Held):
+        return list(data.parts)
     if not isinstance(data, (Dataset, Portion)):
         return [[]]
     ranges = data.ranges
@@ -82,13 +106,14 @@ def summed(
         opened: ``work``, if that is opened in this process already.
     """
     parts = shards(data) if parts is None else parts
-    if not isinstance(data, (Dataset, Portion)) or not shared_out(parts):
+    if not isinstance(data, (Dataset, Portion, Held)) or not shared_out(parts):
         yield from _here(opened or work.opened(threads), data, parts, progress)
         return
-    whole = _OfShard(work, data, work_provider())
+    whole = _OfShard(work, None if isinstance(data, Held) else data, work_provider())
     items: Iterable[Part | list[Numbered]] = parts
-    if (parcel := packed(whole)) is None:
-        whole, items = replace(whole, data=None), (_read(data, part) for part in parts)
+    parcel = None if isinstance(data, Held) else packed(whole)
+    if parcel is None:
+        whole, items = replace(whole, data=None), (_read(data, part) for part in parts)  # samples go with their shard
         parcel = packed(whole)
     if parcel is None:
         yield from _here(opened or work.opened(threads), data, parts, progress)
@@ -108,7 +133,7 @@ def _here(
     progress: StageProgress | None,
 ) -> Iterator[R]:
     total = len(data) if isinstance(data, Dataset) else 0
-    if not isinstance(data, (Dataset, Portion)):
+    if not isinstance(data, (Dataset, Portion, Held)):
         yield from run(_counted(data, 0, total, progress))
         return
     ranges = [each for part in parts for each in part]
@@ -128,7 +153,7 @@ def _counted(batches: Iterable[Batch], done: int, total: int, progress: StagePro
             progress(done, total)
 
 
-def _read(data: Dataset | Portion, part: Part) -> list[Numbered]:
+def _read(data: Dataset | Portion | Held, part: Part) -> list[Numbered]:
     return [(each.start, data.rows(each.start, each.stop)) for each in part]
 
 

@@ -28,6 +28,28 @@ class BuiltOn:
     compute_capability: str
 
 
+@dataclass(frozen=True)
+class OnBoard:
+    """An engine on the board that built it.
+
+    Attributes:
+        name: of the board.
+        batch: samples of a run.
+        median_ms, p99_ms: of a run on its GPU, as trtexec measured them.
+        throughput: samples per second.
+        joules: of a sample; null where nothing reads the power.
+        meter: what read it: tegrastats or NVML.
+    """
+
+    name: str
+    batch: int
+    median_ms: float
+    p99_ms: float
+    throughput: float
+    joules: float | None
+    meter: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class BuildReport:
     """How an engine was built, or prepared for another machine.
@@ -38,8 +60,8 @@ class BuildReport:
         library: which TensorRT, in words.
         tensorrt: the version of the machine that builds.
         for_gpu: compute capabilities that it was compiled for; none for what its TensorRT takes by itself.
-        built: whether it was built here, on ``device``; its ``bytes``, of which ``weights_bytes`` are weights, and its
-            ``layers``, as TensorRT describes them: on a GPU only.
+        built: whether it was built, here or on a board, on ``device``; its ``bytes``, of which ``weights_bytes`` are
+            weights, and its ``layers``, as TensorRT describes them: on a GPU of this machine only.
         precision, path, scales, strongly_typed, flags, float_weights: see ``plan.Plan``.
         float16_model: whether the model itself was converted.
         calibration, calibration_cache, workspace_mib, dla, version_compatible, hardware_compatible, refit,
@@ -48,6 +70,7 @@ class BuildReport:
         seconds: that the whole build took.
         notes: what the user should know.
         warnings, verified: of the model for another machine, see ``evaluation.verification``.
+        board: that built and timed it; null for this machine.
     """
 
     model: str
@@ -81,6 +104,7 @@ class BuildReport:
     layers: tuple[Any, ...] | None = None
     warnings: tuple[str, ...] = ()
     verified: Mapping[str, Any] | None = None
+    board: OnBoard | None = None
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""

@@ -26,6 +26,14 @@ def version_number(version: tuple[int, int, int]) -> str:
     return str(major * 1000 + minor * 100 + patch if major < 10 else major * 10000 + minor * 100 + patch)
 
 
+def version_text(number: str) -> str:
+    """The inverse, as 8.6.3; a number that is one already stays, without its build."""
+    if "." in number:
+        return ".".join(number.split(".")[:3])
+    value, room = int(number), 10 if len(number) < 5 else 100
+    return f"{value // (100 * room)}.{value // 100 % room}.{value % 100}"
+
+
 @dataclass(frozen=True)
 class CalibrationCache:
     """``scales`` by tensor, found by a TensorRT of number ``version`` with ``algorithm``."""

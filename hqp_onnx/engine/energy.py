@@ -9,7 +9,6 @@ Processors (Intel, AMD): RAPL, a counter of the energy of the package, which Lin
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 import threading
@@ -22,24 +21,13 @@ from typing import Any
 import numpy as np
 
 from hqp_onnx.errors import MissingRuntimeError
+from hqp_onnx.runtimes.bench import module_watts
 
 Meter = Callable[[], float]
 """Watts, now."""
 
 PERIOD_S = 0.02
 RAPL = Path("/sys/class/powercap/intel-rapl:0")
-_INPUT_RAILS = ("VDD_IN", "POM_5V_IN", "VIN")  # Xavier NX and Orin Nano/NX; Nano; Thor
-_RAIL = re.compile(r"([A-Z][A-Z0-9_]*) (\d+)(?:mW)?/\d+(?:mW)?(?=\s|$)")
-
-
-def module_watts(line: str) -> float | None:
-    """Power of the module in a line of tegrastats (mW there); None for a line without rails."""
-    rails = {name: int(milliwatts) / 1e3 for name, milliwatts in _RAIL.findall(line)}
-    for name in _INPUT_RAILS:
-        if name in rails:
-            return rails[name]
-    parts = [watts for name, watts in rails.items() if name != "NC" and not name.startswith("VDDQ")]
-    return sum(parts) if parts else None
 
 
 @contextmanager

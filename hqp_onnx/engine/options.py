@@ -24,7 +24,8 @@ class BuildOptions:
         data: calibration data, for INT8 of a float model.
         preprocess: of images: imagenet, clip, tf, yolo, JSON, or its file.
         target: tensorrt or tensorrt-rtx; None takes what is installed, tensorrt first.
-        precision: int8, fp16 or fp32; None takes int8 with data or Q/DQ where the GPU has INT8, else fp16.
+        precision: int8, fp8, fp16 or fp32; None takes that of the model's Q/DQ, int8 with data where the GPU has it,
+            else fp16.
         for_gpu: GPUs that TensorRT for RTX compiles for, see ``gpus``; none for all from Ampere on.
         calibration: how ranges are chosen.
         calibration_cache: scales of the implicit path: read if it exists, else written.
@@ -40,6 +41,7 @@ class BuildOptions:
         scales: of the implicit path: own (KL ranges) or tensorrt (its calibrator).
         strongly_typed: types as the model states them.
         elsewhere: version of the TensorRT that a script for another machine is for; None builds here.
+        device: board that builds it with its own trtexec, as ssh://USER@HOST.
 
     Raises:
         UsageError: a value that makes no sense.
@@ -66,6 +68,7 @@ class BuildOptions:
     for_gpu: tuple[str, ...] = ()
     refit: bool = False
     weight_streaming: bool = False
+    device: str | None = None
 
     def __post_init__(self) -> None:
         require_types(vars(self), get_type_hints(BuildOptions))
@@ -80,6 +83,11 @@ class BuildOptions:
             raise UsageError(
                 f"{{--elsewhere}} {self.elsewhere}: engines of {self.library.name} are built here, without their GPU. "
                 "Use {--for_gpu}"
+            )
+        if self.device is not None and (self.elsewhere is not None or self.library is not TENSORRT):
+            other = "{--target} and {--for_gpu}" if self.elsewhere is None else "{--elsewhere}"
+            raise UsageError(
+                f"{{--device}} {self.device}: the board builds with the TensorRT it has. Leave out {other}"
             )
         for option, value, known in (
             ("{--precision}", self.precision, (None, *PRECISIONS)),
@@ -97,10 +105,10 @@ class BuildOptions:
         """The TensorRT that builds."""
         if self.target is not None:
             return library(self.target)
-        return TENSORRT if self.elsewhere is not None else installed() or TENSORRT
+        return TENSORRT if self.elsewhere is not None or self.device is not None else installed() or TENSORRT
 
-    def request(self, quantized: bool) -> Request:
-        """The part that decides the plan."""
+    def request(self, quantized: bool, float8: bool = False) -> Request:
+        """The part that decides the plan, with what the model's Q/DQ are."""
         cache = self.calibration_cache
         return Request(
             precision=self.precision,
@@ -108,6 +116,7 @@ class BuildOptions:
             scales=self.scales,
             strongly_typed=self.strongly_typed,
             quantized=quantized,
+            float8=float8,
             data=self.data is not None,
             method=self.calibration,
             cache_named=cache is not None,

@@ -8,6 +8,8 @@ INT8 is explicit where the parser takes int8 weights (10 on), implicit before, a
 ``own`` (KL ranges found here, written as a calibration cache: the same scales as in the Q/DQ model) on TensorRT 8 and
 for a DLA, else ``tensorrt`` (its calibrator runs over the data), and ``cache`` where a cache was given. Where INT8
 weights are multiplied in float, as by TensorRT for RTX, float16 is the precision that is taken if none is asked for.
+
+FP8 (E4M3) is explicit and strongly typed, for GPUs from compute capability 8.9 on.
 """
 
 from __future__ import annotations
@@ -19,9 +21,10 @@ from hqp_onnx.engine.capability import Capability
 from hqp_onnx.engine.device import Compute, compute_text
 from hqp_onnx.errors import UsageError
 
-PRECISIONS = ("int8", "fp16", "fp32")
+PRECISIONS = ("int8", "fp8", "fp16", "fp32")
 PATHS = ("implicit", "explicit")
 SCALES = ("own", "tensorrt")
+_FLOAT8: Compute = (8, 9)  # the first GPUs that have it
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,12 @@ class Request:
     """What was asked for.
 
     Attributes:
-        precision: int8, fp16, fp32, or None for the fastest that device and data allow.
+        precision: int8, fp8, fp16, fp32, or None for the fastest that device and data allow.
         path: implicit, explicit, or None.
         scales: own, tensorrt, or None; for the implicit path.
         strongly_typed: ask for a strongly typed network.
         quantized: the model holds Q/DQ.
+        float8: they are of float8.
         data: there are calibration data.
         method: of calibration; TensorRT's calibrator knows entropy and minmax.
         cache_named: a calibration cache was named, to read or to write.
@@ -49,6 +53,7 @@ class Request:
     scales: str | None = None
     strongly_typed: bool = False
     quantized: bool = False
+    float8: bool = False
     data: bool = False
     method: str = "entropy"
     cache_named: bool = False
@@ -67,14 +72,15 @@ class Plan:
     """What will be done.
 
     Attributes:
-        precision: int8, fp16 or fp32.
-        path: implicit, explicit, or None where nothing is INT8.
-        scales: own, tensorrt, cache or model (its Q/DQ); None where nothing is INT8.
+        precision: int8, fp8, fp16 or fp32.
+        path: implicit, explicit, or None where nothing is of 8 bits.
+        scales: own, tensorrt, cache or model (its Q/DQ); None where nothing is of 8 bits.
         strongly_typed: the network is.
         flags: names of the builder flags, of weakly typed networks.
         half: the model is cast to float16 first.
         float_weights: weights of the Q/DQ model are stored as float.
         notes: what was decided, and why.
+        for_gpu: compute capabilities to compile for; none for what the TensorRT takes by itself.
     """
 
     precision: str
@@ -85,6 +91,7 @@ class Plan:
     half: bool
     float_weights: bool
     notes: tuple[str, ...]
+    for_gpu: tuple[Compute, ...] = ()
 
 
 def choose(request: Request, able: Capability) -> Plan:
@@ -96,19 +103,24 @@ def choose(request: Request, able: Capability) -> Plan:
     _check_compatibility(request, able)
     _check_dla(request, able)
     precision, notes = _precision(request, able)
-    path = _path(request, able) if precision == "int8" else None
+    float8 = precision == "fp8"
+    if float8:
+        _check_float8(request, able)
+    path = _path(request, able) if float8 or precision == "int8" else None
     _check_int8_options(request, path)
-    strongly_typed = _typing(request, able, path)
+    strongly_typed = _typing(request, able, path) or float8
     fp16 = precision != "fp32" and (precision == "fp16" or able.device is None or able.device.fp16)
     flags = [name for name, on in (("INT8", precision == "int8"), ("FP16", fp16)) if on and not strongly_typed]
     half = strongly_typed and fp16
     if half:
-        notes.append("strongly typed: what is not INT8 was cast to float16 in the model")
+        what = "what is not of 8 bits" if path else "the model"
+        notes.append(f"strongly typed: {what} was cast to float16")
     float_weights = path == "explicit" and not able.int8_weights
     if float_weights:
         notes.append(f"{able.name} takes no int8 weights: they are stored as float behind Q/DQ pairs")
     scales = _scales(request, able, path)
-    return Plan(precision, path, scales, strongly_typed, tuple(flags), half, float_weights, tuple(notes))
+    gpus = request.for_gpu or tuple(one for one in able.ahead if float8 and one >= _FLOAT8)
+    return Plan(precision, path, scales, strongly_typed, tuple(flags), half, float_weights, tuple(notes), gpus)
 
 
 def _check_compatibility(request: Request, able: Capability) -> None:
@@ -137,6 +149,21 @@ def _check_gpus(wanted: tuple[Compute, ...], able: Capability) -> None:
         raise UsageError(f"{{--for_gpu}} {compute_text(unknown)}: {able.name} compiles for {known}")
 
 
+def _check_float8(request: Request, able: Capability) -> None:
+    """FP8 needs a TensorRT with strongly typed networks, and GPUs that have it."""
+    if not able.strong:
+        raise UsageError(f"{{--precision}} fp8: {able.name} has none; TensorRT 10 and later have. Use fp16")
+    if request.path == "implicit" or request.cache_named or request.dla is not None:
+        raise UsageError("{--precision} fp8: {--path} implicit, a calibration cache and the DLA are for int8 and fp16")
+    here = () if able.ahead or able.device is None else (able.device.compute,)
+    without = next((one for one in (*request.for_gpu, *here) if one < _FLOAT8), None)
+    if without is not None:
+        raise UsageError(
+            f"{{--precision}} fp8: GPUs of compute capability {compute_text(without)} have none, those from "
+            f"{compute_text(_FLOAT8)} on do. Use {{--precision}} fp16, with the float model"
+        )
+
+
 def _check_dla(request: Request, able: Capability) -> None:
     if request.dla is None:
         return
@@ -157,13 +184,14 @@ def _precision(request: Request, able: Capability) -> tuple[str, list[str]]:
     no_int8 = device is not None and not device.int8
     reason = f"{device.name} (compute capability {device.capability}) has no INT8" if device else ""
     if request.quantized:
-        if request.precision not in (None, "int8"):
+        held = "fp8" if request.float8 else "int8"
+        if request.precision not in (None, held):
             raise UsageError(
-                f"{{--precision}} {request.precision}: the model is INT8 already (Q/DQ). Give the float model"
+                f"{{--precision}} {request.precision}: the model is {held.upper()} already (Q/DQ). Give the float model"
             )
-        if no_int8:
+        if no_int8 and not request.float8:
             raise UsageError(f"{reason}, and the model holds Q/DQ. Give the float model, with {{--precision}} fp16")
-        return "int8", []
+        return held, []
     if request.precision == "int8" and no_int8:
         raise UsageError(f"{{--precision}} int8: {reason}. Use {{--precision}} fp16")
     if request.precision is not None:
@@ -172,7 +200,7 @@ def _precision(request: Request, able: Capability) -> tuple[str, list[str]]:
     if able.weight_only:
         return "fp16", [
             f"fp16: {able.name} multiplies INT8 weights in float, so INT8 saves memory and no time; "
-            "ask for precision int8 if that is what matters"
+            "ask for precision int8 if that is what matters, or for fp8, which GPUs from 8.9 on compute in"
         ] * calibrated
     if calibrated and not no_int8:
         return "int8", []
@@ -198,7 +226,8 @@ def _path(request: Request, able: Capability) -> str:
         )
     path = wanted or ("explicit" if able.int8_weights or request.quantized else "implicit")
     if not (request.quantized or request.data or request.cache):
-        raise UsageError("INT8 needs calibration data: add {--data} DATA, or give a model with Q/DQ")
+        kind = "FP8" if request.precision == "fp8" else "INT8"
+        raise UsageError(f"{kind} needs calibration data: add {{--data}} DATA, or give a model with Q/DQ")
     return path
 
 

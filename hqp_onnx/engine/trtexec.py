@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 
 from hqp_onnx.engine.builder import Settings
@@ -11,6 +13,25 @@ from hqp_onnx.engine.plan import Plan
 from hqp_onnx.engine.profiles import Profile, Shape
 
 _FLAGS = {"INT8": "--int8", "FP16": "--fp16"}
+_COMPUTE = re.compile(r"GPU Compute Time: .*?median = ([\d.]+) ms.*?percentile\(99%\) = ([\d.]+) ms")
+_THROUGHPUT = re.compile(r"Throughput: ([\d.]+) qps")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What trtexec measured: milliseconds of a batch on the GPU, and batches per second."""
+
+    median_ms: float
+    p99_ms: float
+    per_second: float
+
+
+def summary(log: str) -> Summary | None:
+    """The performance summary in what trtexec said; None where there is none."""
+    compute, throughput = _COMPUTE.search(log), _THROUGHPUT.search(log)
+    if compute is None or throughput is None:
+        return None
+    return Summary(float(compute[1]), float(compute[2]), float(throughput[1]))
 
 
 def command(model: Path, engine: str, plan: Plan, settings: Settings, able: Capability, cache: Path | None) -> str:

@@ -34,6 +34,7 @@ class Latency:
         median_ms, p10_ms, p90_ms: milliseconds: median, 10th and 90th percentile.
         runs: that were measured.
         speedup: time of the first session that was measured beside it over its own.
+        joules: of a sample, where a board was asked for it and can say it.
     """
 
     median_ms: float
@@ -41,6 +42,7 @@ class Latency:
     p90_ms: float
     runs: int
     speedup: float
+    joules: float | None = None
 
 
 class Latencies(dict[str, Latency]):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx
 
 from hqp_onnx.errors import GradientError
+from hqp_onnx.graphs.model_io import nodes
 from hqp_onnx.graphs.nodes import operator
 from hqp_onnx.graphs.recurrent import GATES, WEIGHTS
 from hqp_onnx.graphs.weight_axes import WEIGHTED, weight_axes
@@ -26,11 +28,14 @@ class Use:
 def filter_weights(model: onnx.ModelProto) -> dict[str, int]:
     """Filter axis of every initializer that is a weight of a Conv, ConvTranspose, Gemm, MatMul, LSTM, GRU or RNN.
 
+    Those in the graphs inside nodes are among them.
+
     Raises:
         GradientError: two nodes read one weight along different axes.
     """
     axes: dict[str, int] = {}
-    for use in weight_uses(inline_constants(model).graph):
+    graph = inline_constants(model).graph
+    for use in _uses(nodes(graph), {tensor.name: len(tensor.dims) for tensor in stored(graph)}):
         if axes.setdefault(use.weight, use.axis) != use.axis:
             raise GradientError(f"weight '{use.weight}' has its filters along two axes (node '{use.node.name}')")
     return axes
@@ -41,9 +46,21 @@ def weight_uses(graph: onnx.GraphProto) -> list[Use]:
 
     Filters of recurrent nodes are the rows of their gates, of both directions together.
     """
-    ranks = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
-    uses = []
+    return _uses(graph.node, {tensor.name: len(tensor.dims) for tensor in graph.initializer})
+
+
+def stored(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Initializers of a graph and of the graphs inside its nodes."""
+    yield from graph.initializer
     for node in graph.node:
+        for entry in node.attribute:
+            for inner in (entry.g, *entry.graphs):
+                yield from stored(inner)
+
+
+def _uses(found: Iterable[onnx.NodeProto], ranks: Mapping[str, int]) -> list[Use]:
+    uses = []
+    for node in found:
         if operator(node) in GATES:
             uses += [Use(node, node.input[i], 1, i) for i in WEIGHTS if node.input[i] in ranks]
             continue

@@ -22,6 +22,7 @@ from hqp_onnx.graphs.nodes import operator, reads
 from hqp_onnx.graphs.recurrent import GATES
 from hqp_onnx.passes.lowering.absorb_pads import absorb_pads
 from hqp_onnx.passes.lowering.join_loss import join_loss
+from hqp_onnx.passes.lowering.open_branches import open_branches
 from hqp_onnx.passes.lowering.prepare_for_gradients import prepare_for_gradients
 from hqp_onnx.runtimes.session import work_session
 
@@ -67,7 +68,7 @@ class PerSample:
         memory: int = 1 << 26,
         threads: int = 0,
     ) -> None:
-        ready = absorb_pads(prepare_for_gradients(model))
+        ready = absorb_pads(prepare_for_gradients(open_branches(model)))
         fixed = fixed_batch(ready)
         weights = {use.weight for use in weight_uses(ready.graph)}
         output = targets = ""

@@ -2,9 +2,10 @@
 
     w [64, 32]  ->  Transpose  ->  v [32, 64]                           axis 0 of v is axis 1 of w
     w [1, 512, 128]  ->  Slice, Slice  ->  Concat  ->  v [1, 512, 128]  gates of an LSTM in another order
+    w [64, 4, 8]  ->  Reshape  ->  v [64, 32]                           axis 1 of v is axes 1 and 2 of w
 
-What was removed is said of the file that was given, whose tensors its owner knows. A weight that is only a part of an
-initializer has no home: zeros in the file would be in its other parts, too.
+What was removed is said of the file that was given, whose tensors its owner knows. The zero of quantized weights is
+their zero-point.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 import onnx
@@ -23,6 +25,7 @@ from hqp_onnx.graphs.origin import Home
 
 _SAME = ("Cast", "Identity")
 _RESHAPED = ("Reshape", "Squeeze", "Unsqueeze")
+_Moved: TypeAlias = "tuple[tuple[int, ...], Home]"
 
 
 def find_homes(nodes: Iterable[gs.Node], known: Mapping[str, Home]) -> dict[str, Home]:
@@ -40,9 +43,10 @@ def find_homes(nodes: Iterable[gs.Node], known: Mapping[str, Home]) -> dict[str,
             continue
         shape = tuple(first.shape) if isinstance(first, gs.Constant) else shapes.get(first.name)
         moved = None if shape is None else _moved(node, shape, [home for home in sources if home is not None])
-        if moved is not None:
-            shapes[node.outputs[0].name], homes[node.outputs[0].name] = moved
-    return {name: home for name, home in homes.items() if name in known or _is_whole(home, shapes[name])}
+        for output, (size, home) in zip(node.outputs, moved or (), strict=False):
+            if all(source is None or source.cut <= set(home.axes) for source in sources):
+                shapes[output.name], homes[output.name] = size, home
+    return homes
 
 
 def at_home(tensor: gs.Tensor) -> Home | None:
@@ -55,36 +59,83 @@ def at_home(tensor: gs.Tensor) -> Home | None:
     return Home(tensor.name, kind, shape, tuple(range(len(shape))), tuple(map(np.arange, shape)))
 
 
-def _is_whole(home: Home, shape: Sequence[int]) -> bool:
-    """Whether a weight of ``shape`` is all of its initializer, each value once."""
-    lines = [(size, index) for size, index in zip(shape, home.indices, strict=True) if index is not None]
-    return math.prod(shape) == math.prod(home.shape) and all(len(np.unique(index)) == size for size, index in lines)
-
-
-def _moved(node: gs.Node, shape: tuple[int, ...], homes: Sequence[Home]) -> tuple[tuple[int, ...], Home] | None:
-    """Shape and home of the result of a node that reads weights of these homes; None where it computes."""
+def _moved(node: gs.Node, shape: tuple[int, ...], homes: Sequence[Home]) -> list[_Moved] | None:
+    """Shapes and homes of the results of a node that reads weights of these homes; None where it computes."""
     home, op = homes[0], operator(node)
     if op in _SAME:
-        return shape, home
+        return [(shape, home)]
     if op == "Mul" and np.dtype(onnx.helper.tensor_dtype_to_np_dtype(home.type)).kind in "iu":
         scale = node.inputs[1]  # of integers that are stored for floats: 0 stays 0
         whole = isinstance(scale, gs.Constant) and np.broadcast_shapes(shape, scale.shape) == tuple(shape)
-        return (shape, home) if whole and np.isfinite(scale.values).all() else None
+        return [(shape, home)] if whole and np.isfinite(scale.values).all() else None
     if op == "Transpose":
         order = list(node.attrs.get("perm") or range(len(shape))[::-1])
-        return tuple(shape[axis] for axis in order), _chosen(home, order)
+        return [(tuple(shape[axis] for axis in order), chosen(home, order))]
     if op == "Concat":
         return _joined(home, homes, shape, node.attrs["axis"] % len(shape))
-    if op == "Slice" and all(isinstance(t, gs.Constant) for t in node.inputs[1:]):
-        return _cut(home, shape, *(t.values.ravel().tolist() for t in node.inputs[1:]))
-    target = _target(node, shape) if op in _RESHAPED else None
-    if target is None:
+    if not all(isinstance(t, gs.Constant) for t in node.inputs[1:]):
         return None
-    kept = {(math.prod(shape[:i]), n): i for i, n in reversed(list(enumerate(shape))) if n > 1}
-    return target, _chosen(home, [kept.get((math.prod(target[:i]), n)) for i, n in enumerate(target)])
+    if op == "Slice":
+        return _cut(home, shape, *(t.values.ravel().tolist() for t in node.inputs[1:]))
+    if op == "Split":
+        return _split(node, home, shape)
+    if op == "Gather":
+        return _looked_up(node, home, shape)
+    target = _target(node, shape) if op in _RESHAPED else None
+    return None if target is None else [(target, _reshaped(home, shape, target))]
 
 
-def _chosen(home: Home, axes: Sequence[int | None]) -> Home:
+def _reshaped(home: Home, shape: tuple[int, ...], target: tuple[int, ...]) -> Home:
+    """Axes that stay, and those that are joined of whole ones that are side by side."""
+    starts = {math.prod(shape[:i]): i for i in reversed(range(len(shape))) if shape[i] > 1}
+    kept: list[int | None] = []
+    joined: dict[int, tuple[int, ...]] = {}
+    for number, size in enumerate(target):
+        first = starts.get(math.prod(target[:number])) if size > 1 else None
+        kept.append(first if first is not None and shape[first] == size else None)
+        if first is not None and kept[-1] is None and (axes := _side_by_side(home, shape, first, size)):
+            joined[number] = axes
+    made = chosen(home, kept)
+    return replace(made, axes=tuple(joined.get(number, axis) for number, axis in enumerate(made.axes)))
+
+
+def _side_by_side(home: Home, shape: tuple[int, ...], first: int, size: int) -> tuple[int, ...]:
+    """Axes of the initializer, each whole, that the axes of a weight from ``first`` on are, ``size`` together."""
+    found: list[int] = []
+    for number in range(first, len(shape)):
+        place, line = home.axes[number], home.indices[number]
+        if shape[number] > 1:
+            if not isinstance(place, int) or line is None or not np.array_equal(line, range(home.shape[place])):
+                return ()
+            found.append(place)
+        if math.prod(shape[first : number + 1]) == size:
+            return tuple(found)
+    return ()
+
+
+def _split(node: gs.Node, home: Home, shape: tuple[int, ...]) -> list[_Moved] | None:
+    axis = node.attrs.get("axis", 0) % len(shape)
+    line, count = home.indices[axis], len(node.outputs)
+    if line is None:
+        return None
+    if len(node.inputs) > 1:
+        ends = np.cumsum(node.inputs[1].values)[:-1].tolist()
+    else:
+        ends = [number * -(-len(line) // count) for number in range(1, count)]
+    parts = np.split(line, ends)
+    return [((*shape[:axis], len(part), *shape[axis + 1 :]), _with_line(home, axis, part)) for part in parts]
+
+
+def _looked_up(node: gs.Node, home: Home, shape: tuple[int, ...]) -> list[_Moved] | None:
+    """Rows, each at least once, for places along axes of their own."""
+    axis, places = node.attrs.get("axis", 0) % len(shape), node.inputs[1].values
+    if len(np.unique(places % shape[axis])) < shape[axis]:
+        return None
+    kept = [*range(axis), *[None] * places.ndim, *range(axis + 1, len(shape))]
+    return [((*shape[:axis], *places.shape, *shape[axis + 1 :]), chosen(home, kept))]
+
+
+def chosen(home: Home, axes: Sequence[int | None]) -> Home:
     """``home`` of a tensor whose axes are these of the one before."""
     return replace(
         home,
@@ -97,9 +148,7 @@ def _with_line(home: Home, axis: int, line: IntArray | None) -> Home:
     return replace(home, indices=(*home.indices[:axis], line, *home.indices[axis + 1 :]))
 
 
-def _joined(
-    home: Home, homes: Sequence[Home], shape: tuple[int, ...], axis: int
-) -> tuple[tuple[int, ...], Home] | None:
+def _joined(home: Home, homes: Sequence[Home], shape: tuple[int, ...], axis: int) -> list[_Moved] | None:
     """Parts of one weight, put together along an axis."""
     lines = [other.indices[axis] for other in homes]
     if any(line is None or other.axes != home.axes for line, other in zip(lines, homes, strict=True)):
@@ -111,7 +160,7 @@ def _joined(
         ):
             return None
     joined = np.concatenate([line for line in lines if line is not None])
-    return (*shape[:axis], len(joined), *shape[axis + 1 :]), _with_line(home, axis, joined)
+    return [((*shape[:axis], len(joined), *shape[axis + 1 :]), _with_line(home, axis, joined))]
 
 
 def _cut(
@@ -121,7 +170,7 @@ def _cut(
     ends: Sequence[int],
     axes: Sequence[int] | None = None,
     steps: Sequence[int] | None = None,
-) -> tuple[tuple[int, ...], Home] | None:
+) -> list[_Moved] | None:
     """A Slice of constant bounds."""
     sizes = list(shape)
     for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
@@ -131,7 +180,7 @@ def _cut(
             return None
         home = _with_line(home, axis, line[start:end:step])
         sizes[axis] = len(line[start:end:step])
-    return tuple(sizes), home
+    return [(tuple(sizes), home)]
 
 
 def _target(node: gs.Node, shape: Sequence[int]) -> tuple[int, ...] | None:

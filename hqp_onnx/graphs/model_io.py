@@ -27,7 +27,8 @@ from hqp_onnx.limits import MOST_NODES
 from hqp_onnx.runtimes.external_data import check_large, read_apart, weight_bytes, write_apart
 
 OLDEST_OPSET = 7  # onnxruntime knows none before it
-_QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
+_QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat"})
+_QUANTIZED |= {"DynamicQuantizeLinear", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "QAttention", "QGemm"}
 _CONSTANTS_FROM = 4  # the IR version that has initializers which are no inputs
 _DROPPED = (
     onnx.AttributeProto.SPARSE_TENSOR,
@@ -225,9 +226,10 @@ def _refuse_what_is_lost(model: onnx.ModelProto) -> None:
 
 
 def name_nodes(graph: gs.Graph) -> None:
-    """Give every node of ``graph`` a name of its own."""
-    seen, taken = set[str](), {node.name for node in graph.nodes}
-    for index, node in enumerate(graph.nodes):
+    """Give every node of ``graph``, and of the graphs inside its nodes, a name of its own."""
+    every = [node for inner in [graph, *graph.subgraphs(recursive=True)] for node in inner.nodes]
+    seen, taken = set[str](), {node.name for node in every}
+    for index, node in enumerate(every):
         if not node.name or node.name in seen:
             node.name = unused(f"{node.op}_{index}", taken)
             taken.add(node.name)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
@@ -20,21 +21,32 @@ _HEADER = ("producer_name", "producer_version", "domain", "model_version", "doc_
 
 @dataclass(frozen=True, eq=False)
 class Home:
-    """The initializer of the file that a weight is, turned, reshaped, cast, or put together anew from parts.
+    """The initializer of the file that a weight is or is cut from: turned, reshaped, cast, put together anew.
 
     Attributes:
         name: of the initializer.
         type: of its elements, as ``onnx.TensorProto`` numbers them.
         shape: of the initializer.
-        axes: of the initializer, by axis of the weight; None for those that a Reshape took apart.
-        indices: along that axis, of each position of the weight's; None as above.
+        axes: of the initializer, by axis of the weight; several where a Reshape joined them, None for those that one
+            took apart, and for places that rows were looked up for. What no axis is along is there as a whole.
+        indices: along that axis, of each position of the weight's; None but for one axis.
     """
 
     name: str
     type: int
     shape: tuple[int, ...]
-    axes: tuple[int | None, ...]
+    axes: tuple[int | tuple[int, ...] | None, ...]
     indices: tuple[IntArray | None, ...]
+
+    @property
+    def cut(self) -> frozenset[int]:
+        """Axes of the initializer of which the weight has a part."""
+        lines = zip(self.axes, self.indices, strict=True)
+        return frozenset(
+            axis
+            for axis, index in lines
+            if isinstance(axis, int) and index is not None and len(np.unique(index)) < self.shape[axis]
+        )
 
 
 @dataclass(frozen=True)

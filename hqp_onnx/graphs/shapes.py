@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -20,24 +20,26 @@ import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import DataError, ModelError
+from hqp_onnx.graphs.body_shapes import shapes_of_bodies
+from hqp_onnx.graphs.measured_run import Measured, Run
 from hqp_onnx.graphs.model_io import default_values, to_proto
 from hqp_onnx.graphs.symbolic.demands import Demands, demands
 from hqp_onnx.graphs.symbolic.known import Dims, Known
 from hqp_onnx.graphs.symbolic.propagation import dim_symbol, propagate
-from hqp_onnx.graphs.unique_names import tensor_names, unused_prefix
 from hqp_onnx.limits import LARGEST_PROBE
-from hqp_onnx.runtimes.session import Runner, Session, try_run
+from hqp_onnx.runtimes.session import Runner, try_run
 
 _BATCH = 2
 _LARGEST_LONG = 1 << 22  # elements of an input whose first dimension is time
 _LONG = 128  # of a first dimension that is time: windows need as many steps as they are wide
 _UNITS = (64, 96, 32, 16, 512)  # of the other symbolic dimensions' sizes; the first that runs is taken
-_LARGEST_VALUE = 4096  # elements; shape arithmetic is smaller
 
 
 @dataclass(frozen=True)
 class Shapes:
     """Shapes of the tensors of a model.
+
+    Tensors in the graphs inside nodes are among them, by names that no other tensor has (``bodies.name_apart``).
 
     Attributes:
         sizes: concrete shape in the run; batch 2 where the batch is dynamic.
@@ -69,77 +71,33 @@ class Shapes:
 def probe(graph: gs.Graph) -> Shapes:
     """Shapes of every tensor of ``graph``; tensors that neither run nor inference reaches are absent."""
     model = to_proto(graph)
-    found = _Run({}, {})
+    found, taken = Run({}, {}), dict[str, Array]()
     fixed: Mapping[str, int] = {}
     known = propagate(model, {})
     stored = {tensor.name for tensor in model.graph.initializer}
     constants = [name for name, value in known.constants.items() if value is None and name not in stored]
-    measured = _Measured.of(model, constants)
+    measured = Measured.of(model, constants)
     if measured is not None:
         for feeds, proven in trials(graph, _BATCH):
             fixed = proven
             if (found := measured.run(feeds)).sizes:
+                taken = feeds
                 break
     if constants or fixed:
         known = propagate(model, found.constants, fixed)
-    return Shapes(found.sizes or _inferred(graph, model), known)
-
-
-@dataclass(frozen=True)
-class _Run:
-    """Sizes of every tensor in a run, and values of those that are the same for all inputs; empty if it failed."""
-
-    sizes: Mapping[str, tuple[int, ...]]
-    constants: Mapping[str, Array]
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """A model that gives the sizes of its tensors, not their values, so a run takes the memory that it always takes.
-
-    Attributes:
-        session: on the model and a Shape node for each tensor, or with every tensor as an output where it holds
-            sequences, which have no shape.
-        shapes: of the Shape nodes, by the tensor that they read.
-    """
-
-    session: Session
-    shapes: Mapping[str, str]
-
-    @classmethod
-    def of(cls, model: onnx.ModelProto, constants: Sequence[str]) -> _Measured | None:
-        """``model``, of which the values of ``constants`` are wanted, too; None if it does not load."""
-        names, valued = [name for node in model.graph.node for name in node.output if name], set(constants)
-        prefix = unused_prefix("hqp.shape.", tensor_names(model.graph))
-        shapes = {name: f"{prefix}{number}" for number, name in enumerate(names) if name not in valued}
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)
-        copy.graph.node.extend(onnx.helper.make_node("Shape", [name], [shape]) for name, shape in shapes.items())
-        with suppress(ModelError):
-            return cls(Session(copy, outputs=[*shapes.values(), *constants]), shapes)
-        with suppress(ModelError):
-            return cls(Session(model, outputs=names, optimize=False), {})
-        return None
-
-    def run(self, feeds: Mapping[str, Array]) -> _Run:
-        """One run on these inputs."""
-        try:
-            got = try_run(self.session, feeds)
-        except ModelError:
-            return _Run({}, {})
-        shapes = {name: tuple(got[shape].tolist()) for name, shape in self.shapes.items()}
-        values = {name: value for name, value in {**feeds, **got}.items() if isinstance(value, np.ndarray)}
-        sizes = {name: value.shape for name, value in values.items()}  # those of the shapes themselves do no harm
-        return _Run({**sizes, **shapes}, {name: x for name, x in values.items() if x.size <= _LARGEST_VALUE})
+    if not found.sizes:
+        return Shapes(_inferred(graph, model), known)
+    return Shapes(found.sizes, known).including(*shapes_of_bodies(model, taken, known))
 
 
 def trials(graph: gs.Graph, leading: int) -> Iterator[tuple[dict[str, Array], Mapping[str, int]]]:
     """Inputs that a model may take, the likeliest first, and sizes that its weights prove to be the only ones.
 
-    Sizes that weights demand are looked for only after others have failed, since they rarely are open; then a batch of
-    1, which a fixed state demands, and then first dimensions that are time.
+    Sizes that weights demand are looked for only after others have failed, since they rarely are open; then states that
+    are as long as the batch; then a batch of 1, which a fixed state demands, and then first dimensions that are time.
     """
     opened = [axis for t in graph.inputs for axis, dim in enumerate(t.shape or []) if not _is_size(dim)]
+    states = any(axis and not _is_size(dim) for t in graph.inputs[1:] for axis, dim in enumerate(t.shape or []))
     units = list(itertools.product(_UNITS, (1, 0))) if any(opened) else [(1, 0)]
     none = Demands({}, {})
     yield from _sized(graph, leading, units[:1], none)
@@ -150,15 +108,18 @@ def trials(graph: gs.Graph, leading: int) -> Iterator[tuple[dict[str, Array], Ma
             yield from _sized(graph, first, units, wanted, most)
         if not wanted.proven:
             yield from _sized(graph, first, units, none, most)
+        if states:
+            yield from _sized(graph, first, [(unit, None) for unit in _UNITS], wanted, most)
 
 
 def _sized(
-    graph: gs.Graph, leading: int, units: Iterable[tuple[int, int]], fixed: Demands, most: int = LARGEST_PROBE
+    graph: gs.Graph, leading: int, units: Iterable[tuple[int, int | None]], fixed: Demands, most: int = LARGEST_PROBE
 ) -> Iterator[tuple[dict[str, Array], Mapping[str, int]]]:
     """``trials`` of one first dimension, of at most so many elements."""
     for unit, apart in units:
         with suppress(DataError):
-            yield example_feeds(graph, leading, unit, 2 * unit * apart, fixed.all, most), fixed.proven
+            step = None if apart is None else 2 * unit * apart
+            yield example_feeds(graph, leading, unit, step, fixed.all, most), fixed.proven
 
 
 def _is_size(dim: int | str | None) -> bool:
@@ -169,7 +130,7 @@ def example_feeds(
     graph: gs.Graph,
     leading: int = 1,
     other: int = 224,
-    step: int = 0,
+    step: int | None = 0,
     fixed: Mapping[str, int] = MappingProxyType({}),
     most: int = LARGEST_PROBE,
 ) -> dict[str, Array]:
@@ -181,7 +142,8 @@ def example_feeds(
         graph: the model.
         leading: size of a symbolic first dimension.
         other: size of the other symbolic dimensions.
-        step: how much larger each further dimension is, of another name or without one.
+        step: how much larger each further dimension is, of another name or without one; None makes those of all inputs
+            but the first ``leading``.
         fixed: sizes by the text of a dimension's symbol, see ``demands``.
         most: elements that an input may hold.
 
@@ -199,9 +161,9 @@ def example_feeds(
         name = dim if isinstance(dim, str) else None
         if (text := dim_symbol(tensor.name, axis, name)) in fixed:
             return fixed[text]
-        if axis == 0 or name in batches:
+        if axis == 0 or name in batches or (step is None and tensor is not graph.inputs[0]):
             return leading
-        return other + step * seen.setdefault(name or (tensor.name, axis), len(seen))
+        return other + (step or 0) * seen.setdefault(name or (tensor.name, axis), len(seen))
 
     return {
         t.name: _value(rng, t, [size(t, axis, dim) for axis, dim in enumerate(t.shape or [])], most)

@@ -20,7 +20,7 @@ from hqp_onnx.arrays import BoolArray, FloatArray
 from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis, PruningPlan
 from hqp_onnx.errors import ModelError
 from hqp_onnx.graphs.nonfinite_weights import is_finite
-from hqp_onnx.statistics.moments import Contraction, Moments, contractions, recurrences, takes_bias
+from hqp_onnx.statistics.moments import Contraction, Moments, reading_weights, takes_bias
 from hqp_onnx.statistics.ridge import ridge_strength, solve
 
 RIDGE = 1e-3
@@ -42,7 +42,7 @@ def held_out_ridges(
         halves: moments of the inputs of its weights over two sets of samples.
     """
     gone, ridges = channels.removed(plan), {}
-    for name, use in (contractions(graph) | recurrences(graph, 1)).items():
+    for name, use in reading_weights(graph).items():
         weight = graph.tensors()[name]
         removed = removal_mask(channels, gone, ParamAxis(name, use.axis), weight)
         known = all(name in half for half in halves) and is_finite(weight)

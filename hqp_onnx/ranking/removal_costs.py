@@ -31,7 +31,7 @@ from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis
 from hqp_onnx.graphs.nonfinite_weights import is_finite
 from hqp_onnx.ranking.least_squares import RIDGE
 from hqp_onnx.ranking.order import Floors
-from hqp_onnx.statistics.moments import Contraction, Moments, contractions, recurrences, takes_bias
+from hqp_onnx.statistics.moments import Contraction, Moments, reading_weights, takes_bias
 from hqp_onnx.statistics.ridge import inverse, ridge_strength, solve
 
 _SPARSE = 0.75  # readers are made smaller once no more than that share of their channels remains
@@ -64,7 +64,7 @@ def removal_costs(
     """
     readers = _readers(graph, channels, moments, sensitivities, ridges or {})
     costs = _Costs(readers, _inside_heads(graph, channels, moments, sensitivities))
-    for name, use in _reading(graph).items():
+    for name, use in reading_weights(graph).items():
         labels = channels.members.get(ParamAxis(name, use.axis))
         if labels is not None and not is_finite(graph.tensors()[name]):
             costs.known[labels[labels >= 0]] = False
@@ -103,7 +103,7 @@ def _readers(
     """The weights that read units; those that read the same features, refitted in the same way, are one reader."""
     tensors = graph.tensors()
     alike: dict[tuple[int, bool, bytes], list[Contraction]] = {}
-    for name, use in _reading(graph).items():
+    for name, use in reading_weights(graph).items():
         labels = channels.members.get(ParamAxis(name, use.axis))
         if labels is not None and name in moments and name in sensitivities and is_finite(tensors[name]):
             key = id(moments[name]), _biased(tensors[name], moments[name], use), labels.tobytes()
@@ -136,11 +136,6 @@ def _inside_heads(
         costs[units] = np.nan_to_num(costs[units])
         np.add.at(costs, units, sensitivities[query.weight][index] * np.maximum(square, 0) / 2)
     return costs
-
-
-def _reading(graph: gs.Graph) -> dict[str, Contraction]:
-    """Weights that read features; of recurrent nodes, those that read data, and those that read states."""
-    return contractions(graph) | recurrences(graph, 1) | recurrences(graph, 2)
 
 
 def _biased(weight: gs.Constant, moments: Moments, use: Contraction) -> bool:

@@ -5,17 +5,25 @@ print does not count. Requests say all that they need: a connection that was los
 made again. Models and inputs are files beside the script, named by their SHA-256; the answer to a request for one that
 is not there, or not whole, is its name.
 
-Needs Python 3.6 or later, numpy, and an onnxruntime of any age; nothing else of this package.
+Needs Python 3.6 or later; to time models, numpy and an onnxruntime of any age; to build engines, trtexec. Nothing else
+of this package. Power is what tegrastats (Jetson), NVML (other GPUs) or RAPL (processors, to root) say.
 """
 
+import base64
+import contextlib
+import ctypes
 import hashlib
+import io
 import json
 import os
 import platform
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +37,14 @@ _PATIENCE_SECONDS = 0.5
 _STALE_SECONDS = 24 * 3600.0
 _BUSY_SECONDS = 90.0  # that the script of a lost connection may take to notice
 _KERNEL = "_kernel_time"
+_POWER_SECONDS = 0.05
+_RAPL = "/sys/class/powercap/intel-rapl:0/energy_uj"
+_INPUT_RAILS = ("VDD_IN", "POM_5V_IN", "VIN")  # Xavier NX and Orin Nano/NX; Nano; Thor
+_RAIL = re.compile(r"([A-Z][A-Z0-9_]*) (\d+)(?:mW)?/\d+(?:mW)?(?=\s|$)")
+_TRTEXEC = "/usr/src/tensorrt/bin/trtexec"  # where NVIDIA's packages put it
+_RUNNING, _RAN = "Starting inference", "=== Performance summary"
+_BUILD_LOOK_SECONDS, _BUILD_WAIT_SECONDS = 0.2, 10.0
+_CHUNK = 1 << 22  # bytes of a file in one answer
 
 
 def timed(
@@ -100,6 +116,118 @@ def profiled(
     return found
 
 
+def module_watts(line: str) -> "float | None":
+    """Power of a Jetson's module in a line of tegrastats (mW there); None for a line without rails."""
+    rails = {name: int(milliwatts) / 1e3 for name, milliwatts in _RAIL.findall(line)}
+    for name in _INPUT_RAILS:
+        if name in rails:
+            return rails[name]
+    parts = [watts for name, watts in rails.items() if name != "NC" and not name.startswith("VDDQ")]
+    return sum(parts) if parts else None
+
+
+class Power:
+    """Reads the power of this machine, 20 times a second, from entry to exit; ``meter`` is "" where nothing says it.
+
+    Args:
+        on_gpu: whether a GPU computes, where it is not the Jetson's.
+    """
+
+    def __init__(self, on_gpu: bool) -> None:
+        self.meter, self._read, self._end = _meter(on_gpu)
+        self._samples = []  # type: list[tuple[float, float]]
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> "Power":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        self._end()
+
+    def _run(self) -> None:
+        while not self._over.wait(_POWER_SECONDS):
+            watts = self._read()
+            if watts is not None:
+                self._samples.append((time.perf_counter(), watts))
+
+    def mean(self, start: float, end: float) -> "float | None":
+        """Mean watts between two readings of ``time.perf_counter``; None where there are fewer than two samples."""
+        inside = [(at, watts) for at, watts in list(self._samples) if start <= at <= end]
+        if len(inside) < 2:
+            return None
+        pairs = list(zip(inside, inside[1:]))  # noqa: B905, RUF007 - as Python 3.6 has it
+        return sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairs) / (inside[-1][0] - inside[0][0])
+
+
+def _meter(on_gpu: bool) -> "tuple[str, Callable[[], float | None], Callable[[], None]]":
+    """What power is read from, what reads watts, and what ends that."""
+    if shutil.which("tegrastats"):
+        return _tegrastats()
+    if on_gpu:
+        return _nvml()
+    if _said(_RAPL):
+        return "RAPL", _rapl(), lambda: None
+    return "", lambda: None, lambda: None
+
+
+def _tegrastats() -> "tuple[str, Callable[[], float | None], Callable[[], None]]":
+    words = ["tegrastats", "--interval", "50"]
+    pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+    talk = subprocess.Popen(words, stdin=nothing, stdout=pipe, stderr=nothing)
+    last = [None]  # type: list[float | None]
+
+    def follow() -> None:
+        for line in _lines(talk):
+            watts = module_watts(line)
+            last[0] = last[0] if watts is None else watts
+
+    threading.Thread(target=follow, daemon=True).start()
+
+    def end() -> None:
+        talk.terminate()
+        talk.wait()
+
+    return "tegrastats", lambda: last[0], end
+
+
+def _lines(talk: "subprocess.Popen[bytes]") -> Any:
+    """What a process says, as it says it."""
+    assert talk.stdout is not None
+    return io.TextIOWrapper(talk.stdout, encoding="utf-8", errors="replace")
+
+
+def _nvml() -> "tuple[str, Callable[[], float | None], Callable[[], None]]":
+    milliwatts, handle = ctypes.c_uint(), ctypes.c_void_p()
+    try:
+        library = ctypes.CDLL("libnvidia-ml.so.1")
+        bad = library.nvmlInit_v2() or library.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(handle))
+    except (OSError, AttributeError):
+        bad = 1
+    if bad:
+        return "", lambda: None, lambda: None
+
+    def read() -> "float | None":
+        failed = library.nvmlDeviceGetPowerUsage(handle, ctypes.byref(milliwatts))
+        return None if failed else milliwatts.value / 1e3
+
+    return "NVML", read, lambda: None
+
+
+def _rapl() -> "Callable[[], float | None]":
+    last = [(time.perf_counter(), int(_said(_RAPL)))]
+
+    def read() -> "float | None":
+        (before, had), now, has = last[0], time.perf_counter(), int(_said(_RAPL))
+        last[0] = now, has
+        return (has - had) / 1e6 / (now - before) if has >= had else None  # it begins again at times
+
+    return read
+
+
 class MissingFileError(Exception):
     """A file is not here, or not whole; the message is its name."""
 
@@ -147,6 +275,76 @@ class Bench:
         found = profiled(ort, model, feeds, _providers(of["provider"]), of["threads"], runs)
         return [[name, times, shapes] for name, (times, shapes) in found.items()]
 
+    def energy(self, of: "dict[str, Any]", seconds: float) -> "dict[str, Any]":
+        """Joules of a run, of runs back to back for ``seconds``, and what says so."""
+        run = self._run(**of)
+        run()
+        with Power(of["provider"] != CPU) as power:
+            start, count = time.perf_counter(), 0
+            while time.perf_counter() < start + seconds:
+                run()
+                count += 1
+            end = time.perf_counter()
+        watts = power.mean(start, end)
+        return {"meter": power.meter, "joules": None if watts is None else watts * (end - start) / count}
+
+    def tensorrt(self) -> "dict[str, Any]":
+        """The number of trtexec's TensorRT, 8502 or 100300, and the GPU, as CUDA's driver names it."""
+        said = subprocess.run(
+            [_trtexec(), "--help"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+        found = re.search(r"\[TensorRT v([0-9.]+)\]", said.stdout.decode(errors="replace"))
+        if found is None:
+            raise RuntimeError("its trtexec does not say its version")
+        return {"version": found.group(1), "gpu": _gpu(), "state": [_said("/etc/machine-id"), _power_mode()]}
+
+    def build(self, files: "dict[str, str]", script: str) -> "dict[str, Any]":
+        """What a shell script made beside ``files`` (by name, SHA-256), or, after a while, that it still runs.
+
+        It is a process of its own, so it goes on when the connection is lost; asked again, its result is waited for.
+        """
+        place = self._folder / ("build-" + hashlib.sha256(json.dumps([files, script]).encode()).hexdigest()[:24])
+        if not place.is_dir():
+            paths = {name: self._file(digest) for name, digest in files.items()}
+            new = place.with_name(place.name + ".new")
+            shutil.rmtree(str(new), ignore_errors=True)
+            new.mkdir()
+            for name, path in paths.items():
+                shutil.copyfile(str(path), str(new / name))
+            words = [sys.executable, str(Path(__file__).resolve()), ".", script]
+            nothing, environment = subprocess.DEVNULL, dict(os.environ, TRTEXEC=_trtexec())
+            process = subprocess.Popen(
+                words,
+                cwd=str(new),
+                env=environment,
+                stdin=nothing,
+                stdout=nothing,
+                stderr=nothing,
+                start_new_session=True,
+            )
+            (new / "process").write_text(str(process.pid))
+            new.rename(place)
+        end, alive = time.time() + _BUILD_WAIT_SECONDS, True
+        while time.time() < end and alive and not (place / "result").is_file():
+            time.sleep(_BUILD_LOOK_SECONDS)
+            alive = _is_alive(int((place / "process").read_text()))
+        if not (place / "result").is_file():
+            if alive:
+                return {"place": place.name, "running": True}
+            shutil.rmtree(str(place))
+            raise RuntimeError("the build ended without a result: was the board restarted, or out of memory?")
+        return dict(json.loads((place / "result").read_text()), place=place.name, running=False)
+
+    def read(self, place: str, name: str, start: int) -> "dict[str, Any]":
+        """Some of a file that was built, and its size."""
+        with (self._folder / place / name).open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(start)
+            return {"part": base64.b64encode(file.read(_CHUNK)).decode(), "size": size}
+
     def forget(self, models: "list[str]") -> None:
         """Close models and remove their files."""
         self._runs = {key: run for key, run in self._runs.items() if key[0] not in models}
@@ -157,6 +355,9 @@ class Bench:
     def end(self) -> None:
         """Remove the folder."""
         self._runs = {}
+        for file in self._folder.glob("build-*/process"):
+            if not file.with_name("result").is_file():
+                _kill(int(file.read_text()))
         shutil.rmtree(str(self._folder), ignore_errors=True)
 
     def _run(self, model: str, feeds: str, provider: str, threads: int, spin: bool) -> "Callable[[], object]":
@@ -226,6 +427,58 @@ def _power_mode() -> str:
     return said.stdout.decode(errors="replace").strip()
 
 
+def _trtexec() -> str:
+    named = os.environ.get("TRTEXEC") or shutil.which("trtexec") or _TRTEXEC
+    if not shutil.which(named):
+        raise RuntimeError("it has no trtexec, neither on its PATH nor as " + _TRTEXEC + ": install TensorRT there")
+    return named
+
+
+def _gpu() -> "list[Any] | None":
+    """Name and compute capability of the first GPU; None where CUDA's driver does not say."""
+    name, numbers = ctypes.create_string_buffer(200), [ctypes.c_int(), ctypes.c_int()]
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+        bad = cuda.cuInit(0) or cuda.cuDeviceGetName(name, len(name), 0)
+        for attribute, number in zip((75, 76), numbers):  # noqa: B905 - CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
+            bad = bad or cuda.cuDeviceGetAttribute(ctypes.byref(number), attribute, 0)
+    except (OSError, AttributeError):
+        return None
+    return None if bad else [name.value.decode(errors="replace"), *(number.value for number in numbers)]
+
+
+def _is_alive(process: int) -> bool:
+    with contextlib.suppress(OSError):
+        os.waitpid(process, os.WNOHANG)  # if it is ours, so that it is no zombie
+    try:
+        os.kill(process, 0)
+    except OSError:
+        return False
+    return True
+
+
+def _kill(process: int) -> None:
+    with contextlib.suppress(OSError):
+        os.killpg(process, signal.SIGKILL)
+
+
+def built(place: Path, script: str) -> None:
+    """Run a script of trtexec in ``place``; leave its status, what it said, and the power while it ran the engine."""
+    times = {}  # type: dict[str, float]
+    lines = []  # type: list[str]
+    with Power(True) as power:
+        pipe = subprocess.PIPE
+        talk = subprocess.Popen(["sh", script], cwd=str(place), stdout=pipe, stderr=subprocess.STDOUT)
+        for line in _lines(talk):
+            lines.append(line)
+            times.update({mark: time.perf_counter() for mark in (_RUNNING, _RAN) if mark in line})
+        status = talk.wait()
+        watts = power.mean(times[_RUNNING], times[_RAN]) if len(times) == 2 else None
+    said = {"status": status, "log": "".join(lines[-100:]), "meter": power.meter, "watts": watts}
+    (place / "result.new").write_text(json.dumps(said))
+    (place / "result.new").rename(place / "result")
+
+
 def answer(bench: Bench, request: "dict[str, Any]") -> "dict[str, Any]":
     """To one request."""
     try:
@@ -273,4 +526,7 @@ def _taken(file: Any) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) == 3:
+        built(Path(sys.argv[1]), sys.argv[2])
+    else:
+        main()

@@ -164,7 +164,7 @@ def work_provider() -> str:
 
 
 def work_session(
-    model: onnx.ModelProto | bytes | Path,
+    model: onnx.ModelProto | bytes | str | Path,
     outputs: Sequence[str] | None = None,
     threads: int = 0,
     integer_kernels: bool = True,
@@ -194,7 +194,7 @@ class Session:
 
     def __init__(
         self,
-        model: onnx.ModelProto | bytes | Path,
+        model: onnx.ModelProto | bytes | str | Path,
         outputs: Sequence[str] | None = None,
         provider: str = CPU,
         threads: int = 0,
@@ -204,14 +204,15 @@ class Session:
         exact: bool = False,
     ) -> None:
         ort = onnxruntime()
+        model = Path(model) if isinstance(model, str) else model
         devices = require_provider(provider)
         options = quiet_options(ort, threads, spin)
         if not integer_kernels:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
-        if not optimize:
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         stored = _stored(model)
-        if optimize and onnx.TensorProto.FLOAT8E4M3FN in stored:  # at a higher level, 1.32 computes these wrongly
+        if not optimize or {onnx.TensorProto.FLOAT8E4M3FN, onnx.TensorProto.FLOAT16} <= stored:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        elif onnx.TensorProto.FLOAT8E4M3FN in stored:  # at a higher level, 1.32 computes these wrongly
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         without = _FATAL_IN_HALF if provider == CPU and onnx.TensorProto.FLOAT16 in stored else ()
         try:

@@ -7,14 +7,17 @@ they were, with every tensor that crosses from the first part to the rest, so no
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import TypeAlias
 
 import numpy as np
 import onnx
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.data.batch import Batch
+from hqp_onnx.data.shards import Held, Numbered, Part, shards, shared_out, summed
 from hqp_onnx.graphs.nodes import reads
 from hqp_onnx.runtimes.session import Session, work_session
 from hqp_onnx.statistics.feature_sums import WORKSPACE, needed, run_of
@@ -22,6 +25,8 @@ from hqp_onnx.statistics.summing import Features
 
 ROOM = 1 << 30
 """Bytes of tensors that are kept, from one depth to the next; where more would be, more is computed again."""
+
+Tensors: TypeAlias = Mapping[str, Array]
 
 
 @dataclass(frozen=True)
@@ -64,38 +69,94 @@ class Carried:
         fed = {value.name for value in rest.graph.input}
         if crossing <= fed:
             return self
-        session = _session(rest, crossing - fed, threads)
-        kept: list[dict[str, Array]] = []
-        size = 0
-        for feeds in self._runs(rest, features, session.batch, threads):
-            given = {name: feeds[name] for name in crossing & fed} | session.run(feeds)
+        names = tuple(sorted(crossing - fed))
+        work = _Passing(
+            needed(_copy(rest), [*names, *(each.beside for each in features)]),
+            names,
+            tuple(sorted(crossing & fed)),
+            tuple(features),
+            ROOM - self.size,
+            int(bool(self.inputs)),
+        )
+        parts = shards(self.batches)
+        if shared_out(parts) and not work.rows:
+            work = replace(work, rows=_affordable(rest, features, next(iter(self.batches)), threads))
+        starts, kept, size = list[int](), list[Tensors](), 0
+        for start, given in summed(work, self.batches, parts, threads):
             if not all(isinstance(values, np.ndarray) for values in given.values()):
                 return self  # a sequence, say
-            size += sum(values.nbytes for values in given.values())
-            if self.size + size > ROOM:
+            size += _bytes(given)
+            if size > work.room:
                 return self
+            starts.append(start)
             kept.append(given)
         if not kept:
             return self
         inputs = tuple(_input(name, [given[name] for given in kept]) for name in sorted(crossing))
-        batches = [Batch(given, shared=frozenset(given)) for given in kept]
-        return Carried(batches, inputs, self.known | set(settled), size)
+        held = Held([Batch(given, shared=frozenset(given)) for given in kept], _parts(starts, parts))
+        return Carried(held, inputs, self.known | set(settled), size)
 
-    def _runs(
-        self, model: onnx.ModelProto, features: Sequence[Features], fixed: int | None, threads: int
-    ) -> Iterator[Mapping[str, Array]]:
-        """The feeds of each run: of as many samples as the features leave room for."""
-        rows = fixed or 0
-        for batch in self.batches:
-            rows = rows or (1 if self.inputs else _affordable(model, features, run_of(batch, 0, 1, 1), threads))
-            for start in range(0, len(batch), rows):
-                yield run_of(batch, start, rows, fixed or 0)
+
+@dataclass(frozen=True, eq=False)
+class _Passing:
+    """``shards.Summing``: where the batch begins, and what crosses to the rest, for each run.
+
+    Attributes:
+        model: what gives it.
+        names: of what it gives.
+        fed: names of what it is fed and does not change.
+        features: see ``Carried.past``.
+        room: bytes, beyond which a shard need not go on.
+        rows: samples of a run, where the model fixes no number; 0 where the first batch is still to come.
+    """
+
+    model: onnx.ModelProto
+    names: tuple[str, ...]
+    fed: tuple[str, ...]
+    features: tuple[Features, ...]
+    room: int
+    rows: int
+
+    def opened(self, threads: int) -> Callable[[Iterable[Numbered]], Iterator[tuple[int, Tensors]]]:
+        session = _session(self.model, self.names, threads)
+        fixed = session.batch or 0
+        rows = fixed or self.rows
+
+        def run(batches: Iterable[Numbered]) -> Iterator[tuple[int, Tensors]]:
+            nonlocal rows
+            size = 0
+            for start, batch in batches:
+                rows = rows or _affordable(self.model, self.features, batch, threads)
+                for first in range(0, len(batch), rows):
+                    feeds = run_of(batch, first, rows, fixed)
+                    given = {name: feeds[name] for name in self.fed} | session.run(feeds)
+                    yield start, given
+                    size += _bytes(given)
+                    if size > self.room:
+                        return
+
+        return run
+
+
+def _bytes(given: Tensors) -> int:
+    return sum(values.nbytes for values in given.values() if isinstance(values, np.ndarray))
+
+
+def _parts(starts: Sequence[int], parts: Sequence[Part]) -> list[Part]:
+    """Numbers of runs, in the shards that they come from, by the ``starts`` of their batches."""
+    shard = {each.start: number for number, part in enumerate(parts) for each in part}
+    runs = groupby(range(len(starts)), lambda run: shard.get(starts[run], 0))
+    return [[range(run, run + 1) for run in of_shard] for _, of_shard in runs]
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    part = onnx.ModelProto()
+    part.CopyFrom(model)
+    return part
 
 
 def _session(model: onnx.ModelProto, names: Iterable[str], threads: int) -> Session:
-    part = onnx.ModelProto()
-    part.CopyFrom(model)
-    return work_session(needed(part, sorted(names)), sorted(names), threads)
+    return work_session(needed(_copy(model), sorted(names)), sorted(names), threads)
 
 
 def _crossing(model: onnx.ModelProto, settled: Collection[str], wanted: Collection[str]) -> set[str]:
@@ -109,11 +170,13 @@ def _crossing(model: onnx.ModelProto, settled: Collection[str], wanted: Collecti
     return crossing & {*settled, *(value.name for value in model.graph.input)}
 
 
-def _affordable(model: onnx.ModelProto, features: Sequence[Features], one: Mapping[str, Array], threads: int) -> int:
-    """Samples whose features fit the workspace, given the feeds of one."""
-    sizes = _session(model, {each.beside for each in features}, threads).run(one)
+def _affordable(model: onnx.ModelProto, features: Sequence[Features], batch: Batch, threads: int) -> int:
+    """Samples whose features fit the workspace, given some; or those that the model fixes."""
+    session = _session(model, {each.beside for each in features}, threads)
+    tried = session.batch or 1
+    sizes = session.run(run_of(batch, 0, tried, tried))
     floats = max(each.size * sizes[each.beside].size // each.beside_channels for each in features)
-    return max(1, WORKSPACE // (4 * floats))
+    return session.batch or max(1, WORKSPACE // (4 * floats))
 
 
 def _input(name: str, values: Sequence[Array]) -> onnx.ValueInfoProto:

@@ -275,7 +275,7 @@ def _instrumented(
 
 
 def needed(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """``model``, in place, without the nodes that ``names`` do not depend on."""
+    """``model``, in place, without the nodes that ``names`` do not depend on, and what only these read."""
     wanted, kept = set(names), []
     for node in reversed(model.graph.node):
         if not wanted.isdisjoint(node.output):
@@ -283,6 +283,10 @@ def needed(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
             kept.append(node)
     del model.graph.node[:]
     model.graph.node.extend(reversed(kept))
+    fed = {value.name for value in model.graph.input}  # some of which have a value of their own
+    weights = [tensor for tensor in model.graph.initializer if tensor.name in wanted or tensor.name in fed]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(weights)
     return model
 
 

@@ -100,6 +100,11 @@ def recurrences(graph: gs.Graph, index: int) -> dict[str, Contraction]:
     return found
 
 
+def reading_weights(graph: gs.Graph) -> dict[str, Contraction]:
+    """Weights that read features; of recurrent nodes, those that read data, and those that read states."""
+    return contractions(graph) | recurrences(graph, 1) | recurrences(graph, 2)
+
+
 def takes_bias(weight: gs.Constant) -> bool:
     """Whether the only reader of ``weight`` has a constant bias, one value per output, or room for one."""
     node = weight.outputs[0]
@@ -195,7 +200,7 @@ def feature_moments(
 
 
 def _measurable(graph: gs.Graph, weights: Sequence[str] | None) -> list[Contraction]:
-    known = contractions(graph) | recurrences(graph, 1) | recurrences(graph, 2)
+    known = reading_weights(graph)
     chosen = []
     for name in known if weights is None else weights:
         if name not in known:

@@ -19,6 +19,7 @@ from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.graphs.nodes import reads
 from hqp_onnx.graphs.unique_names import tensor_names, unused_prefix
 from hqp_onnx.statistics.carried import Carried
+from hqp_onnx.statistics.feature_sums import needed
 from hqp_onnx.statistics.moments import LARGEST, Contraction, Moments, contractions, feature_moments, takes_bias
 from hqp_onnx.statistics.summing import Features
 
@@ -65,7 +66,8 @@ def moments_in_order(
         rest = carried.rest(_merged(to_proto(graph), beside))
         settled = {tensor for tensor, at in depths.items() if at <= depth}
         carried = carried.past(rest, settled, [x for d in features if d >= depth for x in features[d]], threads)
-        found = feature_moments(carried.rest(rest), features[depth], carried.batches, threads=threads)
+        part = needed(carried.rest(rest), [name for x in features[depth] for name in (x.tensor, x.beside)])
+        found = feature_moments(part, features[depth], carried.batches, threads=threads)
         weights = graph.tensors()
         for (name, use), moments in zip(stage.items(), found, strict=True):
             if np.isfinite(moments.gram).all() and np.isfinite(weights[name].values).all():

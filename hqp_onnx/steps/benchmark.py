@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import onnx
 
 from hqp_onnx.arrays import Array
-from hqp_onnx.boards.board import OnBoard
+from hqp_onnx.boards.board import BoardRunner, OnBoard
 from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.latency import Latency, measure
 from hqp_onnx.graphs import model_io
@@ -46,7 +47,14 @@ def benchmark_models(
     feeds = _feeds(models[0], sessions[names[0]], batch)
     for name, session in sessions.items():
         try_run(session, feeds, name)
-    return measure(sessions, feeds, progress=partial(progress, "latency"))
+    found = measure(sessions, feeds, progress=partial(progress, "latency"))
+    return {name: replace(latency, joules=_joules(sessions[name], feeds)) for name, latency in found.items()}
+
+
+def _joules(session: Runner, feeds: dict[str, Array]) -> float | None:
+    """Of a sample, on a board that says it."""
+    joules = session.energy(feeds) if isinstance(session, BoardRunner) else None
+    return None if joules is None else joules / max((len(x) for x in feeds.values() if x.ndim), default=1)
 
 
 def _feeds(model: ModelSource, session: Runner, batch: int) -> dict[str, Array]:

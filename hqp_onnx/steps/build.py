@@ -3,7 +3,8 @@
     model ─► checked, canonical ─► [Q/DQ by our ranges | float + cache] ─► [float weights] [float16] ─► engine
 
 ``engine.plan`` decides which of these steps a TensorRT version and a device need; this module carries them out. For
-another machine (``elsewhere``) everything but the last step happens here, and that is written as a trtexec script.
+another machine (``elsewhere``) everything but the last step happens here, and that is written as a trtexec script. A
+board (``device``) runs that script, and the engine comes back.
 """
 
 from __future__ import annotations
@@ -21,17 +22,19 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from hqp_onnx.boards.engines import Made, builder_of
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.data.reading import read_files
 from hqp_onnx.data.sources import open_dataset
 from hqp_onnx.engine import builder, trtexec
-from hqp_onnx.engine.build_report import BuildReport, BuiltOn, ShapeRange
-from hqp_onnx.engine.cache import read_cache, version_number
+from hqp_onnx.engine.build_report import BuildReport, BuiltOn, OnBoard, ShapeRange
+from hqp_onnx.engine.cache import read_cache, version_number, version_text
 from hqp_onnx.engine.calibrator import CalibrationBatches, calibrator
 from hqp_onnx.engine.capability import Capability, detect
-from hqp_onnx.engine.device import compute_text
+from hqp_onnx.engine.device import Device, compute_text
 from hqp_onnx.engine.library import Library, is_engine
 from hqp_onnx.engine.options import BuildOptions
+from hqp_onnx.engine.parsing import refusals
 from hqp_onnx.engine.plan import Plan, Request, choose
 from hqp_onnx.engine.profiles import Profile, batch_of, profiles
 from hqp_onnx.errors import ModelError, UsageError
@@ -46,11 +49,11 @@ from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.passes.convert_fp16 import convert_fp16
 from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.make_symmetric import make_symmetric
-from hqp_onnx.passes.quantize import quantize
+from hqp_onnx.passes.quantize import Recipe, quantize
 from hqp_onnx.passes.restore_float_weights import restore_float_weights
 from hqp_onnx.passes.split_layer_norms import split_layer_norms
 from hqp_onnx.progress import Progress, silent
-from hqp_onnx.runtimes.targets import FLOAT8, target
+from hqp_onnx.runtimes.targets import FLOAT8, in_float8, target
 from hqp_onnx.statistics import thresholds
 from hqp_onnx.statistics.calibration import calibrate
 from hqp_onnx.steps.writing import write_verified
@@ -89,9 +92,54 @@ def build_file(options: BuildOptions, progress: Progress = silent) -> BuildRepor
         DataError: the data or the cache do not fit.
         UsageError: an option that does not exist there, or contradicts another.
         MissingRuntimeError: no TensorRT, or no GPU.
+        BoardError: the board cannot be reached.
     """
+    return _built(options, progress) if options.device is None else _on_board(options, progress)
+
+
+def _on_board(options: BuildOptions, progress: Progress) -> BuildReport:
+    """Prepare everything here, and let the board build."""
+    _check_files(options)
+    timings, start = options.timing_cache, time.perf_counter()
+    with builder_of(str(options.device)) as board, tempfile.TemporaryDirectory(prefix="hqp-") as name:
+        folder, version = Path(name), version_text(board.tensorrt)
+        inner = replace(options, device=None, elsewhere=version, output=folder / options.output.name)
+        able = Capability.of_version(version)
+        if board.gpu is not None:
+            able = replace(able, device=Device(board.gpu[0], board.gpu[1:]))
+        report = _built(inner, progress, able)
+        _beside(inner.output, ".json").unlink()
+        if timings is not None and timings.is_file():
+            write_bytes(folder / timings.name, timings.read_bytes())
+        products = [options.output.name, *([] if timings is None else [timings.name])]
+        script = _beside(inner.output, ".sh").name
+        log.info("%s builds %s; its TensorRT tries many kernels, which can take minutes", board.link.name, products[0])
+        made = board.build(folder, script, products, partial(progress, "engine"))
+    make_folder(options.output.parent)
+    write_bytes(options.output, made.files[products[0]])
+    if timings is not None:
+        write_bytes(timings, made.files[timings.name])
+    ran, batch = trtexec.summary(made.log), max(shape.opt[0] for shape in report.shapes.values())
+    report = replace(
+        report,
+        built=True,
+        bytes=len(made.files[products[0]]),
+        seconds=round(time.perf_counter() - start, 3),
+        board=None if ran is None else _measured(board.link.name, ran, batch, made),
+    )
+    write_text(_beside(options.output, ".json"), json_text(report.json()))
+    return report
+
+
+def _measured(name: str, ran: trtexec.Summary, batch: int, made: Made) -> OnBoard:
+    throughput = batch * ran.per_second
+    joules = None if made.watts is None else made.watts / throughput
+    return OnBoard(name, batch, ran.median_ms, ran.p99_ms, throughput, joules, made.meter)
+
+
+def _built(options: BuildOptions, progress: Progress, able: Capability | None = None) -> BuildReport:
     start = time.perf_counter()
-    job = _check(options, progress)
+    job = _check(options, progress, able)
     make_folder(options.output.parent)
     graph = _prepare(job)
     if options.elsewhere is None:
@@ -115,22 +163,24 @@ def require_build(precision: str | None, library: Library) -> None:
     choose(Request(precision, quantized=precision is None), detect(library))
 
 
-def _check(options: BuildOptions, progress: Progress) -> _Job:
-    """Everything that can be wrong, before any work."""
+def _check(options: BuildOptions, progress: Progress, able: Capability | None) -> _Job:
+    """Everything that can be wrong, before any work; ``able`` says what a board has."""
     thresholds.method(options.calibration)
     _check_files(options)
-    graph, quantized, restated = _read(options.model)
+    graph, zeros, restated = _read(options.model)
     session = open_session(options.model)
     shapes = profiles(options.shapes, session.inputs)
     data = None
     if options.data is not None:
         batch = session.batch or _BATCH
         data = open_dataset(options.data, session.inputs, preprocess=options.preprocess, batch_size=batch)
-    able = detect(options.library) if options.elsewhere is None else Capability.of_version(options.elsewhere)
-    plan = choose(options.request(quantized), able)
+    if able is None:
+        able = detect(options.library) if options.elsewhere is None else Capability.of_version(options.elsewhere)
+    plan = choose(options.request(bool(zeros), FLOAT8 in zeros), able)
     method = _calibrator_method(options, plan, able)
     dynamic = {spec.name: shapes[spec.name] for spec in session.inputs if None in spec.shape}
-    return _Job(options, graph, restated, shapes, _settings(options, dynamic), data, able, plan, method, progress)
+    settings = _settings(options, dynamic, plan)
+    return _Job(options, graph, restated, shapes, settings, data, able, plan, method, progress)
 
 
 def _check_files(options: BuildOptions) -> None:
@@ -158,7 +208,7 @@ def _calibrator_method(options: BuildOptions, plan: Plan, able: Capability) -> s
     return method
 
 
-def _settings(options: BuildOptions, dynamic: dict[str, Profile]) -> builder.Settings:
+def _settings(options: BuildOptions, dynamic: dict[str, Profile], plan: Plan) -> builder.Settings:
     if options.dla is not None and (name := next((n for n, p in dynamic.items() if not p.fixed), None)):
         raise UsageError(
             f"{{--dla}}: a DLA takes fixed shapes, and '{name}' has a range. Give one shape with {{--shapes}}"
@@ -172,12 +222,12 @@ def _settings(options: BuildOptions, dynamic: dict[str, Profile]) -> builder.Set
         options.hardware_compatible,
         options.refit,
         options.weight_streaming,
-        options.request(quantized=False).for_gpu,
+        plan.for_gpu,
     )
 
 
-def _read(path: Path) -> tuple[gs.Graph, bool, tuple[str, ...]]:
-    """The model, ready for TensorRT; whether it holds Q/DQ; and how these were restated."""
+def _read(path: Path) -> tuple[gs.Graph, set[np.dtype[Any]], tuple[str, ...]]:
+    """The model, ready for TensorRT; the types of its Q/DQ; and how these were restated."""
     model_io.require_file(path)
     with path.open("rb") as stream:
         start = stream.read(4)
@@ -185,37 +235,36 @@ def _read(path: Path) -> tuple[gs.Graph, bool, tuple[str, ...]]:
         raise ModelError(f"{path}: is an engine already. Give the .onnx model that it was built from")
     graph = model_io.to_graph(model_io.load(path, quantized=True))
     if not any(model_io.is_quantized(node.op) for node in graph.nodes):
-        return fold_batchnorm(canonicalize(graph).graph).graph, False, ()
+        return fold_batchnorm(canonicalize(graph).graph).graph, set(), ()
     restated = make_symmetric(graph)
-    for node in restated.graph.nodes:
-        _check_symmetric(path, node)
-    return restated.graph, True, restated.notes
+    pairs = [node for node in restated.graph.nodes if model_io.is_quantized(node.op)]
+    return restated.graph, {_symmetric_type(path, node) for node in pairs}, restated.notes
 
 
-def _check_symmetric(path: Path, node: gs.Node) -> None:
-    if not model_io.is_quantized(node.op):
-        return
+def _symmetric_type(path: Path, node: gs.Node) -> np.dtype[Any]:
+    """The type that a QuantizeLinear or DequantizeLinear is of, int8 or float8, around zero."""
     zero = node.inputs[2] if len(node.inputs) > 2 else None
-    if isinstance(zero, gs.Constant) and zero.values.dtype == FLOAT8:
-        raise ModelError(
-            f"{path}: node '{node.name}' ({node.op}) is float8 Q/DQ, which only strongly typed engines compute: "
-            "build it with 'trtexec --stronglyTyped', or give an INT8 model"
-        )
-    symmetric = isinstance(zero, gs.Constant) and zero.values.dtype == np.int8 and not zero.values.any()
+    symmetric = (
+        isinstance(zero, gs.Constant) and zero.values.dtype in (np.int8, FLOAT8) and not zero.values.astype(bool).any()
+    )
     if node.op not in ("QuantizeLinear", "DequantizeLinear") or not symmetric:
         raise ModelError(
             f"{path}: node '{node.name}' ({node.op}) is not symmetric int8 Q/DQ, and TensorRT takes no other "
-            "(zero-points besides 0 and 128 have no exact form there). Quantize the float model with "
-            "'hqp quantize --target tensorrt', or give the float model"
+            "(activations around zero-points besides 0 and 128 have no exact form there). Quantize the float model "
+            "with 'hqp quantize --target tensorrt', or give the float model"
         )
+    found: np.dtype[Any] = node.inputs[2].values.dtype
+    return found
 
 
 def _prepare(job: _Job) -> gs.Graph:
     """The graph that TensorRT parses."""
     graph, plan = job.graph, job.plan
     if plan.path == "explicit" and plan.scales == "own" and job.data is not None:
-        layout = target(job.able.library.target)
-        graph = quantize(graph, job.data, layout, job.options.calibration, progress=job.progress).graph
+        layout, method, recipe = target(job.able.library.target), job.options.calibration, None
+        if plan.precision == "fp8":  # as steps.quantize.fp8_model
+            layout, method, recipe = in_float8(layout), "minmax", Recipe(correct_bias=False, round_weights=False)
+        graph = quantize(graph, job.data, layout, method, progress=job.progress, recipe=recipe).graph
     if plan.float_weights:
         graph = restore_float_weights(graph).graph
     if job.able.version < _LAYER_NORM:
@@ -251,9 +300,21 @@ def _write_engine(job: _Job, graph: gs.Graph) -> builder.Engine:
         source = _calibrator(job, Path(folder)) if job.plan.path == "implicit" else None
         if job.able.timing_cache:
             log.info("TensorRT builds %s; it tries many kernels, which can take minutes", job.options.output.name)
-        engine = builder.build(model, job.plan, job.settings, source, job.able)
+        try:
+            engine = builder.build(model, job.plan, job.settings, source, job.able)
+        except ModelError as e:
+            _name_refused(job, graph, e)
+            raise
     write_bytes(job.options.output, engine.plan)
     return engine
+
+
+def _name_refused(job: _Job, graph: gs.Graph, error: ModelError) -> None:
+    """Raise what the parser says of single nodes, which is clearer than what a failed build says, if it does."""
+    refused = refusals(model_io.to_proto(graph), job.able.library) if job.able.strong else ()
+    if refused:
+        more = f", and {len(refused) - 1} more, which 'hqp inspect --target' lists" if len(refused) > 1 else ""
+        raise ModelError(f"{job.options.model}: {job.able.name} refuses {refused[0]}{more}") from error
 
 
 def _calibrator(job: _Job, folder: Path) -> Any:

@@ -23,11 +23,16 @@ from time import perf_counter, process_time
 from types import MappingProxyType
 
 from hqp_onnx.data.sampled import Sampling, sampled
+from hqp_onnx.errors import one_line
 from hqp_onnx.limits import peak_bytes
-from hqp_onnx.progress import Progress
-from hqp_onnx.workers import alone
+from hqp_onnx.progress import Progress, Step, Steps, in_words
+from hqp_onnx.workers import active, alone
 
+_LOG = logging.getLogger(__name__)
 FEW, MORE = 1, 3  # batches
+WORTH = 40  # batches, from which on a command is worth an estimate
+LONG_SECONDS = 20.0
+LEAST = 0.005  # of all seconds: a shorter stage is not listed
 REST = "all else"
 JUDGED = "evaluation"
 """The stage that goes over what models are judged on."""
@@ -111,6 +116,55 @@ def forecast(command: Command, caps: Mapping[str, int] = MappingProxyType({})) -
     more, three = pilot(command, MORE)
     stages = tuple(_stage(name, few, more, one, three, caps.get(name)) for name in more.seconds)
     return Forecast(stages, peak_bytes(), dict(three.whole))
+
+
+class Foretold:
+    """Progress of a command that first says what all of it will take, where it is long, and then its steps.
+
+    Whether it is shows by its first batch: of ``WORTH`` or more, an estimate takes a tenth of the time at most.
+
+    Args:
+        command: does the same elsewhere, see ``forecast``.
+        progress: what it reports to.
+        foresee: what makes the estimate of the command.
+    """
+
+    def __init__(
+        self, command: Command, progress: Progress, foresee: Callable[[Command], Forecast] | None = None
+    ) -> None:
+        self._command, self._foresee = command, foresee or forecast
+        self._told, self._looks = progress, True
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """See ``Progress``."""
+        if self._looks and 0 < WORTH * done <= total:
+            self._looks = False
+            found = foretold(lambda: self._foresee(self._command))
+            if found is not None:
+                seconds = {each.name: each.seconds for each in found.stages}
+                steps = Steps([Step(name, (name,)) for name in seconds if name != REST], self._told)
+                steps.expect(seconds)
+                self._told = steps
+        self._told(stage, done, total)
+
+
+def foretold(foresee: Callable[[], Forecast]) -> Forecast | None:
+    """An estimate, said in a line; None for what is not long, or where none can be made: no reason to stop."""
+    try:
+        found = foresee()
+    except Exception as e:  # noqa: BLE001 - few samples may be too few for anything
+        _LOG.info("how long it will take cannot be estimated: %s", one_line(e))
+        return None
+    if found.seconds < LONG_SECONDS:
+        return None
+    stages = [stage for stage in found.stages if stage.seconds >= LEAST * found.seconds and stage.name != REST]
+    passes = ", ".join(
+        f"{stage.name} ({stage.passes} times {in_words(stage.seconds / stage.passes)})" for stage in stages
+    )
+    where = "" if active() is None else "; without the workers"
+    memory = f"{found.bytes / 1e6:.0f} MB of memory"
+    _LOG.info("about %s and %s, by a few samples%s: %s", in_words(found.seconds), memory, where, passes)
+    return found
 
 
 def pilot(command: Command, batches: int) -> tuple[Watch, Sampling]:

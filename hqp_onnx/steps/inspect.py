@@ -51,8 +51,7 @@ class Inspection:
         params: floating-point values in initializers.
         macs: multiply-accumulates per sample.
         prunable_params, prunable_macs: those in slices that some prunable unit owns.
-        inner_params: values that only graphs inside a node hold, by the node; they stay as they are, since nothing is
-            known of which of these graphs run, and how often.
+        inner_params: those of ``params`` that only graphs inside a node hold, by the node.
         groups: of the units.
     """
 
@@ -75,11 +74,7 @@ class Inspection:
             f"{self.prunable_macs / max(self.macs, 1):.1%} belong to units that can be removed, though not all at once"
         )
         head = ("units", "prunable", "members (tensor: axis)", "frozen because")
-        inner = tuple(
-            ("", "0", f"{count} parameters inside {node}", "graphs inside nodes stay as they are")
-            for node, count in self.inner_params.items()
-        )
-        return Table(caption, head, (*map(_cells, self.groups), *inner))
+        return Table(caption, head, tuple(map(_cells, self.groups)))
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""

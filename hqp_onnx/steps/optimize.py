@@ -23,14 +23,16 @@ from hqp_onnx.job.pareto import FILES, PARETO, write_family
 from hqp_onnx.job.results import Report
 from hqp_onnx.job.run import run
 from hqp_onnx.job.settings import inputs_of, owner, settings_of
-from hqp_onnx.job.setup import open_setup
-from hqp_onnx.job.steps import Steps
+from hqp_onnx.job.setup import Setup, open_setup
+from hqp_onnx.job.steps import steps_of
 from hqp_onnx.job.time_limit import OVER
 from hqp_onnx.out_folder import LEDGER, LOCK, MANIFEST, OutFolder
-from hqp_onnx.progress import Progress, silent
+from hqp_onnx.progress import Progress, Steps, silent
 from hqp_onnx.report.reading import JSON
 from hqp_onnx.report.writing import HTML, write_report
 from hqp_onnx.runtimes.targets import target
+from hqp_onnx.steps.forecast import WORTH, foretold
+from hqp_onnx.steps.forecast_optimize import forecast_optimize
 from hqp_onnx.steps.ship_engine import ENGINE_FILES, add_engine, builder_of, require_engine
 from hqp_onnx.workers import Workers, using
 
@@ -59,7 +61,14 @@ def optimize(options: Options, progress: Progress = silent, workers: Workers = N
 
 
 def _optimized(options: Options, out: OutFolder, progress: Progress, began: float) -> Report:
-    setup = open_setup(options, Steps(options, progress))
+    steps = Steps(steps_of(options), progress, options.time_limit)
+    setup = open_setup(options, steps)
+    if (
+        progress is not silent
+        and _is_long(setup)
+        and (found := foretold(lambda: forecast_optimize(options))) is not None
+    ):
+        steps.expect({stage.name: stage.seconds for stage in found.stages})
     with out.opened():
         ledger = Ledger(out, settings_of(setup), options.resume)
         result = run(setup, ledger, began)
@@ -72,6 +81,12 @@ def _optimized(options: Options, out: OutFolder, progress: Progress, began: floa
             report = add_engine(setup, ledger, result, report, models, builds)  # which holds good without it
             write_report(report, options.folder)
     return report
+
+
+def _is_long(setup: Setup) -> bool:
+    """Whether an estimate is worth its time, and says anything: a limit is known, and so little is left to resume."""
+    options, parts = setup.options, (setup.data["calib"], setup.data["val"])
+    return options.time_limit is None and not options.resume and sum(len(part.ranges) for part in parts) >= WORTH
 
 
 def outputs(folder: Path) -> list[Path]:

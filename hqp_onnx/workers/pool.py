@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from typing import Any, TypeAlias, Union
 from hqp_onnx.errors import UsageError, WorkerError, one_line
 from hqp_onnx.registry import is_file_name, outside_code
 from hqp_onnx.workers.clusters import CLUSTERS
+from hqp_onnx.workers.gpus import gpus
 from hqp_onnx.workers.worker import begin
 
 Workers: TypeAlias = Union[int, str, Executor, None]  # noqa: UP007 - read at run time, by Python 3.10 too
@@ -140,7 +142,7 @@ def _opened(workers: Workers) -> Pool | None:
         return None
     if text.lstrip("+-").isdigit():
         return _here(int(text))
-    scheme = text if is_file_name(text) else text.partition("://")[0]
+    scheme = text if is_file_name(text) else re.split(r"://|\?", text)[0]
     if scheme not in CLUSTERS.names and not is_file_name(text):
         raise UsageError(
             f"{{--workers}} {text}: expected a number of processes, tcp://HOST:PORT (Dask), ray or ray://HOST:PORT"
@@ -165,4 +167,5 @@ def _here(count: int) -> Pool:
 
 
 def _processes(count: int) -> Executor:
-    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), begin)
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(count, context, begin, (context.Value("i"), gpus()))

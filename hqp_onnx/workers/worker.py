@@ -9,13 +9,14 @@ import signal
 import socket
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import metadata
 from typing import Any, Literal, NamedTuple
 
 from hqp_onnx.errors import HqpError
 from hqp_onnx.version import __version__
+from hqp_onnx.workers import gpus
 from hqp_onnx.workers.parcels import unpacked
 
 KEPT_BYTES = 1 << 31  # of models and data
@@ -105,9 +106,18 @@ def _forget() -> None:
         _PARTS.popitem(last=False)
 
 
-def begin() -> None:
-    """At the start of a process of our own: Ctrl-C is its parent's business, and it does not outlive that."""
+def begin(started: Any = None, devices: Sequence[str] = ()) -> None:
+    """At the start of a process of our own: Ctrl-C is its parent's business, and it does not outlive that.
+
+    Args:
+        started: a counter of processes, shared by all.
+        devices: GPUs, of which it takes one.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if started is not None:
+        with started.get_lock():
+            number, started.value = started.value, started.value + 1
+        gpus.take(number, devices)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

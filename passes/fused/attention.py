@@ -138,14 +138,11 @@ def _counts(b: Body, query: gs.Tensor, key: gs.Tensor) -> tuple[int, int] | None
 
 
 def _biased(b: Body, sides: Sides, bias: gs.Tensor | None) -> Sides | None:
-    """With the bias of all three in one. It stays one where it can: parts of it would be tensors that no file has."""
+    """With the bias of all three in one, cut apart."""
     if bias is None or any(b.rank(t) != 3 for t in sides):
         return None if bias is not None else sides
-    widths = np.array([b.shape(t)[-1] for t in sides])
-    if len({b.shape(t)[1] for t in sides}) > 1:
-        parts = b.ops("Split", 3, bias, widths, axis=0)
-        return [b.add(t, part) for t, part in zip(sides, parts, strict=True)]
-    return b.ops("Split", 3, b.add(b.op("Concat", *sides, axis=-1), bias), widths, axis=-1)
+    parts = b.ops("Split", 3, bias, np.array([b.shape(t)[-1] for t in sides]), axis=0)
+    return [b.add(t, part) for t, part in zip(sides, parts, strict=True)]
 
 
 def _with_past(b: Body, sides: Sides, before: Sequence[gs.Tensor | None]) -> tuple[Sides, gs.Tensor | None]:

@@ -79,12 +79,28 @@ def _lstm(work: Work, node: gs.Node) -> None:
             return
         lines = [x.values.reshape(len(weight.values), 1, -1).astype(np.float32) for x in (scale, zero)]
         values = (weight.values.astype(np.float32) - lines[1]) * lines[0]
-        weights.append(work.constant(values.transpose(0, 2, 1), f"{weight.name}/float"))
+        weights.append(work.numbers(weight, values.transpose(0, 2, 1), (0, 2, 1)))
     outputs, inputs = node.outputs, [node.inputs[0], *weights, *node.inputs[3:8]]
     while inputs[-1].is_empty():
         inputs.pop()
     work.graph.nodes.append(gs.Node("LSTM", work.names.node(name_of(node)), dict(node.attrs), inputs, list(outputs)))
     node.outputs = []
+
+
+def _attention(work: Work, node: gs.Node) -> None:
+    """QAttention: Attention of float activations and a float weight, with a scale of all or of each column."""
+    data, weight = _source(node.inputs[0]), node.inputs[1]
+    values = work.floats(weight, Steps(node.inputs[4], input_of(node, 7), -1))
+    if not isinstance(weight, gs.Constant) or values is None:
+        return
+    if data is None:
+        data = work.floats(node.inputs[0], Steps(node.inputs[3], input_of(node, 6)))
+    inputs = [data, values, node.inputs[2], *(input_of(node, i) or gs.Variable.empty() for i in (5, 8))]
+    while inputs[-1].is_empty():
+        inputs.pop()
+    outputs, name, attributes = list(node.outputs), work.names.node(name_of(node)), dict(node.attrs)
+    node.outputs = []
+    work.graph.nodes.append(gs.Node("Attention", name, attributes, inputs, outputs, domain=node.domain))
 
 
 DYNAMIC: dict[str, Rewrite] = {
@@ -93,4 +109,5 @@ DYNAMIC: dict[str, Rewrite] = {
     "DynamicQuantizeMatMul": _product,
     "MatMulIntegerToFloat": _product_of_integers,
     "DynamicQuantizeLSTM": _lstm,
+    "QAttention": _attention,
 }

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import Array
-from hqp_onnx.graphs.homes import at_home
+from hqp_onnx.graphs.homes import at_home, chosen
 from hqp_onnx.graphs.origin import CarryingGraph
 from hqp_onnx.graphs.unique_names import UniqueNames
 
@@ -90,11 +90,15 @@ class Work:
             return self.op("DequantizeLinear", [q, *steps.inputs], f"{q.name}/float", axis=steps.axis)
         if not steps.known:
             return None
-        numbers = self.constant(steps.of(q.values), f"{q.name}/float")
-        if isinstance(self.graph, CarryingGraph) and (steps.zero is None or not steps.zero.values.any()):
+        return self.numbers(q, steps.of(q.values), range(len(q.shape)))
+
+    def numbers(self, q: gs.Constant, values: Array, axes: Sequence[int]) -> gs.Constant:
+        """A constant of the numbers that ``q`` stands for, its axes in another order: ``q`` is its home."""
+        numbers = self.constant(values, f"{q.name}/float")
+        if isinstance(self.graph, CarryingGraph):
             homes = self.graph.origin.homes
-            if (home := homes.get(q.name) or at_home(q)) is not None:  # where 0 is 0, what is removed is 0 in the file
-                homes[numbers.name] = home
+            if (home := homes.get(q.name) or at_home(q)) is not None:
+                homes[numbers.name] = chosen(home, axes)
         return numbers
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from hqp_onnx.engine import energy
-from hqp_onnx.engine.energy import Sampler, joules_per_run, module_watts, open_meter
+from hqp_onnx.engine.energy import Sampler, joules_per_run, open_meter
 from hqp_onnx.engine.timing import EngineLatency
+from hqp_onnx.runtimes.bench import module_watts
 
 LINES = {
     "Nano": (

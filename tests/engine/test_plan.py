@@ -37,6 +37,8 @@ PLANS = [
     ("10.3.0", Request(precision="fp16", strongly_typed=True), ("fp16", None, None, True, ())),
     ("10.3.0", Request(precision="fp32"), ("fp32", None, None, False, ())),
     ("10.3.0", Request(), ("fp16", None, None, False, ("FP16",))),
+    ("10.3.0", replace(DATA, precision="fp8"), ("fp8", "explicit", "own", True, ())),
+    ("10.3.0", replace(QDQ, float8=True), ("fp8", "explicit", "model", True, ())),
     ("11.4.0", DATA, ("int8", "explicit", "own", True, ())),
     ("11.4.0", replace(QDQ, dla=1), ("int8", "explicit", "model", True, ())),
     ("11.4.0", Request(precision="fp32"), ("fp32", None, None, True, ())),
@@ -45,7 +47,7 @@ PLANS = [
 
 @pytest.mark.parametrize(("version", "request_", "expected"), PLANS)
 def test_plans(version: str, request_: Request, expected: tuple[object, ...]) -> None:
-    plan = choose(request_, able(version))
+    plan = choose(request_, able(version, None if expected[0] == "fp8" else ORIN))
     assert way(plan) == expected
     assert plan.half == (plan.strongly_typed and plan.precision != "fp32")
     assert plan.float_weights == (plan.path == "explicit" and version.startswith("8"))
@@ -55,6 +57,12 @@ REFUSALS = [
     ("10.3.0", Request(precision="int8"), ORIN, "data"),
     ("10.3.0", replace(DATA, precision="int8"), NANO, "NVIDIA Tegra X1 .*5.3.* has no INT8. Use precision fp16"),
     ("10.3.0", QDQ, NANO, "Give the float model"),
+    ("8.6.2", replace(QDQ, float8=True), None, "precision fp8: TensorRT 8.6.2 has none"),
+    ("10.3.0", replace(QDQ, float8=True), ORIN, "compute capability 8.7 have none, those from 8.9 on do"),
+    ("10.3.0", replace(QDQ, float8=True, precision="int8"), None, "FP8 already"),
+    ("10.3.0", replace(DATA, precision="fp8", dla=0), None, "DLA"),
+    ("10.3.0", replace(DATA, precision="fp8", cache_named=True), None, "calibration cache"),
+    ("10.3.0", Request(precision="fp8"), None, "FP8 needs calibration data"),
     ("10.3.0", replace(QDQ, precision="fp16"), ORIN, "INT8 already"),
     ("10.3.0", replace(QDQ, path="implicit"), ORIN, "float model"),
     ("10.3.0", replace(QDQ, dla=0), ORIN, "float model"),

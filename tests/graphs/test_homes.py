@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import ml_dtypes
@@ -163,6 +164,69 @@ def test_gates_in_another_order_are_named_by_their_places_in_the_file() -> None:
     x = {"x": rng.standard_normal((4, 40)).astype(np.float32)}
     pruned = to_proto(prune_channels(opened.graph, channels, plan).graph)
     np.testing.assert_allclose(run(pruned, x)[0], run(masked(model, named), x)[0], atol=1e-4)
+
+
+PARTS = {
+    "parts of a packed weight": (
+        "q0, k0, v0 = Split<axis=1>(w, thirds) qb, kb, vb = Split<axis=0>(b, thirds) "
+        "q1 = MatMul(e, q0) q = Add(q1, qb) k1 = MatMul(e, k0) k = Add(k1, kb) v1 = MatMul(e, v0) v = Add(v1, vb) "
+        "g = Mul(q, k) a = Relu(g) c = Relu(v) y1 = MatMul(a, u) y2 = MatMul(c, u2) y = Add(y1, y2)",
+        {"w": (16, 60), "b": (60,), "u": (20, 5), "u2": (20, 5)},
+        {("w", 0), ("w", 1), ("b", 0), ("u", 0), ("u2", 0)},
+    ),
+    "the transposed parts of a packed weight": (
+        "q0 = Slice(w, i0, i20, i0) k0 = Slice(w, i20, i60, i0) q1 = Transpose(q0) k1 = Transpose(k0) "
+        "q = MatMul(e, q1) k = MatMul(e, k1) a = Relu(q) c = Relu(k) y1 = MatMul(a, u) y2 = MatMul(c, u2) "
+        "y = Add(y1, y2)",
+        {"w": (60, 16), "u": (20, 5), "u2": (40, 5)},
+        {("w", 0), ("w", 1), ("u", 0), ("u2", 0)},
+    ),
+    "a part whose other part is read by its channels, too": (
+        "q0, k0 = Split<axis=1>(w, halves) q1 = MatMul(e, q0) q = Relu(q1) k1 = MatMul(x, k0) k = Relu(k1) "
+        "y1 = MatMul(q, u) y2 = MatMul(k, u2) y = Add(y1, y2)",
+        {"w": (16, 60), "u": (30, 5), "u2": (30, 5)},
+        {("q0", 0), ("w", 1), ("u", 0), ("u2", 0)},
+    ),
+    "a table that rows are looked up in": (
+        "t0 = Gather(t, rows) t1 = Transpose<perm=[2,0,1]>(t0) e1 = Unsqueeze(e, minus) s = Add(e1, t1) "
+        "r = Relu(s) a = ReduceSum<keepdims=0>(r, minus) y = MatMul(a, u)",
+        {"t": (3, 16), "u": (16, 5)},
+        {("t", 1), ("u", 0)},
+    ),
+    "axes that are joined": (
+        'q = Einsum<equation="bc,chd->bhd">(e, w) g = Relu(q) y = Einsum<equation="bhd,hde->be">(g, u)',
+        {"w": (16, 4, 6), "u": (4, 6, 5)},
+        {("w", 0), ("w", 2), ("u", 1)},
+    ),
+}
+INTS = {"thirds": [20] * 3, "halves": [30] * 2, "i0": [0], "i20": [20], "i60": [60], "rows": [[0, 2, 1], [1, 1, 0]]}
+INTS |= {"minus": [-1, -2]}
+
+
+@pytest.mark.parametrize("case", PARTS)
+def test_parts_and_joined_axes_are_named_where_that_says_the_same(case: str) -> None:
+    body, shapes, expected = PARTS[case]
+    text = (
+        f'<ir_version: 8, opset_import: ["" : 17]> g (float[n,16] x) => (float[n,5] y) {{ e = MatMul(x, e0) {body} }}'
+    )
+    model, rng = onnx.parser.parse_model(text), np.random.default_rng(0)
+    values = {
+        name: rng.standard_normal(shape).astype(np.float32) for name, shape in (shapes | {"e0": (16, 16)}).items()
+    }
+    values |= {name: np.array(value) for name, value in INTS.items() if re.search(rf"\b{name}\b", body)}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in values.items())
+    opened = open_model(model)
+    channels = opened.channels()
+    x, named = {"x": rng.standard_normal((4, 16)).astype(np.float32)}, set()
+    for _ in range(3):
+        plan = PruningPlan(rng.choice(channels.prunable, len(channels.prunable) // 3, replace=False))
+        removed = channels.of_file().removed_slices(plan)
+        named |= {(name, axis) for name, axes in removed.items() for axis in axes}
+        if removed.keys() <= values.keys():
+            zeros = {name: {str(axis): gone.tolist() for axis, gone in axes.items()} for name, axes in removed.items()}
+            pruned = to_proto(prune_channels(opened.graph, channels, plan).graph)
+            np.testing.assert_allclose(run(pruned, x)[0], run(masked(model, zeros), x)[0], rtol=1e-4, atol=1e-4)
+    assert named == expected | {("e0", 1)}
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -6,8 +6,10 @@ import logging
 
 import pytest
 
+from hqp_onnx import progress
 from hqp_onnx.job.options import Options
-from hqp_onnx.job.steps import RESULTS, Steps
+from hqp_onnx.job.steps import RESULTS, steps_of
+from hqp_onnx.progress import Steps
 
 ALL = [
     *(("checking calib", 9), ("checking val", 9), ("evaluation", 3), ("evaluation", 9), ("input moments", 9)),
@@ -18,7 +20,7 @@ ALL = [
 
 def said(options: Options, stages: list[tuple[str, int]], caplog: pytest.LogCaptureFixture) -> list[str]:
     seen: list[tuple[str, int, int]] = []
-    steps = Steps(options, lambda *report: seen.append(report))
+    steps = Steps(steps_of(options), lambda *report: seen.append(report), options.time_limit)
     with caplog.at_level(logging.INFO):
         for stage, done in stages:
             steps(stage, done, 9)
@@ -44,3 +46,33 @@ def test_a_limit_says_what_is_left(caplog: pytest.LogCaptureFixture) -> None:
     caplog.clear()
     said(Options("m.onnx", data="d.npz", output="out", time_limit=90), ALL[:1], caplog)
     assert caplog.records[0].getMessage() == "step 1 of 9: reading the data, about 90 s left of the limit"
+
+
+def test_an_estimate_says_what_is_left_and_is_corrected(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    options = Options("m.onnx", data="d.npz", output="out", precision="fp32", saliency="l2", objective="macs")
+    steps = Steps(steps_of(options), progress.silent)
+    said: list[str] = []
+    monkeypatch.setattr(progress._LOG, "info", lambda line, *values: said.append(line % values))
+
+    def step(stage: str, seconds: float) -> None:
+        steps(stage, 1, 1)
+        now[0] += seconds
+
+    step("checking calib", 7)
+    steps.expect({"checking calib": 10, "input moments": 40, "evaluation": 50, "elsewhere": 100})
+    step("evaluation", 0)  # the original: its share counts with the candidates
+    step("input moments", 80)  # twice what was expected
+    step("evaluation", 50)
+    step(RESULTS, 1)
+    # 200 s in all, of which a tenth counts as taken as expected: after 80 s in place of 40, the pace is 110 / 70
+    assert said == [
+        "step 1 of 5: reading the data",
+        "step 2 of 5: the original, about 3 min left",
+        "step 3 of 5: moments of what weights read, about 3 min left",
+        f"step 4 of 5: candidates, about {150 * 110 / 70 / 60:.0f} min left",
+        f"step 5 of 5: results, evaluated and timed as written, about {100 * 160 / 120 / 60:.0f} min left",
+    ]

@@ -335,3 +335,30 @@ Session(pathlib.Path(sys.argv[1]) / "given.onnx")
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, env=environment)
+
+
+def test_a_node_of_a_branch_stays_in_float32() -> None:
+    """HannWindow states no type, CumSum has no float16 form; they stay, also in a branch, and the rest converts."""
+    made = onnx.parser.parse_model(
+        f"""{HEADER}
+        g (float[n,8] x, bool flag) => (float[n,8] y) {{
+            h = Relu (x)
+            y = If (flag) <
+                then_branch = t () => (float[n,8] a) {{
+                    size = Constant <value_int = 8> ()
+                    w = HannWindow (size)
+                    m = Mul (h, w)
+                    a = Relu (m)
+                }}, else_branch = e () => (float[n,8] b) {{
+                    axis = Constant <value_int = 1> ()
+                    m = Sqrt (h)
+                    w = CumSum (m, axis)
+                    b = Relu (w)
+                }}>
+        }}"""
+    )
+    half = to_proto(convert_fp16(to_graph(made)).graph)
+    x = np.random.default_rng(0).standard_normal((4, 8)).astype(np.float32)
+    for flag in (True, False):
+        feeds = {"x": x, "flag": np.array(flag)}
+        assert np.allclose(run(made, feeds)[0], run(half, feeds)[0], atol=5e-3)

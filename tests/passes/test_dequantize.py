@@ -14,11 +14,14 @@ from oracle import run
 from small_model import small_data, small_model
 
 import hqp_onnx
+from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.channels.walk import analyze
 from hqp_onnx.errors import ModelError
 from hqp_onnx.graphs.model_io import is_quantized, nodes, to_graph, to_proto
+from hqp_onnx.model import open_model
 from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.passes.dequantize import dequantize
+from hqp_onnx.passes.prune_channels import prune_channels
 
 IMAGES = small_data()["input"]
 
@@ -87,6 +90,57 @@ def test_a_recurrent_network(tmp_path: Path) -> None:
     quantized, x = onnx.load(tmp_path / "q.onnx"), rng.standard_normal((5, 3, 6)).astype(np.float32)
     assert [node.op_type for node in quantized.graph.node] == ["DynamicQuantizeLSTM"]
     assert near(run(in_float(quantized), {"x": x})[0], run(model, {"x": x})[0], 0.03)
+
+
+def test_an_attention(tmp_path: Path) -> None:
+    """QAttention, its activations quantized as they come."""
+    node = onnx.helper.make_node("Attention", ["x", "w", "b"], ["y"], domain="com.microsoft", num_heads=2)
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 5, 8]) for name in "xy"]
+    rng, domains = (
+        np.random.default_rng(0),
+        [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid(node.domain, 1)],
+    )
+    weights = {"w": rng.standard_normal((8, 24)), "b": rng.standard_normal(24)}
+    stored = [onnx.numpy_helper.from_array(x.astype(np.float32), name) for name, x in weights.items()]
+    graph = onnx.helper.make_graph([node], "g", ends[:1], ends[1:], stored)
+    model = onnx.helper.make_model(graph, opset_imports=domains, ir_version=8)
+    onnx.save(model, tmp_path / "a.onnx")
+    ort.quantize_dynamic(tmp_path / "a.onnx", tmp_path / "q.onnx", per_channel=True)
+    quantized, x = onnx.load(tmp_path / "q.onnx"), rng.standard_normal((3, 5, 8)).astype(np.float32)
+    assert "QAttention" in [node.op_type for node in quantized.graph.node]
+    floats = to_proto(canonicalize(dequantize(to_graph(quantized)).graph).graph)
+    assert all(not node.domain for node in floats.graph.node)
+    assert near(run(floats, {"x": x})[0], run(model, {"x": x})[0], 0.05)
+
+
+@pytest.mark.parametrize("kind", [ort.QuantType.QInt8, ort.QuantType.QUInt8])
+def test_the_ledger_names_the_integers(tmp_path: Path, kind: ort.QuantType) -> None:
+    """Removed slices of LSTM and MatMul: the integers of the file, whose zero is their zero-point."""
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[5,n,6] x) => (float[5,n,3] y) {
+      l = LSTM<hidden_size=8>(x, w, r) s = Squeeze(l, one) y = MatMul(s, u) }"""
+    model, rng = onnx.parser.parse_model(text), np.random.default_rng(0)
+    for name, shape in {"w": (1, 32, 6), "r": (1, 32, 8), "u": (8, 3)}.items():
+        values = rng.uniform(-0.5, 1, shape).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "one"))
+    onnx.save(model, tmp_path / "a.onnx")
+    ort.quantize_dynamic(tmp_path / "a.onnx", tmp_path / "q.onnx", weight_type=kind)
+    found = open_model(tmp_path / "q.onnx", quantized=True)
+    assert found.quantized == "dynamic"
+    channels, plan = found.channels(), PruningPlan(np.array([1, 4]))
+    pruned = to_proto(prune_channels(found.graph, channels, plan).graph)
+    masked = onnx.load(tmp_path / "q.onnx")
+    stored = {tensor.name: tensor for tensor in masked.graph.initializer}
+    removed = channels.of_file().removed_slices(plan)
+    assert len(removed) == 3 and removed.keys() <= stored.keys()
+    for name, axes in removed.items():
+        zero = onnx.numpy_helper.to_array(stored[name.removesuffix("_quantized") + "_zero_point"])
+        values = onnx.numpy_helper.to_array(stored[name]).copy()
+        for axis, indices in axes.items():
+            values[(slice(None),) * axis + (indices,)] = zero.ravel()[0]
+        stored[name].CopyFrom(onnx.numpy_helper.from_array(values, name))
+    x = rng.standard_normal((5, 3, 6)).astype(np.float32)
+    np.testing.assert_allclose(run(pruned, {"x": x})[0], run(in_float(masked), {"x": x})[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["int8", "dynamic"])

@@ -177,6 +177,15 @@ CASES = [
     case("Attention", "q k v mask", {**GROUPED, "mask": floats(B, 1, S, S)}, q_num_heads=N, kv_num_heads=2),
     case("Attention", "q k v - pk pv", {**SPLIT, **PAST}, {}, 3, is_causal=1),
     case("Attention", "q k v", {"q": SPLIT["q"], "k": floats(B, 2, S, H), "v": floats(B, 2, S, 4)}),
+    case("Einsum", "x w", ROWS, {"w": floats(W, N, H)}, equation="abc, cde -> abde"),
+    case("Einsum", "w x", ROWS, {"w": floats(N, W, H)}, equation="dce,abc->bade"),
+    case("Einsum", "x w", {"x": SPLIT["q"]}, {"w": floats(N, H, 7)}, equation="bnsh,nhd->bsd"),
+    case("Einsum", "x w", {"x": SPLIT["q"]}, {"w": floats(H, 7, N)}, equation="bnsh,hdn->bsd"),
+    case("Einsum", "q k", SPLIT, equation="bnqh,bnkh->bnqk"),
+    case("Einsum", "k q", SPLIT, equation="aecd,abcd->acbe"),
+    case("Einsum", "q k", {"q": floats(B, S, 2, 3, H), "k": floats(B, 7, 2, H)}, equation="bqgrd,bkgd->bgrqk"),
+    case("Einsum", "k q", {"q": floats(B, S, 3, H), "k": floats(B, 7, 2, H)}, equation="bkgd,bqrd->bkrgq"),
+    case("Einsum", "q k", {"q": floats(B, 1, H), "k": floats(1, 7, H)}, equation="bqd,bkd->bqk"),
 ]
 
 
@@ -206,7 +215,7 @@ def model(
         ],
         [numpy_helper.from_array(v, n) for n, v in weights.items() if n in names],
     )
-    newest = 23 if not domain and kind in ("Attention", "RotaryEmbedding") else 17
+    newest = {"Attention": 23, "RotaryEmbedding": 23, "Einsum": 13}.get(kind, 17) if not domain else 17
     return helper.make_model(
         graph, ir_version=10, opset_imports=[helper.make_opsetid("", newest), helper.make_opsetid(MS, 1)]
     )
@@ -235,6 +244,17 @@ def test_the_same_function(
     onnx.checker.check_model(plain)
     for got, want in zip(run(plain, feeds), wanted, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "equation", ["bij,bij->b", "bij,bjk->ik", "...ij,...jk->...ik", "bij,bjk", "bij->bji", "bij,bij->bij"]
+)
+def test_other_sums_of_products_stay(equation: str) -> None:
+    feeds = {"x": floats(2, 4, 4), "y": floats(2, 4, 4)}
+    named = "x" if "," not in equation else "x y"
+    given = model("Einsum", named, {name: feeds[name] for name in named.split()}, {}, 1, {"equation": equation})
+    given.graph.output[0].CopyFrom(helper.make_tensor_value_info("out0", TensorProto.FLOAT, None))
+    assert [node.op_type for node in to_proto(canonicalize(to_graph(given)).graph).graph.node] == ["Einsum"]
 
 
 def test_padding_behind_a_prompt_is_no_one_s() -> None:
@@ -294,7 +314,7 @@ PRUNED = {
         ),
     ),
     "apart": (
-        4,
+        12,
         attention_model(
             17,
             {**products(24, 24)[0], "b": (72,)},
@@ -324,7 +344,40 @@ def test_heads_are_pruned_as_masked_in_the_fused_original(name: str) -> None:
     for unit in channels.prunable.tolist()[:3]:
         plan = PruningPlan(np.array([unit]))
         pruned = to_proto(prune_channels(result.graph, channels, plan).graph)
-        assert worst_error(fused, pruned, channels.removed_slices(plan), {"x": floats(2, 5, 12)}) < 1e-5
+        removed = channels.of_file().removed_slices(plan)
+        assert worst_error(fused, pruned, removed, {"x": floats(2, 5, 12)}) < 1e-5
+
+
+@pytest.mark.parametrize("rotary", [0, 1])
+def test_heads_beside_a_cache_are_removed_alike_in_all_groups(rotary: int) -> None:
+    """Six heads in two groups; the second token behind a past of three, in a buffer of eight."""
+    shapes, nodes = products(6 * 16, 2 * 16)
+    names = ["q", "k", "v", "pk", "pv", "ends", "total", *(["cos", "sin"] if rotary else [])]
+    attrs = {"num_heads": 6, "kv_num_heads": 2, "do_rotary": rotary}
+    attend = helper.make_node("GroupQueryAttention", names, ["a", "nk", "nv"], "att", domain=MS, **attrs)
+    fused = attention_model(17, {**shapes, "cos": (16, 8), "sin": (16, 8)}, *nodes, attend)
+    past = {name: floats(2, 2, 8, 16) for name in ("pk", "pv")}
+    feeds = {"x": floats(2, 1, 12), **past}
+    fused.graph.initializer.extend(
+        [
+            numpy_helper.from_array(np.full(2, 3, np.int32), "ends"),
+            numpy_helper.from_array(np.array(4, np.int32), "total"),
+        ]
+    )
+    del fused.graph.input[:], fused.graph.output[:]
+    fused.graph.input.extend(helper.make_tensor_value_info(n, TensorProto.FLOAT, v.shape) for n, v in feeds.items())
+    for name, shape in {"out": [2, 1, 3], "nk": [2, 2, 8, 16], "nv": [2, 2, 8, 16]}.items():
+        fused.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    result, known = canonicalize_with_shapes(to_graph(fused))
+    channels = analyze(result.graph, known)
+    assert len(channels.prunable) == 3
+    assert "keeps what its cache holds" in " ".join(channels.frozen.values())
+    for unit in channels.prunable.tolist():
+        plan = PruningPlan(np.array([unit]))
+        pruned = to_proto(prune_channels(result.graph, channels, plan).graph)
+        removed = channels.of_file().removed_slices(plan)
+        assert {name: len(axes) for name, axes in removed.items()} == {"wq": 1, "o": 1}
+        assert worst_error(fused, pruned, removed, feeds) < 1e-5
 
 
 @pytest.mark.parametrize("opset", [13, 14, 17])

@@ -13,8 +13,9 @@ from oracle import run
 
 from hqp_onnx.data.batch import Batch
 from hqp_onnx.errors import UsageError
-from hqp_onnx.graphs.model_io import to_graph
+from hqp_onnx.graphs.model_io import to_graph, to_proto
 from hqp_onnx.passes.canonicalize import canonicalize
+from hqp_onnx.passes.convert_fp16 import convert_fp16
 from hqp_onnx.passes.dequantize import dequantize
 from hqp_onnx.passes.quantize import Recipe, quantize
 from hqp_onnx.runtimes.session import Session
@@ -95,8 +96,11 @@ def test_a_session_computes_what_the_file_says() -> None:
     recipe = Recipe(equalize=False, correct_bias=False, round_weights=False)
     layout, data = in_float8(target("tensorrt")), [Batch({"input": images})]
     given = gs.export_onnx(quantize(floats, data, layout, "minmax", recipe=recipe).graph)
-    want, have = (Session(model).run({"input": images})["logits"] for model in (gs.export_onnx(floats), given))
+    half = to_proto(convert_fp16(to_graph(given)).graph)
+    models = (gs.export_onnx(floats), given, half)
+    want, have, halved = (Session(model).run({"input": images})["logits"] for model in models)
     assert np.square(have - want).sum() < 0.02 * np.square(want).sum()  # 17 dB
+    assert np.square(halved - want).sum() < 0.02 * np.square(want).sum()
     dequantized = dequantize(to_graph(given)).graph
     plain = Session(gs.export_onnx(dequantized)).run({"input": images})["logits"]
     assert np.square(plain - want).sum() < 0.002 * np.square(want).sum()

@@ -70,6 +70,17 @@ def test_other_zero_points_are_left_as_they_are(zero: int) -> None:
     assert values[quantize.input[2]] == zero and values[quantize.input[2]].dtype == np.uint8
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_weights_around_other_zero_points_become_float(dtype: type) -> None:
+    stored, zeros = RNG.integers(0, 128, (6, 4, 1, 1)).astype(dtype), np.array([0, 3, 127, 1, 64, 9], dtype)
+    before = conv(w=stored, wz=zeros)
+    result = make_symmetric(to_graph(before))
+    after = to_proto(result.graph)
+    np.testing.assert_array_equal(exactly(after), exactly(before))
+    assert "1 weights around other zero-points as float" in result.notes
+    assert len([node for node in after.graph.node if node.op_type == "DequantizeLinear"]) == 1
+
+
 def test_readers_that_disagree_stop_it() -> None:
     body = """q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) e = DequantizeLinear(q, s, other)
         a = Add(d, e) y = Conv(a, w)"""

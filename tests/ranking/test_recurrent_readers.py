@@ -1,4 +1,4 @@
-"""LSTM, GRU and RNN as readers of units: W is refitted to the data that it reads, R counts in the ranking."""
+"""LSTM, GRU and RNN as readers of units: W is refitted to the data that it reads, R to the states."""
 
 from __future__ import annotations
 
@@ -24,8 +24,11 @@ STEPS, INPUTS, WIDTH, HIDDEN = 6, 3, 5, 4
 X = np.random.default_rng(1).standard_normal((STEPS, 20, INPUTS)).astype(np.float32)
 
 
-def network(op="LSTM", direction="bidirectional", dead=False):
-    """A map of 3 inputs to 5 channels, ``op``, a map of its states; ``dead``: no later layer reads hidden unit 0."""
+def network(op="LSTM", direction="bidirectional", dead=False, twins=False):
+    """A map of 3 inputs to 5 channels, ``op``, a map of its states; ``dead``: no later layer reads hidden unit 0.
+
+    ``twins``: the states of units 0 and 1 are the same, but what reads them is not.
+    """
     count, gates = 2 if direction == "bidirectional" else 1, GATES[op]
     text = f"""<ir_version: 8, opset_import: ["": 17]> g (float[{STEPS},N,{INPUTS}] x) => (float[] y) {{
       e = MatMul(x, we)
@@ -44,9 +47,25 @@ def network(op="LSTM", direction="bidirectional", dead=False):
     values = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
     if dead:
         values["wy"][0] = 0
+    for name in ("w", "r", "b") if twins else ():
+        rows = values[name].reshape(count, -1, HIDDEN, *values[name].shape[2:])
+        rows[:, :, 1] = rows[:, :, 0]
     model.graph.initializer.extend(onnx.numpy_helper.from_array(v, k) for k, v in values.items())
     graph = canonicalize(to_graph(model)).graph
     return graph, analyze(graph), input_moments(to_proto(graph), None, [Batch({"x": X})])
+
+
+@pytest.mark.parametrize("op", GATES)
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_states_that_others_determine_are_refitted_without_a_trace(op, direction):
+    graph, channels, moments = network(op, direction, twins=True)
+    plan = PruningPlan(channels.members[ParamAxis("r", 2)][[1]])
+    pruned = prune_channels(graph, channels, plan).graph
+    others = {name: each for name, each in moments.items() if name != "r"}
+    made = [compensate(graph, pruned, channels, plan, each, ridge=1e-9).graph for each in (moments, others)]
+    want, have, without = (Session(to_proto(g), ["y"]).run({"x": X})["y"] for g in (graph, *made))
+    np.testing.assert_allclose(have, want, atol=1e-4)
+    assert np.abs(without - want).max() > 0.05
 
 
 @pytest.mark.parametrize("op", GATES)

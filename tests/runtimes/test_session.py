@@ -31,10 +31,11 @@ def test_inputs_and_outputs() -> None:
     assert session.run({"x": X})["y"].tolist() == np.maximum(-X, 0).tolist()
 
 
-@pytest.mark.parametrize("source", ["proto", "bytes", "path"])
+@pytest.mark.parametrize("source", ["proto", "bytes", "path", "text"])
 def test_any_tensor_can_be_fetched_from_any_form(source: str, tmp_path: Path) -> None:
     onnx.save(model(), tmp_path / "m.onnx")
     forms = {"proto": model(), "bytes": model().SerializeToString(), "path": tmp_path / "m.onnx"}
+    forms["text"] = str(tmp_path / "m.onnx")
     assert Session(forms[source], outputs=["h"]).run({"x": X})["h"].tolist() == (-X).tolist()
 
 

@@ -36,7 +36,7 @@ def test_reduced_weights_cannot_saturate_int16() -> None:
 def test_an_unknown_target_lists_those_that_exist() -> None:
     with pytest.raises(
         UsageError,
-        match=r"'tpu'.*onnxruntime, openvino, litert, ethos-u55-256, qnn, cuda, .*, or FILE",
+        match=r"'tpu'.*onnxruntime, openvino, litert, ethos-u55-256, qnn, rk3588, cuda, .*, or FILE",
     ):
         target("tpu")
     with pytest.raises(UsageError, match="'onnxruntime:cuda'"):
@@ -199,6 +199,7 @@ def test_doctor_looks_at_the_targets_of_others() -> None:
         "litert",
         "ethos-u55-256",
         "qnn",
+        "rk3588",
         "cuda",
         "tensorrt",
         "tensorrt-rtx",

@@ -9,7 +9,7 @@ import pytest
 from onnx import numpy_helper
 
 from hqp_onnx.data.batch import Batch
-from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.data.dataset import Dataset, Portion
 from hqp_onnx.data.memory import ArraySource
 from hqp_onnx.graphs.model_io import to_graph
 from hqp_onnx.graphs.nonfinite_weights import nonfinite_weights
@@ -122,3 +122,4 @@ def test_more_positions_than_enough_are_thinned_out(monkeypatch: pytest.MonkeyPa
     assert found.count == len(some) == 16
     np.testing.assert_allclose(found.gram, some.T @ some / 16, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found.mean, some.mean(0), rtol=1e-5, atol=1e-6)
+    assert input_moments(proto, [name], Portion(data, data.ranges))[name].count == 16

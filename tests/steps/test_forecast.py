@@ -19,7 +19,7 @@ from hqp_onnx.recovery import Recovery
 from hqp_onnx.recovery.schedule import epochs_for
 from hqp_onnx.steps import forecast as module
 from hqp_onnx.steps import forecast_optimize
-from hqp_onnx.steps.forecast import REST, Stage, forecast, line
+from hqp_onnx.steps.forecast import REST, Forecast, Foretold, Stage, forecast, line
 
 
 class Work:
@@ -154,3 +154,72 @@ def test_nothing_is_written(
     assert hqp(monkeypatch, *COMMANDS[name], "--dry-run") == 0
     assert "Nothing was done" in capfd.readouterr().out
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("seconds", "says"), [(300.0, True), (3.0, False)])
+def test_a_long_command_says_first_what_it_will_take(
+    seconds: float, says: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    stages = Stage("looking", 1, 1, seconds / 10), Stage("reading", 2, 600, seconds), Stage(REST, 1, 0, 0.3)
+    seen: list[tuple[str, int, int]] = []
+    foreseen: list[object] = []
+
+    def command(folder: Path, progress: Progress) -> None:
+        raise AssertionError("only an estimate runs it")
+
+    def foresee(command: object) -> Forecast:
+        foreseen.append(command)
+        return Forecast(stages, 5 * 10**8, {"data": 600})
+
+    reports = [("looking", 1, 1), ("reading", 15, 600), ("reading", 30, 600), ("reading", 15, 600)]
+    told = Foretold(command, lambda *report: seen.append(report), foresee)
+    with caplog.at_level("INFO"):
+        for report in reports:
+            told(*report)
+    assert seen == reports and foreseen == [command]
+    assert [record.getMessage() for record in caplog.records] == says * [
+        "about 6 min and 500 MB of memory, by a few samples: looking (1 times 30 s), reading (2 times 2 min)",
+        "step 2 of 2: reading, about 5 min left",
+    ]
+
+
+def test_what_cannot_be_estimated_is_done_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    seen: list[str] = []
+
+    def command(folder: Path, progress: Progress) -> None:
+        raise ValueError("too few samples")
+
+    told = Foretold(command, lambda stage, *_: seen.append(stage))
+    with caplog.at_level("INFO"):
+        told("reading", 1, 100)
+    assert seen == ["reading"]
+    assert [r.getMessage() for r in caplog.records] == ["how long it will take cannot be estimated: too few samples"]
+
+
+def test_optimize_says_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    onnx.save(small_model(), "m.onnx")
+    np.savez("data.npz", **small_data(60))
+    monkeypatch.setattr("hqp_onnx.steps.optimize.WORTH", 2)
+    monkeypatch.setattr(module, "LONG_SECONDS", 0.0)
+    options = (
+        "--calib",
+        "data.npz",
+        "--val",
+        "data.npz",
+        "--precision",
+        "fp32",
+        "--objective",
+        "macs",
+        "--no-build",
+        "--threads",
+        "1",
+    )
+    assert hqp(monkeypatch, "optimize", "m.onnx", *options, "--max-drop", "30%", "-o", "out") == 0
+    said = capsys.readouterr().err
+    assert "MB of memory, by a few samples: " in said and "step 2 of 6: the original, about " in said
+    assert hqp(monkeypatch, "optimize", "m.onnx", *options, "--max-drop", "30%", "-o", "two", "--quiet") == 0
+    assert "by a few samples" not in capsys.readouterr().err
+    assert Path("out/pruned.onnx").read_bytes() == Path("two/pruned.onnx").read_bytes()

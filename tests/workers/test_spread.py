@@ -20,6 +20,7 @@ from PIL import Image
 from small_model import small_data, small_model
 from work import Adding, Touching
 
+from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.data import shards
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.data.shards import shards as shards_of
@@ -27,12 +28,16 @@ from hqp_onnx.data.sources import open_dataset
 from hqp_onnx.errors import DataError, MissingRuntimeError, UsageError, WorkerError
 from hqp_onnx.evaluation.metrics import References, evaluate, load_metric
 from hqp_onnx.graphs.model_io import to_graph, to_proto
+from hqp_onnx.model import open_model
+from hqp_onnx.passes.prune_channels import prune_channels
 from hqp_onnx.passes.recover import recover
+from hqp_onnx.passes.refit_in_order import refit_in_order
 from hqp_onnx.ranking.saliencies import Execution, Scoring
 from hqp_onnx.recovery import Recovery
 from hqp_onnx.runtimes.runners import open_runner
 from hqp_onnx.runtimes.session import Session
 from hqp_onnx.runtimes.targets import target
+from hqp_onnx.statistics import carried
 from hqp_onnx.statistics.calibration import calibrate
 from hqp_onnx.statistics.channel_stats import channel_stats
 from hqp_onnx.statistics.moments import input_moments
@@ -175,6 +180,24 @@ def test_every_statistic_has_the_same_bits(pool: Executor, samples: Dataset, mon
     with using(pool):
         assert everything(samples) == here
     assert len(used) >= 7
+
+
+@pytest.mark.parametrize("room", [1 << 30, 1 << 16, 0])
+def test_the_refit_in_order_has_the_same_bits(pool: Executor, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether all that crosses from depth to depth is kept, or some, or none."""
+    monkeypatch.setattr(shards, "SAMPLES", 100)
+    monkeypatch.setattr(carried, "ROOM", room)
+    model, data, sent = open_model(small_model()), dataset(small_data(COUNT)), []
+    channels = model.channels()
+    plan = PruningPlan(channels.prunable[::3])
+    pruned = prune_channels(model.graph, channels, plan).graph
+    monkeypatch.setattr(shards, "spread", lambda work, *a: sent.append(type(work.work).__name__) or spread(work, *a))
+    here = refit_in_order(model.graph, pruned, channels, plan, data)
+    assert not sent and len(here.notes) == 3
+    with using(pool):
+        there = refit_in_order(model.graph, pruned, channels, plan, data)
+    assert sent.count("_Pass") == 3 and sent.count("_Passing") >= 2
+    assert to_proto(here.graph).SerializeToString() == to_proto(there.graph).SerializeToString()
 
 
 @pytest.mark.parametrize("augment", [(), ("flip",)])

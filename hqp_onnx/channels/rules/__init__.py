@@ -1,6 +1,7 @@
 """One channel rule per operator, a file per family; those of other packages come by entry points (``registry``)."""
 
 from hqp_onnx.channels.rules import (
+    cached,
     contraction,
     convolution,
     elementwise,
@@ -19,6 +20,7 @@ from hqp_onnx.channels.rules.registry import REWRITES, RULES
 __all__ = [
     "REWRITES",
     "RULES",
+    "cached",
     "contraction",
     "convolution",
     "elementwise",

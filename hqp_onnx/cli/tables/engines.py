@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from hqp_onnx.engine import BuildReport, EngineLatency
+from hqp_onnx.engine.build_report import OnBoard
 
 
 def build_lines(report: BuildReport, output: Path) -> list[str]:
@@ -22,13 +23,23 @@ def build_lines(report: BuildReport, output: Path) -> list[str]:
     size = f"{report.bytes / 1e6:.2f} MB"
     size += "" if report.weights_bytes is None else f" (weights {report.weights_bytes / 1e6:.2f})"
     size += "" if report.layers is None else f", {len(report.layers)} layers"
-    return [f"{output}: {size}, {', '.join(how)}; {where} {_gpus(report)}", *report.notes]
+    ran = [] if report.board is None else [_on_board(report.board)]
+    return [f"{output}: {size}, {', '.join(how)}; {where} {_gpus(report)}", *ran, *report.notes]
+
+
+def _on_board(ran: OnBoard) -> str:
+    """What trtexec measured on the board that built it."""
+    power = "" if ran.joules is None else f", {1e3 * ran.joules:.2f} mJ a sample ({ran.meter})"
+    times = f"median {ran.median_ms:.3f} ms, 99 % below {ran.p99_ms:.3f} ms, {ran.throughput:.0f} samples a second"
+    return f"{ran.name}, batch {ran.batch}: {times}{power}"
 
 
 def _gpus(report: BuildReport) -> str:
     """What an engine was built on, or for."""
     if report.for_gpu:
         return f"for compute capability {', '.join(report.for_gpu)}"
+    if report.device is None and report.board is not None:
+        return f"on {report.board.name}"
     if report.device is None:
         return "for compute capability 8.0 and later"
     return f"on {report.device.name} ({report.device.compute_capability})"

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from hqp_onnx.arrays import Array, FloatArray
 from hqp_onnx.errors import ModelError
 from hqp_onnx.gradients import filter_weights
-from hqp_onnx.gradients.filters import weight_uses
+from hqp_onnx.gradients.filters import stored, weight_uses
 from hqp_onnx.passes.lowering.inline_constants import inline_constants
 from hqp_onnx.ranking.saliencies.scoring import SALIENCIES, Execution, FilterScores, Saliency, Samples, Scoring
 
@@ -77,4 +77,4 @@ def _filters(model: onnx.ModelProto) -> Iterator[tuple[str, FloatArray]]:
 
 
 def _values(graph: onnx.GraphProto) -> dict[str, Array]:
-    return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in stored(graph)}

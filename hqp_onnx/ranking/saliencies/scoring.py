@@ -28,6 +28,7 @@ from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.metrics.task import Task
 from hqp_onnx.gradients import filter_weights
 from hqp_onnx.gradients.engines import ENGINES
+from hqp_onnx.gradients.filters import stored
 from hqp_onnx.gradients.loss import LOSSES, LossName
 from hqp_onnx.gradients.per_sample import Kind
 from hqp_onnx.graphs import model_io
@@ -136,7 +137,7 @@ class OfFunction(Saliency):
         return scores
 
     def _check(self, scores: FilterScores, model: onnx.ModelProto) -> None:
-        shapes = {tensor.name: tensor.dims for tensor in inline_constants(model).graph.initializer}
+        shapes = {tensor.name: tensor.dims for tensor in stored(inline_constants(model).graph)}
         axes = filter_weights(model)
         for weight, values in scores.items():
             if weight not in axes:

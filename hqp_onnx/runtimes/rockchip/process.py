@@ -76,9 +76,8 @@ class Simulator:
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
         """Outputs in the model's order; ``ModelError`` where it fails."""
-        np.savez(
-            self._folder / script.INPUTS, allow_pickle=False, **{str(number): x for number, x in enumerate(inputs)}
-        )
+        named: dict[str, Any] = {str(number): x for number, x in enumerate(inputs)}
+        np.savez(self._folder / script.INPUTS, **named)
         count = self._answer(b"run\n")["count"]
         with np.load(self._folder / script.OUTPUTS) as stored:
             return [stored[str(number)] for number in range(count)]
