@@ -20,7 +20,7 @@ from hqp_onnx.errors import MissingRuntimeError, ModelError, UsageError
 from hqp_onnx.evaluation.latency import measure
 from hqp_onnx.model import calibrated, open_data, open_model
 from hqp_onnx.runtimes.rockchip import install as installation
-from hqp_onnx.runtimes.rockchip.runtime import CHIPS, stated
+from hqp_onnx.runtimes.rockchip.runtime import CHIPS, Samples, stated
 from hqp_onnx.runtimes.rockchip.table import Row, notes_of, rows_of
 from hqp_onnx.runtimes.runners import open_runner
 from hqp_onnx.runtimes.session import Session
@@ -141,6 +141,9 @@ def test_the_toolkit_quantizes_by_the_samples_that_it_is_given(played: Path, int
     assert place.runtime.compile(int8, data) == b"for rk3588"
     assert place.runtime.notes(int8, data)[0] == "quantized by the toolkit, of the calibration data"
     assert calibrated(target("litert"), None) == target("litert")
+    samples = Samples({"x": np.arange(5), "shared": np.array(7)})
+    assert [run[0].tolist() for run in samples.runs({"x": (2,), "shared": ()})] == [[0, 1], [2, 3]]
+    assert samples.runs({"x": (7,)})[0][0].tolist() == [0, 1, 2, 3, 4, 0, 1]
 
 
 @pytest.mark.parametrize(
