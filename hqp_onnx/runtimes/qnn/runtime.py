@@ -69,7 +69,7 @@ class Qnn:
 
     def describe(self) -> str:
         """Versions and chip."""
-        return f"onnxruntime {onnxruntime().__version__} and onnxruntime-qnn {qnn_version()} for {self.chip}"
+        return f"onnxruntime {onnxruntime().__version__}, contexts by onnxruntime-qnn {qnn_version()} for {self.chip}"
 
     def remarks(self, precision: str) -> tuple[str, ...]:
         """None."""
