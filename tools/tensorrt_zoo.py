@@ -225,7 +225,8 @@ def line(name: str, result: dict[str, Any]) -> str:
 
 def _reasons(result: dict[str, Any]) -> Iterator[str]:
     yield result["status"]
-    refused = result.get("refused") or result.get("original") or [result.get("reason") or f"at '{result['stage']}'"]
+    reason = [result["reason"]] if "reason" in result else []
+    refused = result.get("refused") or reason or result.get("original") or [f"at '{result['stage']}'"]
     yield from (one.replace("|", "/") for one in refused[:LISTED])
     if len(refused) > LISTED:
         yield f"and {len(refused) - LISTED} more nodes"
@@ -237,7 +238,7 @@ def summary(found: dict[str, Any], count: int) -> None:
     print(f"TensorRT for RTX {TENSORRT_RTX.load().__version__}. {len(found)} of {count} models were tried:\n")
     for status, words in _STATUS.items():
         if of[status]:
-            print(f"- {len(of[status])} {words}")
+            print(f"- {words}: {len(of[status])}")
     taken = {name: one for name, one in found.items() if one["status"] in _BUILT}
     ratios = {name: one["weights"] / one["stored"] for name, one in taken.items()}
     print("\n| of these | models | within 5 % of the file | within 10 % | more, but by less than 100 kB | more |")
