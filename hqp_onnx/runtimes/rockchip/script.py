@@ -8,8 +8,8 @@ JSON on stdout: ``{"built": true}`` once it is built, then for each line on stdi
 ``{"count": n}``, the outputs being in FOLDER/outputs.npz. ``{"error": why}`` is the last answer. All that the toolkit
 says goes to stderr.
 
-The toolkit imports torch to read models of PyTorch, and for a way to quantize that is not asked for here. Empty modules
-stand in for it.
+The toolkit imports torch at once, and has a use for it in few models alone. Since that takes longer than to build a
+small one, modules stand in for it until something of it is used.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -39,13 +40,23 @@ class _Anything:
         return function
 
 
-class _NoTorch(ModuleType):
+class _LaterTorch(ModuleType):
     __version__ = "2.4.0"
 
-    def __getattr__(self, name: str) -> type[_Anything]:
+    def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return type(name, (_Anything,), {})
+        if name in ("no_grad", "Module"):  # which it takes as it is imported
+            return type(name, (_Anything,), {})
+        return getattr(_real(self.__name__), name)
+
+
+def _real(name: str) -> ModuleType:
+    """A module of torch itself."""
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Finder)]
+    for own in [key for key, module in sys.modules.items() if isinstance(module, _LaterTorch)]:
+        del sys.modules[own]
+    return import_module(name)
 
 
 class _Finder(MetaPathFinder, Loader):
@@ -53,7 +64,7 @@ class _Finder(MetaPathFinder, Loader):
         return ModuleSpec(name, self, is_package=True) if name.partition(".")[0] == "torch" else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return _NoTorch(spec.name)
+        return _LaterTorch(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
         """There is nothing to execute."""

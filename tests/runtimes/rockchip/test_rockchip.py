@@ -63,6 +63,8 @@ class RKNN:
             print(f"E build: {sum(len(x) for x in samples)} samples", flush=True)
         if fault("crash"):
             os.kill(os.getpid(), signal.SIGILL)
+        if fault("torch"):
+            assert torch.arange(3) == [0, 1, 2] and "real" in torch.nn.kinds
         if fault("refusal"):
             red = "\\033[1;31m"
             print(f"{red}E\\033[0m {red}build: Unsupport CPU op: Det in this librknnrt.so\\033[0m", flush=True)
@@ -92,6 +94,9 @@ def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (packages / "rknn_toolkit2-2.5.0.dist-info").mkdir()
     (packages / "rknn" / "__init__.py").touch()
     (packages / "rknn" / "api" / "__init__.py").write_text(_PLAYED)
+    (packages / "torch").mkdir()
+    (packages / "torch" / "__init__.py").write_text("def arange(count):\n    return list(range(count))\n")
+    (packages / "torch" / "nn.py").write_text("kinds = 'real'\n")
     python = place / "bin" / "python"
     python.parent.mkdir()
     python.write_text(f'#!/bin/sh\nshift\nPYTHONPATH="{packages}" exec "{sys.executable}" "$@"\n')  # without -I
@@ -144,6 +149,11 @@ def test_the_toolkit_quantizes_by_the_samples_that_it_is_given(played: Path, int
     samples = Samples({"x": np.arange(5), "shared": np.array(7)})
     assert [run[0].tolist() for run in samples.runs({"x": (2,), "shared": ()})] == [[0, 1], [2, 3]]
     assert samples.runs({"x": (7,)})[0][0].tolist() == [0, 1, 2, 3, 4, 0, 1]
+
+
+def test_torch_is_there_once_it_is_used(played: Path, int8: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLAYED_FAULT", "torch")
+    assert target("rk3588").runtime.compile(int8, small_data(5)) == b"for rk3588"
 
 
 @pytest.mark.parametrize(
@@ -221,7 +231,8 @@ def test_it_is_installed_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch, tm
     done = CliRunner().invoke(commands.setup, ["rknn"])
     assert (done.exit_code, installation.find()) == (0, place / "bin" / "python")
     assert all("--no-deps" in command for command in asked if "pip" in command)
-    assert not any("torch" in argument for command in asked for argument in command)
+    torches = [argument for command in asked for argument in command if argument.startswith("torch")]
+    assert set(torches) == {"torch==2.13.0+cpu"}
     count = len(asked)
     installation.install()
     assert len(asked) == count
