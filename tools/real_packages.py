@@ -12,10 +12,7 @@ from pathlib import Path
 
 PACKAGES: dict[str, tuple[str, ...]] = {
     "arabic-name-romanizer==0.2.0": ("*_romanizer/resources/decoder.onnx", "*_romanizer/resources/encoder.onnx"),
-    "atspm-detector==1.1.0": (
-        *("*/decode_v3.onnx", "*/x100_w32full_head.onnx", "*/x100_w32full_pair.onnx", "*/lane_pair_D_s0.onnx"),
-        *("*/setback_q10_s0.onnx", "*/function229_s0.onnx"),
-    ),
+    "atspm-detector==1.1.0": ("*/x100_w32full_head.onnx", "*/x100_w32full_pair.onnx"),
     "basic-pitch==0.4.0": ("*/nmp.onnx",),
     "brainmaze-eeg-models==0.1.0": ("*/modelA_paper.onnx", "*/spindle-detector-*.onnx"),
     "captcha-whisperer==0.1.0": ("*.onnx",),

@@ -132,10 +132,14 @@ def carrying(graph: gs.Graph, origin: Origin) -> CarryingGraph:
 
 
 def _share(graph: onnx.GraphProto, weights: frozenset[str]) -> None:
-    """Move the graph's own weights out of the graphs in its nodes, into which onnx-graphsurgeon writes copies."""
+    """Move the graph's own weights out of the graphs in its nodes, into which copies are written, and equal ones."""
     present = {tensor.name for tensor in graph.initializer}
+    copies: dict[str, list[onnx.TensorProto]] = {}
+    for tensor in [*graph.initializer, *(tensor for inner in _inner(graph) for tensor in inner.initializer)]:
+        copies.setdefault(tensor.name, []).append(tensor)
+    twins = {name for name, same in copies.items() if len(same) > 1 and all(other == same[0] for other in same)}
     for inner in _inner(graph):
-        for tensor in [tensor for tensor in inner.initializer if tensor.name in weights]:
+        for tensor in [tensor for tensor in inner.initializer if tensor.name in weights | twins]:
             if tensor.name not in present:
                 graph.initializer.append(tensor)
                 present.add(tensor.name)

@@ -227,6 +227,14 @@ def test_a_zero_that_does_not_last_stays() -> None:
     assert "ReduceSum" in frozen(model(outer, [*constants, weight("v", 6, 7)]), "w", 1)
 
 
+def test_a_constant_that_both_branches_read_is_written_once() -> None:
+    stated = helper.make_node("Constant", [], ["v"], value=weight("v", 6, 40))
+    then = body("p", [node("MatMul", "x v", "p")], [])
+    other = body("q", [node("MatMul", "x v", "a"), node("Relu", "a", "q")], [])
+    made = model([stated, node("If", "flag", "y", then_branch=then, else_branch=other)], [])
+    assert to_proto(open_model(made).graph).SerializeToString().count(weight("v", 6, 40).raw_data) == 1
+
+
 def test_graphs_are_copied_with_their_weights() -> None:
     found, _ = opened(agreed())
     again = to_proto(to_graph(to_proto(found.graph)))
