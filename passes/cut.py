@@ -23,7 +23,7 @@ from hqp_onnx.passes.compensate import compensate
 from hqp_onnx.passes.prune_channels import prune_channels
 from hqp_onnx.passes.refit_in_order import refit_in_order
 from hqp_onnx.passes.turn_heads import turn_heads
-from hqp_onnx.ranking.least_squares import Fits
+from hqp_onnx.ranking.least_squares import RIDGE, Fits
 from hqp_onnx.statistics.moments import Moments
 from hqp_onnx.statistics.moments_in_order import refittable
 
@@ -103,6 +103,7 @@ def cut(
                 channels,
                 plan,
                 again,
+                ridges={name: max(ridge, RIDGE) for name, ridge in refit.ridges.items()},
                 moved=moved.targets,
                 readers=moved.readers,
                 threads=refit.threads,

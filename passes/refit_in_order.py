@@ -40,7 +40,7 @@ def refit_in_order(
     *,
     moved: Mapping[str, FloatArray] | None = None,
     readers: Collection[str] = (),
-    ridge: float = RIDGE,
+    ridges: Mapping[str, float] | None = None,
     threads: int = 0,
 ) -> PassResult:
     """A copy of ``pruned`` whose weights reproduce the original's outputs from what they read.
@@ -56,7 +56,7 @@ def refit_in_order(
         data: calibration batches, read once where what crosses from depth to depth fits (``statistics.carried``).
         moved: what the outputs of weights are to be larger by than the original's (``absorb_shifts``), by weight.
         readers: weights to refit in any case.
-        ridge: lambda, in units of the mean diagonal of S.
+        ridges: lambda by weight, in units of the mean diagonal of S; ``RIDGE`` for others.
         threads: of onnxruntime; 0 lets it choose.
 
     Raises:
@@ -64,12 +64,13 @@ def refit_in_order(
         ModelError: onnxruntime cannot run the graphs.
     """
     graph, gone, notes = pruned.copy(), channels.removed(plan), []
-    names, moved = UniqueNames(graph), moved or {}
+    names, moved, ridges = UniqueNames(graph), moved or {}, ridges or {}
     for weight, use, moments in moments_in_order(original, graph, data, readers=readers, threads=threads):
         labels = channels.members.get(ParamAxis(weight.name, 1 - use.axis))
         count = len(moments.mean) - use.features[0].size
         stays = np.ones(count, bool) if labels is None else ~gone[labels]
-        _refit(weight, use, moments, stays, ridge, names, moved.get(weight.name, 0.0))
+        ridge, larger = ridges.get(weight.name, RIDGE), moved.get(weight.name, 0.0)
+        _refit(weight, use, moments, stays, ridge, names, larger)
         notes.append(f"{weight.name}: refitted")
     return PassResult(graph, bool(notes), tuple(notes))
 

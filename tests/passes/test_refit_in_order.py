@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnx.parser
@@ -16,8 +18,10 @@ from hqp_onnx.errors import DataError
 from hqp_onnx.graphs.model_io import to_graph, to_proto
 from hqp_onnx.model import open_model
 from hqp_onnx.passes.compensate import compensate
+from hqp_onnx.passes.cut import Refit, cut
 from hqp_onnx.passes.prune_channels import prune_channels
 from hqp_onnx.passes.refit_in_order import refit_in_order
+from hqp_onnx.ranking.least_squares import RIDGE
 from hqp_onnx.runtimes.session import Session
 from hqp_onnx.statistics import carried
 from hqp_onnx.statistics.moments import input_moments
@@ -50,7 +54,7 @@ def patches(h: np.ndarray) -> np.ndarray:
 
 def test_each_layer_is_the_least_squares_fit_of_the_original_from_what_it_reads(case):
     original, channels, plan, once = case
-    result = refit_in_order(original, once, channels, plan, DATA, ridge=EXACT)
+    result = refit_in_order(original, once, channels, plan, DATA, ridges=dict.fromkeys(["w2", "w3", "w4"], EXACT))
     gone = channels.removed(plan)
     new, old = run(result.graph, ["r1", "r2", "flat"]), run(original, ["c2", "c3", "logits"])
     tensors = result.graph.tensors()
@@ -72,6 +76,22 @@ def test_it_comes_closer_to_the_original_than_one_refit(case):
     refitted = refit_in_order(original, once, channels, plan, DATA).graph
     want, before, after = (run(graph, ["logits"])["logits"] for graph in (original, once, refitted))
     assert np.square(after - want).sum() < 0.9 * np.square(before - want).sum()
+
+
+def test_the_ridges_that_unseen_samples_asked_for_hold_in_the_second_refit(case, monkeypatch):
+    """At least ``RIDGE``: what features of the original allow may be too free for those of the pruned model."""
+    original, channels, plan, _ = case
+    given = []
+
+    def fitted(*arguments, ridges, **named):
+        given.append(ridges)
+        return refit_in_order(*arguments, ridges=ridges, **named)
+
+    monkeypatch.setattr("hqp_onnx.passes.cut.refit_in_order", fitted)
+    refit = Refit(input_moments(to_proto(original), None, DATA), {"w2": 0.1, "w3": 0.1, "w4": 1e-9}, DATA)
+    free, held = cut(original, channels, plan, replace(refit, ridges={})), cut(original, channels, plan, refit)
+    assert given == [{}, {"w2": 0.1, "w3": 0.1, "w4": RIDGE}]
+    assert not np.allclose(free.graph.tensors()["w3"].values, held.graph.tensors()["w3"].values, atol=1e-3)
 
 
 def test_the_first_layer_and_an_unpruned_model_stay(case):
