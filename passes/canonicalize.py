@@ -9,7 +9,8 @@
 - explicit ``pads`` instead of ``auto_pad`` wherever the spatial sizes are static, but for dilated poolings;
 - shape arithmetic folded: a tensor of integers that is proven to be the same for all sizes of the inputs becomes a
   constant. In a Reshape target the other entries become 0 (copied) or -1 (inferred) where that says the same;
-- no Expand before an operator that broadcasts its inputs to the same shape anyway;
+- no Expand before an operator that broadcasts its inputs to the same shape anyway, and no copies of a head that all
+  heads of a product share (``share_heads``);
 - zeros around an image are padding of the convolution that reads it (``fold_pads``);
 - the mean over all positions is a GlobalAveragePool (``pool_spatial_means``);
 - initial states of LSTM, GRU and RNN that are zero are absent (``drop_zero_states``);
@@ -44,6 +45,7 @@ from hqp_onnx.passes.join_layer_norms import join_layer_norms, layer_norms
 from hqp_onnx.passes.move_biases import move_biases
 from hqp_onnx.passes.pool_spatial_means import pool_spatial_means
 from hqp_onnx.passes.raise_opset import raise_opset
+from hqp_onnx.passes.share_heads import share_heads
 from hqp_onnx.passes.take_branches import take_branches
 
 __all__ = ["canonicalize", "canonicalize_with_shapes"]
@@ -71,6 +73,8 @@ def canonicalize_with_shapes(graph: gs.Graph) -> tuple[PassResult, Shapes]:
     _drop_absent(raised.graph)
     expanded = expand_fused(raised.graph.toposort())
     graph, shapes = _without_shape_arithmetic(move_biases(expanded.graph).graph)
+    if (shared := share_heads(graph, shapes.known.dims)).modified:
+        graph, shapes = _without_shape_arithmetic(shared.graph)
     graph = drop_zero_states(graph).graph
     _explicit_pads(graph, shapes)
     _drop_expansions(graph, shapes)

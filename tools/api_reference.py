@@ -18,7 +18,16 @@ from hqp_onnx.gradients.engines import ENGINES, Engine, OpenEngine
 from hqp_onnx.ranking.saliencies import SALIENCIES
 from hqp_onnx.ranking.saliencies.scoring import Saliency
 from hqp_onnx.registry import Registry
-from hqp_onnx.runtimes.runtime import Compiling, Elsewhere, Emulating, Placing, Profiling, Runtime, Threaded
+from hqp_onnx.runtimes.runtime import (
+    Calibrating,
+    Compiling,
+    Elsewhere,
+    Emulating,
+    Placing,
+    Profiling,
+    Runtime,
+    Threaded,
+)
 from hqp_onnx.runtimes.session import Bindable, Runner
 from hqp_onnx.runtimes.stopwatch import Away, Stopwatch
 from hqp_onnx.runtimes.targets import TARGETS, Target
@@ -26,7 +35,7 @@ from hqp_onnx.runtimes.targets import TARGETS, Target
 EXTENSIONS: dict[str, tuple[Registry[Any] | None, Sequence[type]]] = {
     "Targets and their runtimes": (
         TARGETS,
-        (Target, Runtime, Threaded, Profiling, Compiling, Emulating, Placing, Elsewhere),
+        (Target, Runtime, Threaded, Profiling, Compiling, Calibrating, Emulating, Placing, Elsewhere),
     ),
     "Sessions of a runtime": (None, (Runner, Bindable, Stopwatch, Away)),
     "Metrics": (METRICS, (Metric,)),

@@ -1,6 +1,6 @@
 """What each part of the allocation of widths is worth: the same job without it, or with another in its place.
 
-    python tools/bench_allocation.py [MODEL] [--calib DATA --val DATA --test DATA] [--max-drop 0.015]
+    python tools/bench_allocation.py [MODEL] [--calib DATA --val DATA --test DATA] [--max-drop 0.015] [--threads N]
                                      [--variants default macs ...] [-o FOLDER] [--page FILE.md]
 
 Default: the bundled models and data. One job after the other; then all that they ship are timed in turn, each on the
@@ -121,9 +121,9 @@ def patched(name: str) -> Iterator[None]:
         yield
 
 
-def shipped_times(model: Path, reports: dict[str, Report], target: str) -> dict[str, dict[int, float]]:
-    """Speed-up over the input of what each ships, by number of threads, in turn in one run."""
-    counts = sorted({1, *thread_counts()}, key=lambda count: count or 1 << 20)
+def shipped_times(model: Path, reports: dict[str, Report], target: str, threads: int) -> dict[str, dict[int, float]]:
+    """Speed-up over the input of what each ships, by number of threads (0 for the best), in turn in one run."""
+    counts = [threads] if threads else sorted({1, *thread_counts()}, key=lambda count: count or 1 << 20)
     files = {"input": model, **{name: Path(report.shipped) for name, report in reports.items()}}
     sessions = {f"{name} {n}": open_session(file, target, n) for name, file in files.items() for n in counts}
     (spec,) = open_session(model, target).inputs
@@ -134,7 +134,7 @@ def shipped_times(model: Path, reports: dict[str, Report], target: str) -> dict[
     return {
         name: {
             0: max(found[f"{name} {n}"].speedup for n in counts) / base,
-            1: found[f"{name} 1"].speedup / found["input 1"].speedup,
+            1: found[f"{name} {counts[0]}"].speedup / found[f"input {counts[0]}"].speedup,
         }
         for name in reports
     }
@@ -153,8 +153,8 @@ def jobs(options: Options, names: list[str], folder: Path) -> dict[str, Report]:
     return reports
 
 
-def print_table(model: Path, reports: dict[str, Report], target: str) -> None:
-    speeds = shipped_times(model, reports, target)
+def print_table(model: Path, reports: dict[str, Report], target: str, threads: int) -> None:
+    speeds = shipped_times(model, reports, target, threads)
     first = next(iter(reports.values()))
     print(f"\n## {model.stem}, {first.metric.limit(first.max_drop)}, {target}, {processor()}\n")
     print("| variant | | speed-up | one thread | drop (validation) | drop (test) | times predicted within | seconds |")
@@ -174,6 +174,9 @@ def main() -> None:
         parser.add_argument(f"--{part}", default=str(ROOT / f"fashion_mnist_{part}.npz"))
     parser.add_argument("--max-drop", type=float, default=0.015)
     parser.add_argument("--target", default="onnxruntime")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="of the runtime, in all jobs; default: the best for each"
+    )
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("-o", "--output", type=Path, default=Path("build/allocation"))
     chosen = parser.parse_args()
@@ -192,8 +195,10 @@ def print_all(chosen: argparse.Namespace) -> None:
             test=chosen.test,
             max_drop=chosen.max_drop,
             target=chosen.target,
+            threads=chosen.threads,
         )
-        print_table(model, jobs(options, chosen.variants, chosen.output / model.stem), chosen.target)
+        reports = jobs(options, chosen.variants, chosen.output / model.stem)
+        print_table(model, reports, chosen.target, chosen.threads)
 
 
 if __name__ == "__main__":

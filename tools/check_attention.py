@@ -1,10 +1,11 @@
 """Random attention (``attention_graphs``), pruned against masked in float64: python tools/check_attention.py.
 
-    python tools/check_attention.py [--cases 500] [--first 0] [--plans 3]
+    python tools/check_attention.py [--cases 500] [--first 0] [--plans 3] [--fisher]
 
 Each case is opened as a file is. Random plans are compared with the file itself, the slices that the ledger names set
 to zero, by onnx's reference implementation in float64. Printed are cases that differ, and what was drawn in the cases
-none of whose heads can lose anything. Exits with 1 if a case is wrong.
+none of whose heads can lose anything. With --fisher, per-sample sensitivities of all filters are compared with those
+of torch's autograd in float64, one sample at a time, instead. Exits with 1 if a case is wrong.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ from attention_graphs import attention_graph
 from zoo_oracle import difference, run, run_in_double
 
 from hqp_onnx.channels.channel_map import PruningPlan
+from hqp_onnx.gradients import PerSample, filter_weights
 from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.model import open_model
 from hqp_onnx.passes.prune_channels import prune_channels
 from hqp_onnx.ranking.order import removal_order
 
-TOLERANCE = 1e-9
+TOLERANCE, TOLERANCE_SINGLE = 1e-9, 1e-4
 DRAWN = ("projection", "linear", "products", "q, k norm", "rotary", "bias", "repeat", "reader", "gate")
 
 
@@ -38,9 +40,15 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=500)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--plans", type=int, default=3)
+    parser.add_argument("--fisher", action="store_true")
     options = parser.parse_args()
+    seeds = range(options.first, options.first + options.cases)
+    if options.fisher:
+        errors = [fisher_error(seed) for seed in seeds]
+        print(f"{len(errors)} cases: sensitivities differ by {max(errors):.1e} of the largest of a weight")
+        sys.exit(max(errors) > TOLERANCE_SINGLE)
     wrong, frozen, unnamed = 0, Counter[str](), 0
-    for seed in range(options.first, options.first + options.cases):
+    for seed in seeds:
         try:
             stays, missing = checked(seed, options.plans)
         except AssertionError as e:
@@ -82,6 +90,32 @@ def checked(seed: int, plans: int) -> tuple[str, set[str]]:
             error = difference(run_in_double(masked(to_proto(graph), own), feeds), run_in_double(pruned, feeds))
         assert error < TOLERANCE, f"error {error:.1e}: {drawn}"
     return why_frozen(proto, channels, drawn), missing
+
+
+def fisher_error(seed: int) -> float:
+    """The worst difference of a filter's squared gradient from torch's, relative to the largest of its weight.
+
+    Where torch in float32 is as far from itself in float64, as behind a norm of two values, that is rounding: 0.
+    """
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    import torch
+    from gradients.onnx_in_torch import filter_norms, sample_gradients
+
+    proto, _, feeds = attention_graph(seed)
+    proto.graph.node.append(onnx.helper.make_node("Flatten", [proto.graph.output[0].name], ["logits"], "flat"))
+    proto.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, None))
+    model = to_proto(open_model(proto).graph)
+    axes, labels = filter_weights(model), np.array([3, 7])
+    double, single = (
+        filter_norms(sample_gradients(model, feeds, labels, list(axes), kind), axes)
+        for kind in (torch.float64, torch.float32)
+    )
+    have = PerSample(model, feeds)(feeds, labels)
+    errors = [
+        [float(np.abs(norms[name] - exact).max() / exact.max()) for norms in (have, single)]
+        for name, exact in double.items()
+    ]
+    return max(error if rounding < TOLERANCE_SINGLE else 0.0 for error, rounding in errors)
 
 
 def masked(proto: onnx.ModelProto, ledger: Any) -> onnx.ModelProto:

@@ -22,12 +22,13 @@ ROOT = Path(__file__).parents[1]
 MODELS, FACTOR = ROOT / "models", 1.5
 _CALIB, _VAL = MODELS / "fashion_mnist_calib.npz", MODELS / "fashion_mnist_val.npz"
 _SMALL, _LARGE = MODELS / "mobilenet_v3_small.onnx", MODELS / "resnet18.onnx"
+STUDENT = Path("student.onnx")  # _SMALL without a third of its units, in the folder of its job
 _DATA = ("--calib", _CALIB, "--val", _VAL, "--no-build", "--precision", "fp32")
 JOBS = {
     "score": ("score", _SMALL, "--data", _CALIB),
     "prune": ("prune", _LARGE, "--sparsity", "0.3", "--data", _CALIB),
     "quantize": ("quantize", _SMALL, "--data", _CALIB),
-    "recover": ("recover", _LARGE, "--teacher", _LARGE, "--data", _CALIB, "--epochs", "1"),
+    "recover": ("recover", STUDENT, "--teacher", _SMALL, "--data", _CALIB, "--epochs", "1"),
     "optimize, units": ("optimize", _SMALL, *_DATA, "--objective", "sparsity", "--saliency", "fisher"),
     "optimize, widths": ("optimize", _LARGE, *_DATA),
 }
@@ -67,8 +68,12 @@ def main() -> int:
     for name in chosen:
         with tempfile.TemporaryDirectory(prefix="hqp-") as folder:
             output = ("-o", Path(folder) / ("o.npz" if name == "score" else "out.onnx"))
-            dry, said = run(*JOBS[name], *output, "--dry-run", "--json", "-")
-            real, _ = run(*JOBS[name], *output, "--quiet")
+            student = Path(folder) / STUDENT
+            job = [student if word is STUDENT else word for word in JOBS[name]]
+            if student in job:
+                run("prune", _SMALL, "--sparsity", "0.3", "-o", student)
+            dry, said = run(*job, *output, "--dry-run", "--json", "-")
+            real, _ = run(*job, *output, "--quiet")
         found = json.loads(said)
         pairs = [
             (found["seconds"] + start.seconds, real.seconds),

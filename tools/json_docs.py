@@ -56,7 +56,11 @@ that was asked for, is missed; or warnings, with `--strict`",
 }
 FILES = {
     "report.json": (Report, "What `hqp optimize` found; `hqp optimize --json` writes the same."),
-    "ledger.json": (_Removals, "What was removed from the original: indices by tensor and axis, in its numbering."),
+    "ledger.json": (
+        _Removals,
+        "What was removed from the original: indices by tensor and axis, in its numbering. "
+        "Zero of a quantized tensor is its zero-point.",
+    ),
     "pareto.json": (tuple[Point, ...], "The models of `hqp optimize --pareto`, slowest first: a list of points."),
     "split.json": (Split, "How `hqp optimize --data` divided one source; `FILE.json:part` reads a part again."),
     "hqp check": (Checked, "By `--json`."),

@@ -6,10 +6,10 @@ FOLDER keeps exports and results.json, and the run goes on where it stopped; ``-
 zoo (zoo_models.py), by both exporters, needs torch and its libraries; ``check_real.py --fetch`` fills a folder for
 ``--real``. Models of all kinds take turns, so a run that is stopped has tried as large a share of each.
 
-Of each model, in a process of its own: the parser is asked about it; what it takes is pruned by 30 % by L2 norms to
-widths as the target takes them, quantized as ``hqp quantize --target tensorrt-rtx --precision int8`` (weights rounded
-to nearest), parsed and built. Where that is refused, the original is built as well: "worse" are models whose original
-was taken. "file" are the bytes of all weights and scales of the INT8 file, "weights" the builder's "Total Weights
+Of each model, in a process of its own: the parser is asked about it; it is pruned by 30 % by L2 norms to widths as the
+target takes them, quantized as ``hqp quantize --target tensorrt-rtx --precision int8`` (weights rounded to nearest),
+parsed and built. Where that is refused, the original is built as well: "worse" are models whose original was taken.
+"file" are the bytes of all weights and scales of the INT8 file, "weights" the builder's "Total Weights
 Memory". Ranges are those of one random batch: they say nothing of accuracy, and change no sizes.
 """
 
@@ -39,7 +39,7 @@ from zoo_export import export
 
 from hqp_onnx.engine.library import TENSORRT_RTX
 from hqp_onnx.engine.parsing import refusals
-from hqp_onnx.errors import HqpError
+from hqp_onnx.errors import HqpError, ModelError
 from hqp_onnx.graphs import model_io
 from hqp_onnx.model import open_data, open_model
 from hqp_onnx.passes.quantize import quantize
@@ -47,7 +47,7 @@ from hqp_onnx.runtimes.targets import target
 from hqp_onnx.steps.prune import Pruning, prune_model
 
 SECONDS, BYTES = 600, 8 << 30  # for one model
-SPARSITY, BATCH = 0.3, 2
+SPARSITY, BATCH, STEPS = 0.3, 2, 128
 LISTED = 3  # refusals of one model
 Note = Callable[..., None]
 
@@ -161,12 +161,14 @@ def check(path: Path, folder: Path, note: Note) -> None:
     """All that is asked of one model; ``note`` takes what is found as it is found."""
     note(stage="parse the original")
     original = onnx.load(path)
-    if refused := refusals(original, TENSORRT_RTX):
-        return note(status="original refused", refused=[str(one) for one in refused], stage="done")
-    note(stage="open")
+    try:
+        before = [str(one) for one in refusals(original, TENSORRT_RTX)]
+    except ModelError as e:  # it names no node
+        before = [str(e)]
+    note(stage="open", original=before)
     model = open_model(path, threads=1, quantized=True)
     inputs = path.with_suffix(".npz")
-    feeds = dict(np.load(inputs)) if inputs.exists() else feeds_of(original, model.session.run, BATCH)
+    feeds = dict(np.load(inputs)) if inputs.exists() else feeds_of(original, model.session.run, _rows(original))
     few = open_data(model, feeds)
     note(stage="prune")
     layout = target("tensorrt-rtx", reduced_range=False)
@@ -174,16 +176,30 @@ def check(path: Path, folder: Path, note: Note) -> None:
     note(stage="quantize", units=pruned.units)
     made = model_io.to_proto(quantize(pruned.graph, few, layout, "minmax", recipe=QUICK).graph)
     note(stage="build", convolutional=_convolutional(made))
-    batch = model.session.batch or 1
-    shapes = {name: tuple(value[:batch].shape) for name, value in feeds.items()}
+    batch = model.session.batch or 1  # of the zoo, whose first axis is one
+    shapes = {name: tuple((value[:batch] if inputs.exists() else value).shape) for name, value in feeds.items()}
     model_io.save(made, folder / "int8.onnx")
-    built = build(folder / "int8.onnx", shapes)
+    built = _built(folder / "int8.onnx", shapes)
     note(**built)
     if not built["refused"]:
-        return note(status="taken", stage="done")
+        return note(status="mended" if before else "taken", stage="done")
     note(stage="build the original")
-    before = build(path, shapes)["refused"]
+    before = before or _built(path, shapes)["refused"]
     return note(status="original refused" if before else "worse", stage="done", original=before)
+
+
+def _built(file: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    try:
+        return build(file, shapes)
+    except ModelError as e:
+        return {"refused": [str(e)]}
+
+
+def _rows(model: onnx.ModelProto) -> int:
+    """Rows of a sample: many where they are lines of floats, which may be steps of time that are pooled over."""
+    kinds = [value.type.tensor_type for value in model.graph.input]
+    lines = all(kind.elem_type == onnx.TensorProto.FLOAT and len(kind.shape.dim) == 2 for kind in kinds)
+    return STEPS if lines else BATCH
 
 
 def _convolutional(model: onnx.ModelProto) -> bool:
@@ -199,7 +215,7 @@ def _convolutional(model: onnx.ModelProto) -> bool:
 
 def line(name: str, result: dict[str, Any]) -> str:
     """One row of the table."""
-    if result["status"] != "taken":
+    if result["status"] not in _BUILT:
         return f"| {name} | {'; '.join(_reasons(result))} |"
     ratio = result["weights"] / result["stored"]
     kind = "yes" if result["convolutional"] else ""
@@ -209,7 +225,7 @@ def line(name: str, result: dict[str, Any]) -> str:
 
 def _reasons(result: dict[str, Any]) -> Iterator[str]:
     yield result["status"]
-    refused = result.get("refused") or [result.get("reason") or f"at '{result['stage']}'"]
+    refused = result.get("refused") or result.get("original") or [result.get("reason") or f"at '{result['stage']}'"]
     yield from (one.replace("|", "/") for one in refused[:LISTED])
     if len(refused) > LISTED:
         yield f"and {len(refused) - LISTED} more nodes"
@@ -222,23 +238,25 @@ def summary(found: dict[str, Any], count: int) -> None:
     for status, words in _STATUS.items():
         if of[status]:
             print(f"- {len(of[status])} {words}")
-    taken = {name: found[name] for name in of["taken"]}
+    taken = {name: one for name, one in found.items() if one["status"] in _BUILT}
     ratios = {name: one["weights"] / one["stored"] for name, one in taken.items()}
     print("\n| of these | models | within 5 % of the file | within 10 % | more, but by less than 100 kB | more |")
     print("|---|---|---|---|---|---|")
     for words, wanted in (("convolutional (most weights are those of Conv)", True), ("others", False)):
         print(_shares(words, [name for name in taken if taken[name]["convolutional"] is wanted], ratios, taken))
-    for status in list(_STATUS)[1:]:
+    for status, words in list(_STATUS.items())[1:]:
         if of[status]:
-            print(f"\n{_STATUS[status][0].upper()}{_STATUS[status][1:]}:\n")
+            print(f"\nModels that {words}:\n")
             print("\n".join(f"- {name}: {'; '.join(list(_reasons(found[name]))[1:])}" for name in of[status]))
     print("\n| model | convolutional | INT8 bytes of the file, kB | weights, kB | ratio | engine, kB | build s |")
     print("|---|---|---|---|---|---|---|")
     print("\n".join(line(name, one) for name, one in taken.items()))
 
 
+_BUILT = ("taken", "mended")
 _STATUS = {
     "taken": "were taken, as they are and pruned in INT8",
+    "mended": "are refused as they are, and were taken pruned in INT8",
     "worse": "were refused pruned in INT8, though their original was taken",
     "original refused": "are refused as they are",
     "not made": "are refused by hqp",

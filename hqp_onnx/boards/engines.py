@@ -15,7 +15,7 @@ from typing import Any
 from hqp_onnx.boards import ssh  # noqa: F401 - registers its scheme
 from hqp_onnx.boards.link import Link
 from hqp_onnx.boards.transport import transport_of
-from hqp_onnx.errors import ModelError, one_line
+from hqp_onnx.errors import BoardError, ModelError, one_line
 from hqp_onnx.progress import StageProgress
 
 _FAULT = "[E]"
@@ -76,6 +76,8 @@ class Builder:
         content = bytearray()
         while True:
             found: dict[str, Any] = self.link.ask("read", place=place, name=name, start=len(content))
+            if not found["part"]:
+                raise BoardError(f"{self.link.name}: {name} ends after {len(content)} of {found['size']} bytes")
             content += base64.b64decode(found["part"])
             if len(content) >= found["size"]:
                 return bytes(content)

@@ -151,7 +151,7 @@ _ABLE = ("hardware_compatible", "version_compatible", "refit", "weight_streaming
 
 @click.command(cls=Command, groups={"What the engine can do": _ABLE})
 @model_argument
-@click.option("--data", type=DATA, metavar="DATA", help="Calibration data, for INT8 of a float model.")
+@click.option("--data", type=DATA, metavar="DATA", help="Calibration data, for INT8 or FP8 of a float model.")
 @click.option(
     "--precision",
     type=click.Choice(engine.PRECISIONS),
@@ -201,7 +201,7 @@ _ABLE = ("hardware_compatible", "version_compatible", "refit", "weight_streaming
 @strict_option
 @quiet_option
 def build(quiet: bool, strict: bool, json_file: Path | None, **chosen: Any) -> None:
-    """Build a TensorRT engine of MODEL (float, or INT8 with Q/DQ) for this GPU, or for others.
+    """Build a TensorRT engine of MODEL (float, or with Q/DQ) for this GPU, or for others.
 
     TensorRT for RTX compiles for GPUs that are not here; a board builds by --device; --for prepares what others build.
     """

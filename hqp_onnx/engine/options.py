@@ -21,7 +21,7 @@ class BuildOptions:
     Attributes:
         model: the float model, or one with Q/DQ pairs.
         output: the engine; OUTPUT.json says how it was built.
-        data: calibration data, for INT8 of a float model.
+        data: calibration data, for INT8 or FP8 of a float model.
         preprocess: of images: imagenet, clip, tf, yolo, JSON, or its file.
         target: tensorrt or tensorrt-rtx; None takes what is installed, tensorrt first.
         precision: int8, fp8, fp16 or fp32; None takes that of the model's Q/DQ, int8 with data where the GPU has it,

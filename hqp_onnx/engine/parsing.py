@@ -88,7 +88,9 @@ def _errors(model: onnx.ModelProto, trt: Any) -> dict[int, Refusal]:
     found: dict[int, Refusal] = {}
     for error in errors:
         if not 0 <= error.node() < len(model.graph.node):
-            raise ModelError(f"TensorRT's parser cannot read the model: {_reason(error)}")
+            operator = error.func().removeprefix("import")  # of TensorRT's own source, where it names no node
+            which = f" a {operator} of" if any(node.op_type == operator for node in model.graph.node) else ""
+            raise ModelError(f"TensorRT's parser cannot read{which} the model: {_reason(error)}")
         node = model.graph.node[error.node()]
         found.setdefault(error.node(), Refusal(_name(node), node.op_type, _reason(error)))
     if not taken and not found:

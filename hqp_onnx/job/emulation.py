@@ -34,8 +34,9 @@ def emulated(setup: Setup, file: Path, made: Path) -> tuple[str, ...]:
 
     found = evaluate(runner, some, setup.metric, progress=report, references=references)
     beside = evaluate(setup.load(file), some, setup.metric, references=references)
+    worse = ", which is more than chance" * (beside.drop_to(found).low > 0)
     first = f"the first {len(some)} of {len(data)} samples of {data.source.name}"
     return (
         f"{made.name}: emulated on {first}, {q.name} is {q.said(found.metric)}; it is {q.said(beside.metric)} as "
-        "onnxruntime computes the quantized model on the same",
+        f"onnxruntime computes the quantized model on the same{worse}",
     )

@@ -13,7 +13,7 @@ import ctypes
 import importlib
 import pkgutil
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,11 @@ _registered: set[str] = set()  # in this process: onnxruntime then lists them am
 def is_registered(provider: str) -> bool:
     """Whether a provider that onnxruntime lists is one that a package brought."""
     return provider in _registered
+
+
+def plugin_providers() -> tuple[str, ...]:
+    """The providers that installed packages bring."""
+    return tuple(name for package in _packages() for name in getattr(package, "get_ep_names", list)())
 
 
 def plugin_devices(ort: Any, provider: str) -> Sequence[Any]:
@@ -50,9 +55,12 @@ def plugin_devices(ort: Any, provider: str) -> Sequence[Any]:
 
 
 def _package(provider: str) -> Any | None:
+    return next((one for one in _packages() if provider in getattr(one, "get_ep_names", list)()), None)
+
+
+def _packages() -> Iterator[Any | None]:
     names = [module.name for module in pkgutil.iter_modules() if module.name.startswith(PREFIX)]
-    packages = (_imported(name) for name in sorted(names))
-    return next((one for one in packages if provider in getattr(one, "get_ep_names", list)()), None)
+    return (_imported(name) for name in sorted(names))
 
 
 def _imported(name: str) -> Any | None:

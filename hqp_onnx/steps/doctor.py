@@ -23,6 +23,7 @@ from hqp_onnx.engine.energy import open_meter, package_joules
 from hqp_onnx.errors import HqpError, MissingRuntimeError
 from hqp_onnx.gradients.training.install import find
 from hqp_onnx.runtimes.machine import CPUINFO, processor, saturates
+from hqp_onnx.runtimes.plugin_providers import plugin_providers
 from hqp_onnx.runtimes.runners import open_runner, runtime_name
 from hqp_onnx.runtimes.runtime import Compiling, Emulating
 from hqp_onnx.runtimes.session import onnxruntime
@@ -81,7 +82,7 @@ class Findings:
         trtexec: its path, or None.
         training: the folder of onnxruntime-training, or None.
         energy: counters that can be read.
-        targets: one for each.
+        targets: one for each, and for each provider that an installed package brings.
         warnings: what is likely to go wrong.
     """
 
@@ -117,7 +118,7 @@ def examine() -> Findings:
         trtexec=trtexec,
         training=None if training is None else str(training),
         energy=_energy(),
-        targets=tuple(map(_state, TARGETS.names)),
+        targets=tuple(map(_state, (*TARGETS.names, *(f"onnxruntime:{name}" for name in plugin_providers())))),
         warnings=_warnings(),
     )
 

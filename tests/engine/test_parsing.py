@@ -87,6 +87,15 @@ def test_every_bias_of_onnxruntimes_layout(rtx: Capability, data: str, tmp_path:
     assert found == expected and len(expected) > 15
 
 
+def test_an_error_without_a_node_names_its_operator(rtx: Capability) -> None:
+    model = parsed(
+        's = Shape(x) c = ConstantOfShape(s) i = Cast<to=7>(c) y = ScatterElements<reduction="max">(x, i, x)'
+    )
+    model.opset_import[0].version = 18
+    with pytest.raises(ModelError, match=r"cannot read a ScatterElements of the model: Unsupported reduction type$"):
+        refusals(model, TENSORRT_RTX)
+
+
 def test_a_file_that_is_no_model(rtx: Capability) -> None:
     with pytest.raises(ModelError, match="cannot read the model"):
         refusals(onnx.ModelProto(graph=onnx.GraphProto(input=[onnx.ValueInfoProto(name="x")])), TENSORRT_RTX)

@@ -61,6 +61,34 @@ def _resize(x, roi, scales, *, mode, **_):
     return F.interpolate(x, scale_factor=tuple(scales[2:].tolist()), mode="bilinear")
 
 
+def _slice(x, starts, ends, axes=None, steps=None):
+    axes = range(len(starts)) if axes is None else axes.tolist()
+    steps = [1] * len(starts) if steps is None else steps.tolist()
+    for axis, start, end, step in zip(axes, starts.tolist(), ends.tolist(), steps, strict=True):
+        x = x[(slice(None),) * (axis % x.ndim) + (slice(start, end, step),)]
+    return x
+
+
+def _gather(x, index, *, axis=0):
+    axis %= x.ndim
+    rows = torch.index_select(x, axis, index.long().reshape(-1))
+    return rows.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
+
+
+def _squeeze(x, axes):
+    return x.squeeze(tuple(axes.tolist()))
+
+
+def _unsqueeze(x, axes):
+    for axis in sorted(n % (x.ndim + len(axes)) for n in axes.tolist()):
+        x = x.unsqueeze(axis)
+    return x
+
+
+def _split(x, sizes=None, *, axis=0, num_outputs=1):
+    return torch.split(x, -(-x.shape[axis] // num_outputs) if sizes is None else sizes.tolist(), axis)
+
+
 def _steps(op, x, w, r, b, h, c, after):
     """States of one direction, step by step, as the ONNX operators are defined."""
     size, states = r.shape[1], []
@@ -121,7 +149,20 @@ OPS = {
     "BatchNormalization": _batch_norm,
     "LayerNormalization": lambda x, g, b, axis=-1, epsilon=1e-5: F.layer_norm(x, x.shape[axis:], g, b, epsilon),
     "GlobalAveragePool": lambda x: x.mean(tuple(range(2, x.ndim)), keepdim=True),
-    "ReduceMean": lambda x, *, axes, keepdims=1: x.mean(tuple(axes), keepdim=bool(keepdims)),
+    "ReduceMean": lambda x, axes, keepdims=1: x.mean([int(axis) for axis in axes], keepdim=bool(keepdims)),
+    "ReduceL2": lambda x, axes, keepdims=1: x.norm(dim=tuple(axes.tolist()), keepdim=bool(keepdims)),
+    "Neg": torch.neg,
+    "Sqrt": torch.sqrt,
+    "Pow": torch.pow,
+    "Reciprocal": torch.reciprocal,
+    "Elu": F.elu,
+    "Where": torch.where,
+    "Slice": _slice,
+    "Split": _split,
+    "Squeeze": _squeeze,
+    "Unsqueeze": _unsqueeze,
+    "Tile": lambda x, repeats: x.repeat(*repeats.tolist()),
+    "Expand": lambda x, shape: x * torch.ones(shape.tolist(), dtype=x.dtype),
     "Flatten": lambda x, axis=1: x.reshape(int(np.prod(x.shape[:axis])), -1),
     "Reshape": lambda x, shape, **_: x.reshape([x.shape[i] if n == 0 else n for i, n in enumerate(shape.tolist())]),
     "Transpose": lambda x, perm: x.permute(*perm),
@@ -134,7 +175,7 @@ OPS = {
     "AveragePool": lambda x, kernel_shape, strides: F.avg_pool2d(x, kernel_shape, strides),
     "Concat": lambda *parts, axis: torch.cat(parts, axis),
     "Einsum": lambda *args, equation: torch.einsum(equation.decode(), *args),
-    "Gather": lambda x, index: x[index],
+    "Gather": _gather,
     "Identity": lambda x: x,
     "Constant": lambda value: torch.from_numpy(numpy_helper.to_array(value).copy()),
 }

@@ -187,6 +187,13 @@ PARTS = {
         {"w": (16, 60), "u": (30, 5), "u2": (30, 5)},
         {("q0", 0), ("w", 1), ("u", 0), ("u2", 0)},
     ),
+    "a part whose other part has no units": (
+        "p0 = Slice(w, i0, i1, i0) p1 = Squeeze(p0, i0) q = MatMul(e, p1) a = Relu(q) y1 = MatMul(a, u) "
+        "s0 = Slice(w, i1, i2, i0) m = ArgMax<axis=1, keepdims=0>(x) s1 = Gather<axis=1>(s0, m) s2 = Squeeze(s1, i0) "
+        "y2 = MatMul(s2, u2) y = Add(y1, y2)",
+        {"w": (2, 16, 20), "u": (20, 5), "u2": (20, 5)},
+        {("p1", 0), ("p1", 1), ("u", 0)},
+    ),
     "a table that rows are looked up in": (
         "t0 = Gather(t, rows) t1 = Transpose<perm=[2,0,1]>(t0) e1 = Unsqueeze(e, minus) s = Add(e1, t1) "
         "r = Relu(s) a = ReduceSum<keepdims=0>(r, minus) y = MatMul(a, u)",
@@ -199,7 +206,16 @@ PARTS = {
         {("w", 0), ("w", 2), ("u", 1)},
     ),
 }
-INTS = {"thirds": [20] * 3, "halves": [30] * 2, "i0": [0], "i20": [20], "i60": [60], "rows": [[0, 2, 1], [1, 1, 0]]}
+INTS = {
+    "thirds": [20] * 3,
+    "halves": [30] * 2,
+    "i0": [0],
+    "i1": [1],
+    "i2": [2],
+    "i20": [20],
+    "i60": [60],
+    "rows": [[0, 2, 1], [1, 1, 0]],
+}
 INTS |= {"minus": [-1, -2]}
 
 

@@ -102,7 +102,7 @@ def arguments(name: str, graph: gs.Graph, channels: ChannelMap, plan: PruningPla
         return (18,)
     if name == "pool_spatial_means":
         return ({"pooled": 4},)
-    if name == "join_layer_norms":
+    if name in ("join_layer_norms", "share_heads"):
         return ({},)
     if name == "recover":
         teacher = graph.copy()

@@ -14,6 +14,7 @@ from hqp_onnx.runtimes import plugin_providers
 from hqp_onnx.runtimes.runners import open_runner
 from hqp_onnx.runtimes.session import CPU, Session, onnxruntime, require_provider
 from hqp_onnx.runtimes.targets import target
+from hqp_onnx.steps.doctor import examine
 
 MODEL = onnx.parser.parse_model(
     '<ir_version: 8, opset_import: ["" : 17]> g (float[n,2] x) => (float[n,2] y) { y = Relu(x) }'
@@ -40,6 +41,11 @@ def test_a_library_that_does_not_load_is_one_line(package: Path) -> None:
     assert "\n" not in str(e.value) and "libwarp.so" in str(e.value) and "NVIDIA" not in str(e.value)
     with pytest.raises(MissingRuntimeError, match="install a build that has it"):
         open_runner(MODEL, target("onnxruntime:OtherExecutionProvider"))
+
+
+def test_doctor_lists_it(package: Path) -> None:
+    state = next(state for state in examine().targets if state.name == "onnxruntime:WarpExecutionProvider")
+    assert not state.ready and "WarpExecutionProvider is installed and does not load: " in state.needs
 
 
 def test_a_library_without_a_device_is_one_line(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:

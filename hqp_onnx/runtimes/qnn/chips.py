@@ -1,10 +1,11 @@
-"""The Hexagon Tensor Processors that a model is compiled for, by architecture and by the chip that has it.
+"""The Hexagon Tensor Processors that a model is compiled for, by architecture and by a chip that has it.
 
-    v68  30  Snapdragon 888          v75  57  Snapdragon 8 Gen 3
+    v68  37  Snapdragon 8cx Gen 3    v75  57  Snapdragon 8 Gen 3
     v69  36  Snapdragon 8 Gen 1      v79  69  Snapdragon 8 Elite
     v73  43  Snapdragon 8 Gen 2      v81  87  Snapdragon 8 Elite Gen 5
 
 The numbers are Qualcomm's ``soc_model``; those of other chips follow a colon (Snapdragon X Elite is ``qnn-v73:60``).
+For some, such as 30, the compiler of 2.7.0 runs out of memory; of a number that it does not know, it takes no node.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from hqp_onnx.errors import UsageError
 
 QNN = "qnn"
-_SOCS = {"68": "30", "69": "36", "73": "43", "75": "57", "79": "69", "81": "87"}
+_SOCS = {"68": "37", "69": "36", "73": "43", "75": "57", "79": "69", "81": "87"}
 _DEFAULT = "75"
 _NAME = re.compile(rf"{QNN}(?:-v(?P<arch>\d+)(?::(?P<soc>\d+))?)?")
 

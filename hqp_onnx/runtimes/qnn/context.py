@@ -20,11 +20,12 @@ import onnx
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import MissingRuntimeError, ModelError, one_line
+from hqp_onnx.runtimes.external_data import weight_bytes
 from hqp_onnx.runtimes.litert.held import difference
 from hqp_onnx.runtimes.messages import Child, EndedError, Message, part
 from hqp_onnx.runtimes.qnn import worker
 from hqp_onnx.runtimes.qnn.chips import Chip
-from hqp_onnx.runtimes.session import Session, TensorSpec, failure, fixed_batch, run_padded
+from hqp_onnx.runtimes.session import BYTES_LIMIT, Session, TensorSpec, failure, fixed_batch, run_padded
 
 SUFFIX = ".ctx.onnx"
 CONTEXT = "EPContext"
@@ -130,7 +131,10 @@ def compiled(model: onnx.ModelProto | bytes | Path, feeds: Mapping[str, Array], 
         ModelError: nothing of it is in the context.
         MissingRuntimeError: onnxruntime-qnn is not installed.
     """
-    return _compiled(_fixed(_loaded(model), one_sample(_loaded(model), feeds)).SerializeToString(), chip)
+    proto = _loaded(model)
+    if weight_bytes(proto) >= BYTES_LIMIT:
+        raise ModelError("a model of 2 GB or more is not compiled for the HTP here")
+    return _compiled(_fixed(proto, one_sample(proto, feeds)).SerializeToString(), chip)
 
 
 def hold(model: onnx.ModelProto | bytes | Path, made: Compiled, feeds: Mapping[str, Array], chip: Chip) -> None:

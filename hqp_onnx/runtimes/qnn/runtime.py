@@ -32,8 +32,9 @@ class Qnn:
     ) -> Runner:
         """A context, emulated; any other model as onnxruntime computes it (``stand_in``)."""
         qnn_version()
-        if isinstance(model, Path) and is_context(model):
-            return HtpSession(model.read_bytes(), self.chip)
+        if not isinstance(model, bytes) and is_context(model):
+            content = model.read_bytes() if isinstance(model, Path) else model.SerializeToString()
+            return HtpSession(content, self.chip)
         return stand_in(model, outputs, threads, spin)
 
     def compile(self, model: onnx.ModelProto | bytes | Path, feeds: Mapping[str, Array]) -> bytes:
@@ -48,7 +49,7 @@ class Qnn:
         ends, others = ([node for node in made.left if node.end is end] for end in (True, False))
         share = f"{made.nodes - len(made.left)} of {made.nodes} nodes are in the context for {self.chip}"
         if ends:
-            share += f"; {len(ends)} that convert inputs and outputs are left to the CPU"
+            share += f"; conversions of inputs and outputs that are left to the CPU: {len(ends)}"
         if not others:
             return (share,)
         listed = ", ".join(f"{node.operator} '{node.name}' ({node.reason})" for node in others[:_NAMED])

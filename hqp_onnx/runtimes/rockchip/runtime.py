@@ -36,7 +36,6 @@ CHIPS = (
     "rk3568",
     "rk3566",
     "rk3562",
-    "rk2118",
     "rv1126b",
     "rv1106b",
     "rv1106",
@@ -56,16 +55,19 @@ class Samples:
     feeds: Mapping[str, Array]
 
     def runs(self, sizes: Mapping[str, tuple[int, ...]]) -> list[list[Array]]:
-        """Inputs of whole runs of a model of these sizes; the last samples are left out where they fill none."""
-        rows = {name: size[0] for name, size in sizes.items() if size}
-        count = min((len(self.feeds[name]) // size for name, size in rows.items() if size), default=1)
+        """Inputs of whole runs of a model of these sizes: the last samples are left out, or some are taken twice."""
+        batched = [name for name, size in sizes.items() if size]
+        count = max(1, min((len(self.feeds[name]) // sizes[name][0] for name in batched), default=1))
         return [
-            [
-                self.feeds[name][k * size[0] : (k + 1) * size[0]] if size else self.feeds[name]
-                for name, size in sizes.items()
-            ]
+            [_rows(self.feeds[name], k, size[0]) if size else self.feeds[name] for name, size in sizes.items()]
             for k in range(count)
         ]
+
+
+def _rows(values: Array, number: int, size: int) -> Array:
+    """Part ``number`` of so many rows, from the start again behind the last one."""
+    found: Array = values[np.arange(number * size, (number + 1) * size) % len(values)]
+    return found
 
 
 @dataclass(frozen=True, eq=False)  # a key of what is known of sessions

@@ -40,7 +40,6 @@ class _Anything:
 
 
 class _NoTorch(ModuleType):
-    __path__: list[str] = []  # noqa: RUF012 - what ModuleType says
     __version__ = "2.4.0"
 
     def __getattr__(self, name: str) -> type[_Anything]:
@@ -86,7 +85,7 @@ def _ran(rknn: Any, folder: Path) -> int:
     outputs = rknn.inference(inputs, data_format=["nchw"] * len(inputs))
     if outputs is None:
         raise RuntimeError("inference failed")
-    np.savez(folder / OUTPUTS, **{str(number): x for number, x in enumerate(outputs)})
+    np.savez(folder / OUTPUTS, allow_pickle=False, **{str(number): x for number, x in enumerate(outputs)})
     return len(outputs)
 
 

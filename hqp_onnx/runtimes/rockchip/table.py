@@ -4,6 +4,7 @@ A row of its table is of an operator on the chip, by the tensors that it reads a
 
     ID  OpType  DataType  Target  InputShape  OutputShape  Cycles(DDR/NPU/Total)  RW(KB)  FullName
 
+(rk3576 has one column more, SparseRatio).
 Poolings, sums and products have 0 cycles there, so a total is a lower bound, and no time.
 """
 
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 
 _ROW = re.compile(
     r"^D RKNN: \[[\d:.]+\] \d+ +(?P<kind>\S+) +\S+ +(?P<place>NPU|CPU|GPU) "
-    r".*? \d+/\d+/(?P<cycles>\d+) +\d+ *(?P<name>\S*)$"
+    r".*? \d+/\d+/(?P<cycles>\d+) +(?:\d+% +)?\d+ *(?P<name>\S*)$"
 )
 _ENDS = ("InputOperator", "OutputOperator")
 _NAMED = 5

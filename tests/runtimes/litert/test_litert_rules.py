@@ -21,8 +21,40 @@ pytest.importorskip("ai_edge_litert")
 IMAGE = "float[n, 4, 9, 7] x"
 CONV = "float[6, 4, 3, 3] w = {W216}, float[6] b = {W6}"
 TURNED = "float[4, 6, 3, 3] w = {W216}, float[6] b = {W6}"
+STEPS = "float[n, 5, 3] x"
+LSTM = "float[1, 16, 3] w = {W48}, float[1, 16, 4] r = {W64}, float[1, 32] b = {W32}"
+TWO = "float[2, 16, 3] w = {W96}, float[2, 16, 4] r = {W128}, float[2, 32] b = {W64}"
+GRU = "float[1, 12, 3] w = {W36}, float[1, 12, 4] r = {W48}, float[1, 24] b = {W24}"
+IN, OUT = "t = Transpose<perm = [1, 0, 2]>(x)", "y = Transpose<perm = [2, 0, 1, 3]>(z)"
 # op -> bodies: inputs, initializers, nodes; {Wn} becomes n values
 CASES: dict[str, list[tuple[str, str, str]]] = {
+    "LSTM": [
+        (STEPS, LSTM, f"{IN} z = LSTM<hidden_size = 4>(t, w, r, b) {OUT}"),
+        (
+            f"{STEPS}, float[n, 4] h, float[n, 4] c",
+            f"{LSTM}, int64[1] zero = {{0}}",
+            f"""{IN} h0 = Unsqueeze(h, zero) c0 = Unsqueeze(c, zero)
+                s, u, v = LSTM<hidden_size = 4, direction = "reverse">(t, w, r, b, , h0, c0)
+                d = Sub(u, v) k = Unsqueeze(d, zero) z = Concat<axis = 0>(s, k) {OUT}""",
+        ),
+        (STEPS, TWO, f'{IN} z = LSTM<hidden_size = 4, direction = "bidirectional">(t, w, r, b) {OUT}'),
+    ],
+    "GRU": [
+        (STEPS, GRU, f"{IN} z = GRU<hidden_size = 4>(t, w, r, b) {OUT}"),
+        (
+            STEPS,
+            GRU,
+            f"""{IN} s, u = GRU<hidden_size = 4, linear_before_reset = 1, direction = "reverse">(t, w, r, b)
+                y = Transpose<perm = [1, 0, 2]>(u)""",
+        ),
+    ],
+    "RNN": [
+        (
+            STEPS,
+            "float[1, 4, 3] w = {W12}, float[1, 4, 4] r = {W16}",
+            f'{IN} z = RNN<hidden_size = 4, activations = ["Relu"]>(t, w, r) {OUT}',
+        ),
+    ],
     "Conv": [
         (IMAGE, CONV, "y = Conv<pads = [1, 1, 1, 1]>(x, w, b)"),
         (IMAGE, CONV, "y = Conv<strides = [2, 2], pads = [1, 1, 1, 1]>(x, w, b)"),
@@ -234,6 +266,14 @@ def test_computes_what_onnxruntime_does(op: str, number: int) -> None:
 
 FLAT, WEIGHT = "float[n, 3, 4] x", "float[4, 2] w = {W8}"
 REFUSED = [  # inputs, initializers, nodes, opset, words
+    ("float[5, 2, 3] x", LSTM, "y = LSTM<hidden_size = 4, clip = 0.5>(x, w, r, b)", 20, "LSTM 'y': it has a clip"),
+    (
+        "float[5, 2, 3] x",
+        f"{LSTM}, int32[2] l = {{5, 3}}",
+        "y = LSTM<hidden_size = 4>(x, w, r, b, l)",
+        20,
+        "LSTM 'y': its samples have different lengths",
+    ),
     (FLAT, "", "y = Elu<alpha = 0.5>(x)", 20, "Elu 'y': alpha 0.5: expected 1"),
     (FLAT, "", "y = Pad<pads = [0, 0, 1, 0, 0, 1], value = 7.0>(x)", 10, "Pad 'y': LiteRT pads zeros"),
     ("float[2, 4] x", "float[2, 1] s = {0.1, 0.5}", "y = PRelu(x, s)", 20, "PRelu 'y': its slope differs"),

@@ -83,6 +83,7 @@ def test_a_context_is_emulated_and_tells_what_is_left(int8: onnx.ModelProto, tmp
     htp = target("qnn").runtime
     (tmp_path / "a.ctx.onnx").write_bytes(htp.compile(int8, FEEDS))
     runner = open_runner(tmp_path / "a.ctx.onnx", target("qnn"))
+    assert open_runner(onnx.load(tmp_path / "a.ctx.onnx"), target("qnn")).batch == 1  # as other processes get it
     assert runner.batch == 1 and runner.inputs[0].shape == (1, 1, 8, 8)
     gave = [runner.run({"input": one[None]})["logits"] for one in FEEDS["input"][:3]]
     wanted = open_runner(int8, target("qnn")).run(FEEDS)["logits"][:3]

@@ -20,7 +20,7 @@ from hqp_onnx.errors import MissingRuntimeError, ModelError, UsageError
 from hqp_onnx.evaluation.latency import measure
 from hqp_onnx.model import calibrated, open_data, open_model
 from hqp_onnx.runtimes.rockchip import install as installation
-from hqp_onnx.runtimes.rockchip.runtime import CHIPS, stated
+from hqp_onnx.runtimes.rockchip.runtime import CHIPS, Samples, stated
 from hqp_onnx.runtimes.rockchip.table import Row, notes_of, rows_of
 from hqp_onnx.runtimes.runners import open_runner
 from hqp_onnx.runtimes.session import Session
@@ -141,6 +141,9 @@ def test_the_toolkit_quantizes_by_the_samples_that_it_is_given(played: Path, int
     assert place.runtime.compile(int8, data) == b"for rk3588"
     assert place.runtime.notes(int8, data)[0] == "quantized by the toolkit, of the calibration data"
     assert calibrated(target("litert"), None) == target("litert")
+    samples = Samples({"x": np.arange(5), "shared": np.array(7)})
+    assert [run[0].tolist() for run in samples.runs({"x": (2,), "shared": ()})] == [[0, 1], [2, 3]]
+    assert samples.runs({"x": (7,)})[0][0].tolist() == [0, 1, 2, 3, 4, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -169,6 +172,8 @@ def test_cycles_are_a_lower_bound() -> None:
         "D RKNN: [1:2:3.0] 1    Conv               INT8     NPU  (1,1),(1)  (1,1,28,28)  571/3136/3136   0\n"
         "D RKNN: [1:2:3.0] 2    Add                INT8     NPU  (1,1),(1)  (1,1,28,28)  0/0/0  12  Add:/Sub_2add\n"
         "D RKNN: [1:2:3.0] 3    ConvAddRelu        INT8     NPU  (1,1),...  (1,48,7,7)  535/512/535  10  Conv:a/b:0\n"
+        "D RKNN: [1:2:3.0] 4    Conv               INT8     NPU  (1,1),(1)  (1,10)  71/64/71    0%    0    Conv:last\n"
+        "D RKNN: [1:2:3.0] 5    InputOperator      INT8     CPU  \\  (1,1,8,8)  0/0/0          0   InputOperator:y\n"
         "D RKNN: [1:2:3.0] 1   Conv   input   INT8  NC1HWC2  (1,1,28,28)  (1,1,28,28,1)  | 0x000 0x380 0x380\n"
     )
     rows = rows_of(log)
@@ -176,9 +181,10 @@ def test_cycles_are_a_lower_bound() -> None:
         Row("Conv", "", "NPU", 3136),
         Row("Add", "/Sub_2add", "NPU", 0),
         Row("ConvAddRelu", "a/b:0", "NPU", 535),
+        Row("Conv", "last", "NPU", 71),
     )
     assert notes_of(rows, "rk3588") == (
-        "at least 3671 cycles of the NPU, as its compiler estimates, those of 1 Add not counted",
+        "at least 3742 cycles of the NPU, as its compiler estimates, those of 1 Add not counted",
     )
     assert notes_of((), "rv1106") == ("the compiler says no cycles for rv1106",)
 
