@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from oracle import run
 
+from hqp_onnx import score
+from hqp_onnx.errors import GradientError
 from hqp_onnx.gradients.per_sample import PerSample
 from hqp_onnx.passes.lowering.open_branches import open_branches
 
@@ -83,6 +86,19 @@ def test_what_is_not_finite_in_the_other_branch_does_no_harm(op: str, nested: bo
     for name in ("v", "u", "q"):
         np.testing.assert_allclose(have[name], want[name], rtol=1e-5, atol=1e-7)
     assert not have["p"].any()
+
+
+def test_a_branch_that_does_not_run_is_named() -> None:
+    """Neither branch is at fault where only one can run on the data, as with rates of samples."""
+    made = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+        g (float[n,6] x) => (float[n,3] y) <float limit = {1e9}, int64[2] seven = {-1, 7}, int64[2] six = {-1, 6}> {
+            total = ReduceSum <keepdims = 0> (x)  flag = Greater(total, limit)
+            h = If (flag) <then_branch = g1 () => (float[n,6] a) { b = Reshape(x, seven) a = Reshape(b, six) },
+                           else_branch = g2 () => (float[n,6] c) { c = Tanh(x) }>
+            y = MatMul(h, u) }""")
+    made.graph.initializer.append(numpy_helper.from_array(np.ones((6, 3), np.float32), "u"))
+    with pytest.raises(GradientError, match="with both branches of each If does not run"):
+        score(made, {"x": np.ones((4, 6), np.float32), "labels": np.arange(4) % 3})
 
 
 def test_branches_that_share_names_stay() -> None:
