@@ -54,6 +54,6 @@ def _bias(node: gs.Node, outputs: set[int]) -> int | None:
         while sizes and sizes[0] == 1:
             sizes.pop(0)
         splits = 1 < len(sizes) < len(target.values) and target.values[-len(sizes) :].tolist() == sizes
-        if splits and isinstance(weight, gs.Constant) and weight.shape[-1] == np.prod(sizes):
+        if splits and isinstance(weight, gs.Constant) and len(weight.shape) > 1 and weight.shape[-1] == np.prod(sizes):
             return place
     return None

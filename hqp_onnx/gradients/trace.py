@@ -15,8 +15,8 @@ from onnx import numpy_helper
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import GradientError
-from hqp_onnx.graphs.draws import draws
 from hqp_onnx.graphs.nodes import reads
+from hqp_onnx.graphs.shape_only import shape_only
 from hqp_onnx.graphs.symbolic.propagation import propagate
 from hqp_onnx.runtimes.session import Session
 
@@ -143,17 +143,6 @@ def _elsewhere(first: Array, second: Array, counts: tuple[int, int]) -> Samples 
 def close(first: Array, second: Array, size: float) -> bool:
     """Equal but for rounding of numbers of that size; NaN and infinities are what they are."""
     return bool(np.allclose(first, second, rtol=1e-3, atol=1e-4 * size, equal_nan=True))
-
-
-def shape_only(graph: onnx.GraphProto) -> set[str]:
-    """Node outputs that no value of a graph input reaches, except through Shape and Size."""
-    variable: set[str] = {value.name for value in graph.input} - {tensor.name for tensor in graph.initializer}
-    free: set[str] = set()
-    for node in graph.node:
-        random = draws(node.op_type, node.input) or node.op_type in ("If", "Loop", "Scan")
-        reads = node.op_type not in ("Shape", "Size") and not variable.isdisjoint(node.input)
-        (variable if random or reads else free).update(node.output)
-    return free
 
 
 def reachable(graph: onnx.GraphProto, seeds: Iterable[str], types: Mapping[str, np.dtype[np.generic]]) -> set[str]:

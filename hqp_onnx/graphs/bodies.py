@@ -41,15 +41,21 @@ def constants(graph: gs.Graph) -> dict[str, list[gs.Constant]]:
 def name_apart(graph: gs.Graph) -> None:
     """Give tensors in the graphs inside nodes names that no other has, in place: branches may share names.
 
-    Constants of one name that are equal are one weight.
+    Constants of one name that are equal are one weight. One that shares its name with results alone keeps it: ledgers
+    name weights as the file does.
     """
     first, taken = dict[str, gs.Tensor](), tensor_names(graph)
-    for inner in _graphs(graph):
-        for tensor in [*inner.inputs, *inner.outputs, *inner.tensors().values()]:
-            if not tensor.is_empty() and not _same(first.setdefault(tensor.name, tensor), tensor):
-                tensor.name = unused(tensor.name, taken)
-                taken.add(tensor.name)
-                first[tensor.name] = tensor
+    own = {id(tensor) for tensor in _tensors(graph)}
+    every = [tensor for inner in _graphs(graph) for tensor in _tensors(inner) if not tensor.is_empty()]
+    for tensor in sorted(every, key=lambda t: (id(t) not in own, not isinstance(t, gs.Constant))):
+        if not _same(first.setdefault(tensor.name, tensor), tensor):
+            tensor.name = unused(tensor.name, taken)
+            taken.add(tensor.name)
+            first[tensor.name] = tensor
+
+
+def _tensors(graph: gs.Graph) -> list[gs.Tensor]:
+    return [*graph.inputs, *graph.outputs, *graph.tensors().values()]
 
 
 def _same(a: gs.Tensor, b: gs.Tensor) -> bool:

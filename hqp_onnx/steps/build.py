@@ -119,7 +119,8 @@ def _on_board(options: BuildOptions, progress: Progress) -> BuildReport:
     write_bytes(options.output, made.files[products[0]])
     if timings is not None:
         write_bytes(timings, made.files[timings.name])
-    ran, batch = trtexec.summary(made.log), max(shape.opt[0] for shape in report.shapes.values())
+    ran = trtexec.summary(made.log)
+    batch = max((shape.opt[0] for shape in report.shapes.values() if shape.opt), default=1)
     report = replace(
         report,
         built=True,

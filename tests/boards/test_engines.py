@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import onnx
+import onnx.parser
 import pytest
 from command import hqp
 from folder_board import FolderBoard
@@ -88,6 +89,14 @@ def test_the_engine_comes_back_with_its_times_and_its_energy(tmp_path: Path, jet
     assert json.loads((tmp_path / "m.engine.json").read_text()) == json.loads(json.dumps(report.json()))
     assert timings.read_text() == "some\nmore\n"
     assert not jetson.folder.exists()  # nothing is left there
+
+
+def test_a_number_as_an_input_is_no_batch(tmp_path: Path, jetson: FolderBoard) -> None:
+    for inputs, batch in (("float[3,4] x, float factor", 3), ("float x, float factor", 1)):
+        text = f'<ir_version: 8, opset_import: ["": 17]> g ({inputs}) => (float[] y) {{ y = Mul(x, factor) }}'
+        onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
+        ran = build(tmp_path, precision="fp16").board
+        assert ran is not None and (ran.batch, ran.throughput) == (batch, batch * 250.5)
 
 
 @pytest.mark.parametrize("cuts", [[0], [1, 0], [3], [4]])

@@ -190,6 +190,19 @@ def test_pruned_is_masked(case: Callable[[], onnx.ModelProto]) -> None:
         assert pruned.ByteSize() < to_proto(found.graph).ByteSize()
 
 
+def test_a_weight_that_shares_its_name_with_a_result_keeps_it() -> None:
+    """The ledger names weights as the file does; what a branch computes is named apart."""
+    then = body("w", *mlp("x", "w", 6, 8, 4))
+    other = body(
+        "q", [node("MatMul", "x w", "q1"), node("MatMul", "q1 q2", "q")], [weight("w", 6, 5), weight("q2", 5, 4)]
+    )
+    for branches in ((then, other), (other, then)):
+        made = model([node("If", "flag", "y", then_branch=branches[0], else_branch=branches[1])], [])
+        named = {key.tensor for key in open_model(made).channels().of_file().members}
+        assert {"w1", "w2", "w", "q2"} <= named
+        assert frozen(made, "w", 1) == ""
+
+
 def frozen(made: onnx.ModelProto, tensor: str, axis: int) -> str:
     channels = open_model(made).channels()
     reasons = {channels.frozen.get(unit, "") for unit in channels.members[ParamAxis(tensor, axis)].tolist()}

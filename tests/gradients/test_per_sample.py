@@ -249,10 +249,10 @@ REFUSED = {
     "not a weight only": ("y = MatMul (x, w) s = ReduceSum (w) z = Add (y, s)", {"w": (4, 4)}),
     "two ways": ("y = MatMul (x, w) z = Gemm <transB = 1> (y, w)", {"w": (4, 4)}),
     "no weight": ("z = Tanh (x)", {}),
-    "read in a branch": (
-        """y = MatMul (x, w) t = ReduceMax <keepdims = 0> (y) c = Cast <to = 9> (t)
-           z = If (c) <then_branch = a () => (float p) { p = Tanh (y) },
-                       else_branch = b () => (float q) { q = Exp (y) }>""",
+    "read in a loop": (
+        """y = MatMul (x, w) n = Constant <value_int = 2> () go = Cast <to = 9> (n)
+           z = Loop (n, go, y) <body = b (int64 i, bool c, float[m,3] s) => (bool d, float[m,3] t) {
+               d = Identity (c) t = Tanh (s) }>""",
         {"w": (4, 3)},
     ),
     "quantized": (

@@ -15,7 +15,8 @@ from oracle import runs
 from hqp_onnx.errors import GradientError
 from hqp_onnx.gradients.reverse import RULES, backward
 from hqp_onnx.gradients.tape import Tape
-from hqp_onnx.gradients.trace import Trace, shape_only
+from hqp_onnx.gradients.trace import Trace
+from hqp_onnx.graphs.shape_only import shape_only
 from hqp_onnx.passes.lowering.expand_functions import LOWERED
 from hqp_onnx.passes.lowering.prepare_for_gradients import prepare_for_gradients
 from hqp_onnx.runtimes.session import Session

@@ -47,3 +47,12 @@ def test_a_bias_per_head_is_added_to_the_product(shape: tuple[int, ...], add: st
 )
 def test_other_sums_stay(shape: tuple[int, ...], add: str, more: str) -> None:
     assert not move_biases(to_graph(model(shape, add, more)[0])).modified
+
+
+def test_a_product_with_a_line_has_no_columns() -> None:
+    """Its sums over 24 channels are not what the bias of 24 is added to."""
+    proto = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+        g (float[n,48,24] x) => (float[m,4,6] y) { p = MatMul(x, w) h = Reshape(p, to) y = Add(h, b) }""")
+    values = {"w": W[0], "b": np.ones((4, 6), np.float32), "to": np.array([-1, 4, 6])}
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in values.items())
+    assert not move_biases(to_graph(proto)).modified

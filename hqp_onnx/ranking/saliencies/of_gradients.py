@@ -32,6 +32,7 @@ from hqp_onnx.gradients.per_sample import Kind
 from hqp_onnx.gradients.running_sums import RunningSums, run_key
 from hqp_onnx.gradients.tape import INSTEAD
 from hqp_onnx.gradients.task_loss import NAMES
+from hqp_onnx.graphs.nodes import operator
 from hqp_onnx.passes.lowering.fix_inputs import fix_inputs
 from hqp_onnx.ranking.saliencies.scoring import SALIENCIES, Execution, FilterScores, Saliency, Samples, Scoring
 from hqp_onnx.runtimes.session import Session
@@ -100,7 +101,9 @@ class OfGradients(Saliency):
         except GradientError as e:
             raise GradientError(e.reason, e.advice or INSTEAD) from e
         except ModelError as e:
-            raise GradientError(f"the model does not run on several samples at once ({e})", INSTEAD) from e
+            both = any(operator(node) == "If" for node in model.graph.node)
+            what = "the model with both branches of each If" if both else "the model"
+            raise GradientError(f"{what} does not run on several samples at once ({e})", INSTEAD) from e
 
 
 @dataclass(frozen=True, eq=False)
