@@ -132,6 +132,7 @@ def _output_rows(model: Compared) -> list[tuple[str, ...]]:
 def _model_json(model: Compared) -> dict[str, Any]:
     latency = asdict(model.latency)
     speedup = latency.pop("speedup")
+    del latency["joules"]  # no board computes here
     return {
         "model": model.name,
         "runtime": model.runtime,

@@ -117,9 +117,9 @@ def options(tmp_path: Path) -> Options:
     data = small_data(60)
     np.savez(tmp_path / "calib.npz", **data)
     np.savez(tmp_path / "val.npz", input=data["input"], labels=np.arange(60))
-    chosen: dict[str, Any] = {"saliency": "l2", "compensate": False, "multiple_of": 1, "step": 0.2, "threads": 1}
+    chosen: dict[str, Any] = {"objective": "macs", "saliency": "l2", "compensate": False, "multiple_of": 1, "step": 0.2}
     job = Options(tmp_path / "small.onnx", tmp_path / "calib.npz", tmp_path / "val.npz", tmp_path / "out", **chosen)
-    return replace(job, metric=near, precision="int8", max_drop=0.1)
+    return replace(job, metric=near, precision="int8", max_drop=0.1, threads=1)
 
 
 def timed(monkeypatch: pytest.MonkeyPatch, speedups: Mapping[str, float]) -> None:

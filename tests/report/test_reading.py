@@ -65,6 +65,7 @@ def test_the_keys_are_those_that_programs_read(values: Values, returned: Report)
             "network",
             "changes",
             "why_stopped",
+            "counted",
         ),
     }
     assert values["schema_version"] == 3

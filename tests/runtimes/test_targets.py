@@ -193,7 +193,7 @@ def test_what_is_no_target_is_one_line(mine: Path) -> None:
 @pytest.mark.usefixtures("mine")
 def test_doctor_looks_at_the_targets_of_others() -> None:
     states = {state.name: state for state in examine().targets}
-    assert list(states) == [
+    assert [name for name in states if not name.startswith("onnxruntime:")] == [  # but for plug-ins that are installed
         "onnxruntime",
         "openvino",
         "litert",

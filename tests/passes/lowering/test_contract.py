@@ -28,6 +28,9 @@ BODIES = {
     "inline_constants": "c = Constant <value = float {2.0}> () y = Mul (x, c)",
     "join_loss": "y = Relu (x)",
     "lower_for_training": "y = HardSwish (x)",
+    "open_branches": """z = Constant <value = float {0.0}> () s = ReduceMean <keepdims = 0> (x) c = Greater (s, z)
+        y = If (c) <then_branch = then () => (float[N,3,5,4] a) { a = Relu (x) },
+                    else_branch = else () => (float[N,3,5,4] b) { b = Neg (x) }>""",
     "prepare_for_gradients": "c = Constant <value = float {2.0}> () y = Mul (x, c)",
 }
 NOTHING_TO_DO = 'i = Identity (x) p = Pad <mode = "reflect"> (i, pads) y = Conv <group = 3> (p, one)'
