@@ -19,7 +19,7 @@ from hqp_onnx.job.judge import Judge
 from hqp_onnx.job.ledger import Ledger
 from hqp_onnx.job.models import CandidateModels
 from hqp_onnx.job.path import Path
-from hqp_onnx.job.search import bisect
+from hqp_onnx.job.search import bisect, bisect_from
 from hqp_onnx.job.setup import Setup
 from hqp_onnx.quantization.float_nodes import faster_in_float, output_errors
 from hqp_onnx.runtimes.runners import stand_in
@@ -92,7 +92,8 @@ def admissible(
     if judge.admits(wanted):
         return wanted, removed
     fewer = path.up_to(removed)
-    back = fewer[bisect(len(fewer) - 1, 1, lambda i: judge.admits(replace(wanted, plan=path.plan(fewer[i]))))]
+    last = len(fewer) - 1  # INT8 takes a little of the budget, so the next plan will mostly do
+    back = fewer[bisect_from(last, last, 1, lambda i: judge.admits(replace(wanted, plan=path.plan(fewer[i]))))]
     choices = [(replace(wanted, plan=path.plan(back)), back)]
     if setup.options.precision == "mixed" and wanted.precision in (Precision.INT8, Precision.DYNAMIC):
         choices.append((_spared(setup, ledger, judge, wanted), removed))
