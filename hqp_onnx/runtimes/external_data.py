@@ -15,10 +15,21 @@ from typing import Any
 import onnx
 from onnx.external_data_helper import load_external_data_for_tensor
 
+from hqp_onnx.errors import ModelError, one_line
 from hqp_onnx.files import replacing
 
 EXTERNAL = onnx.TensorProto.EXTERNAL
 _SMALL, _PAGE = 1024, 4096  # bytes: weights that stay in the model, what ONNX aligns the others to
+
+
+def loaded(model: onnx.ModelProto | bytes | Path, by: str) -> onnx.ModelProto:
+    """An ONNX model, weights included; ``ModelError`` says that whoever it is read for cannot load it."""
+    try:
+        if isinstance(model, Path):
+            return onnx.load(model)
+        return onnx.ModelProto.FromString(model) if isinstance(model, bytes) else model
+    except Exception as e:  # protobuf's own types
+        raise ModelError(f"{by} cannot load the model: {one_line(e)}") from e
 
 
 def weight_bytes(model: onnx.ModelProto) -> int:

@@ -16,6 +16,7 @@ import onnx
 from hqp_onnx.arrays import Array
 from hqp_onnx.boundary import silenced
 from hqp_onnx.errors import ModelError, one_line
+from hqp_onnx.runtimes.external_data import loaded
 from hqp_onnx.runtimes.litert.convert import LAYOUT, convert
 from hqp_onnx.runtimes.litert.emitter import to_first, to_last
 from hqp_onnx.runtimes.litert.held import difference
@@ -127,7 +128,7 @@ class LiteRtSession:
             self._model, self._fixed = None, file
             self.inputs, self.outputs = file.inputs, file.outputs
             return
-        proto = _loaded(model)
+        proto = loaded(model, "LiteRT")
         self._model = proto if outputs is None else with_outputs(proto, outputs)
         stored = {tensor.name for tensor in proto.graph.initializer}
         self.inputs = tuple(_spec(value) for value in proto.graph.input if value.name not in stored)
@@ -191,7 +192,7 @@ def compiled(
     Raises:
         ModelError: an operator has no counterpart, or LiteRT computes something else than onnxruntime.
     """
-    proto = _loaded(model)
+    proto = loaded(model, "LiteRT")
     return _written(proto, _one_sample(proto, feeds), lookups, assume)
 
 
@@ -224,16 +225,6 @@ def _require_apart(model: onnx.ModelProto, parts: Sequence[Mapping[str, Array]],
     rounded = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
     if why := difference(together, joined, rounded, {}):
         raise ModelError(f"samples depend on those beside them, and LiteRT runs each alone: {why}")
-
-
-def _loaded(model: onnx.ModelProto | bytes | Path) -> onnx.ModelProto:
-    """An ONNX model, weights included; ``ModelError`` where it cannot be read."""
-    try:
-        if isinstance(model, Path):
-            return onnx.load(model)
-        return onnx.ModelProto.FromString(model) if isinstance(model, bytes) else model
-    except Exception as e:  # protobuf's own types
-        raise ModelError(f"LiteRT cannot load the model: {one_line(e)}") from e
 
 
 def _one_sample(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str, Array]:

@@ -20,7 +20,7 @@ import onnx
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import MissingRuntimeError, ModelError, one_line
-from hqp_onnx.runtimes.external_data import weight_bytes
+from hqp_onnx.runtimes.external_data import loaded, weight_bytes
 from hqp_onnx.runtimes.litert.held import difference
 from hqp_onnx.runtimes.messages import Child, EndedError, Message, part
 from hqp_onnx.runtimes.qnn import worker
@@ -131,7 +131,7 @@ def compiled(model: onnx.ModelProto | bytes | Path, feeds: Mapping[str, Array], 
         ModelError: nothing of it is in the context.
         MissingRuntimeError: onnxruntime-qnn is not installed.
     """
-    proto = _loaded(model)
+    proto = loaded(model, "QNN")
     if weight_bytes(proto) >= BYTES_LIMIT:
         raise ModelError("a model of 2 GB or more is not compiled for the HTP here")
     return _compiled(_fixed(proto, one_sample(proto, feeds)).SerializeToString(), chip)
@@ -139,7 +139,7 @@ def compiled(model: onnx.ModelProto | bytes | Path, feeds: Mapping[str, Array], 
 
 def hold(model: onnx.ModelProto | bytes | Path, made: Compiled, feeds: Mapping[str, Array], chip: Chip) -> None:
     """Load a context again; ``ModelError`` unless it gives, emulated, what onnxruntime gives for ``model``."""
-    proto = _loaded(model)
+    proto = loaded(model, "QNN")
     sample = one_sample(proto, feeds)
     wanted = stand_in(proto).run(sample)
     if why := difference(wanted, HtpSession(made.content, chip).run(sample), rounded=True, steps={}):
@@ -205,15 +205,6 @@ def _without_sizes(model: onnx.ModelProto) -> onnx.ModelProto:
             if not dim.HasField("dim_value"):
                 dim.Clear()
     return model
-
-
-def _loaded(model: onnx.ModelProto | bytes | Path) -> onnx.ModelProto:
-    try:
-        if isinstance(model, Path):
-            return onnx.load(model)
-        return onnx.ModelProto.FromString(model) if isinstance(model, bytes) else model
-    except Exception as e:  # protobuf's own types
-        raise ModelError(f"the model cannot be loaded: {one_line(e)}") from e
 
 
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:

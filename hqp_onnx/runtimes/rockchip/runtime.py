@@ -18,8 +18,9 @@ import numpy as np
 import onnx
 
 from hqp_onnx.arrays import Array
-from hqp_onnx.errors import ModelError, one_line
+from hqp_onnx.errors import ModelError
 from hqp_onnx.runtimes.bench import timed
+from hqp_onnx.runtimes.external_data import loaded
 from hqp_onnx.runtimes.litert.held import difference
 from hqp_onnx.runtimes.rockchip.floats import has_pairs, without_pairs
 from hqp_onnx.runtimes.rockchip.install import TOOLKIT, VERSION, require
@@ -163,7 +164,7 @@ class Rockchip:
         """An ``RknnRunner``."""
         require()
         here = Session(model, outputs, threads=threads, spin=spin)
-        proto = _loaded(model)
+        proto = loaded(model, TOOLKIT)
         return RknnRunner(proto if outputs is None else with_outputs(proto, outputs), self.chip, here, self.samples)
 
     def compile(self, model: onnx.ModelProto | bytes | Path, feeds: Mapping[str, Array]) -> bytes:
@@ -187,7 +188,7 @@ class Rockchip:
     def _compiled(
         self, model: onnx.ModelProto | bytes | Path, feeds: Mapping[str, Array]
     ) -> tuple[bytes, tuple[Row, ...]]:
-        proto = _loaded(model)
+        proto = loaded(model, TOOLKIT)
         session = Session(proto)
         along = [] if session.batch is not None else _along(session.inputs, feeds)
         fed = {spec.name: feeds[spec.name] for spec in session.inputs if spec.name in feeds}
@@ -244,12 +245,3 @@ def _joined(name: str, parts: Sequence[Array]) -> Array:
     if not parts[0].ndim:
         raise ModelError(f"output '{name}' has no axis of samples, and {_SAMPLES} of them are simulated together")
     return np.concatenate(parts)
-
-
-def _loaded(model: onnx.ModelProto | bytes | Path) -> onnx.ModelProto:
-    try:
-        if isinstance(model, Path):
-            return onnx.load(model)
-        return onnx.ModelProto.FromString(model) if isinstance(model, bytes) else model
-    except Exception as e:  # protobuf's own types
-        raise ModelError(f"{TOOLKIT} cannot load the model: {one_line(e)}") from e
