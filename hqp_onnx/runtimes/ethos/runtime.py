@@ -15,48 +15,33 @@ from typing import TypeVar
 import onnx
 
 from hqp_onnx.arrays import Array
+from hqp_onnx.runtimes.around import Around
 from hqp_onnx.runtimes.ethos.vela import Chip, Estimate, estimate, vela_version
 from hqp_onnx.runtimes.kernels import Kernel, Shape
 from hqp_onnx.runtimes.litert.library import schema, version
 from hqp_onnx.runtimes.litert.session import SUFFIX, LiteRtSession, compiled
 from hqp_onnx.runtimes.machine import Machine
-from hqp_onnx.runtimes.session import Runner, TensorSpec, onnxruntime
+from hqp_onnx.runtimes.session import Runner, onnxruntime
 from hqp_onnx.runtimes.stopwatch import Stopwatch
 
 T = TypeVar("T")
 _NAMED = 5  # operators
 
 
-@dataclass(frozen=True, eq=False)  # a key of what is known of sessions
-class EthosRunner:
+class EthosRunner(Around):
     """A model that is run here by LiteRT, and takes what Vela estimates."""
 
-    chip: Chip
-    model: onnx.ModelProto | bytes | Path
-    here: LiteRtSession
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The model's inputs."""
-        return self.here.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """What ``run`` gives, in this order."""
-        return self.here.outputs
-
-    @property
-    def batch(self) -> int | None:
-        """The fixed batch size, or None where the first dimension is dynamic."""
-        return self.here.batch
+    def __init__(self, chip: Chip, model: onnx.ModelProto | bytes | Path, here: LiteRtSession) -> None:
+        super().__init__(here)
+        self._chip, self._model = chip, model
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name, computed here."""
-        return self.here.run(feeds)
+        return self._session.run(feeds)
 
     def stopwatch(self, feeds: Mapping[str, Array]) -> Stopwatch:
         """Which always says the estimate."""
-        taken = estimated(self.model, feeds, self.chip).seconds
+        taken = estimated(self._model, feeds, self._chip).seconds
 
         def watch(settle: float, seconds: float, fewest: int, most: int, rest: bool = False) -> list[float]:
             return [taken] * fewest

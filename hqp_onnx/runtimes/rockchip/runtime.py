@@ -9,7 +9,7 @@ known without a chip: those of onnxruntime stand in.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +19,7 @@ import onnx
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import ModelError
+from hqp_onnx.runtimes.around import Around
 from hqp_onnx.runtimes.bench import timed
 from hqp_onnx.runtimes.external_data import loaded
 from hqp_onnx.runtimes.litert.held import difference
@@ -71,42 +72,25 @@ def _rows(values: Array, number: int, size: int) -> Array:
     return found
 
 
-@dataclass(frozen=True, eq=False)  # a key of what is known of sessions
-class RknnRunner:
+class RknnRunner(Around):
     """A model that the simulator runs where it has pairs, and onnxruntime where it has none.
 
-    Attributes:
+    Args:
         model: with the outputs that are asked for.
         chip: that it is built for.
         here: onnxruntime, whose times stand in.
         samples: by which the toolkit quantizes; None for the pairs that there are.
     """
 
-    model: onnx.ModelProto
-    chip: str
-    here: Session
-    samples: Samples | None = None
-    _built: dict[tuple[tuple[int, ...], ...], Simulator] = field(default_factory=dict)
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The model's inputs."""
-        return self.here.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """What ``run`` gives, in this order."""
-        return self.here.outputs
-
-    @property
-    def batch(self) -> int | None:
-        """The fixed batch size, or None where the first dimension is dynamic."""
-        return self.here.batch
+    def __init__(self, model: onnx.ModelProto, chip: str, here: Session, samples: Samples | None) -> None:
+        super().__init__(here)
+        self._model, self._chip, self._samples = model, chip, samples
+        self._built: dict[tuple[tuple[int, ...], ...], Simulator] = {}
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name; ``ModelError`` where the toolkit refuses the model, or computes something else."""
-        if not has_pairs(self.model):
-            return self.here.run(feeds)
+        if not has_pairs(self._model):
+            return self._session.run(feeds)
         along = _along(self.inputs, feeds)
         if self.batch is not None or not along:
             return run_padded(self._simulated, feeds, self.batch)
@@ -119,7 +103,7 @@ class RknnRunner:
 
     def stopwatch(self, feeds: Mapping[str, Array]) -> Stopwatch:
         """Of onnxruntime, here."""
-        return partial(timed, timed_run(self.here, feeds))
+        return partial(timed, timed_run(self._session, feeds))
 
     def remembered(self, beside: Sequence[Runner], feeds: Mapping[str, Array], what: str, make: Callable[[], T]) -> T:
         """See ``stopwatch.Away``; what is measured here is measured anew."""
@@ -131,10 +115,10 @@ class RknnRunner:
         sizes = tuple(x.shape for x in fed.values())
         if sizes in self._built:
             return self._outputs(self._built[sizes], fed)
-        exact = Session(self.model, integer_kernels=False).run(fed)
-        simulator = _simulator(self.model, fed, exact, self.chip, self.samples)
+        exact = Session(self._model, integer_kernels=False).run(fed)
+        simulator = _simulator(self._model, fed, exact, self._chip, self._samples)
         found = self._outputs(simulator, fed)
-        if self.samples is None and (why := difference(exact, found, True, {})):
+        if self._samples is None and (why := difference(exact, found, True, {})):
             raise ModelError(f"rknn-toolkit2's simulator computes something else than onnxruntime: {why}")
         if len(self._built) == _KEPT:
             self._built.pop(next(iter(self._built))).close()
