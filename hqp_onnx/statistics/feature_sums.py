@@ -180,23 +180,29 @@ class _Measuring:
         sums, samples = {home: Sums.zeros(size) for home, size in sizes.items()}, 0
         for _, batch in batches:
             samples += len(batch)
-            first = None if self.rows else self.begin(batch)
+            first = [] if self.rows else self.begin(batch)
             for start in range(0, len(batch), self.rows):
-                values = first if first is not None and start == 0 else self._values(batch, start)
-                for number, value in enumerate(values):
-                    for home in self._pass.homes[number]:
-                        sums[home].add(*_about_zero(value, self.shifts.get(number)))
+                self._add(sums, first or self._values(batch, start))
+                first.clear()  # results of a run are large: no two at a time
         if samples:
             yield sums
+
+    def _add(self, sums: Mapping[int, Sums], values: Sequence[_Measured]) -> None:
+        for number, value in enumerate(values):
+            for home in self._pass.homes[number]:
+                sums[home].add(*_about_zero(value, self.shifts.get(number)))
 
     def begin(self, batch: Batch) -> list[_Measured]:
         """Settle, by the first batch; what its first run gives then."""
         tried, features = self._session.batch or 1, self._pass.features
-        one = self._run(run_of(batch, 0, tried, tried))
-        self.rows = self._session.batch or _affordable(one, features)
-        self._thin([count * self._pass.samples / tried for *_, count in one])
+        counts = [count for *_, count in self._run(run_of(batch, 0, tried, tried))]
+        self.rows = self._session.batch or _affordable(counts, features)
+        self._thin([count * self._pass.samples / tried for count in counts])
         values = self._values(batch, 0)
-        return self._values(batch, 0) if self._centre(values) else values
+        if self._centre(values):
+            values.clear()
+            return self._values(batch, 0)
+        return values
 
     def _values(self, batch: Batch, start: int) -> list[_Measured]:
         return self._run(run_of(batch, start, self.rows, self._session.batch or 0))
@@ -290,9 +296,9 @@ def needed(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     return model
 
 
-def _affordable(one: Sequence[_Measured], features: Sequence[Features]) -> int:
-    """Samples whose matrices fit ``WORKSPACE``, given the results for one sample."""
-    floats = sum(x.size * int(count) for x, (*_, count) in zip(features, one, strict=True))
+def _affordable(counts: Sequence[float], features: Sequence[Features]) -> int:
+    """Samples whose matrices fit ``WORKSPACE``, given the positions of one sample."""
+    floats = sum(x.size * int(count) for x, count in zip(features, counts, strict=True))
     return max(1, WORKSPACE // (4 * floats))
 
 
