@@ -44,9 +44,9 @@ def write_family(
             models[str(number)] = measured_file(setup, result.judge, candidate, kept)
             setup.progress("pareto", number, POINTS)
         rows = make_rows(models, latencies := latencies_once(setup, ledger, models, "pareto"))
-        front = [name for name in models if name != "baseline" and _unbeaten(name, rows)]
+        front = [name for name in _front(rows) if name != "baseline"]
         points = []
-        for file, name in zip(FILES, sorted(front, key=lambda name: rows[name].speedup), strict=False):
+        for file, name in zip(FILES, front, strict=False):
             threads = best_threads(latencies[name])
             metadata = thread_metadata(setup.target, threads) if threads else {}
             model_io.copy(ledger.cache / f"point-{name}.onnx", folder / file, metadata)
@@ -64,8 +64,11 @@ def _candidates(result: SearchResult, like: Candidate) -> list[Candidate]:
     return [replace(like, plan=result.path.plan(plans[number]), trained=False) for number in chosen]
 
 
-def _unbeaten(name: str, rows: Mapping[str, Row]) -> bool:
-    """Whether no model that is at least as fast loses less."""
-    mine = rows[name]
-    others = (row for other, row in rows.items() if other != name)
-    return not any(row.speedup >= mine.speedup and row.val_drop <= mine.val_drop for row in others)
+def _front(rows: Mapping[str, Row]) -> list[str]:
+    """Slowest first, those that lose less than every one that is at least as fast; of equals, the first."""
+    least, front = float("inf"), []
+    for name in sorted(rows, key=lambda name: (-rows[name].speedup, rows[name].val_drop)):
+        if rows[name].val_drop < least:
+            least = rows[name].val_drop
+            front.append(name)
+    return front[::-1]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -17,6 +18,7 @@ from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.latency import Latency
 from hqp_onnx.job import rows, timing
 from hqp_onnx.job.goal import Goal
+from hqp_onnx.job.pareto import _front
 from hqp_onnx.job.results import Row
 from hqp_onnx.job.rows import Measured, best_threads
 from hqp_onnx.report.html import render
@@ -129,3 +131,18 @@ def test_goals_are_met_within_the_noise() -> None:
 
     assert Goal(2.0, None).met(row(1.99)) and not Goal(2.0, None).met(row(1.9))
     assert Goal(None, 0.5).met(row(1.99)) and not Goal(None, 0.5).met(row(1.9))
+
+
+def test_models_that_are_the_same_do_not_beat_each_other() -> None:
+    def row(speedup: float, drop: float) -> Row:
+        return cast("Row", SimpleNamespace(speedup=speedup, val_drop=drop))
+
+    rows = {
+        "baseline": row(1, 0),
+        "1": row(1, 0),
+        "2": row(2, 0.1),
+        "3": row(2, 0.1),
+        "4": row(3, 0.3),
+        "5": row(4, 0.2),
+    }
+    assert _front(rows) == ["baseline", "2", "5"]
