@@ -68,8 +68,8 @@ def int8_weights(target: str, model: Path, calib: Path, out: Path) -> None:
     from hqp_onnx.graphs.model_io import save, to_proto
     from hqp_onnx.model import open_data, open_model
     from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
+    from hqp_onnx.passes.store_weights import weights_in_int8
     from hqp_onnx.statistics.moments import input_moments
-    from hqp_onnx.steps.quantize_int4 import weights_in_int8
 
     opened = open_model(model)
     graph = fold_batchnorm(opened.graph).graph
