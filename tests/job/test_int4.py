@@ -71,6 +71,12 @@ def test_a_tight_budget_leaves_the_most_harmful_weights_in_int8(tmp_path: Path) 
     assert any(note.startswith("in INT8, since INT4 costs too much there: ") for note in report.notes)
 
 
+def test_weights_of_a_recovered_model_are_rounded_after_its_training(tmp_path: Path) -> None:
+    report = optimize(options(tmp_path, 0.1, recover=2))
+    assert {trial.kind for trial in report.trials if trial.trained} == {"fp32, recovered", "int4, recovered"}
+    assert integers(tmp_path / "out" / "recovered" / "int4.onnx")[0]
+
+
 @pytest.mark.parametrize("objective", ["size", "macs"])
 def test_of_two_ways_back_the_smaller_one_is_taken_where_size_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str
