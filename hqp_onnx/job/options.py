@@ -181,9 +181,9 @@ class Options:
                 raise UsageError(f"{{--precision}} {self.precision}: models for {self.target} are in INT8 alone")
             object.__setattr__(self, "precision", "int8")
         check_dynamic(self.precision, target(self.target))
-        if self.precision == "int4" and not target(self.target).folds_constants:
-            reason = "weights in 4 bits take a runtime that restores them when it loads a model"
-            raise UsageError(f"{{--precision}} int4 with {{--target}} {self.target}: {reason}. Use onnxruntime")
+        if self.precision == "int4" and not target(self.target).restores_int4:
+            reason = "only onnxruntime on the CPU is known to restore weights from blocks of 4 bits as it loads them"
+            raise UsageError(f"{{--precision}} int4 with {{--target}} {self.target}: {reason}")
         _check_data(self)
         self._check_speed()
         if self.time_limit is not None and not 0 < self.time_limit < float("inf"):

@@ -158,6 +158,11 @@ class Target:
         return np.dtype(np.int8 if self.symmetric else np.uint8)
 
     @property
+    def restores_int4(self) -> bool:
+        """Whether it turns weights in blocks of 4 bits into floats when it loads a model."""
+        return self.folds_constants and isinstance(self.runtime, OnnxRuntime)
+
+    @property
     def activation_limit(self) -> int:
         """Largest magnitude of a symmetric quantized activation."""
         return 448 if self.float8 else 127

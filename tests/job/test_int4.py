@@ -91,5 +91,6 @@ def test_of_two_ways_back_the_smaller_one_is_taken_where_size_counts(
 
 def test_it_takes_a_runtime_that_restores_weights_as_it_loads_them() -> None:
     asked = options(Path(), 0.1)
-    with pytest.raises(UsageError, match="int4 with target tensorrt"):
-        replace(asked, target="tensorrt")
+    for target in ("tensorrt", "openvino", "litert"):
+        with pytest.raises(UsageError, match=f"int4 with target {target}"):
+            replace(asked, target=target)
