@@ -9,8 +9,7 @@ build/cifar10/cifar10_calib.npz and the others. The jobs are `hqp optimize` with
 FOLDER/MODEL/TARGET; those that are there already are taken as they are, and with --no-jobs nothing else is. With
 --limit, those of a target take the first images of the calibration, validation and test data. Tables:
 
-    1  the input, Q8-only and what ships, on each target; where what ships is emulated, so are these, on --images of the
-       test data
+    1  the input, Q8-only and what ships, on each target, as the reports have them
     2  cycles of the NPU where widths were chosen by its cycles, by times of this processor, by multiply-accumulates;
        the pruned models of these jobs, quantized for the NPU
     3  what ships for LiteRT beside what ships for onnxruntime, on one thread, in turn
@@ -60,38 +59,45 @@ from hqp_onnx.runtimes.session import Runner
 from hqp_onnx.runtimes.targets import Target, target
 
 GOALS = {"resnet18": 6, "mobilenet_v3_small": 12}  # how many times fewer cycles of the NPU
+_CLOCK = re.compile(r"cycles of the NPU at (?P<mhz>[\d.]+) MHz, as Vela")
 _TENSOR = re.compile(r" \([^()]*\)$")  # of a reason: which tensor it is of
 
 
-def first_table(jobs: Jobs, networks: Iterable[Network], ways: Iterable[str], images: int) -> Iterator[str]:
+def first_table(jobs: Jobs, networks: Iterable[Network], ways: Iterable[str]) -> Iterator[str]:
     """Markdown."""
-    yield "| model | target | row | images | top-1 % | drop | MB | takes | as the input | source | its compiler |"
+    yield "| model | target | row | images | top-1 % | drop | MB | takes | as the input | source | of the file |"
     yield "|---|---|---|---|---|---|---|---|---|---|---|"
     for network in networks:
         for way in ways:
             report = jobs.report(network, way)
             if report is None:
                 continue
-            place, files = placed(network, way), files_of(jobs, network, way, report)
-            tops = emulated(network, place, files, images) if isinstance(place.runtime, Emulating) else {}
-            for name, file in files.items():
-                row, ships = report.rows[name], " (ships)" * (name == report.ships)
-                top, drop = (tops[name], tops["baseline"] - tops[name]) if tops else (100 * row.metric, 100 * row.drop)
-                count = min(images, report.samples) if tops else report.samples
-                said = notes(network, place, file) if name != "baseline" else ""
+            for name in dict.fromkeys(("baseline", "q8_only", report.ships)):
+                if name not in report.rows:
+                    continue
+                row, ships = report.rows[name], name == report.ships
                 yield (
-                    f"| {network.name} | {way} | {name}{ships} | {count} | {top:.2f} | {drop:+.2f} | "
-                    f" {row.bytes / 1e6:.2f} | {' | '.join(taken(report, name, place, network))} | {said} |"
+                    f"| {network.name} | {way} | {name}{' (ships)' * ships} | {report.samples} | "
+                    f"{100 * row.metric:.2f} | {100 * row.drop:+.2f} | {row.bytes / 1e6:.2f} | "
+                    f"{' | '.join(taken(report, name))} | {made(report) if ships else ''} |"
                 )
 
 
-def files_of(jobs: Jobs, network: Network, way: str, report: Report) -> dict[str, Path | onnx.ModelProto]:
-    """The models of the rows that the first table has."""
-    found: dict[str, Path | onnx.ModelProto] = {"baseline": network.file}
-    if "q8_only" in report.rows:
-        inside = report.files.get("q8_only")
-        found["q8_only"] = jobs.out(network, way) / inside if inside else int8_of(network, way)
-    return {**found, report.ships: jobs.out(network, way) / report.files[report.ships]}
+def made(report: Report) -> str:
+    """What the report says of the file that was compiled of the model that ships, and of its emulation."""
+    stem = Path(report.files[report.ships]).stem
+    return "; ".join(note.partition(": ")[2] for note in report.notes if note.startswith(f"{stem}."))
+
+
+def taken(report: Report, name: str) -> tuple[str, str, str]:
+    """Time, cycles or multiply-accumulates of a row, how many times fewer than the input's, and who says so."""
+    row, first = report.rows[name], report.rows["baseline"]
+    if report.counted:
+        return f"{row.macs / 1e6:.2f} M MACs", f"{first.macs / row.macs:.2f}x fewer", "counted"
+    if clock := _CLOCK.search(" ".join(report.notes)):
+        cycles = row.latency_ms * 1e3 * float(clock["mhz"])
+        return f"{cycles:,.0f} cycles", f"{row.speedup:.2f}x fewer", "estimated by Vela"
+    return f"{row.latency_ms:.3f} ms", f"{row.speedup:.2f}x as fast", f"measured, {report.machine.runtime}"
 
 
 def int8_of(network: Network, way: str, most: int | None = None) -> onnx.ModelProto:
@@ -102,36 +108,6 @@ def int8_of(network: Network, way: str, most: int | None = None) -> onnx.ModelPr
 def placed(network: Network, way: str) -> Target:
     """A target, with calibration data where it quantizes by itself."""
     return calibrated(target(way), open_data(open_model(network.model()), network.part("calib", 256)))
-
-
-def notes(network: Network, place: Target, file: Path | onnx.ModelProto) -> str:
-    """What the compiler says of a model."""
-    if not isinstance(place.runtime, Compiling):
-        return ""
-    return "; ".join(place.runtime.notes(file, network.feeds()))
-
-
-def emulated(
-    network: Network, place: Target, files: dict[str, Path | onnx.ModelProto], images: int
-) -> dict[str, float]:
-    """Percent of the first test images that the emulator computes right."""
-    assert isinstance(place.runtime, Emulating)
-    assert isinstance(place.runtime, Compiling)
-    some, found = network.part("test", images), {}
-    for name, file in files.items():
-        found[name] = top1(emulator(place.runtime, place.runtime.compile(file, network.feeds())), some)
-    return found
-
-
-def taken(report: Report, name: str, place: Target, network: Network) -> tuple[str, str, str]:
-    """Time, cycles or multiply-accumulates of a row, how many times fewer than the input's, and who says so."""
-    row, first = report.rows[name], report.rows["baseline"]
-    if report.counted:
-        return f"{row.macs / 1e6:.2f} M MACs", f"{first.macs / row.macs:.2f}x fewer", "counted"
-    if isinstance(place.runtime, EthosU):
-        cycles = round(row.latency_ms / 1e3 * estimated(int8_of(network, place.name, 8), place).clock)
-        return f"{cycles:,} cycles", f"{row.speedup:.2f}x fewer", "estimated by Vela"
-    return f"{row.latency_ms:.3f} ms", f"{row.speedup:.2f}x as fast", f"measured, {report.machine.runtime}"
 
 
 def estimated(model: onnx.ModelProto, npu: Target) -> Estimate:
@@ -267,7 +243,8 @@ def q8_only(network: Network, name: str, images: int, first: float) -> str:
             runner = emulator(place.runtime, content)
     top = top1(runner or open_session(int8, place, 1), network.part("test", images))
     size = len(content) or int8.ByteSize()
-    return f"{top:.2f} | {first - top:+.2f} | {size / 1e6:.2f} | {notes(network, place, int8)}"
+    said = place.runtime.notes(int8, feeds) if isinstance(place.runtime, Compiling) else ()
+    return f"{top:.2f} | {first - top:+.2f} | {size / 1e6:.2f} | {'; '.join(said)}"
 
 
 def seventh_table(networks: Iterable[Network], names: Iterable[str]) -> Iterator[str]:
@@ -328,7 +305,7 @@ def main() -> None:
     )
     parser.add_argument("--npu", default=NPU)
     parser.add_argument("--htp", default="qnn")
-    parser.add_argument("--images", type=int, default=500, help="that are emulated, and those of tables 5 and 6")
+    parser.add_argument("--images", type=int, default=500, help="of tables 5 and 6")
     parser.add_argument("--npus", nargs="+", default=["litert", NPU, "rk3588"], help="of tables 6 and 7")
     parser.add_argument("--tables", nargs="+", type=int, default=[1, 2, 3, 4])
     parser.add_argument("--files", nargs="*", type=Path, default=sorted(MODELS.rglob("*.onnx")), help="of table 4")
@@ -344,7 +321,7 @@ def print_tables(given: argparse.Namespace) -> None:
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     print(f"{processor()}; load of the last 1, 5, 15 minutes {load}; {', '.join(describe(given))}")
     tables = {
-        1: first_table(jobs, networks, given.targets, given.images),
+        1: first_table(jobs, networks, given.targets),
         2: second_table(jobs, networks, given.npu),
         3: third_table(jobs, networks),
         4: fourth_table(given.files, given.npu),
