@@ -26,7 +26,7 @@ from hqp_onnx.runtimes.targets import target
 from hqp_onnx.shares import Given, Share, share
 from hqp_onnx.statistics.thresholds import method
 
-PRECISIONS = ("mixed", "int8", "dynamic", "fp16", "fp32")
+PRECISIONS = ("mixed", "int8", "int4", "dynamic", "fp16", "fp32")
 OBJECTIVES = ("latency", "macs", "size", "sparsity")
 MAX_DROP, RELATIVE_DROP = 0.015, "1.5%"
 PAPER: Mapping[str, Any] = MappingProxyType(
@@ -83,8 +83,9 @@ class Options:
             inside the budget ships, else the fastest.
         refresh: rank again after every this many steps of a linear search; 0 for never.
         precision: mixed (INT8 where it is faster, as measured, and harmless, static or dynamic; float16 on cuda and
-            tensorrt-rtx), int8, dynamic, fp16 or fp32. The fastest model inside the budget ships; with int8, dynamic
-            and fp16 only one in that precision.
+            tensorrt-rtx), int8, int4 (weights in 4 bits, or in 8 where the budget asks for it, in float32 arithmetic;
+            onnxruntime on the CPU), dynamic, fp16 or fp32. The fastest model inside the budget ships; with int8, int4,
+            dynamic and fp16 only one in that precision.
         target: where the model will run: onnxruntime, openvino, tensorrt, tensorrt-rtx, cuda,
             onnxruntime:PROVIDER, or ``FILE.py:name``.
         device: a board that models are timed on, as ssh://USER@HOST[:PORT]; None times them here.
@@ -180,6 +181,9 @@ class Options:
                 raise UsageError(f"{{--precision}} {self.precision}: models for {self.target} are in INT8 alone")
             object.__setattr__(self, "precision", "int8")
         check_dynamic(self.precision, target(self.target))
+        if self.precision == "int4" and not target(self.target).folds_constants:
+            reason = "weights in 4 bits take a runtime that restores them when it loads a model"
+            raise UsageError(f"{{--precision}} int4 with {{--target}} {self.target}: {reason}. Use onnxruntime")
         _check_data(self)
         self._check_speed()
         if self.time_limit is not None and not 0 < self.time_limit < float("inf"):

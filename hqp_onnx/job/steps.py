@@ -17,7 +17,7 @@ def steps_of(options: Options) -> list[Step]:
 
 
 def _steps(options: Options) -> Iterator[Step]:
-    latency, integers = options.objective == "latency", options.precision not in ("fp32", "fp16")
+    latency, integers = options.objective == "latency", options.precision not in ("fp32", "fp16", "int4")
     yield Step("reading the data", (" calib", " val", " test"))
     yield Step("the original", (_JUDGED,))
     if options.compensate or options.scoring.method.needs_moments:
@@ -30,6 +30,8 @@ def _steps(options: Options) -> Iterator[Step]:
     yield Step("candidates", (_JUDGED, "candidates", "refit", "descent", "ranking"))
     if integers:
         yield Step("INT8", ("calibration", "rounding", "mixed precision", "sensitivity to INT8", "INT8"))
+    if options.precision == "int4":
+        yield Step("INT4", ("INT4",))
     if options.recover:
         yield Step("recovered candidates", ("recovery",))
     yield Step("results, evaluated and timed as written", (RESULTS,))
