@@ -19,7 +19,7 @@ import onnx_graphsurgeon as gs
 
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.data.reading import Data
-from hqp_onnx.errors import UsageError
+from hqp_onnx.errors import GradientError, UsageError
 from hqp_onnx.evaluation.budget import Budget, allowed, check_budget
 from hqp_onnx.graphs import model_io
 from hqp_onnx.job.options import MAX_DROP, RELATIVE_DROP
@@ -88,11 +88,16 @@ def int4_model(
     """``model`` with weights in INT4, the least sensitive by Fisher information.
 
     Raises:
+        GradientError: the model has no gradients.
         UsageError: all of them in INT8 are outside the budget already.
     """
     graph = fold_batchnorm(model.graph).graph if weights.convolutions else model.graph
     proto = model_io.to_proto(graph)
-    scores = filter_scores(proto, Scoring("fisher"), data, Execution(progress=progress))
+    try:
+        scores = filter_scores(proto, Scoring("fisher"), data, Execution(progress=progress))
+    except GradientError as e:
+        instead = "{--int4_weights} ranks weights by gradients: leave it out for INT8"
+        raise GradientError(e.reason, instead) from e
     chosen = recipe or Recipe()
     moments = input_moments(proto, None, data, progress=partial(progress, "moments")) if chosen.round_weights else None
     again, seen = data if chosen.round_weights and chosen.in_order else None, partial(progress, "rounding in order")
