@@ -82,7 +82,8 @@ def check_shares(shares: tuple[float, ...]) -> None:
     """``UsageError`` unless these are three numbers above 0 with the sum 1."""
     if len(shares) != len(PARTS) or not all(x > 0 for x in shares) or abs(sum(shares) - 1) > 1e-6:
         raise UsageError(
-            f"{{--shares}} {','.join(f'{x:g}' for x in shares)}: expected three shares above 0, as 0.4,0.3,0.3"
+            f"{{--shares}} {','.join(f'{x:g}' for x in shares)}: expected three shares above 0 that add up to 1, as "
+            "0.4,0.3,0.3"
         )
 
 

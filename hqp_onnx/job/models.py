@@ -120,8 +120,9 @@ class CandidateModels:
         return prepared
 
     def _prepare_dynamic(self, source: Candidate) -> PreparedDynamic:
-        data, threads = self._setup.data["calib"], self._setup.options.threads
-        return prepare_dynamic(self.graph(source), data, self._setup.target, threads=threads)
+        setup = self._setup
+        data, threads = setup.data["calib"], setup.options.threads
+        return prepare_dynamic(self.graph(source), data, setup.target, threads=threads, progress=setup.progress)
 
     def _trained(self, graph: gs.Graph, candidate: Candidate, name: str, settings: Recovery) -> gs.Graph:
         channels = self._setup.channels

@@ -228,7 +228,7 @@ class Options:
             raise UsageError(f"{{--time_limit}} is for a budget: leave out {{--{given[0]}}}")
         for name in given:
             if not 0 < (asked[name] or 0) < float("inf"):
-                raise UsageError(f"{{--{name}}} {asked[name]}: expected a number above 0")
+                raise UsageError(f"{{--{name}}} {asked[name]}: expected a finite number above 0")
         if given and self.objective != "latency":
             raise UsageError(f"{{--{given[0]}}} is for {{--objective}} latency, not {self.objective}")
         if given and (words := target(self.target).stand_in):
@@ -238,8 +238,8 @@ class Options:
                 f"{{--pareto}} with {{--target}} {self.target}: models are chosen by their speed, and none is known"
             )
         if given and (len(given) > 1 or self.max_drop not in (None, *_NO_BUDGET) or self.confidence != 0.5):
-            others = "the other, {--max_drop} and {--confidence}"
-            raise UsageError(f"{{--{given[0]}}} takes the place of a budget: leave out {others}")
+            others = ", ".join(f"{{--{name}}}" for name in (*given[1:], "max_drop"))
+            raise UsageError(f"{{--{given[0]}}} takes the place of a budget: leave out {others} and {{--confidence}}")
         if given:
             shares = load_metric(self.metric or "top1").quantity.shares
             object.__setattr__(self, "max_drop", _NO_BUDGET[0 if shares else 1])

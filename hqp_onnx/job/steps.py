@@ -27,7 +27,7 @@ def _steps(options: Options) -> Iterator[Step]:
     if latency:
         yield Step("times of widths", ("times", "choice of threads"))
         yield Step("what each width costs", ("loss curves", "outputs"))
-    yield Step("candidates", (_JUDGED, "candidates", "descent", "ranking"))
+    yield Step("candidates", (_JUDGED, "candidates", "refit", "descent", "ranking"))
     if integers:
         yield Step("INT8", ("calibration", "rounding", "mixed precision", "sensitivity to INT8", "INT8"))
     if options.precision == "int4":

@@ -66,5 +66,5 @@ def _few_samples(setup: Setup) -> Iterator[str]:
         fewest, reads = needed[widest]
         yield (
             f"{samples} calibration samples are few: weight '{widest}' reads {reads} values, and {fewest} samples are "
-            "needed before they can all be told apart. Give --calib more; 1,000 are usual"
+            "needed before they can all be told apart. Give more; 1,000 are usual"
         )

@@ -14,6 +14,7 @@ samples take no more of it, but for what is kept of each. Workers take no part i
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ from hqp_onnx.workers import active, alone
 _LOG = logging.getLogger(__name__)
 FEW, MORE = 1, 3  # batches
 WORTH = 40  # batches, from which on a command is worth an estimate
+SHARE = 0.1  # of the time that a command takes at least: an estimate of it may take no more
+WORTH_SECONDS = 2.0  # that an estimate may take, to be begun
 LONG_SECONDS = 20.0
 LEAST = 0.005  # of all seconds: a shorter stage is not listed
 REST = "all else"
@@ -78,8 +81,12 @@ class Forecast:
 
 @dataclass
 class Watch:
-    """Progress that keeps what each stage took: the time up to a report is that of the stage that reports."""
+    """Progress that keeps what each stage took: the time up to a report is that of the stage that reports.
 
+    From ``limit`` on, by the clock, a report raises ``TimeoutError``.
+    """
+
+    limit: float = math.inf
     seconds: dict[str, float] = field(default_factory=dict)
     work: dict[str, float] = field(default_factory=dict)
     passes: dict[str, int] = field(default_factory=dict)
@@ -101,6 +108,8 @@ class Watch:
 
     def _lap(self, stage: str) -> None:
         now, worked = perf_counter(), process_time()
+        if now > self.limit:
+            raise TimeoutError("it would take too much of the time")
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
         self.work[stage] = self.work.get(stage, 0.0) + worked - self._worked
         self._last, self._worked = now, worked
@@ -110,10 +119,15 @@ Command = Callable[[Path, Progress], object]
 """Does the work, and writes into a folder."""
 
 
-def forecast(command: Command, caps: Mapping[str, int] = MappingProxyType({})) -> Forecast:
-    """What ``command`` will take on all of its data, of which a stage takes no more than ``caps`` says."""
-    few, one = pilot(command, FEW)
-    more, three = pilot(command, MORE)
+def forecast(command: Command, caps: Mapping[str, int] = MappingProxyType({}), seconds: float = math.inf) -> Forecast:
+    """What ``command`` will take on all of its data, of which a stage takes no more than ``caps`` says.
+
+    Raises:
+        TimeoutError: the estimate itself takes longer than ``seconds``.
+    """
+    limit = perf_counter() + seconds
+    few, one = pilot(command, FEW, limit)
+    more, three = pilot(command, MORE, limit)
     stages = tuple(_stage(name, few, more, one, three, caps.get(name)) for name in more.seconds)
     return Forecast(stages, peak_bytes(), dict(three.whole))
 
@@ -121,31 +135,41 @@ def forecast(command: Command, caps: Mapping[str, int] = MappingProxyType({})) -
 class Foretold:
     """Progress of a command that first says what all of it will take, where it is long, and then its steps.
 
-    Whether it is shows by its first batch: of ``WORTH`` or more, an estimate takes a tenth of the time at most.
+    How long it takes at least shows by its first batches, of ``WORTH`` or more: what is left of their stage, at their
+    pace. An estimate takes a tenth of that at most, and none is begun where that is little.
 
     Args:
         command: does the same elsewhere, see ``forecast``.
         progress: what it reports to.
-        foresee: what makes the estimate of the command.
+        foresee: what makes the estimate of the command in so many seconds, see ``forecast``.
     """
 
     def __init__(
-        self, command: Command, progress: Progress, foresee: Callable[[Command], Forecast] | None = None
+        self, command: Command, progress: Progress, foresee: Callable[[Command, float], Forecast] | None = None
     ) -> None:
-        self._command, self._foresee = command, foresee or forecast
+        self._command, self._foresee = command, foresee or (lambda command, seconds: forecast(command, seconds=seconds))
         self._told, self._looks = progress, True
+        self._first: tuple[str, int, float] | None = None  # stage, done, when
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """See ``Progress``."""
-        if self._looks and 0 < WORTH * done <= total:
+        if self._looks and 0 < WORTH * done <= total and self._first is None:
+            self._first = stage, done, perf_counter()
+        elif self._looks and self._first is not None and stage == self._first[0] and done > self._first[1]:
             self._looks = False
-            found = foretold(lambda: self._foresee(self._command))
-            if found is not None:
-                seconds = {each.name: each.seconds for each in found.stages}
-                steps = Steps([Step(name, (name,)) for name in seconds if name != REST], self._told)
-                steps.expect(seconds)
-                self._told = steps
+            self._tell(SHARE * (total - done) * (perf_counter() - self._first[2]) / (done - self._first[1]))
         self._told(stage, done, total)
+
+    def _tell(self, seconds: float) -> None:
+        """Estimate in so many seconds."""
+        if seconds < WORTH_SECONDS:
+            return
+        found = foretold(lambda: self._foresee(self._command, seconds))
+        if found is not None:
+            expected = {each.name: each.seconds for each in found.stages}
+            steps = Steps([Step(name, (name,)) for name in expected if name != REST], self._told)
+            steps.expect(expected)
+            self._told = steps
 
 
 def foretold(foresee: Callable[[], Forecast]) -> Forecast | None:
@@ -167,10 +191,10 @@ def foretold(foresee: Callable[[], Forecast]) -> Forecast | None:
     return found
 
 
-def pilot(command: Command, batches: int) -> tuple[Watch, Sampling]:
-    """What a command took on so many batches of its data."""
+def pilot(command: Command, batches: int, limit: float = math.inf) -> tuple[Watch, Sampling]:
+    """What a command took on so many batches of its data; ``TimeoutError`` at ``limit``, by the clock."""
     with tempfile.TemporaryDirectory(prefix="hqp-") as folder, sampled(batches) as sampling, _silence(), alone():
-        watch = Watch()
+        watch = Watch(limit)
         command(Path(folder), watch)
         watch.end()
     return watch, sampling

@@ -25,6 +25,7 @@ from hqp_onnx.allocation.times import SECONDS, measured, number
 from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.job.allocation import DESCENT_SECONDS, SAMPLES, divergence_of, groups_of
 from hqp_onnx.job.candidate import Candidate, Precision
+from hqp_onnx.job.evidence import REFIT as IN_ORDER
 from hqp_onnx.job.evidence import REFIT_SAMPLES, Evidence, gather
 from hqp_onnx.job.ledger import Ledger
 from hqp_onnx.job.models import CandidateModels
@@ -45,7 +46,7 @@ _REMOVED = 0.4  # of the units, where a linear search ends
 _WRITTEN = 3  # models
 _PROBED = 0.0, 0.5, 1.0  # groups, by their place
 TABLE, CURVES, REFIT, INT8, OUTPUTS = "table of times", "loss curves", "candidates", "INT8", "the original's outputs"
-_CAPS = {CURVES: 2 * SAMPLES, OUTPUTS: 2 * SAMPLES, REFIT: REFIT_SAMPLES}
+_CAPS = {CURVES: 2 * SAMPLES, OUTPUTS: 2 * SAMPLES, REFIT: REFIT_SAMPLES, IN_ORDER: REFIT_SAMPLES}
 """Calibration samples that a stage takes at most."""
 
 
@@ -90,7 +91,8 @@ def _counts(options: Options, groups: Groups, samples: Mapping[str, int]) -> dic
     levels = sum(len({max(1, round(share * (len(g.levels) - 1))) for share in SHARES}) for g in groups.groups)
     curves = levels / max(len(_some(groups)) - 1, 1)
     evaluations = (1 + _SEEN * candidates + files) / 2  # the original and one candidate were evaluated
-    return {TABLE: number(groups), CURVES: curves, REFIT: candidates, JUDGED: evaluations, INT8: 2, "calibration": 2}
+    once = {TABLE: number(groups), CURVES: curves, REFIT: candidates, IN_ORDER: candidates, JUDGED: evaluations}
+    return {**once, INT8: 2, "calibration": 2}
 
 
 def _candidates(options: Options) -> float:

@@ -113,7 +113,9 @@ def ask_target(source: ModelSource, target_name: str) -> Acceptance:
     """
     asked = target(target_name)
     if not asked.engines and not isinstance(asked.runtime, Placing):
-        raise UsageError(f"{{--target}} {target_name}: only tensorrt-rtx and qnn say which nodes they take")
+        raise UsageError(
+            f"{{--target}} {target_name}: only tensorrt-rtx, ethos-u, qnn and Rockchip's say which nodes they take"
+        )
     path, proto = read_model(source, quantized=True)
     if isinstance(asked.runtime, Placing):
         nodes, left = asked.runtime.placed(proto, example_feeds(model_io.to_graph(proto)))

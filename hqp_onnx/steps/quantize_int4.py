@@ -17,7 +17,7 @@ import onnx
 
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.data.reading import Data
-from hqp_onnx.errors import UsageError
+from hqp_onnx.errors import GradientError, UsageError
 from hqp_onnx.evaluation.budget import Budget, allowed, check_budget
 from hqp_onnx.graphs import model_io
 from hqp_onnx.job.options import MAX_DROP, RELATIVE_DROP
@@ -81,10 +81,15 @@ def int4_model(
     """``model`` with weights in INT4, the least sensitive by Fisher information.
 
     Raises:
+        GradientError: the model has no gradients.
         UsageError: all of them in INT8 are outside the budget already.
     """
     convolutions = weights.convolutions
-    prepared = prepare_weights(model.graph, data, recipe, convolutions=convolutions, progress=progress)
+    try:
+        prepared = prepare_weights(model.graph, data, recipe, convolutions=convolutions, progress=progress)
+    except GradientError as e:
+        instead = "{--int4_weights} ranks weights by gradients: leave it out for INT8"
+        raise GradientError(e.reason, instead) from e
     if isinstance(weights.share, Judging):
         return _smallest(prepared, weights.share, model_io.to_proto(model.graph), progress)
     made = int4_share(prepared.four, weights.share, prepared.data, partial(progress, "rounding in order"))

@@ -66,5 +66,5 @@ def test_what_cannot_be_split():
     with pytest.raises(DataError, match="d: 9 samples are too few to be split: expected 10"):
         split(source(np.zeros(9)), 0)
     for shares in ((0.5, 0.5), (0.5, 0.6, -0.1), (0.3, 0.3, 0.3), (math.nan, 0.5, 0.5), (0.5, 0.5, math.nan)):
-        with pytest.raises(UsageError, match="expected three shares above 0"):
+        with pytest.raises(UsageError, match="expected three shares above 0 that add up to 1"):
             split(source(np.zeros(20)), 0, shares)

@@ -38,5 +38,7 @@ def test_where_little_was_gained_it_says_what_may_help(returned: Report) -> None
     slow = replace(returned.hqp, speedup=1.02)
     report = replace(returned, hqp=slow, ships="hqp")
     assert "larger budget" in " ".join(advice(report))
+    ended = (*report.notes, "the time limit of 240 s ended the search at 'times', with 1 candidate judged")
+    assert "--resume goes on" in " ".join(advice(replace(report, notes=ended)))
     stuck = replace(report, units=replace(report.units, prunable=0))
     assert "No channels can be removed" in " ".join(advice(stuck))

@@ -88,6 +88,13 @@ class EthosU:
             *(f"Vela's estimate cannot be right: {words}" for words in found.implausible(self.chip)),
         )
 
+    def placed(
+        self, model: onnx.ModelProto, feeds: Mapping[str, Array]
+    ) -> tuple[int, tuple[tuple[str, str, str], ...]]:
+        """Rows of Vela's, of a float model as if it were in INT8; see ``runtime.Placing``."""
+        rows = estimated(model, feeds, self.chip).rows
+        return len(rows), tuple((row.name, row.operator, row.reason) for row in rows if not row.on_npu)
+
     def describe(self) -> str:
         """Versions and chip."""
         return f"LiteRT {version()}, times by Vela {vela_version()} for {self._words}"

@@ -1,12 +1,13 @@
 """Vela, Arm's compiler for Ethos-U, run as a process of its own: the compiled file, and the cycles that it estimates.
 
-Vela places every operator on the NPU or on the CPU beside it, and knows nothing of the time of the latter. Its rows are
-checked against what cannot be: more multiply-accumulates in a cycle than the NPU has units for.
+Vela places every operator on the NPU or on the CPU beside it, says why, and knows nothing of the time of the latter.
+Its rows are checked against what cannot be: more multiply-accumulates in a cycle than the NPU has units for.
 """
 
 from __future__ import annotations
 
 import csv
+import re
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from hqp_onnx.errors import MissingRuntimeError, ModelError, UsageError
 _INSTALL = "Vela is not installed: pip install 'hqp-onnx[ethos-u]'"
 _SECONDS = 600
 _CONFIGURATION = "Arm/vela.ini"
+_WARNED = re.compile(r"^Warning .*operator: (?P<operator>\w+), ofm: '(?P<name>.*)'\nReason: (?P<why>.*)$", re.MULTILINE)
 ETHOS = "ethos-u"
 _FAMILIES = {
     "ethos-u55": (("32", "64", "128", "256"), "Ethos_U55_High_End_Embedded", "Shared_Sram"),
@@ -66,13 +68,17 @@ def chip_of(name: str) -> Chip:
 
 @dataclass(frozen=True)
 class Row:
-    """An operator, by the tensor that it writes; ``on_npu`` or else on the CPU, whose cycles are not known."""
+    """An operator, by the tensor that it writes; ``on_npu`` or else on the CPU, whose cycles are not known.
+
+    ``reason`` is why it is left to the CPU, as Vela words it.
+    """
 
     operator: str
     name: str
     on_npu: bool
     cycles: int
     macs: int
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,9 +126,9 @@ def estimate(content: bytes, chip: Chip) -> Estimate:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.tflite"
         file.write_bytes(content)
-        _run([str(file), *_options(chip), "--output-dir", folder])
+        reasons = _reasons(_run([str(file), *_options(chip), "--output-dir", folder]))
         (summary,) = _table(Path(folder), "*_summary_*.csv")
-        rows = tuple(map(_row, _table(Path(folder), "*_per-layer.csv")))
+        rows = tuple(_row(row, reasons) for row in _table(Path(folder), "*_per-layer.csv"))
         compiled = (Path(folder) / "model_vela.tflite").read_bytes()
     clock = float(summary["core_clock"])
     return Estimate(compiled, round(float(summary["inference_time"]) * clock), clock, rows)
@@ -133,7 +139,8 @@ def _options(chip: Chip) -> list[str]:
     return [*of_chip, "--config", _CONFIGURATION, "--verbose-performance"]
 
 
-def _run(arguments: list[str]) -> None:
+def _run(arguments: list[str]) -> str:
+    """What Vela prints."""
     command = [sys.executable, "-m", "ethosu.vela", *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS)
@@ -143,6 +150,17 @@ def _run(arguments: list[str]) -> None:
         said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         reason = next((line for line in said if line.startswith("Error")), said[-1] if said else "it gave no reason")
         raise ModelError(f"Vela cannot compile the model: {reason}")
+    return done.stdout
+
+
+def _reasons(said: str) -> dict[tuple[str, str], str]:
+    """Why operators are left to the CPU, by operator and by the tensor that each writes."""
+    return {(_plain(one["operator"]), one["name"]): one["why"].strip() for one in _WARNED.finditer(said)}
+
+
+def _plain(operator: str) -> str:
+    """BATCH_MATMUL, as warnings have it, and BatchMatMul, as tables have it."""
+    return operator.replace("_", "").lower()
 
 
 def _table(folder: Path, pattern: str) -> list[dict[str, str]]:
@@ -153,8 +171,7 @@ def _table(folder: Path, pattern: str) -> list[dict[str, str]]:
         return [{key.strip(): value for key, value in row.items() if key} for row in csv.DictReader(file)]
 
 
-def _row(row: dict[str, str]) -> Row:
-    on_npu = row["Target"].strip() == "NPU"
-    return Row(
-        row["Original Operator"], row["Name"], on_npu, int(float(row["Op Cycles"])), int(float(row["MAC Count"]))
-    )
+def _row(row: dict[str, str], reasons: dict[tuple[str, str], str]) -> Row:
+    operator, name, on_npu = row["Original Operator"], row["Name"], row["Target"].strip() == "NPU"
+    reason = "" if on_npu else reasons.get((_plain(operator), name), "Vela gave no reason")
+    return Row(operator, name, on_npu, int(float(row["Op Cycles"])), int(float(row["MAC Count"])), reason)

@@ -160,6 +160,14 @@ class Rockchip:
         words = "by the pairs of the .onnx" if self.samples is None else "by the toolkit, of the calibration data"
         return f"quantized {words}", *notes_of(self._compiled(model, feeds)[1], self.chip)
 
+    def placed(
+        self, model: onnx.ModelProto, feeds: Mapping[str, Array]
+    ) -> tuple[int, tuple[tuple[str, str, str], ...]]:
+        """Rows of the compiler's log, which gives no reasons; see ``runtime.Placing``."""
+        rows = self._compiled(model, feeds)[1]
+        left = (row for row in rows if row.place != "NPU")
+        return len(rows), tuple((row.name, row.kind, "its compiler gives no reason") for row in left)
+
     def describe(self) -> str:
         """Version and chip."""
         require()

@@ -57,6 +57,16 @@ def test_a_model_is_on_the_npu_and_takes_the_sum_of_its_rows(int8: onnx.ModelPro
     assert left.startswith("left to the CPU beside the NPU, whose time is not known: 1 Dequantize, 1 Mul, 1 Quantize")
 
 
+def test_what_is_left_to_the_cpu_is_said_with_velas_reason(int8: onnx.ModelProto) -> None:
+    feeds = {"input": np.zeros((1, 1, 8, 8), np.float32)}
+    for model in (int8, small_model()):
+        rows, left = target("ethos-u55-256").runtime.placed(model, feeds)
+        assert rows > len(left)
+        reasons = {operator: reason for _, operator, reason in left}
+        assert reasons["Dequantize"] == "Unsupported opType"
+        assert reasons["Mul"].startswith("Operation has tensor with unsupported DataType Float32")
+
+
 def test_a_fused_row_has_the_shapes_of_all_that_it_computes(int8: onnx.ModelProto) -> None:
     swish = small_model()
     for node in swish.graph.node:

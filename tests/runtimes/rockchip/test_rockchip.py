@@ -133,6 +133,7 @@ def test_a_file_is_for_one_sample_and_the_chip_that_is_named(played: Path, int8:
         "at least 1872 cycles of the NPU, as its compiler estimates",
         "left to the CPU of the chip: 1 Reshape ('flat')",
     )
+    assert runtime.placed(int8, small_data(4)) == (2, (("flat", "Reshape", "its compiler gives no reason"),))
     fixed = onnx.ModelProto.FromString(stated(int8, {"input": small_data(1)["input"]}, {"logits": np.zeros((1, 4))}))
     assert [d.dim_value for d in fixed.graph.input[0].type.tensor_type.shape.dim] == [1, 1, 8, 8]
 

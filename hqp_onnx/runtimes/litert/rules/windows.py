@@ -7,12 +7,13 @@ in front of a MaxPool if its input has nothing below, since PADV2, which could p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from hqp_onnx.errors import ModelError
 from hqp_onnx.runtimes.litert.emitter import LAST, Emitter
+from hqp_onnx.runtimes.litert.rules.patches import are_patches, beside, in_a_row
 from hqp_onnx.runtimes.litert.rules.registry import Step, rule
 
 _SAME, _VALID = 0, 1  # of the schema's Padding
@@ -122,6 +123,11 @@ def _conv(e: Emitter, step: Step) -> None:
     groups, channels = step.attributes.get("group", 1), e.shape(step.inputs[0])[1]
     depthwise = groups == channels and groups > 1
     image, padding = _padded(e, step, window)
+    given = window.kernel, window.stride, window.dilation, window.inner, window.pads
+    if e.lookups and groups == 1 and are_patches(*given):
+        image, padding = beside(e, image, step.inputs[0], window.kernel), _VALID
+        values = in_a_row(values)
+        window = replace(window, stride=(1, 1), dilation=(1, window.outer[1]))
     order = (1, 2, 3, 0) if depthwise else (0, 2, 3, 1)
     axis = 3 if depthwise else 0
     weight = e.file.constant(step.inputs[1], values.transpose(order), stored.along(axis))
