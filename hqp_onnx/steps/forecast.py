@@ -1,12 +1,13 @@
 """What a command will take, measured on a few samples: ``--dry-run``.
 
 The command itself is run into a folder that is thrown away, on the first n samples of its data and then on 3 n. The
-processor's time in each stage is fitted by a line,
+processor's time in each stage is a line,
 
     seconds(n) = a + b n,    a, b >= 0
 
-read at the number of samples that there are, and multiplied by what a second of it took by the clock: where the machine
-has other work, a clock's two readings differ by more than their samples do. A stage that counts something else than
+read at the number of samples that there are. b is the pace between the reports of a pass, or where a stage reports no
+samples, what the two runs differ by. That is multiplied by what a second of it took by the clock: where the machine has
+other work, two readings of a clock differ by more than their samples do. A stage that counts something else than
 samples, as weights, takes what it took. Memory is what the process used at its most: data come in batches, so more
 samples take no more of it, but for what is kept of each. Workers take no part in it.
 """
@@ -83,7 +84,8 @@ class Forecast:
 class Watch:
     """Progress that keeps what each stage took: the time up to a report is that of the stage that reports.
 
-    From ``limit`` on, by the clock, a report raises ``TimeoutError``.
+    ``paces`` are the processor's time from the first report of each pass to its last, and how much was done in it. From
+    ``limit`` on, by the clock, a report raises ``TimeoutError``.
     """
 
     limit: float = math.inf
@@ -91,28 +93,36 @@ class Watch:
     work: dict[str, float] = field(default_factory=dict)
     passes: dict[str, int] = field(default_factory=dict)
     totals: dict[str, int] = field(default_factory=dict)
+    paces: dict[str, tuple[float, int]] = field(default_factory=dict)
     _done: int = 0
+    _stage: str = ""
     _last: float = field(default_factory=lambda: perf_counter())
     _worked: float = field(default_factory=lambda: process_time())
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """See ``Progress``."""
-        self._lap(stage)
+        worked = self._lap(stage)
         if stage not in self.passes or done <= self._done:
             self.passes[stage] = self.passes.get(stage, 0) + 1
-        self._done, self.totals[stage] = done, total
+        elif stage == self._stage:
+            work, count = self.paces.get(stage, (0.0, 0))
+            self.paces[stage] = work + worked, count + done - self._done
+        self._stage, self._done, self.totals[stage] = stage, done, total
 
     def end(self) -> None:
         """The time since the last report belongs to no stage."""
         self._lap(REST)
 
-    def _lap(self, stage: str) -> None:
+    def _lap(self, stage: str) -> float:
+        """The processor's time since the last report, which counts as that of a stage."""
         now, worked = perf_counter(), process_time()
         if now > self.limit:
             raise TimeoutError("it would take too much of the time")
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
-        self.work[stage] = self.work.get(stage, 0.0) + worked - self._worked
+        lap = worked - self._worked
+        self.work[stage] = self.work.get(stage, 0.0) + lap
         self._last, self._worked = now, worked
+        return lap
 
 
 Command = Callable[[Path, Progress], object]
@@ -218,8 +228,12 @@ def _stage(name: str, few: Watch, more: Watch, one: Sampling, three: Sampling, c
     whole = whole if cap is None else min(whole, cap)
     total = more.totals.get(name, 0)
     counted = total != few.totals.get(name, 0) or total in three.taken.values()
-    grows = counted or cap is not None or name == REST
-    work = line(counts, [few.work.get(name, 0.0), more.work[name]], whole) if grows else more.work[name]
+    work = more.work[name]
+    if counted and name in more.paces and counts[1]:
+        spent, done = more.paces[name]
+        work += spent / done * more.passes[name] * total * (whole / counts[1] - 1)
+    elif counted or cap is not None or name == REST:
+        work = line(counts, [few.work.get(name, 0.0), more.work[name]], whole)
     seconds = more.seconds[name] * (work / more.work[name] if more.work[name] else 1.0)
     count = round(total * whole / counts[1]) if counted and counts[1] else total
     return Stage(name, more.passes.get(name, 1), count, seconds, work)
@@ -228,7 +242,7 @@ def _stage(name: str, few: Watch, more: Watch, one: Sampling, three: Sampling, c
 def parts_of(stage: str, parts: Collection[str]) -> list[str]:
     """The parts of the data that a stage goes over."""
     named = [part for part in parts if stage.endswith(f" {part}")]
-    judged = [part for part in parts if part == "val" and stage == JUDGED]
+    judged = [part for part in parts if part == "val" and stage.startswith(JUDGED)]
     return named or judged or [part for part in ("calib", "data") if part in parts][:1]
 
 

@@ -46,6 +46,7 @@ _REMOVED = 0.4  # of the units, where a linear search ends
 _WRITTEN = 3  # models
 _PROBED = 0.0, 0.5, 1.0  # groups, by their place
 TABLE, CURVES, REFIT, INT8, OUTPUTS = "table of times", "loss curves", "candidates", "INT8", "the original's outputs"
+JUDGED_AGAIN = f"{JUDGED} of candidates"
 _CAPS = {CURVES: 2 * SAMPLES, OUTPUTS: 2 * SAMPLES, REFIT: REFIT_SAMPLES, IN_ORDER: REFIT_SAMPLES}
 """Calibration samples that a stage takes at most."""
 
@@ -87,12 +88,11 @@ def _limited(stages: Sequence[Stage], seconds: float) -> list[Stage]:
 def _counts(options: Options, groups: Groups, samples: Mapping[str, int]) -> dict[str, float]:
     """How often a search does what was done once, by stage."""
     candidates = _candidates(options)
-    files = _WRITTEN * (1 + samples.get("test", 0) / samples["val"])
+    files = _WRITTEN * ((options.precision != "fp32") + samples.get("test", 0) / samples["val"])
     levels = sum(len({max(1, round(share * (len(g.levels) - 1))) for share in SHARES}) for g in groups.groups)
     curves = levels / max(len(_some(groups)) - 1, 1)
-    evaluations = (1 + _SEEN * candidates + files) / 2  # the original and one candidate were evaluated
-    once = {TABLE: number(groups), CURVES: curves, REFIT: candidates, IN_ORDER: candidates, JUDGED: evaluations}
-    return {**once, INT8: 2, "calibration": 2}
+    once = {TABLE: number(groups), CURVES: curves, REFIT: candidates, IN_ORDER: candidates}
+    return {**once, JUDGED_AGAIN: _SEEN * candidates + files, INT8: 2, "calibration": 2}
 
 
 def _candidates(options: Options) -> float:
@@ -138,7 +138,10 @@ def _once(options: Options, folder: Path, progress: Progress, found: list[Groups
         models = CandidateModels(setup, evidence.refit, ledger.cache)
         models.graph(Candidate(half))
         progress(REFIT, 1, 1)
-        setup.scores(models.session(Candidate(half)), "val")
+        again = replace(
+            setup, progress=lambda stage, *done: progress(JUDGED_AGAIN if stage == JUDGED else stage, *done)
+        )
+        again.scores(models.session(Candidate(half)), "val")
         if options.precision != "fp32":
             models.graph(Candidate(half, Precision(options.narrow)))
             progress(INT8, 1, 1)
