@@ -111,6 +111,7 @@ def check_folder(
     if (limit := thresholds.bytes) is not None:
         taken = shipped.with_name(PureWindowsPath(report.shipped).name)  # a .tflite, say; either slash
         require_regular(taken, "the model that ships", DataError)
+        read_model(shipped, quantized=True)  # any file may be small
         size = handed_bytes(taken)
         findings.append(Finding("size", size <= limit, f"{taken.name} takes {size} bytes, at most {limit}", 0.0))
     if thresholds.min_speedup is not None:

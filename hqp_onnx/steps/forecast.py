@@ -84,7 +84,7 @@ class Forecast:
 class Watch:
     """Progress that keeps what each stage took: the time up to a report is that of the stage that reports.
 
-    ``paces`` are the processor's time for one sample, or what else a stage counts, in the last batch: the first ones take
+    ``paces`` are the processor's time for one sample, or what else a stage counts, in the last batch: first ones take
     longer. From ``limit`` on, by the clock, a report raises ``TimeoutError``.
     """
 
