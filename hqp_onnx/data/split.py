@@ -102,12 +102,16 @@ def read_part(source: Source, name: str) -> Subset:
     path, _, part = name.rpartition(":")
     try:
         content = json.loads(read_text(Path(path)))
+        if not all(type(number) is int for number in content[part]):
+            raise ValueError(f"'{part}' is not a list of sample numbers")
         numbers, count = np.array(content[part], np.int64), content["count"]
     except (FileError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as e:
         known = ", ".join(PARTS)
         raise UsageError(f"{{--part}} {name}: expected split.json:PART, one of {known}: {one_line(e)}") from e
-    if count != source.count or numbers.ndim != 1 or (numbers.size and not 0 <= numbers.min() <= numbers.max() < count):
+    if count != source.count:
         raise DataError(f"{path}: is a split of {count} samples, and {source.name} has {source.count}")
+    if numbers.size and not 0 <= numbers.min() <= numbers.max() < count:
+        raise DataError(f"{path}: '{part}' has sample numbers that are not in 0 .. {count - 1}")
     return Subset(source, np.unique(numbers), part)
 
 

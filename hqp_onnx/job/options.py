@@ -8,6 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_type_hints
 
+import onnx
+
 from hqp_onnx.boundary import require_types
 from hqp_onnx.data.reading import Data
 from hqp_onnx.data.split import PARTS, SHARES, check_shares
@@ -292,6 +294,8 @@ def _checked_drop(options: Options) -> float | str:
 
 def _check_given(options: Options) -> None:
     """Raise ``UsageError`` that names all that is needed and not given."""
+    if not isinstance(options.model, (str, Path, onnx.ModelProto)):
+        raise UsageError(f"{{--model}} is of type {type(options.model).__name__}: expected a path or a ModelProto")
     lacking = ["{--model}"] if isinstance(options.model, str) and not options.model else []
     parts = [f"{{--{part}}}" for part in ("calib", "val") if options.data is None and getattr(options, part) is None]
     lacking += ["{--data} (or {--calib} and {--val})"] if len(parts) == 2 else parts
@@ -305,6 +309,8 @@ def _check_data(options: Options) -> None:
     given = [part for part in PARTS if getattr(options, part) is not None]
     if options.data is not None and given:
         raise UsageError(f"{{--data}} is split into calibration, validation and test: leave out {{--{given[0]}}}")
+    if isinstance(options.shares, str):
+        raise UsageError(f"{{--shares}} is {options.shares!r}: expected three numbers, as (0.4, 0.3, 0.3)")
     shares = tuple(share(each, "shares") for each in options.shares)
     object.__setattr__(options, "shares", shares)
     check_shares(shares)

@@ -41,7 +41,8 @@ def _beside(report: Report, row: Row, ships: Row) -> str:
     q, slower = report.metric, ships.speedup / row.speedup - 1
     times = f"takes {100 * slower:.0f} % more time than" if slower > 0.01 else "is as fast as"
     less = ships.drop - row.drop
-    return f"{times} what ships" + (f" and loses {q.change(less)} less" if less > 0 else "")
+    shown = less > 0 and q.change(less) != q.change(0.0)
+    return f"{times} what ships" + (f" and loses {q.change(less)} less" if shown else "")
 
 
 def _what_would_help(report: Report) -> Iterator[str]:

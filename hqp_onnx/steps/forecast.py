@@ -84,8 +84,8 @@ class Forecast:
 class Watch:
     """Progress that keeps what each stage took: the time up to a report is that of the stage that reports.
 
-    ``paces`` are the processor's time from the first report of each pass to its last, and how much was done in it. From
-    ``limit`` on, by the clock, a report raises ``TimeoutError``.
+    ``paces`` are the processor's time for one sample, or what else a stage counts, in the last batch: first ones take
+    longer. From ``limit`` on, by the clock, a report raises ``TimeoutError``.
     """
 
     limit: float = math.inf
@@ -93,7 +93,7 @@ class Watch:
     work: dict[str, float] = field(default_factory=dict)
     passes: dict[str, int] = field(default_factory=dict)
     totals: dict[str, int] = field(default_factory=dict)
-    paces: dict[str, tuple[float, int]] = field(default_factory=dict)
+    paces: dict[str, float] = field(default_factory=dict)
     _done: int = 0
     _stage: str = ""
     _last: float = field(default_factory=lambda: perf_counter())
@@ -105,8 +105,7 @@ class Watch:
         if stage not in self.passes or done <= self._done:
             self.passes[stage] = self.passes.get(stage, 0) + 1
         elif stage == self._stage:
-            work, count = self.paces.get(stage, (0.0, 0))
-            self.paces[stage] = work + worked, count + done - self._done
+            self.paces[stage] = worked / (done - self._done)
         self._stage, self._done, self.totals[stage] = stage, done, total
 
     def end(self) -> None:
@@ -230,8 +229,7 @@ def _stage(name: str, few: Watch, more: Watch, one: Sampling, three: Sampling, c
     counted = total != few.totals.get(name, 0) or total in three.taken.values()
     work = more.work[name]
     if counted and name in more.paces and counts[1]:
-        spent, done = more.paces[name]
-        work += spent / done * more.passes[name] * total * (whole / counts[1] - 1)
+        work += more.paces[name] * more.passes[name] * total * (whole / counts[1] - 1)
     elif counted or cap is not None or name == REST:
         work = line(counts, [few.work.get(name, 0.0), more.work[name]], whole)
     seconds = more.seconds[name] * (work / more.work[name] if more.work[name] else 1.0)

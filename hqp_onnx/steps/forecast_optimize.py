@@ -23,6 +23,7 @@ from hqp_onnx.allocation.groups import Groups
 from hqp_onnx.allocation.search import STEP
 from hqp_onnx.allocation.times import SECONDS, measured, number
 from hqp_onnx.channels.channel_map import PruningPlan
+from hqp_onnx.evaluation.latency import most_seconds
 from hqp_onnx.job.allocation import DESCENT_SECONDS, SAMPLES, divergence_of, groups_of
 from hqp_onnx.job.candidate import Candidate, Precision
 from hqp_onnx.job.evidence import REFIT as IN_ORDER
@@ -37,6 +38,7 @@ from hqp_onnx.job.timing import choose_timing
 from hqp_onnx.out_folder import OutFolder
 from hqp_onnx.progress import Progress
 from hqp_onnx.quantization.float_nodes import SECONDS as FLOAT_SECONDS
+from hqp_onnx.runtimes.machine import thread_counts
 from hqp_onnx.steps.forecast import JUDGED, Forecast, Stage, forecast
 
 _FASTER = 6.0  # times that the least widths are as fast as the input
@@ -119,7 +121,9 @@ def _by_the_clock(options: Options, stages: Sequence[Stage]) -> Iterator[Stage]:
         yield Stage("descent", 1, 0, share * curves.seconds, share * curves.work)
     if options.precision == "mixed" and options.narrow == "int8":
         yield Stage("mixed precision", 1, 0, _USUAL * FLOAT_SECONDS, _USUAL * FLOAT_SECONDS)
-    yield Stage("latency of the result", 1, 0, LATENCY_SECONDS, LATENCY_SECONDS)
+    rows = 2 if options.precision == "fp32" else 2 + _WRITTEN
+    seconds = min(LATENCY_SECONDS, most_seconds(rows * (1 if options.threads else len(thread_counts()))))
+    yield Stage("latency of the result", 1, 0, seconds, seconds)
 
 
 def _once(options: Options, folder: Path, progress: Progress, found: list[Groups]) -> None:

@@ -54,6 +54,8 @@ def optimize(options: Options, progress: Progress = silent, workers: Workers = N
     Raises:
         HqpError: bad input; or OUT holds what is not of this job, see ``out_folder``.
     """
+    if not isinstance(options, Options):
+        raise UsageError(f"the options are of type {type(options).__name__}: expected hqp_onnx.Options")
     began = perf_counter()
     if options.build:
         require_engine(options)

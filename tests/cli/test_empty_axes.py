@@ -25,10 +25,19 @@ def _saved(path: Path, batch: str) -> onnx.ModelProto:
     return model
 
 
-@pytest.mark.parametrize("command", [("prune", "--sparsity", "0.3"), ("quantize",)], ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("prune", "--sparsity", "0.3"),
+        ("prune", "--sparsity", "0.3", "--saliency", "l2", "--data", "d.npz"),
+        ("quantize",),
+    ],
+)
 def test_a_weight_without_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]) -> None:
     path, x = tmp_path / "m.onnx", {"x": np.random.default_rng(1).standard_normal((6, 4)).astype(np.float32)}
     model = _saved(path, "n")
+    np.savez(tmp_path / "d.npz", **x)
+    monkeypatch.chdir(tmp_path)
     assert hqp(monkeypatch, *command, path, "-o", tmp_path / "out.onnx", "--quiet") == 0
     (expected,), (found,) = run(model, x), run(onnx.load(tmp_path / "out.onnx"), x)
     assert found.shape == expected.shape

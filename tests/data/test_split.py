@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from hqp_onnx.data import split as splits
 from hqp_onnx.data.memory import ArraySource
-from hqp_onnx.data.split import PARTS, split, subset
+from hqp_onnx.data.split import PARTS, read_part, split, subset
 from hqp_onnx.errors import DataError, UsageError
 
 
@@ -60,6 +61,21 @@ def test_a_part_reads_as_its_samples():
         np.testing.assert_array_equal(batch.labels, labels[numbers[start:stop]])
     np.testing.assert_array_equal(part.labels, labels[numbers])
     assert part.digest() != subset(whole, found, "test").digest()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "error", "message"),
+    [
+        ([1, 20], DataError, r"'test' has sample numbers that are not in 0 \.\. 19"),
+        ([-1], DataError, r"'test' has sample numbers that are not in 0 \.\. 19"),
+        ([1.5], UsageError, "'test' is not a list of sample numbers"),
+        ("abc", UsageError, "'test' is not a list of sample numbers"),
+    ],
+)
+def test_a_part_that_was_edited_is_refused(tmp_path, numbers, error, message):
+    (tmp_path / "split.json").write_text(json.dumps({"count": 20, "test": numbers}))
+    with pytest.raises(error, match=message):
+        read_part(source(np.zeros(20)), f"{tmp_path / 'split.json'}:test")
 
 
 def test_what_cannot_be_split():

@@ -50,6 +50,12 @@ def test_a_limit_says_what_is_left(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.records[0].getMessage() == "step 1 of 9: reading the data, about 90 s left of the limit"
 
 
+def test_under_a_limit_int8_comes_first(caplog: pytest.LogCaptureFixture) -> None:
+    order = [*ALL[:4], ("calibration", 9), ("rounding", 9), *ALL[4:]]
+    found = said(Options("m.onnx", data="d.npz", output="out", time_limit=90), order, caplog)
+    assert found == [f"step {number} of 9" for number in range(1, 10)]
+
+
 def test_an_estimate_says_what_is_left_and_is_corrected(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

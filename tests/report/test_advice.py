@@ -14,6 +14,7 @@ from hqp_onnx.report.advice import advice
     ("speedup", "drop", "advised"),
     [
         (4.0, 0.010, "is as fast as what ships"),
+        (4.0, 0.009999999, "It is as fast as what ships."),  # which loses 0.00 points less
         (3.8, 0.002, "takes 5 % more time than what ships and loses 0.80 points less"),
         (3.0, 0.000, ""),  # slower
         (4.0, 0.011, ""),  # loses more

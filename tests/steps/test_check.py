@@ -199,3 +199,9 @@ def test_an_original_that_has_moved_is_named(folder: Path) -> None:
         assert found[1][0].met
     finally:
         moved.rename(folder / "small.onnx")
+
+
+def test_what_is_no_model_is_not_small(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(folder / "out", tmp_path / "out")
+    (tmp_path / "out" / "pruned.onnx").write_bytes(b"x")
+    assert hqp(monkeypatch, "check", str(tmp_path / "out"), "--max-size", "1MB") == 2
