@@ -97,7 +97,7 @@ gpu: .venv-gpu/installed
 # The quantizers that tools/bench_quantization.py compares, in an environment of their own.
 peers:
 	$(PYTHON) -m venv build/peers
-	build/peers/bin/pip install --quiet onnxruntime onnx onnxsim==0.8.1 nncf openvino transformers onnxruntime-extensions pydantic
+	build/peers/bin/pip install --quiet onnxruntime onnx onnxsim==0.8.1 nncf openvino transformers onnxruntime-extensions onnx_ir pydantic
 	build/peers/bin/pip install --quiet py-cpuinfo prettytable schema deprecated pyyaml psutil
 	build/peers/bin/pip install --quiet --no-deps onnx-neural-compressor
 

@@ -27,6 +27,7 @@ from hqp_onnx.evaluation.metrics.choice import prepared
 from hqp_onnx.evaluation.verification import SAMPLES, Source
 from hqp_onnx.files import sha256
 from hqp_onnx.graphs import model_io
+from hqp_onnx.graphs.batch import takes_one, with_one
 from hqp_onnx.graphs.ends import ends_of
 from hqp_onnx.graphs.interface import Interface
 from hqp_onnx.graphs.nonfinite_weights import nonfinite_weights
@@ -57,6 +58,7 @@ class Model:
 
     Attributes:
         path: its file; ``IN_MEMORY`` if there is none.
+        single: whether it was found to take one sample at a time, though its file leaves the number open.
         quantized: "", or how a quantized model computes, as ``job.candidate.Precision`` says it: int8 or dynamic.
         digest: SHA-256 of the file, or of the serialized model.
         bytes: of the file with its external data, or of the serialized model.
@@ -76,14 +78,19 @@ class Model:
     graph: gs.Graph
     shapes: Shapes
     quantized: str = ""
+    single: bool = False
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know of how it was read."""
-        words = (
-            "it is quantized: units are removed from the float model that it stands for, and results compared with it"
-        )
-        return (f"{self.path}: {words}",) if self.quantized else ()
+        found = {
+            "it is quantized: units are removed from the float model that it stands for, and results compared with "
+            "it": bool(self.quantized),
+            "it runs on one sample at a time, though its file leaves the number open: that is 1 in what is written": (
+                self.single
+            ),
+        }
+        return tuple(f"{self.path}: {words}" for words, holds in found.items() if holds)
 
     def channels(self) -> ChannelMap:
         """The units of the graph."""
@@ -118,16 +125,20 @@ def open_model(
     """
     path, proto = read_model(source, quantized)
     try:
-        stored = path is not IN_MEMORY and not model_io.is_linked(path)
-        load = partial(_load, path if stored else proto, _target(target))
-        session = load(threads)
         canonical, shapes = canonicalize_with_shapes(_in_float(proto))
+        one = takes_one(proto, shapes.sizes)
+        read = with_one(proto) if one else proto
+        if one:
+            canonical, shapes = canonicalize_with_shapes(_in_float(read))
+        stored = path is not IN_MEMORY and not model_io.is_linked(path) and not one
+        load = partial(_load, path if stored else read, _target(target))
+        session = load(threads)
     except (ModelError, LimitError) as e:
         raise type(e)(f"{path}: {e.template}") from e
     for line in nonfinite_weights(canonical.graph):
         log.warning("warning: %s", line)
     return Model(
-        path, *identity(path, proto), session, load, Interface.of(proto), canonical.graph, shapes, _kind(proto)
+        path, *identity(path, proto), session, load, Interface.of(read), canonical.graph, shapes, _kind(proto), one
     )
 
 

@@ -62,11 +62,8 @@ class Steps:
         self._progress(stage, done, total)
 
     def expect(self, seconds: Mapping[str, float]) -> None:
-        """What stages will take; one of no step belongs to the last, one of several to the last of these."""
-        self._seconds = [0.0] * len(self._steps)
-        for stage, each in seconds.items():
-            homes = [number for number, step in enumerate(self._steps) if stage.endswith(step.stages)]
-            self._seconds[homes[-1] if homes else -1] += each
+        """What steps will take, by name."""
+        self._seconds = [seconds.get(step.name, 0.0) for step in self._steps]
         self._began = None
 
     def _begin(self, stage: str) -> None:
@@ -82,7 +79,7 @@ class Steps:
         spent = now - self._began
         if self._limit is not None:
             return f", about {max(self._limit - spent, 0):.0f} s left of the limit"
-        if not self._seconds:
+        if not any(self._seconds):
             return ""
         trust = sum(self._seconds) / 10
         pace = (spent + trust) / (done + trust)

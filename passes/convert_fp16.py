@@ -54,6 +54,7 @@ def convert_fp16(graph: gs.Graph) -> PassResult:
     floats = [tensor for tensor in graph.tensors().values() if tensor.dtype == np.float32]
     if not floats:
         raise ModelError("the model has no float32 tensors: there is nothing to convert to float16")
+    _refuse_sequences(to_proto(graph).graph)
     float16_converter()
     quantized = any(is_quantized(node.op) for node in graph.nodes)
     raised = raise_opset(graph, _QDQ_OPSET if quantized else graph.opset).graph.copy()
@@ -74,6 +75,17 @@ def convert_fp16(graph: gs.Graph) -> PassResult:
 def in_float16(graph: gs.Graph) -> PassResult:
     """``graph`` (canonical, float32), BatchNormalization folded, in float16."""
     return convert_fp16(fold_batchnorm(graph).graph)
+
+
+def _refuse_sequences(graph: onnx.GraphProto) -> None:
+    """Raise ``ModelError`` where an input or output is a sequence of float32: no Cast takes one."""
+    for kind, values in (("input", graph.input), ("output", graph.output)):
+        for value in values:
+            if value.type.sequence_type.elem_type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
+                raise ModelError(
+                    f"the model has no float16 form: {kind} '{value.name}' is a sequence of float32, which cannot be "
+                    "cast. Export the model without it, or with tensors in its place"
+                )
 
 
 def _converted(model: onnx.ModelProto) -> tuple[gs.Graph, list[str]]:

@@ -23,6 +23,7 @@ from hqp_onnx.passes.compensate import compensate
 from hqp_onnx.passes.prune_channels import prune_channels
 from hqp_onnx.passes.refit_in_order import refit_in_order
 from hqp_onnx.passes.turn_heads import turn_heads
+from hqp_onnx.progress import StageProgress
 from hqp_onnx.ranking.least_squares import RIDGE, Fits
 from hqp_onnx.statistics.moments import Moments
 from hqp_onnx.statistics.moments_in_order import refittable
@@ -50,12 +51,14 @@ class Refit:
         ridges: lambda by weight (``least_squares.held_out_ridges``).
         data: calibration batches for a second refit, in order (``refit_in_order``); None for one refit.
         threads: of the second refit.
+        progress: of the second refit: called with the weights that are done, and all.
     """
 
     moments: Mapping[str, Moments]
     ridges: Mapping[str, float]
     data: Iterable[Batch] | None = None
     threads: int = 0
+    progress: StageProgress | None = None
 
 
 def cut(
@@ -107,6 +110,7 @@ def cut(
                 moved=moved.targets,
                 readers=moved.readers,
                 threads=refit.threads,
+                progress=refit.progress,
             )
         )
     if channels.ended(plan):

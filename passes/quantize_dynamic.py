@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx
@@ -36,6 +37,7 @@ from hqp_onnx.passes.quantize import Recipe
 from hqp_onnx.passes.round_weights import round_weights, roundable
 from hqp_onnx.passes.smooth_products import smooth_products
 from hqp_onnx.passes.widen_float16 import widen_float16
+from hqp_onnx.progress import Progress, silent
 from hqp_onnx.runtimes.targets import Target
 from hqp_onnx.statistics.moments import input_moments
 
@@ -78,14 +80,27 @@ def dynamic_nodes(graph: gs.Graph) -> list[str]:
 
 
 def quantize_dynamic(
-    graph: gs.Graph, data: Iterable[Batch] | None, target: Target, *, threads: int = 0, recipe: Recipe | None = None
+    graph: gs.Graph,
+    data: Iterable[Batch] | None,
+    target: Target,
+    *,
+    threads: int = 0,
+    recipe: Recipe | None = None,
+    progress: Progress = silent,
 ) -> PassResult:
     """``graph`` in dynamic INT8; arguments as for ``prepare_dynamic``."""
-    return finish_dynamic(prepare_dynamic(graph, data, target, threads=threads, recipe=recipe), target)
+    ready = prepare_dynamic(graph, data, target, threads=threads, recipe=recipe, progress=progress)
+    return finish_dynamic(ready, target)
 
 
 def prepare_dynamic(
-    graph: gs.Graph, data: Iterable[Batch] | None, target: Target, *, threads: int = 0, recipe: Recipe | None = None
+    graph: gs.Graph,
+    data: Iterable[Batch] | None,
+    target: Target,
+    *,
+    threads: int = 0,
+    recipe: Recipe | None = None,
+    progress: Progress = silent,
 ) -> PreparedDynamic:
     """``graph`` with the weights of its products on their grids, rounded so that their results change least.
 
@@ -95,6 +110,7 @@ def prepare_dynamic(
         target: see ``targets.target``.
         threads: as for ``Session``.
         recipe: what is done for accuracy with the data; None takes the defaults of ``Recipe``.
+        progress: called as the moments for the rounding go on, and as weights are rounded.
     """
     chosen = recipe or Recipe()
     widened = widen_float16(graph)
@@ -109,8 +125,10 @@ def prepare_dynamic(
             largest = np.abs(weight.values.astype(np.float64)).max(axis=1 - axis) / target.weight_limit
             scales[weight.name, axis] = np.where(largest > _TINY, largest, 1.0).astype(np.float32)
     if data is not None and chosen.round_weights:
-        moments = input_moments(to_proto(even), roundable(even, scales), data, threads=threads)
-        results.append(round_weights(even, moments, scales, target.weight_limit))
+        seen = partial(progress, "moments for rounding")
+        moments = input_moments(to_proto(even), roundable(even, scales), data, threads=threads, progress=seen)
+        rounded = partial(progress, "rounding")
+        results.append(round_weights(even, moments, scales, target.weight_limit, progress=rounded))
     notes, warnings = (tuple(x for r in results for x in getattr(r, kind)) for kind in ("notes", "warnings"))
     return PreparedDynamic(results[-1].graph, any(r.modified for r in results), notes, warnings, scales=scales)
 

@@ -40,7 +40,7 @@ from hqp_onnx.passes.round_weights import rounded
 from hqp_onnx.progress import StageProgress
 from hqp_onnx.statistics.moments import Moments
 
-__all__ = ["PreparedInt4", "check_share", "finish_int4", "prepare_int4", "quantize_int4"]
+__all__ = ["PreparedInt4", "check_share", "finish_int4", "int4_share", "prepare_int4", "quantize_int4"]
 
 BLOCK = 32
 OPSET = 21  # of blocked DequantizeLinear and INT4
@@ -86,10 +86,10 @@ class PreparedInt4:
     coded: Mapping[str, _Blocks]
     convolutions: bool
 
-    def count(self, share: float) -> int:
-        """How many weights come before the first that does not fit into a ``share`` of all parameters."""
+    def within(self, share: float) -> list[str]:
+        """The weights that come before the first that does not fit into a ``share`` of all parameters."""
         sizes = np.cumsum([blocks.integers.size for blocks in self.coded.values()])
-        return int(np.sum(sizes <= share * sizes[-1] + 0.5)) if len(sizes) else 0
+        return list(self.coded)[: int(np.sum(sizes <= share * sizes[-1] + 0.5)) if len(sizes) else 0]
 
 
 def prepare_int4(
@@ -108,13 +108,18 @@ def prepare_int4(
 
 
 def finish_int4(
-    prepared: PreparedInt4, count: int, data: Iterable[Batch] | None = None, progress: StageProgress | None = None
+    prepared: PreparedInt4,
+    weights: Iterable[str],
+    data: Iterable[Batch] | None = None,
+    progress: StageProgress | None = None,
+    *,
+    threads: int = 0,
 ) -> PassResult:
-    """The ``count`` cheapest weights in INT4; with ``data`` they are rounded anew, in order."""
-    graph, chosen = prepared.graph.copy(), dict(list(prepared.coded.items())[:count])
+    """These ``weights`` in INT4; with ``data`` they are rounded anew, in order."""
+    graph, chosen = prepared.graph.copy(), {name: prepared.coded[name] for name in weights}
     nodes = _nodes(graph, chosen, prepared.convolutions)
     if data is not None and chosen:
-        graph = _in_order(graph, nodes, chosen, data, progress)
+        graph = _in_order(graph, nodes, chosen, data, progress, threads)
         nodes = _nodes(graph, chosen, prepared.convolutions)
         chosen = {name: blocks.of(_matrix(nodes[name])) for name, blocks in chosen.items()}
     names, notes = UniqueNames(graph), []
@@ -154,8 +159,16 @@ def quantize_int4(
     """
     check_share(share)
     prepared = prepare_int4(graph, sensitivity, moments, convolutions=convolutions)
-    made = finish_int4(prepared, prepared.count(share), data, progress)
-    return replace(made, warnings=() if made.modified or not share else (_none(prepared.coded, share, convolutions),))
+    return int4_share(prepared, share, data, progress)
+
+
+def int4_share(
+    prepared: PreparedInt4, share: float, data: Iterable[Batch] | None = None, progress: StageProgress | None = None
+) -> PassResult:
+    """The cheapest weights of ``prepared`` in INT4, a ``share`` of the parameters; see ``quantize_int4``."""
+    made = finish_int4(prepared, prepared.within(share), data, progress)
+    nothing = _none(prepared.coded, share, prepared.convolutions)
+    return replace(made, warnings=(nothing,) * (bool(share) and not made.modified))
 
 
 def _none(coded: Mapping[str, _Blocks], share: float, convolutions: bool) -> str:
@@ -183,6 +196,7 @@ def _in_order(
     chosen: Mapping[str, _Blocks],
     data: Iterable[Batch],
     progress: StageProgress | None,
+    threads: int,
 ) -> gs.Graph:
     """``graph`` with the ``chosen`` weights on their grids."""
     start = graph.copy()
@@ -192,7 +206,7 @@ def _in_order(
         values = values if _outputs_last(nodes[name]) else values.T.reshape(tensors[name].shape)
         tensors[name].values = np.ascontiguousarray(values, tensors[name].dtype)
     grids = {name: blocks.grid for name, blocks in chosen.items()}
-    return round_in_order(graph, start, grids, data, progress=progress).graph
+    return round_in_order(graph, start, grids, data, threads=threads, progress=progress).graph
 
 
 def _takes_int4(node: gs.Node) -> bool:

@@ -23,6 +23,7 @@ from hqp_onnx.data.batch import Batch
 from hqp_onnx.graphs.unique_names import UniqueNames
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.compensate import replace_weight
+from hqp_onnx.progress import StageProgress
 from hqp_onnx.ranking.least_squares import RIDGE
 from hqp_onnx.statistics.moments import Contraction, Moments, bias_of, takes_bias
 from hqp_onnx.statistics.moments_in_order import moments_in_order
@@ -42,6 +43,7 @@ def refit_in_order(
     readers: Collection[str] = (),
     ridges: Mapping[str, float] | None = None,
     threads: int = 0,
+    progress: StageProgress | None = None,
 ) -> PassResult:
     """A copy of ``pruned`` whose weights reproduce the original's outputs from what they read.
 
@@ -58,6 +60,7 @@ def refit_in_order(
         readers: weights to refit in any case.
         ridges: lambda by weight, in units of the mean diagonal of S; ``RIDGE`` for others.
         threads: of onnxruntime; 0 lets it choose.
+        progress: called with the weights that are done, and all.
 
     Raises:
         DataError: no batch.
@@ -65,7 +68,8 @@ def refit_in_order(
     """
     graph, gone, notes = pruned.copy(), channels.removed(plan), []
     names, moved, ridges = UniqueNames(graph), moved or {}, ridges or {}
-    for weight, use, moments in moments_in_order(original, graph, data, readers=readers, threads=threads):
+    measured = moments_in_order(original, graph, data, readers=readers, threads=threads, progress=progress)
+    for weight, use, moments in measured:
         labels = channels.members.get(ParamAxis(weight.name, 1 - use.axis))
         count = len(moments.mean) - use.features[0].size
         stays = np.ones(count, bool) if labels is None else ~gone[labels]

@@ -43,7 +43,7 @@ def roundable(graph: gs.Graph, scales: WeightScales) -> list[str]:
     tensors, names = graph.tensors(), []
     for name, use in contractions(graph).items():
         features = {x.channels * x.taps for x in use.features}
-        size = tensors[name].values.size // tensors[name].shape[1 - use.axis]
+        size = tensors[name].values.size // max(tensors[name].shape[1 - use.axis], 1)
         if (name, 1 - use.axis) in scales and features == {size} and size <= LARGEST:
             names.append(name)
     return names

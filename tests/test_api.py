@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -161,3 +162,18 @@ def test_every_argument_is_documented() -> None:
         words = inspect.getdoc(documented) or ""
         for argument in inspect.signature(documented).parameters:
             assert re.search(rf"^\s+([a-z_0-9]+, )*{argument}(, [a-z_0-9]+)*:", words, re.M), (name, argument)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: hqp_onnx.Options(3, data={}, output="out"), "model is of type int: expected a path or a ModelProto"),
+        (lambda: hqp_onnx.Options("m.onnx", data={}, output="out", shares="0.4,0.3,0.3"), "expected three numbers"),
+        (lambda: hqp_onnx.Reading({}, constants=["a=1"]), "constants of a Reading is of type list"),
+        (lambda: hqp_onnx.Reading({}, pad="a=0"), "pad of a Reading is of type str"),
+        (lambda: hqp_onnx.optimize({"model": "m.onnx"}), "the options are of type dict: expected hqp_onnx.Options"),
+    ],
+)
+def test_values_of_another_type_are_named(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        call()

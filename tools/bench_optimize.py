@@ -8,9 +8,9 @@
         --data build/efficientnet_lite0/quarter --variants default
 
 For each model: the default (widths by measured time), the same on one thread, the same with the upper 95 % bound of the
-drop inside the budget; units in one order, by what the loss suffers per MAC, and by Fisher sensitivity; Algorithm 1 to
-the letter, with the paper's settings; two epochs of recovery; OpenVINO. One run; within a row group latencies are
-measured in turn.
+drop inside the budget; units in one order, by what the loss suffers per MAC, per parameter (the smallest file ships;
+the same with weights in INT4), and by Fisher sensitivity; Algorithm 1 to the letter, with the paper's settings; two
+epochs of recovery; OpenVINO. One run; within a row group latencies are measured in turn.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ VARIANTS = {
     "one-thread": {"threads": 1},
     "confidence": {"confidence": 0.95},
     "macs": {"objective": "macs"},
+    "size": {"objective": "size", "threads": 1},
+    "size-int4": {"objective": "size", "precision": "int4", "threads": 1},
     "sparsity": {"objective": "sparsity", "saliency": "fisher"},
     "paper": dict(PAPER),
     "recovery": {"recover": 2},

@@ -70,6 +70,9 @@ def main() -> None:
     parser.add_argument("--peers", required=True, help="an interpreter that has torch-pruning and onnxsim")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--max-drop", type=float, default=0.015)
+    parser.add_argument(
+        "--threads", type=int, help="of all; default: as many as are fastest for ours, all and one timed"
+    )
     options = parser.parse_args()
     with recorded(options.page, "Beside other structural pruners"):
         print_all(options)
@@ -87,11 +90,15 @@ def print_all(options: argparse.Namespace) -> None:
 def print_table(model: Path, data: tuple[str, str, str], folder: Path, options: argparse.Namespace) -> None:
     calib, val, test = data
     before = {part: hqp_onnx.evaluate(model, part).metric for part in (val, test)}
-    print(f"\n| {model.stem} | drop, val | drop, test | speed, float | one thread | INT8 where faster | one thread |")
-    print("|---|--:|--:|--:|--:|--:|--:|", flush=True)
+    counts = [options.threads] if options.threads else [0, 1]
+    words = [f"{kind}, {count or 'all'} threads" for kind in ("float", "INT8 where faster") for count in counts]
+    print(f"\n| {model.stem} | drop, val | drop, test | {' | '.join(words)} |")
+    print(f"|---|{'--:|' * (2 + len(words))}", flush=True)
     rows: dict[str, tuple[Path, Path]] = {}
     report = hqp_onnx.optimize(
-        hqp_onnx.Options(model, calib, val, folder / "ours", test=test, max_drop=options.max_drop)
+        hqp_onnx.Options(
+            model, calib, val, folder / "ours", test=test, max_drop=options.max_drop, threads=options.threads or 0
+        )
     )
     rows["hqp_onnx"] = folder / "ours" / "pruned.onnx", Path(report.shipped)
     for method in options.methods:
@@ -107,7 +114,7 @@ def print_table(model: Path, data: tuple[str, str, str], folder: Path, options: 
     feeds = example_feeds(open_model(model).graph)
     times = [
         measure({str(number): Session(file, threads=threads) for number, file in enumerate(files)}, feeds, SECONDS)
-        for threads in (0, 1)
+        for threads in counts
     ]
     for number, (name, pair) in enumerate(rows.items()):
         drops = [100 * (before[part] - hqp_onnx.evaluate(pair[1], part).metric) for part in (val, test)]

@@ -12,14 +12,13 @@ Columns: prunable, share of the units; of MACs, share of the multiply-accumulate
 error, the largest of any output and plan, relative to that output's largest value, and (f64) where float32 was too
 coarse and float64 said that it is right; effect, the least change that removing made; largest, the largest file that
 was written over the input; Fisher and moments, seconds over those of plain inference of the same samples; SQNR of all
-float outputs together, over samples that did not calibrate; speed, of batch 1 on all threads, over the original's;
+float outputs together, over samples that did not calibrate; speed, of batch 1, over the original's;
 peak, of the process. Exit code 1 if a result is wrong, a file is larger than its input, or the product crashed.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import multiprocessing
 import platform
@@ -35,7 +34,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from real_inputs import Feeds, UnfedError, feeds_of, open_batch
+from real_inputs import Drawer, Feeds, UnfedError, open_batch
 from real_packages import fetch
 from real_report import LARGER, page
 from zoo_oracle import Oracle, UnclearError, WrongResultError
@@ -73,11 +72,13 @@ def main() -> None:
     )
     parser.add_argument("--only", default="", help="files whose path contains this")
     parser.add_argument("--quick", action="store_true", help="no gradients, moments and INT8")
+    parser.add_argument("--threads", type=int, default=0, help="of onnxruntime, for everything; 0 is its own choice")
     parser.add_argument(
         "--json", type=Path, help="all results, kept from earlier runs for files that are not run again"
     )
     parser.add_argument("--markdown", type=Path, help="the page")
     options = parser.parse_args()
+    _limit_threads(options.threads)
     roots = [*options.files, *([options.fetch] if options.fetch else [])]
     if options.fetch:
         fetch(options.fetch)
@@ -90,7 +91,7 @@ def main() -> None:
         if options.json:
             options.json.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
     if options.markdown:
-        options.markdown.write_text(page(known, machine()))
+        options.markdown.write_text(page(known, machine(options.threads)))
     sys.exit(any(bad(result) for result in known.values()))
 
 
@@ -103,11 +104,23 @@ def bad(result: Mapping[str, Any]) -> bool:
     return result["status"] in ("wrong", "crash") or result.get("largest", 0.0) > LARGER
 
 
-def machine() -> str:
+def _limit_threads(count: int) -> None:
+    """What onnxruntime takes where no number is asked for; by itself it takes all cores, also those it may not use."""
+
+    class Options(ort.SessionOptions):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.intra_op_num_threads = count
+
+    ort.SessionOptions = Options
+
+
+def machine(threads: int) -> str:
     """Where figures come from, in words."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    return f"{cpu}, {multiprocessing.cpu_count()} cores, onnxruntime {ort.__version__}"
+    used = f", {threads} thread{'s' * (threads > 1)} of it" if threads else ""
+    return f"{cpu}, {multiprocessing.cpu_count()} cores, onnxruntime {ort.__version__}{used}"
 
 
 def run_apart(path: Path, quick: bool) -> dict[str, Any]:
@@ -163,7 +176,7 @@ def check(path: Path, note: Note, quick: bool = False) -> None:
     proto = onnx.load(path)
     note(stage="inputs", bytes=stored_bytes(path))
     plain = ort.InferenceSession(str(path), _quiet(), providers=["CPUExecutionProvider"])
-    draw = functools.partial(feeds_of, proto, lambda feeds: plain.run(None, feeds))
+    draw = Drawer(proto, lambda feeds: plain.run(None, feeds))
     feeds = draw(2)
     note(stage="open")
     start = time.perf_counter()
@@ -264,7 +277,7 @@ def _int8(
         seconds = time.perf_counter() - start
         sessions = {"original": open_session(proto, target), "int8": open_session(made, target)}
         want, have = (list(session.run(others).values()) for session in sessions.values())
-        one = feeds_of(proto, lambda feeds: sessions["original"].run(feeds), 1)
+        one = Drawer(proto, lambda feeds: sessions["original"].run(feeds))(1)
         latency = measure(sessions, one, SECONDS)
     except HqpError as e:
         return {"reason": str(e).replace(str(path), path.name)}

@@ -70,6 +70,8 @@ def limited(given: Sequence[Any], folder: Path) -> Path:
         task, part = given[0].split()
         arrays = task_data.TASKS[task](part, given[1])
         output = folder / f"{task}_{part}.npz"
+        if "boxes" in arrays:
+            np.savez(_targets_of(output), **corners(arrays.pop("boxes"), arrays.pop("classes")))
         np.savez(
             output, **{k: np.float32(x / 255) if k == "input" and x.dtype == np.uint8 else x for k, x in arrays.items()}
         )
@@ -79,6 +81,17 @@ def limited(given: Sequence[Any], folder: Path) -> Path:
     with np.load(path) as arrays:
         np.savez(output, **{name: arrays[name][:count] for name in arrays.files})
     return output
+
+
+def corners(boxes: np.ndarray, classes: np.ndarray) -> dict[str, np.ndarray]:
+    """Targets of the metric map: x1, y1, x2, y2, and classes from 0, of x, y, width, height and classes from 1."""
+    ends = np.concatenate([boxes[..., :2], boxes[..., :2] + boxes[..., 2:]], -1)
+    return {"boxes": ends.astype(np.float32), "classes": classes - 1}
+
+
+def _targets_of(file: Path) -> Path:
+    """Where the boxes of these samples are, if they have any."""
+    return file.with_name(f"{file.stem}_targets.npz")
 
 
 def made(row: Mapping[str, Any], calib: Path | None, folder: Path) -> Path:
@@ -100,12 +113,13 @@ def measured(row: Mapping[str, Any]) -> Figures:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         calib, test = (limited(row[part], folder) if part in row else None for part in ("calib", "test"))
-        model, target = made(row, calib, folder), row["target"]
-        base = hqp_onnx.evaluate(ROOT / row["model"], str(test), metric=row["metric"])
-        scores = hqp_onnx.evaluate(model, str(test), metric=row["metric"], target=target)
-        like = hqp_onnx.evaluate(
-            model, str(test), metric="fidelity", reference=ROOT / row["model"], target=target
-        ).values
+        assert test is not None
+        model, target, boxes = made(row, calib, folder), row["target"], _targets_of(test)
+        judged = hqp_onnx.Reading(str(test), targets=boxes if boxes.is_file() else None)
+        original = ROOT / row["model"]
+        base = hqp_onnx.evaluate(original, judged, metric=row["metric"], reference=original)
+        scores = hqp_onnx.evaluate(model, judged, metric=row["metric"], reference=original, target=target)
+        like = hqp_onnx.evaluate(model, str(test), metric="fidelity", reference=original, target=target).values
     scale, rows, errors = scores.scale, (base.values, scores.values), 1 - like
     error, spread = float(errors.mean()), 1.96 * float(errors.std()) / len(errors) ** 0.5
     low, high = scale.interval(*rows)

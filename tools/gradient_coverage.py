@@ -43,7 +43,8 @@ def table() -> str:
 
 Written by `tools/gradient_coverage.py`. Of the {len(names)} operators of the standard that map floats to floats,
 **{both} ({both / len(names):.0%}) can be differentiated**: {len(ruled)} by a rule, {len(lowered)} through the functions
-that define them. The others are refused by an error that names the node. Not counted, since their outputs have no
+that define them. The others are refused by an error that names the node, but If, Loop and Scan, where they can be
+written without a graph inside ([Control flow](control_flow.md)). Not counted, since their outputs have no
 derivative: {", ".join(CONSTANT)}.
 
 ## By a rule ({len(ruled)})

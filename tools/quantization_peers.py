@@ -68,8 +68,8 @@ def int8_weights(target: str, model: Path, calib: Path, out: Path) -> None:
     from hqp_onnx.graphs.model_io import save, to_proto
     from hqp_onnx.model import open_data, open_model
     from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
+    from hqp_onnx.passes.store_weights import weights_in_int8
     from hqp_onnx.statistics.moments import input_moments
-    from hqp_onnx.steps.quantize_int4 import weights_in_int8
 
     opened = open_model(model)
     graph = fold_batchnorm(opened.graph).graph
@@ -211,6 +211,14 @@ def nncf_weights(**options: bool) -> Quantizer:
     return run
 
 
+def onnxsim_int8(target: str, model: Path, calib: Path, out: Path) -> None:
+    """Static INT8 of onnxsim, of all that it can quantize; its AdaRound and BRECQ are for INT4 weights alone."""
+    import onnxsim
+
+    simple, _ = onnxsim.simplify(onnx.load(model))
+    onnx.save(onnxsim.quantize_static(simple, calibration_data=list(samples(calib)), full_graph=True), out)
+
+
 def onnxsim_int4(apply: str = "") -> Quantizer:
     """INT4 weights of onnxsim, in blocks of 32, to nearest, or then moved by one of its functions with its defaults."""
 
@@ -266,6 +274,7 @@ QUANTIZERS: dict[str, Quantizer] = {
     "NNCF": nncf(controlled=False),
     "NNCF accuracy control": nncf(controlled=True),
     "neural-compressor": neural_compressor,
+    "onnxsim INT8": onnxsim_int8,
     "onnxruntime INT4": matmul_nbits,
     "NNCF INT4": nncf_weights(),
     "NNCF INT4, AWQ, scales": nncf_weights(awq=True, scale_estimation=True),

@@ -37,23 +37,38 @@ class UnfedError(Exception):
     """No inputs were found that the model takes."""
 
 
-def feeds_of(model: onnx.ModelProto, run: Callable[[Feeds], object], batch: int, seed: int = 0) -> Feeds:
-    """Inputs of ``batch`` samples, where the model leaves the batch open, that ``run`` takes."""
-    last, found = "", demands(to_proto(fold_constants(to_graph(model)).graph), TIME)
-    known = [found.all] if found.proven else [{}, found.all]
-    for leading, sizes, states, size in itertools.product((batch, 1, TIME), known, (False, True), SIZES):
-        shapes = _shapes(model, leading, size, states, sizes)
-        if sum(math.prod(shape) for shape in shapes.values()) > LARGEST:
-            continue
+class Drawer:
+    """Inputs of a model that ``run`` takes; which sizes these have is tried once for each number of samples."""
+
+    def __init__(self, model: onnx.ModelProto, run: Callable[[Feeds], object]) -> None:
+        self._model, self._run = model, run
+        found = demands(to_proto(fold_constants(to_graph(model)).graph), TIME)
+        self._known = [found.all] if found.proven else [{}, found.all]
+        self._shapes = dict[int, dict[str, list[int]]]()
+
+    def __call__(self, batch: int, seed: int = 0) -> Feeds:
+        """Inputs of ``batch`` samples, where the model leaves the batch open."""
+        if batch not in self._shapes:
+            self._shapes[batch] = self._tried(batch)
+        return self._drawn(self._shapes[batch], seed)
+
+    def _tried(self, batch: int) -> dict[str, list[int]]:
+        last = ""
+        for leading, sizes, states, size in itertools.product((batch, 1, TIME), self._known, (False, True), SIZES):
+            shapes = _shapes(self._model, leading, size, states, sizes)
+            if sum(math.prod(shape) for shape in shapes.values()) > LARGEST:
+                continue
+            try:
+                self._run(self._drawn(shapes, 0))
+            except Exception as e:  # of any runtime
+                last = str(e).splitlines()[0][:160]
+            else:
+                return shapes
+        raise UnfedError(last)
+
+    def _drawn(self, shapes: Mapping[str, list[int]], seed: int) -> Feeds:
         rng = np.random.default_rng(seed)
-        feeds = {v.name: _values(rng, model, v.name, shapes[v.name], _type(v)) for v in _inputs(model)}
-        try:
-            run(feeds)
-        except Exception as e:  # of any runtime
-            last = str(e).splitlines()[0][:160]
-        else:
-            return feeds
-    raise UnfedError(last)
+        return {v.name: _values(rng, self._model, v.name, shapes[v.name], _type(v)) for v in _inputs(self._model)}
 
 
 def open_batch(model: onnx.ModelProto) -> bool:

@@ -33,7 +33,7 @@ import numpy as np
 import onnx
 import zoo_models
 from check_tensorrt import QUICK, ROOT, build
-from real_inputs import feeds_of
+from real_inputs import Drawer
 from result_page import recorded, result_parser
 from zoo_export import export
 
@@ -168,7 +168,7 @@ def check(path: Path, folder: Path, note: Note) -> None:
     note(stage="open", original=before)
     model = open_model(path, threads=1, quantized=True)
     inputs = path.with_suffix(".npz")
-    feeds = dict(np.load(inputs)) if inputs.exists() else feeds_of(original, model.session.run, _rows(original))
+    feeds = dict(np.load(inputs)) if inputs.exists() else Drawer(original, model.session.run)(_rows(original))
     few = open_data(model, feeds)
     note(stage="prune")
     layout = target("tensorrt-rtx", reduced_range=False)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
+from time import perf_counter
 
 import numpy as np
 
@@ -40,14 +41,20 @@ def measured_curves(groups: Groups, measure: Measure, progress: StageProgress) -
     return curves
 
 
-def curves_around(groups: Groups, curves: list[FloatArray], choice: IntArray, measure: Measure) -> list[FloatArray]:
-    """Curves that hold near ``choice``: 0 there, what changes one level below and above alone, float64 [levels]."""
+def curves_around(
+    groups: Groups, curves: list[FloatArray], choice: IntArray, measure: Measure, until: float = np.inf
+) -> list[FloatArray]:
+    """Curves that hold near ``choice``: 0 there, what changes one level below and above alone, float64 [levels].
+
+    Groups that ``until`` of ``perf_counter`` leaves no time for keep the shape of their own curve.
+    """
     base = measure(choice)
     local = []
     for number, (group, curve) in enumerate(zip(groups.groups, curves, strict=True)):
         level, last = int(choice[number]), len(group.levels) - 1
         below, above = max(level - 1, 0), min(level + 1, last)
-        known = {at: measure(_with(choice, number, at)) - base for at in {below, above} - {level}}
+        levels = {below, above} - {level} if perf_counter() < until else ()
+        known = {at: measure(_with(choice, number, at)) - base for at in levels}
         local.append(_bent(curve, level, known))
     return local
 

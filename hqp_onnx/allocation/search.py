@@ -65,9 +65,9 @@ class Allocation:
     def descent(self, choice: IntArray, threshold: float, end: float = np.inf) -> Iterator[IntArray]:
         """Ever faster choices from ``choice`` on whose divergence stays within ``threshold``, as they are found.
 
-        No step begins after ``end`` of ``perf_counter``.
+        No step begins after ``end`` of ``perf_counter``; what surrounds a choice is measured for half of what is left.
         """
-        local, fresh, reach = self._around(choice), True, _REACH
+        local, fresh, reach = self._around(choice, end), True, _REACH
         while perf_counter() < end:
             limit = self.program.seconds(choice) * _SMALL_STEP
             step = self.program.solve(local, limit, choice, reach)
@@ -75,7 +75,7 @@ class Allocation:
                 choice, fresh, reach = step, False, _REACH
                 yield choice
             elif not fresh:
-                local, fresh = self._around(choice), True
+                local, fresh = self._around(choice, end), True
             elif reach > 1:
                 reach -= 1
             else:
@@ -84,19 +84,20 @@ class Allocation:
     def improved(self, choice: IntArray, end: float = np.inf) -> IntArray:
         """A choice that takes no more time and whose divergence is less, or ``choice`` itself where none is found.
 
-        No step begins after ``end`` of ``perf_counter``.
+        No step begins after ``end`` of ``perf_counter``; what surrounds a choice is measured for half of what is left.
         """
-        limit, local, reach = self.program.seconds(choice), self._around(choice), _REACH
+        limit, local, reach = self.program.seconds(choice), self._around(choice, end), _REACH
         while perf_counter() < end and reach:
             step = self.program.solve(local, limit, choice, reach)
             if step is not None and self.measure(step) < self.measure(choice):
-                choice, local = step, self._around(step)
+                choice, local = step, self._around(step, end)
             else:
                 reach -= 1
         return choice
 
-    def _around(self, choice: IntArray) -> list[FloatArray]:
-        return curves_around(self.groups, self.curves, choice, self.measure)
+    def _around(self, choice: IntArray, end: float) -> list[FloatArray]:
+        now = perf_counter()
+        return curves_around(self.groups, self.curves, choice, self.measure, now + (end - now) / 2)
 
     def front(self, choices: list[IntArray]) -> list[IntArray]:
         """``choices`` by time, slowest first, without those that a faster one beats in divergence."""

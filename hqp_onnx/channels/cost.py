@@ -60,7 +60,7 @@ def _uses(node: gs.Node, shapes: Shapes) -> int:
     size = shapes.sizes.get(tensor.name, ())
     if node.op in CONVOLUTIONS:
         return prod(size[2:])
-    rows = prod(size[:-1]) // (size[0] if size else 1)
+    rows = prod(size[1:-1])
     inner = not any(isinstance(t, gs.Constant) for t in node.inputs[:2])
     left = shapes.sizes.get(node.inputs[0].name, (1,))
     return rows * (left[-1] * size[-1] if inner and size else 1)

@@ -19,7 +19,7 @@ def give_forecast(command: Command, json_file: Path | None) -> None:
 
 
 def told(
-    command: Command, display: Display, quiet: bool, foresee: Callable[[Command], Forecast] | None = None
+    command: Command, display: Display, quiet: bool, foresee: Callable[[Command, float], Forecast] | None = None
 ) -> Progress:
     """What a long command reports to: its steps, and the time that is left; see ``Foretold``."""
     return silent if quiet else Foretold(command, display, foresee)

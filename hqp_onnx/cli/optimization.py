@@ -136,7 +136,7 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
     default="mixed",
     show_default=True,
     help="mixed: INT8 where it is measured to be faster, and harmless; float16 on cuda and tensorrt-rtx. dynamic: "
-    "INT8, with ranges of activations found at run time.",
+    "INT8, with ranges of activations found at run time. int4: weights in 4 bits, arithmetic in float, for the size.",
 )
 @target_option
 @device_option

@@ -19,6 +19,12 @@ DATA = click.Path()  # or file.py:func, or MODEL@TARGET: a path for the shell's 
 class Written(click.Path):
     """A path that a command writes; only the command line and the file of ``--config`` may name one."""
 
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path; stdout, as -, is for JSON alone."""
+        if str(value) == "-" and param is not None and param.name != "json_file":
+            self.fail("only --json writes to stdout: expected the name of a file", param, ctx)
+        return super().convert(value, param, ctx)
+
 
 OUT = Written(path_type=Path)
 

@@ -90,7 +90,9 @@ def recover(
         show_forecast(expected(forecast(elsewhere), settings), json_file)
         return
     with Display(quiet) as display:
-        shown = told(elsewhere, display, quiet, lambda command: expected(forecast(command), settings))
+        shown = told(
+            elsewhere, display, quiet, lambda command, left: expected(forecast(command, seconds=left), settings)
+        )
         written = do(output=output, checkpoint=checkpoint, progress=shown)
     if not give_json({"output": str(output), **verified_json(written.notes, written.verified)}, json_file):
         for note in (*written.notes, written.verified.words):

@@ -63,8 +63,10 @@ def compare(
     Raises:
         ModelError, DataError, UsageError, MissingRuntimeError: the models, data or options do not fit together.
     """
-    if tolerance <= 0 or samples < 1:
-        raise UsageError(f"{{--tolerance}} {tolerance} must be above 0, and {{--samples}} {samples} at least 1")
+    if not 0 < tolerance < math.inf or samples < 1:
+        raise UsageError(
+            f"{{--tolerance}} {tolerance} must be above 0 and finite, and {{--samples}} {samples} at least 1"
+        )
     check_threads(threads)
     asked = _asked(metric)
     contenders = open_contenders(models, threads)

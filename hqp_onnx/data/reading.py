@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, Union
 
 from hqp_onnx.data.preprocess import PreprocessLike, is_file
+from hqp_onnx.errors import UsageError
 from hqp_onnx.files import Names
 
 Plain: TypeAlias = str | Path | Mapping[str, Any] | Iterable[Any] | Callable[[], Iterable[Any]]
@@ -38,6 +39,13 @@ class Reading:
     pad: Mapping[str, float] = field(default_factory=dict)
     part: str | None = None
     states: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("constants", "pad", "states"):
+            if not isinstance(value := getattr(self, name), Mapping):
+                raise UsageError(
+                    f"{name} of a Reading is of type {type(value).__name__}: expected a dictionary by name"
+                )
 
 
 Data: TypeAlias = Union[Plain, Reading]  # noqa: UP007 - read at run time, by Python 3.10 too

@@ -82,7 +82,8 @@ def check_shares(shares: tuple[float, ...]) -> None:
     """``UsageError`` unless these are three numbers above 0 with the sum 1."""
     if len(shares) != len(PARTS) or not all(x > 0 for x in shares) or abs(sum(shares) - 1) > 1e-6:
         raise UsageError(
-            f"{{--shares}} {','.join(f'{x:g}' for x in shares)}: expected three shares above 0, as 0.4,0.3,0.3"
+            f"{{--shares}} {','.join(f'{x:g}' for x in shares)}: expected three shares above 0 that add up to 1, as "
+            "0.4,0.3,0.3"
         )
 
 
@@ -101,12 +102,16 @@ def read_part(source: Source, name: str) -> Subset:
     path, _, part = name.rpartition(":")
     try:
         content = json.loads(read_text(Path(path)))
+        if not all(type(number) is int for number in content[part]):
+            raise ValueError(f"'{part}' is not a list of sample numbers")
         numbers, count = np.array(content[part], np.int64), content["count"]
     except (FileError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as e:
         known = ", ".join(PARTS)
         raise UsageError(f"{{--part}} {name}: expected split.json:PART, one of {known}: {one_line(e)}") from e
-    if count != source.count or numbers.ndim != 1 or (numbers.size and not 0 <= numbers.min() <= numbers.max() < count):
+    if count != source.count:
         raise DataError(f"{path}: is a split of {count} samples, and {source.name} has {source.count}")
+    if numbers.size and not 0 <= numbers.min() <= numbers.max() < count:
+        raise DataError(f"{path}: '{part}' has sample numbers that are not in 0 .. {count - 1}")
     return Subset(source, np.unique(numbers), part)
 
 

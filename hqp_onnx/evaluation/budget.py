@@ -62,7 +62,7 @@ def check_samples(samples: int, max_drop: float | str, confidence: float, metric
     if not max_drop:
         raise UsageError(f"{asked}: no data can prove that. Allow some {{--max_drop}}")
     if samples < (needed := fewest_samples(max_drop, confidence)):
-        raise UsageError(f"{asked} takes {needed} samples in {{--val}} or more, which has {samples}")
+        raise UsageError(f"{asked} takes {needed} validation samples or more, not {samples}")
 
 
 @dataclass(frozen=True)

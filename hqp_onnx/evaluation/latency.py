@@ -74,6 +74,11 @@ def measure(
     return {name: _summary(times, first) for name, times in zip(names, turns, strict=True)}
 
 
+def most_seconds(sessions: int) -> float:
+    """What ``measure`` takes for so many fast sessions at most: of slow ones, it takes the seconds that it is given."""
+    return _MOST_ROUNDS * sessions * (WARM_UP_SECONDS + TURN_SECONDS)
+
+
 def fastest(sessions: Sequence[Runner], feeds: Mapping[str, Array], seconds: float = 4.0) -> int:
     """The number of the fastest session; see ``measure``."""
     latencies = measure({str(number): session for number, session in enumerate(sessions)}, feeds, seconds)

@@ -47,7 +47,9 @@ def spread(data: Dataset, samples: int = SAMPLES) -> Iterator[Batch]:
 def _constants(few: Sequence[Batch], name: str) -> Iterator[str]:
     count = sum(map(len, few))
     for given, first in few[0].own.items():
-        value = first.flat[0] if first.size else None
+        if not first.size:
+            continue
+        value = first.flat[0]
         if count > 1 and first.dtype.kind == "f" and all((batch.own[given] == value).all() for batch in few):
             yield (
                 f"{name}: input '{given}' is {value:g} everywhere in {count} samples, so nothing is known of what the "
@@ -63,7 +65,12 @@ def _answers(session: Runner, few: Sequence[Batch], name: str) -> Iterator[str]:
         if any(not isinstance(x, np.ndarray) or x.ndim < 1 for x in values):
             continue
         alike = {x.shape[1:] for x in values}
-        if values[0].dtype.kind == "f" and len(alike) == 1 and all(np.isfinite(x).all() for x in values):
+        if (
+            values[0].dtype.kind == "f"
+            and values[0].size
+            and len(alike) == 1
+            and all(np.isfinite(x).all() for x in values)
+        ):
             rows = np.concatenate(values).astype(np.float64)
             shares.append(float(rows.var(0).mean() / max(np.square(rows).mean(), np.finfo(float).tiny)))
     if shares and sum(map(len, few)) > 1 and max(shares) < _CHANGE:

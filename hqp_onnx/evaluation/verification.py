@@ -169,7 +169,9 @@ def verify(
     found = Verified(runtime, source.data, samples, size, source.bytes, outputs)
     said = list(_doubts(found, judged))
     if not _changed(model, precision):
-        said.append(f"nothing was brought to {precision}: it computes in float as before")
+        said.append(
+            f"nothing was brought to {'int8' if precision == 'mixed' else precision}: it computes in float as before"
+        )
     return replace(found, warnings=tuple(f"{name}: {words}" for words in said))
 
 

@@ -35,7 +35,7 @@ def filter_weights(model: onnx.ModelProto) -> dict[str, int]:
     """
     axes: dict[str, int] = {}
     graph = inline_constants(model).graph
-    for use in _uses(nodes(graph), {tensor.name: len(tensor.dims) for tensor in stored(graph)}):
+    for use in _uses(nodes(graph), _ranks(stored(graph))):
         if axes.setdefault(use.weight, use.axis) != use.axis:
             raise GradientError(f"weight '{use.weight}' has its filters along two axes (node '{use.node.name}')")
     return axes
@@ -46,7 +46,7 @@ def weight_uses(graph: onnx.GraphProto) -> list[Use]:
 
     Filters of recurrent nodes are the rows of their gates, of both directions together.
     """
-    return _uses(graph.node, {tensor.name: len(tensor.dims) for tensor in graph.initializer})
+    return _uses(graph.node, _ranks(graph.initializer))
 
 
 def stored(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
@@ -56,6 +56,11 @@ def stored(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
         for entry in node.attribute:
             for inner in (entry.g, *entry.graphs):
                 yield from stored(inner)
+
+
+def _ranks(tensors: Iterable[onnx.TensorProto]) -> dict[str, int]:
+    """Of tensors that have values, which a weight needs."""
+    return {tensor.name: len(tensor.dims) for tensor in tensors if 0 not in tensor.dims}
 
 
 def _uses(found: Iterable[onnx.NodeProto], ranks: Mapping[str, int]) -> list[Use]:

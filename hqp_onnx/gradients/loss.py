@@ -24,7 +24,7 @@ from hqp_onnx.arrays import Array
 from hqp_onnx.errors import DataError, GradientError
 from hqp_onnx.evaluation.metrics.task import Task
 from hqp_onnx.gradients.samples import place_of, samples_back, width
-from hqp_onnx.gradients.tape import Tape
+from hqp_onnx.gradients.tape import INSTEAD, Tape
 from hqp_onnx.gradients.task_loss import NAMES, encoded, task_seeds
 from hqp_onnx.graphs.ends import ends_of
 from hqp_onnx.graphs.nodes import attribute
@@ -205,12 +205,8 @@ def _projection(t: Tape, outputs: list[str]) -> Loss:
         seeds[name] = t.op("CastLike", samples_back(t, v, name) if rows is None else t.reshape_like(v, name), name)
     if not seeds:
         chosen = [op for op in ends_of(t.model.graph).values() if op in ("ArgMax", "ArgMin", "TopK", "Greater")]
-        advice = (
-            f"the model ends in {chosen[0]}: export it without, so that scores are outputs, or use" if chosen else "use"
-        )
-        raise GradientError(
-            "no floating-point output depends on a weight", f"{advice} {{--saliency}} obs, which needs no loss"
-        )
+        ends = f"the model ends in {chosen[0]}: export it without, so that scores are outputs, or " if chosen else ""
+        raise GradientError("no floating-point output depends on a weight", ends + INSTEAD)
     return Loss("gauss-newton", seeds, source, width=stop)
 
 

@@ -18,12 +18,14 @@ from hqp_onnx.gradients.recurrent_norms import recurrent_values
 from hqp_onnx.gradients.reverse import backward
 from hqp_onnx.gradients.tape import Tape, refuse
 from hqp_onnx.gradients.trace import close, fixed_batch, reachable, rolled, trace
+from hqp_onnx.graphs.model_io import nodes
 from hqp_onnx.graphs.nodes import operator, reads
 from hqp_onnx.graphs.recurrent import GATES
 from hqp_onnx.passes.lowering.absorb_pads import absorb_pads
 from hqp_onnx.passes.lowering.join_loss import join_loss
 from hqp_onnx.passes.lowering.open_branches import open_branches
 from hqp_onnx.passes.lowering.prepare_for_gradients import prepare_for_gradients
+from hqp_onnx.passes.lowering.unroll_loops import unroll_loops
 from hqp_onnx.runtimes.session import work_session
 
 Kind = Literal["fisher", "taylor", "output"]
@@ -68,7 +70,7 @@ class PerSample:
         memory: int = 1 << 26,
         threads: int = 0,
     ) -> None:
-        ready = absorb_pads(prepare_for_gradients(open_branches(model)))
+        ready = absorb_pads(prepare_for_gradients(_flat(model, sample)))
         fixed = fixed_batch(ready)
         weights = {use.weight for use in weight_uses(ready.graph)}
         output = targets = ""
@@ -130,6 +132,15 @@ class PerSample:
                 raise GradientError(
                     f"the loss mixes samples (seen at weight '{name}'): expected one number per sample, or their sum"
                 )
+
+
+def _flat(model: onnx.ModelProto, sample: Mapping[str, Array]) -> onnx.ModelProto:
+    """``model`` with what is inside If, Scan and Loop outside, as far as that is exact."""
+    batch = fixed_batch(model) if any(operator(node) in ("Scan", "Loop") for node in nodes(model.graph)) else None
+    opened = open_branches(model)
+    while (unrolled := unroll_loops(opened, sample, batch)) is not opened:
+        opened = open_branches(unrolled)
+    return opened
 
 
 def _append(

@@ -18,6 +18,7 @@ from hqp_onnx.errors import GradientError
 from hqp_onnx.graphs.nodes import reads
 from hqp_onnx.graphs.shape_only import shape_only
 from hqp_onnx.graphs.symbolic.propagation import propagate
+from hqp_onnx.graphs.symbolic.sampled import sampled
 from hqp_onnx.runtimes.session import Session
 
 Dims = tuple[int | None, ...]
@@ -80,15 +81,7 @@ def _proven(
     model: onnx.ModelProto, rows: Mapping[str, Array], measured: Mapping[str, Array], batch: int | None
 ) -> set[str]:
     """Tensors that have one value for batches of any size, of samples of the size of ``rows``."""
-    sized = onnx.ModelProto()
-    sized.CopyFrom(model)
-    for value in sized.graph.input:
-        for axis, dim in enumerate(value.type.tensor_type.shape.dim if value.name in rows else ()):
-            if axis or batch is not None:
-                dim.dim_value = rows[value.name].shape[axis]
-            else:
-                dim.dim_param = "batch"
-    return set(propagate(sized, measured).constants) & shape_only(model.graph)
+    return set(propagate(sampled(model, rows, batch), measured).constants) & shape_only(model.graph)
 
 
 def fixed_batch(model: onnx.ModelProto) -> int | None:

@@ -47,8 +47,10 @@ class Measured:
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
         copy.graph.node.extend(onnx.helper.make_node("Shape", [name], [shape]) for name, shape in shapes.items())
+        # without the outputs themselves, nodes would not run whose results are of one shape
+        ends = [value.name for value in model.graph.output if value.name in shapes]
         with suppress(ModelError):
-            return cls(Session(copy, outputs=[*shapes.values(), *constants]), shapes)
+            return cls(Session(copy, outputs=[*shapes.values(), *constants, *ends]), shapes)
         with suppress(ModelError):
             return cls(Session(model, outputs=names, optimize=False), {})
         return None

@@ -13,12 +13,16 @@ from hqp_onnx.channels.channel_map import PruningPlan
 
 
 class Precision(str, Enum):
-    """What the weights and most nodes of a candidate compute in; dynamic: INT8 whose scales are found at run time."""
+    """What the weights and most nodes of a candidate compute in.
+
+    dynamic: INT8 whose scales are found at run time; int4: float32, by weights that are stored in 4 bits or 8.
+    """
 
     FP32 = "fp32"
     FP16 = "fp16"
     INT8 = "int8"
     DYNAMIC = "dynamic"
+    INT4 = "int4"
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +32,8 @@ class Candidate:
     Attributes:
         plan: the units that are removed from the original.
         precision: of the model.
-        floats: first outputs of nodes of an INT8 model, dynamic or not, that stay in float; none in other precisions.
+        floats: first outputs of nodes of an INT8 model, dynamic or not, that stay in float; of an INT4 model, weights
+            that are in INT8; none in other precisions.
         trained: whether it is trained towards the original before it is judged.
     """
 
@@ -46,7 +51,7 @@ class Candidate:
     @property
     def computes_in(self) -> str:
         """The precision; ``mixed`` where some nodes of an INT8 model stay in float."""
-        return "mixed" if self.floats else self.precision.value
+        return "mixed" if self.floats and self.precision is not Precision.INT4 else self.precision.value
 
     @property
     def in_float32(self) -> Candidate:

@@ -25,6 +25,8 @@ from hqp_onnx.statistics.moment_halves import Halves, halved_moments, joined
 from hqp_onnx.statistics.moments import load_moments, save_moments
 
 REFIT_SAMPLES = 1000  # of a second refit: with more, its cost grows and the result hardly improves
+REFIT = "refit"
+"""The stage of it."""
 _SCORES = "scores{}.npz"
 MOMENTS = "moments-0.npz", "moments-1.npz"
 
@@ -62,7 +64,8 @@ def gather(setup: Setup, ledger: Ledger) -> Evidence:
         return Evidence(ranking, order, redundant, None)
     ridges = ledger.once("ridges", lambda: ridges_of(graph, channels, order, turned))
     again = setup.data["calib"].first(REFIT_SAMPLES) if options.chosen_refit == "in-order" else None
-    return Evidence(ranking, order, redundant, Refit(joined(*measured), ridges, again, options.threads))
+    report = partial(setup.progress, REFIT)
+    return Evidence(ranking, order, redundant, Refit(joined(*measured), ridges, again, options.threads, report))
 
 
 def no_evidence(setup: Setup) -> Evidence:

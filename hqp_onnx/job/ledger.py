@@ -36,8 +36,8 @@ class Trial:
 
     Attributes:
         key: of the candidate (``Candidate.key``).
-        precision: ``fp32``, ``fp16`` or ``int8``.
-        floats: nodes of an int8 model that could be quantized and stay in float.
+        precision: a value of ``Precision``.
+        floats: nodes of an int8 model that could be quantized and stay in float; of int4, weights that are in INT8.
         trained: whether it was trained before it was judged.
         removed: the number of removed units.
         sparsity: the removed share of the prunable units.
@@ -67,7 +67,8 @@ class Trial:
     @property
     def kind(self) -> str:
         """The precision, and whether the model was trained, in words."""
-        mixed = f" ({self.floats} node{'s' * (self.floats > 1)} in float)" if self.floats else ""
+        what, where = ("weight", "INT8") if self.precision == "int4" else ("node", "float")
+        mixed = f" ({self.floats} {what}{'s' * (self.floats > 1)} in {where})" if self.floats else ""
         return f"{self.precision}{mixed}{', recovered' * self.trained}"
 
 

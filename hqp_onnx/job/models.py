@@ -22,6 +22,7 @@ from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.quantize import Prepared, prepare, quantize_prepared
 from hqp_onnx.passes.quantize_dynamic import PreparedDynamic, dynamic_nodes, finish_dynamic, prepare_dynamic
 from hqp_onnx.passes.recover import recover
+from hqp_onnx.passes.store_weights import PreparedWeights, prepare_weights, store_weights
 from hqp_onnx.passes.widen_float16 import widen_float16
 from hqp_onnx.quantization.placement import quantizable
 from hqp_onnx.recovery import Recovery
@@ -47,7 +48,7 @@ class CandidateModels:
         self._setup, self._refit, self._cache = setup, refit, cache
         self.time = time or TrainingTime(None, {})
         self._cut, self._prepared, self._quantized = _Last[gs.Graph](), _Last[Prepared](), _Last[gs.Graph]()
-        self._dynamic = _Last[PreparedDynamic]()
+        self._dynamic, self._weights = _Last[PreparedDynamic](), _Last[PreparedWeights]()
 
     def graph(self, candidate: Candidate) -> gs.Graph:
         """The candidate's graph; do not change it."""
@@ -55,7 +56,8 @@ class CandidateModels:
             return self._cut.get(candidate.key, lambda: self._pruned(candidate))
         if candidate.precision is Precision.FP16:
             return convert_fp16(fold_batchnorm(self.graph(candidate.in_float32)).graph).graph
-        return self._quantized.get(candidate.key, lambda: self._in_int8(candidate))
+        make = self._in_int4 if candidate.precision is Precision.INT4 else self._in_int8
+        return self._quantized.get(candidate.key, lambda: make(candidate))
 
     def session(self, candidate: Candidate, spin: bool = True, threads: int | None = None) -> Runner:
         """The candidate in the target's runtime; see ``runtimes.Session`` for ``spin``."""
@@ -67,6 +69,10 @@ class CandidateModels:
         if candidate.precision is Precision.DYNAMIC:
             return dynamic_nodes(graph)
         return quantizable(graph, self._setup.target)
+
+    def storable(self, candidate: Candidate) -> list[str]:
+        """The weights that may be INT4, the least sensitive first."""
+        return self._stored(candidate.in_float32).names
 
     def _pruned(self, candidate: Candidate) -> gs.Graph:
         graph = cut(self._setup.model.graph, self._setup.channels, candidate.plan, self._refit).graph
@@ -83,6 +89,19 @@ class CandidateModels:
             return graph
         name = f"int8-{digest(sorted(candidate.floats))}"
         return self._trained(graph, candidate, name, self._setup.recovery.quantized)
+
+    def _in_int4(self, candidate: Candidate) -> gs.Graph:
+        """Weights are rounded after the training, if there is one."""
+        return store_weights(self._stored(candidate.in_float32), candidate.floats, self._as_int4).graph
+
+    def _stored(self, source: Candidate) -> PreparedWeights:
+        data, threads = self._setup.data["calib"], self._setup.options.threads
+        return self._weights.get(
+            source.key, lambda: prepare_weights(self.graph(source), data, threads=threads, progress=self._as_int4)
+        )
+
+    def _as_int4(self, stage: str, done: int, total: int) -> None:
+        self._setup.progress("INT4", done, total)
 
     def _prepare(self, source: Candidate) -> Prepared:
         """Ready for INT8, with the calibration of an earlier run if there is one."""
@@ -101,8 +120,9 @@ class CandidateModels:
         return prepared
 
     def _prepare_dynamic(self, source: Candidate) -> PreparedDynamic:
-        data, threads = self._setup.data["calib"], self._setup.options.threads
-        return prepare_dynamic(self.graph(source), data, self._setup.target, threads=threads)
+        setup = self._setup
+        data, threads = setup.data["calib"], setup.options.threads
+        return prepare_dynamic(self.graph(source), data, setup.target, threads=threads, progress=setup.progress)
 
     def _trained(self, graph: gs.Graph, candidate: Candidate, name: str, settings: Recovery) -> gs.Graph:
         channels = self._setup.channels

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_type_hints
 
+import onnx
+
 from hqp_onnx.boundary import require_types
 from hqp_onnx.data.reading import Data
 from hqp_onnx.data.split import PARTS, SHARES, check_shares
@@ -26,7 +28,7 @@ from hqp_onnx.runtimes.targets import target
 from hqp_onnx.shares import Given, Share, share
 from hqp_onnx.statistics.thresholds import method
 
-PRECISIONS = ("mixed", "int8", "dynamic", "fp16", "fp32")
+PRECISIONS = ("mixed", "int8", "int4", "dynamic", "fp16", "fp32")
 OBJECTIVES = ("latency", "macs", "size", "sparsity")
 MAX_DROP, RELATIVE_DROP = 0.015, "1.5%"
 PAPER: Mapping[str, Any] = MappingProxyType(
@@ -83,8 +85,9 @@ class Options:
             inside the budget ships, else the fastest.
         refresh: rank again after every this many steps of a linear search; 0 for never.
         precision: mixed (INT8 where it is faster, as measured, and harmless, static or dynamic; float16 on cuda and
-            tensorrt-rtx), int8, dynamic, fp16 or fp32. The fastest model inside the budget ships; with int8, dynamic
-            and fp16 only one in that precision.
+            tensorrt-rtx), int8, int4 (weights in 4 bits, or in 8 where the budget asks for it, in float32 arithmetic;
+            onnxruntime on the CPU), dynamic, fp16 or fp32. The fastest model inside the budget ships; with int8, int4,
+            dynamic and fp16 only one in that precision.
         target: where the model will run: onnxruntime, openvino, tensorrt, tensorrt-rtx, cuda,
             onnxruntime:PROVIDER, or ``FILE.py:name``.
         device: a board that models are timed on, as ssh://USER@HOST[:PORT]; None times them here.
@@ -180,6 +183,9 @@ class Options:
                 raise UsageError(f"{{--precision}} {self.precision}: models for {self.target} are in INT8 alone")
             object.__setattr__(self, "precision", "int8")
         check_dynamic(self.precision, target(self.target))
+        if self.precision == "int4" and not target(self.target).folds_constants:
+            reason = "weights in 4 bits take a runtime that restores them when it loads a model"
+            raise UsageError(f"{{--precision}} int4 with {{--target}} {self.target}: {reason}. Use onnxruntime")
         _check_data(self)
         self._check_speed()
         if self.time_limit is not None and not 0 < self.time_limit < float("inf"):
@@ -224,7 +230,7 @@ class Options:
             raise UsageError(f"{{--time_limit}} is for a budget: leave out {{--{given[0]}}}")
         for name in given:
             if not 0 < (asked[name] or 0) < float("inf"):
-                raise UsageError(f"{{--{name}}} {asked[name]}: expected a number above 0")
+                raise UsageError(f"{{--{name}}} {asked[name]}: expected a finite number above 0")
         if given and self.objective != "latency":
             raise UsageError(f"{{--{given[0]}}} is for {{--objective}} latency, not {self.objective}")
         if given and (words := target(self.target).stand_in):
@@ -234,8 +240,8 @@ class Options:
                 f"{{--pareto}} with {{--target}} {self.target}: models are chosen by their speed, and none is known"
             )
         if given and (len(given) > 1 or self.max_drop not in (None, *_NO_BUDGET) or self.confidence != 0.5):
-            others = "the other, {--max_drop} and {--confidence}"
-            raise UsageError(f"{{--{given[0]}}} takes the place of a budget: leave out {others}")
+            others = ", ".join(f"{{--{name}}}" for name in (*given[1:], "max_drop"))
+            raise UsageError(f"{{--{given[0]}}} takes the place of a budget: leave out {others} and {{--confidence}}")
         if given:
             shares = load_metric(self.metric or "top1").quantity.shares
             object.__setattr__(self, "max_drop", _NO_BUDGET[0 if shares else 1])
@@ -288,6 +294,8 @@ def _checked_drop(options: Options) -> float | str:
 
 def _check_given(options: Options) -> None:
     """Raise ``UsageError`` that names all that is needed and not given."""
+    if not isinstance(options.model, (str, Path, onnx.ModelProto)):
+        raise UsageError(f"{{--model}} is of type {type(options.model).__name__}: expected a path or a ModelProto")
     lacking = ["{--model}"] if isinstance(options.model, str) and not options.model else []
     parts = [f"{{--{part}}}" for part in ("calib", "val") if options.data is None and getattr(options, part) is None]
     lacking += ["{--data} (or {--calib} and {--val})"] if len(parts) == 2 else parts
@@ -301,6 +309,8 @@ def _check_data(options: Options) -> None:
     given = [part for part in PARTS if getattr(options, part) is not None]
     if options.data is not None and given:
         raise UsageError(f"{{--data}} is split into calibration, validation and test: leave out {{--{given[0]}}}")
+    if isinstance(options.shares, str):
+        raise UsageError(f"{{--shares}} is {options.shares!r}: expected three numbers, as (0.4, 0.3, 0.3)")
     shares = tuple(share(each, "shares") for each in options.shares)
     object.__setattr__(options, "shares", shares)
     check_shares(shares)

@@ -46,6 +46,7 @@ _FILE_NAMES = {
     Precision.FP16: "fp16.onnx",
     Precision.INT8: "int8.onnx",
     Precision.DYNAMIC: "int8.onnx",
+    Precision.INT4: "int4.onnx",
 }
 _FILES = (*dict.fromkeys(_FILE_NAMES.values()), LEDGER)
 _IF_ADMITTED = {"q8_only": "q8_only.onnx", "int8_everywhere": "int8_everywhere.onnx"}  # measured to compare with
@@ -149,7 +150,7 @@ def _report(
         max_drop=result.judge.budget.max_drop,
         trials=tuple(ledger.trials.values()),
         budget_spent=_spent(result, models[shipping.row]),
-        floats=(result.chosen or result.recovered or result.pruned).floats,
+        floats=_floats(result),
         cost_model=_cost(setup, ledger),
         seconds=dict(ledger.seconds),
         units=Units(setup.channels.units, len(setup.channels.prunable), len(plan)),
@@ -159,6 +160,12 @@ def _report(
         changes=changes(setup, models["baseline"], models[shipping.row]),
         why_stopped=result.ended,
     )
+
+
+def _floats(result: SearchResult) -> tuple[str, ...]:
+    """First outputs of nodes that stay in float, though they could be quantized."""
+    candidate = result.chosen or result.recovered or result.pruned
+    return () if candidate.precision is Precision.INT4 else candidate.floats
 
 
 def _network(
@@ -200,7 +207,7 @@ def _to_write(setup: Setup, result: SearchResult) -> dict[str, tuple[Candidate, 
         untouched = replace(ORIGINAL, precision=Precision.DYNAMIC if dynamic else Precision.INT8)
         rows = {"q8_only": (untouched, output / _IF_ADMITTED["q8_only"]), **rows}
     if chosen is not None:
-        if chosen.floats:
+        if chosen.floats and chosen.precision is not Precision.INT4:
             rows["int8_everywhere"] = replace(chosen, floats=()), output / _IF_ADMITTED["int8_everywhere"]
         rows["hqp"] = chosen, output / _FILE_NAMES[chosen.precision]
     if result.recovered is not None:
@@ -300,6 +307,8 @@ def _notes(setup: Setup, result: SearchResult, rows: Mapping[str, Row], plan: Pr
         listed = ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS if kinds[kind])
         removed = len(redundant.keys() & set(plan.removed.tolist()))
         notes.append(f"{len(redundant)} units can be removed at no loss ({listed}), and {removed} of them were")
+    if result.chosen is not None and result.chosen.precision is Precision.INT4 and result.chosen.floats:
+        notes.append(f"in INT8, since INT4 costs too much there: {', '.join(result.chosen.floats)}")
     if ended := channels.ended(plan):
         notes.append(f"{ended} of {len(channels.branches)} gates and residual branches were removed as a whole")
     q = setup.metric.quantity

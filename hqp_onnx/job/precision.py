@@ -1,7 +1,8 @@
 """The pruned candidate in the precision that was asked for, inside the budget.
 
 Where it is outside, there are two ways back: fewer units removed, or more nodes in float, starting with those whose
-INT8 arithmetic harms the outputs most. The faster one is taken.
+INT8 arithmetic harms the outputs most; of INT4, more weights in INT8, starting with those whose rounding harms the loss
+most for what it saves. The faster one is taken, or the smaller one where size is the objective.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 
+import numpy as np
+
 from hqp_onnx.errors import ModelError
 from hqp_onnx.evaluation.latency import fastest
+from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.job.candidate import Candidate, Precision, plan_key
 from hqp_onnx.job.judge import Judge
 from hqp_onnx.job.ledger import Ledger
@@ -78,7 +82,7 @@ def _admissible_if_it_runs(
 def admissible(
     setup: Setup, ledger: Ledger, judge: Judge, path: Path, removed: int, wanted: Candidate, threads: int
 ) -> tuple[Candidate, int] | None:
-    """The fastest admissible candidate like ``wanted``, and its count on the path; None if there is none.
+    """The best admissible candidate like ``wanted``, and its count on the path; None if there is none.
 
     Args:
         setup: what the optimization was given.
@@ -95,13 +99,13 @@ def admissible(
     last = len(fewer) - 1  # INT8 takes a little of the budget, so the next plan will mostly do
     back = fewer[bisect_from(last, last, 1, lambda i: judge.admits(replace(wanted, plan=path.plan(fewer[i]))))]
     choices = [(replace(wanted, plan=path.plan(back)), back)]
-    if setup.options.precision == "mixed" and wanted.precision in (Precision.INT8, Precision.DYNAMIC):
+    if wanted.precision is Precision.INT4 or setup.options.precision == "mixed":
         choices.append((_spared(setup, ledger, judge, wanted), removed))
     choices = [choice for choice in choices if judge.admits(choice[0])]
     if len(choices) < 2:
         return choices[0] if choices else None
     candidates = [candidate for candidate, _ in choices]
-    return choices[ledger.once(_own("faster", wanted), lambda: _fastest(setup, judge.models, candidates, threads))]
+    return choices[ledger.once(_own("faster", wanted), lambda: _best(setup, judge.models, candidates, threads))]
 
 
 def _faster_in_float(
@@ -119,11 +123,18 @@ def _faster_in_float(
 
 
 def _spared(setup: Setup, ledger: Ledger, judge: Judge, wanted: Candidate) -> Candidate:
-    """``wanted`` with as few harmful nodes in float as the budget allows."""
-    errors = ledger.once(_own("output_errors", wanted), lambda: _output_errors(setup, ledger, judge.models, wanted))
-    harmless = sorted(errors, key=lambda node: errors[node])
+    """``wanted`` with as few harmful nodes in float, or of INT4 weights in INT8, as the budget allows."""
+    harmless = _harmless(setup, ledger, judge.models, wanted)
     choices = [replace(wanted, floats=(*wanted.floats, *harmless[count:])) for count in range(len(harmless) + 1)]
     return choices[bisect(len(harmless), 1, lambda count: judge.admits(choices[count]))]
+
+
+def _harmless(setup: Setup, ledger: Ledger, models: CandidateModels, wanted: Candidate) -> Sequence[str]:
+    """What may be in the precision ``wanted``, the least harmful first."""
+    if wanted.precision is Precision.INT4:
+        return models.storable(wanted)
+    errors = ledger.once(_own("output_errors", wanted), lambda: _output_errors(setup, ledger, models, wanted))
+    return sorted(errors, key=lambda node: errors[node])
 
 
 def _output_errors(setup: Setup, ledger: Ledger, models: CandidateModels, wanted: Candidate) -> Mapping[str, float]:
@@ -143,6 +154,13 @@ def _opened(models: CandidateModels, candidate: Candidate, threads: int | None, 
 def _own(name: str, wanted: Candidate) -> str:
     """Static and dynamic INT8 have answers of their own."""
     return f"{name}-dynamic" if wanted.precision is Precision.DYNAMIC else name
+
+
+def _best(setup: Setup, models: CandidateModels, candidates: Sequence[Candidate], threads: int) -> int:
+    """Index of the fastest candidate, or of the smallest."""
+    if setup.options.objective != "size":
+        return _fastest(setup, models, candidates, threads)
+    return int(np.argmin([to_proto(models.graph(candidate)).ByteSize() for candidate in candidates]))
 
 
 def _fastest(setup: Setup, models: CandidateModels, candidates: Sequence[Candidate], threads: int) -> int:

@@ -5,8 +5,9 @@ ships. Where no time of the target is known, the fewest multiply-accumulates shi
 Where size is the objective, the smallest file ships; where a speed was asked for, the model that loses least of
 those that reach it, or else the fastest.
 
-``mixed`` and ``fp32`` leave the precision of what ships to the clock. ``int8``, ``dynamic`` and ``fp16`` ask for one,
-so only models in it compete; where none of these is inside the budget, it is missed, and the best of the others ships.
+``mixed`` and ``fp32`` leave the precision of what ships to the clock. ``int8``, ``int4``, ``dynamic`` and ``fp16`` ask
+for one, so only models in it compete; where none of these is inside the budget, it is missed, and the best of the
+others ships.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from hqp_onnx.job.candidate import Precision
 from hqp_onnx.job.results import Row, title_of
 
 NOISE = 0.02  # of a ratio of latencies
-_SAID = {"int8": "INT8", "dynamic": "dynamic INT8", "fp16": "FP16", "fp32": "FP32"}
+_SAID = {"int8": "INT8", "int4": "INT4", "dynamic": "dynamic INT8", "fp16": "FP16", "fp32": "FP32"}
 Rows = Mapping[str, Row]
 
 
@@ -45,7 +46,7 @@ def choose(
     Args:
         rows: of the models inside the budget, the input's among them.
         precisions: of the same.
-        asked: mixed, int8, dynamic, fp16 or fp32.
+        asked: mixed, int8, int4, dynamic, fp16 or fp32.
         mixed: what mixed takes beside float32.
         smallest: whether size counts, rather than speed.
         reaches: whether a row is as fast as was asked for; None where the budget is what was asked for.
@@ -55,7 +56,7 @@ def choose(
     allowed = {wanted, "dynamic"} if asked == "mixed" and mixed == "int8" else {wanted}
     found = any(precisions[name].value in allowed for name in rows)
     competing, kind, met = rows, "", found or asked == "mixed"
-    if asked in ("int8", "dynamic", "fp16"):
+    if asked in ("int8", "int4", "dynamic", "fp16"):
         competing = {name: row for name, row in rows.items() if (precisions[name].value == asked) == met}
         kind = f"{_SAID[asked]} " * met
     if reaches is not None:

@@ -17,9 +17,12 @@ def steps_of(options: Options) -> list[Step]:
 
 
 def _steps(options: Options) -> Iterator[Step]:
-    latency, integers = options.objective == "latency", options.precision not in ("fp32", "fp16")
+    latency, narrow = options.objective == "latency", _narrow(options.precision)
+    at_once = options.time_limit is not None  # so that something quantized can ship
     yield Step("reading the data", (" calib", " val", " test"))
     yield Step("the original", (_JUDGED,))
+    if at_once:
+        yield from narrow
     if options.compensate or options.scoring.method.needs_moments:
         yield Step("moments of what weights read", ("input moments",))
     if options.scoring.method.needs_data:
@@ -27,9 +30,17 @@ def _steps(options: Options) -> Iterator[Step]:
     if latency:
         yield Step("times of widths", ("times", "choice of threads"))
         yield Step("what each width costs", ("loss curves", "outputs"))
-    yield Step("candidates", (_JUDGED, "candidates", "descent", "ranking"))
-    if integers:
-        yield Step("INT8", ("calibration", "rounding", "mixed precision", "sensitivity to INT8", "INT8"))
+    yield Step("candidates", (_JUDGED, "candidates", "refit", "descent", "ranking"))
+    if not at_once:
+        yield from narrow
     if options.recover:
         yield Step("recovered candidates", ("recovery",))
     yield Step("results, evaluated and timed as written", (RESULTS,))
+
+
+def _narrow(precision: str) -> list[Step]:
+    """What quantizing is, if the precision takes any data for it."""
+    if precision == "int4":
+        return [Step("INT4", ("INT4",))]
+    stages = ("calibration", "rounding", "mixed precision", "sensitivity to INT8", "INT8")
+    return [] if precision in ("fp32", "fp16") else [Step("INT8", stages)]

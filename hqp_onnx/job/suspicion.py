@@ -59,12 +59,12 @@ def _few_samples(setup: Setup) -> Iterator[str]:
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     needed = {}
     for use in weight_uses(graph):
-        reads = math.prod(shapes[use.weight]) // shapes[use.weight][use.axis]
+        reads = math.prod(shapes[use.weight]) // max(shapes[use.weight][use.axis], 1)
         needed[use.weight] = math.ceil(reads / max(setup.positions.get(use.node.name, 1), 1)), reads
     widest = max(needed, key=lambda weight: needed[weight], default="")
     if widest and samples < needed[widest][0]:
         fewest, reads = needed[widest]
         yield (
             f"{samples} calibration samples are few: weight '{widest}' reads {reads} values, and {fewest} samples are "
-            "needed before they can all be told apart. Give --calib more; 1,000 are usual"
+            "needed before they can all be told apart. Give more; 1,000 are usual"
         )

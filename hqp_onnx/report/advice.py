@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hqp_onnx.job.results import Report, Row, title_of
+from hqp_onnx.job.time_limit import OVER
 
 _MORE = 0.10  # of the time of what ships
 _LITTLE = 1.1  # times as fast
@@ -40,7 +41,8 @@ def _beside(report: Report, row: Row, ships: Row) -> str:
     q, slower = report.metric, ships.speedup / row.speedup - 1
     times = f"takes {100 * slower:.0f} % more time than" if slower > 0.01 else "is as fast as"
     less = ships.drop - row.drop
-    return f"{times} what ships" + (f" and loses {q.change(less)} less" if less > 0 else "")
+    shown = less > 0 and q.change(less) != q.change(0.0)
+    return f"{times} what ships" + (f" and loses {q.change(less)} less" if shown else "")
 
 
 def _what_would_help(report: Report) -> Iterator[str]:
@@ -53,5 +55,7 @@ def _what_would_help(report: Report) -> Iterator[str]:
         yield "No channels can be removed: the table of channels that stay says why, see troubleshooting.md."
     elif not report.budget_met:
         yield "A larger budget, or --calibration percentile:99.99, may let a quantized model in."
+    elif any(note.startswith(OVER) for note in report.notes):
+        yield "Little was gained before the time limit. More may be with a longer one, or none: --resume goes on."
     else:
         yield "Little was gained. More may be with a larger budget, with --recover auto, or on another --target."

@@ -81,7 +81,7 @@ def contractions(graph: gs.Graph) -> dict[str, Contraction]:
     for name, weight in weights.items():
         axes = {_input_axis(node, weight) if id(node) in nodes else None for node in weight.outputs}
         axis = axes.pop()
-        if not axes and axis is not None:
+        if not axes and axis is not None and weight.values.size:
             features = dict.fromkeys(_features(node, weight.shape[axis]) for node in weight.outputs)
             contractions[name] = Contraction(name, axis, tuple(features))
     return contractions

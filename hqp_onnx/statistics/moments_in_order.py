@@ -18,6 +18,7 @@ from hqp_onnx.data.batch import Batch
 from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.graphs.nodes import reads
 from hqp_onnx.graphs.unique_names import tensor_names, unused_prefix
+from hqp_onnx.progress import StageProgress
 from hqp_onnx.statistics.carried import Carried
 from hqp_onnx.statistics.feature_sums import needed
 from hqp_onnx.statistics.moments import LARGEST, Contraction, Moments, contractions, feature_moments, takes_bias
@@ -33,6 +34,7 @@ def moments_in_order(
     *,
     readers: Collection[str] = (),
     threads: int = 0,
+    progress: StageProgress | None = None,
 ) -> Iterator[tuple[gs.Constant, Contraction, Moments]]:
     """Each weight of ``graph`` that is ``refittable`` and reads what the original's does not, to be changed at once.
 
@@ -42,6 +44,7 @@ def moments_in_order(
         data: calibration batches, read once where what crosses from depth to depth fits (``statistics.carried``).
         readers: weights that come in any case.
         threads: of onnxruntime; 0 lets it choose.
+        progress: called with the weights that have been measured, and all.
 
     Yields:
         The weight; its features; the moments of these, then of the original's outputs of the node that reads it.
@@ -62,13 +65,16 @@ def moments_in_order(
     depths = _depths(
         _merged(to_proto(graph), beside), {name: depth for depth in stages for name in stages[depth]}, prefix
     )
+    count, done = sum(map(len, stages.values())), 0
     for depth, stage in stages.items():
         rest = carried.rest(_merged(to_proto(graph), beside))
         settled = {tensor for tensor, at in depths.items() if at <= depth}
         carried = carried.past(rest, settled, [x for d in features if d >= depth for x in features[d]], threads)
         part = needed(carried.rest(rest), [name for x in features[depth] for name in (x.tensor, x.beside)])
         found = feature_moments(part, features[depth], carried.batches, threads=threads)
-        weights = graph.tensors()
+        weights, done = graph.tensors(), done + len(stage)
+        if progress is not None:
+            progress(done, count)
         for (name, use), moments in zip(stage.items(), found, strict=True):
             if np.isfinite(moments.gram).all() and np.isfinite(weights[name].values).all():
                 yield weights[name], use, moments

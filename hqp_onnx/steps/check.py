@@ -129,7 +129,7 @@ def _speed(report: Report, source: Path, shipped: Path, least: float, progress: 
     sessions = {"original": first, "shipped": open_session(shipped, target, report.rows[report.ships].threads)}
     feeds = example_feeds(model_io.to_graph(read_model(source, quantized=True)[1]), leading=first.batch or 1)
     for name, session in sessions.items():
-        try_run(session, feeds, name)
+        try_run(session, feeds, str(source if name == "original" else shipped))
     speedup = measure(sessions, feeds, progress=partial(progress, "latency"))["shipped"].speedup
     words = f"{speedup:.2f} times as fast as {source.name}, of at least {least:g}"
     return Finding("speedup", speedup >= least, words, time.perf_counter() - start)

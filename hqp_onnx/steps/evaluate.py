@@ -11,6 +11,7 @@ from pathlib import Path
 
 import onnx
 
+from hqp_onnx.data.batch import LABELS, no_class_numbers
 from hqp_onnx.data.dataset import Dataset, batch_size
 from hqp_onnx.data.reading import Data
 from hqp_onnx.data.sources import open_dataset
@@ -47,8 +48,8 @@ def evaluate_model(
     announced: bool = True,
 ) -> Evaluation:
     """A judged model, quantized ones included; see ``hqp_onnx.evaluate``. The metric is logged where ``announced``."""
-    if metric is not None:
-        _require(load_metric(metric), reference)
+    if metric is not None and reference is None:
+        _require_none(load_metric(metric))
     session = open_session(model, target_name)
     origin = open_session(reference, target_name) if reference is not None else session
     dataset = open_dataset(
@@ -58,7 +59,8 @@ def evaluate_model(
         if source is not None:
             try_run(opened, dataset.rows(0, 1).feeds, name_of(source))
     choice = choose(metric, origin, dataset, metric_output, ends_of_source(model if reference is None else reference))
-    _require(choice.metric, reference, choice.instead)
+    if reference is None:
+        _require_targets(choice, dataset)
     if announced:
         log.info("%s", choice.words)
     dataset = judged_data(origin, dataset, choice.metric)
@@ -80,9 +82,19 @@ def _of_inputs(model: ModelSource, session: Runner, data: Dataset) -> Iterator[s
     return suspicious_inputs(onnx.load(model) if readable else None, session, data)
 
 
-def _require(metric: Metric, reference: ModelSource | None, instead: str = "") -> None:
-    """Raise ``UsageError`` where the original is needed and was not given."""
-    if metric.labels in ("original", "outputs") and reference is None:
+def _require_targets(choice: Choice, data: Dataset) -> None:
+    """Raise ``UsageError`` where the metric needs the original; where it was not asked for, say why it was taken."""
+    if choice.why and not data.targets and choice.metric.labels in ("original", "outputs"):
+        what = "no targets. Add an array 'labels', or {--targets}, or the original as {--reference}"
+        raise UsageError(f"{data.source.name}: {what}")
+    if choice.why and LABELS in data.targets and data.labels is None and not choice.instead:
+        raise UsageError(f"{data.source.name}: {no_class_numbers(data.rows(0, 1))}, or the original as {{--reference}}")
+    _require_none(choice.metric, choice.instead)
+
+
+def _require_none(metric: Metric, instead: str = "") -> None:
+    """Raise ``UsageError`` where the metric needs the original, which was not given."""
+    if metric.labels in ("original", "outputs"):
         raise UsageError(
             f"{{--metric}} {metric.name} needs the original model: add {{--reference}}, or a {{--metric}} of targets"
             f"{f', as {instead}' if instead else ''}"

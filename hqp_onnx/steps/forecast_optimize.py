@@ -23,8 +23,10 @@ from hqp_onnx.allocation.groups import Groups
 from hqp_onnx.allocation.search import STEP
 from hqp_onnx.allocation.times import SECONDS, measured, number
 from hqp_onnx.channels.channel_map import PruningPlan
+from hqp_onnx.evaluation.latency import most_seconds
 from hqp_onnx.job.allocation import DESCENT_SECONDS, SAMPLES, divergence_of, groups_of
 from hqp_onnx.job.candidate import Candidate, Precision
+from hqp_onnx.job.evidence import REFIT as IN_ORDER
 from hqp_onnx.job.evidence import REFIT_SAMPLES, Evidence, gather
 from hqp_onnx.job.ledger import Ledger
 from hqp_onnx.job.models import CandidateModels
@@ -36,6 +38,7 @@ from hqp_onnx.job.timing import choose_timing
 from hqp_onnx.out_folder import OutFolder
 from hqp_onnx.progress import Progress
 from hqp_onnx.quantization.float_nodes import SECONDS as FLOAT_SECONDS
+from hqp_onnx.runtimes.machine import thread_counts
 from hqp_onnx.steps.forecast import JUDGED, Forecast, Stage, forecast
 
 _FASTER = 6.0  # times that the least widths are as fast as the input
@@ -45,7 +48,8 @@ _REMOVED = 0.4  # of the units, where a linear search ends
 _WRITTEN = 3  # models
 _PROBED = 0.0, 0.5, 1.0  # groups, by their place
 TABLE, CURVES, REFIT, INT8, OUTPUTS = "table of times", "loss curves", "candidates", "INT8", "the original's outputs"
-_CAPS = {CURVES: 2 * SAMPLES, OUTPUTS: 2 * SAMPLES, REFIT: REFIT_SAMPLES}
+JUDGED_AGAIN = f"{JUDGED} of candidates"
+_CAPS = {CURVES: 2 * SAMPLES, OUTPUTS: 2 * SAMPLES, REFIT: REFIT_SAMPLES, IN_ORDER: REFIT_SAMPLES}
 """Calibration samples that a stage takes at most."""
 
 
@@ -86,11 +90,11 @@ def _limited(stages: Sequence[Stage], seconds: float) -> list[Stage]:
 def _counts(options: Options, groups: Groups, samples: Mapping[str, int]) -> dict[str, float]:
     """How often a search does what was done once, by stage."""
     candidates = _candidates(options)
-    files = _WRITTEN * (1 + samples.get("test", 0) / samples["val"])
+    files = _WRITTEN * ((options.precision != "fp32") + samples.get("test", 0) / samples["val"])
     levels = sum(len({max(1, round(share * (len(g.levels) - 1))) for share in SHARES}) for g in groups.groups)
     curves = levels / max(len(_some(groups)) - 1, 1)
-    evaluations = (1 + _SEEN * candidates + files) / 2  # the original and one candidate were evaluated
-    return {TABLE: number(groups), CURVES: curves, REFIT: candidates, JUDGED: evaluations, INT8: 2, "calibration": 2}
+    once = {TABLE: number(groups), CURVES: curves, REFIT: candidates, IN_ORDER: candidates}
+    return {**once, JUDGED_AGAIN: _SEEN * candidates + files, INT8: 2, "calibration": 2}
 
 
 def _candidates(options: Options) -> float:
@@ -117,7 +121,9 @@ def _by_the_clock(options: Options, stages: Sequence[Stage]) -> Iterator[Stage]:
         yield Stage("descent", 1, 0, share * curves.seconds, share * curves.work)
     if options.precision == "mixed" and options.narrow == "int8":
         yield Stage("mixed precision", 1, 0, _USUAL * FLOAT_SECONDS, _USUAL * FLOAT_SECONDS)
-    yield Stage("latency of the result", 1, 0, LATENCY_SECONDS, LATENCY_SECONDS)
+    rows = 2 if options.precision == "fp32" else 2 + _WRITTEN
+    seconds = min(LATENCY_SECONDS, most_seconds(rows * (1 if options.threads else len(thread_counts()))))
+    yield Stage("latency of the result", 1, 0, seconds, seconds)
 
 
 def _once(options: Options, folder: Path, progress: Progress, found: list[Groups]) -> None:
@@ -136,7 +142,10 @@ def _once(options: Options, folder: Path, progress: Progress, found: list[Groups
         models = CandidateModels(setup, evidence.refit, ledger.cache)
         models.graph(Candidate(half))
         progress(REFIT, 1, 1)
-        setup.scores(models.session(Candidate(half)), "val")
+        again = replace(
+            setup, progress=lambda stage, *done: progress(JUDGED_AGAIN if stage == JUDGED else stage, *done)
+        )
+        again.scores(models.session(Candidate(half)), "val")
         if options.precision != "fp32":
             models.graph(Candidate(half, Precision(options.narrow)))
             progress(INT8, 1, 1)

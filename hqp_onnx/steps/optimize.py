@@ -8,6 +8,7 @@ resumes to the same model.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -15,6 +16,7 @@ from time import perf_counter
 from hqp_onnx.boundary import public
 from hqp_onnx.errors import BudgetError, UsageError
 from hqp_onnx.files import forbid_overlap, paths_of
+from hqp_onnx.job.duration import duration
 from hqp_onnx.job.handing_over import with_handed
 from hqp_onnx.job.ledger import Ledger
 from hqp_onnx.job.options import Options
@@ -27,15 +29,15 @@ from hqp_onnx.job.setup import Setup, open_setup
 from hqp_onnx.job.steps import steps_of
 from hqp_onnx.job.time_limit import OVER
 from hqp_onnx.out_folder import LEDGER, LOCK, MANIFEST, OutFolder
-from hqp_onnx.progress import Progress, Steps, silent
+from hqp_onnx.progress import Progress, Steps, in_words, silent
 from hqp_onnx.report.reading import JSON
 from hqp_onnx.report.writing import HTML, write_report
 from hqp_onnx.runtimes.targets import target
-from hqp_onnx.steps.forecast import WORTH, foretold
-from hqp_onnx.steps.forecast_optimize import forecast_optimize
+from hqp_onnx.steps.forecast import LONG_SECONDS
 from hqp_onnx.steps.ship_engine import ENGINE_FILES, add_engine, builder_of, require_engine
 from hqp_onnx.workers import Workers, using
 
+_LOG = logging.getLogger(__name__)
 _NAMES = (*OUTPUTS, *FILES, PARETO, LEDGER, JSON, HTML, *ENGINE_FILES)
 
 
@@ -52,6 +54,8 @@ def optimize(options: Options, progress: Progress = silent, workers: Workers = N
     Raises:
         HqpError: bad input; or OUT holds what is not of this job, see ``out_folder``.
     """
+    if not isinstance(options, Options):
+        raise UsageError(f"the options are of type {type(options).__name__}: expected hqp_onnx.Options")
     began = perf_counter()
     if options.build:
         require_engine(options)
@@ -63,12 +67,8 @@ def optimize(options: Options, progress: Progress = silent, workers: Workers = N
 def _optimized(options: Options, out: OutFolder, progress: Progress, began: float) -> Report:
     steps = Steps(steps_of(options), progress, options.time_limit)
     setup = open_setup(options, steps)
-    if (
-        progress is not silent
-        and _is_long(setup)
-        and (found := foretold(lambda: forecast_optimize(options))) is not None
-    ):
-        steps.expect({stage.name: stage.seconds for stage in found.stages})
+    if progress is not silent and options.time_limit is None and not options.resume:  # known, or little is left
+        steps.expect(_foretold(setup))
     with out.opened():
         ledger = Ledger(out, settings_of(setup), options.resume)
         result = run(setup, ledger, began)
@@ -83,10 +83,25 @@ def _optimized(options: Options, out: OutFolder, progress: Progress, began: floa
     return report
 
 
-def _is_long(setup: Setup) -> bool:
-    """Whether an estimate is worth its time, and says anything: a limit is known, and so little is left to resume."""
-    options, parts = setup.options, (setup.data["calib"], setup.data["val"])
-    return options.time_limit is None and not options.resume and sum(len(part.ranges) for part in parts) >= WORTH
+def _foretold(setup: Setup) -> dict[str, float]:
+    """What the steps will roughly take, said in a line: seconds, by name."""
+    found = duration(setup.options, one := pass_seconds(setup))
+    if (total := sum(found.values())) > LONG_SECONDS:
+        _LOG.info(
+            "roughly %s, as the original takes %s for all samples; '--dry-run' says what each stage takes, and memory",
+            in_words(total),
+            in_words(max(one, 1.0)),
+        )
+    return found
+
+
+def pass_seconds(setup: Setup) -> float:
+    """What the original takes for all calibration and validation samples, by one batch of them."""
+    feeds = next(iter(setup.data["val"])).feeds
+    setup.model.session.run(feeds)  # the first run of a session takes longer
+    began = perf_counter()
+    setup.model.session.run(feeds)
+    return (perf_counter() - began) * sum(len(setup.data[part].ranges) for part in ("calib", "val"))
 
 
 def outputs(folder: Path) -> list[Path]:

@@ -163,7 +163,8 @@ def prune_model(model: Model, options: Pruning, data: Dataset | None = None, pro
     refit = None
     if halves is not None and turned is not None and refitted:
         again = data if options.refit == "in-order" or (options.plan and options.refit is None) else None
-        refit = Refit(joined(*halves), ridges_of(graph, channels, order, turned), again)
+        ridges = ridges_of(graph, channels, order, turned)
+        refit = Refit(joined(*halves), ridges, again, progress=partial(progress, "refit"))
     return Pruned(model.digest, cut(model.graph, channels, plan, refit).graph, channels, plan, wanted, model.notes)
 
 

@@ -160,7 +160,7 @@ def _made(
     if precision == "fp16":
         return in_float16(model.graph)
     if precision == "dynamic":
-        return dynamic_model(model, data, target, recipe)
+        return dynamic_model(model, data, target, recipe, progress)
     assert data is not None
     if int4_weights is not None:
         return int4_model(model, data, int4_weights, recipe, progress)
@@ -218,6 +218,8 @@ def mixed_model(
     return quantize_prepared(prepared, target, floats)
 
 
-def dynamic_model(model: Model, data: Dataset | None, target: Target, recipe: Recipe | None = None) -> PassResult:
+def dynamic_model(
+    model: Model, data: Dataset | None, target: Target, recipe: Recipe | None = None, progress: Progress = silent
+) -> PassResult:
     """``model`` in dynamic INT8; its weights are rounded to nearest where there are no data."""
-    return quantize_dynamic(model.graph, data, target, recipe=recipe)
+    return quantize_dynamic(model.graph, data, target, recipe=recipe, progress=progress)

@@ -89,6 +89,23 @@ def test_a_descent_gets_faster_within_its_threshold_and_beats_the_sum_of_curves(
     assert all(loss(a) < loss(b) for a, b in pairwise(front))
 
 
+def test_a_descent_of_slow_measurements_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One measurement takes a second; what surrounds a choice would take seven of the eight that there are."""
+    of, seconds = groups(), [0.0]
+    curves = measured_curves(of, loss, lambda done, total: None)
+
+    def slow(choice: np.ndarray) -> float:
+        seconds[0] += 1
+        return loss(choice)
+
+    for module in ("curves", "search"):
+        monkeypatch.setattr(f"hqp_onnx.allocation.{module}.perf_counter", lambda: seconds[0])
+    allocation = Allocation(of, Program(of, table()), curves, slow)
+    path = allocation.path()
+    assert list(allocation.descent(path[1], loss(path[3]), 8.0))
+    assert seconds[0] <= 8 + 3  # a last step, and what is around it: the choice itself and one group
+
+
 def test_curves_around_a_choice_are_what_was_measured_there() -> None:
     of = groups()
     curves = measured_curves(of, loss, lambda done, total: None)

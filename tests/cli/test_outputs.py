@@ -146,3 +146,16 @@ def test_the_code_of_an_extension_is_no_output(
     assert hqp(monkeypatch, "prune", "model.onnx", "--sparsity", "0.2", "--saliency", "mine.py:rank", *options) == 2
     assert capsys.readouterr().err.strip().endswith("mine.py is the file of --saliency: choose another file")
     assert Path("mine.py").read_text().startswith("def rank")
+
+
+@pytest.mark.parametrize("option", ["--output", "--ledger"])
+def test_only_json_goes_to_stdout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    onnx.save(small_model(), tmp_path / "m.onnx")
+    monkeypatch.chdir(tmp_path)
+    named = {"--output": "p.onnx", "--ledger": "l.json", option: "-"}
+    words = [word for pair in named.items() for word in pair]
+    assert hqp(monkeypatch, "prune", "m.onnx", "--sparsity", "0.1", *words, "--quiet") == 2
+    assert "only --json writes to stdout" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"m.onnx"}

@@ -137,6 +137,7 @@ def test_bad_inputs_are_one_line(
         ([a, b, *data, "--ledger", str(tmp_path / "broken.json")], "not a ledger"),
         ([a, b, *data, "--ledger", str(other)], "not a ledger of any of the models"),
         ([a, b, *data, "--tolerance", "0"], "must be above 0"),
+        ([a, b, *data, "--tolerance", "nan"], "must be above 0"),
         ([a, b, *data, "--samples", "0"], "at least 1"),
     ]
     for arguments, part in cases:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from hqp_onnx.data import split as splits
 from hqp_onnx.data.memory import ArraySource
-from hqp_onnx.data.split import PARTS, split, subset
+from hqp_onnx.data.split import PARTS, read_part, split, subset
 from hqp_onnx.errors import DataError, UsageError
 
 
@@ -62,9 +63,24 @@ def test_a_part_reads_as_its_samples():
     assert part.digest() != subset(whole, found, "test").digest()
 
 
+@pytest.mark.parametrize(
+    ("numbers", "error", "message"),
+    [
+        ([1, 20], DataError, r"'test' has sample numbers that are not in 0 \.\. 19"),
+        ([-1], DataError, r"'test' has sample numbers that are not in 0 \.\. 19"),
+        ([1.5], UsageError, "'test' is not a list of sample numbers"),
+        ("abc", UsageError, "'test' is not a list of sample numbers"),
+    ],
+)
+def test_a_part_that_was_edited_is_refused(tmp_path, numbers, error, message):
+    (tmp_path / "split.json").write_text(json.dumps({"count": 20, "test": numbers}))
+    with pytest.raises(error, match=message):
+        read_part(source(np.zeros(20)), f"{tmp_path / 'split.json'}:test")
+
+
 def test_what_cannot_be_split():
     with pytest.raises(DataError, match="d: 9 samples are too few to be split: expected 10"):
         split(source(np.zeros(9)), 0)
     for shares in ((0.5, 0.5), (0.5, 0.6, -0.1), (0.3, 0.3, 0.3), (math.nan, 0.5, 0.5), (0.5, 0.5, math.nan)):
-        with pytest.raises(UsageError, match="expected three shares above 0"):
+        with pytest.raises(UsageError, match="expected three shares above 0 that add up to 1"):
             split(source(np.zeros(20)), 0, shares)

@@ -250,7 +250,7 @@ REFUSED = {
     "two ways": ("y = MatMul (x, w) z = Gemm <transB = 1> (y, w)", {"w": (4, 4)}),
     "no weight": ("z = Tanh (x)", {}),
     "read in a loop": (
-        """y = MatMul (x, w) n = Constant <value_int = 2> () go = Cast <to = 9> (n)
+        """y = MatMul (x, w) n = Constant <value_int = 2> () r = ReduceMax <keepdims = 0> (y) go = Cast <to = 9> (r)
            z = Loop (n, go, y) <body = b (int64 i, bool c, float[m,3] s) => (bool d, float[m,3] t) {
                d = Identity (c) t = Tanh (s) }>""",
         {"w": (4, 3)},

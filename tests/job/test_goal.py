@@ -92,9 +92,12 @@ def test_a_speed_that_nothing_reaches(options: dict[str, Any], clock: None) -> N
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({"speedup": 2.0, "target_latency": 1.0}, "takes the place of a budget"),
-        ({"speedup": 2.0, "max_drop": 0.1}, "takes the place of a budget"),
-        ({"speedup": -1.0}, "expected a number above 0"),
+        (
+            {"speedup": 2.0, "target_latency": 1.0},
+            "takes the place of a budget: leave out target_latency, max_drop and",
+        ),
+        ({"speedup": 2.0, "max_drop": 0.1}, "takes the place of a budget: leave out max_drop and"),
+        ({"speedup": -1.0}, "expected a finite number above 0"),
         ({"speedup": 2.0, "objective": "macs"}, "is for --objective latency|objective"),
     ],
 )

@@ -258,6 +258,17 @@ def test_what_has_no_float16_form_is_refused() -> None:
         convert_fp16(graph)
 
 
+@pytest.mark.parametrize("kind", ["input", "output"])
+def test_sequences_cannot_be_cast(kind: str) -> None:
+    text = {
+        "input": "g (seq(float[n,4]) x, int64 i) => (float[n,4] y) { a = SequenceAt(x, i)  y = Relu(a) }",
+        "output": "g (float[n,4] x) => (seq(float[n,4]) y) { a = Relu(x)  y = SequenceConstruct(a) }",
+    }[kind]
+    graph = to_graph(onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {text}'))
+    with pytest.raises(ModelError, match=f"{kind} '.' is a sequence of float32, which cannot be cast"):
+        convert_fp16(graph)
+
+
 def test_without_onnxruntime_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingRuntimeError, match=r"hqp-onnx\[onnxruntime\]"):

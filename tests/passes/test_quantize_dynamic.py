@@ -80,7 +80,10 @@ def test_it_computes_what_its_definition_says() -> None:
 def test_rounded_by_what_it_reads_it_is_nearer_than_onnxruntime_s(tmp_path: Path) -> None:
     onnx.save(model(), tmp_path / "float.onnx")
     of_onnxruntime(tmp_path / "float.onnx", tmp_path / "theirs.onnx", weight_type=QuantType.QInt8, per_channel=True)
-    made = quantize_dynamic(to_graph(model()), [Batch({"x": correlated(200)})], ORT)
+    said: list[tuple[str, int, int]] = []
+    data = [Batch({"x": correlated(200)})]
+    made = quantize_dynamic(to_graph(model()), data, ORT, progress=lambda *report: said.append(report))
+    assert {stage for stage, *_ in said} == {"moments for rounding", "rounding"}
     feeds = {"x": correlated(300)}
     exact, theirs, ours = (
         run(proto, feeds)[0] for proto in (model(), onnx.load(tmp_path / "theirs.onnx"), to_proto(made.graph))

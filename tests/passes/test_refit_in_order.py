@@ -73,7 +73,9 @@ def test_each_layer_is_the_least_squares_fit_of_the_original_from_what_it_reads(
 
 def test_it_comes_closer_to_the_original_than_one_refit(case):
     original, channels, plan, once = case
-    refitted = refit_in_order(original, once, channels, plan, DATA).graph
+    said: list[tuple[int, int]] = []
+    refitted = refit_in_order(original, once, channels, plan, DATA, progress=lambda *report: said.append(report)).graph
+    assert said == [(1, 3), (2, 3), (3, 3)]
     want, before, after = (run(graph, ["logits"])["logits"] for graph in (original, once, refitted))
     assert np.square(after - want).sum() < 0.9 * np.square(before - want).sum()
 

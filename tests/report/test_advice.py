@@ -14,6 +14,7 @@ from hqp_onnx.report.advice import advice
     ("speedup", "drop", "advised"),
     [
         (4.0, 0.010, "is as fast as what ships"),
+        (4.0, 0.009999999, "It is as fast as what ships."),  # which loses 0.00 points less
         (3.8, 0.002, "takes 5 % more time than what ships and loses 0.80 points less"),
         (3.0, 0.000, ""),  # slower
         (4.0, 0.011, ""),  # loses more
@@ -38,5 +39,7 @@ def test_where_little_was_gained_it_says_what_may_help(returned: Report) -> None
     slow = replace(returned.hqp, speedup=1.02)
     report = replace(returned, hqp=slow, ships="hqp")
     assert "larger budget" in " ".join(advice(report))
+    ended = (*report.notes, "the time limit of 240 s ended the search at 'times', with 1 candidate judged")
+    assert "--resume goes on" in " ".join(advice(replace(report, notes=ended)))
     stuck = replace(report, units=replace(report.units, prunable=0))
     assert "No channels can be removed" in " ".join(advice(stuck))

@@ -156,35 +156,42 @@ def test_nothing_is_written(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize(("seconds", "says"), [(300.0, True), (3.0, False)])
+@pytest.mark.parametrize(("batch", "seconds", "says"), [(5.0, 300.0, True), (5.0, 3.0, False), (0.5, 300.0, False)])
 def test_a_long_command_says_first_what_it_will_take(
-    seconds: float, says: bool, caplog: pytest.LogCaptureFixture
+    batch: float, seconds: float, says: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """An estimate may take a tenth of 38 batches, the rest of the first stage: it is worth that if these are slow."""
     stages = Stage("looking", 1, 1, seconds / 10), Stage("reading", 2, 600, seconds), Stage(REST, 1, 0, 0.3)
     seen: list[tuple[str, int, int]] = []
-    foreseen: list[object] = []
+    foreseen: list[tuple[object, float]] = []
+    now = [0.0]
+    monkeypatch.setattr(module, "perf_counter", lambda: now[0])
 
     def command(folder: Path, progress: Progress) -> None:
         raise AssertionError("only an estimate runs it")
 
-    def foresee(command: object) -> Forecast:
-        foreseen.append(command)
+    def foresee(command: object, seconds: float) -> Forecast:
+        foreseen.append((command, seconds))
         return Forecast(stages, 5 * 10**8, {"data": 600})
 
-    reports = [("looking", 1, 1), ("reading", 15, 600), ("reading", 30, 600), ("reading", 15, 600)]
+    reports = [("looking", 1, 1), *(("reading", done, 600) for done in (15, 30, 45)), ("reading", 15, 600)]
     told = Foretold(command, lambda *report: seen.append(report), foresee)
     with caplog.at_level("INFO"):
         for report in reports:
+            now[0] += batch
             told(*report)
-    assert seen == reports and foreseen == [command]
+    assert seen == reports and foreseen == [(command, pytest.approx(19.0))] * (batch > 1)
     assert [record.getMessage() for record in caplog.records] == says * [
         "about 6 min and 500 MB of memory, by a few samples: looking (1 times 30 s), reading (2 times 2 min)",
         "step 2 of 2: reading, about 5 min left",
     ]
 
 
-def test_what_cannot_be_estimated_is_done_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_cannot_be_estimated_is_done_all_the_same(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[str] = []
+    monkeypatch.setattr(module, "WORTH_SECONDS", 0.0)
 
     def command(folder: Path, progress: Progress) -> None:
         raise ValueError("too few samples")
@@ -192,8 +199,17 @@ def test_what_cannot_be_estimated_is_done_all_the_same(caplog: pytest.LogCapture
     told = Foretold(command, lambda stage, *_: seen.append(stage))
     with caplog.at_level("INFO"):
         told("reading", 1, 100)
-    assert seen == ["reading"]
+        told("reading", 2, 100)
+    assert seen == ["reading", "reading"]
     assert [r.getMessage() for r in caplog.records] == ["how long it will take cannot be estimated: too few samples"]
+
+
+def test_an_estimate_ends_with_its_time(work: Work, caplog: pytest.LogCaptureFixture) -> None:
+    """The first samples take 50 s by the clock, so 25 are too few."""
+    with pytest.raises(TimeoutError):
+        forecast(work, seconds=25.0)
+    assert work.taken == [20]
+    assert forecast(work, seconds=1000.0).samples == {"data": 600}
 
 
 def test_optimize_says_what_is_left(
@@ -202,8 +218,7 @@ def test_optimize_says_what_is_left(
     monkeypatch.chdir(tmp_path)
     onnx.save(small_model(), "m.onnx")
     np.savez("data.npz", **small_data(60))
-    monkeypatch.setattr("hqp_onnx.steps.optimize.WORTH", 2)
-    monkeypatch.setattr(module, "LONG_SECONDS", 0.0)
+    monkeypatch.setattr("hqp_onnx.steps.optimize.LONG_SECONDS", 0.0)
     options = (
         "--calib",
         "data.npz",
@@ -219,7 +234,8 @@ def test_optimize_says_what_is_left(
     )
     assert hqp(monkeypatch, "optimize", "m.onnx", *options, "--max-drop", "30%", "-o", "out") == 0
     said = capsys.readouterr().err
-    assert "MB of memory, by a few samples: " in said and "step 2 of 6: the original, about " in said
+    assert "as the original takes 1 s for all samples; '--dry-run' says" in said
+    assert "step 2 of 6: the original, about " in said
     assert hqp(monkeypatch, "optimize", "m.onnx", *options, "--max-drop", "30%", "-o", "two", "--quiet") == 0
-    assert "by a few samples" not in capsys.readouterr().err
+    assert "for all samples" not in capsys.readouterr().err
     assert Path("out/pruned.onnx").read_bytes() == Path("two/pruned.onnx").read_bytes()

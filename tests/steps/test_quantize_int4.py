@@ -10,11 +10,18 @@ import pytest
 from small_model import small_data, small_model
 
 from hqp_onnx.errors import UsageError
+from hqp_onnx.passes import store_weights
 from hqp_onnx.progress import silent
 from hqp_onnx.runtimes.session import Session
 from hqp_onnx.steps.quantize import quantize_file
 
 WEIGHTS = 4  # three of Conv, one of Gemm
+
+
+@pytest.fixture(autouse=True)
+def _all_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here, small weights are worth 4 bits, too."""
+    monkeypatch.setattr(store_weights, "_SMALLEST", 1)
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ def test_inputs_follow_the_model(path: Path) -> None:
     import onnxruntime as ort
 
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-    feeds = real_inputs.feeds_of(onnx.load(path), lambda feeds: session.run(None, feeds), 5)
+    feeds = real_inputs.Drawer(onnx.load(path), lambda feeds: session.run(None, feeds))(5)
     assert feeds["x"].shape == (5, 18) and len(feeds["ids"]) == 5
     assert 2 < feeds["ids"].max() < 50
 

@@ -8,6 +8,7 @@ random: uniform in [0, 1), the control.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 
 import numpy as np
 import onnx
@@ -73,7 +74,7 @@ def _filters(model: onnx.ModelProto) -> Iterator[tuple[str, FloatArray]]:
     constants = _values(inline_constants(model).graph)
     for name, axis in filter_weights(model).items():
         weight = np.moveaxis(constants[name].astype(np.float64), axis, 0)
-        yield name, weight.reshape(len(weight), -1)
+        yield name, weight.reshape(len(weight), prod(weight.shape[1:]))
 
 
 def _values(graph: onnx.GraphProto) -> dict[str, Array]:

@@ -83,7 +83,8 @@ def _phases(trials: Sequence[Trial], x: Scale, bottom: float) -> list[svg.Elemen
 
 def _phase(trial: Trial) -> str:
     """Its precision, whatever the number of nodes in float, and whether it was recovered."""
-    return f"{'mixed' if trial.floats else trial.precision}{', recovered' * trial.trained}"
+    mixed = trial.floats and trial.precision != "int4"
+    return f"{'mixed' if mixed else trial.precision}{', recovered' * trial.trained}"
 
 
 def _mark(accepted: bool, x: float, y: float, size: float, says: str) -> svg.Element:

@@ -31,6 +31,10 @@ BODIES = {
     "open_branches": """z = Constant <value = float {0.0}> () s = ReduceMean <keepdims = 0> (x) c = Greater (s, z)
         y = If (c) <then_branch = then () => (float[N,3,5,4] a) { a = Relu (x) },
                     else_branch = else () => (float[N,3,5,4] b) { b = Neg (x) }>""",
+    "unroll_loops": """z = ReduceMean <axes = [3], keepdims = 0> (x)
+        f, y = Scan <num_scan_inputs = 1, scan_input_axes = [3], scan_output_axes = [3],
+        body = b (float[n,3,5] s, float[n,3,5] a) => (float[n,3,5] t, float[n,3,5] c) { t = Add (s, a) c = Tanh (t) }>
+        (z, x)""",
     "prepare_for_gradients": "c = Constant <value = float {2.0}> () y = Mul (x, c)",
 }
 NOTHING_TO_DO = 'i = Identity (x) p = Pad <mode = "reflect"> (i, pads) y = Conv <group = 3> (p, one)'
@@ -70,6 +74,8 @@ def applied(name: str, model: onnx.ModelProto) -> onnx.ModelProto:
     if name == "fix_inputs":
         shared = {value.name for value in model.graph.input} & {"shared"}
         return the_pass(name)(model, {key: CONSTANTS[key] for key in shared})
+    if name == "unroll_loops":
+        return the_pass(name)(model, {"x": X[:1]})
     if name == "join_loss":
         header = '<ir_version: 8, opset_import: ["" : 17]>'
         loss = f"{header} l (float[N,3,5,4] y) => (float[N] l) {{ l = ReduceSum <keepdims = 0> (y) }}"
