@@ -7,11 +7,12 @@
 DATA is what the names of calib, val and test begin with: build/cifar10/cifar10 stands for
 build/cifar10/cifar10_calib.npz and the others. The jobs are `hqp optimize` with its defaults, one after the other, into
 FOLDER/MODEL/TARGET; those that are there already are taken as they are, and with --no-jobs nothing else is. With
---limit, those of a target take the first images of the calibration, validation and test data. Tables:
+--limit, those of a target, or of MODEL/TARGET, take the first images of the calibration, validation and test data.
+Tables:
 
     1  the input, Q8-only and what ships, on each target, as the reports have them
-    2  cycles of the NPU where widths were chosen by its cycles, by times of this processor, by multiply-accumulates;
-       the pruned models of these jobs, quantized for the NPU
+    2  cycles of the NPU where widths were chosen by its cycles, by multiply-accumulates, by times of this processor
+       (the pruned model of that job, quantized for the NPU)
     3  what ships for LiteRT beside what ships for onnxruntime, on one thread, in turn
     4  what has no counterpart in .tflite, and what Vela leaves to the CPU, of --files
     5  the first images of the test data on the HTP, emulated, beside onnxruntime: the input, Q8-only, what ships, and
@@ -32,6 +33,7 @@ import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +48,7 @@ from hqp_onnx.evaluation.latency import measure
 from hqp_onnx.files import make_folder, write_bytes
 from hqp_onnx.graphs import model_io
 from hqp_onnx.graphs.shapes import example_feeds
-from hqp_onnx.job.results import Report
+from hqp_onnx.job.results import Report, Row
 from hqp_onnx.model import calibrated, open_data, open_model, open_session
 from hqp_onnx.runtimes.ethos.runtime import EthosU
 from hqp_onnx.runtimes.ethos.vela import Estimate, estimate
@@ -94,10 +96,15 @@ def taken(report: Report, name: str) -> tuple[str, str, str]:
     row, first = report.rows[name], report.rows["baseline"]
     if report.counted:
         return f"{row.macs / 1e6:.2f} M MACs", f"{first.macs / row.macs:.2f}x fewer", "counted"
-    if clock := _CLOCK.search(" ".join(report.notes)):
-        cycles = row.latency_ms * 1e3 * float(clock["mhz"])
-        return f"{cycles:,.0f} cycles", f"{row.speedup:.2f}x fewer", "estimated by Vela"
+    if found := cycles(report, row):
+        return f"{found:,.0f} cycles", f"{row.speedup:.2f}x fewer", "estimated by Vela"
     return f"{row.latency_ms:.3f} ms", f"{row.speedup:.2f}x as fast", f"measured, {report.machine.runtime}"
+
+
+def cycles(report: Report, row: Row) -> float:
+    """Of the NPU, by its clock; 0 where times are no estimates of Vela's."""
+    clock = _CLOCK.search(" ".join(report.notes))
+    return row.latency_ms * 1e3 * float(clock["mhz"]) if clock else 0.0
 
 
 def int8_of(network: Network, way: str, most: int | None = None) -> onnx.ModelProto:
@@ -122,29 +129,31 @@ def second_table(jobs: Jobs, networks: Iterable[Network], npu: str) -> Iterator[
     yield "| model | widths chosen by | top-1 %, INT8 in LiteRT | drop | MACs M | cycles | fewer than Q8-only |"
     yield "|---|---|---|---|---|---|---|"
     for network in networks:
-        whole, test = network.model(), network.part("test")
-        full, first = hqp_onnx.evaluate(whole, test).metric, None
-        ways = {
-            "nothing (Q8-only)": "",
-            f"{npu}'s cycles": npu,
-            "times of this processor": "onnxruntime",
-            "MACs": BY_MACS,
-        }
-        for words, way in ways.items():
-            report = jobs.report(network, way) if way else None
-            if way and report is None:
-                continue
-            pruned = onnx.load(jobs.out(network, way) / "pruned.onnx") if way else whole
+        by_cycles = jobs.report(network, npu)
+        if by_cycles is None or by_cycles.q8_only is None:
+            continue
+        first = cycles(by_cycles, by_cycles.q8_only)
+        for words, way in (("nothing (Q8-only)", ""), (f"{npu}'s cycles", npu), ("MACs", BY_MACS)):
+            report = jobs.report(network, way) if way else by_cycles
+            if report is not None:
+                row = report.hqp if way else report.q8_only
+                goal = f", goal {GOALS[network.name]}x" if way == npu and network.name in GOALS else ""
+                yield second_row(network, words, row, cycles(report, row), first, goal)
+        elsewhere = jobs.report(network, "onnxruntime")
+        if elsewhere is not None:
+            pruned = onnx.load(jobs.out(network, "onnxruntime") / "pruned.onnx")
             int8 = hqp_onnx.quantize(pruned, data=network.part("calib"), target=npu)
-            found = estimated(int8, target(npu))
-            first = first or found.cycles
-            top = hqp_onnx.evaluate(int8, test, target=npu).metric
-            goal = f", goal {GOALS[network.name]}x" if way == npu and network.name in GOALS else ""
-            macs = f"{report.rows['pruned'].macs / 1e6:.2f}" if report else ""
-            yield (
-                f"| {network.name} | {words} | {100 * top:.2f} | {100 * (full - top):+.2f} | {macs} | "
-                f"{found.cycles:,} | {first / found.cycles:.2f}x{goal} |"
-            )
+            top = hqp_onnx.evaluate(int8, network.part("test"), target=npu).metric
+            row = replace(elsewhere.pruned, metric=top, drop=elsewhere.baseline.metric - top)
+            yield second_row(network, "times of this processor", row, estimated(int8, target(npu)).cycles, first)
+
+
+def second_row(network: Network, words: str, row: Row, taken: float, first: float, goal: str = "") -> str:
+    """Markdown."""
+    return (
+        f"| {network.name} | {words} | {100 * row.metric:.2f} | {100 * row.drop:+.2f} | {row.macs / 1e6:.2f} | "
+        f"{taken:,.0f} | {first / taken:.2f}x{goal} |"
+    )
 
 
 def third_table(jobs: Jobs, networks: Iterable[Network]) -> Iterator[str]:

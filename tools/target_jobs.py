@@ -51,9 +51,9 @@ class Network:
 
 @dataclass(frozen=True)
 class Limit:
-    """How many images of the calibration, validation and test data the jobs of a target take."""
+    """How many images of the calibration, validation and test data the jobs of a target, or MODEL/TARGET, take."""
 
-    way: str
+    of: str
     calib: int
     val: int
     test: int
@@ -67,9 +67,9 @@ def network_of(words: str) -> Network:
 
 def limit_of(words: str) -> Limit:
     """Of ``TARGET,CALIB,VAL,TEST``."""
-    way, *counts = words.split(",")
+    of, *counts = words.split(",")
     calib, val, test = map(int, counts)
-    return Limit(way, calib, val, test)
+    return Limit(of, calib, val, test)
 
 
 def by_macs() -> Target:
@@ -81,7 +81,7 @@ def by_macs() -> Target:
 class Jobs:
     """Those in a folder, as FOLDER/MODEL/TARGET.
 
-    ``missing`` are run, unless it is False; ``limits`` are of the targets that have some.
+    ``missing`` are run, unless it is False; of ``limits`` that are of the same job, the last one holds.
     """
 
     folder: Path
@@ -113,7 +113,7 @@ class Jobs:
         some = {
             part: network.part(part, count)
             for limit in self.limits
-            if limit.way == way
+            if limit.of in (way, f"{network.name}/{way}")
             for part, count in (("calib", limit.calib), ("val", limit.val), ("test", limit.test))
         }
         return {**files, **some}

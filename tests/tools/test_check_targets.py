@@ -38,6 +38,12 @@ def test_a_network_has_data_of_three_parts_and_jobs_may_take_the_first_of_each(
         "test": 2,
     }
     assert jobs._data(network, "litert")["test"] == tmp_path / "some_test.npz"
+    of_one = tool.Jobs(tmp_path, True, tuple(map(tool.limit_of, ("qnn,4,3,2", "a/qnn,3,2,1", "b/qnn,2,1,1"))))
+    assert {part: len(x["input"]) for part, x in of_one._data(network, "qnn").items()} == {
+        "calib": 3,
+        "val": 2,
+        "test": 1,
+    }
     assert tool.Jobs(tmp_path, False).report(network, "litert") is None
 
 
