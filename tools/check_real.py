@@ -157,7 +157,7 @@ def _work(path: Path, queue: Any, quick: bool) -> None:
     except UnclearError as e:
         note(status="unclear", reason=str(e))
     except HqpError as e:
-        note(status="refused", reason=str(e).replace(str(path), path.name))
+        note(status="refused", reason=_said(e, path))
     except UnfedError as e:
         note(status="no inputs found", reason=str(e))
     except Exception as e:
@@ -250,7 +250,7 @@ def _fisher(model: Model, data: Reading, seconds: float) -> dict[str, Any]:
         filter_scores(to_proto(model.graph), Scoring("fisher"), dataset)
         return {"fisher": (time.perf_counter() - start) / seconds}
     except HqpError as e:
-        return {"fisher_reason": str(e)}
+        return {"fisher_reason": _said(e, model.path)}
 
 
 def _moments(model: Model, data: Reading, seconds: float) -> dict[str, Any]:
@@ -260,7 +260,7 @@ def _moments(model: Model, data: Reading, seconds: float) -> dict[str, Any]:
         input_moments(to_proto(model.graph), None, dataset)
         return {"moments": (time.perf_counter() - start) / seconds}
     except HqpError as e:
-        return {"moments_reason": str(e)}
+        return {"moments_reason": _said(e, model.path)}
 
 
 def _int8(
@@ -280,7 +280,7 @@ def _int8(
         one = Drawer(proto, lambda feeds: sessions["original"].run(feeds))(1)
         latency = measure(sessions, one, SECONDS)
     except HqpError as e:
-        return {"reason": str(e).replace(str(path), path.name)}
+        return {"reason": _said(e, path)}
     sizes.append(made.ByteSize() / stored_bytes(path))
     kinds = sum(node.op_type == "QuantizeLinear" for node in made.graph.node)
     return {
@@ -291,6 +291,11 @@ def _int8(
         "ms": latency["original"].median_ms,
         "quantizers": kinds,
     }
+
+
+def _said(error: HqpError, path: Path) -> str:
+    """The message, without the folder of the file."""
+    return str(error).replace(str(path), path.name)
 
 
 def sqnr(want: list[np.ndarray], have: list[np.ndarray]) -> float | None:

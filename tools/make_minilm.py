@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-PARTS = {"calib": 300, "val": 500, "test": 1000, "more": 2000}
+PARTS = {"calib": 300, "val": 500, "test": 1000}
 LENGTH = 32  # tokens; longer sentences are cut
 OPSET = 17
 

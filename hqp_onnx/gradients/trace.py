@@ -17,8 +17,7 @@ from hqp_onnx.arrays import Array
 from hqp_onnx.errors import GradientError
 from hqp_onnx.graphs.nodes import reads
 from hqp_onnx.graphs.shape_only import shape_only
-from hqp_onnx.graphs.symbolic.propagation import propagate
-from hqp_onnx.graphs.symbolic.sampled import sampled
+from hqp_onnx.graphs.symbolic.sampled import proven_for
 from hqp_onnx.runtimes.session import Session
 
 Dims = tuple[int | None, ...]
@@ -81,7 +80,7 @@ def _proven(
     model: onnx.ModelProto, rows: Mapping[str, Array], measured: Mapping[str, Array], batch: int | None
 ) -> set[str]:
     """Tensors that have one value for batches of any size, of samples of the size of ``rows``."""
-    return set(propagate(sampled(model, rows, batch), measured).constants) & shape_only(model.graph)
+    return set(proven_for(model, measured, rows, batch).constants) & shape_only(model.graph)
 
 
 def fixed_batch(model: onnx.ModelProto) -> int | None:

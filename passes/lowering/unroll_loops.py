@@ -21,8 +21,7 @@ from hqp_onnx.arrays import Array
 from hqp_onnx.graphs.draws import draws
 from hqp_onnx.graphs.nodes import attribute, number, numbers, operator, opset, reads
 from hqp_onnx.graphs.symbolic.known import Known
-from hqp_onnx.graphs.symbolic.propagation import propagate
-from hqp_onnx.graphs.symbolic.sampled import sampled
+from hqp_onnx.graphs.symbolic.sampled import proven_for
 from hqp_onnx.graphs.unique_names import tensor_names, unused
 from hqp_onnx.passes.lowering.inline_constants import inline_constants
 
@@ -41,7 +40,7 @@ def unroll_loops(model: onnx.ModelProto, samples: Mapping[str, Array], batch: in
     """
     current = model
     while any(operator(node) in ("Scan", "Loop") for node in current.graph.node):
-        known = propagate(sampled(inline_constants(current), samples, batch), {})
+        known = proven_for(inline_constants(current), {}, samples, batch)
         made = Counter(_made(current.graph))
         counts = {i: _passes(node, known) for i, node in enumerate(current.graph.node)}
         place = next((i for i, count in counts.items() if _is_open(current.graph.node[i], count, made)), None)

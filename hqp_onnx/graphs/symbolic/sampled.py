@@ -1,4 +1,4 @@
-"""A model whose inputs have the sizes of samples: any number of them, one in front of the other."""
+"""What is proven of a model for samples of one size, any number of them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from collections.abc import Mapping
 import onnx
 
 from hqp_onnx.arrays import Array
+from hqp_onnx.graphs.symbolic.known import Known
+from hqp_onnx.graphs.symbolic.propagation import propagate
 
 
-def sampled(model: onnx.ModelProto, rows: Mapping[str, Array], batch: int | None) -> onnx.ModelProto:
-    """A copy of ``model`` whose inputs are as large as ``rows``; the first axis is open where ``batch`` is None."""
+def proven_for(
+    model: onnx.ModelProto, measured: Mapping[str, Array], rows: Mapping[str, Array], batch: int | None
+) -> Known:
+    """What ``propagate`` proves where inputs are as large as ``rows``; the first axis is open if ``batch`` is None."""
     sized = onnx.ModelProto()
     sized.CopyFrom(model)
     for value in sized.graph.input:
@@ -19,4 +23,4 @@ def sampled(model: onnx.ModelProto, rows: Mapping[str, Array], batch: int | None
                 dim.dim_value = rows[value.name].shape[axis]
             else:
                 dim.dim_param = "batch"
-    return sized
+    return propagate(sized, measured)
