@@ -42,8 +42,9 @@ def of_peer(python: str, method: str, model: Path, calib: Path, folder: Path) ->
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     last = (done.stdout.strip().splitlines() or [""])[-1]
     entries = json.loads(last) if last.startswith("[") else []
-    if not entries:
-        print(f"| {method} | fails: {(done.stderr.strip().splitlines() or ['no output'])[-1][:90]} |", flush=True)
+    if not any("file" in entry for entry in entries):
+        errors = [entry["error"] for entry in entries] or done.stderr.strip().splitlines() or ["no output"]
+        print(f"| {method} | fails: {errors[-1][:90]} |", flush=True)
     found: dict[str, list[Path]] = {}
     for entry in entries:
         if "file" in entry:

@@ -226,6 +226,7 @@ METHODS = {
 def main() -> None:
     warnings.filterwarnings("ignore")
     method, model, calib, output, *shares = sys.argv[1:]
+    Path(output).mkdir(parents=True, exist_ok=True)
     results = []
     for share in map(float, shares):
         try:

@@ -26,7 +26,7 @@ from hqp_onnx.timing.table import TimeTable
 FEWEST, EACH, MOST, HELD_OUT = 12, 2, 40, 6  # configurations: some, more for each group, no more than, for judging
 _UNIFORM = (0.25, 0.5, 0.75, 1.0)
 _ENDS = 0.25  # chance of a group to be at its last level, so that branches that end are seen
-SECONDS = 40.0  # of all configurations
+SECONDS, LATE = 40.0, 3.0  # of all configurations, if there are as many as groups by then; else so many times as long
 TELLING = 0.9  # of the whole model's time, that of the narrowest must be below
 CLEARLY = 1.5  # times as large, an error of kernels' times must be for whole models to be taken: few models judge them
 KERNELS, MODELS, COUNTED = "kernels", "whole models", "multiply-accumulates alone"
@@ -104,7 +104,8 @@ def measure_table(
     for choice in choices:
         timed.append(measured(groups, choice, shipped, target, feeds, threads))
         progress(len(timed), len(choices))
-        if perf_counter() > end and len(timed) > 2 * HELD_OUT:
+        enough = len(timed) > max(2 * HELD_OUT, len(groups))
+        if len(timed) > 2 * HELD_OUT and perf_counter() > end + (0.0 if enough else (LATE - 1) * SECONDS):
             break
     models = [replace(c, seconds=t.seconds) for c, t in zip(counted, timed, strict=False)]
     tables = [replace(fit_table(models, HELD_OUT), source=MODELS)]

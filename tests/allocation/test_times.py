@@ -28,12 +28,13 @@ def graph_of(plan):
     return prune_channels(MODEL.graph, CHANNELS, plan).graph
 
 
-def measured(name: str = "onnxruntime"):
+def nowhere(done: int, total: int) -> None:
+    pass
+
+
+def measured(name: str = "onnxruntime", progress=nowhere):
     def built(plan):
         return to_proto(graph_of(plan))
-
-    def progress(done: int, total: int) -> None:
-        pass
 
     feeds = {"input": np.zeros((1, 1, 8, 8), np.float32)}
     return measure_table(GROUPS, built, graph_of, target(name), feeds, POSITIONS, 1, progress, 0)
@@ -84,3 +85,20 @@ def test_configurations_begin_with_the_whole_and_end_branches() -> None:
     chosen = configurations(GROUPS, 30, 0)
     assert len(chosen) == 30 and not chosen[0].any() and (chosen[4] == GROUPS.least).all()
     assert all((choice <= GROUPS.least).all() and (choice >= 0).all() for choice in chosen)
+
+
+@pytest.mark.parametrize(("each", "count"), [(1.0, 16), (30.0, 3), (70.0, 2)])
+def test_a_slow_machine_measures_as_many_as_groups_but_not_for_ever(monkeypatch, each: float, count: int) -> None:
+    """Two groups: after 40 s no more than 3 configurations, and none after 120 s."""
+    now, seen = [0.0], []
+
+    def whole(*_):
+        now[0] += each
+        return 1.0 + now[0] % 7, 5
+
+    monkeypatch.setattr(module, "HELD_OUT", 0)
+    monkeypatch.setattr(module, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(module, "_kernels", lambda *_: {})
+    monkeypatch.setattr(module, "_whole", whole)
+    measured(progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (count, 16)
