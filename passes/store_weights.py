@@ -27,7 +27,7 @@ from hqp_onnx.ranking.rank import filter_scores
 from hqp_onnx.ranking.saliencies import Execution, Scoring
 from hqp_onnx.statistics.moments import Moments, input_moments
 
-__all__ = ["PreparedWeights", "prepare_weights", "store_weights", "weights_in_int8"]
+__all__ = ["PreparedWeights", "finish_weights", "prepare_weights", "store_weights", "weights_in_int8"]
 
 _SMALLEST = 700  # values; below, one more node and the scales of blocks take more bytes than 4 bits save over 8
 
@@ -63,7 +63,7 @@ def prepare_weights(
     threads: int = 0,
     progress: Progress = silent,
 ) -> PreparedWeights:
-    """What ``store_weights`` takes: the least sensitive weights by Fisher information first.
+    """What ``finish_weights`` takes: the least sensitive weights by Fisher information first.
 
     Args:
         graph: float32, canonical; not changed.
@@ -86,7 +86,14 @@ def prepare_weights(
     return PreparedWeights(prepare_int4(graph, scores, moments, convolutions=convolutions), moments, again, threads)
 
 
-def store_weights(prepared: PreparedWeights, eights: Collection[str] = (), progress: Progress = silent) -> PassResult:
+def store_weights(
+    graph: gs.Graph, data: Dataset, eights: Collection[str] = (), recipe: Recipe | None = None
+) -> PassResult:
+    """``graph`` (float32, canonical) with all weights as integers; see ``prepare_weights`` and ``finish_weights``."""
+    return finish_weights(prepare_weights(graph, data, recipe), eights)
+
+
+def finish_weights(prepared: PreparedWeights, eights: Collection[str] = (), progress: Progress = silent) -> PassResult:
     """All weights as integers; of those that may be INT4, the ``eights`` are INT8. The first note counts them."""
     names = [name for name in prepared.names if name not in set(eights)]
     report = partial(progress, "rounding in order")

@@ -22,7 +22,7 @@ from hqp_onnx.passes.fold_batchnorm import fold_batchnorm
 from hqp_onnx.passes.quantize import Prepared, prepare, quantize_prepared
 from hqp_onnx.passes.quantize_dynamic import PreparedDynamic, dynamic_nodes, finish_dynamic, prepare_dynamic
 from hqp_onnx.passes.recover import recover
-from hqp_onnx.passes.store_weights import PreparedWeights, prepare_weights, store_weights
+from hqp_onnx.passes.store_weights import PreparedWeights, finish_weights, prepare_weights
 from hqp_onnx.passes.widen_float16 import widen_float16
 from hqp_onnx.quantization.placement import quantizable
 from hqp_onnx.recovery import Recovery
@@ -92,7 +92,7 @@ class CandidateModels:
 
     def _in_int4(self, candidate: Candidate) -> gs.Graph:
         """Weights are rounded after the training, if there is one."""
-        return store_weights(self._stored(candidate.in_float32), candidate.floats, self._as_int4).graph
+        return finish_weights(self._stored(candidate.in_float32), candidate.floats, self._as_int4).graph
 
     def _stored(self, source: Candidate) -> PreparedWeights:
         data, threads = self._setup.data["calib"], self._setup.options.threads

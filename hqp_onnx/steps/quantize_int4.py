@@ -26,7 +26,7 @@ from hqp_onnx.model import Model
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.quantize import Recipe
 from hqp_onnx.passes.quantize_int4 import check_share, int4_share
-from hqp_onnx.passes.store_weights import PreparedWeights, prepare_weights, store_weights
+from hqp_onnx.passes.store_weights import PreparedWeights, finish_weights, prepare_weights
 from hqp_onnx.progress import Progress, silent
 from hqp_onnx.steps.evaluate import Evaluation, evaluate_model
 
@@ -112,7 +112,7 @@ def _smallest(
     best: list[StoredWeights] = []  # of the largest number that was admitted, which is the last one
 
     def tried(count: int) -> tuple[StoredWeights, bool]:
-        made = store_weights(prepared, names[count:], progress)
+        made = finish_weights(prepared, names[count:], progress)
         scores = judged(model_io.to_proto(made.graph)).scores
         notes = (f"{made.notes[0]}: {budget.name} {budget.words(scores)}", *made.notes[1:])
         precision = "int4" if count else "mixed" if made.modified else "fp32"

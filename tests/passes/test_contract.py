@@ -96,6 +96,8 @@ def arguments(name: str, graph: gs.Graph, channels: ChannelMap, plan: PruningPla
     if name == "round_weights":
         scales = weight_scales(graph, calibrated(graph), target("tensorrt"))
         return input_moments(to_proto(graph), roundable(graph, scales), BATCHES), scales, 127
+    if name == "store_weights":
+        return (Dataset(SOURCE, Session(small_model()).inputs),)
     if name == "quantize_int4":
         return {"w4": np.ones(4)}, 1.0
     if name == "raise_opset":

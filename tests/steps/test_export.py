@@ -85,6 +85,9 @@ def test_a_file_that_computes_something_else_is_not_written(
     assert not list(tmp_path.iterdir())
 
 
+NO_DEVICE = 77
+
+
 @pytest.mark.parametrize("name", ["fp32", "int8"])
 def test_what_a_provider_compiled_runs_on_that_provider_alone(models: Path, tmp_path: Path, name: str) -> None:
     """In a process of its own: the plug-in brings another OpenVINO than the one that other tests load."""
@@ -92,15 +95,23 @@ def test_what_a_provider_compiled_runs_on_that_provider_alone(models: Path, tmp_
     np.save(tmp_path / "x.npy", small_data()["input"])
     (tmp_path / "made.py").write_text(
         "import sys, numpy as np, onnxruntime as ort\n"
+        "from hqp_onnx.errors import MissingRuntimeError\n"
         "from hqp_onnx.steps.export import export\n"
         "model, file, images = sys.argv[1], sys.argv[2], np.load(sys.argv[3])\n"
-        "export(model, file, 'epcontext', 'OpenVINOExecutionProvider')\n"
+        "try:\n"
+        "    export(model, file, 'epcontext', 'OpenVINOExecutionProvider')\n"
+        "except MissingRuntimeError as e:\n"
+        "    print(e)\n"
+        f"    sys.exit({NO_DEVICE} * ('finds no device here' in str(e)) or 1)\n"
         "options = ort.SessionOptions()\n"
         "options.add_provider_for_devices([d for d in ort.get_ep_devices() if d.ep_name[:8] == 'OpenVINO'][:1], {})\n"
         "np.save(sys.argv[4], ort.InferenceSession(file, options).run(None, {'input': images})[0])\n"
     )
     words = [models / f"{name}.onnx", tmp_path / "a.onnx", tmp_path / "x.npy", tmp_path / "y.npy"]
-    subprocess.run([sys.executable, tmp_path / "made.py", *words], check=True)
+    done = subprocess.run([sys.executable, tmp_path / "made.py", *words], check=False)
+    if done.returncode == NO_DEVICE:
+        pytest.skip("the plug-in takes processors of Intel only")
+    assert not done.returncode
     assert {node.op_type for node in onnx.load(tmp_path / "a.onnx").graph.node} == {"EPContext"}
     wanted = run_ort(models / f"{name}.onnx", small_data()["input"])
     assert (
