@@ -123,11 +123,15 @@ class Walk:
 
     def keep_unclaimed(self, inputs: Iterable[gs.Tensor], reason: str) -> None:
         """Axes of initializers that the last rule did not label must stay, whatever labels other nodes give them."""
+        self.keep_unlabelled(inputs, reason)
+        self._claimed.clear()
+
+    def keep_unlabelled(self, inputs: Iterable[gs.Tensor], reason: str) -> None:
+        """The same, while the rule goes on: for what it reads beside the inputs of its node."""
         for tensor in inputs:
             if isinstance(tensor, gs.Constant):
                 keys = {ParamAxis(tensor.name, axis) for axis, size in enumerate(tensor.shape) if size > 1}
                 self._whole += [(key, reason) for key in sorted(keys - self._claimed)]
-        self._claimed.clear()
 
     def tie(self, a: IntArray, b: IntArray, reason: str) -> None:
         """Positions are removed together (broadcasting); a label that meets -1 is frozen for ``reason``."""

@@ -19,6 +19,7 @@ from hqp_onnx.channels.channel_map import ChannelMap, PruningPlan
 from hqp_onnx.channels.walk import analyze
 from hqp_onnx.errors import UsageError
 from hqp_onnx.graphs.model_io import to_graph, to_proto
+from hqp_onnx.model import open_model
 from hqp_onnx.passes.absorb_scales import absorb_scales
 from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.passes.prune_channels import prune_channels
@@ -449,3 +450,28 @@ def again(once: onnx.ModelProto, rng: np.random.Generator, feeds: dict[str, np.n
     except UsageError:
         return  # would empty a tensor
     assert worst_error(to_proto(graph), to_proto(twice), channels.removed_slices(plan), feeds) <= 1e-4
+
+
+def test_a_table_whose_transpose_multiplies_something_else_keeps_its_columns() -> None:
+    """An embedding is read as it is, and by a product with data that have no channels: its columns are not units."""
+    rng = np.random.default_rng(0)
+    table, weight = (rng.standard_normal(shape).astype(np.float32) for shape in ((10, 8), (8, 4)))
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["e"]),
+        helper.make_node("Relu", ["e"], ["r"]),
+        helper.make_node("MatMul", ["r", "weight"], ["c"]),
+        helper.make_node("Transpose", ["table"], ["t"], perm=[1, 0]),
+        helper.make_node("MatMul", ["y", "t"], ["d"]),
+    ]
+    inputs = [helper.make_tensor_value_info("ids", 7, ["n", 3]), helper.make_tensor_value_info("y", 1, ["n", 8])]
+    outputs = [helper.make_tensor_value_info("c", 1, ["n", 3, 4]), helper.make_tensor_value_info("d", 1, ["n", 10])]
+    weights = [onnx.numpy_helper.from_array(table, "table"), onnx.numpy_helper.from_array(weight, "weight")]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    assert not len(open_model(model).channels().prunable)
+    tied = helper.make_graph(
+        [*nodes[:4], helper.make_node("MatMul", ["r", "t"], ["d"])], "g", inputs[:1], outputs, weights
+    )
+    tied.output[1].type.tensor_type.shape.dim.insert(1, onnx.TensorShapeProto.Dimension(dim_value=3))
+    model = helper.make_model(tied, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    assert len(open_model(model).channels().prunable) == 8

@@ -83,6 +83,14 @@ def turns_weight(node: gs.Node) -> bool:
 
 
 def _contract(walk: Walk, node: gs.Node, terms: Terms, result: str) -> None:
+    """Label the result. Of a weight that is read through its Transpose, what meets no labels stays here."""
+    _tied(walk, node, terms, result)
+    walk.keep_unlabelled(
+        [tensor for tensor, _ in terms if tensor not in node.inputs], f"{node.op} '{node.name}' reads it whole"
+    )
+
+
+def _tied(walk: Walk, node: gs.Node, terms: Terms, result: str) -> None:
     """Tie ``terms`` letter by letter, and label the result along one letter."""
     wide = [letter for t, letters in terms for letter, n in zip(letters, walk.sizes(t), strict=True) if n > 1]
     shared = {letter for letter in wide if wide.count(letter) > 1}
