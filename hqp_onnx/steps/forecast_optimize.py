@@ -43,6 +43,7 @@ from hqp_onnx.steps.forecast import JUDGED, Forecast, Stage, forecast
 
 _FASTER = 6.0  # times that the least widths are as fast as the input
 _USUAL = 0.6  # of the bound of the search for nodes in float
+_LATER = 0.7  # of what the first candidate takes, a later one does
 _SEEN = 0.7  # of the validation samples, before a verdict is certain
 _REMOVED = 0.4  # of the units, where a linear search ends
 _WRITTEN = 3  # models
@@ -109,8 +110,9 @@ def _candidates(options: Options) -> float:
 def _often(stage: Stage, count: float) -> Stage:
     if stage.name == TABLE and stage.seconds:
         count = min(count, SECONDS / stage.seconds)
-    passes = max(1, round(stage.passes * count))
-    return replace(stage, seconds=count * stage.seconds, work=count * stage.work, passes=passes)
+    passes, later = max(1, round(stage.passes * count)), _LATER if stage.name in (REFIT, IN_ORDER) else 1.0
+    worth = 1 + later * (count - 1)
+    return replace(stage, seconds=worth * stage.seconds, work=worth * stage.work, passes=passes)
 
 
 def _by_the_clock(options: Options, stages: Sequence[Stage]) -> Iterator[Stage]:
