@@ -188,7 +188,7 @@ def check(path: Path, note: Note, quick: bool = False) -> None:
     macs = cost.prunable(graph, channels, counts)[1] / max(cost.macs(graph, counts), 1)
     note(stage="unpruned", params_count=cost.params(graph), macs=macs)
     oracle = Oracle(path, to_proto(graph))
-    oracle.unpruned([feeds])
+    oracle.unpruned([feeds], note)
     sizes = [0.0]
     if len(channels.prunable):
         for kind in ("random", "l2"):

@@ -151,7 +151,7 @@ def check(path: Path, note: Any) -> None:
     note(analysis_seconds=time.perf_counter() - opened, **describe(graph, channels))
     note(stage="compare unpruned")
     oracle = Oracle(path, to_proto(graph))
-    oracle.unpruned(feeds)
+    oracle.unpruned(feeds, note)
     if not len(channels.prunable):
         return note(status="nothing to prune")
     note(stage="scores")
