@@ -143,7 +143,8 @@ def test_costs_add_up(tool: ModuleType, case, folder: Path) -> None:
         gradients, trials, whole, training, ratio = (row[column] for row in rows)
         assert whole == pytest.approx(gradients + trials, abs=0.16)
         assert training > whole
-        assert training / (whole + 0.05) - 1 < ratio < training / (whole - 0.05) + 1  # of one decimal
+        assert training / (whole + 0.05) - 1 < ratio  # of one decimal
+        assert whole <= 0.05 or ratio < training / (whole - 0.05) + 1
 
 
 @pytest.fixture(scope="module")
