@@ -67,7 +67,7 @@ def optimize(options: Options, progress: Progress = silent, workers: Workers = N
 def _optimized(options: Options, out: OutFolder, progress: Progress, began: float) -> Report:
     steps = Steps(steps_of(options), progress, options.time_limit)
     setup = open_setup(options, steps)
-    if progress is not silent and options.time_limit is None and not options.resume:  # known, or little is left
+    if progress is not silent and _is_foreseeable(options):
         steps.expect(_foretold(setup))
     with out.opened():
         ledger = Ledger(out, settings_of(setup), options.resume)
@@ -83,13 +83,19 @@ def _optimized(options: Options, out: OutFolder, progress: Progress, began: floa
     return report
 
 
+def _is_foreseeable(options: Options) -> bool:
+    """Not where a limit says it, little is left to do, or nobody knows how many candidates a linear search takes."""
+    return options.time_limit is None and not options.resume and options.search != "linear"
+
+
 def _foretold(setup: Setup) -> dict[str, float]:
     """What the steps will roughly take, said in a line: seconds, by name."""
     found = duration(setup.options, one := pass_seconds(setup))
     if (total := sum(found.values())) > LONG_SECONDS:
         _LOG.info(
-            "roughly %s, as the original takes %s for all samples; '--dry-run' says what each stage takes, and memory",
+            "roughly %s%s, as the original takes %s for all samples; '--dry-run' says what each stage takes, and memory",
             in_words(total),
+            " and the time of training" if setup.options.recover else "",
             in_words(max(one, 1.0)),
         )
     return found
