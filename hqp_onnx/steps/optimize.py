@@ -84,8 +84,8 @@ def _optimized(options: Options, out: OutFolder, progress: Progress, began: floa
 
 
 def _is_foreseeable(options: Options) -> bool:
-    """Not where a limit says it, little is left to do, or nobody knows how many candidates a linear search takes."""
-    return options.time_limit is None and not options.resume and options.search != "linear"
+    """Not where a limit says it, little is left to do, or a search takes nobody knows how many candidates."""
+    return options.time_limit is None and not options.resume and options.search == "bisect"
 
 
 def _foretold(setup: Setup) -> dict[str, float]:
@@ -93,7 +93,7 @@ def _foretold(setup: Setup) -> dict[str, float]:
     found = duration(setup.options, one := pass_seconds(setup))
     if (total := sum(found.values())) > LONG_SECONDS:
         _LOG.info(
-            "roughly %s%s, as the original takes %s for all samples; '--dry-run' says what each stage takes, and memory",
+            "roughly %s%s, as the original takes %s for all samples; '--dry-run' says what a stage takes, and memory",
             in_words(total),
             " and the time of training" if setup.options.recover else "",
             in_words(max(one, 1.0)),
