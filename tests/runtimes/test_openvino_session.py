@@ -110,6 +110,23 @@ def test_only_sums_that_a_convolution_takes_in_carry_pairs() -> None:
     assert set(place(to_graph(graph), target("tensorrt")).tensors) == {"x", "c", "d"}  # its kernel of a adds x itself
 
 
+@pytest.mark.usefixtures("needs_openvino")
+def test_two_pairs_in_a_row_are_not_written() -> None:
+    """OpenVINO takes out an Identity, and 2026.4 ends the process where two pairs then follow a Concat."""
+    body = "k = Concat<axis=1>(x, x) i = Identity(k) y = Conv(i, w)"
+    proto = onnx.parser.parse_model(f"{HEADER} g (float[n,4,h,v] x) => (float[n,8,h,v] y) {{ {body} }}")
+    rng = np.random.default_rng(0)
+    proto.graph.initializer.append(
+        onnx.numpy_helper.from_array(rng.standard_normal((8, 8, 1, 1)).astype(np.float32), "w")
+    )
+    feeds = {"x": rng.standard_normal((4, 4, 8, 8)).astype(np.float32)}
+    result = quantize(canonicalize(to_graph(proto)).graph, [Batch(feeds)], target("openvino"), "minmax")
+    assert sum(node.op == "QuantizeLinear" for node in result.graph.nodes) == 1
+    want = run(proto, feeds)[0]
+    error = OpenVinoSession(to_proto(result.graph)).run(feeds)["y"] - want
+    assert np.square(error).sum() < 1e-3 * np.square(want).sum()  # 30 dB
+
+
 MAXIMA = {
     "ReduceMax": "ReduceMax<axes=[3], keepdims=0>(x)",
     "ReduceMin, turned": "ReduceMin<axes=[1], keepdims=0>(x) m = Transpose<perm=[0, 2, 1]>(l)",
