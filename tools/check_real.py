@@ -11,8 +11,8 @@ within what the file says (real_inputs.py), so SQNR is that of random inputs.
 
 Columns: prunable, share of the units; of MACs, share of the multiply-accumulates in slices that a prunable unit owns;
 error, the largest of any output and plan, relative to that output's largest value, and (f64) where float32 was too
-coarse and float64 said that it is right; effect, the least change that removing made; largest, the largest file that
-was written over the input; Fisher and moments, seconds over those of plain inference of the same samples; SQNR of all
+coarse and float64 said that it is right; effect, the least change that removing made; largest, the largest pruned file
+that was written over the input; Fisher and moments, seconds over those of plain inference of the same samples; SQNR of all
 float outputs together, over samples that did not calibrate; speed, of batch 1, over the original's;
 peak, of the process. Exit code 1 if a result is wrong, a file is larger than its input, or the product crashed.
 """
@@ -56,7 +56,7 @@ from hqp_onnx.ranking.saliencies import Scoring
 from hqp_onnx.statistics.moments import input_moments
 
 TARGETS = ("onnxruntime", "openvino")
-SAMPLES, HELD_OUT, MOST = 8, 8, 512
+SAMPLES, HELD_OUT, CALIBRATE, MOST = 8, 8, 64, 512
 MOST_STEPS = 64  # of a model with states, which run one by one
 SLOW = 0.1  # seconds of a sample, from which on few do
 PLAIN_SECONDS = 0.5  # of plain inference, that Fisher and moments are held to
@@ -219,7 +219,8 @@ def check(path: Path, note: Note, quick: bool = False) -> None:
     note(**_moments(model, data, seconds))
     for target in TARGETS:
         note(stage=f"int8 {target}")
-        note(**{target: _int8(path, proto, reading(proto, draw, least), target, others, sizes)}, largest=max(sizes))
+        given = reading(proto, draw, min(count, CALIBRATE))
+        note(**{target: _int8(path, proto, given, target, others)})
     note(stage="done")
 
 
@@ -265,9 +266,7 @@ def _moments(model: Model, data: Reading, seconds: float) -> dict[str, Any]:
         return {"moments_reason": _said(e, model.path)}
 
 
-def _int8(
-    path: Path, proto: onnx.ModelProto, data: Reading, target: str, others: Feeds, sizes: list[float]
-) -> dict[str, Any]:
+def _int8(path: Path, proto: onnx.ModelProto, data: Reading, target: str, others: Feeds) -> dict[str, Any]:
     """Seconds, SQNR, size and speed of INT8 on a target, or why there is none."""
     try:
         open_session(proto, target).run(others)
@@ -283,12 +282,11 @@ def _int8(
         latency = measure(sessions, one, SECONDS)
     except HqpError as e:
         return {"reason": _said(e, path)}
-    sizes.append(made.ByteSize() / stored_bytes(path))
     kinds = sum(node.op_type == "QuantizeLinear" for node in made.graph.node)
     return {
         "seconds": seconds,
         "sqnr": sqnr(want, have),
-        "size": sizes[-1],
+        "size": made.ByteSize() / stored_bytes(path),
         "speed": latency["int8"].speedup,
         "ms": latency["original"].median_ms,
         "quantizers": kinds,
