@@ -12,9 +12,9 @@ within what the file says (real_inputs.py), so SQNR is that of random inputs.
 Columns: prunable, share of the units; of MACs, share of the multiply-accumulates in slices that a prunable unit owns;
 error, the largest of any output and plan, relative to that output's largest value, and (f64) where float32 was too
 coarse and float64 said that it is right; effect, the least change that removing made; largest, the largest pruned file
-that was written over the input; Fisher and moments, seconds over those of plain inference of the same samples; SQNR of all
-float outputs together, over samples that did not calibrate; speed, of batch 1, over the original's;
-peak, of the process. Exit code 1 if a result is wrong, a file is larger than its input, or the product crashed.
+that was written over the input; Fisher and moments, seconds over those of plain inference of the same samples; SQNR of
+all float outputs together, over samples that did not calibrate; speed, of batch 1, over the original's; peak, of the
+process. Exit code 1 if a result is wrong, a file is larger than its input, or the product crashed.
 """
 
 from __future__ import annotations
