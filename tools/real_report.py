@@ -36,8 +36,8 @@ lines say what the columns mean:
 
     python tools/check_real.py --fetch FOLDER --json real.json --markdown docs/real_files.md
 
-**{len(rows)} files of {len({name.split("/")[0] for name in rows})} packages: {said}; {larger} larger than the input when
-pruned, {pairs} when quantized.** (Where one small product is quantized, its pairs take more than its weights give.)
+**{len(rows)} files of {len({name.split("/")[0] for name in rows})} packages: {said}; {larger} larger than the input
+when pruned, {pairs} when quantized.** (Where one small product is quantized, pairs take more than its weights give.)
 The worst error beside the masked original is {worst:.1e}; {plans} plans were compared, {plans - canonical} of
 them with the file as it came, masked from the ledger alone. Inputs are random, within what each file says of itself,
 so decibels are those of random inputs: they find what breaks, not how well INT8 does on speech or images. Fisher and

@@ -248,6 +248,13 @@ def test_states_that_are_handed_on_keep_their_size(
     check_plans(again, analyze(again), streamed(model, 3), tries=4)
 
 
+def test_last_states_that_nothing_reads_are_not_put_back() -> None:
+    model = streaming("GRU", after="i = Identity(h0) h1 = Identity(i)")
+    graph, channels = units(model)
+    pruned = prune_channels(graph, channels, PruningPlan(channels.prunable[:2])).graph
+    assert [node.op for node in pruned.nodes if node.op not in {node.op for node in graph.nodes}] == ["Gather"]
+
+
 @pytest.mark.parametrize(
     ("op", "attributes", "after", "states"),
     [
