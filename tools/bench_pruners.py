@@ -5,9 +5,10 @@
     python tools/bench_pruners.py --peers build/pruners/bin/python
 
 Peers are asked for more and more channels, of each group or ("global") of all, by `tools/recovery_peers.py`; "+ BN"
-renews the statistics of batch normalization. Torch-Pruning keeps multiples of 16 channels: others are slower here. Of each, the largest share whose drop on VAL is inside the budget counts.
-Their models are also quantized by `hqp quantize --precision mixed`, so that pruning alone is compared. Ours are those
-of `hqp optimize`. All are timed in turn in one run, batch 1, on all threads and on one.
+renews the statistics of batch normalization. Torch-Pruning keeps multiples of 16 channels: others are slower here. Of
+each, the largest share whose drop on VAL is inside the budget counts. Their models are also quantized by `hqp quantize
+--precision mixed`, so that pruning alone is compared. Ours are those of `hqp optimize`. All are timed in turn in one
+run, batch 1, on all threads and on one.
 """
 
 from __future__ import annotations
