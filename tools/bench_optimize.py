@@ -39,6 +39,7 @@ VARIANTS = {
     "sparsity": {"objective": "sparsity", "saliency": "fisher"},
     "paper": dict(PAPER),
     "recovery": {"recover": 2},
+    "recovery-one-thread": {"recover": 2, "threads": 1},
     "openvino": {"target": "openvino"},
     "openvino-one-thread": {"target": "openvino", "threads": 1},
 }
