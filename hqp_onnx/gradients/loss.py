@@ -182,7 +182,7 @@ def _cross_entropy(t: Tape, name: LossName) -> Loss:
     )
     p = t.op("Softmax", t.reshape(logits, -1, count), axis=1)
     labels = _drawn(t, p, source, count) if sampled else source
-    onehot = t.op("OneHot", labels, t.ints(count), t.const(np.array([0, 1], kind)), axis=1)
+    onehot = t.onehot(labels, count, kind)
     seed = t.op("Sub", p, onehot)
     if name == "expected":
         seed = t.mul(seed, t.op("Sqrt", t.reduce("ReduceSum", t.mul(p, onehot), [1], keepdims=True)))

@@ -112,6 +112,11 @@ class Tape:
         """1 where ``condition``, else 0, in the type of the traced tensor ``like``."""
         return self.op("Cast", condition, to=helper.np_dtype_to_tensor_dtype(self.traced.types[like]))
 
+    def onehot(self, indices: str, count: int, kind: np.dtype[Any]) -> str:
+        """[..., count] of the type ``kind``; made in float32, which onnxruntime has for all types of indices."""
+        ones = self.op("OneHot", indices, self.ints(count), self.const(np.array([0, 1], np.float32)))
+        return ones if kind == np.float32 else self.op("Cast", ones, to=helper.np_dtype_to_tensor_dtype(kind))
+
     def compare(self, kind: str, a: str, b: float, like: str) -> str:
         """Mask of ``a kind b``, for instance Greater."""
         return self.mask(self.op(kind, a, self.scalar(b, like)), like)
