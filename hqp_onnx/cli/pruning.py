@@ -71,7 +71,7 @@ def inspect(model: Path, target: str | None, json_file: Path | None) -> None:
 
 @click.command(cls=Command)
 @model_argument
-@click.option("--data", required=True, type=DATA, metavar="DATA", help="Calibration data.")
+@click.option("--data", type=DATA, metavar="DATA", help="Calibration data, for saliencies that need some.")
 @click.option("--saliency", type=Named(SALIENCIES), default="fisher", show_default=True, help="How units are ranked.")
 @gradient_options
 @reading_options("data")
@@ -84,7 +84,7 @@ def inspect(model: Path, target: str | None, json_file: Path | None) -> None:
 @quiet_option
 def score(
     model: Path,
-    data: Data,
+    data: Data | None,
     preprocess: str | None,
     output: Path,
     json_file: Path | None,

@@ -24,7 +24,7 @@ that is zero; what it cannot differentiate it refuses (``raise refuse(node, why)
 RULES: Registry[Rule] = Registry("gradient rule", "hqp_onnx.gradient_rules", files=False)
 """By operator: ``Conv``, ``com.acme::Foo``; an installed package supplies a rule by an entry point of that name."""
 rule = RULES.register
-INSTEAD = "use {--saliency} l1, l2, bn-gamma or random, which need no gradient"
+INSTEAD = "use {--saliency} l1, l2 or random, which need no gradient"
 
 
 def refuse(node: onnx.NodeProto, why: str) -> GradientError:

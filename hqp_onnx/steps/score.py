@@ -32,7 +32,7 @@ def score_model(
 
 def score_file(
     path: Path,
-    data: Data,
+    data: Data | None,
     output: Path,
     scoring: Scoring,
     preprocess: str | Path | None = None,
