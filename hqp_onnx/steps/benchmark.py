@@ -12,6 +12,7 @@ import onnx
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.boards.board import BoardRunner, OnBoard
+from hqp_onnx.counts import counted
 from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.latency import Latency, measure
 from hqp_onnx.graphs import model_io
@@ -20,6 +21,7 @@ from hqp_onnx.limits import check_threads
 from hqp_onnx.model import ModelSource, open_session
 from hqp_onnx.progress import Progress, silent
 from hqp_onnx.runtimes.runners import require_timed
+from hqp_onnx.runtimes.same_inputs import require_same_inputs
 from hqp_onnx.runtimes.session import Runner, try_run
 from hqp_onnx.runtimes.targets import Target
 from hqp_onnx.runtimes.targets import target as target_named
@@ -46,9 +48,19 @@ def benchmark_models(
     sessions = {name: open_session(m, target, threads) for name, m in zip(names, models, strict=True)}
     feeds = _feeds(models[0], sessions[names[0]], batch)
     for name, session in sessions.items():
+        _require_feeds(name, session, names[0], sessions[names[0]], batch)
         try_run(session, feeds, name)
     found = measure(sessions, feeds, progress=partial(progress, "latency"))
     return {name: replace(latency, joules=_joules(sessions[name], feeds)) for name, latency in found.items()}
+
+
+def _require_feeds(name: str, session: Runner, first: str, firsts: Runner, batch: int) -> None:
+    """Raise where a model does not take the inputs of the first."""
+    require_same_inputs(name, session, first, firsts)
+    rows = firsts.batch or batch
+    if session.batch is not None and session.batch < rows:
+        asked = f"{first} takes {rows}" if firsts.batch else f"{{--batch}} is {rows}"
+        raise UsageError(f"{name}: takes {counted(session.batch, 'sample')} a run, but {asked}: give it as {{--batch}}")
 
 
 def _joules(session: Runner, feeds: dict[str, Array]) -> float | None:
