@@ -8,6 +8,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from hqp_onnx.durations import seconds
 from hqp_onnx.registry import Registry, is_file_name
 from hqp_onnx.shares import parsed
 
@@ -58,12 +59,10 @@ class Duration(click.types.FloatParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Seconds."""
-        text = str(value).strip()
-        unit = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:].lower())
         try:
-            return float(text if unit is None else text[:-1]) * (unit or 1.0)
-        except ValueError:
-            self.fail(f"'{text}': expected a time, as 90s, 10m or 2h", param, ctx)
+            return seconds(value)
+        except ValueError as e:
+            self.fail(str(e), param, ctx)
 
 
 class Epochs(click.types.IntParamType):
