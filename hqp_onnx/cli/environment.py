@@ -17,6 +17,7 @@ from hqp_onnx.cli.command import Command, Group
 from hqp_onnx.cli.output import give_json, out, say
 from hqp_onnx.cli.parameter_types import DATA, FILE, OUT
 from hqp_onnx.cli.tables import findings
+from hqp_onnx.counts import counted
 from hqp_onnx.data.reading import Data
 from hqp_onnx.errors import UsageError
 from hqp_onnx.gradients.training import engine as ort_training
@@ -41,7 +42,7 @@ def data_loader(data: Data, model: Path, output: Path, json_file: Path | None, *
     feeds = write_script(data, model, output, **chosen)
     size = feeds.dataset.batch_size
     if not give_json({"output": str(output), "batches": len(feeds), "batch_size": size}, json_file):
-        say(f"{output}: {len(feeds)} batches of {size}")
+        say(f"{output}: {counted(len(feeds), 'batch', 'batches')} of {size}")
 
 
 @click.command(cls=Command)
