@@ -13,7 +13,7 @@ import onnx
 from hqp_onnx.arrays import Array
 from hqp_onnx.boards.board import BoardRunner, OnBoard
 from hqp_onnx.counts import counted
-from hqp_onnx.errors import UsageError
+from hqp_onnx.errors import DataError, UsageError
 from hqp_onnx.evaluation.latency import Latency, measure
 from hqp_onnx.graphs import model_io
 from hqp_onnx.graphs.shapes import example_feeds
@@ -73,7 +73,10 @@ def _feeds(model: ModelSource, session: Runner, batch: int) -> dict[str, Array]:
     """Seeded inputs of a model; a file that is not ONNX states all its sizes."""
     if isinstance(model, onnx.ModelProto) or Path(model).suffix == ".onnx":
         proto = model if isinstance(model, onnx.ModelProto) else onnx.load(model)
-        return example_feeds(model_io.to_graph(proto), leading=session.batch or batch)
+        try:
+            return example_feeds(model_io.to_graph(proto), leading=session.batch or batch)
+        except DataError as e:
+            raise UsageError(f"{{--batch}} {batch}: {e.template}. Give a smaller one") from e
     rng = np.random.default_rng(0)
     sizes = {spec: tuple(size or batch for size in spec.shape) for spec in session.inputs}
     return {spec.name: rng.standard_normal(shape).astype(spec.dtype) for spec, shape in sizes.items()}
