@@ -16,6 +16,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import Array
+from hqp_onnx.counts import counted
 from hqp_onnx.errors import ModelError
 from hqp_onnx.graphs.draws import draws
 from hqp_onnx.graphs.homes import find_homes
@@ -44,7 +45,7 @@ def fold_constants(graph: gs.Graph) -> PassResult:
     _replace(graph, fixed, results)
     graph.cleanup().toposort()
     folded = count - len(graph.nodes)
-    return PassResult(graph, bool(folded), (f"{folded} nodes over constants folded",) if folded else ())
+    return PassResult(graph, bool(folded), (f"{counted(folded, 'node')} over constants folded",) if folded else ())
 
 
 def _lower(graph: gs.Graph) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import Array, IntArray
+from hqp_onnx.counts import counted
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.errors import GradientError
 from hqp_onnx.graphs.model_io import to_proto
@@ -150,7 +151,8 @@ def _trainer(
     trainer = Trainer(lesson, data, (train, held), settings, part, threads)
     if settings.epochs == "auto":
         schedule = trainer.schedule
-        said = f"up to {schedule.epochs} epochs of {len(train)} samples, {schedule.batch} at a time{said}"
+        epochs = counted(schedule.epochs, "epoch")
+        said = f"up to {epochs} of {counted(len(train), 'sample')}, {schedule.batch} at a time{said}"
     return trainer, (*goals.notes, *([said] if said else []))
 
 

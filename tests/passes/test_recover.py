@@ -354,7 +354,7 @@ def test_outputs_that_are_no_classes_and_a_fixed_batch(batch):
 
 
 def test_refusals(teacher, data):
-    with pytest.raises(DataError, match="1 samples are too few"):
+    with pytest.raises(DataError, match="1 sample is too few"):
         recover(teacher.graph, teacher.graph, data.first(1), SETTINGS)
     vectors = open_model(regressor())
     rows = open_data(vectors, {"x": np.ones((20, 6), np.float32)})
