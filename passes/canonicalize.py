@@ -39,7 +39,7 @@ from hqp_onnx.graphs.unique_names import UniqueNames
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.passes.drop_zero_states import drop_zero_states
 from hqp_onnx.passes.expand_fused import expand_fused
-from hqp_onnx.passes.fold_constants import fold_constants
+from hqp_onnx.passes.fold_constants import computed_from_constants, fold_constants
 from hqp_onnx.passes.fold_pads import fold_pads
 from hqp_onnx.passes.join_layer_norms import OPSET as LAYER_NORM_OPSET
 from hqp_onnx.passes.join_layer_norms import join_layer_norms, layer_norms
@@ -180,9 +180,12 @@ def _explicit_pads(graph: gs.Graph, shapes: Shapes) -> None:
 
 def _fold_shape_arithmetic(graph: gs.Graph, shapes: Shapes) -> None:
     names = UniqueNames(graph)
+    judged = computed_from_constants(graph)
     for node in graph.nodes:
         for index, tensor in enumerate(node.inputs):
-            if isinstance(tensor, gs.Variable) and (value := shapes.constant(tensor.name)) is not None:
+            if isinstance(tensor, gs.Constant) or tensor.name in judged:
+                continue
+            if (value := shapes.constant(tensor.name)) is not None:
                 wish = f"{tensor.name}_folded_{node.name}_{index}"
                 node.inputs[index] = gs.Constant(names.tensor(wish), value)
         if node.op == "Reshape" and isinstance(node.inputs[1], gs.Variable) and not node.attrs.get("allowzero", 0):

@@ -2,9 +2,10 @@
 
 A node whose inputs are all constant becomes constants, but for what would make the file larger: results that hold more
 elements than the initializers they replace (ConstantOfShape, Expand, Tile, Range, a look-up that repeats rows) stay
-computed, unless they are small. Of a weight stored in fewer bits (Cast, scales), floats are what channels and integers
-are made of: its elements count, not its bytes. Nodes that do the same to the same large constants become one, and
-Identity of a large constant becomes that constant. What draws random numbers, holds graphs or quantizes stays.
+computed, unless they are small and other folding saved room for them. Of a weight stored in fewer bits (Cast, scales),
+floats are what channels and integers are made of: its elements count, not its bytes. Nodes that do the same to the same
+large constants become one, and Identity of a large constant becomes that constant. What draws random numbers, holds
+graphs or quantizes stays.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from hqp_onnx.graphs.draws import draws
 from hqp_onnx.graphs.homes import find_homes
 from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.graphs.origin import CarryingGraph, homes_of
+from hqp_onnx.graphs.written_bytes import graph_bytes, node_bytes
 from hqp_onnx.passes.base import PassResult
 from hqp_onnx.runtimes.session import Session, try_run
 
-__all__ = ["fold_constants"]
+__all__ = ["computed_from_constants", "fold_constants"]
 
-_SMALL, _TINY = 4096, 256  # bytes of a result that may be added, and that always is
-_SHARE, _FLOOR = 64, 1024  # small results may add one part in so many to the file, and so many bytes
+_SMALL, _TINY = 4096, 256  # bytes of a result that may be added where there is room, and that always is
+_SHARE, _FLOOR = 64, 1024  # small copies of weights may add one part in so many to the file, and so many bytes
 _KEPT = frozenset(["QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"])
 _VALUES = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
 
@@ -46,6 +48,11 @@ def fold_constants(graph: gs.Graph) -> PassResult:
     graph.cleanup().toposort()
     folded = count - len(graph.nodes)
     return PassResult(graph, bool(folded), (f"{counted(folded, 'node')} over constants folded",) if folded else ())
+
+
+def computed_from_constants(graph: gs.Graph) -> frozenset[str]:
+    """Tensors that depend on constants alone; those that ``fold_constants`` left, it found to be too large."""
+    return frozenset(t.name for node in _fixed(graph) for t in node.outputs)
 
 
 def _lower(graph: gs.Graph) -> None:
@@ -137,11 +144,14 @@ def _replace(graph: gs.Graph, fixed: list[gs.Node], results: Mapping[str, Array]
     }
     spare = {name: t.values.size for name, t in _initializers(fixed).items() if _spare(t, inside, exposed)}
     kept: set[int] = set()
-    allowed = _allowed(graph)
-    while refused := _refused([node for node in fixed if id(node) not in kept], needed, dict(spare), results, allowed):
+    homes, allowed = find_homes(fixed, homes_of(graph)), _allowed(graph, inside)
+    copies = dict.fromkeys(homes, _slack(graph))
+    while refused := _refused(
+        [node for node in fixed if id(node) not in kept], needed, dict(spare), results, allowed, copies
+    ):
         kept.update(map(id, refused))
+        allowed -= sum(map(node_bytes, refused))
         needed.update(t.name for node in refused for t in node.inputs)
-    homes = find_homes(fixed, homes_of(graph))
     for node in (node for node in fixed if id(node) not in kept):
         for tensor in [t for t in node.outputs if t.name in needed]:
             if tensor.name in homes and isinstance(graph, CarryingGraph):
@@ -150,11 +160,17 @@ def _replace(graph: gs.Graph, fixed: list[gs.Node], results: Mapping[str, Array]
 
 
 def _refused(
-    nodes: list[gs.Node], needed: Collection[str], spare: dict[str, int], results: Mapping[str, Array], allowed: int
+    nodes: list[gs.Node],
+    needed: Collection[str],
+    spare: dict[str, int],
+    results: Mapping[str, Array],
+    allowed: int,
+    copies: Mapping[str, int],
 ) -> list[gs.Node]:
     """Nodes whose ``needed`` results would make the file larger: a tensor gives its room away once.
 
-    Small results may do so by ``allowed`` bytes in all.
+    Small results may do so by ``allowed`` bytes in all, and by as many more as ``copies`` says of weights that are
+    moved: two nodes that read one weight make channels of both one.
     """
     sources: dict[str, frozenset[str]] = {}
     refused = []
@@ -169,7 +185,8 @@ def _refused(
         paid = reached & spare.keys()
         room = sum(spare[name] for name in paid)
         size = sum(value.nbytes for value in values)
-        small = node.op != "Transpose" and size <= (_SMALL if allowed >= size else _TINY)
+        most = _SMALL if allowed + copies.get(node.outputs[0].name, 0) >= size else _TINY
+        small = node.op != "Transpose" and size <= most
         if len(values) < len(found) or not (small or sum(value.size for value in values) <= room):
             refused.append(node)
         elif size > _SMALL or not small:
@@ -180,12 +197,16 @@ def _refused(
     return refused
 
 
-def _allowed(graph: gs.Graph) -> int:
-    """Bytes that small results may still add to the constants of the file."""
+def _allowed(graph: gs.Graph, dropped: Collection[int]) -> int:
+    """Bytes that small results may still add to the file: what others save, ``dropped`` nodes included."""
     if not isinstance(graph, CarryingGraph):
         return sys.maxsize
-    constants = [t for t in graph.tensors().values() if isinstance(t, gs.Constant)]
-    return graph.origin.bytes + graph.origin.bytes // _SHARE + _FLOOR - sum(int(t.values.nbytes) for t in constants)
+    return graph.origin.bytes - graph_bytes(graph, dropped)
+
+
+def _slack(graph: gs.Graph) -> int:
+    """Bytes that small copies of weights may add to the file."""
+    return graph.origin.bytes // _SHARE + _FLOOR if isinstance(graph, CarryingGraph) else 0
 
 
 def _initializers(fixed: list[gs.Node]) -> dict[str, gs.Constant]:

@@ -47,7 +47,7 @@ def prune_channels(graph: gs.Graph, channels: ChannelMap, plan: PruningPlan) -> 
     graphs = [pruned, *pruned.subgraphs(recursive=True)]
     added = [_restate(survivors, inner, inner is pruned) for inner in graphs]
     if any(added):
-        pruned.toposort()
+        pruned.cleanup().toposort()  # a last state may be put back that nothing reads
     tensors = constants(pruned)
     for name, axes in channels.removed_slices(plan).items():
         for tensor in tensors.get(name, ()):  # none where its branch is gone

@@ -17,7 +17,7 @@ except ModuleNotFoundError:  # Python 3.10
 ROOT = Path(__file__).parents[1]
 MODELS = ("ModelProto", "GraphProto", "gs.Graph", "PassResult")
 # the same model as another type, for other tensors, of a stated size, with its data, or as another toolkit reads it
-OTHER_FORM = {"to_proto", "to_graph", "with_outputs", "needed", "with_one", "without_pairs", "loaded"}
+OTHER_FORM = {"to_proto", "to_file", "to_graph", "with_outputs", "needed", "with_one", "without_pairs", "loaded"}
 
 
 @pytest.fixture(scope="module")

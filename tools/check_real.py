@@ -1,7 +1,8 @@
 """Trained files of other people's packages: what can be pruned, what it costs, what INT8 gives.
 
     python tools/check_real.py --fetch FOLDER            download the packages of real_packages.py, unpack their .onnx
-    python tools/check_real.py [--only PATTERN] [--quick] [--json FILE] [--markdown FILE] FILE_OR_FOLDER...
+    python tools/check_real.py [--only PATTERN] [--quick] [--seconds N] [--json FILE] [--markdown FILE]
+        FILE_OR_FOLDER...
 
 For each file, in a process of its own: open and analyse; compare what removing 10, 30 and 60 % of the units by random
 and L2 scores gives with the original whose removed slices are zero (zoo_oracle.py, from the ledger alone); rank by
@@ -10,10 +11,10 @@ within what the file says (real_inputs.py), so SQNR is that of random inputs.
 
 Columns: prunable, share of the units; of MACs, share of the multiply-accumulates in slices that a prunable unit owns;
 error, the largest of any output and plan, relative to that output's largest value, and (f64) where float32 was too
-coarse and float64 said that it is right; effect, the least change that removing made; largest, the largest file that
-was written over the input; Fisher and moments, seconds over those of plain inference of the same samples; SQNR of all
-float outputs together, over samples that did not calibrate; speed, of batch 1, over the original's;
-peak, of the process. Exit code 1 if a result is wrong, a file is larger than its input, or the product crashed.
+coarse and float64 said that it is right; effect, the least change that removing made; largest, the largest pruned file
+that was written over the input; Fisher and moments, seconds over those of plain inference of the same samples; SQNR of
+all float outputs together, over samples that did not calibrate; speed, of batch 1, over the original's; peak, of the
+process. Exit code 1 if a result is wrong, a file is larger than its input, or the product crashed.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from hqp_onnx.channels import cost
 from hqp_onnx.data.reading import Reading
 from hqp_onnx.errors import HqpError
 from hqp_onnx.evaluation.latency import measure
-from hqp_onnx.graphs.model_io import stored_bytes, to_proto
+from hqp_onnx.graphs.model_io import stored_bytes, to_file, to_proto
 from hqp_onnx.model import Model, open_data, open_model, open_session
 from hqp_onnx.passes.narrow_weights import narrow_weights
 from hqp_onnx.passes.prune_channels import prune_channels
@@ -55,11 +56,11 @@ from hqp_onnx.ranking.saliencies import Scoring
 from hqp_onnx.statistics.moments import input_moments
 
 TARGETS = ("onnxruntime", "openvino")
-SAMPLES, HELD_OUT, MOST = 8, 8, 512
+SAMPLES, HELD_OUT, CALIBRATE, MOST = 8, 8, 64, 512
 MOST_STEPS = 64  # of a model with states, which run one by one
 SLOW = 0.1  # seconds of a sample, from which on few do
 PLAIN_SECONDS = 0.5  # of plain inference, that Fisher and moments are held to
-TIMEOUT, CPU_SECONDS = 900, 240  # for one file: what other jobs take of the machine does not count
+CPU_SECONDS, WALL = 240, 4  # for one file; and with what other jobs take of the machine, so many times that
 SECONDS = 1.0  # of timing
 Note = Callable[..., None]
 
@@ -72,6 +73,7 @@ def main() -> None:
     )
     parser.add_argument("--only", default="", help="files whose path contains this")
     parser.add_argument("--quick", action="store_true", help="no gradients, moments and INT8")
+    parser.add_argument("--seconds", type=int, default=CPU_SECONDS, help="of processor time, for one file")
     parser.add_argument("--threads", type=int, default=0, help="of onnxruntime, for everything; 0 is its own choice")
     parser.add_argument(
         "--json", type=Path, help="all results, kept from earlier runs for files that are not run again"
@@ -86,7 +88,7 @@ def main() -> None:
     known = json.loads(options.json.read_text()) if options.json and options.json.exists() else {}
     for root, path in chosen:
         name = str(path.relative_to(root)) if root.is_dir() else path.name
-        known[name] = run_apart(path, options.quick)
+        known[name] = run_apart(path, options.quick, options.seconds)
         print(name, json.dumps(known[name]), flush=True)
         if options.json:
             options.json.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
@@ -123,14 +125,14 @@ def machine(threads: int) -> str:
     return f"{cpu}, {multiprocessing.cpu_count()} cores, onnxruntime {ort.__version__}{used}"
 
 
-def run_apart(path: Path, quick: bool) -> dict[str, Any]:
-    """Check one file in a process of its own."""
+def run_apart(path: Path, quick: bool, seconds: int = CPU_SECONDS) -> dict[str, Any]:
+    """Check one file in a process of its own, of so many seconds of processor time."""
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
-    process = context.Process(target=_work, args=(path, queue, quick))
+    process = context.Process(target=_work, args=(path, queue, quick, seconds))
     start, result = time.perf_counter(), dict[str, Any](status="crash", stage="start")
     process.start()
-    while process.is_alive() and time.perf_counter() - start < TIMEOUT:
+    while process.is_alive() and time.perf_counter() - start < WALL * seconds:
         process.join(0.2)
         while not queue.empty():
             result |= queue.get()
@@ -140,15 +142,15 @@ def run_apart(path: Path, quick: bool) -> dict[str, Any]:
     while not queue.empty():
         result |= queue.get()
     if process.exitcode in (-signal.SIGXCPU, -signal.SIGKILL):
-        result |= {"status": "slow", "reason": f"not done after {CPU_SECONDS} s of processor time"}
+        result |= {"status": "slow", "reason": f"not done after {seconds} s of processor time"}
     return result | {"seconds": time.perf_counter() - start}
 
 
-def _work(path: Path, queue: Any, quick: bool) -> None:
+def _work(path: Path, queue: Any, quick: bool, seconds: int) -> None:
     def note(**values: Any) -> None:
         queue.put({**values, "peak": _peak()})
 
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 10))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 10))
     try:
         check(path, note, quick)
         note(status="right")
@@ -196,7 +198,7 @@ def check(path: Path, note: Note, quick: bool = False) -> None:
             for share in SHARES:
                 note(stage=f"prune {kind} {share:.0%}")
                 plan = make_plan(channels, scores, share)
-                pruned = to_proto(narrow_weights(prune_channels(graph, channels, plan).graph).graph)
+                pruned = to_file(narrow_weights(prune_channels(graph, channels, plan).graph).graph)
                 sizes.append(pruned.ByteSize() / stored_bytes(path))
                 ledger = channels.of_file().removed_slices(plan)
                 known = ledger.keys() <= oracle.names
@@ -217,7 +219,8 @@ def check(path: Path, note: Note, quick: bool = False) -> None:
     note(**_moments(model, data, seconds))
     for target in TARGETS:
         note(stage=f"int8 {target}")
-        note(**{target: _int8(path, proto, reading(proto, draw, least), target, others, sizes)}, largest=max(sizes))
+        given = reading(proto, draw, min(count, CALIBRATE))
+        note(**{target: _int8(path, proto, given, target, others)})
     note(stage="done")
 
 
@@ -263,9 +266,7 @@ def _moments(model: Model, data: Reading, seconds: float) -> dict[str, Any]:
         return {"moments_reason": _said(e, model.path)}
 
 
-def _int8(
-    path: Path, proto: onnx.ModelProto, data: Reading, target: str, others: Feeds, sizes: list[float]
-) -> dict[str, Any]:
+def _int8(path: Path, proto: onnx.ModelProto, data: Reading, target: str, others: Feeds) -> dict[str, Any]:
     """Seconds, SQNR, size and speed of INT8 on a target, or why there is none."""
     try:
         open_session(proto, target).run(others)
@@ -281,12 +282,11 @@ def _int8(
         latency = measure(sessions, one, SECONDS)
     except HqpError as e:
         return {"reason": _said(e, path)}
-    sizes.append(made.ByteSize() / stored_bytes(path))
     kinds = sum(node.op_type == "QuantizeLinear" for node in made.graph.node)
     return {
         "seconds": seconds,
         "sqnr": sqnr(want, have),
-        "size": sizes[-1],
+        "size": made.ByteSize() / stored_bytes(path),
         "speed": latency["int8"].speedup,
         "ms": latency["original"].median_ms,
         "quantizers": kinds,

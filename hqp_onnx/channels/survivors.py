@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import Array, BoolArray, IntArray
-from hqp_onnx.channels.channel_map import ChannelMap
+from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis
 from hqp_onnx.graphs.unique_names import UniqueNames
 
 
@@ -32,6 +32,11 @@ class Survivors:
         lines = np.moveaxis(labels, axis, 0).reshape(labels.shape[axis], -1)
         kept: BoolArray = np.any(~self._removed[lines], axis=1)
         return kept
+
+    def line(self, weight: gs.Constant, axis: int) -> BoolArray | None:
+        """Positions kept along an axis of an initializer, bool [size]; None if it names no channels."""
+        labels = self._channels.members.get(ParamAxis(weight.name, axis))
+        return None if labels is None else ~self._removed[labels]
 
     def rank(self, tensor: gs.Tensor) -> int:
         """Axes of a tensor with labels; 0 without."""
@@ -73,13 +78,32 @@ class Survivors:
         self.insert(node, index, "Where", [where, values, target])
         return None
 
-    def insert(self, node: gs.Node, index: int, op: str, operands: Sequence[gs.Tensor | IntArray | BoolArray]) -> None:
+    def insert(
+        self, node: gs.Node, index: int, op: str, operands: Sequence[gs.Tensor | IntArray | BoolArray], **attrs: object
+    ) -> None:
         """Put a new node before an input of ``node``; arrays among its operands become constants."""
         old = node.inputs[index]
         stem = f"{old.name}_{node.name}_{index}_pruned"
         inputs = [t if isinstance(t, gs.Tensor) else self.constant(f"{stem}_{i}", t) for i, t in enumerate(operands)]
-        node.inputs[index] = gs.Variable(self.names.tensor(stem), old.dtype)
-        self.added.append(gs.Node(op, self.names.node(f"{stem}_{op}"), inputs=inputs, outputs=[node.inputs[index]]))
+        node.inputs[index] = self.variable(stem, old.dtype)
+        name = self.names.node(f"{stem}_{op}")
+        self.added.append(gs.Node(op, name, attrs, inputs, [node.inputs[index]]))
+
+    def add(
+        self, wish: str, op: str, operands: Sequence[gs.Tensor | Array], into: gs.Tensor | None, **attrs: object
+    ) -> gs.Tensor:
+        """The result of a new node, in ``into`` if that is given; arrays among its operands become constants."""
+        inputs = [
+            t if isinstance(t, gs.Tensor) else self.constant(f"{wish}_{i}", np.asarray(t))
+            for i, t in enumerate(operands)
+        ]
+        result = self.variable(wish, None) if into is None else into
+        self.added.append(gs.Node(op, self.names.node(wish), attrs, inputs, [result]))
+        return result
+
+    def variable(self, wish: str, dtype: object) -> gs.Variable:
+        """A new tensor, called ``wish`` if nothing else is."""
+        return gs.Variable(self.names.tensor(wish), dtype)
 
     def cut(self, node: gs.Node, index: int, axis: int, size: int) -> None:
         """Put a Slice behind an output of ``node`` that keeps the first ``size`` positions along ``axis``."""

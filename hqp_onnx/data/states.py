@@ -7,7 +7,8 @@ it belongs to; where it changes, and at the first step, the state is zero. Witho
                   state that the original had before it
     evaluation    a candidate runs through the sequences on its own state (``Carried``), so that its errors add up
 
-A state that has no axis of samples in front, [layers, batch, width] say, is fed to one step at a time.
+A state that has no axis of samples in front, [layers, batch, width] say, or [1, width] of a model that takes any number
+of steps, is fed to one step at a time.
 """
 
 from __future__ import annotations
@@ -173,13 +174,11 @@ def _flat(values: Rows) -> Rows:
 
 
 def _apart(inputs: Sequence[TensorSpec], states: Mapping[str, str]) -> frozenset[str]:
-    """States whose first axis is not that of the samples."""
+    """States whose first axis is not that of the samples: of another size, or fixed where there may be any number."""
     others = [spec for spec in inputs if spec.name not in states and spec.shape]
-    fixed = others[0].shape[0] if others else None
+    samples = others[0].shape[0] if others else 1
     return frozenset(
-        spec.name
-        for spec in inputs
-        if spec.name in states and (not spec.shape or (spec.shape[0] is not None and spec.shape[0] != (fixed or 1)))
+        spec.name for spec in inputs if spec.name in states and (not spec.shape or spec.shape[0] not in (None, samples))
     )
 
 

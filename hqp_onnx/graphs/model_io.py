@@ -161,6 +161,17 @@ def to_proto(model: onnx.ModelProto | gs.Graph) -> onnx.ModelProto:
     return proto
 
 
+def to_file(graph: gs.Graph) -> onnx.ModelProto:
+    """``to_proto`` for what is written: without additions that would make it larger than the file that was read.
+
+    Nodes are named and typed when a model is opened; in a small file without names, these are most of what is added.
+    """
+    proto = to_proto(graph)
+    if isinstance(graph, CarryingGraph):
+        graph.origin.drop_additions(proto)
+    return proto
+
+
 def to_graph(model: onnx.ModelProto, origin: Origin | None = None) -> gs.Graph:
     """``model`` as an onnx-graphsurgeon graph with unique node names, local functions inlined.
 

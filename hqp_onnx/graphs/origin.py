@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import IntArray
 
+_AROUND = 3  # bytes of a message in another: a tag, and its length
 _HEADER = ("producer_name", "producer_version", "domain", "model_version", "doc_string")
 
 
@@ -58,7 +59,9 @@ class Origin:
         notes: doc string and metadata of nodes, by operator and first output, and of tensors, by name.
         defaults: values of inputs that a caller may leave out.
         weights: names of the initializers of the graph itself.
-        bytes: of the constants of the graph itself.
+        named: names of the nodes of the graph itself.
+        typed: whether the file states types of tensors inside the graph.
+        bytes: of the file, without ``header``.
         homes: of weights that have another name than in the file; it grows as constants are folded.
     """
 
@@ -66,6 +69,8 @@ class Origin:
     notes: Mapping[tuple[str, str], Any]
     defaults: Mapping[str, onnx.TensorProto]
     weights: frozenset[str]
+    named: frozenset[str] = frozenset()
+    typed: bool = False
     bytes: int = 0
     homes: dict[str, Home] = field(default_factory=dict)
 
@@ -74,24 +79,23 @@ class Origin:
         """What is to be carried of ``model``."""
         header = onnx.ModelProto()
         for name in _HEADER:
-            setattr(header, name, getattr(model, name))
+            _copy(name, model, header)
         header.metadata_props.extend(model.metadata_props)
-        header.graph.doc_string = model.graph.doc_string
+        _copy("doc_string", model.graph, header.graph)
         header.graph.metadata_props.extend(model.graph.metadata_props)
         header.graph.input.extend(model.graph.input)
         header.graph.output.extend(model.graph.output)
         noted = {key: _note(entry) for key, entry in _entries(model.graph) if entry.doc_string or entry.metadata_props}
-        stated = [entry.t for node in model.graph.node if node.op_type == "Constant" for entry in node.attribute]
-        size = sum(tensor.ByteSize() for tensor in (*model.graph.initializer, *stated))
-        return cls(header, noted, defaults, frozenset(tensor.name for tensor in model.graph.initializer), size)
+        weights, names = (frozenset(x.name for x in part) for part in (model.graph.initializer, model.graph.node))
+        return cls(header, noted, defaults, weights, names, bool(model.graph.value_info), _content(model))
 
     def restore(self, model: onnx.ModelProto) -> None:
         """Put into ``model``, in place, what still holds of it."""
         header = self.header
         for name in _HEADER:
-            setattr(model, name, getattr(header, name))
+            _copy(name, header, model)
         model.metadata_props.extend(header.metadata_props)
-        model.graph.doc_string = header.graph.doc_string
+        _copy("doc_string", header.graph, model.graph)
         model.graph.metadata_props.extend(header.graph.metadata_props)
         for values, stated in ((model.graph.input, header.graph.input), (model.graph.output, header.graph.output)):
             known = {value.name: value for value in stated}
@@ -106,6 +110,19 @@ class Origin:
         _share(model.graph, self.weights)
         present = {value.name for value in model.graph.input}
         model.graph.initializer.extend(value for name, value in self.defaults.items() if name in present)
+
+    def drop_additions(self, model: onnx.ModelProto) -> None:
+        """If ``model`` is larger than the file, take out, in place, what says nothing new of what is computed.
+
+        That is names of nodes that have none in the file, and types of tensors that it states for none.
+        """
+        if _content(model) <= self.bytes:
+            return
+        if not self.typed:
+            del model.graph.value_info[:]
+        for node in model.graph.node:
+            if node.name not in self.named:
+                node.ClearField("name")
 
 
 class CarryingGraph(gs.Graph):  # type: ignore[misc]
@@ -129,6 +146,20 @@ def carrying(graph: gs.Graph, origin: Origin) -> CarryingGraph:
     graph.origin = origin
     assert isinstance(graph, CarryingGraph)
     return graph
+
+
+def _copy(name: str, source: Any, target: Any) -> None:
+    """One field, which stays absent where it is; an empty one that is stated takes bytes."""
+    if source.HasField(name):
+        setattr(target, name, getattr(source, name))
+    else:
+        target.ClearField(name)
+
+
+def _content(model: onnx.ModelProto) -> int:
+    """Bytes of what is computed."""
+    parts = (model.graph.initializer, model.graph.node, model.graph.value_info, model.functions)
+    return sum(entry.ByteSize() + _AROUND for entries in parts for entry in entries)
 
 
 def _share(graph: onnx.GraphProto, weights: frozenset[str]) -> None:

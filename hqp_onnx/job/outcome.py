@@ -221,7 +221,7 @@ def _write_models(setup: Setup, ledger: Ledger, result: SearchResult) -> dict[st
     source, budget, written = setup.model.source(setup.data["val"]), result.judge.budget, {}
     for name, (candidate, file) in reversed(_to_write(setup, result).items()):
         try:
-            proto = model_io.to_proto(narrow_weights(result.judge.models.graph(candidate)).graph)
+            proto = model_io.to_file(narrow_weights(result.judge.models.graph(candidate)).graph)
             record_of(setup, result.judge, candidate).write(proto)
             verified = verify(proto, file, source, setup.target, candidate.computes_in, _judged(setup))
             verified = heard(verified, proto, file, source, setup.target)

@@ -107,6 +107,21 @@ class _Placer:
         for member in reversed(chain):
             self.tensors.setdefault(member.name, chain[-1].name)
 
+    def spoiler(self, tensor: gs.Tensor) -> str:
+        """The operator that would be merged with the pair of ``tensor``, wrongly; "" for none.
+
+        That is one of the target's, with nothing in between but what computes with single values, moves or joins them.
+        """
+        if not self.target.spoiled or not tensor.inputs:
+            return ""
+        maker = tensor.inputs[0]
+        kind, sources = operator(maker), _activations(maker.inputs)
+        if kind in self.target.spoiled:
+            return kind
+        if kind in self.target.weighted or not (len(sources) == 1 or kind == "Concat"):
+            return ""
+        return next(filter(None, map(self.spoiler, sources)), "")
+
     def chain(self, tensor: gs.Variable) -> list[gs.Variable]:
         """``tensor``, and what it is moved from, back to the one whose values it holds."""
         chain = [tensor]
@@ -166,6 +181,8 @@ class _Placer:
         inputs, behind = _activations(node.inputs), self.target.residual_behind
         if len(inputs) != 2 or not all(self.is_float(t) and self.is_bounded(t) for t in inputs):
             return False
+        if any(map(self.spoiler, inputs)):
+            return False
         if behind and not any(t.name in self.weighted and t.inputs[0].op in behind for t in inputs):
             return False
         first, second = (self.known[t.name].sizes if t.name in self.known else None for t in inputs)
@@ -196,6 +213,8 @@ class _Placer:
             return "its weight or bias holds NaN or infinities"
         if not (self.is_bounded(data) and self.is_bounded(weight)):
             return "its input is NaN or infinite on calibration samples"
+        if spoiler := next(filter(None, map(self.spoiler, (data, weight))), ""):
+            return f"{self.target.name} merges {spoiler} with the pair behind it, and computes it wrongly"
         if node.op in self.target.outputs and not self.is_bounded(self.behind(node)):
             return "its output is NaN or infinite on calibration samples"
         if node.op == "Gemm" and (node.attrs.get("transA", 0) or node.attrs.get("alpha", 1.0) != 1.0):

@@ -62,6 +62,6 @@ def verified_model(
 
 
 def _recorded(graph: gs.Graph, record: Record) -> onnx.ModelProto:
-    proto = model_io.to_proto(narrow_weights(graph).graph)
+    proto = model_io.to_file(narrow_weights(graph).graph)
     record.write(proto)
     return proto

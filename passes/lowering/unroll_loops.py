@@ -4,7 +4,8 @@
 
 This is exact where the number of passes is the same for all samples of the size of those given, which must be proven:
 the length of what a Scan takes apart, or the count of a Loop whose condition is true in every pass. Weights of the body
-are read once a pass and stay one tensor, so their gradients are summed; what no pass changes is computed once.
+are read once a pass and stay one tensor, so their gradients are summed; what no pass changes is computed once. A Loop
+of no passes gives the states that it was given.
 """
 
 from __future__ import annotations
@@ -42,43 +43,45 @@ def unroll_loops(model: onnx.ModelProto, samples: Mapping[str, Array], batch: in
     while any(operator(node) in ("Scan", "Loop") for node in current.graph.node):
         known = proven_for(inline_constants(current), {}, samples, batch)
         made = Counter(_made(current.graph))
+        used = _read(current.graph)
         counts = {i: _passes(node, known) for i, node in enumerate(current.graph.node)}
-        place = next((i for i, count in counts.items() if _is_open(current.graph.node[i], count, made)), None)
+        place = next((i for i, count in counts.items() if _is_open(current.graph.node[i], count, made, used)), None)
         if place is None:
             break
         if current is model:
             current = onnx.ModelProto()
             current.CopyFrom(model)
         nodes = list(current.graph.node)
-        nodes[place : place + 1] = _Unrolling(current, nodes[place], counts[place]).nodes()
+        nodes[place : place + 1] = _Unrolling(current, nodes[place], counts[place] or 0).nodes()
         del current.graph.node[:]
         current.graph.node.extend(nodes)
     return current
 
 
-def _passes(node: onnx.NodeProto, known: Known) -> int:
-    """The proven number of passes of a Scan or Loop; 0 if there is none."""
+def _passes(node: onnx.NodeProto, known: Known) -> int | None:
+    """The proven number of passes of a Scan or Loop; None if there is none."""
     if operator(node) == "Scan":
         return _scanned(node, known)
-    return _counted(node, known) if operator(node) == "Loop" else 0
+    return _counted(node, known) if operator(node) == "Loop" else None
 
 
-def _scanned(node: onnx.NodeProto, known: Known) -> int:
+def _scanned(node: onnx.NodeProto, known: Known) -> int | None:
     count = int(number(node, "num_scan_inputs", 0))
     lengths = set()
     for name, axis in zip(node.input[-count:], numbers(node, "scan_input_axes", [0] * count), strict=True):
         dims = known.dims.get(name)
         lengths.add(None if dims is None else dims[axis].value)
     length = next(iter(lengths - {None}), 0)
-    return length if lengths == {length} and length is not None else 0
+    return length if lengths == {length} and length else None
 
 
-def _counted(node: onnx.NodeProto, known: Known) -> int:
-    count = known.integers(node.input[0]) if node.input[0] else None
-    goes_on = _true(node.input[1], known) if node.input[1] else True
-    if count is None or count.size != 1 or not goes_on or not _stays_true(_body(node), known):
+def _counted(node: onnx.NodeProto, known: Known) -> int | None:
+    values = known.integers(node.input[0]) if node.input[0] else None
+    count = None if values is None or values.size != 1 else max(0, int(values.flat[0]))
+    begins = known.integers(node.input[1]) if node.input[1] else np.ones(1, np.int64)
+    if count == 0 or (begins is not None and not begins.any()):
         return 0
-    return max(0, int(count.flat[0]))
+    return count if begins is not None and _stays_true(_body(node), known) else None
 
 
 def _true(name: str, known: Known) -> bool:
@@ -102,11 +105,18 @@ def _stays_true(body: onnx.GraphProto, known: Known) -> bool:
     return name == body.input[1].name or (name not in sources and _true(name, known))
 
 
-def _is_open(node: onnx.NodeProto, count: int, made: Mapping[str, int]) -> bool:
-    """Whether a node may be unrolled: few passes, and names that nothing else has."""
-    if not 0 < count * len(_body(node).node if count else ()) <= LARGEST:
+def _is_open(node: onnx.NodeProto, count: int | None, made: Mapping[str, int], used: frozenset[str]) -> bool:
+    """Whether a node may be unrolled: few passes, and names that nothing else has; of no passes, nothing is stacked."""
+    if count is None or count * len(_body(node).node) > LARGEST:
         return False
-    return all(made[name] == 1 for name in _made(_body(node)))
+    if not count:
+        return used.isdisjoint(node.output[len(node.input) - 2 :])
+    return bool(_body(node).node) and all(made[name] == 1 for name in _made(_body(node)))
+
+
+def _read(graph: onnx.GraphProto) -> frozenset[str]:
+    """Names that nodes read, or that are results."""
+    return frozenset(name for node in graph.node for name in reads(node)).union(value.name for value in graph.output)
 
 
 def _body(node: onnx.NodeProto) -> onnx.GraphProto:
@@ -150,6 +160,9 @@ class _Unrolling:
     def nodes(self) -> list[onnx.NodeProto]:
         """In order."""
         loop, body = operator(self._node) == "Loop", self._body
+        if not self._count:
+            pairs = zip(self._node.input[2:], self._node.output, strict=False)
+            return [helper.make_node("Identity", [given], [name]) for given, name in pairs if name]
         scanned = [] if loop else self._scanned_inputs()
         states = list(self._node.input[2:] if loop else self._node.input[: len(self._node.input) - len(scanned)])
         own = list(body.input)  # of the body: (count, condition,) states, scanned

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import onnx.parser
+import onnx_graphsurgeon as gs
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from oracle import run
@@ -15,7 +16,7 @@ from small_model import small_data, small_model
 from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.channels.walk import analyze
 from hqp_onnx.errors import ModelError
-from hqp_onnx.graphs.model_io import to_graph, to_proto
+from hqp_onnx.graphs.model_io import to_file, to_graph, to_proto
 from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.passes.compress_weights import compress_weights
 from hqp_onnx.passes.convert_fp16 import convert_fp16
@@ -180,3 +181,49 @@ def test_what_cannot_be_held_is_refused_by_name() -> None:
     sparse.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [4]))
     with pytest.raises(ModelError, match="'s' is sparse"):
         to_graph(sparse)
+
+
+def unnamed(weight: int) -> onnx.ModelProto:
+    """Nodes without names, the second of which computes the table of the third from constants."""
+    body = "p = Range(zero, far, one) t = Sin(p) s = Add(x, t) a = MatMul(s, w) b = Relu(a) y = Add(b, b)"
+    text = f'<ir_version: 8, opset_import: ["" : 17]> g (float[n,{weight}] x) => (float[n,8] y) {{ {body} }}'
+    model = onnx.parser.parse_model(text)
+    weights = {"w": np.ones((weight, 8)), "zero": np.zeros(()), "far": np.array(float(weight)), "one": np.ones(())}
+    tensors = [numpy_helper.from_array(np.asarray(v, np.float32), k) for k, v in weights.items()]
+    model.graph.initializer.extend(tensors)
+    return model
+
+
+def test_what_is_written_is_no_larger_than_what_was_read() -> None:
+    model = unnamed(100)  # 400 bytes of a table: more than a few names, less than what always becomes a constant
+    canonical = canonicalize(to_graph(model)).graph
+    written = to_file(canonical)
+    assert {node.name for node in to_proto(canonical).graph.node} >= {"MatMul_3", "Relu_4"}  # in memory all have names
+    assert written.ByteSize() <= model.ByteSize() < to_proto(canonical).ByteSize()
+    assert not any(node.name for node in written.graph.node)
+    feeds = {"x": np.ones((2, 100), np.float32)}
+    np.testing.assert_array_equal(run(written, feeds)[0], run(model, feeds)[0])
+    again = to_file(canonicalize(to_graph(written)).graph)
+    assert again == written
+
+
+def test_a_smaller_model_keeps_the_names_that_it_was_given() -> None:
+    canonical = canonicalize(to_graph(unnamed(100))).graph
+    written = to_file(pruned_by_hand(canonical))
+    assert all(node.name for node in written.graph.node)
+
+
+def pruned_by_hand(graph: gs.Graph) -> gs.Graph:
+    graph = graph.copy()
+    matmul = next(node for node in graph.nodes if node.op == "MatMul")
+    matmul.inputs[1] = gs.Constant("w", matmul.inputs[1].values[:, :1])
+    return graph
+
+
+def test_absent_fields_stay_absent() -> None:
+    model = small_model()
+    model.ClearField("producer_name")
+    model.graph.ClearField("doc_string")
+    written = to_proto(to_graph(model))
+    assert not written.HasField("producer_name") and not written.HasField("domain")
+    assert not written.graph.HasField("doc_string")

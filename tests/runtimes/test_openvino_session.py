@@ -111,6 +111,54 @@ def test_only_sums_that_a_convolution_takes_in_carry_pairs() -> None:
 
 
 @pytest.mark.usefixtures("needs_openvino")
+def test_two_pairs_in_a_row_are_not_written() -> None:
+    """OpenVINO takes out an Identity, and 2026.4 ends the process where two pairs then follow a Concat."""
+    body = "k = Concat<axis=1>(x, x) i = Identity(k) y = Conv(i, w)"
+    proto = onnx.parser.parse_model(f"{HEADER} g (float[n,4,h,v] x) => (float[n,8,h,v] y) {{ {body} }}")
+    rng = np.random.default_rng(0)
+    proto.graph.initializer.append(
+        onnx.numpy_helper.from_array(rng.standard_normal((8, 8, 1, 1)).astype(np.float32), "w")
+    )
+    feeds = {"x": rng.standard_normal((4, 4, 8, 8)).astype(np.float32)}
+    result = quantize(canonicalize(to_graph(proto)).graph, [Batch(feeds)], target("openvino"), "minmax")
+    assert sum(node.op == "QuantizeLinear" for node in result.graph.nodes) == 1
+    want = run(proto, feeds)[0]
+    error = OpenVinoSession(to_proto(result.graph)).run(feeds)["y"] - want
+    assert np.square(error).sum() < 1e-3 * np.square(want).sum()  # 30 dB
+
+
+MAXIMA = {
+    "ReduceMax": "ReduceMax<axes=[3], keepdims=0>(x)",
+    "ReduceMin, turned": "ReduceMin<axes=[1], keepdims=0>(x) m = Transpose<perm=[0, 2, 1]>(l)",
+    "ReduceMax, in a Relu": "ReduceMax<axes=[3], keepdims=0>(x) m = Relu(l)",
+    "joined": "ReduceMax<axes=[3], keepdims=0>(x) o = ReduceMean<axes=[3], keepdims=0>(x) m = Concat<axis=1>(l, o)",
+}
+
+
+@pytest.mark.usefixtures("needs_openvino")
+@pytest.mark.parametrize("name", MAXIMA)
+def test_what_is_computed_wrongly_behind_a_maximum_stays_in_float(name: str) -> None:
+    """OpenVINO 2026.4 merges ReduceMax and ReduceMin with a pair behind them, and gives some other value."""
+    maximum = MAXIMA[name]
+    body = (
+        f"l = {maximum} {'' if ' m = ' in maximum else 'm = Identity(l)'} a = MatMul(m, w) r = Relu(a) y = MatMul(r, v)"
+    )
+    proto = onnx.parser.parse_model(f"{HEADER} g (float[n,6,16,16] x) => (float[n,k,5] y) {{ {body} }}")
+    proto.graph.output[0].type.tensor_type.ClearField("shape")
+    rng = np.random.default_rng(0)
+    for weight, shape in (("w", (16, 20)), ("v", (20, 5))):
+        values = rng.standard_normal(shape).astype(np.float32)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(values, weight))
+    feeds = {"x": rng.standard_normal((4, 6, 16, 16)).astype(np.float32)}
+    result = quantize(canonicalize(to_graph(proto)).graph, [Batch(feeds)], target("openvino"), "minmax")
+    assert any("openvino merges Reduce" in note for note in result.notes)
+    assert sum(node.op == "QuantizeLinear" for node in result.graph.nodes) == 1  # of the second product
+    want = run(proto, feeds)[0]
+    error = OpenVinoSession(to_proto(result.graph)).run(feeds)["y"] - want
+    assert np.square(error).sum() < 1e-3 * np.square(want).sum()  # 30 dB
+
+
+@pytest.mark.usefixtures("needs_openvino")
 def test_what_cannot_be_loaded_or_run_is_one_line() -> None:
     unknown = HEADER.replace('"" : 17', '"" : 17, "ours" : 1') + "g (float[n] x) => (float[n] y) { y = ours.Op(x) }"
     with pytest.raises(ModelError, match=r"OpenVINO cannot load the model: .*operations: ours\.Op$"):

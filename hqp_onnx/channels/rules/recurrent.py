@@ -7,14 +7,22 @@ Zeros in its slices leave state j alone with itself: the column of R that reads 
 An LSTM's cell becomes f c + i g(0), a GRU's state z h + (1 - z) g(0), an RNN's f(0). From an initial state of zero
 that is zero for Tanh and its like, with ``clip``, ``input_forget``, ``linear_before_reset`` and peepholes too. With
 other activations the state is some value that differs from step to step, so only weights may read it.
+
+A state that is fed, or computed by what stays, keeps its size: the node reads the units that remain of it (Gather).
+From it, a removed unit's state fades, since a gate of zeros is half open: after T steps h = h0 / 2^T in a GRU,
+c = c0 / 2^T and h = tanh(c) / 2 in an LSTM, 0 in an RNN. So where the last state is handed on as it is, that is put
+back behind the node, and the interface stays. Other readers of the states read those that remain.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
+
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
-from hqp_onnx.arrays import IntArray
+from hqp_onnx.arrays import Array, BoolArray, IntArray
 from hqp_onnx.channels.labels import along
 from hqp_onnx.channels.rules.lines import axis_labels
 from hqp_onnx.channels.rules.registry import rewrite, rule
@@ -22,6 +30,12 @@ from hqp_onnx.channels.survivors import Survivors
 from hqp_onnx.channels.walk_state import Walk
 from hqp_onnx.graphs.recurrent import BIAS, GATES, INITIAL_C, INITIAL_H, LENGTHS, PEEPHOLES, activations
 
+_MOVING = frozenset(["Concat", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"])
+_FADING: Mapping[str, Sequence[tuple[str, ...]]] = {
+    "LSTM": [("Sigmoid", "Tanh", "Tanh")],
+    "GRU": [("Sigmoid", "Tanh")],
+    "RNN": [("Tanh",), ("Relu",)],
+}
 _ZERO_AT_ZERO = frozenset(["Tanh", "Relu", "LeakyRelu", "ThresholdedRelu", "ScaledTanh", "Elu", "Softsign"])
 
 
@@ -39,16 +53,18 @@ def _recurrent(walk: Walk, node: gs.Node) -> None:
     for index, repeats in ((BIAS, 2 * gates), (PEEPHOLES, 3)):
         if (tensor := _input(node, index)) is not None:
             _own(walk, node, tensor, 1, np.tile(hidden, repeats))
-    states = [tensor for index in (INITIAL_H, INITIAL_C) if (tensor := _input(node, index)) is not None]
-    for tensor in states:
-        _own(walk, node, tensor, 2, hidden)
+    states = {index: tensor for index in (INITIAL_H, INITIAL_C) if (tensor := _input(node, index)) is not None}
+    fed = {index for index, tensor in states.items() if _is_fed(walk, node, tensor)}
+    for index, tensor in states.items():
+        if index not in fed:
+            _own(walk, node, tensor, 2, hidden)
     if (lengths := _input(node, LENGTHS)) is not None:
         walk.freeze(walk.labels(lengths), f"{node.op} '{node.name}' counts steps by channels")
     first = 0 if node.op == "RNN" else 1  # what f gives only weighs states
     settles = all(name in _ZERO_AT_ZERO for names in activations(node, node.op) for name in names[first:])
-    starts = all(isinstance(tensor, gs.Constant) or walk.zero(tensor) for tensor in states)
-    for tensor in node.outputs:
-        if tensor.name:
+    starts = node.op == "RNN" or all(isinstance(tensor, gs.Constant) or walk.zero(tensor) for tensor in states.values())
+    for number, tensor in enumerate(node.outputs):
+        if tensor.name and not _is_completed(node, number, fed):
             walk.set(tensor, along(hidden, -1, len(walk.sizes(tensor))), 0.0 if settles and starts else None)
     return None
 
@@ -57,8 +73,27 @@ def _input(node: gs.Node, index: int) -> gs.Tensor | None:
     return node.inputs[index] if len(node.inputs) > index and node.inputs[index].name else None
 
 
+def _is_fed(walk: Walk, node: gs.Node, tensor: gs.Tensor) -> bool:
+    """Whether a state has no channels of its own, so whatever units remain are looked up in it."""
+    return not isinstance(tensor, gs.Constant) and bool((walk.labels(tensor) < 0).all())
+
+
+def _is_completed(node: gs.Node, number: int, fed: Collection[int]) -> bool:
+    """Whether an output is a last state that goes on as it is, and what removed units leave in it is known."""
+    source = {"LSTM": INITIAL_C}.get(node.op, INITIAL_H)
+    if number == 0 or source not in fed or _input(node, LENGTHS) is not None or node.attrs.get("clip"):
+        return False
+    known = all(names in _FADING[node.op] for names in activations(node, node.op))
+    return known and _is_handed_on(node.outputs[number])
+
+
+def _is_handed_on(tensor: gs.Tensor) -> bool:
+    """Whether nothing computes with a tensor before it leaves the graph."""
+    return all(reader.op in _MOVING and all(map(_is_handed_on, reader.outputs)) for reader in tensor.outputs)
+
+
 def _own(walk: Walk, node: gs.Node, tensor: gs.Tensor, axis: int, labels: IntArray) -> None:
-    """Tie ``labels`` to a parameter, or to what computes a state; one that is fed has none, so units must stay."""
+    """Tie ``labels`` to a parameter, or to what computes a state."""
     constant = isinstance(tensor, gs.Constant)
     line = walk.param(tensor, axis) if constant else axis_labels(walk, node, tensor, axis)
     walk.tie(line, labels, f"'{tensor.name}' of {node.op} '{node.name}' stays as it is")
@@ -66,6 +101,44 @@ def _own(walk: Walk, node: gs.Node, tensor: gs.Tensor, axis: int, labels: IntArr
 
 @rewrite("LSTM", "GRU", "RNN")
 def _hidden_size(survivors: Survivors, node: gs.Node) -> None:
-    tensor = next(t for t in node.outputs if t.name)
-    if (rank := survivors.rank(tensor)) and (kept := survivors.mask(tensor, rank - 1)) is not None:
-        node.attrs["hidden_size"] = int(kept.sum())
+    kept = survivors.line(node.inputs[2], 2)
+    if kept is None or kept.all():
+        return
+    node.attrs["hidden_size"] = int(kept.sum())
+    fed = {}
+    for index in (INITIAL_H, INITIAL_C):
+        state = _input(node, index)
+        if state is not None and not isinstance(state, gs.Constant) and not survivors.rank(state):
+            fed[index] = state
+            survivors.insert(node, index, "Gather", [state, np.flatnonzero(kept)], axis=-1)
+    completed = [number for number in range(len(node.outputs)) if _is_completed(node, number, fed)]
+    if completed:
+        _complete(survivors, node, kept, completed, fed)
+
+
+def _complete(
+    survivors: Survivors, node: gs.Node, kept: BoolArray, numbers: Sequence[int], fed: Mapping[int, gs.Tensor]
+) -> None:
+    """Put what removed units would leave back into the last states ``numbers``."""
+    stem, gone = f"{node.name}_removed", np.flatnonzero(~kept)
+    order = np.argsort(np.concatenate([np.flatnonzero(kept), gone]))
+
+    def add(op: str, *inputs: gs.Tensor | Array, into: gs.Tensor | None = None, **attrs: object) -> gs.Tensor:
+        return survivors.add(f"{stem}_{op}", op, inputs, into, **attrs)
+
+    kind = node.inputs[2].dtype
+    if node.op != "RNN":
+        steps = add("Gather", add("Shape", node.inputs[0]), np.array(node.attrs.get("layout", 0)), axis=0)
+        fading = add("Pow", np.array(0.5, kind), add("Cast", steps, to=onnx.helper.np_dtype_to_tensor_dtype(kind)))
+        source = INITIAL_C if node.op == "LSTM" else INITIAL_H
+        faded = add("Mul", add("Gather", fed[source], gone, axis=-1), fading)
+    for number in numbers:
+        whole = node.outputs[number]
+        node.outputs[number] = narrow = survivors.variable(f"{stem}_{number}", kind)
+        if node.op == "RNN":
+            both = add("Pad", narrow, np.array([0] * 5 + [len(gone)]))
+        elif node.op == "LSTM" and number == 1:
+            both = add("Concat", narrow, add("Mul", add("Tanh", faded), np.array(0.5, kind)), axis=-1)
+        else:
+            both = add("Concat", narrow, faded, axis=-1)
+        add("Gather", both, order, into=whole, axis=-1)

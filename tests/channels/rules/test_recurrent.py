@@ -166,8 +166,9 @@ COMPUTED = "i = Gather<axis=0>(e, zero)\n j = MatMul(i, wi)\n k = {}(j)"
 @pytest.mark.parametrize(
     ("middle", "state", "tail", "hidden", "reason"),
     [
-        ("", "fed", "", 0, "'fed' of LSTM"),
-        ("k = Relu(fed)", "k", "", 0, "'k' of LSTM"),
+        ("", "fed", "", HIDDEN, ""),  # the node reads what remains
+        ("k = Relu(fed)", "k", "", HIDDEN, ""),
+        ("", "fed", NORM, 0, "reduces over channels"),  # of a cell that fades, but is not zero
         ("", "zeros", "", HIDDEN, ""),
         (COMPUTED.format("Tanh"), "k", "", HIDDEN, ""),  # what is computed follows
         (COMPUTED.format("Tanh"), "k", NORM, HIDDEN, ""),
@@ -182,6 +183,93 @@ def test_initial_states(
     assert prunable(channels, "r", 2) == hidden
     assert any(reason in why for why in channels.frozen.values()) or not reason
     check_plans(graph, channels, feeds(model), tries=4)
+
+
+def streaming(op: str, attributes: str = "", before: str = "", after: str = "", states: str = "") -> onnx.ModelProto:
+    """A network whose states are fed and handed on, beside what it computes; steps are open."""
+    count, gates, cell = 2 if "bidirectional" in attributes else 1, GATES[op], op == "LSTM"
+    kind = f"float[{count},{BATCH},{HIDDEN}]"
+    inputs = f"{kind} h0, {kind} c0" if cell else f"{kind} h0"
+    outputs = "float[a,b,d] h1, float[f,i,j] c1" if cell else "float[a,b,d] h1"
+    states = states or (", , h0, c0" if cell else ", , h0")
+    after = after or ("h1 = Identity(h) c1 = Identity(c)" if cell else "h1 = Identity(h)")
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[t,{BATCH},4] x, {inputs}) => (float[k,l,m] y, {outputs}) {{
+          {before} s, {"h, c" if cell else "h"} = {op}<hidden_size={HIDDEN}{attributes}>(x, w, r, b{states})
+          {after} q = ReduceMean<axes=[1], keepdims=0>(s) y = MatMul(q, m)
+        }}"""
+    )
+    rng = np.random.default_rng(6)
+    shapes = {"w": (count, gates * HIDDEN, 4), "r": (count, gates * HIDDEN, HIDDEN), "b": (count, 2 * gates * HIDDEN)}
+    shapes |= {"p": (count, 3 * HIDDEN), "m": (HIDDEN, 3)}
+    values = {name: rng.uniform(-1, 1, shape).astype(np.float32) for name, shape in shapes.items()}
+    values |= {"far": np.array([STEPS] * BATCH, np.int32), "axis": np.array([0])}
+    used = {name for node in model.graph.node for name in node.input}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(v, k) for k, v in values.items() if k in used)
+    return model
+
+
+def streamed(model: onnx.ModelProto, steps: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(steps)
+    sizes = {
+        value.name: [d.dim_value or steps for d in value.type.tensor_type.shape.dim] for value in model.graph.input
+    }
+    return {name: rng.uniform(-2, 2, shape).astype(np.float32) for name, shape in sizes.items()}
+
+
+PEEPING = ", , h0, c0, p"
+HANDED = "u = {0}(h{1}) h1 = Unsqueeze(u, axis) v = {0}(c{1}) c1 = Unsqueeze(v, axis)"
+
+
+@pytest.mark.parametrize(
+    ("op", "attributes", "after", "states"),
+    [
+        *((op, attributes, "", "") for op in GATES for attributes in ("", ', direction="bidirectional"')),
+        ("GRU", ", linear_before_reset=1", "", ""),
+        ("LSTM", ", input_forget=1", "", ""),
+        ("LSTM", "", "", PEEPING),
+        ("LSTM", "", HANDED.format("Squeeze", ", axis"), PEEPING),
+        ("RNN", ', activations=["Relu"]', "", ""),
+    ],
+)
+def test_states_that_are_handed_on_keep_their_size(
+    op: str, attributes: str, after: str, states: str, check_plans: Callable[..., None]
+) -> None:
+    """Whatever is fed: what a removed unit would leave in its last state is put back."""
+    model = streaming(op, attributes, after=after, states=states)
+    graph, channels = units(model)
+    assert prunable(channels, "r", 2) == HIDDEN
+    for steps in (1, 2, 9):
+        check_plans(graph, channels, streamed(model, steps), tries=4)
+    pruned = prune_channels(graph, channels, PruningPlan(channels.prunable[1:3])).graph
+    assert [list(t.shape) for t in pruned.inputs[1:]] == [list(t.shape) for t in graph.inputs[1:]]
+    again = canonicalize(pruned).graph
+    check_plans(again, analyze(again), streamed(model, 3), tries=4)
+
+
+def test_last_states_that_nothing_reads_are_not_put_back() -> None:
+    model = streaming("GRU", after="i = Identity(h0) h1 = Identity(i)")
+    graph, channels = units(model)
+    pruned = prune_channels(graph, channels, PruningPlan(channels.prunable[:2])).graph
+    assert [node.op for node in pruned.nodes if node.op not in {node.op for node in graph.nodes}] == ["Gather"]
+
+
+@pytest.mark.parametrize(
+    ("op", "attributes", "after", "states"),
+    [
+        ("RNN", ', activations=["Sigmoid"]', "", ""),
+        ("GRU", ', activations=["HardSigmoid", "Tanh"]', "", ""),
+        ("LSTM", ", clip=1.0", "", ""),
+        ("GRU", "", "", ", far, h0"),
+        ("GRU", "", "h1 = Relu(h)", ""),  # a result, not a state
+        ("GRU", "", "h1 = Identity(h)", ", , "),  # not fed
+    ],
+)
+def test_last_states_that_are_not_known_stay(op: str, attributes: str, after: str, states: str) -> None:
+    _, channels = units(streaming(op, attributes, after=after, states=states))
+    assert prunable(channels, "r", 2) == 0
+    assert any("graph output 'h1'" in why for why in channels.frozen.values())
 
 
 ZEROS = """d = Shape(e)

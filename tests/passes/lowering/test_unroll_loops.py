@@ -109,6 +109,21 @@ def test_unrolled_loops_compute_the_same(name: str) -> None:
     np.testing.assert_allclose(have, want, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("body", [loop(count=0), loop(count=-3), loop().replace("bool {1}", "bool {0}", 1)])
+def test_a_loop_of_no_passes_gives_its_states(body: str) -> None:
+    model = build(body.split(" q = ")[0] + " y = MatMul (f, u)")
+    unrolled = unroll_loops(model, {"x": X[:1]})
+    assert "Loop" not in kinds(unrolled)
+    want, have = (Session(each).run({"x": X})["y"] for each in (model, unrolled))
+    np.testing.assert_allclose(have, want, rtol=1e-5, atol=1e-6)
+
+
+def test_a_loop_of_no_passes_whose_results_are_stacked_stays() -> None:
+    """They are empty, of a size that only its body knows."""
+    body = loop(count=0).split(" q = ")[0] + " s0 = ReduceSum <keepdims = 0> (ys) w = Add (f, s0) y = MatMul (w, u)"
+    assert "Loop" in kinds(unroll_loops(build(body), {"x": X[:1]}))
+
+
 def test_forms_of_older_opsets() -> None:
     model = build(scan(), opset=11)
     unrolled = unroll_loops(model, {"x": X[:1]})
