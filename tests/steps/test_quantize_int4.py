@@ -84,7 +84,7 @@ def test_weights_that_are_not_worth_storing_are_not_said_to_be_in_int8(files: tu
     model.metadata_props.add(key="hqp.version", value="0")  # what says nothing of ours is left alone
     onnx.save(model, files[0])
     made, words = quantized(files, 1e-7)
-    assert words.startswith("0 of 1 weights in INT4, none in INT8") and integers(made) == (0, 0)
+    assert words.startswith("0 of 1 weight in INT4, none in INT8") and integers(made) == (0, 0)
     assert {entry.key: entry.value for entry in made.metadata_props}["hqp.precision"] == "fp32"
 
 
