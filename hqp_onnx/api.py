@@ -32,20 +32,16 @@ from hqp_onnx.comparison import Comparison
 from hqp_onnx.comparison import compare as compare_files
 from hqp_onnx.data.reading import Data
 from hqp_onnx.engine import BuildOptions, BuildReport
-from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.latency import Latencies
 from hqp_onnx.evaluation.metrics import Metric, ScoreFunction, Scores
 from hqp_onnx.evaluation.metrics.task import Task
 from hqp_onnx.graphs.record import Record
-from hqp_onnx.model import ModelSource, calibrated, open_data, open_model, open_optional_data
-from hqp_onnx.passes.convert_fp16 import in_float16
+from hqp_onnx.model import ModelSource, open_data, open_model, open_optional_data
 from hqp_onnx.passes.quantize import Recipe
-from hqp_onnx.passes.quantize_dynamic import check_dynamic
 from hqp_onnx.progress import Progress, silent
 from hqp_onnx.ranking.rank import Ranking
 from hqp_onnx.ranking.saliencies import Scoring
 from hqp_onnx.recovery import Recovery
-from hqp_onnx.runtimes.targets import target as target_named
 from hqp_onnx.shares import Given, share
 from hqp_onnx.steps.benchmark import benchmark_models
 from hqp_onnx.steps.build import build_file
@@ -54,14 +50,7 @@ from hqp_onnx.steps.dequantize import dequantized
 from hqp_onnx.steps.evaluate import evaluate_model
 from hqp_onnx.steps.inspect import Inspection, inspect_model
 from hqp_onnx.steps.prune import Pruning, prune_model
-from hqp_onnx.steps.quantize import (
-    calibration_data,
-    default_precision,
-    dynamic_model,
-    fp8_model,
-    mixed_model,
-    quantize_model,
-)
+from hqp_onnx.steps.quantize import asked_of, judging_of, made_model
 from hqp_onnx.steps.recover import recover_model, recovery_source
 from hqp_onnx.steps.score import score_model
 from hqp_onnx.steps.writing import verified_model
@@ -156,11 +145,19 @@ def quantize(
     equalize: bool = True,
     correct_bias: bool = True,
     round_weights: bool = True,
+    int4_weights: Given | None = None,
+    int4_convs: bool = False,
+    in_order: bool = True,
+    val: Data | None = None,
+    max_drop: float | str | None = None,
+    metric: str | None = None,
     preprocess: str | Path | None = None,
     workers: Workers = None,
     progress: Progress = silent,
 ) -> onnx.ModelProto:
     """``model`` in INT8, as explicit QuantizeLinear and DequantizeLinear pairs or dynamic, or in float16.
+
+    Or with weights in INT4.
 
     Args:
         model: float, opset 7 or newer.
@@ -175,35 +172,29 @@ def quantize(
         equalize: even out channels that share a range beforehand.
         correct_bias: give back the mean that rounding takes of a weight's output.
         round_weights: round for the least error of each layer's output.
+        int4_weights: in place of a precision: the share of the Gemm and MatMul weights to store in INT4, the rest in
+            float; "auto": as many as ``max_drop`` allows, the rest in INT8.
+        int4_convs: INT4 for weights of Conv, too: a smaller file, computed in float.
+        in_order: INT4 weights are rounded layer by layer, on what the rounded layers before give.
+        val: validation data, on which "auto" is judged.
+        max_drop: how much worse the metric may be there, in its units, or as "5%" of what the original has.
+        metric: that of ``max_drop``: a name of ``hqp quantize --help``, or ``FILE.py:name``; None chooses.
         preprocess: of images: imagenet, clip, tf, yolo, JSON, or its file.
         workers: that share the work: a number of processes, an address as ``hqp`` takes it, or an Executor.
         progress: called with stage, done and total.
     """
-    resolved = target_named(target)
-    precision = precision or default_precision(resolved)
-    if precision not in ("int8", "mixed", "dynamic", "fp8", "fp16"):
-        raise UsageError(f"{{--precision}} {precision}: expected one of int8, mixed, dynamic, fp8, fp16")
-    check_dynamic(precision, resolved)
-    opened = open_model(model)
-    record = Record(opened.digest, precision=precision)
-    if precision == "fp16":
-        source = opened.source(None if data is None else open_data(opened, data, preprocess))
-        half = in_float16(opened.graph)
-        return verified_model(half.graph, source, record, resolved, precision, half.warnings)
-    recipe = Recipe(equalize=equalize, correct_bias=correct_bias, round_weights=round_weights)
-    if precision == "dynamic":
-        given = None if data is None else open_data(opened, data, preprocess)
-        with using(workers):
-            integers = dynamic_model(opened, given, resolved, recipe)
-        return verified_model(integers.graph, opened.source(given), record, resolved, precision, integers.warnings)
-    samples = calibration_data(opened, data, preprocess, precision, progress)
-    assert samples.data is not None
-    resolved = calibrated(resolved, samples.data)
-    make = {"mixed": mixed_model, "fp8": fp8_model}.get(precision, quantize_model)
+    asked = asked_of(
+        target,
+        calibration,
+        precision=precision,
+        int4_weights=int4_weights,
+        int4_convs=int4_convs,
+        judging=judging_of(val, max_drop, metric, preprocess),
+        recipe=Recipe(equalize, correct_bias, round_weights, in_order),
+    )
     with using(workers):
-        made = make(opened, samples.data, resolved, calibration, progress, recipe)
-    warnings = (*samples.warnings, *made.warnings)
-    return verified_model(made.graph, opened.source(samples.data), record, resolved, precision, warnings)
+        made = made_model(open_model(model), asked, data, preprocess, progress)
+    return verified_model(made.result.graph, *made.written)
 
 
 @public
@@ -227,7 +218,7 @@ def recover(
     data: Data,
     *,
     epochs: int | Literal["auto"] = 2,
-    time_limit: float | None = None,
+    time_limit: float | str | None = None,
     rate: float = Recovery.rate,
     batch: int | None = None,
     held_out: Given = Recovery.held_out,
@@ -249,7 +240,7 @@ def recover(
         teacher: the original float model, with the same inputs and outputs.
         data: samples; labels are not read.
         epochs: passes over the data; ``auto`` takes as many as they and ``time_limit`` allow, for as long as it helps.
-        time_limit: seconds that the training may take; None for any.
+        time_limit: seconds that the training may take, or as "10m"; None for any.
         rate: peak of the learning rate, as a share of the size of each weight tensor.
         batch: samples per step; None takes 16, or what fits ``auto``.
         held_out: share of the samples that judge and do not train.

@@ -29,6 +29,7 @@ from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 
+from hqp_onnx.counts import article
 from hqp_onnx.errors import INTERRUPTIONS, DataError, FileError, HqpError, LimitError, PluginError, UsageError, one_line
 from hqp_onnx.limits import bounded_memory
 from hqp_onnx.registry import culprit
@@ -134,7 +135,7 @@ def _all(value: Any, item: Collection[tuple[Callable[[Any], bool], str]]) -> boo
 
 
 def _shown(value: object) -> str:
-    text = repr(value) if isinstance(value, (str, numbers.Number, type(None))) else f"a {type(value).__name__}"
+    text = repr(value) if isinstance(value, (str, numbers.Number, type(None))) else article(type(value).__name__)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

@@ -210,6 +210,12 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def remove_empty(folder: Path) -> None:
+    """Remove a folder with nothing in it; one that holds something stays."""
+    with suppress(OSError):
+        folder.rmdir()
+
+
 def make_folder(folder: Path, parents: bool = True) -> None:
     """Make a folder and, with ``parents``, those above it, where they are not there.
 

@@ -17,6 +17,7 @@ import onnx_graphsurgeon as gs
 from hqp_onnx.boundary import public
 from hqp_onnx.channels.channel_map import ChannelMap
 from hqp_onnx.channels.walk import analyze
+from hqp_onnx.counts import article, counted
 from hqp_onnx.data.dataset import Dataset, batch_size
 from hqp_onnx.data.reading import Data
 from hqp_onnx.data.sampled import taken
@@ -108,7 +109,7 @@ def held_to(session: Runner, interface: Interface, size: int, data: Dataset | gs
         return Source(session, interface, size, feeds, "random inputs (no data were given)")
     few = data.first(SAMPLES)
     batches = [batch.feeds for batch in few.in_batches(session.batch or _VERIFIED_BATCH)]
-    return Source(session, interface, size, batches, f"{len(few)} samples of {data.source.name}")
+    return Source(session, interface, size, batches, f"{counted(len(few), 'sample')} of {data.source.name}")
 
 
 @public
@@ -220,7 +221,7 @@ def name_of(source: ModelSource) -> Path:
 
 def _path(source: object) -> Path:
     if not isinstance(source, (str, Path)):
-        raise UsageError(f"the model is a {type(source).__name__}: expected a path or a ModelProto")
+        raise UsageError(f"the model is {article(type(source).__name__)}: expected a path or a ModelProto")
     return Path(source)
 
 

@@ -111,6 +111,8 @@ class OutFolder:
             path = self.folder / name
             if name not in kept and not _is_state(name) and path.is_file() and self._is_ours(path):
                 files.remove(path)
+                if path.parent.resolve() != self.folder.resolve():
+                    files.remove_empty(path.parent)
 
     def begin(self, settings: str, resume: bool) -> None:
         """What is listed from here on is of these ``settings``, a digest; so is the working state, once this returns.

@@ -21,6 +21,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
+from hqp_onnx.counts import article
 from hqp_onnx.errors import INTERRUPTIONS, HqpError, UsageError, one_line
 
 T = TypeVar("T")
@@ -122,7 +123,7 @@ class Registry(Generic[T]):
     def _checked(self, value: Any, name: str) -> T:
         if not self._check(value):
             what = "class without the methods of one" if isinstance(value, type) else type(value).__name__
-            raise UsageError(f"'{name}' is no {self.noun}: it is a {what}")
+            raise UsageError(f"'{name}' is no {self.noun}: it is {article(what)}")
         return cast(T, value)
 
 

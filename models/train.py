@@ -2,8 +2,10 @@
 
     python models/train.py resnet18|mobilenet_v3_small                   on Fashion-MNIST: the bundled files
     python models/train.py NETWORK --data cifar10 --source PATH          on CIFAR-10: build/cifar10/ (models/cifar10.py)
+    python models/train.py NETWORK_long ... --device cuda                longer, on a GPU: some minutes each
 
-PyTorch 2.13, seeded; the recorded figures are of one CPU thread unless they name more. SGD with Nesterov momentum
+PyTorch 2.13, seeded; the recorded figures are of one CPU thread unless they name more. On a GPU, sums are not always
+taken in the same order, so that another training gives other weights. SGD with Nesterov momentum
 (AdamW for the transformer), one-cycle learning rate, random flips and shifts; float32, or products in bfloat16 where
 the recipe says so (twice as fast on processors that have them). Each epoch ends in a checkpoint (NETWORK.pt), from
 which the next start goes on. Writes NETWORK.onnx, and its entry in models/MANIFEST.json (accuracy, settings, sha256).
@@ -27,7 +29,7 @@ from architectures import Network, Normalized, mobilenet_v3_large, mobilenet_v3_
 from torch import Tensor, nn
 
 MANIFEST = Path(__file__).parent / "MANIFEST.json"
-BATCH, WEIGHT_DECAY, SEED = 128, 5e-4, 0
+SEED = 0
 DATA = {"fashion_mnist": fashion_mnist, "cifar10": cifar10}
 
 
@@ -35,7 +37,8 @@ DATA = {"fashion_mnist": fashion_mnist, "cifar10": cifar10}
 class Recipe:
     """Settings of one network.
 
-    Epochs, peak learning rate, largest shift in pixels, form of the export, optimizer, products in bfloat16.
+    Epochs, peak learning rate, largest shift in pixels, form of the export, optimizer, products in bfloat16, images of
+    a step, decay of weights but not of biases and scales.
     """
 
     epochs: int
@@ -44,6 +47,8 @@ class Recipe:
     keep_batch_norm: bool
     optimizer: type[torch.optim.Optimizer] = torch.optim.SGD
     bfloat16: bool = False
+    batch: int = 128
+    weight_decay: float = 5e-4
 
 
 RECIPES: dict[str, dict[str, tuple[Network, Recipe]]] = {
@@ -58,6 +63,10 @@ RECIPES: dict[str, dict[str, tuple[Network, Recipe]]] = {
         "mobilenet_v3_small": (mobilenet_v3_small, Recipe(16, 0.2, 3, False)),
         "mobilenet_v3_large": (mobilenet_v3_large, Recipe(8, 0.2, 3, False)),
         "vit": (vit, Recipe(8, 1e-3, 3, False, torch.optim.AdamW, bfloat16=True)),
+        "resnet18_long": (resnet18, Recipe(35, 0.4, 4, True, bfloat16=True, batch=512)),
+        "resnet56_long": (resnet56, Recipe(80, 0.4, 4, True, bfloat16=True, batch=512)),
+        "mobilenet_v3_large_long": (mobilenet_v3_large, Recipe(60, 0.4, 4, False, bfloat16=True, batch=512)),
+        "vit_long": (vit, Recipe(100, 2e-3, 4, False, torch.optim.AdamW, bfloat16=True, batch=512, weight_decay=0.05)),
     },
 }
 
@@ -88,10 +97,10 @@ def train(model: nn.Module, pixels: Tensor, labels: Tensor, recipe: Recipe, chec
     """One-cycle SGD on cross-entropy, in place, from ``checkpoint`` on if there is one; returns its seconds."""
     decay = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim == 1]
-    groups = [{"params": decay, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}]
+    groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     settings = {"momentum": 0.9, "nesterov": True} if recipe.optimizer is torch.optim.SGD else {}
     optimizer = recipe.optimizer(groups, lr=recipe.peak_rate, **settings)
-    steps = len(labels) // BATCH
+    steps = len(labels) // recipe.batch
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.peak_rate, epochs=recipe.epochs, steps_per_epoch=steps
     )
@@ -117,7 +126,7 @@ def one_epoch(model, pixels, labels, steps, recipe, optimizer, schedule) -> floa
     """The mean loss of one pass in random order."""
     model.train()
     total = torch.zeros((), device=labels.device)
-    for rows in torch.randperm(len(labels))[: steps * BATCH].view(steps, BATCH):
+    for rows in torch.randperm(len(labels))[: steps * recipe.batch].view(steps, recipe.batch):
         with torch.autocast(labels.device.type, torch.bfloat16, enabled=recipe.bfloat16):
             loss = nn.functional.cross_entropy(model(augment(pixels[rows].float(), recipe.shift)), labels[rows])
         optimizer.zero_grad()
@@ -185,8 +194,6 @@ def main() -> None:
             "recipe": {
                 **asdict(recipe),
                 "optimizer": recipe.optimizer.__name__,
-                "batch": BATCH,
-                "weight_decay": WEIGHT_DECAY,
                 "seed": SEED,
             },
             "training_seconds": round(seconds),

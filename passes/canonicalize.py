@@ -7,6 +7,7 @@
 - no Constant nodes: every constant is an initializer; nodes over constants alone are folded where that does not make
   the file larger (``fold_constants``), and of an If with a constant condition the branch is in its place;
 - explicit ``pads`` instead of ``auto_pad`` wherever the spatial sizes are static, but for dilated poolings;
+- a weight that is an output, too, is two tensors: what changes the one that nodes read leaves the output as it is;
 - shape arithmetic folded: a tensor of integers that is proven to be the same for all sizes of the inputs becomes a
   constant. In a Reshape target the other entries become 0 (copied) or -1 (inferred) where that says the same;
 - no Expand before an operator that broadcasts its inputs to the same shape anyway, and no copies of a head that all
@@ -73,6 +74,7 @@ def canonicalize_with_shapes(graph: gs.Graph) -> tuple[PassResult, Shapes]:
     name_nodes(raised.graph)
     name_apart(raised.graph)
     _drop_absent(raised.graph)
+    _keep_outputs(raised.graph)
     expanded = expand_fused(raised.graph.toposort())
     graph, shapes = _without_shape_arithmetic(part_states(move_biases(expanded.graph).graph).graph)
     if (shared := share_heads(graph, shapes.known.dims)).modified:
@@ -106,6 +108,16 @@ def _drop_absent(graph: gs.Graph) -> None:
         for tensors in (node.inputs, node.outputs):
             while node.domain in (None, "", "ai.onnx") and tensors and tensors[-1].is_empty():
                 tensors.pop()
+
+
+def _keep_outputs(graph: gs.Graph) -> None:
+    """Let nodes read a copy of the floating-point constants that are outputs."""
+    names = UniqueNames(graph)
+    for tensor in list({id(tensor): tensor for tensor in graph.outputs}.values()):
+        if isinstance(tensor, gs.Constant) and tensor.outputs and np.issubdtype(tensor.dtype, np.floating):
+            copy = gs.Constant(names.tensor(f"{tensor.name}/read"), tensor.values)
+            for node in list(tensor.outputs):
+                node.inputs = [copy if each is tensor else each for each in node.inputs]
 
 
 def _without_shape_arithmetic(graph: gs.Graph) -> tuple[gs.Graph, Shapes]:

@@ -24,6 +24,7 @@ import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import Array, BoolArray
 from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis, PruningPlan
+from hqp_onnx.counts import counted
 from hqp_onnx.errors import ModelError
 from hqp_onnx.graphs.nonfinite_weights import is_finite
 from hqp_onnx.graphs.unique_names import UniqueNames, tensor_names
@@ -82,7 +83,7 @@ def compensate(
         if removed.all() or (ended and name not in after):
             constant = after.get(constant_name(before[name].outputs[0], taken))
             if _hold_mean(before[name], kept_outputs, use, constant, moments.get(name)):
-                notes.append(f"{name}: all of {len(removed)} inputs removed, its mean stays")
+                notes.append(f"{name}: all of {counted(len(removed), 'input')} removed, its mean stays")
                 modified = True
             continue
         if name not in after:
@@ -96,7 +97,9 @@ def compensate(
             parts = [moments[part] for part in ([name] if name in moments else blocks)]
             fit = known.add(key, fit_blocks(weight, removed, parts, use, strength, biased))
         replace_weight(after[name], np.moveaxis(fit.weight, 1, use.axis), fit.bias, names)
-        notes.append(f"{name}: {removed.sum()} of {len(removed)} inputs removed, {fit.remains:.1%} of the error stays")
+        notes.append(
+            f"{name}: {removed.sum()} of {counted(len(removed), 'input')} removed, {fit.remains:.1%} of the error stays"
+        )
         modified = True
     return PassResult(graph, modified, tuple(notes))
 

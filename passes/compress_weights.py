@@ -19,6 +19,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from hqp_onnx.arrays import FloatArray
+from hqp_onnx.counts import counted
 from hqp_onnx.graphs.nodes import operator
 from hqp_onnx.graphs.nonfinite_weights import is_finite
 from hqp_onnx.graphs.recurrent import GATES, WEIGHTS
@@ -57,7 +58,7 @@ def compress_weights(graph: gs.Graph, scales: WeightScales | None = None, gates:
             for reader in list(weight.outputs):  # a table that is transposed elsewhere, too: it is stored once
                 reader.inputs = [restored if t is weight else t for t in reader.inputs]
     graph.cleanup().toposort()
-    return PassResult(graph, bool(stored), (f"{len(stored)} float weights stored as int8",))
+    return PassResult(graph, bool(stored), (f"{counted(len(stored), 'float weight')} stored as int8",))
 
 
 def stored_scales(graph: gs.Graph) -> WeightScales:

@@ -231,22 +231,26 @@ def _typed(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _put_aside(graph: gs.Graph) -> dict[int, gs.Tensor]:
-    """Take away the outputs that no node makes, by their places; nodes that read such a constant read a copy."""
-    handed_on = {n: tensor for n, tensor in enumerate(graph.outputs) if not tensor.inputs}
+    """Take away the outputs that no node makes, and repeated ones, by their places.
+
+    Nodes that read such a constant read a copy.
+    """
+    first = {tensor.name: n for n, tensor in reversed(list(enumerate(graph.outputs)))}
+    handed_on = {n: t for n, t in enumerate(graph.outputs) if not t.inputs or first[t.name] != n}
     names = UniqueNames(graph)
     for tensor in handed_on.values():
         if isinstance(tensor, gs.Constant):
             copy = gs.Constant(names.tensor(f"{tensor.name}/read"), tensor.values)
             for node in list(tensor.outputs):
                 node.inputs = [copy if t is tensor else t for t in node.inputs]
-    graph.outputs = [tensor for tensor in graph.outputs if tensor.inputs]
+    graph.outputs = [tensor for n, tensor in enumerate(graph.outputs) if n not in handed_on]
     return handed_on
 
 
 def _put_back(graph: gs.Graph, handed_on: dict[int, gs.Tensor]) -> None:
-    inputs = {tensor.name: tensor for tensor in graph.inputs}
+    known = {tensor.name: tensor for tensor in (*graph.inputs, *graph.outputs)}
     for place, tensor in handed_on.items():
-        graph.outputs.insert(place, inputs.get(tensor.name, tensor))
+        graph.outputs.insert(place, known.get(tensor.name, tensor))
 
 
 def _beyond(values: np.ndarray) -> bool:

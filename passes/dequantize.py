@@ -20,6 +20,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx.reference import ReferenceEvaluator
 
+from hqp_onnx.counts import counted
 from hqp_onnx.errors import ModelError
 from hqp_onnx.graphs.model_io import is_quantized, to_proto
 from hqp_onnx.passes.base import PassResult
@@ -85,7 +86,7 @@ def dequantize(graph: gs.Graph) -> PassResult:
     for inner in (work.graph, *work.graph.subgraphs(recursive=True)):
         if left := next(filter(_is_quantized, inner.nodes), None):
             raise _unknown(left)
-    return PassResult(work.graph, True, (*raised.notes, f"{count} quantized nodes written in float"))
+    return PassResult(work.graph, True, (*raised.notes, f"{counted(count, 'quantized node')} written in float"))
 
 
 def _is_quantized(node: gs.Node) -> bool:

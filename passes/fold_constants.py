@@ -17,6 +17,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import Array
+from hqp_onnx.counts import counted
 from hqp_onnx.errors import ModelError
 from hqp_onnx.graphs.draws import draws
 from hqp_onnx.graphs.homes import find_homes
@@ -46,7 +47,7 @@ def fold_constants(graph: gs.Graph) -> PassResult:
     _replace(graph, fixed, results)
     graph.cleanup().toposort()
     folded = count - len(graph.nodes)
-    return PassResult(graph, bool(folded), (f"{folded} nodes over constants folded",) if folded else ())
+    return PassResult(graph, bool(folded), (f"{counted(folded, 'node')} over constants folded",) if folded else ())
 
 
 def computed_from_constants(graph: gs.Graph) -> frozenset[str]:

@@ -21,6 +21,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from hqp_onnx.arrays import FloatArray
+from hqp_onnx.counts import counted
 from hqp_onnx.errors import ModelError
 from hqp_onnx.graphs.model_io import is_quantized
 from hqp_onnx.graphs.unique_names import UniqueNames
@@ -82,7 +83,8 @@ def insert_qdq(
     for name, form in by_tensor.items():
         _insert_pair(graph, tensors[name], constants[form.source], names)
     graph.cleanup().toposort()
-    summary = f"{len(placement.tensors)} activations and {len(placement.weighted)} weighted nodes quantized"
+    weighted = counted(len(placement.weighted), "weighted node")
+    summary = f"{counted(len(placement.tensors), 'activation')} and {weighted} quantized"
     warnings = [
         f"'{name}' is NaN or infinite on calibration samples, and stays in float" for name in calibration.unbounded
     ]

@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from hqp_onnx.arrays import Array
+from hqp_onnx.counts import counted
 from hqp_onnx.graphs.origin import Home, homes_of
 from hqp_onnx.graphs.unique_names import UniqueNames
 from hqp_onnx.passes.base import PassResult
@@ -42,7 +43,7 @@ def narrow_weights(graph: gs.Graph) -> PassResult:
         graph.outputs = [wide if t is tensor else t for t in graph.outputs]
         casts.append(gs.Node("Cast", names.node(f"{name}/cast"), {"to": onnx.TensorProto.FLOAT}, [stored], [wide]))
     graph.nodes = [*casts, *graph.nodes]
-    return PassResult(graph, bool(casts), (f"{len(casts)} weights in their stored type",) if casts else ())
+    return PassResult(graph, bool(casts), (f"{counted(len(casts), 'weight')} in their stored type",) if casts else ())
 
 
 def _narrowed(home: Home, values: Array) -> gs.Constant | None:

@@ -11,6 +11,7 @@ A held-out share of the samples judges: the weights of the best round are taken,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -19,6 +20,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import Array, IntArray
+from hqp_onnx.counts import counted
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.errors import GradientError
 from hqp_onnx.graphs.model_io import to_proto
@@ -62,6 +64,7 @@ def recover(
     threads: int = 0,
     checkpoint: Path | None = None,
     final: bool = False,
+    other: Mapping[str, Array] | None = None,
     progress: StageProgress | None = None,
 ) -> Recovered:
     """A copy of ``student`` that answers more like ``teacher`` on held-out samples, or is unchanged.
@@ -76,6 +79,7 @@ def recover(
         threads: of onnxruntime.
         checkpoint: file that is written after every round; a run that is repeated goes on from it.
         final: a checkpoint of a training that ended is its result, even if there is more time now.
+        other: values of weights to start with, if they do better on the held-out samples; others stay as they are.
         progress: called with samples trained on, and in all.
 
     Raises:
@@ -88,7 +92,9 @@ def recover(
     began = perf_counter()
     exposed = expose_masters(student)
     trainer, notes = _open(exposed, teacher, data, settings, kept or {}, threads)
-    found = trainer.run(checkpoint, progress or (lambda done, total: None), began, final)
+    weights = trainer.lesson.weights
+    known = {name: x for name, x in (other or {}).items() if name in weights and x.shape == weights[name].shape}
+    found = trainer.run(checkpoint, progress or (lambda done, total: None), began, final, known)
     stored = store_masters(student, exposed.masters, found.weights)
     return Recovered(stored.graph, stored.modified, (_told(found), *notes), losses=tuple(found.losses))
 
@@ -150,7 +156,8 @@ def _trainer(
     trainer = Trainer(lesson, data, (train, held), settings, part, threads)
     if settings.epochs == "auto":
         schedule = trainer.schedule
-        said = f"up to {schedule.epochs} epochs of {len(train)} samples, {schedule.batch} at a time{said}"
+        epochs = counted(schedule.epochs, "epoch")
+        said = f"up to {epochs} of {counted(len(train), 'sample')}, {schedule.batch} at a time{said}"
     return trainer, (*goals.notes, *([said] if said else []))
 
 

@@ -14,6 +14,7 @@ from functools import partial
 
 import onnx_graphsurgeon as gs
 
+from hqp_onnx.counts import counted
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.passes.base import PassResult
@@ -100,7 +101,7 @@ def finish_weights(prepared: PreparedWeights, eights: Collection[str] = (), prog
     four = finish_int4(prepared.four, names, prepared.data, report, threads=prepared.threads)
     eight = weights_in_int8(four.graph, prepared.moments)
     others = ", the others in INT8" if eight.modified else ", none in INT8" * (len(names) < len(prepared.four.coded))
-    words = f"{len(names)} of {len(prepared.names)} weights in INT4{others}"
+    words = f"{len(names)} of {counted(len(prepared.names), 'weight')} in INT4{others}"
     return PassResult(eight.graph, four.modified or eight.modified, (words, *four.notes))
 
 

@@ -200,7 +200,7 @@ def bad_inputs(folder: Path) -> Iterator[tuple[str, list[str], str]]:
     yield (
         "no time for recovery",
         optimize(GOOD, good, good, "--recover", "auto", "--recover-time", "0"),
-        "--recover-time 0: expected a time above 0",
+        "0: expected a time above 0",
     )
     yield "an augmentation without recovery", optimize(GOOD, good, good, "--augment", "flip"), "--augment is for"
     yield (

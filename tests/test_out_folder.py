@@ -85,6 +85,7 @@ def test_results_of_an_earlier_run_are_removed_and_nothing_else(tmp_path: Path) 
     with job(tmp_path).opened() as out:
         out.keep_only([tmp_path / "int8.onnx"])
     assert contents(tmp_path).keys() == {"int8.onnx", ".cache/scores.npz", "ledger.jsonl", "notes"}
+    assert not (tmp_path / "recovered").exists()  # which is empty now
 
 
 def test_another_job_needs_force(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_a_file_names_a_function(registry: Registry[object], tmp_path: Path) -> 
     found = registry.get(f"{file}:f")
     assert callable(found)
     assert found() == 7
-    for name, words in (("g", "no function 'g'"), ("x", "is no thing: it is a int")):
+    for name, words in (("g", "no function 'g'"), ("x", "is no thing: it is an int")):
         with pytest.raises(UsageError, match=words):
             registry.get(f"{file}:{name}")
     with pytest.raises(UsageError, match=r"other\.py: no such file"):

@@ -1,13 +1,14 @@
 """What an NVIDIA GPU does with models and with the work on them, as one script of ten minutes (`make gpu`).
 
-    python tools/bench_gpu.py [MODEL.onnx ...] [--batch 1,32] [--seconds 540] [--json FILE]
+    python tools/bench_gpu.py [MODEL.onnx ...] [--data PREFIX] [--batch 1,32] [--seconds 540] [--json FILE]
 
 Default models: the bundled two, and ResNet-18, MobileNetV3-Large and ViT-S/16 at 224 x 224 (random weights) where torch
 is installed. Tables are printed as they are filled; what does not fit into the seconds is left out and counted.
 
     work         Fisher, moments and recovery on the provider against the CPU (tools/gpu_work.py)
     latency      FP32, FP16, Q8, and a half of the units removed (by L2, widths multiples of 32; which does not matter)
-    allocation   `hqp optimize --target cuda` on the bundled models, each ended when the seconds are over
+    allocation   `hqp optimize --target cuda` on the bundled models, or on those that are named, with the data that is
+                 named (PREFIX_calib.npz, _val, _test), each ended when the seconds are over
 
 Of latency, `run` has numpy arrays in and out, `bound` leaves them on the GPU, `graph` also replays a CUDA graph; joules
 are those of the fastest. TensorRT, where it is installed: `hqp build`, CUDA events around one enqueue. Watts and
@@ -61,8 +62,7 @@ MODES = ("run", "bound", "graph")
 SAMPLES = (512, 16)  # of a model; of one for large images
 RUN_SECONDS, POWER_SECONDS = 0.2, 0.4
 HEAD = ("model", "batch", "variant", *(f"{mode} ms" for mode in MODES), "samples/s", "speed-up", "W", "mJ/sample")
-JOBS: tuple[tuple[str, int, str], ...] = (("resnet18", 32, "mixed"), ("mobilenet_v3_small", 1, "mixed"))
-JOBS += (("resnet18", 1, "mixed"), ("mobilenet_v3_small", 32, "mixed"))
+JOBS = [(BUNDLED[place], batch) for place, batch in ((1, 32), (0, 1), (1, 1), (0, 32))]
 PARTS = ("calib", "val", "test")
 
 
@@ -244,17 +244,18 @@ def latency_rows(of: Variants, batches: Sequence[int], provider: str, folder: Pa
             yield row
 
 
-def allocations(count: int, provider: str, folder: Path, limit: Limit) -> Iterator[dict[str, Any]]:
-    """What `hqp optimize` ships, and all that it measured."""
-    data = {part: str(MODELS / f"fashion_mnist_{part}.npz") for part in PARTS}
+def allocations(
+    jobs: Iterable[tuple[Path, int]], prefix: str, provider: str, folder: Path, limit: Limit
+) -> Iterator[dict[str, Any]]:
+    """What `hqp optimize` ships of each model for a batch size, and all that it measured."""
+    data = {part: f"{prefix}_{part}.npz" for part in PARTS}
     target = "cuda" if provider == nvidia.CUDA else "onnxruntime"
-    for name, batch, precision in JOBS[:count]:
-        what = f"optimize {name} x{batch} {precision}"
+    for model, batch in jobs:
+        what = f"optimize {model.stem} x{batch}"
         if not limit.allows(what, 60.0):
             continue
         start = time.perf_counter()
-        chosen = {"target": target, "precision": precision, "batch": batch}
-        options = Options(MODELS / f"{name}.onnx", output=folder / f"{name}-{batch}-{precision}", **data, **chosen)
+        options = Options(model, output=folder / f"{model.stem}-{batch}", target=target, batch=batch, **data)
         try:
             with limit.alarm():
                 report = copy_context().run(lambda options=options: (set_provider(provider), optimize(options))[1])
@@ -266,7 +267,14 @@ def allocations(count: int, provider: str, folder: Path, limit: Limit) -> Iterat
             for row, x in report.rows.items()
         }
         spent = {"seconds": time.perf_counter() - start, "stages": dict(report.seconds)}
-        yield {"model": name, "batch": batch, "ships": report.ships, "rows": rows, "notes": list(report.notes), **spent}
+        yield {
+            "model": model.stem,
+            "batch": batch,
+            "ships": report.ships,
+            "rows": rows,
+            "notes": list(report.notes),
+            **spent,
+        }
 
 
 def show_allocation(found: dict[str, Any]) -> None:
@@ -341,10 +349,13 @@ def machine(provider: str) -> dict[str, str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", type=Path)
+    parser.add_argument(
+        "--data", default=str(MODELS / "fashion_mnist"), help="what the names of calib, val and test begin with"
+    )
     parser.add_argument("--batch", default="1,32")
     parser.add_argument("--provider", default=nvidia.CUDA)
     parser.add_argument("--seconds", type=float, default=540.0)
-    parser.add_argument("--jobs", type=int, default=2, help="optimizations: the first so many of JOBS")
+    parser.add_argument("--jobs", type=int, default=2, help="optimizations of the bundled models")
     parser.add_argument("--sections", default="work,latency,allocation")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
@@ -364,7 +375,8 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        models = chosen.models or [*BUNDLED, *networks(folder)]
+        sections = chosen.sections.split(",")
+        models = chosen.models or ([*BUNDLED, *networks(folder)] if sections != ["allocation"] else [])
         of = cache(partial(variants, folder=folder))
 
         def work() -> None:
@@ -379,7 +391,8 @@ def main() -> int:
 
         def allocation() -> None:
             found["allocation"] = []
-            for job in allocations(chosen.jobs, chosen.provider, folder, limit):
+            named = [(model, batch) for model in chosen.models for batch in batches]
+            for job in allocations(named or JOBS[: chosen.jobs], chosen.data, chosen.provider, folder, limit):
                 found["allocation"].append(job)
                 show_allocation(job)
                 save_json()
@@ -392,11 +405,11 @@ def main() -> int:
 
             found["latency"] = [asdict(row) for row in print_rows(HEAD, rows())]
 
-        sections = {"work": work, "allocation": allocation, "latency": latency}
-        for section in chosen.sections.split(","):
+        measures = {"work": work, "allocation": allocation, "latency": latency}
+        for section in sections:
             start = time.perf_counter()
             try:
-                sections[section]()
+                measures[section]()
             except Exception:
                 traceback.print_exc()
             print(f"\n{section}: {time.perf_counter() - start:.0f} s", flush=True)

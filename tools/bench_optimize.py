@@ -10,12 +10,14 @@
 For each model: the default (widths by measured time), the same on one thread, the same with the upper 95 % bound of the
 drop inside the budget; units in one order, by what the loss suffers per MAC, per parameter (the smallest file ships;
 the same with weights in INT4), and by Fisher sensitivity; Algorithm 1 to the letter, with the paper's settings; two
-epochs of recovery; OpenVINO. One run; within a row group latencies are measured in turn.
+epochs of recovery; OpenVINO. One run; within a row group latencies are measured in turn. Under each table, the kernels
+that what ships spends most of its time in, by the runtime's profile, which costs time itself.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 from result_page import recorded, result_parser
@@ -26,6 +28,7 @@ from hqp_onnx.job.results import Report
 from hqp_onnx.steps.optimize import optimize
 
 ROOT = Path(__file__).parents[1] / "models"
+KERNELS = 8  # that are listed
 VARIANTS = {
     "default": {},
     "one-thread": {"threads": 1},
@@ -36,6 +39,7 @@ VARIANTS = {
     "sparsity": {"objective": "sparsity", "saliency": "fisher"},
     "paper": dict(PAPER),
     "recovery": {"recover": 2},
+    "recovery-one-thread": {"recover": 2, "threads": 1},
     "openvino": {"target": "openvino"},
     "openvino-one-thread": {"target": "openvino", "threads": 1},
 }
@@ -46,6 +50,20 @@ def print_rows(report: Report) -> None:
     print(f"| {' | '.join(table.head)} |\n|---|{'---|' * (len(table.head) - 1)}")
     for row in table.rows:
         print(f"| {' | '.join(row)} |")
+
+
+def kernel_lines(report: Report) -> Iterator[str]:
+    """Where the time of what ships goes: its slowest kernels, beside what they took in the input."""
+    timed = sorted((step for step in report.network if step.ms_after), key=lambda step: -(step.ms_after or 0.0))
+    whole = sum(step.ms_after or 0.0 for step in timed)
+    if not whole:
+        return
+    yield f"| kernel ({len(timed)} take {whole:.3f} ms) | precision | ms before | ms after | share |"
+    yield "|---|---|--:|--:|--:|"
+    for step in timed[:KERNELS]:
+        before, after = step.ms_before or 0.0, step.ms_after or 0.0
+        name = f"{step.op} `{step.weight or step.name}`"
+        yield f"| {name} | {step.precision} | {before:.4f} | {after:.4f} | {after / whole:.0%} |"
 
 
 def main() -> None:
@@ -76,6 +94,9 @@ def print_all(options: argparse.Namespace) -> None:
             budget = f"Δ = {100 * options.max_drop:g} points"
             print(f"\n## {model.stem}, {variant} ({budget}, {report.machine.processor})\n")
             print_rows(report)
+            print()
+            for line in kernel_lines(report):
+                print(line)
             print()
             for line in (*cost_lines(report.cost_model), *report.notes):
                 print(f"- {line}")

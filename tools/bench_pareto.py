@@ -1,15 +1,16 @@
 """Speed against drop over the whole range: widths by measured time, beside one order of the units, timed in one run.
 
-    python tools/bench_pareto.py [MODEL ...] [--data DATA] [--ways allocation macs ...] [-o FOLDER] [--page FILE.md]
+    python tools/bench_pareto.py [MODEL ...] [--data DATA] [--ways allocation macs ...] [--threads N] [-o FOLDER]
+        [--page FILE.md]
 
 For each model and way one `hqp optimize --pareto`, whose budget only says where its search ends; its family of models
-covers the range. Then all models of all ways are timed in turn, each on the threads that it is fastest on. Drops are on
-the test data. The curves are drawn beside the page.
+covers the range. Then all models of all ways are timed in turn, each on the threads that it is fastest on, or all on
+``--threads``. Drops are on the test data. The curves are drawn beside the page.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -49,10 +50,9 @@ class Found:
     drop: float
 
 
-def families(reports: Mapping[str, Report], model: Path, folder: Path) -> dict[str, list[Found]]:
-    """By way, its models by speed, all timed in turn in one run."""
+def families(reports: Mapping[str, Report], model: Path, folder: Path, counts: Sequence[int]) -> dict[str, list[Found]]:
+    """By way, its models by speed at the best number of threads, all timed in turn in one run."""
     files = {f"{way} {point.file}": folder / way / point.file for way, r in reports.items() for point in r.pareto}
-    counts = thread_counts()
     sessions = {f"{n} {name}": Session(file, threads=n) for name, file in {"": model, **files}.items() for n in counts}
     found = measure(sessions, example_feeds(open_model(model).graph), SECONDS)
     speed = {name: max(found[f"{n} {name}"].speedup for n in counts) for name in ("", *files)}
@@ -101,15 +101,17 @@ def main() -> None:
         "--data", default=ROOT / "fashion_mnist", help="what the names of calib, val and test begin with"
     )
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--threads", type=int, default=0, help="of all; default: as many as are fastest for each")
     parser.add_argument("-o", "--output", type=Path, default=Path("build/pareto"))
     options = parser.parse_args()
     calib, val, test = (f"{options.data}_{part}.npz" for part in ("calib", "val", "test"))
     with recorded(options.page, "Speed against drop"):
         for model in options.models or sorted(ROOT.glob("*.onnx")):
             folder = options.output / model.stem
-            common = Options(model, calib, val, folder, test=test, pareto=True, resume=True)
+            common = Options(model, calib, val, folder, test=test, threads=options.threads, pareto=True, resume=True)
             reports = {way: optimize(replace(common, output=folder / way, **WAYS[way])) for way in options.ways}
-            print_table(model, found := families(reports, model, folder))
+            counts = [options.threads] if options.threads else thread_counts()
+            print_table(model, found := families(reports, model, folder, counts))
             if options.page:
                 draw(found, model.stem, picture := options.page.with_name(f"pareto_{model.stem}.svg"))
                 print(f"\n![Speed against drop of {model.stem}]({picture.name})")

@@ -12,6 +12,9 @@ ours - it  top-1 of "ours mixed" less that of the row, paired likewise: a tie wh
 KL, SQNR   of the logits against the float model's: mean divergence, and signal to noise in dB
 size       of the file, over the float model's
 speed      float time / its time, by ``hqp_onnx.evaluation.latency``
+s          of the processor, all threads together, so what else the machine does hardly matters
+
+--seconds N ends a quantizer after so many of them, and its row says so.
 
 --outlier N multiplies one filter of the first Conv that only another Conv reads (through Relu) by N, and divides what
 reads it by N: the same function, and the paper's stress of calibration. --prune SHARE lets ``hqp prune`` (Fisher,
@@ -23,10 +26,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -138,8 +144,15 @@ def stressed(case: Case, settings: argparse.Namespace, folder: Path) -> Case:
     return case
 
 
-def made(case: Case, quantizer: str, target: str, python: str, folder: Path) -> tuple[Path, dict[str, float]] | str:
-    """The quantizer's model and cost, or why there is none."""
+def limited(seconds: int) -> None:
+    """Let this process end after so much of the processor's time."""
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+
+
+def made(
+    case: Case, quantizer: str, target: str, python: str, folder: Path, seconds: int = 0
+) -> tuple[Path, dict[str, float]] | str:
+    """The quantizer's model and cost, or why there is none; it may take so many ``seconds``, or any number."""
     told = quantizer.startswith(("ours", "NNCF"))  # for which target; the others make one model for all
     native = target == "openvino" and quantizer.startswith("NNCF")
     folder = folder / (target if told else "any")
@@ -148,7 +161,10 @@ def made(case: Case, quantizer: str, target: str, python: str, folder: Path) -> 
     report = output.with_suffix(".json")
     if not report.is_file():
         command = [python, str(TOOL), quantizer, target, *map(str, (case.model, case.calib, output))]
-        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        before = partial(limited, seconds) if seconds else None
+        run = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=before)
+        if run.returncode in (-signal.SIGXCPU, -signal.SIGKILL) and seconds:
+            return f"did not end in {seconds} s of the processor"
         failed = run.returncode or not output.is_file()
         said = (run.stderr if failed else run.stdout).strip().splitlines() or [f"no output, code {run.returncode}"]
         if failed:
@@ -201,7 +217,7 @@ def quality(want: Array, have: Array, best: Array, labels: Array) -> str:
 def bench(case: Case, target: str, interpreters: Mapping[str, str], settings: argparse.Namespace, folder: Path) -> None:
     """Print one table."""
     x = case.test[:1].astype(np.float32)
-    models = {name: made(case, name, target, python, folder) for name, python in interpreters.items()}
+    models = {name: made(case, name, target, python, folder, settings.seconds) for name, python in interpreters.items()}
     costs = {name: value[1] for name, value in models.items() if not isinstance(value, str)}
     opened = {n: v if isinstance(v, str) else loaded(target, v[0], settings.threads, x) for n, v in models.items()}
     runs = {name: run for name, run in opened.items() if not isinstance(run, str)}
@@ -246,6 +262,7 @@ def main() -> None:
     parser.add_argument("--calib-samples", type=int, default=500)
     parser.add_argument("--test-samples", type=int, default=10_000)
     parser.add_argument("--threads", type=int, default=0, help="0 takes the choice of each runtime")
+    parser.add_argument("--seconds", type=int, default=0, help="a quantizer may take, of the processor")
     parser.add_argument("--brief", action="store_true", help="no accuracy")
     parser.add_argument("--memory", action="store_true", help="peak memory alone")
     parser.add_argument("--outlier", type=float, help="stress: one filter so many times as large")

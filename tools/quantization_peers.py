@@ -4,8 +4,8 @@
 
 PYTHON is any interpreter that has the quantizer. The peers (`make peers`) need none of hqp_onnx.
 NAME is a key of ``QUANTIZERS``, TARGET onnxruntime or openvino: the peers that know several are told. CALIB.npz holds
-one array, named as the model's input, and ``labels``. The last line is JSON. Memory is limited to ``LIMIT``, so a
-quantizer that keeps every activation fails instead of the machine.
+one array, named as the model's input, and ``labels``. The last line is JSON; seconds are the processor's. Memory is
+limited to ``LIMIT``, so a quantizer that keeps every activation fails instead of the machine.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ def onnxsim_int8(target: str, model: Path, calib: Path, out: Path) -> None:
     onnx.save(onnxsim.quantize_static(simple, calibration_data=list(samples(calib)), full_graph=True), out)
 
 
-def onnxsim_int4(apply: str = "") -> Quantizer:
+def onnxsim_int4(apply: str = "", **given: object) -> Quantizer:
     """INT4 weights of onnxsim, in blocks of 32, to nearest, or then moved by one of its functions with its defaults."""
 
     def run(target: str, model: Path, calib: Path, out: Path) -> None:
@@ -232,7 +232,7 @@ def onnxsim_int4(apply: str = "") -> Quantizer:
             onnx.save(made, out)
             return
         blocks = {"blocks": residual_blocks(simple)} if apply == "apply_brecq" else {}
-        moved = getattr(onnxsim, apply)(simple, made, **blocks, calibration_data=list(samples(calib)))
+        moved = getattr(onnxsim, apply)(simple, made, **blocks, **given, calibration_data=list(samples(calib)))
         if moved.SerializeToString() == made.SerializeToString():
             sys.exit(f"onnxsim's {apply} changed nothing: it found no layer of its kind")
         onnx.save(moved, out)
@@ -280,6 +280,7 @@ QUANTIZERS: dict[str, Quantizer] = {
     "NNCF INT4, AWQ, scales": nncf_weights(awq=True, scale_estimation=True),
     "onnxsim INT4": onnxsim_int4(),
     "onnxsim INT4, AdaRound": onnxsim_int4("apply_adaround"),
+    "onnxsim INT4, AdaRound on a graph": onnxsim_int4("apply_adaround", step_providers=["CPUExecutionProvider"]),
     "onnxsim INT4, BRECQ": onnxsim_int4("apply_brecq"),
     "onnxsim INT4, GPTQ": onnxsim_int4("apply_gptq"),
 }
@@ -294,9 +295,8 @@ def peak_mib() -> float:
 def main() -> None:
     name, target, *paths = sys.argv[1:]
     resource.setrlimit(resource.RLIMIT_DATA, (LIMIT, LIMIT))
-    start = time.perf_counter()
     QUANTIZERS[name](target, *map(Path, paths))
-    print(json.dumps({"peak_mib": peak_mib(), "seconds": time.perf_counter() - start}))
+    print(json.dumps({"peak_mib": peak_mib(), "seconds": time.process_time()}))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,18 @@
 """Other pruners on one model, in an environment of their own: no training, one pruned ONNX file per share of channels.
 
-    PYTHON tools/recovery_peers.py METHOD MODEL.onnx CALIB.npz OUT/ SHARE ...
+    PYTHON tools/recovery_peers.py [--round-to N] METHOD MODEL.onnx CALIB.npz OUT/ SHARE ...
 
 PYTHON is any interpreter that has the method's library. METHOD is a key of ``METHODS``. Torch-Pruning works on the
 network of models/train.py of MODEL's name, with the weights read back from MODEL; where batch normalization is
 folded there, it is put back with the statistics of the calibration data, which changes nothing, and lets it be
 re-estimated after pruning ("BN"). SHARE is the share of channels: of each group, or, with "global", of all. The last
-line of stdout is JSON: for each file, its variant and share, or the error.
+line of stdout is JSON: for each file, its variant and share, or the error. With ``--round-to N``, Torch-Pruning keeps
+multiples of N channels, which a runtime may compute faster; onnxsim has no such setting.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import warnings
@@ -30,8 +32,8 @@ def samples(calib: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
         return arrays[name].astype(np.float32), arrays["labels"].astype(np.int64)
 
 
-def onnxsim_pruned(wanda: bool) -> Callable[[Path, Path, float], Made]:
-    def run(model: Path, calib: Path, share: float) -> Made:
+def onnxsim_pruned(wanda: bool) -> Callable[[Path, Path, float, int | None], Made]:
+    def run(model: Path, calib: Path, share: float, _: int | None) -> Made:
         import onnxsim
         from onnxsim import pruning
 
@@ -132,8 +134,8 @@ def recalibrate(net, x) -> None:
     net.eval()
 
 
-def torch_pruned(kind: str, everywhere: bool) -> Callable[[Path, Path, float], Made]:
-    def run(model: Path, calib: Path, share: float) -> Made:
+def torch_pruned(kind: str, everywhere: bool) -> Callable[[Path, Path, float, int | None], Made]:
+    def run(model: Path, calib: Path, share: float, round_to: int | None) -> Made:
         import torch
         import torch_pruning as tp
 
@@ -156,6 +158,7 @@ def torch_pruned(kind: str, everywhere: bool) -> Callable[[Path, Path, float], M
             pruning_ratio=share,
             global_pruning=everywhere,
             max_pruning_ratio=0.9,
+            round_to=round_to,
             ignored_layers=[last],
         )
         if kind == "OBD-C":
@@ -225,13 +228,20 @@ METHODS = {
 
 def main() -> None:
     warnings.filterwarnings("ignore")
-    method, model, calib, output, *shares = sys.argv[1:]
-    Path(output).mkdir(parents=True, exist_ok=True)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--round-to", type=int)
+    parser.add_argument("method", choices=METHODS)
+    for name in ("model", "calib", "output"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("shares", type=float, nargs="+")
+    chosen = parser.parse_args()
+    method, output = chosen.method, chosen.output
+    output.mkdir(parents=True, exist_ok=True)
     results = []
-    for share in map(float, shares):
+    for share in chosen.shares:
         try:
-            for variant, pruned in METHODS[method](Path(model), Path(calib), share):
-                file = Path(output) / f"{method}{variant} {share:g}.onnx".replace(" ", "_")
+            for variant, pruned in METHODS[method](chosen.model, chosen.calib, share, chosen.round_to):
+                file = output / f"{method}{variant} {share:g}.onnx".replace(" ", "_")
                 onnx.save(pruned, file)
                 results.append({"variant": variant, "share": share, "file": str(file)})
         except Exception as e:  # a peer may raise anything

@@ -11,7 +11,18 @@ from typing import Any, TypeVar, cast
 import click
 import numpy as np
 
-from hqp_onnx.cli.parameter_types import DATA, FILE, OUT, SHARE, Address, Crew, Loose, Named, Preprocessing, Written
+from hqp_onnx.cli.parameter_types import (
+    DATA,
+    FILE,
+    JSON_OUT,
+    SHARE,
+    Address,
+    Crew,
+    Loose,
+    Named,
+    Preprocessing,
+    Written,
+)
 from hqp_onnx.comparison.contenders import named
 from hqp_onnx.data.preprocess import is_file
 from hqp_onnx.data.reading import Reading
@@ -190,7 +201,9 @@ def json_option(command: F) -> F:
         _require_folders(context, written)
         return command(*arguments, json_file=json_file, **options)
 
-    option = click.option("--json", "json_file", type=OUT, help="Write the result as JSON to this file ('-': stdout).")
+    option = click.option(
+        "--json", "json_file", type=JSON_OUT, help="Write the result as JSON to this file ('-': stdout)."
+    )
     return option(cast(F, checked))
 
 

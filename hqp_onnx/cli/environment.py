@@ -15,8 +15,9 @@ from hqp_onnx.cli.arguments import (
 )
 from hqp_onnx.cli.command import Command, Group
 from hqp_onnx.cli.output import give_json, out, say
-from hqp_onnx.cli.parameter_types import DATA, FILE, OUT
+from hqp_onnx.cli.parameter_types import DATA, FILE, Written
 from hqp_onnx.cli.tables import findings
+from hqp_onnx.counts import counted
 from hqp_onnx.data.reading import Data
 from hqp_onnx.errors import UsageError
 from hqp_onnx.gradients.training import engine as ort_training
@@ -33,7 +34,7 @@ SHELLS = ("bash", "zsh", "fish")
 @click.option("--batch", type=int, help="Samples per batch. Default: the model's own, or 1 where that is dynamic.")
 @click.option("--limit", type=int, help="Only this many samples, the first ones.")
 @reading_options("data")
-@click.option("-o", "--output", type=OUT, required=True, metavar="FILE.py")
+@click.option("-o", "--output", type=Written(".py"), required=True, metavar="FILE.py")
 @probe_option
 @json_option
 def data_loader(data: Data, model: Path, output: Path, json_file: Path | None, **chosen: Any) -> None:
@@ -41,7 +42,7 @@ def data_loader(data: Data, model: Path, output: Path, json_file: Path | None, *
     feeds = write_script(data, model, output, **chosen)
     size = feeds.dataset.batch_size
     if not give_json({"output": str(output), "batches": len(feeds), "batch_size": size}, json_file):
-        say(f"{output}: {len(feeds)} batches of {size}")
+        say(f"{output}: {counted(len(feeds), 'batch', 'batches')} of {size}")
 
 
 @click.command(cls=Command)

@@ -31,6 +31,7 @@ from hqp_onnx.cli.parameter_types import DATA, FILE, SHARE, Named
 from hqp_onnx.cli.tables import comparison, engines
 from hqp_onnx.cli.tables.latency import latency_table
 from hqp_onnx.comparison import compare as compare_models
+from hqp_onnx.counts import counted
 from hqp_onnx.data.reading import Data
 from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.metrics import METRICS
@@ -94,7 +95,7 @@ def evaluate(
         runtime=runtime,
     )
     if not give_json(summary.json(), json_file):
-        say(f"{q.name} {q.said(scores.metric)} on {scores.samples} samples, {runtime}")
+        say(f"{q.name} {q.said(scores.metric)} on {counted(scores.samples, 'sample')}, {runtime}")
         if len(scores.parts) > 1:
             say(", ".join(f"{output} {q.said(value)}" for output, value in scores.parts.items()))
         if scores.nonfinite:

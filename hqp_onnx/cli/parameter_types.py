@@ -8,6 +8,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from hqp_onnx.durations import seconds
 from hqp_onnx.registry import Registry, is_file_name
 from hqp_onnx.shares import parsed
 
@@ -17,16 +18,29 @@ DATA = click.Path()  # or file.py:func, or MODEL@TARGET: a path for the shell's 
 
 
 class Written(click.Path):
-    """A path that a command writes; only the command line and the file of ``--config`` may name one."""
+    """A path that a command writes; only the command line and the file of ``--config`` may name one.
+
+    Args:
+        suffixes: what the file is known by to who reads it; none for folders and files of other kinds.
+    """
+
+    def __init__(self, *suffixes: str) -> None:
+        super().__init__(path_type=Path)
+        self.suffixes = suffixes
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path; stdout, as -, is for JSON alone."""
-        if str(value) == "-" and param is not None and param.name != "json_file":
-            self.fail("only --json writes to stdout: expected the name of a file", param, ctx)
+        if str(value) == "-":
+            if param is not None and param.name != "json_file":
+                self.fail("only --json writes to stdout: expected the name of a file", param, ctx)
+        elif self.suffixes and Path(str(value)).suffix not in self.suffixes:
+            self.fail(f"{value}: expected a file {' or '.join(self.suffixes)}", param, ctx)
         return super().convert(value, param, ctx)
 
 
-OUT = Written(path_type=Path)
+OUT = Written()
+MODEL_OUT = Written(".onnx")
+JSON_OUT = Written(".json")
 
 
 class Address(click.types.StringParamType):
@@ -58,12 +72,10 @@ class Duration(click.types.FloatParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Seconds."""
-        text = str(value).strip()
-        unit = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:].lower())
         try:
-            return float(text if unit is None else text[:-1]) * (unit or 1.0)
-        except ValueError:
-            self.fail(f"'{text}': expected a time, as 90s, 10m or 2h", param, ctx)
+            return seconds(value)
+        except ValueError as e:
+            self.fail(str(e), param, ctx)
 
 
 class Epochs(click.types.IntParamType):

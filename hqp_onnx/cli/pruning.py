@@ -29,8 +29,9 @@ from hqp_onnx.cli.arguments import (
 from hqp_onnx.cli.command import Command
 from hqp_onnx.cli.forecasts import give_forecast, told
 from hqp_onnx.cli.output import Display, give_json, give_warnings, out, say, verified_json
-from hqp_onnx.cli.parameter_types import DATA, OUT, SHARE, Loose, Named
+from hqp_onnx.cli.parameter_types import DATA, JSON_OUT, MODEL_OUT, SHARE, Loose, Named, Written
 from hqp_onnx.cli.tables.units import inspect_table, refusals_table
+from hqp_onnx.counts import counted
 from hqp_onnx.data.reading import Data
 from hqp_onnx.progress import Progress
 from hqp_onnx.ranking.saliencies import SALIENCIES, Scoring
@@ -60,7 +61,7 @@ def inspect(model: Path, target: str | None, json_file: Path | None) -> None:
         accepted = ask_target(model, target)
         if not give_json(msgspec.to_builtins(accepted), json_file):
             taken = accepted.nodes - len(accepted.refused)
-            say(f"{accepted.model}: {accepted.tensorrt} takes {taken} of {accepted.nodes} nodes")
+            say(f"{accepted.model}: {accepted.tensorrt} takes {taken} of {counted(accepted.nodes, 'node')}")
             if accepted.refused:
                 out.print(refusals_table(accepted))
         return
@@ -71,11 +72,11 @@ def inspect(model: Path, target: str | None, json_file: Path | None) -> None:
 
 @click.command(cls=Command)
 @model_argument
-@click.option("--data", required=True, type=DATA, metavar="DATA", help="Calibration data.")
+@click.option("--data", type=DATA, metavar="DATA", help="Calibration data, for saliencies that need some.")
 @click.option("--saliency", type=Named(SALIENCIES), default="fisher", show_default=True, help="How units are ranked.")
 @gradient_options
 @reading_options("data")
-@click.option("-o", "--output", type=OUT, required=True, help="scores.npz: filter/<weight> and unit.")
+@click.option("-o", "--output", type=Written(".npz"), required=True, help="scores.npz: filter/<weight> and unit.")
 @probe_option
 @workers_option
 @provider_option
@@ -84,7 +85,7 @@ def inspect(model: Path, target: str | None, json_file: Path | None) -> None:
 @quiet_option
 def score(
     model: Path,
-    data: Data,
+    data: Data | None,
     preprocess: str | None,
     output: Path,
     json_file: Path | None,
@@ -105,7 +106,7 @@ def score(
         ranking = score_file(model, data, output, scoring, preprocess, told(elsewhere, display, quiet))
     filters = {name: len(values) for name, values in ranking.filters.items()}
     if not give_json({"output": str(output), "filters": filters, "units": len(ranking.units)}, json_file):
-        say(f"{output}: {len(filters)} weights, {len(ranking.units)} units")
+        say(f"{output}: {counted(len(filters), 'weight')}, {counted(len(ranking.units), 'unit')}")
 
 
 @click.command(cls=Command)
@@ -129,8 +130,8 @@ def score(
 @selection_options
 @click.option("--seed", type=int, default=0, show_default=True)
 @reading_options("data")
-@click.option("--ledger", type=OUT, help="Write what was removed, as JSON.")
-@click.option("-o", "--output", type=OUT, required=True)
+@click.option("--ledger", type=JSON_OUT, help="Write what was removed, as JSON.")
+@click.option("-o", "--output", type=MODEL_OUT, required=True)
 @probe_option
 @workers_option
 @provider_option
@@ -164,7 +165,7 @@ def prune(
     assert pruned.verified is not None
     counts = {"removed": pruned.units, "prunable": pruned.prunable}
     if not give_json({"output": str(output), **counts, **verified_json(pruned.notes, pruned.verified)}, json_file):
-        say(f"{output}: {pruned.units} of {pruned.prunable} prunable units removed")
+        say(f"{output}: {pruned.units} of {counted(pruned.prunable, 'prunable unit')} removed")
         for note in (*pruned.notes, pruned.verified.words):
             say(note)
     give_warnings(pruned.verified.warnings, strict)

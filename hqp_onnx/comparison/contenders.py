@@ -20,6 +20,7 @@ from hqp_onnx.graphs.model_io import require_bounded, require_file
 from hqp_onnx.runtimes.litert.session import SUFFIX as TFLITE
 from hqp_onnx.runtimes.qnn.context import is_context
 from hqp_onnx.runtimes.runners import open_runner, runtime_name
+from hqp_onnx.runtimes.same_inputs import require_same_inputs
 from hqp_onnx.runtimes.session import Runner
 from hqp_onnx.runtimes.targets import target as target_named
 
@@ -76,7 +77,7 @@ def open_contenders(texts: Sequence[str], threads: int = 0) -> list[Contender]:
         raise UsageError(f"{twice[0]} is given twice: add another runtime (FILE@TARGET) to one of them")
     contenders = [_open(text, threads) for text in texts]
     for other in contenders[1:]:
-        _check_inputs(contenders[0], other)
+        require_same_inputs(other.name, other.session, contenders[0].name, contenders[0].session)
     return contenders
 
 
@@ -105,18 +106,3 @@ def _open(text: str, threads: int) -> Contender:
         return Contender(text, path, runtime, opener(path, None), None if alone else opener)
     except ModelError as e:
         raise ModelError(f"{path}: {e}") from e
-
-
-def _check_inputs(first: Contender, other: Contender) -> None:
-    """Raise ``ModelError`` unless both take the same feeds."""
-    expected = {spec.name: spec for spec in first.session.inputs}
-    for spec in other.session.inputs:
-        like = expected.get(spec.name)
-        sizes = zip(spec.shape[1:], like.shape[1:], strict=False) if like else ()
-        if like is None or like.dtype != spec.dtype or len(like.shape) != len(spec.shape) or any(map(_differ, sizes)):
-            wanted = ", ".join(f"'{name}' {like}" for name, like in expected.items())
-            raise ModelError(f"{other.name}: takes '{spec.name}' {spec}, but {first.name} takes {wanted}")
-
-
-def _differ(sizes: tuple[int | None, int | None]) -> bool:
-    return None not in sizes and sizes[0] != sizes[1]

@@ -8,6 +8,7 @@ from itertools import takewhile
 from typing import Any
 
 from hqp_onnx.comparison.trace import Trace
+from hqp_onnx.counts import counted
 from hqp_onnx.evaluation.deviation import Deviation, finite
 from hqp_onnx.evaluation.latency import Latency
 from hqp_onnx.evaluation.metrics import Quantity
@@ -80,7 +81,7 @@ class Comparison:
     @property
     def table(self) -> Table:
         """A row per model and output; errors and agreement are against the first model."""
-        caption = f"{self.samples} samples of {self.data}, median latency of batch {self.batch}"
+        caption = f"{counted(self.samples, 'sample')} of {self.data}, median latency of batch {self.batch}"
         metric = self.quantity.head if self.metric else "metric %"
         errors = ("error", "max abs", "mean abs", "cosine", "PSNR dB", "agree %")
         rows: list[tuple[str, ...]] = []

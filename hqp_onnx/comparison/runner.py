@@ -46,11 +46,11 @@ class SessionRunner(BaseRunner):  # type: ignore[misc]  # polygraphy has no type
         return metadata
 
     def infer_impl(self, feed_dict: Mapping[str, Array]) -> OrderedDict[str, Array]:
-        """Outputs by name; sets ``inference_time`` (seconds)."""
+        """Outputs that are tensors, by name; sets ``inference_time`` (seconds)."""
         start = time.perf_counter()
-        outputs = OrderedDict(self._session.run(feed_dict))
+        outputs = self._session.run(feed_dict)
         self.inference_time = time.perf_counter() - start
-        return outputs
+        return OrderedDict((name, values) for name, values in outputs.items() if isinstance(values, np.ndarray))
 
 
 @dataclass

@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from hqp_onnx.arrays import Array, IntArray
+from hqp_onnx.counts import counted
 from hqp_onnx.data.batch import Batch, class_numbers, joined
 from hqp_onnx.data.dataset import Source
 from hqp_onnx.data.memory import ArraySource
@@ -67,7 +68,8 @@ class WithTargets(Derived):
 
     def __post_init__(self) -> None:
         if self.further.count != self.source.count:
-            raise DataError(f"{self.further.name}: {self.further.count} rows for {self.count} samples of {self.name}")
+            rows, samples = counted(self.further.count, "row"), counted(self.count, "sample")
+            raise DataError(f"{self.further.name}: {rows} for {samples} of {self.name}")
 
     @property
     def labels(self) -> IntArray | None:

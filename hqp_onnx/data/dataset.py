@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from hqp_onnx.arrays import Array, IntArray
+from hqp_onnx.counts import counted
 from hqp_onnx.data.ahead import ahead
 from hqp_onnx.data.batch import LABELS, Batch, no_class_numbers
 from hqp_onnx.data.fitting import constant, fitted
@@ -109,7 +110,9 @@ class Dataset:
             )
         self.rows(0, 1)
         if self.relabeled is not None and len(self.relabeled) != len(self):
-            raise DataError(f"{self.source.name}: {len(self.relabeled)} labels for {len(self)} samples")
+            raise DataError(
+                f"{self.source.name}: {counted(len(self.relabeled), 'label')} for {counted(len(self), 'sample')}"
+            )
 
     def __len__(self) -> int:
         return self.source.count if self.limit is None else min(self.limit, self.source.count)

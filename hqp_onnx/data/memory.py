@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from hqp_onnx.arrays import Array, IntArray, read_only
+from hqp_onnx.counts import counted
 from hqp_onnx.data.batch import LABELS, Batch, class_numbers
 from hqp_onnx.data.stored import Rows, StoredArray
 from hqp_onnx.errors import DataError
@@ -49,8 +50,8 @@ class ArraySource:
                 raise DataError(f"{self.name}: array '{key}' is {values.dtype}, expected numbers")
             if values.ndim == 0 or len(values) != self.count:
                 raise DataError(
-                    f"{self.name}: array '{key}' has shape {list(values.shape)}, expected {self.count} samples "
-                    f"along the first axis, as '{next(iter(self.arrays))}' has"
+                    f"{self.name}: array '{key}' has shape {list(values.shape)}, expected "
+                    f"{counted(self.count, 'sample')} along the first axis, as '{next(iter(self.arrays))}' has"
                 )
         for field_name, arrays in (("arrays", self.arrays), ("targets", self.targets)):
             object.__setattr__(self, field_name, {key: _read_only(values) for key, values in arrays.items()})

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from hqp_onnx.counts import article
 from hqp_onnx.data.attached import Padded, WithTargets
 from hqp_onnx.data.batch import LABELS
 from hqp_onnx.data.boxes import open_boxes
@@ -92,7 +93,7 @@ def _opened(asked: Reading, specs: Sequence[TensorSpec], shared: Shapes) -> Sour
         arrays = {key: as_array(values, f"the data, '{key}'") for key, values in data.items()}
         return _named(arrays, "the data", shared, specs)
     if not callable(data) and not isinstance(data, Iterable):
-        raise DataError(f"the data are a {type(data).__name__}: expected a path, arrays by input name, or feeds")
+        raise DataError(f"the data are {article(type(data).__name__)}: expected a path, arrays by input name, or feeds")
     return _small(open_items(data, "the data", shared, _one(specs)))
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from hqp_onnx.arrays import IntArray
+from hqp_onnx.counts import counted
 from hqp_onnx.data.attached import Subset
 from hqp_onnx.data.dataset import Source
 from hqp_onnx.errors import DataError, FileError, UsageError, one_line
@@ -65,7 +66,8 @@ def split(source: Source, seed: int, shares: tuple[float, ...] = SHARES) -> Spli
     """
     check_shares(shares)
     if source.count < LEAST:
-        raise DataError(f"{source.name}: {source.count} samples are too few to be split: expected {LEAST} at least")
+        few = f"{counted(source.count, 'sample is', 'samples are')} too few"
+        raise DataError(f"{source.name}: {few} to be split: expected {LEAST} at least")
     calib = min(shares[0], MOST_CALIBRATION / source.count)
     rest = (1 - calib) / (1 - shares[0])
     labels = source.labels
@@ -109,7 +111,7 @@ def read_part(source: Source, name: str) -> Subset:
         known = ", ".join(PARTS)
         raise UsageError(f"{{--part}} {name}: expected split.json:PART, one of {known}: {one_line(e)}") from e
     if count != source.count:
-        raise DataError(f"{path}: is a split of {count} samples, and {source.name} has {source.count}")
+        raise DataError(f"{path}: is a split of {counted(count, 'sample')}, and {source.name} has {source.count}")
     if numbers.size and not 0 <= numbers.min() <= numbers.max() < count:
         raise DataError(f"{path}: '{part}' has sample numbers that are not in 0 .. {count - 1}")
     return Subset(source, np.unique(numbers), part)

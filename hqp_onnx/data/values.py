@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from hqp_onnx.arrays import Array
+from hqp_onnx.counts import counted
 from hqp_onnx.data.batch import LABELS
 from hqp_onnx.data.images import PlainTargets
 from hqp_onnx.errors import DataError
@@ -29,7 +30,7 @@ def file_values(file: Path, images: Sequence[Path], root: Path) -> PlainTargets:
     rows = _rows(file)
     names = {row[0]: number for number, row in enumerate(rows)}
     if len(names) != len(rows):
-        raise DataError(f"{file}: names {len(rows) - len(names)} files twice")
+        raise DataError(f"{file}: names {counted(len(rows) - len(names), 'file')} twice")
     values = _numbers(file, [row[1:] for row in rows])
     order = []
     for image in images:
@@ -58,7 +59,9 @@ def _rows(file: Path) -> list[list[str]]:
     if not rows:
         raise DataError(f"{file}: no rows; expected a table: a file name and numbers in each")
     if wrong := next((number for number, row in enumerate(rows) if len(row) != len(rows[0])), None):
-        raise DataError(f"{file}: row {wrong} has {len(rows[wrong])} columns, and the first has {len(rows[0])}")
+        raise DataError(
+            f"{file}: row {wrong} has {counted(len(rows[wrong]), 'column')}, and the first has {len(rows[0])}"
+        )
     return rows
 
 

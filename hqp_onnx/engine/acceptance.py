@@ -16,6 +16,7 @@ from pathlib import Path
 import onnx
 
 from hqp_onnx.arrays import Array
+from hqp_onnx.counts import counted
 from hqp_onnx.engine import builder
 from hqp_onnx.engine.capability import Capability, detect
 from hqp_onnx.engine.library import installed, library
@@ -68,7 +69,9 @@ def objections(model: onnx.ModelProto, target: Target, feeds: Mapping[str, Array
         return (f"{able.name}: {e.template}",)
     listed = [f"{able.name} refuses {one}" for one in refused[:LISTED]]
     if len(refused) > LISTED:
-        listed.append(f"{able.name} refuses {len(refused) - LISTED} more nodes: 'hqp inspect --target' lists them")
+        listed.append(
+            f"{able.name} refuses {counted(len(refused) - LISTED, 'more node')}: 'hqp inspect --target' lists them"
+        )
     return tuple(listed) if refused or not able.ahead else _unbuilt(model, able, feeds)
 
 

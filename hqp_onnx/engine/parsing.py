@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from hqp_onnx.counts import article
 from hqp_onnx.engine.library import Library
 from hqp_onnx.engine.log import tensorrt_log
 from hqp_onnx.errors import ModelError, one_line
@@ -89,7 +90,7 @@ def _errors(model: onnx.ModelProto, trt: Any) -> dict[int, Refusal]:
     for error in errors:
         if not 0 <= error.node() < len(model.graph.node):
             operator = error.func().removeprefix("import")  # of TensorRT's own source, where it names no node
-            which = f" a {operator} of" if any(node.op_type == operator for node in model.graph.node) else ""
+            which = f" {article(operator)} of" if any(node.op_type == operator for node in model.graph.node) else ""
             raise ModelError(f"TensorRT's parser cannot read{which} the model: {_reason(error)}")
         node = model.graph.node[error.node()]
         found.setdefault(error.node(), Refusal(_name(node), node.op_type, _reason(error)))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hqp_onnx.arrays import Array, BoolArray
+from hqp_onnx.counts import counted
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class NonFinite:
         """As "3 of 100 samples have NaN or infinities in output 'y'"."""
         names = ", ".join(f"'{name}'" for name in self.outputs)
         verb = "has" if self.samples == 1 else "have"
-        return f"{self.samples} of {total} samples {verb} NaN or infinities in output {names}"
+        return f"{self.samples} of {counted(total, 'sample')} {verb} NaN or infinities in output {names}"
 
 
 NONE = NonFinite()

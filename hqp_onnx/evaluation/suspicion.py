@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from hqp_onnx.arrays import IntArray
+from hqp_onnx.counts import counted
 from hqp_onnx.data.batch import Batch
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.errors import HqpError
@@ -88,7 +89,7 @@ def _own_targets(session: Runner, few: list[Batch], metric: Metric, name: str) -
         return
     if not surely > 0:
         yield (
-            f"the original's {metric.name} is {said(own.metric)} on {len(dealt)} samples of {name}, and "
+            f"the original's {metric.name} is {said(own.metric)} on {counted(len(dealt), 'sample')} of {name}, and "
             f"{said(others.metric)} with the targets of other samples, so it is not surely better with its own. Check "
             "that inputs are preprocessed as in training (--preprocess), and that targets belong to these samples"
         )
@@ -107,9 +108,10 @@ def _missing(labels: IntArray, count: int, name: str) -> Iterator[str]:
     missing = sorted(set(range(count)) - set(np.unique(labels).tolist()))
     expected = count * (1 - 1 / count) ** len(labels)
     if len(missing) > expected + 3 * np.sqrt(expected) + 0.5:
+        of = f"of the model's {count} classes"
         which = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
         yield (
-            f"{name}: {len(missing)} of the model's {count} classes have no sample ({which}), so nothing is known of "
+            f"{name}: {counted(len(missing), f'{of} has', f'{of} have')} no sample ({which}), so nothing is known of "
             "them. Take samples of all classes, and check that labels are the model's class numbers"
         )
 
@@ -164,6 +166,6 @@ def _inputs(session: Runner, few: list[Batch], metric: Metric, answers: IntArray
     if gain >= _BETTER and upper_bound(before - after[best], _SURELY_BETTER) < 0:
         yield (
             f"the inputs in {name} are not what the model expects: {CHANGES[best]}, the original is right on "
-            f"{100 * after[best].mean():.0f} % of {len(labels)} samples, and as they are on "
+            f"{100 * after[best].mean():.0f} % of {counted(len(labels), 'sample')}, and as they are on "
             f"{100 * before.mean():.0f} %. Preprocess them as in training (--preprocess)"
         )

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 
 from hqp_onnx.arrays import Array, FloatArray
+from hqp_onnx.counts import counted
 from hqp_onnx.data.batch import Batch
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.errors import HqpError
@@ -52,8 +53,8 @@ def _constants(few: Sequence[Batch], name: str) -> Iterator[str]:
         value = first.flat[0]
         if count > 1 and first.dtype.kind == "f" and all((batch.own[given] == value).all() for batch in few):
             yield (
-                f"{name}: input '{given}' is {value:g} everywhere in {count} samples, so nothing is known of what the "
-                "model does with other values. Give it as it is in use"
+                f"{name}: input '{given}' is {value:g} everywhere in {counted(count, 'sample')}, so nothing is known "
+                "of what the model does with other values. Give it as it is in use"
             )
 
 

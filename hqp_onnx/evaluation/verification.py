@@ -23,6 +23,7 @@ import numpy as np
 import onnx
 
 from hqp_onnx.arrays import Array
+from hqp_onnx.counts import counted
 from hqp_onnx.errors import MissingRuntimeError, ModelError, one_line
 from hqp_onnx.evaluation.deviation import Deviation, finite
 from hqp_onnx.graphs import model_io
@@ -262,7 +263,9 @@ def _doubts(found: Verified, judged: Collection[str]) -> Iterable[str]:
         yield f"loads, but was not run: the original does not run on {found.data}"
     for name, output in found.outputs.items():
         if output.broken:
-            yield f"{output.broken} values of output '{name}' are NaN or infinite, and the original's are not"
+            of = f"of output '{name}'"
+            values = counted(output.broken, f"value {of} is", f"values {of} are")
+            yield f"{values} NaN or infinite, and the original's are not"
         if output.other_shape:
             yield f"output '{name}' has another shape than the original's on some samples, which were not compared"
         if output.sqnr_db is not None and output.sqnr_db < (LEAST_JUDGED_DB if name in judged else LEAST_DB):

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
-import numpy as np
 import onnx
 
 from hqp_onnx.gradients.filters import Use
@@ -72,9 +71,16 @@ class Factors:
 def factors(t: Tape, use: Use, grad: str) -> Factors:
     """Factors of the weight gradient of ``use``, ``grad`` being the gradient of its node's output.
 
+    Where the use is turned, filters lie along what the node contracts: delta and x change places.
+
     Raises:
         GradientError: the node's input does not hold the samples one after the other along its first axis.
     """
+    if use.turned:
+        f = factors(t, replace(use, turned=False), grad)
+        if f.window is not None:
+            return replace(f, transposed=not f.transposed)
+        return replace(f, delta=f.x, x=f.delta, filters=f.channels, channels=f.filters)
     if use.node.op_type in ("Gemm", "MatMul"):
         return _rows(t, use, grad)
     if use.node.op_type == "Gather":
@@ -128,10 +134,9 @@ def _samples_first(
 
 
 def _rows(t: Tape, use: Use, grad: str) -> Factors:
-    node, weight = use.node, t.value(use.node, 1)
-    assert weight is not None
-    channels, filters = weight.shape if use.axis == 1 else weight.shape[::-1]
-    x = node.input[0]
+    node, x = use.node, use.node.input[0]
+    shape = t.static(node, node.input[1])
+    channels, filters = shape if use.axis == 1 else shape[::-1]
     if node.op_type == "Gemm" and number(node, "transA", 0):
         raise refuse(node, "has no per-sample gradient where transA is 1")
     alpha = number(node, "alpha", 1.0)
@@ -159,8 +164,7 @@ def _gathered(t: Tape, use: Use, grad: str) -> Factors:
     indices, (rows, columns) = node.input[1], weight.shape
     leading = len(t.dims(indices))
     count, (indices, grad) = _samples_first(t, node, indices, leading, ((indices, ()), (grad, (columns,))))
-    ends = t.const(np.array([0, 1], weight.dtype))
-    onehot = t.op("OneHot", t.reshape(indices, -1, count), t.ints(rows), ends)
+    onehot = t.onehot(t.reshape(indices, -1, count), rows, weight.dtype)
     grad = t.reshape(grad, -1, count, columns)
     if use.axis:
         return Factors(use.weight, grad, onehot, 1, columns, rows, count, None)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import onnx
 
-from hqp_onnx.errors import GradientError
 from hqp_onnx.graphs.model_io import nodes
 from hqp_onnx.graphs.nodes import operator
 from hqp_onnx.graphs.recurrent import GATES, WEIGHTS
@@ -17,27 +16,32 @@ from hqp_onnx.passes.lowering.inline_constants import inline_constants
 
 @dataclass(frozen=True)
 class Use:
-    """``node`` reads ``weight`` (an initializer) as its input ``index``; filters lie along ``axis``."""
+    """``node`` reads ``weight`` (an initializer) as its input ``index``; what it gives lies along ``axis`` of that.
+
+    ``turned``: filters of the weight, as of the node that reads it first, lie along what this node contracts.
+    """
 
     node: onnx.NodeProto
     weight: str
     axis: int
     index: int = 1
+    turned: bool = False
 
 
 def filter_weights(model: onnx.ModelProto) -> dict[str, int]:
     """Filter axis of every initializer that is a weight of a Conv, ConvTranspose, Gemm, MatMul, LSTM, GRU or RNN.
 
-    Those in the graphs inside nodes are among them.
-
-    Raises:
-        GradientError: two nodes read one weight along different axes.
+    Those in the graphs inside nodes are among them. Where nodes read one weight along two axes, the first counts.
     """
-    axes: dict[str, int] = {}
     graph = inline_constants(model).graph
-    for use in _uses(nodes(graph), _ranks(stored(graph))):
-        if axes.setdefault(use.weight, use.axis) != use.axis:
-            raise GradientError(f"weight '{use.weight}' has its filters along two axes (node '{use.node.name}')")
+    return filter_axes(_uses(nodes(graph), _ranks(stored(graph))))
+
+
+def filter_axes(uses: Iterable[Use]) -> dict[str, int]:
+    """By weight, the axis of the use that comes first."""
+    axes: dict[str, int] = {}
+    for use in uses:
+        axes.setdefault(use.weight, use.axis)
     return axes
 
 

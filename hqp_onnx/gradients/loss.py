@@ -31,6 +31,7 @@ from hqp_onnx.graphs.nodes import attribute
 
 LossName = Literal["cross-entropy", "sampled", "expected", "binary-cross-entropy", "squared-error", "gauss-newton"]
 LOSSES: tuple[LossName, ...] = get_args(LossName)
+_WITHOUT_CLASSES = "use {--saliency} obs, which needs no classes, or {--loss} gauss-newton"
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,8 @@ def append_loss(t: Tape, name: LossName | Task | None, reached: Collection[str])
         source = _new_input(t, "targets", onnx.TensorProto.FLOAT, 2)
         seeds, count = task_seeds(t, name, source)
         return Loss(NAMES[name.kind], seeds, source, count, task=name)
+    if not outputs:
+        raise _out_of_reach(t)
     name = name or ("sampled" if len(outputs) == 1 and is_classifier(t) else "gauss-newton")
     return _projection(t, outputs) if name == "gauss-newton" else _cross_entropy(t, name)
 
@@ -141,7 +144,7 @@ def logits_of(t: Tape, output: str = "") -> str:
     value = next((value for value in t.model.graph.output if value.name == output), t.model.graph.output[0])
     name = str(value.name)
     if not value.type.HasField("tensor_type"):
-        raise GradientError(f"output '{name}' is no tensor: cross-entropy needs logits", "use the loss gauss-newton")
+        raise GradientError(f"output '{name}' is no tensor: cross-entropy needs logits", _WITHOUT_CLASSES)
     node = producers.get(name)
     while node is not None and (node.op_type == "Identity" or _over_classes(t, node)):
         name = node.input[0]
@@ -151,7 +154,7 @@ def logits_of(t: Tape, output: str = "") -> str:
         shape = ", ".join("?" if n is None else str(n) for n in dims)
         raise GradientError(
             f"output '{name}' is [{shape}]: cross-entropy needs logits [batch, classes]",
-            "use the loss gauss-newton",
+            _WITHOUT_CLASSES,
         )
     if t.traced.rows.get(name) != 1:
         raise GradientError(f"output '{name}' mixes its samples: per-sample gradients need one row a sample")
@@ -182,7 +185,7 @@ def _cross_entropy(t: Tape, name: LossName) -> Loss:
     )
     p = t.op("Softmax", t.reshape(logits, -1, count), axis=1)
     labels = _drawn(t, p, source, count) if sampled else source
-    onehot = t.op("OneHot", labels, t.ints(count), t.const(np.array([0, 1], kind)), axis=1)
+    onehot = t.onehot(labels, count, kind)
     seed = t.op("Sub", p, onehot)
     if name == "expected":
         seed = t.mul(seed, t.op("Sqrt", t.reduce("ReduceSum", t.mul(p, onehot), [1], keepdims=True)))
@@ -203,11 +206,14 @@ def _projection(t: Tape, outputs: list[str]) -> Loss:
         start, stop = stop, stop + (width(t, name) if rows is None else rows * prod(map(_size, dims[1:])))
         v = t.op("Slice", source, t.ints(start), t.ints(stop), t.ints(1))
         seeds[name] = t.op("CastLike", samples_back(t, v, name) if rows is None else t.reshape_like(v, name), name)
-    if not seeds:
-        chosen = [op for op in ends_of(t.model.graph).values() if op in ("ArgMax", "ArgMin", "TopK", "Greater")]
-        ends = f"the model ends in {chosen[0]}: export it without, so that scores are outputs, or " if chosen else ""
-        raise GradientError("no floating-point output depends on a weight", ends + INSTEAD)
     return Loss("gauss-newton", seeds, source, width=stop)
+
+
+def _out_of_reach(t: Tape) -> GradientError:
+    """The error for a model without an output to differentiate."""
+    chosen = [op for op in ends_of(t.model.graph).values() if op in ("ArgMax", "ArgMin", "TopK", "Greater")]
+    ends = f"the model ends in {chosen[0]}: export it without, so that scores are outputs, or " if chosen else ""
+    return GradientError("no floating-point output depends on a weight", ends + INSTEAD)
 
 
 def _mixer(t: Tape) -> str:

@@ -21,7 +21,7 @@ from hqp_onnx.errors import GradientError
 from hqp_onnx.gradients.depthwise import depthwise_gradient, picked
 from hqp_onnx.gradients.factors import Factors, by_sample, factors, joined
 from hqp_onnx.gradients.filters import Use
-from hqp_onnx.gradients.tape import Tape
+from hqp_onnx.gradients.tape import Tape, refuse
 from hqp_onnx.gradients.window import padded, read
 from hqp_onnx.graphs.nodes import number
 from hqp_onnx.graphs.weight_axes import CONVOLUTIONS
@@ -188,6 +188,8 @@ def _columns(t: Tape, f: Factors) -> str:
 def _inner_product(t: Tape, use: Use, grad: str) -> str:
     """One node's share: its output without the bias, times the gradient, summed over all but samples and filters."""
     node = use.node
+    if use.turned:
+        return _product_with_weight(t, use, factors(t, use, grad))
     y = node.output[0]
     rank = len(t.dims(y))
     bias = node.input[2] if len(node.input) > 2 and node.op_type != "MatMul" else ""
@@ -203,3 +205,12 @@ def _inner_product(t: Tape, use: Use, grad: str) -> str:
     if f.window is None:
         return t.reduce("ReduceSum", by_sample(t, use, f, along), [1])
     return _over_groups(t, t.reduce("ReduceSum", along, range(2, rank)), use)
+
+
+def _product_with_weight(t: Tape, use: Use, f: Factors) -> str:
+    """The share of a turned node, whose output says nothing of filters: its part of dW, times W."""
+    weight = t.traced.values[use.weight]
+    if f.window is not None:
+        raise refuse(use.node, f"reads weight '{use.weight}' with its filters along another axis")
+    part = t.mul(t.op("MatMul", _delta(t, f), _rows(t, f)), t.const(weight if len(weight) == f.filters else weight.T))
+    return t.reshape(t.reduce("ReduceSum", part, [3]), -1, f.filters)

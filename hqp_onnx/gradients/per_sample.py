@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -11,7 +12,7 @@ import onnx
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import DataError, GradientError
 from hqp_onnx.evaluation.metrics.task import Task
-from hqp_onnx.gradients.filters import Use, made_by, weight_uses
+from hqp_onnx.gradients.filters import Use, filter_axes, made_by, weight_uses
 from hqp_onnx.gradients.loss import Loss, LossName, append_loss, append_user_loss
 from hqp_onnx.gradients.norms import inner_products, output_norms, squared_norms
 from hqp_onnx.gradients.recurrent_norms import recurrent_values
@@ -19,8 +20,9 @@ from hqp_onnx.gradients.reverse import backward
 from hqp_onnx.gradients.tape import Tape, refuse
 from hqp_onnx.gradients.trace import close, fixed_batch, reachable, rolled, trace
 from hqp_onnx.graphs.model_io import nodes
-from hqp_onnx.graphs.nodes import operator, reads
+from hqp_onnx.graphs.nodes import attribute, operator, reads
 from hqp_onnx.graphs.recurrent import GATES
+from hqp_onnx.graphs.weight_axes import weight_axes
 from hqp_onnx.passes.lowering.absorb_pads import absorb_pads
 from hqp_onnx.passes.lowering.join_loss import join_loss
 from hqp_onnx.passes.lowering.open_branches import open_branches
@@ -151,7 +153,8 @@ def _append(
     filters, outputs, work = {}, {}, 0
     for weight in dict.fromkeys(use.weight for use in uses):
         mine = [use for use in uses if use.weight == weight]
-        filters[weight] = t.traced.values[weight].shape[mine[0].axis]
+        own = next(use for use in mine if not use.turned)
+        filters[weight] = t.traced.values[weight].shape[own.axis]
         if operator(mine[0].node) in GATES:
             outer = [(use, [grads.get(name) for name in use.node.output]) for use in mine]
             flowing = [(use, given) for use, given in outer if any(given)]
@@ -159,7 +162,8 @@ def _append(
                 outputs[weight], needed = recurrent_values(t, kind, flowing, form)
                 work = max(work, needed)
             continue
-        live = [(use, grads[use.node.output[0]]) for use in mine if use.node.output[0] in grads]
+        counted = [use for use in mine if kind != "output" or not use.turned]
+        live = [(use, grads[use.node.output[0]]) for use in counted if use.node.output[0] in grads]
         if not live:
             continue
         if kind == "taylor":
@@ -175,16 +179,19 @@ def _append(
 
 
 def _weight_uses(t: Tape, weights: Collection[str]) -> list[Use]:
-    """Every node that reads a weight that has filters, also one that gathers rows of it.
+    """Every node that reads a weight that has filters, also turned, and one that gathers rows of it.
 
     Raises:
-        GradientError: there is no weight, or one is read in another way or along another axis.
+        GradientError: there is no weight, or one is read in another way.
     """
     uses = [use for use in weight_uses(t.model.graph) if use.weight in weights]
-    axes = {use.weight: use.axis for use in reversed(uses)}
+    axes = filter_axes(uses)
     if not uses:
         raise GradientError("the model has no Conv, Gemm, MatMul, LSTM or the like with a constant weight to score")
-    known = {(use.node.output[0], use.index) for use in uses}
+    uses = [replace(use, turned=use.axis != axes[use.weight]) for use in uses]
+    through = _through_transpose(t, axes)
+    uses += [use for readers in through.values() for use in readers]
+    known = {(use.node.output[0], use.index) for use in uses} | {(name, 0) for name in through}
     for node in t.model.graph.node:
         if node.op_type in ("Shape", "Size"):
             continue
@@ -197,9 +204,28 @@ def _weight_uses(t: Tape, weights: Collection[str]) -> list[Use]:
     first = {use.weight: use for use in reversed(uses)}
     if other := next((use for use in uses if _part(use) != _part(first[use.weight])), None):
         raise refuse(other.node, f"reads weight '{other.weight}' in another part than other nodes do")
-    if other := next((use for use in uses if use.axis != axes[use.weight]), None):
-        raise refuse(other.node, f"reads weight '{other.weight}' with its filters along another axis")
     return uses
+
+
+def _through_transpose(t: Tape, axes: Mapping[str, int]) -> dict[str, list[Use]]:
+    """By what a Transpose of a matrix with filters gives: the nodes that read it, if all do so as a weight."""
+    found = {}
+    for turn in t.model.graph.node:
+        if turn.op_type != "Transpose" or turn.input[0] not in axes or len(t.dims(turn.input[0])) != 2:
+            continue
+        weight, name = turn.input[0], turn.output[0]
+        readers = [node for node in t.model.graph.node if name in reads(node)]
+        places = {
+            (node.op_type in ("Gemm", "MatMul"), *(i for i, read in enumerate(reads(node)) if read == name))
+            for node in readers
+        }
+        if places == {(True, 1)} and attribute(turn, "perm", [1, 0]) == [1, 0]:
+            outputs = [weight_axes(node, 2).output for node in readers]
+            found[name] = [
+                Use(node, weight, axis, turned=1 - axis != axes[weight])
+                for node, axis in zip(readers, outputs, strict=True)
+            ]
+    return found
 
 
 def _part(use: Use) -> tuple[str, int]:

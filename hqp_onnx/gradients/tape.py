@@ -24,7 +24,7 @@ that is zero; what it cannot differentiate it refuses (``raise refuse(node, why)
 RULES: Registry[Rule] = Registry("gradient rule", "hqp_onnx.gradient_rules", files=False)
 """By operator: ``Conv``, ``com.acme::Foo``; an installed package supplies a rule by an entry point of that name."""
 rule = RULES.register
-INSTEAD = "use {--saliency} l1, l2, bn-gamma or random, which need no gradient"
+INSTEAD = "use {--saliency} l1, l2 or random, which need no gradient"
 
 
 def refuse(node: onnx.NodeProto, why: str) -> GradientError:
@@ -111,6 +111,11 @@ class Tape:
     def mask(self, condition: str, like: str) -> str:
         """1 where ``condition``, else 0, in the type of the traced tensor ``like``."""
         return self.op("Cast", condition, to=helper.np_dtype_to_tensor_dtype(self.traced.types[like]))
+
+    def onehot(self, indices: str, count: int, kind: np.dtype[Any]) -> str:
+        """[..., count] of the type ``kind``; made in float32, which onnxruntime has for all types of indices."""
+        ones = self.op("OneHot", indices, self.ints(count), self.const(np.array([0, 1], np.float32)))
+        return ones if kind == np.float32 else self.op("Cast", ones, to=helper.np_dtype_to_tensor_dtype(kind))
 
     def compare(self, kind: str, a: str, b: float, like: str) -> str:
         """Mask of ``a kind b``, for instance Greater."""

@@ -93,7 +93,7 @@ def _of_classes(t: Tape, x: str, z: str, order: list[int], count: int, targets: 
     last = t.op("Transpose", x, perm=order)
     p = t.op("Softmax", t.reshape(last, -1, count), axis=1)
     labels = t.op("Cast", t.reshape(wanted, -1), to=onnx.TensorProto.INT64)
-    onehot = t.op("OneHot", labels, t.ints(count), t.const(np.array([0, 1], t.traced.types[z])), axis=1)
+    onehot = t.onehot(labels, count, t.traced.types[z])
     seed = t.mul(t.op("Sub", p, onehot), t.op("CastLike", t.reshape(weight, -1, 1), z))
     back = [order.index(a) for a in range(len(order))]
     return t.op("Transpose", t.op("Reshape", seed, t.op("Shape", last)), perm=back)

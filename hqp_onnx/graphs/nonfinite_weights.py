@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from hqp_onnx.counts import counted
+
 _MASKING = frozenset(
     {"Add", "Sub", "Where", "Max", "Min", "Clip", "Pad", "Greater", "Less", "Equal", "Concat", "Expand"}
 )
@@ -30,7 +32,7 @@ def nonfinite_weights(graph: gs.Graph) -> list[str]:
                 values = tensor.values
                 nan, infinite = int(np.isnan(values).sum()), int(np.isinf(values).sum())
                 if nan or any(node.op not in _MASKING for node in tensor.outputs):
-                    found.append(f"weight '{tensor.name}': {_counts(nan, infinite)} of {values.size} values")
+                    found.append(f"weight '{tensor.name}': {_counts(nan, infinite)} of {counted(values.size, 'value')}")
     return list(dict.fromkeys(found))
 
 

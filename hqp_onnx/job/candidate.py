@@ -35,18 +35,21 @@ class Candidate:
         floats: first outputs of nodes of an INT8 model, dynamic or not, that stay in float; of an INT4 model, weights
             that are in INT8; none in other precisions.
         trained: whether it is trained towards the original before it is judged.
+        stage: of the search that shares the time of training (``narrowing``): how much of it this candidate has had.
     """
 
     plan: PruningPlan
     precision: Precision = Precision.FP32
     floats: tuple[str, ...] = ()
     trained: bool = False
+    stage: int = 0
 
     @property
     def key(self) -> str:
         """The same for two candidates if and only if they are the same model."""
         floats = f"-{digest(sorted(self.floats))}" if self.floats else ""
-        return f"{plan_key(self.plan)}-{self.precision.value}{floats}{'-trained' * self.trained}"
+        stage = f"-{self.stage}" if self.stage else ""
+        return f"{plan_key(self.plan)}-{self.precision.value}{floats}{'-trained' * self.trained}{stage}"
 
     @property
     def computes_in(self) -> str:

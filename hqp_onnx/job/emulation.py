@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from hqp_onnx.counts import counted
 from hqp_onnx.evaluation.metrics import evaluate
 from hqp_onnx.job.setup import Setup
 from hqp_onnx.runtimes.runtime import Emulating
@@ -35,7 +36,7 @@ def emulated(setup: Setup, file: Path, made: Path) -> tuple[str, ...]:
     found = evaluate(runner, some, setup.metric, progress=report, references=references)
     beside = evaluate(setup.load(file), some, setup.metric, references=references)
     worse = ", which is more than chance" * (beside.drop_to(found).low > 0)
-    first = f"the first {len(some)} of {len(data)} samples of {data.source.name}"
+    first = f"the first {len(some)} of {counted(len(data), 'sample')} of {data.source.name}"
     return (
         f"{made.name}: emulated on {first}, {q.name} is {q.said(found.metric)}; it is {q.said(beside.metric)} as "
         f"onnxruntime computes the quantized model on the same{worse}",

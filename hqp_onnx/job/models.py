@@ -11,9 +11,11 @@ from typing import Generic, TypeVar
 
 import onnx_graphsurgeon as gs
 
+from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.files import read_text, write_text
 from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.job.candidate import Candidate, Precision, digest, plan_key
+from hqp_onnx.job.carrying import carried
 from hqp_onnx.job.setup import Setup
 from hqp_onnx.job.training_time import TrainingTime
 from hqp_onnx.passes.convert_fp16 import convert_fp16
@@ -26,6 +28,7 @@ from hqp_onnx.passes.store_weights import PreparedWeights, finish_weights, prepa
 from hqp_onnx.passes.widen_float16 import widen_float16
 from hqp_onnx.quantization.placement import quantizable
 from hqp_onnx.recovery import Recovery
+from hqp_onnx.recovery.checkpoint import changed, prolonged
 from hqp_onnx.recovery.points import kept_positions
 from hqp_onnx.runtimes.session import Runner
 from hqp_onnx.statistics.calibration import Calibration
@@ -49,6 +52,7 @@ class CandidateModels:
         self.time = time or TrainingTime(None, {})
         self._cut, self._prepared, self._quantized = _Last[gs.Graph](), _Last[Prepared](), _Last[gs.Graph]()
         self._dynamic, self._weights = _Last[PreparedDynamic](), _Last[PreparedWeights]()
+        self._starts: dict[str, PruningPlan] = {}
 
     def graph(self, candidate: Candidate) -> gs.Graph:
         """The candidate's graph; do not change it."""
@@ -58,6 +62,11 @@ class CandidateModels:
             return convert_fp16(fold_batchnorm(self.graph(candidate.in_float32)).graph).graph
         make = self._in_int4 if candidate.precision is Precision.INT4 else self._in_int8
         return self._quantized.get(candidate.key, lambda: make(candidate))
+
+    def start_at(self, candidate: Candidate, trained: PruningPlan | None) -> None:
+        """Let a training begin with what that of another plan changed, where this does better."""
+        if trained is not None:
+            self._starts[candidate.key] = trained
 
     def session(self, candidate: Candidate, spin: bool = True, threads: int | None = None) -> Runner:
         """The candidate in the target's runtime; see ``runtimes.Session`` for ``spin``."""
@@ -125,20 +134,30 @@ class CandidateModels:
         return prepare_dynamic(self.graph(source), data, setup.target, threads=threads, progress=setup.progress)
 
     def _trained(self, graph: gs.Graph, candidate: Candidate, name: str, settings: Recovery) -> gs.Graph:
-        channels = self._setup.channels
+        channels, checkpoint = self._setup.channels, self._checkpoint(candidate.plan, name)
+        judged, seconds, other = self.time.judged(candidate), self.time.share(candidate), {}
+        if candidate.precision is Precision.FP32 and not judged:
+            seconds = None if seconds is None else prolonged(checkpoint, seconds)
+            if (start := self._starts.get(candidate.key)) is not None:
+                change = changed(self._checkpoint(start, name))
+                other = carried(change, graph, channels.removed_slices(start), channels.removed_slices(candidate.plan))
         found = recover(
             graph,
             self._setup.model.graph,
             self._setup.lessons,
-            replace(settings, seconds=self.time.share(candidate.precision)),
+            replace(settings, seconds=seconds),
             kept=kept_positions(channels, channels.removed(candidate.plan)),
             threads=self._setup.options.threads,
-            checkpoint=self._cache / f"recovery-{plan_key(candidate.plan)}-{name}.npz",
-            final=True,  # it was judged so
+            checkpoint=checkpoint,
+            final=judged,
+            other=other,
             progress=partial(self._setup.progress, "recovery"),
         )
         log.info("%s", found.notes[0])
         return found.graph
+
+    def _checkpoint(self, plan: PruningPlan, name: str) -> Path:
+        return self._cache / f"recovery-{plan_key(plan)}-{name}.npz"
 
 
 class _Last(Generic[T]):

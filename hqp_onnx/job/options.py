@@ -13,6 +13,7 @@ import onnx
 from hqp_onnx.boundary import require_types
 from hqp_onnx.data.reading import Data
 from hqp_onnx.data.split import PARTS, SHARES, check_shares
+from hqp_onnx.durations import Duration
 from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.budget import check_budget, parse_drop
 from hqp_onnx.evaluation.metrics import Metric, ScoreFunction, load_metric
@@ -104,7 +105,8 @@ class Options:
         batch: samples of one timed run, where the model does not fix them.
         threads: of the runtime; 0 lets it choose.
         seed: of the random saliency, of draws and of recovery.
-        time_limit: seconds; when they are over, the best admissible model found so far ships. A budget only.
+        time_limit: seconds, or as "10m"; when they are over, the best admissible model found so far ships. For a
+            budget only.
         resume: continue from what ``output`` holds.
         force: replace the results of another model in ``output``; files of someone else stay in any case.
         build: also build a TensorRT engine of the result, and hold it to the budget where its GPU is here; None builds
@@ -158,11 +160,11 @@ class Options:
     threads: int = 0
     seed: int = 0
     resume: bool = False
-    time_limit: float | None = None
+    time_limit: Duration = Duration()
     force: bool = False
     build: bool | None = None
     recover: int | Literal["auto"] = 0
-    recover_time: float | None = None
+    recover_time: Duration = Duration()
     augment: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -188,12 +190,8 @@ class Options:
             raise UsageError(f"{{--precision}} int4 with {{--target}} {self.target}: {reason}")
         _check_data(self)
         self._check_speed()
-        if self.time_limit is not None and not 0 < self.time_limit < float("inf"):
-            raise UsageError(f"{{--time_limit}} {self.time_limit:g}: expected a time above 0, as 10m")
         if self.recover != "auto" and self.recover < 0:
             raise UsageError(f"{{--recover}} {self.recover}: expected a number of epochs, 0 or more, or auto")
-        if self.recover_time is not None and not 0 < self.recover_time < float("inf"):
-            raise UsageError(f"{{--recover_time}} {self.recover_time:g}: expected a time above 0, as 30m")
         SEARCHES.get(self.search)
         _ = self.scoring
         method(self.calibration)

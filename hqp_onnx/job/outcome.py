@@ -11,6 +11,7 @@ from typing import Any
 
 from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.channels.removals import LEDGER, PRUNED_LEDGER, removals_json
+from hqp_onnx.counts import counted
 from hqp_onnx.engine.acceptance import heard
 from hqp_onnx.errors import BudgetError, HqpError
 from hqp_onnx.evaluation.budget import Budget
@@ -306,7 +307,8 @@ def _notes(setup: Setup, result: SearchResult, rows: Mapping[str, Row], plan: Pr
         kinds = Counter(redundant.values())
         listed = ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS if kinds[kind])
         removed = len(redundant.keys() & set(plan.removed.tolist()))
-        notes.append(f"{len(redundant)} units can be removed at no loss ({listed}), and {removed} of them were")
+        were = counted(removed, "of them was", "of them were")
+        notes.append(f"{counted(len(redundant), 'unit')} can be removed at no loss ({listed}), and {were}")
     if result.chosen is not None and result.chosen.precision is Precision.INT4 and result.chosen.floats:
         notes.append(f"in INT8, since INT4 costs too much there: {', '.join(result.chosen.floats)}")
     if ended := channels.ended(plan):

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from hqp_onnx.counts import counted
 from hqp_onnx.evaluation.metrics import Quantity
 from hqp_onnx.evaluation.verification import Verified
 from hqp_onnx.job.cost_model import CostModel
@@ -298,7 +299,9 @@ class Report:
         rows = {} if self.settings.get("threads") else self.rows
         threads = {name: row.one_thread_speedup for name, row in rows.items()}
         where = f"{self.machine.runtime} on {self.machine.processor}"
-        found = models_table(self.all_rows, self.metric, f"{self.samples} samples of {self.data}; {where}", threads)
+        found = models_table(
+            self.all_rows, self.metric, f"{counted(self.samples, 'sample')} of {self.data}; {where}", threads
+        )
         for column in TIMES if self.counted else ():
             found = found.without(column)
         return found

@@ -22,13 +22,14 @@ from hqp_onnx.job.goal import Goal, reach
 from hqp_onnx.job.judge import Judge
 from hqp_onnx.job.ledger import Ledger
 from hqp_onnx.job.models import CandidateModels
+from hqp_onnx.job.narrowing import narrow
 from hqp_onnx.job.path import OrderPath, Path
 from hqp_onnx.job.precision import as_asked, fails, fastest_admissible
 from hqp_onnx.job.search import last_admissible, step_size
 from hqp_onnx.job.setup import Setup
 from hqp_onnx.job.suspicion import suspect
 from hqp_onnx.job.time_limit import Deadline, so_far
-from hqp_onnx.job.training_time import TrainingTime
+from hqp_onnx.job.training_time import LAST, TrainingTime
 
 log = logging.getLogger(__name__)
 
@@ -135,8 +136,8 @@ def _reached(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence, goa
     """The best model that is fast enough, and the same trained, if that was asked for."""
     found = reach(setup, ledger, judge, evidence, goal)
     chosen = None if found.chosen.precision is Precision.FP32 else found.chosen
-    recovered = replace(found.chosen, trained=True) if setup.options.recover else None
-    judge.models.time.expect(1, found.chosen.precision)
+    recovered = replace(found.chosen, trained=True, stage=LAST) if setup.options.recover else None
+    judge.models.time.expect(found.chosen.precision)
     if recovered is not None and not judge.admits(recovered):
         recovered = None
     return SearchResult(judge, evidence, found.pruned, chosen, recovered, found.notes, found.path, ended=found.note)
@@ -184,13 +185,24 @@ def _along(setup: Setup, ledger: Ledger, judge: Judge, path: OrderPath) -> tuple
 
 def _recovered(setup: Setup, judge: Judge, path: Path, count: int, like: Candidate) -> Candidate | None:
     """The last admissible recovered candidate ``like`` another, from ``count`` units on; None if there is none."""
-    counts = path.beyond(count)
+    counts, options = path.beyond(count), setup.options
     trained = [replace(like, plan=path.plan(more), trained=True) for more in counts]
-    judge.models.time.expect(len(counts), like.precision)
-    most = last_admissible(
-        setup.options.search, len(counts) - 1, 1, lambda number: judge.admits(trained[number].in_float32)
-    )
-    for candidate in trained[most::-1]:  # trained again, as it ships: nothing that failed in FP32
+    if options.recover_time is None:
+        most = last_admissible(
+            options.search, len(counts) - 1, 1, lambda number: judge.admits(trained[number].in_float32)
+        )
+        narrowest = trained[most::-1]
+    else:
+        judge.models.time.expect(like.precision)
+
+        def admits(number: int, stage: int, longest: int | None) -> bool:
+            candidate = replace(trained[number], stage=stage).in_float32
+            judge.models.start_at(candidate, None if longest is None else trained[longest].plan)
+            return judge.admits(candidate)
+
+        found = narrow(options.search, len(counts) - 1, admits)
+        narrowest = [replace(trained[number], stage=stage) for number, stage in found]
+    for candidate in narrowest:  # trained again, as it ships: nothing that failed in FP32
         if judge.admits(candidate.in_float32) and judge.admits(candidate):
             return candidate
     return None

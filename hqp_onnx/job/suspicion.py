@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Mapping
 from itertools import combinations
 
+from hqp_onnx.counts import counted
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.evaluation.metrics import Scores
 from hqp_onnx.evaluation.suspicion import suspicions
@@ -42,15 +43,16 @@ def _equal_samples(digests: Mapping[str, frozenset[bytes]], data: Mapping[str, D
     for part, found in digests.items():
         if len(found) <= len(data[part]) / 2:
             yield (
-                f"only {len(found)} of the {len(data[part])} samples of the {_WORDS[part]} data "
+                f"only {len(found)} of the {counted(len(data[part]), 'sample')} of the {_WORDS[part]} data "
                 f"{data[part].source.name} differ. Check how they were made"
             )
     for first, second in combinations(digests, 2):
         common, fewest = len(digests[first] & digests[second]), min(len(digests[first]), len(digests[second]))
         if common > max(1, _COMMON * fewest) or common == fewest:
             yield (
-                f"{common} samples of the {_WORDS[second]} data {data[second].source.name} are also in the "
-                f"{_WORDS[first]} data {data[first].source.name}: drops on them are too small. Split the data anew"
+                f"{counted(common, 'sample')} of the {_WORDS[second]} data {data[second].source.name} "
+                f"{'is' if common == 1 else 'are'} also in the {_WORDS[first]} data "
+                f"{data[first].source.name}: drops on them are too small. Split the data anew"
             )
 
 
@@ -65,6 +67,7 @@ def _few_samples(setup: Setup) -> Iterator[str]:
     if widest and samples < needed[widest][0]:
         fewest, reads = needed[widest]
         yield (
-            f"{samples} calibration samples are few: weight '{widest}' reads {reads} values, and {fewest} samples are "
-            "needed before they can all be told apart. Give more; 1,000 are usual"
+            f"{counted(samples, 'calibration sample is', 'calibration samples are')} few: weight '{widest}' reads "
+            f"{reads} values, and {fewest} samples are needed before they can all be told apart. Give more; 1,000 are "
+            "usual"
         )

@@ -1,18 +1,22 @@
-"""The time of ``--recover-time``, shared among the trainings of a search.
+"""The time of ``--recover-time``, shared among the trainings of a search (``narrowing``).
 
-A search trains about log2(candidates) float models, and then what it found once more in INT8, and others if that fails.
-Each float model has an equal share of the time that is left for those still expected, and for two more where INT8 comes
-after them; each INT8 model has a third of what is left. What one does not need, others have.
+    floats    F seconds: all of them, or three quarters where INT8 comes after
+    stage 0   F / PROBES for each candidate
+    stage k   of what is then left of F, an equal part for each of the stages k .. LAST
+    INT8      half of what is left of all
+
+What one does not need, others have. A candidate that was trained before goes on: its share comes on top.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
-from hqp_onnx.job.candidate import Precision
+from hqp_onnx.job.candidate import Candidate, Precision
 from hqp_onnx.job.ledger import Trial
 
+PROBES, LAST = 32, 4
+_FLOATS = 0.75  # of the time, where INT8 comes after
 _LEAST = 1.0  # seconds, of which a start is judged
 
 
@@ -23,19 +27,24 @@ class TrainingTime:
     """
 
     def __init__(self, limit: float | None, trials: Mapping[str, Trial]) -> None:
-        self._limit, self._trials, self._expected, self._more = limit, trials, 1, 0
+        self._limit, self._trials, self._floats = limit, trials, 1.0
 
-    def expect(self, candidates: int, precision: Precision) -> None:
-        """A search over so many candidates of a precision begins."""
-        self._expected, self._more = math.ceil(math.log2(candidates)), 2 * (precision is Precision.INT8)
+    def expect(self, precision: Precision) -> None:
+        """A search for a candidate of a precision begins."""
+        self._floats = _FLOATS if precision is Precision.INT8 else 1.0
 
-    def share(self, precision: Precision) -> float | None:
-        """Seconds of the next training."""
+    def judged(self, candidate: Candidate) -> bool:
+        """Whether there is a verdict on a candidate: its training is over."""
+        return candidate.key in self._trials
+
+    def share(self, candidate: Candidate) -> float | None:
+        """Seconds of the next training, which is that of a candidate."""
         if self._limit is None:
             return None
         trained = [trial for trial in self._trials.values() if trial.trained]
-        left = max(self._limit - sum(trial.seconds for trial in trained), 0.0)
-        if precision is Precision.INT8:
-            return max(left / 3, _LEAST)
-        floats = sum(trial.precision == Precision.FP32.value for trial in trained)
-        return max(left / (max(self._expected - floats, 1) + self._more), _LEAST)
+        if candidate.precision is Precision.INT8:
+            return max((self._limit - sum(trial.seconds for trial in trained)) / 2, _LEAST)
+        floats = [trial.seconds for trial in trained if trial.precision == Precision.FP32.value]
+        whole = self._floats * self._limit
+        share = (whole - sum(floats)) / (LAST + 1 - candidate.stage) if candidate.stage else whole / PROBES
+        return max(share, _LEAST)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from hqp_onnx.arrays import Array
+from hqp_onnx.counts import counted
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.data.preprocess import is_file
 from hqp_onnx.data.reading import Data, Reading, read_files, reading
@@ -91,7 +92,7 @@ def batches(
     dataset = open_dataset(asked, specs, batch_size=batch, limit=limit)
     if len(dataset) < batch:
         raise DataError(
-            f"{data}: {len(dataset)} samples, fewer than one batch of {batch}: give more, or smaller batches"
+            f"{data}: {counted(len(dataset), 'sample')}, fewer than one batch of {batch}: give more, or smaller batches"
         )
     return Feeds(dataset)
 

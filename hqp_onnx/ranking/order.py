@@ -130,7 +130,7 @@ def aligned(removed: IntArray, channels: ChannelMap, multiple: int) -> IntArray:
     check_multiple(multiple)
     rank = np.full(channels.units + 1, -1)  # the last entry is for label -1, which is never removed
     rank[removed] = np.arange(len(removed))
-    lines = [labels for labels in channels.members.values() if len(labels) >= multiple]
+    lines = _touched([labels for labels in channels.members.values() if len(labels) >= multiple], rank)
     changed = multiple > 1
     while changed:
         changed = False
@@ -141,6 +141,15 @@ def aligned(removed: IntArray, channels: ChannelMap, multiple: int) -> IntArray:
                 ranks = rank[line]
                 changed = True
     return removed[rank[removed] >= 0]
+
+
+def _touched(lines: list[IntArray], rank: IntArray) -> list[IntArray]:
+    """Those that lose any of their units."""
+    if not lines:
+        return []
+    starts = np.cumsum([0, *map(len, lines[:-1])])
+    touched = np.logical_or.reduceat(rank[np.concatenate(lines)] >= 0, starts)
+    return [line for line, any_removed in zip(lines, touched, strict=True) if any_removed]
 
 
 def check_min_width(min_width: float) -> None:

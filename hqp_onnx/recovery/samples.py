@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from hqp_onnx.arrays import Array, IntArray
+from hqp_onnx.counts import counted
 from hqp_onnx.data.batch import joined
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.errors import DataError
@@ -25,7 +26,9 @@ def split(count: int, settings: Recovery, multiple: int) -> tuple[IntArray, IntA
     """
     held = held_of(count, settings, multiple)
     if count - held < multiple:
-        raise DataError(f"{count} samples are too few to recover from: expected {2 * multiple} at least")
+        raise DataError(
+            f"{counted(count, 'sample is', 'samples are')} too few to recover from: expected {2 * multiple} at least"
+        )
     order = np.random.default_rng((settings.seed, 1)).permutation(count)
     return np.sort(order[held:]), np.sort(order[:held])
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from hqp_onnx.durations import Duration
 from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.metrics.task import ANY, Task
 from hqp_onnx.shares import Share
@@ -54,7 +54,7 @@ class Recovery:
     augment: tuple[str, ...] = ()
     seed: int = 0
     task: Task = ANY
-    seconds: float | None = None
+    seconds: Duration = Duration("time_limit")
     share: float = 1.0
 
     @property
@@ -67,8 +67,6 @@ class Recovery:
     def __post_init__(self) -> None:
         if self.epochs != "auto" and (isinstance(self.epochs, str) or self.epochs < 0):
             raise UsageError(f"{{--epochs}} {self.epochs}: expected a number of epochs, 0 or more, or auto")
-        if self.seconds is not None and not 0 < self.seconds < math.inf:
-            raise UsageError(f"{{--time_limit}} {self.seconds:g}: expected a time above 0, as 30m")
         if self.seed < 0:
             raise UsageError(f"{{--seed}} {self.seed}: expected a whole number, 0 or more")
         if (self.batch is not None and self.batch < 1) or self.features < 0 or self.beta < 0:

@@ -24,15 +24,13 @@ from typing import Any
 
 import numpy as np
 
-from hqp_onnx.archives import read_arrays
 from hqp_onnx.arrays import Array, Float32Array, IntArray
 from hqp_onnx.data.ahead import ahead
 from hqp_onnx.data.dataset import Dataset
-from hqp_onnx.errors import DataError
-from hqp_onnx.files import write_arrays
 from hqp_onnx.progress import StageProgress
 from hqp_onnx.recovery.adam import Adam, cosine
 from hqp_onnx.recovery.augment import augmented, spatial_axes
+from hqp_onnx.recovery.checkpoint import FORM, State, load, save
 from hqp_onnx.recovery.objective import Objective
 from hqp_onnx.recovery.samples import Feeds, gather
 from hqp_onnx.recovery.schedule import STALE, Schedule
@@ -41,42 +39,8 @@ from hqp_onnx.recovery.step import Part, Step, Teaching, flat, parts_of
 from hqp_onnx.workers import active, spread
 from hqp_onnx.workers.parcels import Parcel, packed
 
-_NUMBERS = "judging", "limit", "ended", "seconds", "skipped", "since", "place"  # of a state
 ROUNDING = 1e-8  # a loss from which there is nothing to learn
 SMALLEST = 0.01  # size of a weight tensor, for the learning rate
-
-
-@dataclass
-class _State:
-    """What a checkpoint holds.
-
-    Attributes:
-        weights: trained so far.
-        adam: its moments.
-        best: the weights of the least loss.
-        losses: held out, before training and after each round.
-        steps: taken, at each of the losses.
-        judging: seconds that the first judgement took.
-        limit: seconds that it might take.
-        ended: why it did, within ``limit``; "" if it goes on.
-        seconds: that it took.
-        skipped: steps that are left out.
-        since: the last round that lowered the loss, or shortened the way.
-        place: where on the way that was.
-    """
-
-    weights: Float32Array
-    adam: Adam
-    best: Float32Array
-    losses: list[float]
-    steps: list[int]
-    judging: float
-    limit: float
-    ended: str = ""
-    seconds: float = 0.0
-    skipped: int = 0
-    since: int = 0
-    place: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -130,6 +94,7 @@ class Trainer:
         part: int,
         threads: int,
     ) -> None:
+        self.lesson = lesson
         self.teach, self.data, self.settings, self.part = lesson.teach.opened(threads), data, settings, part
         self.train, self.held = rows
         self.names, self.shapes = list(lesson.weights), [x.shape for x in lesson.weights.values()]
@@ -146,7 +111,12 @@ class Trainer:
         self._model = lesson.objective.model
 
     def run(
-        self, checkpoint: Path | None, progress: StageProgress, began: float | None = None, final: bool = False
+        self,
+        checkpoint: Path | None,
+        progress: StageProgress,
+        began: float | None = None,
+        final: bool = False,
+        other: Mapping[str, Array] | None = None,
     ) -> Trained:
         """Train; the start counts as well.
 
@@ -155,22 +125,23 @@ class Trainer:
             progress: called with samples trained on, and in all.
             began: when the time began, by ``perf_counter``.
             final: a checkpoint of a training that ended is its result, even if there is more time now.
+            other: values of weights to start with, if their loss is less.
         """
         key = "" if checkpoint is None else self._key()
-        state = self._load(checkpoint, key)
+        state = None if checkpoint is None else load(checkpoint, key)
         began = (perf_counter() if began is None else began) - (0.0 if state is None else state.seconds)
         limit = math.inf if self.schedule.seconds is None else self.schedule.seconds
         if state is None:
-            before = perf_counter()
-            losses = [self.held_loss(self.start)]
-            judging = perf_counter() - before
-            state = _State(self.start.copy(), Adam.zeros(self.start.size), self.start, losses, [0], judging, limit)
+            state = self._begun(other or {}, limit)
         clock = _Clock(self.schedule, began, state.judging)
         if not (final and state.ended):
             if state.limit != limit:  # what was skipped, was so for the other time
+                self._restart(state, other or {})
                 state.limit, state.skipped, state.since = limit, 0, len(state.losses) - 1
                 state.place = clock.at(state.adam.step)
             state.ended = self._why_over(state, clock)
+            if state.ended and checkpoint is not None:  # no round writes it
+                save(checkpoint, key, state, self.lesson.weights)
         while not state.ended:
             self._round(state, clock, progress)
             loss = self.held_loss(state.weights)
@@ -181,11 +152,31 @@ class Trainer:
             self._shorten(state, clock)
             state.ended = self._why_over(state, clock)
             state.seconds = perf_counter() - began
-            self._save(state, checkpoint, key)
+            if checkpoint is not None:
+                save(checkpoint, key, state, self.lesson.weights)
         epochs = [step / self.schedule.epoch for step in state.steps]
         return Trained(self._arrays(state.best), state.losses, epochs, state.ended)
 
-    def _why_over(self, state: _State, clock: _Clock) -> str:
+    def _begun(self, other: Mapping[str, Array], limit: float) -> State:
+        """Before the first step, from the better of two starts."""
+        before = perf_counter()
+        losses = [self.held_loss(self.start)]
+        judging = perf_counter() - before
+        state = State(self.start.copy(), Adam.zeros(self.start.size), self.start, losses, [0], judging, limit)
+        self._restart(state, other)
+        return state
+
+    def _restart(self, state: State, other: Mapping[str, Array]) -> None:
+        """Go on from ``other`` weights, if their loss is less than any so far."""
+        if not other:
+            return
+        weights = np.clip(flat({**self.lesson.weights, **other}.values()), self.low, self.high)
+        if (loss := self.held_loss(weights)) < min(state.losses):
+            state.weights, state.best = weights, weights.copy()
+            state.losses.append(loss)
+            state.steps.append(state.adam.step)
+
+    def _why_over(self, state: State, clock: _Clock) -> str:
         """Why there is no other round; "" if there is."""
         schedule, losses = self.schedule, state.losses
         if losses[0] <= ROUNDING:
@@ -198,7 +189,7 @@ class Trainer:
             return "the loss had stopped falling"
         return "the time was over" if state.adam.step < schedule.steps else "all epochs were over"
 
-    def _shorten(self, state: _State, clock: _Clock) -> None:
+    def _shorten(self, state: State, clock: _Clock) -> None:
         """Skip half of the rest, where the loss does not fall any more."""
         schedule, last = self.schedule, len(state.losses) - 1
         here = clock.at(state.adam.step) + state.skipped
@@ -217,7 +208,7 @@ class Trainer:
             total += loss
         return total / len(self.held)
 
-    def _round(self, state: _State, clock: _Clock, progress: StageProgress) -> None:
+    def _round(self, state: State, clock: _Clock, progress: StageProgress) -> None:
         schedule, adam = self.schedule, state.adam
         peak, total = peak_rate(self.settings.rate, state.losses[0]), schedule.steps * schedule.batch
         stop = min(adam.step + schedule.round, schedule.steps - state.skipped)
@@ -291,30 +282,8 @@ class Trainer:
         for content in (self.start, *feeds.values(), *self.teach(feeds, rows).values()):
             digest.update(np.ascontiguousarray(content).tobytes())
         timeless = replace(self.settings, seconds=None), replace(self.schedule, seconds=None)
-        digest.update(repr((*timeless, len(self.data), self.part)).encode())
+        digest.update(repr((FORM, *timeless, len(self.data), self.part)).encode())
         return digest.hexdigest()
-
-    def _save(self, state: _State, path: Path | None, key: str) -> None:
-        if path is None:
-            return
-        arrays = {"best": state.best, "weights": state.weights, "m": state.adam.m, "v": state.adam.v}
-        rest = {"key": key, "losses": state.losses, "steps": state.steps}
-        rest |= {name: getattr(state, name) for name in _NUMBERS}
-        write_arrays(path, {**arrays, **{name: np.array(value) for name, value in rest.items()}})
-
-    def _load(self, path: Path | None, key: str) -> _State | None:
-        """The state of an interrupted run; None if there is none of this key."""
-        if path is None or not path.is_file():
-            return None
-        try:
-            x = read_arrays(path)
-            if str(x["key"]) != key:
-                return None
-            losses, steps = x["losses"].tolist(), x["steps"].tolist()
-            adam = Adam(x["m"], x["v"], steps[-1])
-            return _State(x["weights"], adam, x["best"], losses, steps, **{name: x[name].item() for name in _NUMBERS})
-        except (DataError, IndexError, KeyError, TypeError, ValueError) as e:
-            raise DataError(f"{path}: not a checkpoint of a recovery ({e}): remove it") from e
 
 
 @dataclass(frozen=True)

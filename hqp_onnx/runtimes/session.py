@@ -51,6 +51,7 @@ _NUMPY_OF = {
     "bool": np.bool_,
 }
 _SOURCE = re.compile(r"\S+\.(cc|h):\d+ .*?\) ")
+_UNALLOCATED = re.compile(r"Failed to allocate memory for requested buffer of size (\d+)")
 BYTES_LIMIT = 2_000_000_000  # protobuf serialises less than 2 GiB
 VARIABLE = "HQP_PROVIDER"
 _FATAL_IN_HALF = ("MatmulTransposeFusion",)  # 1.32 on the CPU: the process dies where a transposed batch is multiplied
@@ -273,6 +274,9 @@ class Session:
         except LimitError:
             raise
         except Exception as e:
+            if (wanted := _UNALLOCATED.search(str(e))) is not None:
+                what = f"out of memory: onnxruntime cannot allocate {int(wanted[1]) / 1e9:.2f} GB for a tensor"
+                raise LimitError(f"{what}. Give smaller batches, or free memory") from e
             raise ModelError(f"onnxruntime cannot run the model: {failure(e)}") from e
         return dict(zip(self._names, results, strict=True))
 

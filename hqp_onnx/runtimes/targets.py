@@ -61,6 +61,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
+from hqp_onnx.counts import article
 from hqp_onnx.errors import UsageError
 from hqp_onnx.registry import Registry, outside_code
 from hqp_onnx.runtimes.ethos.runtime import EthosU
@@ -150,7 +151,7 @@ class Target:
         for method in ("open", "describe", "remarks"):
             if not callable(getattr(self.runtime, method, None)):
                 kind = type(self.runtime).__name__
-                raise UsageError(f"target '{self.name}': its runtime is a {kind} without {method}()")
+                raise UsageError(f"target '{self.name}': its runtime is {article(kind)} without {method}()")
 
     @property
     def activation_type(self) -> np.dtype[Any]:
@@ -381,5 +382,5 @@ def _registered(name: str) -> Target:
     with outside_code(f"target '{name}' fails"):
         target = entry()
     if not isinstance(target, Target):
-        raise UsageError(f"target '{name}' gives a {type(target).__name__}: expected a Target")
+        raise UsageError(f"target '{name}' gives {article(type(target).__name__)}: expected a Target")
     return target

@@ -97,7 +97,8 @@ def _stages(original: gs.Graph, graph: gs.Graph, readers: Collection[str]) -> di
         weight = node.input[1] if len(node.input) > 1 else ""
         if weight in readers:
             level = max(level, 1)
-        if level and weight in uses and _refittable(uses[weight], tensors[weight]):
+        known = isinstance(old.get(weight), gs.Constant)  # not where what computed it was folded since
+        if level and known and weight in uses and _refittable(uses[weight], tensors[weight]):
             stages.setdefault(level, {})[weight] = uses[weight]
             level += 1
         if level or any(_changed(tensors.get(name), old.get(name)) for name in read):

@@ -26,7 +26,9 @@ from hqp_onnx.model import open_session, read_model
 from hqp_onnx.progress import Progress, silent
 from hqp_onnx.report.reading import read_report
 from hqp_onnx.runtimes.runners import require_timed
+from hqp_onnx.runtimes.same_inputs import require_same_inputs
 from hqp_onnx.runtimes.session import try_run
+from hqp_onnx.runtimes.targets import target as target_named
 from hqp_onnx.steps.evaluate import evaluate_model
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMG]?)(i?)B?")
@@ -107,6 +109,9 @@ def check_folder(
     shipped, source = folder / report.files[report.ships], original or Path(report.model)
     if (thresholds.min_speedup, thresholds.max_drop) != (None, None) and not source.is_file():
         raise DataError(f"{folder}: {source}, the model that was optimized, is not there: name it by {{--original}}")
+    if original is not None:
+        first, other = (open_session(path, target_named(report.request.target)) for path in (source, shipped))
+        require_same_inputs(f"{{--original}} {source}", first, shipped, other)
     findings = []
     if (limit := thresholds.bytes) is not None:
         taken = shipped.with_name(PureWindowsPath(report.shipped).name)  # a .tflite, say; either slash

@@ -22,6 +22,7 @@ from hqp_onnx.evaluation.suspicion import suspicions
 from hqp_onnx.evaluation.suspicious_inputs import suspicious_inputs
 from hqp_onnx.model import ModelSource, ends_of_source, judged_data, name_of, open_session
 from hqp_onnx.progress import Progress, silent
+from hqp_onnx.runtimes.same_inputs import require_same_inputs
 from hqp_onnx.runtimes.session import Runner, try_run
 
 log = logging.getLogger(__name__)
@@ -52,9 +53,10 @@ def evaluate_model(
         _require_none(load_metric(metric))
     session = open_session(model, target_name)
     origin = open_session(reference, target_name) if reference is not None else session
-    dataset = open_dataset(
-        data, session.inputs, preprocess=preprocess, batch_size=batch_size(session.inputs), original=origin
-    )
+    if reference is not None:
+        require_same_inputs(name_of(reference), origin, name_of(model), session)
+    size = min(batch_size(each.inputs) for each in (session, origin))
+    dataset = open_dataset(data, session.inputs, preprocess=preprocess, batch_size=size, original=origin)
     for source, opened in ((model, session), (reference, origin)):
         if source is not None:
             try_run(opened, dataset.rows(0, 1).feeds, name_of(source))

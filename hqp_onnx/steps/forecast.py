@@ -5,11 +5,12 @@ processor's time in each stage is a line,
 
     seconds(n) = a + b n,    a, b >= 0
 
-read at the number of samples that there are. b is the pace between the reports of a pass, or where a stage reports no
-samples, what the two runs differ by. That is multiplied by what a second of it took by the clock: where the machine has
-other work, two readings of a clock differ by more than their samples do. A stage that counts something else than
-samples, as weights, takes what it took. Memory is what the process used at its most: data come in batches, so more
-samples take no more of it, but for what is kept of each. Workers take no part in it.
+read at the number of samples that there are. b is the usual pace between the reports of a pass (what comes once, at its
+end, is no part of it), or where a stage reports no samples, what the two runs differ by. That is multiplied by what a
+second of it took by the clock: where the machine has other work, two readings of a clock differ by more than their
+samples do. A stage that counts something else than samples, as weights, takes what it took. Memory is what the process
+used at its most: data come in batches, so more samples take no more of it, but for what is kept of each. Workers take
+no part in it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median_low
 from time import perf_counter, process_time
 from types import MappingProxyType
 
@@ -84,8 +86,8 @@ class Forecast:
 class Watch:
     """Progress that keeps what each stage took: the time up to a report is that of the stage that reports.
 
-    ``paces`` are the processor's time for one sample, or what else a stage counts, in the last batch: first ones take
-    longer. From ``limit`` on, by the clock, a report raises ``TimeoutError``.
+    ``paces`` are the processor's time for one sample, or what else a stage counts, in each batch but the first of a
+    pass, which takes longer. From ``limit`` on, by the clock, a report raises ``TimeoutError``.
     """
 
     limit: float = math.inf
@@ -93,7 +95,7 @@ class Watch:
     work: dict[str, float] = field(default_factory=dict)
     passes: dict[str, int] = field(default_factory=dict)
     totals: dict[str, int] = field(default_factory=dict)
-    paces: dict[str, float] = field(default_factory=dict)
+    paces: dict[str, list[float]] = field(default_factory=dict)
     _done: int = 0
     _stage: str = ""
     _last: float = field(default_factory=lambda: perf_counter())
@@ -105,7 +107,7 @@ class Watch:
         if stage not in self.passes or done <= self._done:
             self.passes[stage] = self.passes.get(stage, 0) + 1
         elif stage == self._stage:
-            self.paces[stage] = worked / (done - self._done)
+            self.paces.setdefault(stage, []).append(worked / (done - self._done))
         self._stage, self._done, self.totals[stage] = stage, done, total
 
     def end(self) -> None:
@@ -229,7 +231,7 @@ def _stage(name: str, few: Watch, more: Watch, one: Sampling, three: Sampling, c
     counted = total != few.totals.get(name, 0) or total in three.taken.values()
     work = more.work[name]
     if counted and name in more.paces and counts[1]:
-        work += more.paces[name] * more.passes[name] * total * (whole / counts[1] - 1)
+        work += median_low(more.paces[name]) * more.passes[name] * total * (whole / counts[1] - 1)
     elif counted or cap is not None or name == REST:
         work = line(counts, [few.work.get(name, 0.0), more.work[name]], whole)
     seconds = more.seconds[name] * (work / more.work[name] if more.work[name] else 1.0)

@@ -3,7 +3,7 @@
     checking, baseline, statistics, ranking     by a line through two runs on a few samples, as of any command
     a configuration of the table                built, profiled and timed once
     a divergence                                measured for some levels of some groups, for each of each curve
-    a candidate                                 cut, refitted and judged once, for each of the search
+    a candidate                                 cut, refitted and judged once; a later one once, for each of the others
     what is written                             evaluated and timed
 
 How many candidates a search asks for follows from its path, and how long a descent and the search for nodes in float
@@ -13,7 +13,7 @@ take is bounded by the clock alone; ``_USUAL`` shares of these bounds are what t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -43,14 +43,16 @@ from hqp_onnx.steps.forecast import JUDGED, Forecast, Stage, forecast
 
 _FASTER = 6.0  # times that the least widths are as fast as the input
 _USUAL = 0.6  # of the bound of the search for nodes in float
-_LATER = 0.7  # of what the first candidate takes, a later one does
 _SEEN = 0.7  # of the validation samples, before a verdict is certain
 _REMOVED = 0.4  # of the units, where a linear search ends
 _WRITTEN = 3  # models
 _PROBED = 0.0, 0.5, 1.0  # groups, by their place
 TABLE, CURVES, REFIT, INT8, OUTPUTS = "table of times", "loss curves", "candidates", "INT8", "the original's outputs"
-JUDGED_AGAIN = f"{JUDGED} of candidates"
-_CAPS = {CURVES: 2 * SAMPLES, OUTPUTS: 2 * SAMPLES, REFIT: REFIT_SAMPLES, IN_ORDER: REFIT_SAMPLES}
+GROUPS, JUDGED_AGAIN = "groups", f"{JUDGED} of candidates"
+_LATER = {REFIT: f"later {REFIT}", IN_ORDER: f"{IN_ORDER} of later {REFIT}"}
+"""Stages of another candidate than the first, which does what is done once."""
+_CAPS = {CURVES: 2 * SAMPLES, OUTPUTS: 2 * SAMPLES}
+_CAPS |= {name: REFIT_SAMPLES for pair in _LATER.items() for name in pair}
 """Calibration samples that a stage takes at most."""
 
 
@@ -60,7 +62,7 @@ def forecast_optimize(options: Options) -> Forecast:
     groups: list[Groups] = []
     found = forecast(lambda folder, progress: _once(asked, folder, progress, groups), _CAPS)
     counts = _counts(options, groups[-1], found.samples)
-    stages = [_often(stage, counts.get(stage.name, 1.0)) for stage in found.stages]
+    stages = _merged(_often(stage, counts.get(stage.name, 1.0)) for stage in found.stages)
     stages += _by_the_clock(options, stages)
     notes = ["the search ends where the budget does, so the number of its candidates is an estimate"]
     if options.recover:
@@ -94,8 +96,9 @@ def _counts(options: Options, groups: Groups, samples: Mapping[str, int]) -> dic
     files = _WRITTEN * ((options.precision != "fp32") + samples.get("test", 0) / samples["val"])
     levels = sum(len({max(1, round(share * (len(g.levels) - 1))) for share in SHARES}) for g in groups.groups)
     curves = levels / max(len(_some(groups)) - 1, 1)
-    once = {TABLE: number(groups), CURVES: curves, REFIT: candidates, IN_ORDER: candidates}
-    return {**once, JUDGED_AGAIN: _SEEN * candidates + files, INT8: 2, "calibration": 2}
+    once = {TABLE: number(groups), CURVES: curves, GROUPS: options.objective == "latency"}
+    later = dict.fromkeys(_LATER.values(), candidates - 1)
+    return {**once, **later, JUDGED_AGAIN: _SEEN * candidates + files, INT8: 2, "calibration": 2}
 
 
 def _candidates(options: Options) -> float:
@@ -110,9 +113,23 @@ def _candidates(options: Options) -> float:
 def _often(stage: Stage, count: float) -> Stage:
     if stage.name == TABLE and stage.seconds:
         count = min(count, SECONDS / stage.seconds)
-    passes, later = max(1, round(stage.passes * count)), _LATER if stage.name in (REFIT, IN_ORDER) else 1.0
-    worth = 1 + later * (count - 1)
-    return replace(stage, seconds=worth * stage.seconds, work=worth * stage.work, passes=passes)
+    passes = max(1, round(stage.passes * count))
+    return replace(stage, seconds=count * stage.seconds, work=count * stage.work, passes=passes)
+
+
+def _merged(stages: Iterable[Stage]) -> list[Stage]:
+    """Later candidates with the first, and without what takes no time."""
+    names = {later: first for first, later in _LATER.items()}
+    found: dict[str, Stage] = {}
+    for stage in stages:
+        name = names.get(stage.name, stage.name)
+        if name in found:
+            first, passes = found[name], found[name].passes + stage.passes
+            seconds, work = first.seconds + stage.seconds, first.work + stage.work
+            found[name] = replace(first, passes=passes, seconds=seconds, work=work)
+        elif stage.seconds:
+            found[name] = replace(stage, name=name)
+    return list(found.values())
 
 
 def _by_the_clock(options: Options, stages: Sequence[Stage]) -> Iterator[Stage]:
@@ -128,9 +145,20 @@ def _by_the_clock(options: Options, stages: Sequence[Stage]) -> Iterator[Stage]:
     yield Stage("latency of the result", 1, 0, seconds, seconds)
 
 
-def _once(options: Options, folder: Path, progress: Progress, found: list[Groups]) -> None:
-    """Every stage of the search once."""
-    options = replace(options, output=folder / "out")
+class _Renamed:
+    """Progress whose stages have other names from now on: what is done again is another stage than the first time."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self.names = progress, dict[str, str]()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """See ``Progress``."""
+        self._progress(self.names.get(stage, stage), done, total)
+
+
+def _once(options: Options, folder: Path, watch: Progress, found: list[Groups]) -> None:
+    """Every stage of the search once, and another candidate."""
+    options, progress = replace(options, output=folder / "out"), _Renamed(watch)
     setup, out = open_setup(options, progress), OutFolder(options.folder, *owner(options.model), (), False)
     with out.opened():
         ledger = Ledger(out, settings_of(setup), False)
@@ -138,19 +166,21 @@ def _once(options: Options, folder: Path, progress: Progress, found: list[Groups
         evidence = gather(setup, ledger)
         progress("ranking", 1, 1)
         groups = groups_of(setup, evidence)
+        progress(GROUPS, 1, 1)
         half = groups.plan(groups.least // 2)
         if options.objective == "latency":
             _allocated(setup, ledger, evidence, groups)
         models = CandidateModels(setup, evidence.refit, ledger.cache)
         models.graph(Candidate(half))
         progress(REFIT, 1, 1)
-        again = replace(
-            setup, progress=lambda stage, *done: progress(JUDGED_AGAIN if stage == JUDGED else stage, *done)
-        )
-        again.scores(models.session(Candidate(half)), "val")
+        progress.names = {JUDGED: JUDGED_AGAIN}
+        setup.scores(models.session(Candidate(half)), "val")
         if options.precision != "fp32":
             models.graph(Candidate(half, Precision(options.narrow)))
             progress(INT8, 1, 1)
+        progress.names = _LATER
+        models.graph(Candidate(groups.plan(groups.least // 4)))
+        progress(REFIT, 1, 1)
     found.append(groups)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from hqp_onnx.channels import cost
 from hqp_onnx.channels.channel_map import ChannelMap, ParamAxis
+from hqp_onnx.counts import counted
 from hqp_onnx.engine import library
 from hqp_onnx.engine.acceptance import present
 from hqp_onnx.engine.parsing import Refusal, refusals
@@ -69,7 +70,7 @@ class Inspection:
     def table(self) -> Table:
         """Groups of parameter axes that share units, and what is frozen; "(all)" marks branches, which can go whole."""
         caption = (
-            f"{self.units} units, {self.prunable} prunable; of {self.params / 1e6:.2f} M parameters and "
+            f"{counted(self.units, 'unit')}, {self.prunable} prunable; of {self.params / 1e6:.2f} M parameters and "
             f"{self.macs / 1e6:.2f} M MACs per sample, {self.prunable_params / max(self.params, 1):.1%} and "
             f"{self.prunable_macs / max(self.macs, 1):.1%} belong to units that can be removed, though not all at once"
         )

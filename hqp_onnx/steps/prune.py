@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 from hqp_onnx.arrays import IntArray
 from hqp_onnx.channels.channel_map import ChannelMap, PruningPlan
 from hqp_onnx.channels.removals import plan_of, removals_json
+from hqp_onnx.counts import counted
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.data.reading import Data, read_files
 from hqp_onnx.errors import UsageError
@@ -124,7 +125,7 @@ class Pruned:
     @property
     def notes(self) -> tuple[str, ...]:
         """What was pruned in place of the model that was given, and why fewer units were removed than were wanted."""
-        short = f"{self.wanted} units were asked for: widths that must stay allow no more"
+        short = f"{counted(self.wanted, 'unit was', 'units were')} asked for: widths that must stay allow no more"
         return self.read if self.units == self.wanted else (*self.read, short)
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.data.reading import Data, files_of, read_files
 from hqp_onnx.data.sampled import taken
 from hqp_onnx.errors import UsageError
+from hqp_onnx.evaluation.verification import Source
 from hqp_onnx.files import forbid_overlap
 from hqp_onnx.graphs import model_io
 from hqp_onnx.graphs.record import Record
@@ -32,11 +34,13 @@ from hqp_onnx.runtimes.runners import open_runner, remarks, stand_in
 from hqp_onnx.runtimes.session import Runner
 from hqp_onnx.runtimes.targets import Target, in_float8
 from hqp_onnx.runtimes.targets import target as target_named
+from hqp_onnx.shares import Given
 from hqp_onnx.statistics import thresholds
 from hqp_onnx.steps.quantize_int4 import Int4, Judging, StoredWeights, int4_asked, int4_model
 from hqp_onnx.steps.writing import Written, write_verified
 from hqp_onnx.synthesis.inputs import made_inputs
 
+PRECISIONS = ("int8", "mixed", "dynamic", "fp8", "fp16")
 _UNRANGED = ("fp16", "dynamic")  # which take no data
 
 
@@ -52,7 +56,7 @@ def quantize_file(
     precision: str | None = None,
     calibration_out: Path | None = None,
     tensorrt_version: str = TENSORRT_VERSION,
-    int4_weights: float | Literal["auto"] | None = None,
+    int4_weights: Given | None = None,
     int4_convs: bool = False,
     val: Data | None = None,
     max_drop: float | str | None = None,
@@ -76,7 +80,7 @@ def quantize_file(
         calibration_out: folder for the ranges, in the formats of ``calibration_export``; these must be those of the
             model itself, so it is not equalized.
         tensorrt_version: named in TensorRT's cache.
-        int4_weights: share of the Gemm and MatMul weights to store in INT4, in place of INT8; auto: as many as the
+        int4_weights: share of the Gemm and MatMul weights to store in INT4, in place of INT8; "auto": as many as the
             budget allows, and all others in INT8 (``steps.quantize_int4``).
         int4_convs: weights of Conv are among them.
         val: what auto is judged on.
@@ -89,39 +93,108 @@ def quantize_file(
             without a share.
         ModelError: what would be written does not load or run.
     """
-    target, asked = target_named(target_name), precision
-    if precision is None:
-        integers = int4_weights is not None or calibration_out is not None
-        precision = "int8" if integers else default_precision(target)
     thresholds.method(method)
     forbid_overlap(
         {"output": output, "calibration_out": calibration_files(calibration_out)},
         {"the input model": model_io.parts(path), **read_files(data, preprocess), "the validation data": files_of(val)},
     )
-    check_dynamic(precision, target)
-    if precision == "fp8":
-        in_float8(target)
-    weights = int4_asked(int4_weights, int4_convs, None if val is None else Judging(val, max_drop, metric, preprocess))
-    if val is None and (max_drop, metric) != (None, None):
+    ranged = calibration_out is not None
+    asked = asked_of(
+        target_name,
+        method,
+        precision=precision,
+        int4_weights=int4_weights,
+        int4_convs=int4_convs,
+        judging=judging_of(val, max_drop, metric, preprocess),
+        ranged=ranged,
+        recipe=Recipe(**{**recipe, **({"equalize": False} if ranged else {})}),
+    )
+    tensorrt_number(tensorrt_version)
+    made = made_model(open_model(path), asked, data, preprocess, progress)
+    verified = write_verified(made.result.graph, output, *made.written)
+    if calibration_out is not None and isinstance(made.result, Quantized):
+        write_calibration(made.result.calibration, calibration_out, tensorrt_version)
+    return Written(made.notes, verified)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a model is to become: ``precision``, laid out for ``target``, or with INT4 ``weights``."""
+
+    target: Target
+    precision: str
+    method: str
+    weights: Int4 | None
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Made:
+    """What was made of a model, what is said of it, and what ``write_verified`` takes behind graph and path."""
+
+    result: PassResult
+    notes: tuple[str, ...]
+    written: tuple[Source, Record, Target, str, tuple[str, ...]]
+
+
+def judging_of(
+    val: Data | None, max_drop: float | str | None, metric: str | None, preprocess: str | Path | None
+) -> Judging | None:
+    """What INT4 weights are held to, if to anything; ``UsageError`` for a budget without data."""
+    if val is not None:
+        return Judging(val, max_drop, metric, preprocess)
+    if (max_drop, metric) != (None, None):
         raise UsageError("{--max_drop} and {--metric} are for what is judged on {--val}: add it, or leave them out")
-    _check(asked, precision, calibration_out, weights, tensorrt_version)
-    model = open_model(path)
-    images = None if data is None and val is not None else preprocess  # of --val alone
-    samples = calibration_data(model, data, images, precision, progress)
-    dataset = samples.data
-    target = calibrated(target, dataset)
-    said = *(stand_in(target) if target.mixes == "fp16" else ()), *remarks(target, precision)
-    precision = "int4" if weights else precision
-    even = {"equalize": False} if calibration_out is not None else {}
-    made = _made(model, dataset, target, precision, method, weights, Recipe(**{**recipe, **even}), progress)
+    return None
+
+
+def asked_of(
+    target_name: str,
+    method: str,
+    *,
+    precision: str | None,
+    int4_weights: Given | None,
+    int4_convs: bool,
+    judging: Judging | None,
+    recipe: Recipe,
+    ranged: bool = False,
+) -> Asked:
+    """What the arguments of these names ask for; ``ranged``: the ranges are wanted, too.
+
+    Raises:
+        UsageError: some exclude each other, or need others, or have an unknown name.
+    """
+    target = target_named(target_name)
+    thresholds.method(method)
+    chosen = precision or ("int8" if int4_weights is not None or ranged else default_precision(target))
+    if chosen not in PRECISIONS:
+        raise UsageError(f"{{--precision}} {chosen}: expected one of {', '.join(PRECISIONS)}")
+    check_dynamic(chosen, target)
+    if chosen == "fp8":
+        in_float8(target)
+    weights = int4_asked(int4_weights, int4_convs, judging)
+    if ranged and (chosen in (*_UNRANGED, "fp8") or weights is not None):
+        raise UsageError("{--calibration_out} needs static INT8: fp16, fp8, dynamic and INT4 weights take no ranges")
+    if precision is not None and weights is not None:
+        raise UsageError(f"{{--int4_weights}} and {{--precision}} {precision} exclude each other: leave one out")
+    return Asked(target, chosen, method, weights, recipe)
+
+
+def made_model(
+    model: Model, asked: Asked, data: Data | None, preprocess: str | Path | None, progress: Progress = silent
+) -> Made:
+    """``model`` as ``asked``; ``preprocess`` is that of ``data`` and of what INT4 weights are judged on."""
+    judged = asked.weights is not None and isinstance(asked.weights.share, Judging)
+    samples = calibration_data(model, data, None if data is None and judged else preprocess, asked.precision, progress)
+    target = calibrated(asked.target, samples.data)
+    said = *(stand_in(target) if target.mixes == "fp16" else ()), *remarks(target, asked.precision)
+    precision = "int4" if asked.weights else asked.precision
+    made = _made(model, samples.data, replace(asked, target=target), progress)
     notes = {"int4": made.notes}.get(precision, (*made.notes, *said) if precision in ("fp16", "dynamic") else said)
     has = made.precision if isinstance(made, StoredWeights) else precision
-    record = Record(model.digest, precision=has)
-    source, warnings = model.source(dataset), (*samples.warnings, *made.warnings)
-    verified = write_verified(made.graph, output, source, record, target, precision if has == "fp32" else has, warnings)
-    if calibration_out is not None and isinstance(made, Quantized):
-        write_calibration(made.calibration, calibration_out, tensorrt_version)
-    return Written((*samples.notes, *notes), verified)
+    record, warnings = Record(model.digest, precision=has), (*samples.warnings, *made.warnings)
+    written = model.source(samples.data), record, target, precision if has == "fp32" else has, warnings
+    return Made(made, (*samples.notes, *notes), written)
 
 
 class Samples(NamedTuple):
@@ -146,43 +219,22 @@ def calibration_data(
     return Samples(taken(made.data), made.notes, made.warnings)
 
 
-def _made(
-    model: Model,
-    data: Dataset | None,
-    target: Target,
-    precision: str,
-    method: str,
-    int4_weights: Int4 | None,
-    recipe: Recipe,
-    progress: Progress,
-) -> PassResult:
-    """The model in ``precision``, which takes ``data`` unless it is fp16."""
-    if precision == "fp16":
+def _made(model: Model, data: Dataset | None, asked: Asked, progress: Progress) -> PassResult:
+    """The model as asked, which takes ``data`` unless it is fp16."""
+    if asked.precision == "fp16":
         return in_float16(model.graph)
-    if precision == "dynamic":
-        return dynamic_model(model, data, target, recipe, progress)
+    if asked.precision == "dynamic":
+        return dynamic_model(model, data, asked.target, asked.recipe, progress)
     assert data is not None
-    if int4_weights is not None:
-        return int4_model(model, data, int4_weights, recipe, progress)
-    make = {"mixed": mixed_model, "fp8": fp8_model}.get(precision, quantize_model)
-    return make(model, data, target, method, progress, recipe)
+    if asked.weights is not None:
+        return int4_model(model, data, asked.weights, asked.recipe, progress)
+    make = {"mixed": mixed_model, "fp8": fp8_model}.get(asked.precision, quantize_model)
+    return make(model, data, asked.target, asked.method, progress, asked.recipe)
 
 
 def default_precision(target: Target) -> str:
     """What is taken if none is asked for: int8, or what engines for ``target`` compute in."""
     return target.mixes if target.engines else "int8"
-
-
-def _check(
-    asked: str | None, precision: str, calibration_out: Path | None, weights: Int4 | None, tensorrt_version: str
-) -> None:
-    """Raise, before any work, what excludes each other; ``precision`` is that ``asked`` for, or what is taken."""
-    unranged = precision in (*_UNRANGED, "fp8")
-    if calibration_out is not None and (unranged or weights is not None):
-        raise UsageError("{--calibration_out} needs static INT8: fp16, fp8, dynamic and INT4 weights take no ranges")
-    if asked is not None and weights is not None:
-        raise UsageError(f"{{--int4_weights}} and {{--precision}} {asked} exclude each other: leave one out")
-    tensorrt_number(tensorrt_version)
 
 
 def quantize_model(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import onnx
 
@@ -28,6 +28,7 @@ from hqp_onnx.passes.quantize import Recipe
 from hqp_onnx.passes.quantize_int4 import check_share, int4_share
 from hqp_onnx.passes.store_weights import PreparedWeights, finish_weights, prepare_weights
 from hqp_onnx.progress import Progress, silent
+from hqp_onnx.shares import Given, share
 from hqp_onnx.steps.evaluate import Evaluation, evaluate_model
 
 
@@ -48,7 +49,7 @@ class Int4(NamedTuple):
     convolutions: bool = False
 
 
-def int4_asked(weights: float | Literal["auto"] | None, convolutions: bool, judging: Judging | None) -> Int4 | None:
+def int4_asked(weights: Given | None, convolutions: bool, judging: Judging | None) -> Int4 | None:
     """What the arguments of these names ask for.
 
     Raises:
@@ -64,8 +65,9 @@ def int4_asked(weights: float | Literal["auto"] | None, convolutions: bool, judg
         if convolutions:
             raise UsageError("{--int4_convs} says which weights are INT4, not how many: add {--int4_weights} SHARE")
         return None
-    check_share(weights)
-    return Int4(weights, convolutions)
+    number = share(weights, "int4_weights")
+    check_share(number)
+    return Int4(number, convolutions)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from hqp_onnx.graphs import model_io
 from hqp_onnx.graphs.interface import Interface
 from hqp_onnx.graphs.record import Record
 from hqp_onnx.graphs.shapes import probe
-from hqp_onnx.model import IN_MEMORY, Model, ModelSource, open_data, open_model, read_model
+from hqp_onnx.model import IN_MEMORY, Model, ModelSource, open_data, open_model, open_session, read_model
 from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.passes.recover import Recovered, recover
 from hqp_onnx.progress import Progress, silent
@@ -28,6 +28,7 @@ from hqp_onnx.recovery import Recovery
 from hqp_onnx.recovery.points import kept_positions
 from hqp_onnx.recovery.samples import held_of
 from hqp_onnx.recovery.schedule import batch_for, epochs_for
+from hqp_onnx.runtimes.same_inputs import require_same_inputs
 from hqp_onnx.steps.forecast import Forecast, Stage
 from hqp_onnx.steps.writing import Written, write_verified
 
@@ -64,6 +65,7 @@ def recover_model(
     inputs, expected = ([x.name for x in some.inputs] for some in (graph, teacher.graph))
     if inputs != expected:
         raise ModelError(f"{path}: its inputs {inputs} are not those of {teacher.path}: give its original")
+    require_same_inputs(path, open_session(student), teacher.path, teacher.session)
     return recover(
         graph,
         teacher.graph,

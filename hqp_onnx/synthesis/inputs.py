@@ -16,6 +16,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import Array
+from hqp_onnx.counts import counted
 from hqp_onnx.data.dataset import Dataset, batch_size
 from hqp_onnx.data.memory import ArraySource
 from hqp_onnx.errors import DataError, GradientError, ModelError
@@ -121,8 +122,8 @@ def _matched(graph: gs.Graph, inputs: _Inputs, rng: np.random.Generator, progres
         note = f"BatchNormalization layers are of no help: {e}"
         return inputs.feeds, (note,), (_unmatched(inputs, "Nothing says"),)
     said = (
-        f"No data: {len(feeds[floats[0]])} inputs were made up, which meet the statistics of {len(matching.layers)} "
-        f"BatchNormalization layer{'s' * (len(matching.layers) > 1)} to {error:.2f} standard deviations"
+        f"No data: {len(feeds[floats[0]])} inputs were made up, which meet the statistics of "
+        f"{counted(len(matching.layers), 'BatchNormalization layer')} to {error:.2f} standard deviations"
     )
     if error <= NEAR:
         return feeds, (f"{said}. What it costs in accuracy is not known without data",), ()

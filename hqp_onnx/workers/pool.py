@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeAlias, Union
 
+from hqp_onnx.counts import article
 from hqp_onnx.errors import UsageError, WorkerError, one_line
 from hqp_onnx.registry import is_file_name, outside_code
 from hqp_onnx.workers.clusters import CLUSTERS
@@ -151,7 +152,7 @@ def _opened(workers: Workers) -> Pool | None:
     with outside_code(f"{{--workers}} {text}", WorkerError):
         executor = make(text)
     if not isinstance(executor, Executor):
-        raise UsageError(f"{{--workers}} {text}: gives a {type(executor).__name__}, expected an Executor")
+        raise UsageError(f"{{--workers}} {text}: gives {article(type(executor).__name__)}, expected an Executor")
     return _of(executor, owned=True)
 
 

@@ -182,6 +182,48 @@ def test_a_matrix_read_by_two_operators():
     assert_matches_torch(build(body, (4,), {"w": array(4, 4)}), *samples((4,), classes=4))
 
 
+TURNED = {
+    "by transB": ("h = Gemm (x, w) t = Tanh (h) z = Gemm <transB = 1, alpha = 0.5> (t, w)", (4,)),
+    "by Transpose": ("v = Transpose <perm = [1, 0]> (w) h = MatMul (x, w) t = Tanh (h) z = MatMul (t, v)", (4,)),
+    "Transpose first": ("v = Transpose <perm = [1, 0]> (w) h = Gemm (x, v) t = Tanh (h) z = MatMul (t, w)", (4,)),
+    "at several positions": (
+        """v = Transpose <perm = [1, 0]> (w) h = MatMul (x, w) t = Tanh (h) o = MatMul (t, v) u = Tanh (o)
+           z = ReduceMean <axes = [1], keepdims = 0> (u)""",
+        (5, 4),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TURNED)
+def test_a_matrix_read_as_its_transpose_too(name):
+    body, shape = TURNED[name]
+    weight = array(6, 4) if "first" in name else array(4, 6)
+    assert_matches_torch(build(body, shape, {"w": weight}), *samples(shape, classes=4))
+
+
+def test_kernels_read_by_a_transposed_convolution_too():
+    body = """c = Conv (x, w) t = Tanh (c) d = ConvTranspose (t, w) r = Tanh (d)
+              z = ReduceMean <axes = [2, 3], keepdims = 0> (r)"""
+    model, (x, labels) = build(body, (3, 5, 6), {"w": array(4, 3, 3, 2)}), samples((3, 5, 6))
+    want = filter_norms(sample_gradients(model, {"x": x}, labels, ["w"], torch.float64), {"w": 0})["w"]
+    got = PerSample(model, {"x": x})({"x": x}, labels)["w"]
+    assert np.abs(got - want).max() <= 2e-5 * want.max()
+    with pytest.raises(GradientError, match="along another axis"):
+        PerSample(model, {"x": x}, kind="taylor")
+
+
+def test_models_in_double():
+    body, weights = "h = Gemm (x, w) t = Tanh (h) z = Gemm (t, v)", {"w": array(4, 6), "v": array(6, 3)}
+    x, labels = samples((4,))
+    model = build(body, (4,), {name: value.astype(float) for name, value in weights.items()})
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+    for kind in PerSample.kinds:
+        want = PerSample(build(body, (4,), weights), {"x": x}, kind=kind)({"x": x}, labels)
+        got = PerSample(model, {"x": x.astype(float)}, kind=kind)({"x": x.astype(float)}, labels)
+        assert all(np.allclose(got[name], want[name], rtol=1e-4) for name in want), kind
+
+
 TIED = {
     "rows": "t = Tanh (e) m = ReduceMean <axes = [1], keepdims = 0> (t) z = Gemm <transB = 1> (m, w)",
     "columns": """s = MatMul (e, u) p = Softmax (s) o = MatMul (p, w) t = Tanh (o)
@@ -247,7 +289,6 @@ REFUSED = {
         {"w": (4, 3)},
     ),
     "not a weight only": ("y = MatMul (x, w) s = ReduceSum (w) z = Add (y, s)", {"w": (4, 4)}),
-    "two ways": ("y = MatMul (x, w) z = Gemm <transB = 1> (y, w)", {"w": (4, 4)}),
     "no weight": ("z = Tanh (x)", {}),
     "read in a loop": (
         """y = MatMul (x, w) n = Constant <value_int = 2> () r = ReduceMax <keepdims = 0> (y) go = Cast <to = 9> (r)

@@ -93,9 +93,11 @@ def test_limits_that_make_no_sense(
     data = small_data()
     with pytest.raises(UsageError, match="time_limit is for a budget: leave out speedup"):
         Options(small_model(), data, data, tmp_path, speedup=2.0, time_limit=60.0)
-    with pytest.raises(UsageError, match="time_limit -1: expected a time above 0"):
-        Options(small_model(), data, data, tmp_path, time_limit=-1.0)
+    assert Options(small_model(), data, data, tmp_path, time_limit="1.5m").time_limit == 90
+    for limit in (-1, "10 x", True, float("inf")):
+        with pytest.raises(UsageError, match=f"time_limit {limit}: expected a time above 0, as 90s, 10m or 2h"):
+            Options(small_model(), data, data, tmp_path, time_limit=limit)
     monkeypatch.chdir(tmp_path)
     np.savez("data.npz", **data)
     assert hqp(monkeypatch, "optimize", "m.onnx", "--data", "data.npz", "--time-limit", "10 minutes", "-o", "out") == 2
-    assert "expected a time, as 90s, 10m or 2h" in capfd.readouterr().err
+    assert "expected a time above 0, as 90s, 10m or 2h" in capfd.readouterr().err

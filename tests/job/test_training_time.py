@@ -1,45 +1,63 @@
 """How a search shares the time of --recover-time."""
 
+import numpy as np
 import pytest
 
-from hqp_onnx.job.candidate import Precision
+from hqp_onnx.channels.channel_map import PruningPlan
+from hqp_onnx.job.candidate import Candidate, Precision
 from hqp_onnx.job.ledger import Trial
-from hqp_onnx.job.training_time import TrainingTime
+from hqp_onnx.job.training_time import LAST, PROBES, TrainingTime
 
 FP32, INT8 = Precision.FP32, Precision.INT8
 
 
-def trial(precision: Precision, seconds: float, trained: bool = True) -> Trial:
-    return Trial(str(seconds), precision.value, 0, trained, 1, 0.1, 0.9, True, 1, 1, True, "", seconds)
+def trial(precision: Precision, seconds: float, trained: bool = True, key: str = "") -> Trial:
+    return Trial(key or str(seconds), precision.value, 0, trained, 1, 0.1, 0.9, True, 1, 1, True, "", seconds)
+
+
+def candidate(precision: Precision, stage: int = 0) -> Candidate:
+    return Candidate(PruningPlan(np.zeros(0, np.int64)), precision, trained=True, stage=stage)
 
 
 def test_without_a_limit_there_is_none() -> None:
-    assert TrainingTime(None, {}).share(FP32) is None
+    assert TrainingTime(None, {}).share(candidate(FP32)) is None
 
 
 def test_a_search_is_over_in_its_time() -> None:
-    """Of 8 candidates 3 are trained in float32, and one in INT8: a fifth each, and a third of the rest."""
+    """Three quarters for the floats: probes, then four equal parts; half of the rest for each INT8 model."""
     trials: dict[str, Trial] = {"a": trial(FP32, 500.0, trained=False)}
-    time = TrainingTime(500.0, trials)
-    time.expect(8, INT8)
-    for number in range(3):
-        assert time.share(FP32) == pytest.approx(100)
-        trials[str(number)] = trial(FP32, 100.0)
-    assert time.share(INT8) == pytest.approx(200 / 3)
-    trials["int8"] = trial(INT8, 50.0)
-    assert time.share(FP32) == time.share(INT8) == pytest.approx(50)
+    time = TrainingTime(640.0, trials)
+    time.expect(INT8)
+    for number in range(5):
+        assert time.share(candidate(FP32)) == pytest.approx(480 / PROBES)
+        trials[f"probe {number}"] = trial(FP32, 16.0)
+    for stage in range(1, LAST + 1):
+        assert time.share(candidate(FP32, stage)) == pytest.approx(100)
+        trials[f"stage {stage}"] = trial(FP32, 100.0)
+    assert time.share(candidate(INT8, LAST)) == pytest.approx(80)
+    trials["int8"] = trial(INT8, 80.0)
+    assert time.share(candidate(INT8, LAST)) == pytest.approx(40)
 
 
 def test_what_one_does_not_need_others_have() -> None:
     trials: dict[str, Trial] = {}
     time = TrainingTime(400.0, trials)
-    time.expect(8, FP32)
-    assert time.share(FP32) == pytest.approx(400 / 3)
+    time.expect(FP32)
+    assert time.share(candidate(FP32, 1)) == pytest.approx(100)
     trials["a"] = trial(FP32, 10.0)
-    assert time.share(FP32) == pytest.approx(390 / 2)
+    assert time.share(candidate(FP32, 2)) == pytest.approx(390 / 3)
+    assert time.share(candidate(FP32, LAST)) == pytest.approx(390)
 
 
 def test_there_is_always_time_to_judge_the_start() -> None:
     time = TrainingTime(5.0, {"a": trial(FP32, 10.0)})
-    time.expect(1, INT8)
-    assert time.share(FP32) == time.share(INT8) == 1.0
+    time.expect(INT8)
+    assert time.share(candidate(FP32)) == time.share(candidate(INT8)) == 1.0
+
+
+def test_a_verdict_ends_a_training() -> None:
+    """More time is another stage, with a verdict of its own."""
+    time = TrainingTime(5.0, {candidate(FP32, 1).key: trial(FP32, 1.0)})
+    assert time.judged(candidate(FP32, 1))
+    assert not time.judged(candidate(FP32, 2))
+    assert not time.judged(candidate(FP32))

@@ -9,6 +9,7 @@ import onnx_graphsurgeon as gs
 import pytest
 from oracle import run
 
+import hqp_onnx
 from hqp_onnx.graphs.model_io import to_graph, to_proto
 from hqp_onnx.graphs.windows import window_of
 from hqp_onnx.passes.canonicalize import canonicalize, canonicalize_with_shapes
@@ -205,3 +206,19 @@ def test_pads_and_means_are_what_kernels_know() -> None:
     result, shapes = canonicalize_with_shapes(to_graph(model))
     pooled = result.graph.nodes[1].outputs[0].name
     assert shapes.sizes[pooled] == (2, 5, 1, 1) and shapes.varying(pooled) == (True, False, False, False)
+
+
+def test_weights_that_are_outputs_stay_whatever_becomes_of_the_layer() -> None:
+    model = parse("h = Gemm(x, w, c)  r = Relu(h)  y = Gemm(r, v, d)", shape="n,8")
+    shapes = {"w": (8, 16), "c": (16,), "v": (16, 4), "d": (4,)}
+    values = {name: RNG.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in values.items())
+    for name in ("v", "c", "d"):
+        kind = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, values[name].shape)
+        model.graph.output.append(kind)
+    data = {"x": RNG.standard_normal((64, 8)).astype(np.float32)}
+    made = {precision: hqp_onnx.quantize(model, data, precision=precision) for precision in ("int8", "dynamic", "fp16")}
+    made["pruned"] = hqp_onnx.prune(model, 0.5, data=data, saliency="l2")
+    for how, proto in made.items():
+        found = dict(zip([o.name for o in proto.graph.output], run(proto, data), strict=True))
+        assert all(np.array_equal(found[name], values[name]) for name in ("v", "c", "d")), how

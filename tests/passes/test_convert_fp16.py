@@ -184,6 +184,15 @@ def test_outputs_that_no_node_makes() -> None:
     np.testing.assert_allclose(found, x * np.float32([0.1, 3.3]), rtol=2e-3)
 
 
+def test_an_output_that_is_named_twice() -> None:
+    model = parsed("g (float[n,2] x) => (float[n,2] y, float[n,2] z, float[n,2] y) { y = Relu(x)  z = Mul(y, x) }")
+    half = to_proto(convert_fp16(to_graph(model)).graph)
+    assert types(half) == types(model)
+    x = np.float32([[0.5, -2]])
+    for got, wanted in zip(run(half, {"x": x}), run(model, {"x": x}), strict=True):
+        np.testing.assert_array_equal(got, wanted)
+
+
 def test_operators_without_float16_are_computed_in_float32() -> None:
     text = """<ir_version: 8, opset_import: ["" : 17]> g (float[1, 6, 4] b, float[1, 1, 6] s) => (int64[N, 3] y) {
      a = Neg(b)  c = Neg(a)  y = NonMaxSuppression(c, s, m, t, t) }"""

@@ -354,7 +354,7 @@ def test_outputs_that_are_no_classes_and_a_fixed_batch(batch):
 
 
 def test_refusals(teacher, data):
-    with pytest.raises(DataError, match="1 samples are too few"):
+    with pytest.raises(DataError, match="1 sample is too few"):
         recover(teacher.graph, teacher.graph, data.first(1), SETTINGS)
     vectors = open_model(regressor())
     rows = open_data(vectors, {"x": np.ones((20, 6), np.float32)})
@@ -412,3 +412,33 @@ def test_recurrent_networks_are_trained(turn, int8):
     assert min(found.losses) < 0.7 * found.losses[0]
     wanted = {"w/int8", "r/int8"} if int8 else {"w", "r", "b", "v"}
     assert wanted <= changed, changed
+
+
+def test_other_weights_are_a_start_where_they_do_better(teacher, data, pruned, tmp_path):
+    """What another training found is gone on from, at the start and with more time; worse weights are not."""
+    graph, kept = pruned
+    given = {name: t.values for name, t in graph.tensors().items() if isinstance(t, gs.Constant)}
+    longer = recover(graph, teacher.graph, data, Recovery(6, batch=8), kept=kept, threads=1)
+    after = longer.graph.tensors()
+    better = {name: after[name].values for name in given if name in after}
+    worse = {name: x + np.float32(3) for name, x in given.items() if x.dtype == np.float32}
+    short = Recovery(1, batch=8)
+    plain, same, carried = (
+        recover(graph, teacher.graph, data, short, kept=kept, threads=1, other=other) for other in (None, worse, better)
+    )
+    assert content(plain.graph) == content(same.graph)
+    assert carried.losses[:2] == (plain.losses[0], pytest.approx(min(longer.losses), rel=1e-5))
+    assert min(carried.losses) < min(plain.losses)
+
+    def trained(seconds, other=None, final=False):
+        settings, file = Recovery(1, batch=8, seconds=seconds), tmp_path / "checkpoint.npz"
+        return recover(
+            graph, teacher.graph, data, settings, kept=kept, threads=1, checkpoint=file, other=other, final=final
+        )
+
+    first = trained(100.0)
+    moved = trained(200.0, better)
+    assert moved.losses[: len(first.losses) + 1] == (*first.losses, pytest.approx(min(longer.losses), rel=1e-5))
+    again = trained(300.0, worse, final=True)
+    assert again.losses == moved.losses
+    assert content(again.graph) == content(moved.graph)

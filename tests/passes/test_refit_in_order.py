@@ -169,3 +169,19 @@ def test_a_sequence_that_crosses_is_computed_again() -> None:
     changed.tensors()["w1"].values = changed.tensors()["w1"].values * np.float32(1.1)
     data = [Batch({"x": rng.standard_normal((60, 8)).astype(np.float32)})]
     assert [weight.name for weight, *_ in moments_in_order(original, changed, data)][-1] == "w3"
+
+
+def test_a_transpose_that_is_folded_once_its_branch_is_gone():
+    """The table is the head too, through a Transpose, which the pruned graph no longer needs."""
+    text = """<ir_version: 8, opset_import: ["": 17]> g (int64[n,5] ids) => (float[n,5,20] y) {
+        e = Gather (emb, ids) a = MatMul (e, w) r = Relu (a) b = MatMul (r, v) s = Add (e, b)
+        head = Transpose <perm = [1, 0]> (emb) y = MatMul (s, head) }"""
+    model, rng = onnx.parser.parse_model(text), np.random.default_rng(0)
+    for name, shape in {"emb": (20, 8), "w": (8, 16), "v": (16, 8)}.items():
+        value = rng.standard_normal(shape).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    opened, data = open_model(model), [Batch({"ids": rng.integers(0, 20, (40, 5))})]
+    channels = opened.channels()
+    moments = input_moments(to_proto(opened.graph), None, data)
+    made = cut(opened.graph, channels, PruningPlan(channels.branches[0]), Refit(moments, {}, data)).graph
+    assert Session(to_proto(made)).run(data[0].feeds)["y"].shape == (40, 5, 20)

@@ -62,6 +62,25 @@ def test_stages_are_read_at_all_samples(work: Work) -> None:
     assert found.samples == {"data": 600} and found.bytes > 10**7
 
 
+def test_what_comes_once_at_the_end_of_a_pass_is_no_part_of_its_pace(work: Work) -> None:
+    def command(_: Path, progress: Progress) -> None:
+        total = len(taken(work.data))
+        for done in range(20, total + 1, 20):
+            work.now += 1 + 4 * (done == 20) + 7 * (done == total)
+            progress("reading", done, total)
+
+    reading = next(stage for stage in forecast(command).stages if stage.name == "reading")
+    assert reading.work == pytest.approx(600 / 20 + 4 + 7)
+
+
+def test_later_candidates_take_what_the_second_takes() -> None:
+    first, later = forecast_optimize.REFIT, forecast_optimize._LATER[forecast_optimize.REFIT]
+    stages = [Stage(first, 1, 1, 9.0, 3.0), Stage("baseline", 1, 5, 2.0, 1.0), Stage(later, 1, 1, 0.5, 0.25)]
+    merged = forecast_optimize._merged(forecast_optimize._often(s, 6 if s.name == later else 1) for s in stages)
+    assert merged == [Stage(first, 7, 1, 12.0, 4.5), stages[1]]
+    assert forecast_optimize._merged([Stage("groups", 1, 1, 0.0)]) == []
+
+
 def test_a_stage_takes_no_more_samples_than_it_may(work: Work) -> None:
     stages = {stage.name: stage for stage in forecast(work, {"reading": 100}).stages}
     assert stages["reading"].work == pytest.approx(100) and stages["reading"].count == 100

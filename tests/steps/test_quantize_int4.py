@@ -9,6 +9,7 @@ import PIL.Image
 import pytest
 from small_model import small_data, small_model
 
+import hqp_onnx
 from hqp_onnx.errors import UsageError
 from hqp_onnx.passes import store_weights
 from hqp_onnx.progress import silent
@@ -83,7 +84,7 @@ def test_weights_that_are_not_worth_storing_are_not_said_to_be_in_int8(files: tu
     model.metadata_props.add(key="hqp.version", value="0")  # what says nothing of ours is left alone
     onnx.save(model, files[0])
     made, words = quantized(files, 1e-7)
-    assert words.startswith("0 of 1 weights in INT4, none in INT8") and integers(made) == (0, 0)
+    assert words.startswith("0 of 1 weight in INT4, none in INT8") and integers(made) == (0, 0)
     assert {entry.key: entry.value for entry in made.metadata_props}["hqp.precision"] == "fp32"
 
 
@@ -122,3 +123,15 @@ def test_options_that_do_not_go_together(files: tuple[Path, Path], options: dict
             files[0], files[0].with_name("o.onnx"), str(files[1]), "onnxruntime", "entropy", None, silent, **options
         )
     assert words in error.value.template
+
+
+def test_python_has_what_the_command_line_has(files: tuple[Path, Path]) -> None:
+    model, data = files
+    budget = {"int4_weights": "auto", "int4_convs": True, "val": str(data), "max_drop": 1e-4, "in_order": False}
+    made = hqp_onnx.quantize(model, str(data), **budget)  # type: ignore[arg-type]
+    assert integers(made) == integers(quantized(files, 1e-4)[0])
+    assert integers(hqp_onnx.quantize(model, str(data), int4_weights="100%", int4_convs=True)) == (WEIGHTS, 0)
+    with pytest.raises(UsageError, match="int4_weights auto is judged on validation data: add val"):
+        hqp_onnx.quantize(model, str(data), int4_weights="auto")
+    with pytest.raises(UsageError, match="int4_weights: 'many' is no share"):
+        hqp_onnx.quantize(model, str(data), int4_weights="many")

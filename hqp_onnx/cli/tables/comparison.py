@@ -6,6 +6,7 @@ from rich.table import Table
 
 from hqp_onnx.comparison.found import Comparison, Step, short_names
 from hqp_onnx.comparison.trace import Trace
+from hqp_onnx.counts import counted
 
 _SHOWN = 5  # tensors of a step
 
@@ -38,7 +39,7 @@ def step_line(comparison: Comparison, step: Step) -> str:
         return f"{head}layers not compared: {step.why}"
     tensors, first, unmatched = step.trace.tensors, step.trace.first, len(step.trace.unmatched)
     left_out = f", {unmatched} not comparable" if unmatched else ""
-    head += f"{len(tensors)} tensors on {step.trace.samples} samples{left_out}; "
+    head += f"{counted(len(tensors), 'tensor')} on {counted(step.trace.samples, 'sample')}{left_out}; "
     if first is None:
         return f"{head}no own error above what is allowed ({comparison.tolerance:.1%}, more where channels are missing)"
     count = sum(tensor.divergent for tensor in tensors)

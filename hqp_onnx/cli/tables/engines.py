@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
+from hqp_onnx.counts import counted
 from hqp_onnx.engine import BuildReport, EngineLatency
 from hqp_onnx.engine.build_report import OnBoard
 
@@ -22,7 +23,7 @@ def build_lines(report: BuildReport, output: Path) -> list[str]:
         return [f"{output}.sh: {', '.join(how)}; run it beside {output.name}.onnx under {where}", *report.notes]
     size = f"{report.bytes / 1e6:.2f} MB"
     size += "" if report.weights_bytes is None else f" (weights {report.weights_bytes / 1e6:.2f})"
-    size += "" if report.layers is None else f", {len(report.layers)} layers"
+    size += "" if report.layers is None else f", {counted(len(report.layers), 'layer')}"
     ran = [] if report.board is None else [_on_board(report.board)]
     return [f"{output}: {size}, {', '.join(how)}; {where} {_gpus(report)}", *ran, *report.notes]
 

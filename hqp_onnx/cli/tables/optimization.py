@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
+from hqp_onnx.counts import counted
 from hqp_onnx.job.cost_model import CostModel
 from hqp_onnx.job.results import Report
 from hqp_onnx.job.table import ONE_THREAD, PARAMETERS, REMOVED, THREADS
@@ -16,7 +17,7 @@ _DISPENSABLE = ("MACs M", REMOVED, ONE_THREAD, THREADS, "smaller", "size MB", "l
 def report_table(report: Report, width: int = 0) -> Table:
     """A row per model; columns are left out where they do not fit into ``width`` characters, 0 for any."""
     shown = report.table.without(PARAMETERS)
-    title = f"{report.model}, {report.samples} samples of {report.data}, {report.machine.runtime}"
+    title = f"{report.model}, {counted(report.samples, 'sample')} of {report.data}, {report.machine.runtime}"
     for column in ("", *_DISPENSABLE):
         shown = shown.without(column)
         if not width or _needs(shown) <= width:
@@ -57,7 +58,8 @@ def budget_line(report: Report) -> str:
 
 def cost_lines(cost: CostModel) -> list[str]:
     """The paper's cost model in words."""
-    lines = [f"C_HQP = {cost.c_hqp:.0f} s: {cost.t_prune} trials of {cost.d_val} samples at {1e3 * cost.c_inf:.2f} ms"]
+    trials = f"{counted(cost.t_prune, 'trial')} of {counted(cost.d_val, 'sample')}"
+    lines = [f"C_HQP = {cost.c_hqp:.0f} s: {trials} at {1e3 * cost.c_inf:.2f} ms"]
     if cost.c_grad is not None and cost.c_qat is not None:
         lines[0] += f", {cost.d_calib} gradients at {1e3 * cost.c_grad:.2f} ms"
         lines.append(f"C_QAT = {cost.c_qat:.0f} s (estimate): {cost.c_qat / cost.c_hqp:.0f} times as much")

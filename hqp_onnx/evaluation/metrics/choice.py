@@ -20,7 +20,7 @@ from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.errors import DataError, ModelError, UsageError
 from hqp_onnx.evaluation.metrics.metric import METRICS, Metric, ScoreFunction, load_metric
 from hqp_onnx.evaluation.metrics.neighbours import OF_ORIGINAL
-from hqp_onnx.evaluation.metrics.outputs import judged, logits_of
+from hqp_onnx.evaluation.metrics.outputs import judged, logits_of, require_rows
 from hqp_onnx.evaluation.metrics.running import classes
 from hqp_onnx.evaluation.metrics.sample_axis import BySample
 from hqp_onnx.evaluation.metrics.task import Task, task_of, task_of_targets
@@ -75,6 +75,8 @@ def choose(
     batch = next(iter(data))
     outputs = BySample(session).run(batch.feeds)
     metric, why = _default(outputs, data, output) if asked is None else (load_metric(asked), "")
+    if metric.labels == "outputs" and metric.name in METRICS.own:
+        require_rows(outputs, len(batch))
     metric = metric.of_output(output) if output else metric
     metric = _of_original(metric, data) if reference else metric
     if METRICS.find(metric.name) is not None and metric.name in METRICS.own:

@@ -22,6 +22,7 @@ import numpy as np
 from scipy import sparse
 
 from hqp_onnx.arrays import Array, BoolArray, FloatArray, read_only, real_numbers
+from hqp_onnx.counts import article
 from hqp_onnx.data.batch import Batch, class_numbers
 from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.metrics.blocks import Blocks, OfBlocks
@@ -279,7 +280,7 @@ def load_metric(metric: str | Metric | ScoreFunction) -> Metric:
         return entry
     if not _is_metric(entry):
         what = "class without update and value" if inspect.isclass(entry) else type(entry).__name__
-        raise UsageError(f"'{entry}' is no metric: it is a {what}")
+        raise UsageError(f"'{entry}' is no metric: it is {article(what)}")
     name = metric if isinstance(metric, str) else getattr(entry, "__name__", "of a function")
     unit, higher = str(getattr(entry, "unit", "")), bool(getattr(entry, "higher", True))
     if inspect.isclass(entry):

@@ -30,6 +30,18 @@ def judged(outputs: Named) -> tuple[str, Array]:
     return name, values
 
 
+def require_rows(outputs: Named, samples: int) -> None:
+    """Raise ``ModelError`` where no output is a tensor with a row for each of ``samples``."""
+    if any(isinstance(y, np.ndarray) and y.ndim and len(y) == samples for y in outputs.values()):
+        return
+    name, values = next(iter(outputs.items()))
+    shape = f"has shape {list(values.shape)}" if isinstance(values, np.ndarray) else "is no tensor"
+    raise ModelError(
+        f"output '{name}' {shape}: expected a tensor with a row for each sample, of {samples}. Export the model with "
+        "such outputs, or give a metric of your own, FILE.py:function"
+    )
+
+
 def target_of(targets: Named, output: str) -> tuple[str, Array]:
     """The target that an output is held to: of its name, ``labels``, or the only one.
 

@@ -83,7 +83,11 @@ def fidelities(outputs: Named, targets: Named) -> dict[str, FloatArray]:
         else:
             found[name] = (y == y0).reshape(len(y0), -1).mean(1)
     if not found:
-        raise DataError("no output of the model can be compared with the original's: give a metric of your own")
+        gives, original = (", ".join(names) or "nothing" for names in (outputs, targets))
+        raise DataError(
+            f"the model gives {gives}, and the original {original}: fidelity compares outputs of the same name. Give "
+            "models of the same outputs, or another metric"
+        )
     return found
 
 

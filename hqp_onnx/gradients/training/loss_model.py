@@ -21,7 +21,7 @@ from onnx import helper, numpy_helper, version_converter
 
 from hqp_onnx.arrays import Array
 from hqp_onnx.errors import GradientError, one_line
-from hqp_onnx.gradients.filters import Use, weight_uses
+from hqp_onnx.gradients.filters import Use, filter_axes, weight_uses
 from hqp_onnx.gradients.loss import classes
 from hqp_onnx.gradients.per_sample import Kind
 from hqp_onnx.gradients.tape import Tape, refuse
@@ -68,6 +68,8 @@ def loss_model(t: Tape, logits: str, kind: Kind, sample: Mapping[str, Array], ro
     if recurrent := next((use for use in uses if operator(use.node) in GATES), None):
         what = f"{operator(recurrent.node)} node '{recurrent.node.name}'"
         raise GradientError(f"{what} has no gradient in onnxruntime-training: use {{--engine}} native")
+    if turned := next((use for use in uses if use.axis != filter_axes(uses)[use.weight]), None):
+        raise GradientError(f"weight '{turned.weight}' is read along two axes: use {{--engine}} native")
     _state_sizes(t, model.graph, sample, rows)
     gates = _add_gates(t, model.graph, uses, rows) if kind == "taylor" else {}
     _add_loss(model.graph, logits, classes(t, logits), rows)

@@ -38,6 +38,7 @@ from hqp_onnx.ranking.order import unit_scores, with_branches
 from hqp_onnx.registry import Registry, outside_code
 from hqp_onnx.statistics.moment_halves import Halves
 
+_MOST_DRAWS = 10_000
 FilterScores = dict[str, FloatArray]
 
 
@@ -193,8 +194,10 @@ class Scoring:
         object.__setattr__(self, "loss_model", _opened(self.loss))
         if not isinstance(self.seed, int) or self.seed < 0:
             raise UsageError(f"{{--seed}} {self.seed}: expected a whole number, 0 or more")
-        if self.draws < 1:
-            raise UsageError(f"{{--draws}} {self.draws}: expected at least 1")
+        if not 1 <= self.draws <= _MOST_DRAWS:
+            raise UsageError(
+                f"{{--draws}} {self.draws}: expected 1 to {_MOST_DRAWS}, since each is a pass over the data"
+            )
         kinds, kind = ENGINES.get(self.engine).kinds, self.method.gradients
         if kind is not None and kind not in kinds:
             raise UsageError(f"{{--engine}} {self.engine}: {{--saliency}} {self.name} needs another, such as native")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from hqp_onnx.counts import counted
 from hqp_onnx.evaluation.metrics import Quantity
 from hqp_onnx.job.results import Change, Changes, Report
 from hqp_onnx.markup import Html, tag
@@ -21,11 +22,12 @@ def changed(report: Report) -> Iterator[Html]:
 
 def _counted(changes: Changes, samples: int) -> str:
     if not changes.worse + changes.better:
-        return f"Every one of {samples} samples scores as before."
+        return f"Every one of {counted(samples, 'sample')} scores as before."
     shown = len(changes.shown)
     which = {changes.worse: "these"}.get(shown, f"these {shown} lost most" if shown else "")
     tail = f"; {which}:" if shown and shown < changes.worse else ":" if shown else "."
-    return f"Of {samples} samples, {changes.worse} score worse than before and {changes.better} better{tail}"
+    worse = f"{counted(changes.worse, 'scores', 'score')} worse than before"
+    return f"Of {counted(samples, 'sample')}, {worse} and {changes.better} better{tail}"
 
 
 def _sample(q: Quantity, change: Change) -> Html:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from hqp_onnx.counts import counted
 from hqp_onnx.evaluation.metrics import Quantity
 from hqp_onnx.evaluation.verification import together
 from hqp_onnx.job.cost_model import QAT_EPOCHS, QAT_SAMPLES
@@ -95,8 +96,8 @@ def _summary(report: Report, name: str) -> Html:
     )
     cards = [tag("div", tag("dt", words), tag("dd", value)) for words, value in facts]
     text = (
-        f"On {report.samples} samples of {report.data}, {Path(report.shipped).name} {_loses(q)} {q.change(row.drop)} "
-        f"(95 % interval {interval_words(q, row)}). {_verdict(report, row)}"
+        f"On {counted(report.samples, 'sample')} of {report.data}, {Path(report.shipped).name} {_loses(q)} "
+        f"{q.change(row.drop)} (95 % interval {interval_words(q, row)}). {_verdict(report, row)}"
     )
     kind = "met" if report.budget_met else "missed"
     return tag(
@@ -142,13 +143,14 @@ def _figure(figure: Figure, heading: str = "h2") -> Html:
 
 def _frozen(report: Report) -> Iterator[Html]:
     units, floats = report.units, report.floats
-    yield tag("p", f"{units.prunable} of {units.all} units can be removed, and {units.removed} were.")
+    removed = counted(units.removed, "was", "were")
+    yield tag("p", f"{units.prunable} of {counted(units.all, 'unit')} can be removed, and {removed}.")
     rows = tuple((frozen.reason, str(frozen.units), _names(frozen.tensors)) for frozen in report.frozen)
     yield table(Table("Units that stay whatever their saliency", ("reason", "units", "slices of"), rows), "words")
     if floats:
-        many = "nodes" if len(floats) > 1 else "node"
-        why = "that could be quantized stays" if len(floats) == 1 else "that could be quantized stay"
-        yield tag("p", f"{len(floats)} {many} {why} in float, where that is faster or does less harm.")
+        that = "that could be quantized"
+        stay = counted(len(floats), f"node {that} stays", f"nodes {that} stay")
+        yield tag("p", f"{stay} in float, where that is faster or does less harm.")
         yield tag("details", tag("summary", "Nodes"), tag("p", ", ".join(floats), class_="names"))
 
 
@@ -165,7 +167,11 @@ def _recipe(recipe: Recipe) -> Html:
 
 def _cost(report: Report) -> Iterator[Html]:
     cost = report.cost_model
-    yield tag("p", f"{cost.t_prune} trials of {cost.d_val} samples; sensitivity on {cost.d_calib} samples.")
+    yield tag(
+        "p",
+        f"{counted(cost.t_prune, 'trial')} of {counted(cost.d_val, 'sample')}; sensitivity on "
+        f"{counted(cost.d_calib, 'sample')}.",
+    )
     rows = [("all trials, and sensitivity", f"{cost.c_hqp:.0f}\u00a0s")]
     if cost.c_qat:
         of = f"{QAT_EPOCHS} epochs of {QAT_SAMPLES} samples"

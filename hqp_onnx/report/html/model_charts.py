@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import svg
 
+from hqp_onnx.counts import counted
 from hqp_onnx.evaluation.metrics import Quantity
 from hqp_onnx.job.results import EngineRow, Report, Row, title_of
 from hqp_onnx.markup import Table
@@ -24,7 +25,8 @@ def latency(report: Report) -> Figure:
         kind = "main" if name == report.shipped_row else "other"
         drawn += _latency_bar(_STEP * position, title_of(name), kind, row, scale)
     fastest = min(rows, key=lambda name: rows[name].latency_ms)
-    says = f"Bars of {len(rows)} models; the shortest is {title_of(fastest)} with {rows[fastest].latency_ms:.3f} ms."
+    bars = f"Bars of {counted(len(rows), 'model')}"
+    says = f"{bars}; the shortest is {title_of(fastest)} with {rows[fastest].latency_ms:.3f} ms."
     caption = f"Median of one run, on {report.machine.runtime}, in turn. Thin lines reach from the 10th to the 90th "
     caption += "percentile" if report.engine is None else "percentile (an engine's from the median to the 99th)"
     caption += ", those with an arrow further than shown." if furthest > scale.high else "."

@@ -8,6 +8,7 @@ from statistics import fmean
 
 import svg
 
+from hqp_onnx.counts import counted
 from hqp_onnx.job.results import Layer, Report, Step
 from hqp_onnx.markup import Table
 from hqp_onnx.report.html.figures import Figure
@@ -143,7 +144,7 @@ def _repeats(rows: Sequence[Drawn]) -> Iterator[svg.Element]:
 def _title(own: Sequence[Step], layers: Mapping[str, Layer]) -> str:
     kinds = dict.fromkeys(_operator(step, layers.get(step.weight)) for step in own)
     if len(kinds) > 1:
-        return f"{len(own)} layers"
+        return counted(len(own), "layer")
     words = next(iter(kinds))
     return words if len(words) <= 14 else f"{words[:13]}…"
 
@@ -176,7 +177,7 @@ def _says(own: Sequence[Step], layers: Mapping[str, Layer]) -> str:
     parts = [names, _computes(own)]
     if len(own) == 1 and own[0].weight in layers:
         layer = layers[own[0].weight]
-        parts.append(f"{layer.channels} channels, {_after(layer, own[0])} after")
+        parts.append(f"{counted(layer.channels, 'channel')}, {_after(layer, own[0])} after")
     groups = sorted({step.group for step in own if step.group is not None})
     if groups:
         parts.append(f"shares channels with the layers marked {', '.join(map(_letters, groups))}")
@@ -195,7 +196,8 @@ def _computes(own: Sequence[Step]) -> str:
 def _description(report: Report, rows: Sequence[Drawn]) -> str:
     layers = [step for step in report.network if step.weight]
     integers = sum(step.precision == "int8" for step in layers)
-    text = f"{len(report.network)} steps in {len(rows)} rows, {len(layers)} of them layers with weights"
+    steps = f"{counted(len(report.network), 'step')} in {counted(len(rows), 'row')}"
+    text = f"{steps}, {len(layers)} of them layers with weights"
     return f"{text}, {integers} in INT8. Every step is in the table below."
 
 

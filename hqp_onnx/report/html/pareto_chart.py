@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import svg
 
+from hqp_onnx.counts import counted
 from hqp_onnx.job.results import Report, Row
 from hqp_onnx.job.table import interval_words
 from hqp_onnx.markup import Table
@@ -29,7 +30,9 @@ def pareto(report: Report) -> Figure:
         says = f"{name}: {row.speedup:.2f}×, {q.change(row.drop)}"
         drawn.append(svg.Circle(cx=across, cy=down, r=4, class_=["accepted"], elements=tooltip(says)))
     drawn += x_axis(x, _BOTTOM, ticks(0, 1.05 * fastest), "times as fast as the input")
-    caption = f"{len(report.pareto or ())} models, none beaten by a faster one in the metric; each is a file."
+    caption = (
+        f"{counted(len(report.pareto or ()), 'model')}, none beaten by a faster one in the metric; each is a file."
+    )
     drawing = picture("pareto", "Speed against what is lost", caption, _BOTTOM + 36, drawn)
     cells = tuple((name, *_cells(report, row)) for name, row in rows.items())
     head = ("model", "speedup", "latency ms", "threads", q.head, f"{q.fall} (95 % interval)", "size MB")

@@ -7,6 +7,7 @@ from itertools import groupby
 
 import svg
 
+from hqp_onnx.counts import counted
 from hqp_onnx.evaluation.metrics import Quantity
 from hqp_onnx.job.ledger import Trial
 from hqp_onnx.job.results import Report
@@ -51,8 +52,8 @@ def trials(report: Report) -> Figure:
     drawn += x_axis(x, bottom, _numbers(len(trials)), "trial")
     accepted = sum(trial.accepted for trial in trials)
     caption = (
-        f"{len(trials)} candidates, {accepted} inside the budget (●), {len(trials) - accepted} outside (×). The "
-        f"dashed line at {q.said(required / q.factor)} is the baseline {'less' if q.higher else 'and'} "
+        f"{counted(len(trials), 'candidate')}, {accepted} inside the budget (●), {len(trials) - accepted} outside (×). "
+        f"The dashed line at {q.said(required / q.factor)} is the baseline {'less' if q.higher else 'and'} "
         f"{q.limit(max_drop)}. An evaluation stops once the verdict is certain: a × is then the best that was possible"
         + ("; marks at the edge are beyond it." if any(not low <= value <= high for value in values) else ".")
         + (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import svg
 
+from hqp_onnx.counts import counted
 from hqp_onnx.job.results import Layer, Report
 from hqp_onnx.markup import Table
 from hqp_onnx.report.html.figures import Figure
@@ -35,7 +36,7 @@ def saliency(report: Report) -> Figure:
     for (kept, removed), words in ((histogram.not_positive, "of saliency 0"), (histogram.unknown, "without a score")):
         counts += [(words, removed, kept)] if kept or removed else []
     removed, kept = sum(row[1] for row in counts), sum(row[2] for row in counts)
-    caption = f"{removed + kept} prunable units by {kind} saliency: {removed} removed, {kept} kept."
+    caption = f"{counted(removed + kept, 'prunable unit')} by {kind} saliency: {removed} removed, {kept} kept."
     outside = sum((*histogram.not_positive, *histogram.unknown))
     caption += f" {outside} of them have a saliency of 0 or none, and are only in the table." if outside else ""
     rows = tuple((name, str(removed), str(kept)) for name, removed, kept in counts)
@@ -56,7 +57,8 @@ def layers(report: Report) -> Figure:
     drawn += x_axis(x, _BOTTOM, places, "layer, from input to output")
     drawn += legend([("removed", "removed"), ("rest", "frozen")])
     most = max(layers, key=lambda layer: layer.theta, default=None)
-    caption = f"{len(layers)} layers, of which {sum(layer.removed == 0 for layer in layers)} keep all channels."
+    whole = counted(sum(layer.removed == 0 for layer in layers), "keeps", "keep")
+    caption = f"{counted(len(layers), 'layer')}, of which {whole} all channels."
     caption += f" The most pruned is {most.weight} ({most.theta:.0f} %)." if most else ""
     numbers = Table(
         "Channels removed", ("weight", "operator", "shape", "removed", "removed %"), tuple(map(_layer_row, layers))
