@@ -2,7 +2,8 @@
 
     ranking, moments ─► groups and their levels ─► times (measured) ─► curves (measured) ─► path
     last admissible plan of the path ─► is it fastest as it was timed? else times as it is, and a path by these
-    last admissible plan of that ─► descent from it ─► the last admissible of what the descent found
+    last admissible plan of that ─► descent from it, or where that finds nothing, what lies between it and the next plan
+    ─► the last admissible of these
 
 The model's weights are refitted from one half of the calibration samples where divergence is measured on the other.
 """
@@ -105,6 +106,7 @@ def allocated_path(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidenc
         with ledger.timed("descent"):
             known = [d for d in map(allocation.measure, choices[last : last + 2]) if np.isfinite(d)]
             found = allocation.descent(choices[last], _BEYOND * max(known), perf_counter() + DESCENT_SECONDS)
+            found = [*found] or allocation.between(*choices[last : last + 2])
             return [choice.tolist() for choice in found]
 
     better = [np.array(choice) for choice in ledger.once("descent", descent)]
