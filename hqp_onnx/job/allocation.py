@@ -125,11 +125,21 @@ def allocated_path(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidenc
 
     best = ledger.once("fastest", fastest_plan)
     slower = [*plans[:best], *plans[best + 1 :], plans[best]]
-    faster = [allocation.groups.plan(choice) for choice in choices if seconds(choice) < seconds(tried[-1])]
+    faster = [allocation.groups.plan(choice) for choice in _faster(allocation, tried[-1], refined, choices)]
     floor = _floor(setup, ledger, allocation, timing)
     ended = _why_it_ended(setup, ledger, allocation, tried[best], [*choices, *refined], floor)
     notes = (note_on(allocation.program),)
     return Allocated(PlanPath((*slower, *faster)), len(slower) - 1, timing.threads, notes, ended)
+
+
+def _faster(
+    allocation: Allocation, than: IntArray, refined: Sequence[IntArray], choices: Sequence[IntArray]
+) -> list[IntArray]:
+    """What training goes on with, slowest first: what was refined, and from where that ends those of the path."""
+    seconds = allocation.program.seconds
+    better = [choice for choice in refined if seconds(choice) < seconds(than)]
+    limit = min(map(seconds, [than, *better]))
+    return [*better, *(choice for choice in choices if seconds(choice) < limit)]
 
 
 def _timed_path(
