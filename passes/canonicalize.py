@@ -14,7 +14,8 @@
   heads of a product share (``share_heads``);
 - zeros around an image are padding of the convolution that reads it (``fold_pads``);
 - the mean over all positions is a GlobalAveragePool (``pool_spatial_means``);
-- initial states of LSTM, GRU and RNN that are zero are absent (``drop_zero_states``);
+- initial states of LSTM, GRU and RNN that are zero are absent (``drop_zero_states``), and of last states, what computes
+  reads other copies than what hands them on (``part_states``);
 - a layer normalization that was taken apart is one operator (``join_layer_norms``), which needs opset 17.
 """
 
@@ -44,6 +45,7 @@ from hqp_onnx.passes.fold_pads import fold_pads
 from hqp_onnx.passes.join_layer_norms import OPSET as LAYER_NORM_OPSET
 from hqp_onnx.passes.join_layer_norms import join_layer_norms, layer_norms
 from hqp_onnx.passes.move_biases import move_biases
+from hqp_onnx.passes.part_states import part_states
 from hqp_onnx.passes.pool_spatial_means import pool_spatial_means
 from hqp_onnx.passes.raise_opset import raise_opset
 from hqp_onnx.passes.share_heads import share_heads
@@ -74,7 +76,7 @@ def canonicalize_with_shapes(graph: gs.Graph) -> tuple[PassResult, Shapes]:
     _drop_absent(raised.graph)
     _keep_outputs(raised.graph)
     expanded = expand_fused(raised.graph.toposort())
-    graph, shapes = _without_shape_arithmetic(move_biases(expanded.graph).graph)
+    graph, shapes = _without_shape_arithmetic(part_states(move_biases(expanded.graph).graph).graph)
     if (shared := share_heads(graph, shapes.known.dims)).modified:
         graph, shapes = _without_shape_arithmetic(shared.graph)
     graph = drop_zero_states(graph).graph

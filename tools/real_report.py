@@ -42,7 +42,7 @@ The worst error beside the masked original is {worst:.1e}; {plans} plans were co
 them with the file as it came, masked from the ledger alone. Inputs are random, within what each file says of itself,
 so decibels are those of random inputs: they find what breaks, not how well INT8 does on speech or images. Fisher and
 moments are in plain inferences of the same samples. Times are from {machine}, beside other jobs: they are upper bounds.
-{brief} of the files were checked with `--quick`, or not to the end in the time that a file has: for equality and size.
+Rows of files that a later run did not check again are kept, so they may be of earlier runs. {_brief(brief)}
 
 {_table(COLUMNS, [_row(name, r) for name, r in rows.items() if "plans" in r or r["status"] == "right"])}
 
@@ -64,6 +64,11 @@ Channels of outputs and inputs aside ({usual}):
 
 {", ".join(f"`{requirement}`" for requirement in PACKAGES)}.
 """
+
+
+def _brief(count: int) -> str:
+    only = "for equality and size alone, with `--quick`, or not to the end in the time that a file has"
+    return f"Of the files, {count} were checked {only}." if count else "All were checked to the end."
 
 
 def _table(columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:

@@ -43,6 +43,7 @@ class Walk:
         self._followers: list[tuple[gs.Tensor, IntArray, str]] = []
         self._counts: dict[str, list[IntArray]] = {}
         self._named: list[tuple[gs.Tensor, int, IntArray, str]] = []
+        self._left_whole: set[str] = set()
         self._next = 0
         self._ties: list[tuple[IntArray, IntArray]] = []
         self._known = np.array([-1])
@@ -82,9 +83,15 @@ class Walk:
         return self.residue(tensor) == 0
 
     def set(self, tensor: gs.Tensor, labels: IntArray, residue: float | None = None) -> None:
-        """Give an activation its labels, of the tensor's rank, and its ``residue``."""
+        """Give an activation its labels, of the tensor's rank, and its ``residue``; none if it stays whole."""
+        if tensor.name in self._left_whole:
+            return
         self._labels[tensor.name] = compress(labels)
         self._residues[tensor.name] = residue
+
+    def leave_whole(self, tensors: Iterable[gs.Tensor]) -> None:
+        """These tensors keep their sizes: pruning completes them."""
+        self._left_whole.update(tensor.name for tensor in tensors)
 
     def fresh(self, count: int) -> IntArray:
         """New labels; a single channel cannot be removed, so it gets none."""

@@ -1,7 +1,8 @@
 """Models that take one sample at a time, though their file leaves the number open.
 
 Exporters name the first dimension and still write the size that they traced with into the graph (Reshape to
-[steps, 1, ...], say). Such a model runs on one sample only, and is read as one of a fixed batch.
+[steps, 1, ...], say, or a state [layers, 1, width] that is fed). Such a model runs on one sample only, and is read as
+one of a fixed batch.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ def with_one(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _batch(model: onnx.ModelProto) -> str:
-    """The name of the first dimension of all inputs; empty if they have several, or none."""
+    """The name of the first dimension of all inputs that leave it open; empty if they have several, or none."""
     constants = {tensor.name for tensor in model.graph.initializer} | stated_defaults(model).keys()
     shapes = [value.type.tensor_type.shape.dim for value in model.graph.input if value.name not in constants]
-    names = {shape[0].dim_param for shape in shapes if shape}
+    names = {shape[0].dim_param for shape in shapes if shape and not shape[0].HasField("dim_value")}
     return names.pop() if len(names) == 1 else ""

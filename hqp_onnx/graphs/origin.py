@@ -16,7 +16,6 @@ import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import IntArray
 
-_AROUND = 3  # bytes of a message in another: a tag, and its length
 _HEADER = ("producer_name", "producer_version", "domain", "model_version", "doc_string")
 
 
@@ -157,9 +156,10 @@ def _copy(name: str, source: Any, target: Any) -> None:
 
 
 def _content(model: onnx.ModelProto) -> int:
-    """Bytes of what is computed."""
+    """Bytes of what is computed, each part with its tag and its length, of which a byte holds seven bits."""
     parts = (model.graph.initializer, model.graph.node, model.graph.value_info, model.functions)
-    return sum(entry.ByteSize() + _AROUND for entries in parts for entry in entries)
+    sizes = (entry.ByteSize() for entries in parts for entry in entries)
+    return sum(1 + max(1, -(-size.bit_length() // 7)) + size for size in sizes)
 
 
 def _share(graph: onnx.GraphProto, weights: frozenset[str]) -> None:

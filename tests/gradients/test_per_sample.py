@@ -368,3 +368,20 @@ def test_output_gradients_match_torch(model, shape):
         rows = gradient if len(shape) == 3 else gradient.T
         norms = np.square(rows.reshape(len(rows), -1)).sum(1)  # a transposed filter has a channel in each group
         np.testing.assert_allclose(got[i], norms.reshape(-1, got.shape[1]).sum(0), rtol=1e-4, atol=1e-7)
+
+
+def test_tensors_that_are_called_by_numbers():
+    """As PyTorch once named them: names that the backward pass makes up are numbered, too."""
+    body = (
+        "c = Conv (x, w, b) p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (c) f = Flatten (p) z = Gemm (f, v)"
+    )
+    weights = {"w": array(4, 2, 3, 3), "b": array(4, 1)[:, 0], "v": array(16, 3)}
+    want = PerSample(build(body, (2, 6, 6), weights), {"x": samples((2, 6, 6))[0]})
+    x, labels = samples((2, 6, 6))
+    for number in range(1, 40):
+        model = build(body, (2, 6, 6), weights)
+        for node in model.graph.node:
+            for names in (node.input, node.output):
+                names[:] = [str(number) if name == "p" else name for name in names]
+        got = PerSample(model, {"x": x})({"x": x}, labels)
+        np.testing.assert_array_equal(got["w"], want({"x": x}, labels)["w"])

@@ -57,3 +57,20 @@ def test_a_run_that_measures_sizes_runs_everything() -> None:
     assert measured is not None
     assert not measured.run({"x": X[:2]}).sizes
     assert measured.run({"x": X[:1]}).sizes["z"] == (1, 5)
+
+
+def test_a_state_of_one_sample_that_is_fed() -> None:
+    """Its first axis is no batch; the open one of the data then is 1."""
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+        g (float[batch,3,4] x, float[2,1,8] h0) => (float[batch,5] z) {
+            t = Transpose <perm = [1, 0, 2]> (x)
+            s, h = GRU <direction = "bidirectional", hidden_size = 8> (t, w, r, , , h0)
+            q = ReduceMean <axes = [0, 1], keepdims = 0> (s) z = MatMul (q, u) }""")
+    shapes = {"w": (2, 24, 4), "r": (2, 24, 8), "u": (8, 5)}
+    arrays = {name: RNG.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
+    opened = open_model(model)
+    assert opened.single and opened.session.batch == 1
+    data = hqp_onnx.Reading({"x": X.reshape(10, 4, 4)[:, :3]}, constants={"h0": np.zeros((2, 1, 8), np.float32)})
+    assert set(hqp_onnx.score(model, data, loss="gauss-newton").filters) == {"w", "r", "u"}
+    hqp_onnx.quantize(model, data)

@@ -16,7 +16,7 @@ back behind the node, and the interface stays. Other readers of the states read 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -28,9 +28,19 @@ from hqp_onnx.channels.rules.lines import axis_labels
 from hqp_onnx.channels.rules.registry import rewrite, rule
 from hqp_onnx.channels.survivors import Survivors
 from hqp_onnx.channels.walk_state import Walk
-from hqp_onnx.graphs.recurrent import BIAS, GATES, INITIAL_C, INITIAL_H, LENGTHS, PEEPHOLES, activations
+from hqp_onnx.graphs.recurrent import (
+    BIAS,
+    CARRIED,
+    GATES,
+    INITIAL_C,
+    INITIAL_H,
+    LENGTHS,
+    PEEPHOLES,
+    activations,
+    given,
+    is_handed_on,
+)
 
-_MOVING = frozenset(["Concat", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"])
 _FADING: Mapping[str, Sequence[tuple[str, ...]]] = {
     "LSTM": [("Sigmoid", "Tanh", "Tanh")],
     "GRU": [("Sigmoid", "Tanh")],
@@ -51,26 +61,24 @@ def _recurrent(walk: Walk, node: gs.Node) -> None:
     for tensor in (weight, recurrence):
         _own(walk, node, tensor, 1, np.tile(hidden, gates))
     for index, repeats in ((BIAS, 2 * gates), (PEEPHOLES, 3)):
-        if (tensor := _input(node, index)) is not None:
+        if (tensor := given(node, index)) is not None:
             _own(walk, node, tensor, 1, np.tile(hidden, repeats))
-    states = {index: tensor for index in (INITIAL_H, INITIAL_C) if (tensor := _input(node, index)) is not None}
+    states = {index: tensor for index in (INITIAL_H, INITIAL_C) if (tensor := given(node, index)) is not None}
     fed = {index for index, tensor in states.items() if _is_fed(walk, node, tensor)}
     for index, tensor in states.items():
         if index not in fed:
             _own(walk, node, tensor, 2, hidden)
-    if (lengths := _input(node, LENGTHS)) is not None:
+    if (lengths := given(node, LENGTHS)) is not None:
         walk.freeze(walk.labels(lengths), f"{node.op} '{node.name}' counts steps by channels")
     first = 0 if node.op == "RNN" else 1  # what f gives only weighs states
     settles = all(name in _ZERO_AT_ZERO for names in activations(node, node.op) for name in names[first:])
     starts = node.op == "RNN" or all(isinstance(tensor, gs.Constant) or walk.zero(tensor) for tensor in states.values())
     for number, tensor in enumerate(node.outputs):
-        if tensor.name and not _is_completed(node, number, fed):
+        if CARRIED[node.op] in fed:
+            walk.leave_whole(_completed(node, number))
+        if tensor.name:
             walk.set(tensor, along(hidden, -1, len(walk.sizes(tensor))), 0.0 if settles and starts else None)
     return None
-
-
-def _input(node: gs.Node, index: int) -> gs.Tensor | None:
-    return node.inputs[index] if len(node.inputs) > index and node.inputs[index].name else None
 
 
 def _is_fed(walk: Walk, node: gs.Node, tensor: gs.Tensor) -> bool:
@@ -78,18 +86,15 @@ def _is_fed(walk: Walk, node: gs.Node, tensor: gs.Tensor) -> bool:
     return not isinstance(tensor, gs.Constant) and bool((walk.labels(tensor) < 0).all())
 
 
-def _is_completed(node: gs.Node, number: int, fed: Collection[int]) -> bool:
-    """Whether an output is a last state that goes on as it is, and what removed units leave in it is known."""
-    source = {"LSTM": INITIAL_C}.get(node.op, INITIAL_H)
-    if number == 0 or source not in fed or _input(node, LENGTHS) is not None or node.attrs.get("clip"):
-        return False
-    known = all(names in _FADING[node.op] for names in activations(node, node.op))
-    return known and _is_handed_on(node.outputs[number])
-
-
-def _is_handed_on(tensor: gs.Tensor) -> bool:
-    """Whether nothing computes with a tensor before it leaves the graph."""
-    return all(reader.op in _MOVING and all(map(_is_handed_on, reader.outputs)) for reader in tensor.outputs)
+def _completed(node: gs.Node, number: int) -> list[gs.Variable]:
+    """What holds an output that is a last state, goes on as it is, and of which is known what removed units leave."""
+    if number == 0 or not node.outputs[number].name or given(node, LENGTHS) is not None or node.attrs.get("clip"):
+        return []
+    if any(names not in _FADING[node.op] for names in activations(node, node.op)):
+        return []
+    state = node.outputs[number]
+    whole = [state, *(reader.outputs[0] for reader in state.outputs if reader.op == "Identity")]  # see part_states
+    return list(filter(is_handed_on, whole))[:1]
 
 
 def _own(walk: Walk, node: gs.Node, tensor: gs.Tensor, axis: int, labels: IntArray) -> None:
@@ -107,19 +112,28 @@ def _hidden_size(survivors: Survivors, node: gs.Node) -> None:
     node.attrs["hidden_size"] = int(kept.sum())
     fed = {}
     for index in (INITIAL_H, INITIAL_C):
-        state = _input(node, index)
+        state = given(node, index)
         if state is not None and not isinstance(state, gs.Constant) and not survivors.rank(state):
             fed[index] = state
             survivors.insert(node, index, "Gather", [state, np.flatnonzero(kept)], axis=-1)
-    completed = [number for number in range(len(node.outputs)) if _is_completed(node, number, fed)]
+    completed = {
+        number: whole
+        for number in range(len(node.outputs))
+        for whole in _completed(node, number)
+        if CARRIED[node.op] in fed
+    }
     if completed:
         _complete(survivors, node, kept, completed, fed)
 
 
 def _complete(
-    survivors: Survivors, node: gs.Node, kept: BoolArray, numbers: Sequence[int], fed: Mapping[int, gs.Tensor]
+    survivors: Survivors,
+    node: gs.Node,
+    kept: BoolArray,
+    states: Mapping[int, gs.Variable],
+    fed: Mapping[int, gs.Tensor],
 ) -> None:
-    """Put what removed units would leave back into the last states ``numbers``."""
+    """Put what removed units would leave back into last states, by the number of the output."""
     stem, gone = f"{node.name}_removed", np.flatnonzero(~kept)
     order = np.argsort(np.concatenate([np.flatnonzero(kept), gone]))
 
@@ -130,11 +144,12 @@ def _complete(
     if node.op != "RNN":
         steps = add("Gather", add("Shape", node.inputs[0]), np.array(node.attrs.get("layout", 0)), axis=0)
         fading = add("Pow", np.array(0.5, kind), add("Cast", steps, to=onnx.helper.np_dtype_to_tensor_dtype(kind)))
-        source = INITIAL_C if node.op == "LSTM" else INITIAL_H
-        faded = add("Mul", add("Gather", fed[source], gone, axis=-1), fading)
-    for number in numbers:
-        whole = node.outputs[number]
-        node.outputs[number] = narrow = survivors.variable(f"{stem}_{number}", kind)
+        faded = add("Mul", add("Gather", fed[CARRIED[node.op]], gone, axis=-1), fading)
+    for number, whole in states.items():
+        narrow = node.outputs[number]
+        if whole is narrow:
+            node.outputs[number] = narrow = survivors.variable(f"{stem}_{number}", kind)
+        whole.inputs.clear()
         if node.op == "RNN":
             both = add("Pad", narrow, np.array([0] * 5 + [len(gone)]))
         elif node.op == "LSTM" and number == 1:

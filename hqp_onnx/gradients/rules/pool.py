@@ -23,7 +23,7 @@ def max_pool(t: Tape, n: onnx.NodeProto, g: Grads, i: int) -> str:
     if number(n, "storage_order", 0):
         raise refuse(n, "has no gradient rule for storage_order 1")
     if len(n.output) == 1:
-        n.output.append(t.prefix + n.output[0])
+        n.output.append(t.new_name())
     flat = t.ints(-1)
     zeros = t.op("Expand", t.scalar(0, n.input[0]), t.op("Reshape", t.op("Size", n.input[0]), flat))
     index, grad = t.op("Reshape", n.output[1], flat), t.op("Reshape", str(g[0]), flat)

@@ -192,11 +192,12 @@ def streaming(op: str, attributes: str = "", before: str = "", after: str = "", 
     inputs = f"{kind} h0, {kind} c0" if cell else f"{kind} h0"
     outputs = "float[a,b,d] h1, float[f,i,j] c1" if cell else "float[a,b,d] h1"
     states = states or (", , h0, c0" if cell else ", , h0")
+    results = f"{'z' if ' s = ' in after else 's'}, {'h, c' if cell else 'h'}"
     after = after or ("h1 = Identity(h) c1 = Identity(c)" if cell else "h1 = Identity(h)")
     model = onnx.parser.parse_model(
         f"""<ir_version: 8, opset_import: ["" : 17]>
         g (float[t,{BATCH},4] x, {inputs}) => (float[k,l,m] y, {outputs}) {{
-          {before} s, {"h, c" if cell else "h"} = {op}<hidden_size={HIDDEN}{attributes}>(x, w, r, b{states})
+          {before} {results} = {op}<hidden_size={HIDDEN}{attributes}>(x, w, r, b{states})
           {after} q = ReduceMean<axes=[1], keepdims=0>(s) y = MatMul(q, m)
         }}"""
     )
@@ -231,6 +232,15 @@ HANDED = "u = {0}(h{1}) h1 = Unsqueeze(u, axis) v = {0}(c{1}) c1 = Unsqueeze(v, 
         ("LSTM", "", "", PEEPING),
         ("LSTM", "", HANDED.format("Squeeze", ", axis"), PEEPING),
         ("RNN", ', activations=["Relu"]', "", ""),
+        ("GRU", "", "h1 = Identity(h) v = Relu(h) s = Unsqueeze(v, axis)", ""),  # read by what computes, too
+        (
+            "LSTM",
+            "",
+            HANDED.format("Squeeze", ", axis")
+            + " k = Relu(u) i = Sigmoid(v) o = Concat<axis=0>(k, i) s = Unsqueeze(o, axis)",
+            PEEPING,
+        ),
+        ("RNN", "", "a = Squeeze(h, axis) h1 = Unsqueeze(a, axis) v = Relu(a) s = Unsqueeze(v, axis)", ""),
     ],
 )
 def test_states_that_are_handed_on_keep_their_size(
