@@ -106,8 +106,8 @@ def allocated_path(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidenc
         with ledger.timed("descent"):
             known = [d for d in map(allocation.measure, choices[last : last + 2]) if np.isfinite(d)]
             found = allocation.descent(choices[last], _BEYOND * max(known), perf_counter() + DESCENT_SECONDS)
-            found = [*found] or allocation.between(*choices[last : last + 2])
-            return [choice.tolist() for choice in found]
+            between = partial(allocation.between, *choices[last : last + 2])
+            return [choice.tolist() for choice in [*found] or between()]
 
     better = [np.array(choice) for choice in ledger.once("descent", descent)]
     front = ledger.once("front", lambda: [c.tolist() for c in allocation.front([*choices[1 : last + 1], *better])])
