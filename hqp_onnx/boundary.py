@@ -118,6 +118,8 @@ def _expected(hint: Any) -> list[tuple[Callable[[Any], bool], str]]:
         no_bool = hint in (int, float)
         return [(lambda value: isinstance(value, kinds) and not (no_bool and isinstance(value, bool)), words)]
     origin, inside = get_origin(hint), get_args(hint)
+    if origin is Callable:
+        return [(callable, "a function")]
     if origin is Literal:
         return [(lambda value: isinstance(value, str) and value in inside, f"one of {', '.join(map(str, inside))}")]
     if origin in (Union, types.UnionType):

@@ -233,7 +233,7 @@ def bad_inputs(folder: Path) -> Iterator[tuple[str, list[str], str]]:
     yield (
         "no time to train",
         recover(GOOD, good, "--epochs", "auto", "--time-limit", "-1s"),
-        "--time-limit -1: expected",
+        "-1s: expected a time above 0",
     )
     yield "a ledger that is none", recover(GOOD, good, "--ledger", good), "not a ledger"
     yield "a batch of zero", ["benchmark", str(GOOD), "--batch", "0"], "--batch"

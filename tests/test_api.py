@@ -116,7 +116,7 @@ def test_recovered_is_closer_to_the_original_and_keeps_its_form() -> None:
 @pytest.mark.parametrize("wrong", [None, 5, b"model"])
 def test_what_is_no_model_is_refused(wrong: Any) -> None:
     for call in (hqp_onnx.inspect, lambda m: hqp_onnx.prune(m, 0.1), lambda m: hqp_onnx.evaluate(m, DATA)):
-        with pytest.raises(UsageError, match=r"the model is a .*: expected a path or a ModelProto"):
+        with pytest.raises(UsageError, match=r"the model is an? .*: expected a path or a ModelProto"):
             call(wrong)
 
 
@@ -177,3 +177,12 @@ def test_every_argument_is_documented() -> None:
 def test_values_of_another_type_are_named(call: Callable[[], object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         call()
+
+
+def test_an_array_is_data_of_a_model_with_one_input() -> None:
+    model, x = small_model(), DATA["input"]
+    wanted = hqp_onnx.quantize(model, {"input": x}, calibration="minmax")
+    for data in (x, [[x[:10]], (x[10:],)]):
+        assert hqp_onnx.quantize(model, data, calibration="minmax") == wanted
+    with pytest.raises(UsageError, match="progress is None: expected a function"):
+        hqp_onnx.quantize(model, x, progress=None)  # type: ignore[arg-type]

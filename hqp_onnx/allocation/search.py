@@ -4,6 +4,7 @@
     descent    from a choice on: the program is solved again for 3 % less time, within reach of the choice, with curves
                that were measured around it. Where the outputs then diverge too far, the curves are measured anew, then
                the reach is shortened, then the descent ends
+    between    where a path has a wide step: choices on the straight way from one of its choices to the next
     improved   the same for no less time, as long as the outputs diverge less
 
 Sums of curves are a proxy: losses of groups add up to more or less than their sum, and only the measured divergence of
@@ -25,6 +26,7 @@ from hqp_onnx.arrays import FloatArray, IntArray
 
 STEP = 0.94
 _SMALL_STEP = 0.97
+_BETWEEN = (0.2, 0.4, 0.6, 0.8)
 _REACH = 3  # levels that one step of a descent may move a group
 
 
@@ -80,6 +82,15 @@ class Allocation:
                 reach -= 1
             else:
                 return
+
+    def between(self, choice: IntArray, faster: IntArray) -> list[IntArray]:
+        """Distinct choices on the way from one to another, each of less time than the one before."""
+        found = [choice]
+        for share in _BETWEEN:
+            step = np.round(choice + share * (faster - choice)).astype(np.int64)
+            if self.program.seconds(step) < self.program.seconds(found[-1]):
+                found.append(step)
+        return found[1:]
 
     def improved(self, choice: IntArray, end: float = np.inf) -> IntArray:
         """A choice that takes no more time and whose divergence is less, or ``choice`` itself where none is found.

@@ -23,12 +23,14 @@ from hqp_onnx.timing.fit import Configuration, fit_table
 from hqp_onnx.timing.kernel_times import KeyTime, by_key
 from hqp_onnx.timing.table import TimeTable
 
-FEWEST, EACH, MOST, HELD_OUT = 12, 2, 40, 6  # configurations: some, more for each group, no more than, for judging
+FEWEST, EACH, MOST = 12, 2, 40  # configurations: some, more for each group, no more than
+LEAST = 12  # that any table needs
+FOLDS = 3  # of the configurations, each of which judges a table of the others
 _UNIFORM = (0.25, 0.5, 0.75, 1.0)
 _ENDS = 0.25  # chance of a group to be at its last level, so that branches that end are seen
 SECONDS, LATE = 40.0, 3.0  # of all configurations, if there are as many as groups by then; else so many times as long
 TELLING = 0.9  # of the whole model's time, that of the narrowest must be below
-CLEARLY = 1.5  # times as large, an error of kernels' times must be for whole models to be taken: few models judge them
+CLEARLY = 1.1  # times as large, an error of kernels' times must be for whole models to be taken
 KERNELS, MODELS, COUNTED = "kernels", "whole models", "multiply-accumulates alone"
 _FEWEST_RUNS, _MOST_RUNS, _RUN_SECONDS = 5, 100, 0.05  # of one configuration
 
@@ -104,13 +106,13 @@ def measure_table(
     for choice in choices:
         timed.append(measured(groups, choice, shipped, target, feeds, threads))
         progress(len(timed), len(choices))
-        enough = len(timed) > max(2 * HELD_OUT, len(groups))
-        if len(timed) > 2 * HELD_OUT and perf_counter() > end + (0.0 if enough else (LATE - 1) * SECONDS):
+        enough = len(timed) > max(LEAST, len(groups))
+        if len(timed) > LEAST and perf_counter() > end + (0.0 if enough else (LATE - 1) * SECONDS):
             break
     models = [replace(c, seconds=t.seconds) for c, t in zip(counted, timed, strict=False)]
-    tables = [replace(fit_table(models, HELD_OUT), source=MODELS)]
+    tables = [replace(fit_table(models, FOLDS), source=MODELS)]
     if any(c.kernels for c in timed):
-        tables.append(replace(fit_table(timed, HELD_OUT), source=KERNELS))
+        tables.append(replace(fit_table(timed, FOLDS), source=KERNELS))
     whole, least = groups.widths(groups.whole), groups.widths(groups.least)
     telling = [table for table in tables if table.seconds(least) < TELLING * table.seconds(whole)]
     error = {KERNELS: 1.0, MODELS: CLEARLY}

@@ -14,7 +14,7 @@ import numpy as np
 from hqp_onnx.cli.parameter_types import (
     DATA,
     FILE,
-    JSON_OUT,
+    OUT,
     SHARE,
     Address,
     Crew,
@@ -201,9 +201,7 @@ def json_option(command: F) -> F:
         _require_folders(context, written)
         return command(*arguments, json_file=json_file, **options)
 
-    option = click.option(
-        "--json", "json_file", type=JSON_OUT, help="Write the result as JSON to this file ('-': stdout)."
-    )
+    option = click.option("--json", "json_file", type=OUT, help="Write the result as JSON to this file ('-': stdout).")
     return option(cast(F, checked))
 
 

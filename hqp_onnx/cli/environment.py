@@ -15,7 +15,7 @@ from hqp_onnx.cli.arguments import (
 )
 from hqp_onnx.cli.command import Command, Group
 from hqp_onnx.cli.output import give_json, out, say
-from hqp_onnx.cli.parameter_types import DATA, FILE, Written
+from hqp_onnx.cli.parameter_types import DATA, FILE, OUT
 from hqp_onnx.cli.tables import findings
 from hqp_onnx.counts import counted
 from hqp_onnx.data.reading import Data
@@ -34,7 +34,7 @@ SHELLS = ("bash", "zsh", "fish")
 @click.option("--batch", type=int, help="Samples per batch. Default: the model's own, or 1 where that is dynamic.")
 @click.option("--limit", type=int, help="Only this many samples, the first ones.")
 @reading_options("data")
-@click.option("-o", "--output", type=Written(".py"), required=True, metavar="FILE.py")
+@click.option("-o", "--output", type=OUT, required=True, metavar="FILE.py")
 @probe_option
 @json_option
 def data_loader(data: Data, model: Path, output: Path, json_file: Path | None, **chosen: Any) -> None:

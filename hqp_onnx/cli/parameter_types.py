@@ -18,29 +18,16 @@ DATA = click.Path()  # or file.py:func, or MODEL@TARGET: a path for the shell's 
 
 
 class Written(click.Path):
-    """A path that a command writes; only the command line and the file of ``--config`` may name one.
-
-    Args:
-        suffixes: what the file is known by to who reads it; none for folders and files of other kinds.
-    """
-
-    def __init__(self, *suffixes: str) -> None:
-        super().__init__(path_type=Path)
-        self.suffixes = suffixes
+    """A path that a command writes; only the command line and the file of ``--config`` may name one."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path; stdout, as -, is for JSON alone."""
-        if str(value) == "-":
-            if param is not None and param.name != "json_file":
-                self.fail("only --json writes to stdout: expected the name of a file", param, ctx)
-        elif self.suffixes and Path(str(value)).suffix not in self.suffixes:
-            self.fail(f"{value}: expected a file {' or '.join(self.suffixes)}", param, ctx)
+        if str(value) == "-" and param is not None and param.name != "json_file":
+            self.fail("only --json writes to stdout: expected the name of a file", param, ctx)
         return super().convert(value, param, ctx)
 
 
-OUT = Written()
-MODEL_OUT = Written(".onnx")
-JSON_OUT = Written(".json")
+OUT = Written(path_type=Path)
 
 
 class Address(click.types.StringParamType):

@@ -29,7 +29,7 @@ from hqp_onnx.cli.arguments import (
 from hqp_onnx.cli.command import Command
 from hqp_onnx.cli.forecasts import give_forecast, told
 from hqp_onnx.cli.output import Display, give_json, give_warnings, out, say, verified_json
-from hqp_onnx.cli.parameter_types import DATA, JSON_OUT, MODEL_OUT, SHARE, Loose, Named, Written
+from hqp_onnx.cli.parameter_types import DATA, OUT, SHARE, Loose, Named
 from hqp_onnx.cli.tables.units import inspect_table, refusals_table
 from hqp_onnx.counts import counted
 from hqp_onnx.data.reading import Data
@@ -76,7 +76,7 @@ def inspect(model: Path, target: str | None, json_file: Path | None) -> None:
 @click.option("--saliency", type=Named(SALIENCIES), default="fisher", show_default=True, help="How units are ranked.")
 @gradient_options
 @reading_options("data")
-@click.option("-o", "--output", type=Written(".npz"), required=True, help="scores.npz: filter/<weight> and unit.")
+@click.option("-o", "--output", type=OUT, required=True, help="scores.npz: filter/<weight> and unit.")
 @probe_option
 @workers_option
 @provider_option
@@ -130,8 +130,8 @@ def score(
 @selection_options
 @click.option("--seed", type=int, default=0, show_default=True)
 @reading_options("data")
-@click.option("--ledger", type=JSON_OUT, help="Write what was removed, as JSON.")
-@click.option("-o", "--output", type=MODEL_OUT, required=True)
+@click.option("--ledger", type=OUT, help="Write what was removed, as JSON.")
+@click.option("-o", "--output", type=OUT, required=True)
 @probe_option
 @workers_option
 @provider_option

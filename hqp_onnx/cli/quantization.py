@@ -25,7 +25,7 @@ from hqp_onnx.cli.arguments import (
 from hqp_onnx.cli.command import Command
 from hqp_onnx.cli.forecasts import give_forecast, told
 from hqp_onnx.cli.output import Display, give_json, give_warnings, say, verified_json
-from hqp_onnx.cli.parameter_types import DATA, MODEL_OUT, OUT, Address, Amount, Named, ShareOrAuto
+from hqp_onnx.cli.parameter_types import DATA, OUT, Address, Amount, Named, ShareOrAuto
 from hqp_onnx.cli.tables.engines import build_lines
 from hqp_onnx.data.reading import Data
 from hqp_onnx.evaluation.metrics import METRICS
@@ -91,7 +91,7 @@ from hqp_onnx.steps.quantize import quantize_file
     help="Round INT4 weights layer by layer, on what the rounded layers before give.",
 )
 @reading_options("data", "val")
-@click.option("-o", "--output", type=MODEL_OUT, required=True, help="File of the quantized model.")
+@click.option("-o", "--output", type=OUT, required=True, help="File of the quantized model.")
 @probe_option
 @workers_option
 @provider_option
@@ -134,7 +134,7 @@ def quantize(
 
 @click.command(cls=Command)
 @model_argument
-@click.option("-o", "--output", type=MODEL_OUT, required=True)
+@click.option("-o", "--output", type=OUT, required=True)
 @json_option
 @strict_option
 def dequantize(model: Path, output: Path, json_file: Path | None, strict: bool) -> None:

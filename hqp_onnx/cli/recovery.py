@@ -22,7 +22,7 @@ from hqp_onnx.cli.arguments import (
 from hqp_onnx.cli.command import Command
 from hqp_onnx.cli.forecasts import show_forecast, told
 from hqp_onnx.cli.output import Display, give_json, give_warnings, say, verified_json
-from hqp_onnx.cli.parameter_types import DATA, FILE, MODEL_OUT, OUT, SHARE, Duration, Epochs
+from hqp_onnx.cli.parameter_types import DATA, FILE, OUT, SHARE, Duration, Epochs
 from hqp_onnx.data.reading import Data
 from hqp_onnx.evaluation.metrics.task import Task
 from hqp_onnx.progress import Progress
@@ -55,7 +55,7 @@ from hqp_onnx.steps.recover import expected, recover_file
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--checkpoint", type=OUT, help="Written after every round; the same command goes on from it.")
 @reading_options("data")
-@click.option("-o", "--output", type=MODEL_OUT, required=True)
+@click.option("-o", "--output", type=OUT, required=True)
 @probe_option
 @workers_option
 @provider_option

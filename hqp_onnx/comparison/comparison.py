@@ -148,7 +148,7 @@ def _outputs(
             if metric is not None:
                 tallies[name].add(values, replace(batch, targets=first) if metric.labels == "outputs" else batch)
     if empty := [name for name, sums in collector.deviations.items() if not sums]:
-        raise ModelError(f"{empty[0]} has no output of the same name as one of {contenders[0].name}")
+        raise ModelError(f"{empty[0]} has no output of numbers of the same name as one of {contenders[0].name}")
     found = {name: tally.scores().metric for name, tally in tallies.items()}
     return collector, {name: value for name, value in found.items() if math.isfinite(value)}, nonfinite
 

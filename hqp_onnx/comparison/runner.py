@@ -25,6 +25,8 @@ from hqp_onnx.errors import ModelError, one_line
 from hqp_onnx.evaluation.deviation import Deviation
 from hqp_onnx.runtimes.session import Runner
 
+_NUMBERS = "biufc"  # kinds of numpy's types
+
 
 class SessionRunner(BaseRunner):  # type: ignore[misc]  # polygraphy has no type information
     """A Polygraphy runner over a session.
@@ -46,11 +48,13 @@ class SessionRunner(BaseRunner):  # type: ignore[misc]  # polygraphy has no type
         return metadata
 
     def infer_impl(self, feed_dict: Mapping[str, Array]) -> OrderedDict[str, Array]:
-        """Outputs that are tensors, by name; sets ``inference_time`` (seconds)."""
+        """Outputs that are tensors of numbers, by name; sets ``inference_time`` (seconds)."""
         start = time.perf_counter()
         outputs = self._session.run(feed_dict)
         self.inference_time = time.perf_counter() - start
-        return OrderedDict((name, values) for name, values in outputs.items() if isinstance(values, np.ndarray))
+        return OrderedDict(
+            (name, y) for name, y in outputs.items() if isinstance(y, np.ndarray) and y.dtype.kind in _NUMBERS
+        )
 
 
 @dataclass

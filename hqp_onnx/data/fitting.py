@@ -141,6 +141,8 @@ def _advice(values: Array, spec: TensorSpec) -> str:
 
 
 def _castable(have: np.dtype[Any], want: np.dtype[Any]) -> bool:
+    if want == np.object_:  # text
+        return have.kind == "U"
     if have.kind not in "biuf":
         return False
     if np.issubdtype(want, np.floating):

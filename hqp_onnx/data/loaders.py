@@ -2,7 +2,7 @@
 
 An item is a dictionary of arrays by input name, first axis = samples, or a pair of that and targets (an array for
 'labels', or a dictionary). Of a model with one input, an array stands for such a dictionary. Items may hold any number
-of samples. So the DataLoaders of PyTorch are data, if they do not shuffle: they yield pairs as lists.
+of samples. So the DataLoaders of PyTorch are data, if they do not shuffle: they yield pairs, or one array, as lists.
 """
 
 from __future__ import annotations
@@ -106,7 +106,8 @@ def _pieces(items: Iterable[Any], name: str, shared: Shapes, only: str) -> Itera
 
 def _piece(item: Any, where: str, shared: Shapes, only: str) -> ArraySource:
     """One yielded item, copied: a loader may fill the same arrays again."""
-    feeds, targets = item if isinstance(item, (tuple, list)) and len(item) == 2 else (item, {})
+    parts = item if isinstance(item, (tuple, list)) and len(item) in (1, 2) else (item,)
+    feeds, targets = (*parts, {})[:2]
     feeds = {only: feeds} if only and hasattr(feeds, "__array__") else feeds
     if targets is None or not isinstance(targets, Mapping):
         targets = {} if targets is None else {LABELS: targets}

@@ -13,7 +13,7 @@ from hqp_onnx.files import Names
 
 Plain: TypeAlias = str | Path | Mapping[str, Any] | Iterable[Any] | Callable[[], Iterable[Any]]
 """A .npz or .npy file, a folder of images or of .npy files, ``FILE.py:function``; or arrays by name, as in a .npz file,
-feeds as a data-loader script yields them, or its function."""
+an array for the only input, feeds as a data-loader script yields them, or its function."""
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,10 @@ def _opened(asked: Reading, specs: Sequence[TensorSpec], shared: Shapes) -> Sour
     if isinstance(data, Mapping):
         arrays = {key: as_array(values, f"the data, '{key}'") for key, values in data.items()}
         return _named(arrays, "the data", shared, specs)
+    if hasattr(data, "__array__"):
+        return _named(
+            {_only(specs, "the data", "an array").name: as_array(data, "the data")}, "the data", shared, specs
+        )
     if not callable(data) and not isinstance(data, Iterable):
         raise DataError(f"the data are {article(type(data).__name__)}: expected a path, arrays by input name, or feeds")
     return _small(open_items(data, "the data", shared, _one(specs)))

@@ -10,11 +10,13 @@ from collections.abc import Collection, Iterator, Mapping
 from itertools import chain, count
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 from onnx import inliner
+from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from hqp_onnx import files
 from hqp_onnx.errors import ModelError
@@ -154,6 +156,7 @@ def to_proto(model: onnx.ModelProto | gs.Graph) -> onnx.ModelProto:
     """``model`` as a ModelProto, with what its origin says of it; of IR version 4 at least, which knows constants."""
     if isinstance(model, onnx.ModelProto):
         return model
+    _keep_texts(model)
     proto: onnx.ModelProto = gs.export_onnx(model, do_type_check=False)
     proto.ir_version = max(proto.ir_version, _CONSTANTS_FROM)
     if isinstance(model, CarryingGraph):
@@ -170,6 +173,17 @@ def to_file(graph: gs.Graph) -> onnx.ModelProto:
     if isinstance(graph, CarryingGraph):
         graph.origin.drop_additions(proto)
     return proto
+
+
+def _keep_texts(graph: gs.Graph) -> None:
+    """Let onnx-graphsurgeon write constants of text as they are: those that were looked at, it takes for numbers."""
+    for inner in (graph, *graph.subgraphs(recursive=True)):
+        for tensor in inner.tensors().values():
+            if isinstance(tensor, gs.Constant) and isinstance(tensor.dtype, np.dtype) and tensor.dtype.kind in "OSU":
+                texts = [text if isinstance(text, bytes) else str(text).encode() for text in tensor.values.flat]
+                kind = onnx.TensorProto.STRING
+                stored = onnx.TensorProto(name=tensor.name, data_type=kind, dims=tensor.values.shape, string_data=texts)
+                tensor.values = LazyValues(stored)
 
 
 def to_graph(model: onnx.ModelProto, origin: Origin | None = None) -> gs.Graph:

@@ -2,7 +2,8 @@
 
     ranking, moments ─► groups and their levels ─► times (measured) ─► curves (measured) ─► path
     last admissible plan of the path ─► is it fastest as it was timed? else times as it is, and a path by these
-    last admissible plan of that ─► descent from it ─► the last admissible of what the descent found
+    last admissible plan of that ─► descent from it, or where that finds nothing, what lies between it and the next plan
+    ─► the last admissible of these
 
 The model's weights are refitted from one half of the calibration samples where divergence is measured on the other.
 """
@@ -105,7 +106,8 @@ def allocated_path(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidenc
         with ledger.timed("descent"):
             known = [d for d in map(allocation.measure, choices[last : last + 2]) if np.isfinite(d)]
             found = allocation.descent(choices[last], _BEYOND * max(known), perf_counter() + DESCENT_SECONDS)
-            return [choice.tolist() for choice in found]
+            between = partial(allocation.between, *choices[last : last + 2])
+            return [choice.tolist() for choice in [*found] or between()]
 
     better = [np.array(choice) for choice in ledger.once("descent", descent)]
     front = ledger.once("front", lambda: [c.tolist() for c in allocation.front([*choices[1 : last + 1], *better])])
@@ -123,11 +125,21 @@ def allocated_path(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidenc
 
     best = ledger.once("fastest", fastest_plan)
     slower = [*plans[:best], *plans[best + 1 :], plans[best]]
-    faster = [allocation.groups.plan(choice) for choice in choices if seconds(choice) < seconds(tried[-1])]
+    faster = [allocation.groups.plan(choice) for choice in _faster(allocation, tried[-1], refined, choices)]
     floor = _floor(setup, ledger, allocation, timing)
     ended = _why_it_ended(setup, ledger, allocation, tried[best], [*choices, *refined], floor)
     notes = (note_on(allocation.program),)
     return Allocated(PlanPath((*slower, *faster)), len(slower) - 1, timing.threads, notes, ended)
+
+
+def _faster(
+    allocation: Allocation, than: IntArray, refined: Sequence[IntArray], choices: Sequence[IntArray]
+) -> list[IntArray]:
+    """What training goes on with, slowest first: what was refined, and from where that ends those of the path."""
+    seconds = allocation.program.seconds
+    better = [choice for choice in refined if seconds(choice) < seconds(than)]
+    limit = min(map(seconds, [than, *better]))
+    return [*better, *(choice for choice in choices if seconds(choice) < limit)]
 
 
 def _timed_path(

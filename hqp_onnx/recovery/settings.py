@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -71,8 +72,8 @@ class Recovery:
             raise UsageError(f"{{--seed}} {self.seed}: expected a whole number, 0 or more")
         if (self.batch is not None and self.batch < 1) or self.features < 0 or self.beta < 0:
             raise UsageError("recovery: batch must be at least 1, features and beta at least 0")
-        if not (self.rate > 0 and self.temperature > 0 and 0 < self.held_out < 1):
-            raise UsageError("recovery: rate and temperature must be above 0, held_out between 0 and 1")
+        if not (0 < self.rate < math.inf and 0 < self.temperature < math.inf and 0 < self.held_out < 1):
+            raise UsageError("recovery: rate and temperature must be above 0 and finite, held_out between 0 and 1")
         if self.loss is not None and self.loss not in LOSSES:
             raise UsageError(f"recovery loss {self.loss}: expected one of {', '.join(LOSSES)}")
         if unknown := sorted(set(self.augment) - set(AUGMENTATIONS)):

@@ -56,7 +56,7 @@ def moments_in_order(
     """
     sources, weights = original.tensors(), graph.tensors()
     prefix = unused_prefix("hqp.original.", tensor_names(original) | tensor_names(graph))
-    beside = onnx.compose.add_prefix(to_proto(original), prefix, rename_inputs=False)
+    beside = onnx.compose.add_prefix(_without_handed_on(to_proto(original)), prefix, rename_inputs=False)
     stages, carried = _stages(original, graph, readers), Carried(data)
     features = {
         depth: [_beside(use, weights[name], sources[name], prefix) for name, use in stage.items()]
@@ -137,6 +137,14 @@ def _refittable(use: Contraction, weight: gs.Constant) -> bool:
 def _beside(use: Contraction, weight: gs.Constant, source: gs.Constant, prefix: str) -> Features:
     output = f"{prefix}{weight.outputs[0].outputs[0].name}"
     return replace(use.features[0], beside=output, beside_channels=source.shape[1 - use.axis])
+
+
+def _without_handed_on(model: onnx.ModelProto) -> onnx.ModelProto:
+    """``model`` without the outputs that are its inputs, which would be renamed as such."""
+    given = {value.name for value in model.graph.input}
+    for place in reversed([n for n, value in enumerate(model.graph.output) if value.name in given]):
+        del model.graph.output[place]
+    return model
 
 
 def _merged(changed: onnx.ModelProto, beside: onnx.ModelProto) -> onnx.ModelProto:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hqp_onnx.data.reading import Data, read_files
+from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.metrics import classes
 from hqp_onnx.files import Names, forbid_overlap
 from hqp_onnx.graphs.model_io import parts
@@ -37,9 +38,11 @@ def score_file(
     preprocess: str | Path | None = None,
     progress: Progress = silent,
 ) -> Ranking:
-    """Write the scores of a model to ``output``, a .npz file."""
+    """Write the scores of a model; ``UsageError`` where ``output`` has another extension than .npz."""
     read: dict[str, Names] = {"the input model": parts(path), "the file of {--loss}": scoring.loss}
     forbid_overlap({"output": output}, {**read, **read_files(data, preprocess)})
+    if output.suffix != ".npz":
+        raise UsageError(f"{{--output}} {output}: expected a file .npz, which holds the scores' arrays")
     ranking = score_model(path, data, scoring, preprocess, progress)
     ranking.save(output)
     return ranking

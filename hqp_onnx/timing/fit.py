@@ -51,11 +51,15 @@ class Configuration:
     seconds: float
 
 
-def fit_table(configurations: Sequence[Configuration], held_out: int) -> TimeTable:
-    """A table; the last ``held_out`` configurations only judge it, and are then fitted, too."""
-    seen = configurations[:-held_out] if held_out else configurations
-    trial = _fit(seen)
-    errors = [abs(trial.seconds(c.widths) / c.seconds - 1) for c in configurations[len(seen) :] if c.seconds]
+def fit_table(configurations: Sequence[Configuration], folds: int) -> TimeTable:
+    """A table of all configurations; its error is that of tables of the others on each of so many parts of them."""
+    errors = [
+        abs(trial.seconds(c.widths) / c.seconds - 1)
+        for fold in range(folds)
+        for trial in [_fit([c for place, c in enumerate(configurations) if place % folds != fold])]
+        for c in configurations[fold::folds]
+        if c.seconds
+    ]
     return replace(_fit(configurations), error=float(np.mean(errors)) if errors else 0.0)
 
 

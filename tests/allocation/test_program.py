@@ -89,6 +89,17 @@ def test_a_descent_gets_faster_within_its_threshold_and_beats_the_sum_of_curves(
     assert all(loss(a) < loss(b) for a, b in pairwise(front))
 
 
+def test_between_two_choices_lie_faster_ones() -> None:
+    of = groups()
+    allocation = Allocation(of, Program(of, table()), measured_curves(of, loss, lambda done, total: None), loss)
+    slow, fast = of.whole, of.least
+    found = allocation.between(slow, fast)
+    seconds = [allocation.program.seconds(choice) for choice in (slow, *found, fast)]
+    assert found and all(a > b for a, b in pairwise(seconds))
+    assert all((slow <= choice).all() and (choice <= fast).all() for choice in found)
+    assert allocation.between(slow, slow) == []
+
+
 def test_a_descent_of_slow_measurements_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """One measurement takes a second; what surrounds a choice would take seven of the eight that there are."""
     of, seconds = groups(), [0.0]

@@ -96,7 +96,8 @@ def test_a_slow_machine_measures_as_many_as_groups_but_not_for_ever(monkeypatch,
         now[0] += each
         return 1.0 + now[0] % 7, 5
 
-    monkeypatch.setattr(module, "HELD_OUT", 0)
+    monkeypatch.setattr(module, "LEAST", 0)
+    monkeypatch.setattr(module, "FOLDS", 0)
     monkeypatch.setattr(module, "perf_counter", lambda: now[0])
     monkeypatch.setattr(module, "_kernels", lambda *_: {})
     monkeypatch.setattr(module, "_whole", whole)

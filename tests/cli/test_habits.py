@@ -58,7 +58,8 @@ def test_every_option_can_stand_in_the_file(folder: Path) -> None:
         text += f"[{name}]\n"
         for parameter in command.params:
             key = next((word[2:] for word in parameter.opts if word.startswith("--")), parameter.name)
-            known = getattr(parameter.type, "choices", ("x",))[0]
+            file = f"x{(*getattr(parameter.type, 'suffixes', ()), '')[0]}"
+            known = getattr(parameter.type, "choices", (file,))[0]
             value = samples.get(parameter.type.name, known)
             text += f"{key} = {json.dumps([value] if parameter.multiple or parameter.nargs != 1 else value)}\n"
             count += 1

@@ -1,4 +1,4 @@
-"""Files are written under names that say what they are, and only what is needed is asked for."""
+"""Only what is needed is asked for, and no more than memory holds."""
 
 from __future__ import annotations
 
@@ -10,32 +10,12 @@ import pytest
 from command import hqp
 from small_model import small_model
 
-WRONG = [
-    ("score", "--saliency", "l2", "-o", "s.onnx", ".npz"),
-    ("prune", "--sparsity", "0.1", "-o", "pruned", ".onnx"),
-    ("prune", "--sparsity", "0.1", "-o", "p.onnx", "--ledger", "ledger.txt", ".json"),
-    ("quantize", "--precision", "fp16", "-o", "half.npz", ".onnx"),
-    ("dequantize", "-o", "float.json", ".onnx"),
-    ("recover", "--teacher", "m.onnx", "--data", "d.npz", "-o", "r", ".onnx"),
-    ("inspect", "--json", "units.txt", ".json"),
-]
-
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     onnx.save(small_model(), "m.onnx")
     return Path("m.onnx")
-
-
-@pytest.mark.parametrize("arguments", WRONG)
-def test_other_extensions(
-    model: Path, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    command, *options, expected = arguments
-    assert hqp(monkeypatch, command, model, *options) == 2
-    assert f"expected a file {expected}" in capfd.readouterr().err
-    assert list(Path().iterdir()) == [model]
 
 
 def test_scores_of_weights_need_no_data(

@@ -171,7 +171,7 @@ def test_a_table_names_files_in_any_order(tmp_path):
         ("", "no rows"),
         ("a.png,1\n", "no row for 'b.png'"),
         ("a.png,1\nb.png,x\n", "'x' of row 1 is not a number"),
-        ("a.png,1\nb.png\n", "row 1 has 1 columns"),
+        ("a.png,1\nb.png\n", "row 1 has 1 column"),
         ("a.png,1\nb.png,nan\n", "NaN"),
         ("a.png,1\na.png,1\n", "twice"),
         ("a.png,1\nb.png,\n", "is empty"),

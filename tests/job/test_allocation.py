@@ -95,6 +95,25 @@ def test_the_fastest_plan_that_was_admitted_is_the_one(
         assert times == sorted(times, reverse=True)
 
 
+def test_training_goes_on_with_what_the_descent_found(made: Allocation) -> None:
+    """Plans that the budget ended at lose less for their time than those of the path, which follow where they end."""
+    base = {tuple(made.groups.plan(choice).removed) for choice in made.path()}
+    whole = made.program.seconds(made.groups.whole)
+
+    def admits(candidate: Any) -> bool:
+        return tuple(candidate.plan.removed) in base and seconds_of(made, candidate.plan) > 0.9 * whole
+
+    found = found_by(admits)
+    beyond = [found.path.plan(number) for number in found.path.beyond(found.count)][1:]
+    times = [seconds_of(made, plan) / whole for plan in beyond]
+    assert times == sorted(times, reverse=True)
+    assert times[0] == pytest.approx(0.891, abs=1e-3) and tuple(beyond[0].removed) not in base
+    assert tuple(beyond[-1].removed) in base and times[-1] == pytest.approx(
+        made.program.seconds(made.groups.least) / whole
+    )
+    assert not any(0.5 < time < 0.6 for time in times)  # of the path, and beaten by one that the descent found
+
+
 def test_where_a_plan_is_fastest_in_another_way_the_path_goes_by_its_times(
     made: Allocation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

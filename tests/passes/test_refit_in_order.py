@@ -185,3 +185,17 @@ def test_a_transpose_that_is_folded_once_its_branch_is_gone():
     moments = input_moments(to_proto(opened.graph), None, data)
     made = cut(opened.graph, channels, PruningPlan(channels.branches[0]), Refit(moments, {}, data)).graph
     assert Session(to_proto(made)).run(data[0].feeds)["y"].shape == (40, 5, 20)
+
+
+def test_an_input_that_is_an_output_too():
+    text = """<ir_version: 8, opset_import: ["": 17]> g (float[n,6] x) => (float[n,3] y, float[n,6] x) {
+        a = MatMul (x, w) r = Relu (a) y = MatMul (r, v) }"""
+    model, rng = onnx.parser.parse_model(text), np.random.default_rng(0)
+    for name, shape in {"w": (6, 8), "v": (8, 3)}.items():
+        value = rng.standard_normal(shape).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    opened, data = open_model(model), [Batch({"x": rng.standard_normal((40, 6)).astype(np.float32)})]
+    channels = opened.channels()
+    moments = input_moments(to_proto(opened.graph), None, data)
+    made = cut(opened.graph, channels, PruningPlan(channels.prunable[:3]), Refit(moments, {}, data)).graph
+    assert np.array_equal(Session(to_proto(made)).run(data[0].feeds)["x"], data[0].feeds["x"])

@@ -51,7 +51,7 @@ def random_widths(count: int) -> list[tuple[int, int, int]]:
 
 @pytest.mark.parametrize(("slower", "clock"), [(1.0, 0.0), (1.3, 1.5e-6)])
 def test_a_table_predicts_configurations_that_it_has_not_seen(slower: float, clock: float) -> None:
-    table = fit_table([configuration(SIZES), *(configuration(w, slower, clock) for w in random_widths(40))][1:], 6)
+    table = fit_table([configuration(SIZES), *(configuration(w, slower, clock) for w in random_widths(40))][1:], 3)
     assert table.error < 0.05
     for widths in [SIZES, (20, 40, 0), (1, 1, 32)]:
         assert table.seconds(np.array(widths)) == pytest.approx(sum(seconds(widths).values()) + 4e-6, rel=0.1)
@@ -60,8 +60,8 @@ def test_a_table_predicts_configurations_that_it_has_not_seen(slower: float, clo
 def test_what_took_no_time_judges_no_table() -> None:
     fitted = [configuration(w) for w in random_widths(20)]
     gone = Configuration(np.array([0, 0, 0]), {}, 0.0)
-    errors = [fit_table([*fitted, *held], len(held)).error for held in ([gone, fitted[0]], [fitted[0]])]
-    assert errors[0] == pytest.approx(errors[1]) and fit_table([*fitted, gone], 1).error == 0
+    errors = [fit_table([*fitted, *more], 3).error for more in ([gone], [])]
+    assert errors[0] == pytest.approx(errors[1]) and fit_table([gone] * 3, 3).error == 0
 
 
 def test_a_kernel_goes_with_its_branch_and_knows_its_groups_and_blocks() -> None:

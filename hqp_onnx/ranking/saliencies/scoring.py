@@ -15,6 +15,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, cast
 
@@ -192,7 +193,7 @@ class Scoring:
     def __post_init__(self) -> None:
         object.__setattr__(self, "method", _method(self.saliency, self.name))
         object.__setattr__(self, "loss_model", _opened(self.loss))
-        if not isinstance(self.seed, int) or self.seed < 0:
+        if not isinstance(self.seed, Integral) or self.seed < 0:
             raise UsageError(f"{{--seed}} {self.seed}: expected a whole number, 0 or more")
         if not 1 <= self.draws <= _MOST_DRAWS:
             raise UsageError(
