@@ -68,7 +68,7 @@ Channels of outputs and inputs aside ({usual}):
 
 def _brief(count: int) -> str:
     only = "for equality and size alone, with `--quick`, or not to the end in the time that a file has"
-    return f"Of the files, {count} were checked {only}." if count else "All were checked to the end."
+    return f"Checked {only}: {count} of the files." if count else "All were checked to the end."
 
 
 def _table(columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
