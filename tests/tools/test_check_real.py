@@ -55,7 +55,7 @@ def test_a_file_is_checked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["prunable"] == pytest.approx(64 / 68) and 0.2 < found["largest"] < 1
     assert found["onnxruntime"]["sqnr"] > 20 and found["fisher"] > 0 and found["moments"] > 0
     page = real_report.page({"p/m.onnx": found, "p/q.onnx": {"status": "refused", "reason": "no"}}, "a machine")
-    assert "**2 files of 1 packages: 1 right, 1 refused; 0 written larger" in page
+    assert "**2 files of 1 packages: 1 right, 1 refused; 0 larger than the input" in page
     assert "| p/q.onnx | refused | no |" in page and "graph output" in page
 
 
