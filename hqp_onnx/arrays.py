@@ -26,3 +26,9 @@ def real_numbers(values: Any) -> FloatArray:
     if np.iscomplexobj(array := np.asarray(values)):
         raise TypeError("complex numbers, where real ones are expected")
     return array.astype(np.float64)
+
+
+def content(values: Any) -> bytes:
+    """Bytes that tell values of one type and shape apart, text included."""
+    array = np.asarray(values)
+    return repr(array.tolist()).encode() if array.dtype == np.object_ else np.ascontiguousarray(array).tobytes()

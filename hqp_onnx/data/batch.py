@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hqp_onnx.arrays import Array, BoolArray, IntArray, read_only
+from hqp_onnx.arrays import Array, BoolArray, IntArray, content, read_only
 from hqp_onnx.errors import DataError
 
 LABELS = "labels"
@@ -55,8 +55,8 @@ class Batch:
 
     def digests(self) -> list[bytes]:
         """Of each sample's own inputs."""
-        own = [np.ascontiguousarray(x) for name, x in sorted(self.feeds.items()) if name not in self.shared]
-        rows = (b"".join(values[row].tobytes() for values in own) for row in range(len(self)))
+        own = [x for name, x in sorted(self.feeds.items()) if name not in self.shared]
+        rows = (b"".join(content(values[row]) for values in own) for row in range(len(self)))
         return [hashlib.blake2b(row, digest_size=16).digest() for row in rows]
 
     def part(self, rows: slice | BoolArray | IntArray) -> Batch:

@@ -17,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 
 from hqp_onnx.archives import read_arrays
-from hqp_onnx.arrays import Array
+from hqp_onnx.arrays import Array, content
 from hqp_onnx.data.batch import Batch
 from hqp_onnx.errors import DataError
 from hqp_onnx.files import write_arrays
@@ -29,7 +29,7 @@ def run_key(model: onnx.ModelProto, first: Batch, *settings: object) -> str:
     """Digest of what the sums depend on: the model, the first batch and its size, and ``settings``."""
     digest = hashlib.sha256(model.SerializeToString(deterministic=True))
     for name in sorted(first.feeds):
-        digest.update(np.ascontiguousarray(first.feeds[name]).tobytes())
+        digest.update(content(first.feeds[name]))
     for name in sorted(first.targets):
         digest.update(f"{name} {first.targets[name].dtype}".encode() + first.targets[name].tobytes())
     digest.update(repr((len(first), *settings)).encode())

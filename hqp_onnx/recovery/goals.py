@@ -82,7 +82,11 @@ def _outputs(student: Net, teacher: Net, trained: Sequence[str]) -> list[Point]:
     points = [Point(value.name, value.name, {}) for value in student.model.graph.output if value.name in reached]
     known = {value.name for value in teacher.model.graph.output}
     if not points:
-        raise GradientError("no floating-point output depends on a weight; leave out {--recover}")
+        raise GradientError(
+            "no floating-point output depends on a weight, so there is nothing to train"
+            if trained
+            else "the model has no weights in float32, which alone are trained. Export it in float32"
+        )
     if missing := [point.name for point in points if point.name not in known]:
         raise GradientError(f"the teacher has no output '{missing[0]}': give the model that the student was made from")
     return points

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from hqp_onnx.arrays import Array, Float32Array, IntArray
+from hqp_onnx.arrays import Array, Float32Array, IntArray, content
 from hqp_onnx.data.ahead import ahead
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.progress import StageProgress
@@ -279,8 +279,8 @@ class Trainer:
         digest = hashlib.sha256(self._model.SerializeToString(deterministic=True))
         rows = self.held[: self.part]
         feeds = gather(self.data, rows)
-        for content in (self.start, *feeds.values(), *self.teach(feeds, rows).values()):
-            digest.update(np.ascontiguousarray(content).tobytes())
+        for values in (self.start, *feeds.values(), *self.teach(feeds, rows).values()):
+            digest.update(content(values))
         timeless = replace(self.settings, seconds=None), replace(self.schedule, seconds=None)
         digest.update(repr((FORM, *timeless, len(self.data), self.part)).encode())
         return digest.hexdigest()

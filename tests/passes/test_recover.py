@@ -11,6 +11,7 @@ import pytest
 from onnx import numpy_helper
 from small_model import small_data, small_model
 
+import hqp_onnx
 from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.data.attached import Derived
 from hqp_onnx.data.batch import Batch
@@ -442,3 +443,11 @@ def test_other_weights_are_a_start_where_they_do_better(teacher, data, pruned, t
     again = trained(300.0, worse, final=True)
     assert again.losses == moved.losses
     assert content(again.graph) == content(moved.graph)
+
+
+def test_weights_in_double_are_not_trained():
+    text = """<ir_version: 8, opset_import: ["": 17]> g (double[n,4] x) => (double[n,2] y) { y = MatMul (x, w) }"""
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((4, 2)), "w"))
+    with pytest.raises(GradientError, match="recovery: the model has no weights in float32"):
+        hqp_onnx.recover(model, model, {"x": np.ones((30, 4))})

@@ -8,6 +8,7 @@ import onnx.parser
 from oracle import run
 
 import hqp_onnx
+from hqp_onnx.data.batch import Batch
 
 TEXT = """<ir_version: 8, opset_import: ["": 17, "ai.onnx.ml": 2]>
   g (string[n] word) => (string[n] name, float[n,3] y) {
@@ -40,3 +41,10 @@ def test_it_is_pruned_and_quantized_like_any_other() -> None:
 def test_numbers_are_compared() -> None:
     compared = hqp_onnx.compare([model(), model()], WORDS, samples=4, threads=1)
     assert set(compared.models[1].outputs) == {"y"}
+
+
+def test_samples_of_text_are_told_apart() -> None:
+    batch = Batch({"word": WORDS["word"][:4].astype(object)})
+    first, second, third, fourth = batch.digests()
+    assert len({first, second, third}) == 3 and second == fourth
+    assert batch.part(slice(1, 2)).digests() == [second]

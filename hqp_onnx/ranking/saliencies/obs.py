@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.arrays import FloatArray
 from hqp_onnx.channels.channel_map import ChannelMap, PruningPlan
+from hqp_onnx.gradients import filter_weights
+from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.ranking.least_squares import held_out_ridges
+from hqp_onnx.ranking.order import unit_scores
 from hqp_onnx.ranking.removal_costs import removal_costs
 from hqp_onnx.ranking.saliencies.of_gradients import OfGradients
 from hqp_onnx.ranking.saliencies.scoring import SALIENCIES
@@ -35,10 +39,17 @@ class RemovalCosts(OfGradients):
         min_width: float,
         gains: FloatArray | None,
     ) -> FloatArray:
-        """The loss's growth up to the moment when each unit is removed, per gain; see ``removal_costs``."""
+        """The loss's growth up to the moment when each unit is removed, per gain; see ``removal_costs``.
+
+        What no weight reads costs nothing where nothing of the outputs depends on it, as on channels that are cut off.
+        """
         assert halves is not None  # needs_moments
         ridges = held_out_ridges(graph, channels, PruningPlan(channels.prunable[::2]), halves)
-        return removal_costs(graph, channels, joined(*halves), filters, ridges=ridges, min_width=min_width, gains=gains)
+        costs = removal_costs(
+            graph, channels, joined(*halves), filters, ridges=ridges, min_width=min_width, gains=gains
+        )
+        idle = unit_scores(filters, channels, filter_weights(to_proto(graph))) == 0
+        return np.where(np.isinf(costs) & idle, 0.0, costs)
 
 
 SALIENCIES.register("obs")(RemovalCosts("output", "gauss-newton"))
