@@ -104,6 +104,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="of all; default: as many as are fastest for each")
     parser.add_argument("-o", "--output", type=Path, default=Path("build/pareto"))
     options = parser.parse_args()
+    if options.page:
+        import matplotlib  # noqa: F401, what draws: missing, it is missed before the hours, not after
     calib, val, test = (f"{options.data}_{part}.npz" for part in ("calib", "val", "test"))
     with recorded(options.page, "Speed against drop"):
         for model in options.models or sorted(ROOT.glob("*.onnx")):
