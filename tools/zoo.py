@@ -1,6 +1,6 @@
 """Prune many exported architectures and compare with the zero-masked originals.
 
-    python tools/zoo.py [--only PATTERN] [--exporter torchscript|dynamo|both] [--limit N] [--jobs N]
+    python tools/zoo.py [--only PATTERN] [--exporter torchscript|dynamo|both] [--limit N] [--skip N] [--jobs N]
                         [--json FILE] [--cache DIR]
     python tools/zoo.py --scaling
 
@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="models whose name contains this")
     parser.add_argument("--exporter", choices=("torchscript", "dynamo", "both"), default="both")
     parser.add_argument("--limit", type=int, help="architectures")
+    parser.add_argument("--skip", type=int, default=0, help="exported models, the first ones")
     parser.add_argument("--jobs", type=int, default=1, help="models at a time")
     parser.add_argument("--json", type=Path, help="all results, rewritten after each model")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "zoo_cache")
@@ -69,6 +70,7 @@ def main() -> None:
     entries = [entry for entry in zoo_models.entries() if options.only in entry.name][: options.limit]
     chosen = [(entry, exporter) for entry in entries for exporter in exporters]
     chosen = [(entry, exporter) for entry, exporter in chosen if exporter == "torchscript" or entry.dynamo]
+    chosen = chosen[options.skip :]
     results: list[dict[str, Any]] = []
     with ThreadPoolExecutor(options.jobs) as pool:
         for result in pool.map(lambda job: run_apart(*job, options.cache), chosen):
