@@ -129,7 +129,7 @@ def test_inspect_lists_them(
     rtx: Capability, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     onnx.save(parsed("y = Bernoulli(x)"), tmp_path / "m.onnx")
-    for model, words in ((tmp_path / "m.onnx", "takes 0 of 1 nodes"), (RESNET, "takes 76 of 76 nodes")):
+    for model, words in ((tmp_path / "m.onnx", "takes 0 of 1 node"), (RESNET, "takes 76 of 76 nodes")):
         monkeypatch.setattr("sys.argv", ["hqp", "inspect", str(model), "--target", "tensorrt-rtx"])
         with pytest.raises(SystemExit) as ended:
             cli.main()

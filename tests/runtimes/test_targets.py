@@ -181,7 +181,7 @@ def test_what_is_no_target_is_one_line(mine: Path) -> None:
         ("broken", "target 'broken' fails: RuntimeError: no such chip"),
         ("mine.py:broken", "fails: RuntimeError: no such chip"),
         ("mine.py:nothing", "target 'mine.py:nothing' gives an int: expected a Target"),
-        ("mine.py:number", "'mine.py:number' is no target: it is a int"),
+        ("mine.py:number", "'mine.py:number' is no target: it is an int"),
         ("mine.py:none", "no function 'none'"),
     ):
         with pytest.raises(UsageError, match=words):
