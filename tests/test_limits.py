@@ -96,6 +96,6 @@ def test_memory_is_bounded_by_what_is_available(tmp_path: Path, monkeypatch: pyt
     before = resource.getrlimit(resource.RLIMIT_DATA)
     monkeypatch.setattr(limits, "available_bytes", lambda: 1 << 30)
     model = open_model(saved(tmp_path, LARGE))  # 4 GB
-    with bounded_memory(), pytest.raises(LimitError, match=r"cannot allocate 4\.00 GB for a tensor"):
+    with bounded_memory(), pytest.raises(ModelError, match=r"cannot allocate 4\.00 GB for a tensor"):
         model.session.run({"x": np.ones((2, 3), np.float32)})
     assert resource.getrlimit(resource.RLIMIT_DATA) == before

@@ -276,7 +276,7 @@ class Session:
         except Exception as e:
             if (wanted := _UNALLOCATED.search(str(e))) is not None:
                 what = f"out of memory: onnxruntime cannot allocate {int(wanted[1]) / 1e9:.2f} GB for a tensor"
-                raise LimitError(f"{what}. Give smaller batches, or free memory") from e
+                raise ModelError(f"{what}. Give smaller batches, or free memory") from e
             raise ModelError(f"onnxruntime cannot run the model: {failure(e)}") from e
         return dict(zip(self._names, results, strict=True))
 
