@@ -100,6 +100,8 @@ def run_apart(entry: zoo_models.Entry, exporter: str, cache: Path) -> dict[str, 
             result["reason"] = f"the process ended with code {process.exitcode}"
         if state.exists():
             result |= json.loads(state.read_text())
+        if result["stage"] == "done":  # what exporters leave behind may end otherwise
+            result.pop("reason", None)
     result["seconds"] = time.perf_counter() - start
     if result["stage"] == "export" and result["status"] == "crash":
         (cache / f"{stem}.failed").write_text(result.get("reason", "") + "\n")
