@@ -2,7 +2,7 @@
 
     python models/train.py resnet18|mobilenet_v3_small                   on Fashion-MNIST: the bundled files
     python models/train.py NETWORK --data cifar10 --source PATH          on CIFAR-10: build/cifar10/ (models/cifar10.py)
-    python models/train.py NETWORK_long ... --device cuda                longer, on a GPU: some minutes each
+    python models/train.py NETWORK_long ... --device cuda                longer, meant for a GPU
 
 PyTorch 2.13, seeded; the recorded figures are of one CPU thread unless they name more. On a GPU, sums are not always
 taken in the same order, so that another training gives other weights. SGD with Nesterov momentum

@@ -24,7 +24,7 @@ from hqp_onnx.timing.kernel_times import KeyTime, by_key
 from hqp_onnx.timing.table import TimeTable
 
 FEWEST, EACH, MOST = 12, 2, 40  # configurations: some, more for each group, no more than
-LEAST = 12  # that any table needs
+LEAST = FEWEST  # that any table needs
 FOLDS = 3  # of the configurations, each of which judges a table of the others
 _UNIFORM = (0.25, 0.5, 0.75, 1.0)
 _ENDS = 0.25  # chance of a group to be at its last level, so that branches that end are seen
