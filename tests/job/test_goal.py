@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +20,7 @@ from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.latency import Latency
 from hqp_onnx.job import rows, timing
 from hqp_onnx.job.goal import Goal
-from hqp_onnx.job.pareto import _front
+from hqp_onnx.job.pareto import POINTS, _front, _loss, _next_place
 from hqp_onnx.job.results import Row
 from hqp_onnx.job.rows import Measured, best_threads
 from hqp_onnx.report.html import render
@@ -149,3 +151,28 @@ def test_models_that_are_the_same_do_not_beat_each_other() -> None:
         "5": row(4, 0.2),
     }
     assert _front(rows) == ["baseline", "2", "5"]
+
+
+@pytest.mark.parametrize("knee", [0.2, 0.5, 0.9])
+def test_most_models_of_a_family_lie_where_the_metric_begins_to_fall(knee: float) -> None:
+    """Nothing is lost in front of the knee, all of it soon behind: half the places are within a sixth of it."""
+
+    def drop(place: int) -> float:
+        return max(0.0, 0.015 * math.expm1((place / 60 - knee) * 15))
+
+    losses = {place: _loss(drop(place), 0.015) for place in (0, 60)}
+    while len(losses) < POINTS:
+        place = _next_place(losses)
+        assert place is not None and place not in losses
+        losses[place] = _loss(drop(place), 0.015)
+    assert sum(abs(place / 60 - knee) <= 1 / 6 for place in losses) >= POINTS // 2
+    assert max(b - a for a, b in itertools.pairwise(sorted(losses))) <= 30
+
+
+def test_a_family_of_all_plans_that_there_are_is_complete() -> None:
+    losses = {0: 0.0, 3: 1.0}
+    for expected in ([1, 2], [1, 2]):
+        place = _next_place(losses)
+        assert place in expected and place not in losses
+        losses[place] = _loss(math.nan, 1.0)
+    assert _next_place(losses) is None and losses[1] == losses[2] == 1.0
