@@ -5,8 +5,9 @@
     python tools/bench_pruners.py --peers build/pruners/bin/python
 
 Peers are asked for more and more channels, of each group or ("global") of all, by `tools/recovery_peers.py`; "+ BN"
-renews the statistics of batch normalization. Torch-Pruning keeps multiples of 16 channels: others are slower here. Of
-each, the largest share whose drop on VAL is inside the budget counts. Their models are also quantized by `hqp quantize
+renews the statistics of batch normalization. Torch-Pruning keeps multiples of ``--round-to`` channels, one after the
+other: odd widths compute slowly, and multiples of many channels leave little choice. Of each, the largest share whose
+drop on VAL is inside the budget counts. Their models are also quantized by `hqp quantize
 --precision mixed`, so that pruning alone is compared. Ours are those of `hqp optimize`. All are timed in turn in one
 run, batch 1, on all threads and on one.
 """
@@ -34,17 +35,16 @@ ROOT = Path(__file__).parents[1] / "models"
 TOOL = Path(__file__).with_name("recovery_peers.py")
 SHARES = [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7]
 SECONDS = 30.0
-ROUND_TO = 16
 
 
-def of_peer(python: str, method: str, model: Path, calib: Path, folder: Path) -> dict[str, list[Path]]:
+def of_peer(python: str, method: str, round_to: int, model: Path, calib: Path, folder: Path) -> dict[str, list[Path]]:
     """Files by variant, narrower and narrower; a variant is the method and what was done behind it."""
-    out = folder / method.replace(" ", "_")
+    out = folder / f"{method.replace(' ', '_')}-{round_to}"
     command = [
         python,
         str(TOOL),
         "--round-to",
-        str(ROUND_TO),
+        str(round_to),
         method,
         str(model),
         str(calib),
@@ -60,7 +60,8 @@ def of_peer(python: str, method: str, model: Path, calib: Path, folder: Path) ->
     found: dict[str, list[Path]] = {}
     for entry in entries:
         if "file" in entry:
-            found.setdefault(method + entry["variant"], []).append(Path(entry["file"]))
+            rounded = f", multiples of {round_to}" if round_to > 1 else ""
+            found.setdefault(method + entry["variant"] + rounded, []).append(Path(entry["file"]))
     return found
 
 
@@ -82,6 +83,7 @@ def main() -> None:
     )
     parser.add_argument("--peers", required=True, help="an interpreter that has torch-pruning and onnxsim")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--round-to", nargs="+", type=int, default=[1, 8, 16], help="channels; 1: any number")
     parser.add_argument("--max-drop", type=float, default=0.015)
     parser.add_argument(
         "--threads", type=int, help="of all; default: as many as are fastest for ours, all and one timed"
@@ -94,7 +96,10 @@ def main() -> None:
 def print_all(options: argparse.Namespace) -> None:
     """The table of every model."""
     calib, val, test = (f"{options.data}_{part}.npz" for part in ("calib", "val", "test"))
-    print(f"At most {100 * options.max_drop:g} points on {val}; onnxruntime {onnxruntime.__version__}", flush=True)
+    print(
+        f"At most {100 * options.max_drop:g} points on {Path(val).name}; onnxruntime {onnxruntime.__version__}",
+        flush=True,
+    )
     for model in options.models or sorted(ROOT.glob("*.onnx")):
         with tempfile.TemporaryDirectory() as name:
             print_table(model, (calib, val, test), Path(name), options)
@@ -114,8 +119,9 @@ def print_table(model: Path, data: tuple[str, str, str], folder: Path, options: 
         )
     )
     rows["hqp_onnx"] = folder / "ours" / "pruned.onnx", Path(report.shipped)
-    for method in options.methods:
-        for variant, files in of_peer(options.peers, method, model, Path(calib), folder).items():
+    asked = [(m, n) for m in options.methods for n in (options.round_to if m.startswith("Torch") else [1])]
+    for method, round_to in asked:
+        for variant, files in of_peer(options.peers, method, round_to, model, Path(calib), folder).items():
             kept = last_inside(files, val, before[val] - options.max_drop)
             if kept is None:
                 print(f"| {variant} | more than the budget at {100 * SHARES[0]:g} % of the channels |", flush=True)
