@@ -6,9 +6,10 @@ The file also says what the training has changed (``changed``), so another stude
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from hqp_onnx.errors import DataError
 from hqp_onnx.files import write_arrays
 from hqp_onnx.recovery.adam import Adam
 
+T = TypeVar("T")
 FORM = 2  # of the file; part of its key, so an older one is not gone on from
 _NUMBERS = "judging", "limit", "ended", "seconds", "skipped", "since", "place"
 
@@ -71,17 +73,15 @@ def load(path: Path, key: str) -> State | None:
     Raises:
         DataError: the file is no checkpoint.
     """
-    if not path.is_file():
-        return None
-    try:
-        x = read_arrays(path)
+
+    def state(x: Mapping[str, Array]) -> State | None:
         if str(x["key"]) != key:
             return None
         losses, steps = x["losses"].tolist(), x["steps"].tolist()
         adam = Adam(x["m"], x["v"], steps[-1])
         return State(x["weights"], adam, x["best"], losses, steps, **{name: x[name].item() for name in _NUMBERS})
-    except (DataError, IndexError, KeyError, TypeError, ValueError) as e:
-        raise _damaged(path, e) from e
+
+    return _read(path, state, None)
 
 
 def prolonged(path: Path, seconds: float) -> float:
@@ -90,13 +90,11 @@ def prolonged(path: Path, seconds: float) -> float:
     Raises:
         DataError: the file is no checkpoint.
     """
-    if not path.is_file():
-        return seconds
-    try:
-        x = read_arrays(path)
+
+    def limit(x: Mapping[str, Array]) -> float:
         return float(x["seconds"]) + seconds if str(x["ended"]) else float(x["limit"])
-    except (DataError, KeyError, TypeError, ValueError) as e:
-        raise _damaged(path, e) from e
+
+    return _read(path, limit, seconds)
 
 
 def changed(path: Path) -> dict[str, Array]:
@@ -105,17 +103,21 @@ def changed(path: Path) -> dict[str, Array]:
     Raises:
         DataError: the file is no checkpoint.
     """
-    if not path.is_file():
-        return {}
-    try:
-        x = read_arrays(path)
+
+    def by_name(x: Mapping[str, Array]) -> dict[str, Array]:
         added, shapes = x["best"] - x["given"], json.loads(str(x["layout"]))
         ends = np.cumsum([np.prod(shape, dtype=np.int64) for shape in shapes.values()])
         pieces = np.split(added, ends[:-1])
         return {name: piece.reshape(shapes[name]) for name, piece in zip(shapes, pieces, strict=True)}
-    except (DataError, AttributeError, KeyError, TypeError, ValueError) as e:
-        raise _damaged(path, e) from e
+
+    return _read(path, by_name, {})
 
 
-def _damaged(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path}: not a checkpoint of a recovery ({error}): remove it")
+def _read(path: Path, read: Callable[[Mapping[str, Array]], T], without: T) -> T:
+    """What ``read`` finds in a file; ``without`` one, that."""
+    if not path.is_file():
+        return without
+    try:
+        return read(read_arrays(path))
+    except (DataError, AttributeError, IndexError, KeyError, TypeError, ValueError) as e:
+        raise DataError(f"{path}: not a checkpoint of a recovery ({e}): remove it") from e
