@@ -18,6 +18,7 @@ import argparse
 import json
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -33,24 +34,13 @@ from hqp_onnx.runtimes.session import Session
 
 ROOT = Path(__file__).parents[1] / "models"
 TOOL = Path(__file__).with_name("recovery_peers.py")
-SHARES = [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7]
+SHARES = [[0.05], [0.1, 0.15, 0.2], [0.25, 0.3, 0.4, 0.5, 0.6, 0.7]]
+"""Of channels, asked for at a time; the next ones while anything is inside the budget."""
 SECONDS = 30.0
 
 
-def of_peer(python: str, method: str, round_to: int, model: Path, calib: Path, folder: Path) -> dict[str, list[Path]]:
-    """Files by variant, narrower and narrower; a variant is the method and what was done behind it."""
-    out = folder / f"{method.replace(' ', '_')}-{round_to}"
-    command = [
-        python,
-        str(TOOL),
-        "--round-to",
-        str(round_to),
-        method,
-        str(model),
-        str(calib),
-        str(out),
-        *map(str, SHARES),
-    ]
+def of_peer(command: list[str], method: str) -> dict[str, list[Path]]:
+    """Files that a command of ``TOOL`` writes, by variant, narrower and narrower."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     last = (done.stdout.strip().splitlines() or [""])[-1]
     entries = json.loads(last) if last.startswith("[") else []
@@ -60,18 +50,24 @@ def of_peer(python: str, method: str, round_to: int, model: Path, calib: Path, f
     found: dict[str, list[Path]] = {}
     for entry in entries:
         if "file" in entry:
-            rounded = f", multiples of {round_to}" if round_to > 1 else ""
-            found.setdefault(method + entry["variant"] + rounded, []).append(Path(entry["file"]))
+            found.setdefault(entry["variant"], []).append(Path(entry["file"]))
     return found
 
 
-def last_inside(files: list[Path], val: str, least: float) -> Path | None:
-    """The last model before the first that loses too much."""
-    kept = None
-    for file in files:
-        if hqp_onnx.evaluate(file, val).metric < least:
+def last_inside(command: list[str], method: str, inside: Callable[[Path], bool]) -> dict[str, Path | None]:
+    """Of each variant the last model before the first that loses too much; None where that is the first."""
+    kept: dict[str, Path | None] = {}
+    over: set[str] = set()
+    for shares in SHARES:
+        for variant, files in of_peer([*command, *map(str, shares)], method).items():
+            kept.setdefault(variant, None)
+            for file in files if variant not in over else ():
+                if not inside(file):
+                    over.add(variant)
+                    break
+                kept[variant] = file
+        if over >= kept.keys():
             break
-        kept = file
     return kept
 
 
@@ -119,12 +115,18 @@ def print_table(model: Path, data: tuple[str, str, str], folder: Path, options: 
         )
     )
     rows["hqp_onnx"] = folder / "ours" / "pruned.onnx", Path(report.shipped)
+
+    def inside(file: Path) -> bool:
+        return hqp_onnx.evaluate(file, val).metric >= before[val] - options.max_drop
+
     asked = [(m, n) for m in options.methods for n in (options.round_to if m.startswith("Torch") else [1])]
     for method, round_to in asked:
-        for variant, files in of_peer(options.peers, method, round_to, model, Path(calib), folder).items():
-            kept = last_inside(files, val, before[val] - options.max_drop)
+        out = folder / f"{method.replace(' ', '_')}-{round_to}"
+        command = [options.peers, str(TOOL), "--round-to", str(round_to), method, str(model), calib, str(out)]
+        for done, kept in last_inside(command, method, inside).items():
+            variant = f"{method}{done}" + (f", multiples of {round_to}" if round_to > 1 else "")
             if kept is None:
-                print(f"| {variant} | more than the budget at {100 * SHARES[0]:g} % of the channels |", flush=True)
+                print(f"| {variant} | more than the budget at {100 * SHARES[0][0]:g} % of the channels |", flush=True)
                 continue
             int8 = kept.with_name(f"{kept.stem}_int8.onnx")
             onnx.save(hqp_onnx.quantize(kept, data=calib, precision="mixed"), int8)
