@@ -80,7 +80,8 @@ def _judged(setup: Setup, ledger: Ledger, result: SearchResult, like: Candidate)
 
 def _plans(path: Path, ships: PruningPlan) -> list[PruningPlan]:
     """Of a path, slowest first, and ``ships`` among them."""
-    plans = [path.plan(number) for number in path.beyond(0)]
+    last = path.beyond(0)[-1]
+    plans = [path.plan(number) for number in dict.fromkeys([*path.up_to(last), last])]
     if plan_key(ships) not in map(plan_key, plans):
         plans.append(ships)
         plans.sort(key=lambda plan: len(plan.removed))

@@ -16,13 +16,18 @@ import pytest
 from small_model import small_data, small_model
 
 from hqp_onnx import Options, optimize
+from hqp_onnx.channels.channel_map import PruningPlan
+from hqp_onnx.channels.walk import analyze
 from hqp_onnx.errors import UsageError
 from hqp_onnx.evaluation.latency import Latency
+from hqp_onnx.graphs.model_io import to_graph
 from hqp_onnx.job import rows, timing
 from hqp_onnx.job.goal import Goal
-from hqp_onnx.job.pareto import POINTS, _front, _loss, _next_place
+from hqp_onnx.job.pareto import POINTS, _front, _loss, _next_place, _plans
+from hqp_onnx.job.path import OrderPath, PlanPath
 from hqp_onnx.job.results import Row
 from hqp_onnx.job.rows import Measured, best_threads
+from hqp_onnx.passes.canonicalize import canonicalize
 from hqp_onnx.report.html import render
 from hqp_onnx.runtimes.session import Session
 
@@ -176,3 +181,14 @@ def test_a_family_of_all_plans_that_there_are_is_complete() -> None:
         assert place in expected and place not in losses
         losses[place] = _loss(math.nan, 1.0)
     assert _next_place(losses) is None and losses[1] == losses[2] == 1.0
+
+
+def test_plans_of_a_family_have_the_steps_of_the_search_and_the_one_that_ships() -> None:
+    channels = analyze(canonicalize(to_graph(small_model())).graph)
+    order = OrderPath(channels.prunable, channels, multiple=1, step=2)
+    counts = [len(plan.removed) for plan in _plans(order, order.plan(3))]
+    assert counts == sorted({*range(0, len(order), 2), 3, len(order)}) and len(counts) > 4
+    plans = [PruningPlan(np.arange(count)) for count in (0, 3, 7)]
+    ships = PruningPlan(np.arange(5))
+    assert [len(plan.removed) for plan in _plans(PlanPath(tuple(plans)), plans[1])] == [0, 3, 7]
+    assert [len(plan.removed) for plan in _plans(PlanPath(tuple(plans)), ships)] == [0, 3, 5, 7]
