@@ -49,7 +49,7 @@ class CandidateModels:
 
     def __init__(self, setup: Setup, refit: Refit | None, cache: Path, time: TrainingTime | None = None) -> None:
         self._setup, self._refit, self._cache = setup, refit, cache
-        self.time = time or TrainingTime(None, {})
+        self.time = time or TrainingTime((), {})
         self._cut, self._prepared, self._quantized = _Last[gs.Graph](), _Last[Prepared](), _Last[gs.Graph]()
         self._dynamic, self._weights = _Last[PreparedDynamic](), _Last[PreparedWeights]()
         self._starts: dict[str, PruningPlan] = {}

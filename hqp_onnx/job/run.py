@@ -29,7 +29,7 @@ from hqp_onnx.job.search import last_admissible, step_size
 from hqp_onnx.job.setup import Setup
 from hqp_onnx.job.suspicion import suspect
 from hqp_onnx.job.time_limit import Deadline, so_far
-from hqp_onnx.job.training_time import LAST, TrainingTime
+from hqp_onnx.job.training_time import TrainingTime, limits_of
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def run(setup: Setup, ledger: Ledger, began: float | None = None) -> SearchResul
     evidence = None
     try:
         evidence = gather(setup, ledger)
-        time = TrainingTime(options.recover_time, ledger.trials)
+        time = TrainingTime(limits_of(ledger, options.recover_time), ledger.trials)
         judge = Judge(setup, ledger, budget, CandidateModels(setup, evidence.refit, ledger.cache, time))
         result = _searched(setup, ledger, judge, evidence)
         deadline.lift()
@@ -136,7 +136,7 @@ def _reached(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence, goa
     """The best model that is fast enough, and the same trained, if that was asked for."""
     found = reach(setup, ledger, judge, evidence, goal)
     chosen = None if found.chosen.precision is Precision.FP32 else found.chosen
-    recovered = replace(found.chosen, trained=True, stage=LAST) if setup.options.recover else None
+    recovered = replace(found.chosen, trained=True, stage=judge.models.time.last) if setup.options.recover else None
     judge.models.time.expect(found.chosen.precision)
     if recovered is not None and not judge.admits(recovered):
         recovered = None
@@ -200,7 +200,7 @@ def _recovered(setup: Setup, judge: Judge, path: Path, count: int, like: Candida
             judge.models.start_at(candidate, None if longest is None else trained[longest].plan)
             return judge.admits(candidate)
 
-        found = narrow(options.search, len(counts) - 1, admits)
+        found = narrow(options.search, len(counts) - 1, judge.models.time.last, admits)
         narrowest = [replace(trained[number], stage=stage) for number, stage in found]
     for candidate in narrowest:  # trained again, as it ships: nothing that failed in FP32
         if judge.admits(candidate.in_float32) and judge.admits(candidate):

@@ -64,6 +64,12 @@ def settings_of(setup: Setup) -> dict[str, Any]:
     }
 
 
+def same_job(setup: Setup) -> dict[str, Any]:
+    """``settings_of`` that a run must share with the one that it resumes: any time to train is as good as another."""
+    timed = {} if setup.options.recover_time is None else {"recover_time": "a time"}
+    return settings_of(setup) | timed
+
+
 def inputs_of(options: Options) -> dict[str, Names]:
     """Every file and folder that a job reads, by what it is, as ``files.forbid_overlap`` takes them."""
     data = {"calibration data": options.calib, "validation data": options.val, "test data": options.test}

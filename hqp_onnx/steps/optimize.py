@@ -24,7 +24,7 @@ from hqp_onnx.job.outcome import OUTPUTS, write_outcome
 from hqp_onnx.job.pareto import FILES, PARETO, write_family
 from hqp_onnx.job.results import Report
 from hqp_onnx.job.run import run
-from hqp_onnx.job.settings import inputs_of, owner, settings_of
+from hqp_onnx.job.settings import inputs_of, owner, same_job
 from hqp_onnx.job.setup import Setup, open_setup
 from hqp_onnx.job.steps import steps_of
 from hqp_onnx.job.time_limit import OVER
@@ -70,7 +70,7 @@ def _optimized(options: Options, out: OutFolder, progress: Progress, began: floa
     if progress is not silent and _is_foreseeable(options):
         steps.expect(_foretold(setup))
     with out.opened():
-        ledger = Ledger(out, settings_of(setup), options.resume)
+        ledger = Ledger(out, same_job(setup), options.resume)
         result = run(setup, ledger, began)
         report, models = write_outcome(setup, ledger, result)
         if options.pareto:

@@ -3,7 +3,7 @@
 import pytest
 
 from hqp_onnx.job.narrowing import narrow
-from hqp_onnx.job.training_time import LAST
+from hqp_onnx.job.training_time import STAGES
 
 Asked = list[tuple[int, int, "int | None"]]
 
@@ -12,7 +12,7 @@ class Network:
     """Candidate ``n`` needs ``need ** n`` units of training, of which a line of weights keeps all that it had."""
 
     def __init__(self, need: float, probe: float = 1.0, stage: float = 8.0) -> None:
-        self.need, self.seconds = need, {0: probe, **dict.fromkeys(range(1, LAST + 1), stage)}
+        self.need, self.seconds = need, {0: probe, **dict.fromkeys(range(1, STAGES + 1), stage)}
         self.had: dict[int, float] = {}
         self.asked: Asked = []
 
@@ -26,7 +26,7 @@ class Network:
 def test_most_of_the_time_goes_to_the_model_that_ships() -> None:
     """A third more for each number: probes of about a unit reach number 3, a line of 32 units number 12."""
     network = Network(1.35)
-    (best, _), *_ = narrow("bisect", 30, network.admits)
+    (best, _), *_ = narrow("bisect", 30, STAGES, network.admits)
     probes = [number for number, stage, _ in network.asked if not stage]
     assert len(probes) == 5
     assert best == 11  # 36 units were trained in all, and number 12 needs 36.6
@@ -35,27 +35,27 @@ def test_most_of_the_time_goes_to_the_model_that_ships() -> None:
 
 def test_the_line_of_weights_is_carried_on() -> None:
     network = Network(1.35)
-    narrow("bisect", 30, network.admits)
+    narrow("bisect", 30, STAGES, network.admits)
     walk = [(number, longest) for number, stage, longest in network.asked if stage]
-    assert len(walk) == LAST
+    assert len(walk) == STAGES
     assert all(longest == before for (_, longest), (before, _) in zip(walk[1:], walk, strict=False))
 
 
 def test_one_that_is_refused_is_trained_on() -> None:
     """Number 1 needs 25 units: three of the four stages."""
     network = Network(25.0)
-    assert narrow("bisect", 30, network.admits)[0] == (1, 3)
+    assert narrow("bisect", 30, STAGES, network.admits)[0] == (1, 3)
     assert [number for number, stage, _ in network.asked if stage] == [1, 1, 1, 3]
 
 
 def test_nothing_is_admitted_but_number_0() -> None:
-    assert narrow("bisect", 30, Network(1e9).admits) == [(0, LAST)]
-    assert narrow("bisect", 0, Network(1e9).admits) == [(0, LAST)]
+    assert narrow("bisect", 30, STAGES, Network(1e9).admits) == [(0, STAGES)]
+    assert narrow("bisect", 0, STAGES, Network(1e9).admits) == [(0, STAGES)]
 
 
 def test_what_needs_no_time_is_not_trained_on() -> None:
     network = Network(0.5)
-    assert narrow("bisect", 6, network.admits)[0] == (6, 0)
+    assert narrow("bisect", 6, STAGES, network.admits)[0] == (6, 0)
     assert all(stage == 0 for _, stage, _ in network.asked)
 
 
@@ -70,6 +70,14 @@ def test_what_was_admitted_is_never_trained_again(need: float) -> None:
         admitted.update([number] if found else [])
         return found
 
-    found = narrow("bisect", 30, admits)
+    found = narrow("bisect", 30, STAGES, admits)
     assert {number for number, _ in found} == {0, *admitted}
     assert [number for number, _ in found] == sorted({0, *admitted}, reverse=True)
+
+
+def test_with_more_stages_the_walk_goes_on_where_it_ended() -> None:
+    once, twice = Network(1.35), Network(1.35)
+    twice.seconds |= dict.fromkeys(range(STAGES + 1, 2 * STAGES + 1), 8.0)
+    found, further = narrow("bisect", 60, STAGES, once.admits), narrow("bisect", 60, 2 * STAGES, twice.admits)
+    assert twice.asked[: len(once.asked)] == once.asked and len(twice.asked) == len(once.asked) + STAGES
+    assert further[0] > found[0]

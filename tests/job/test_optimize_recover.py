@@ -18,6 +18,7 @@ from small_model import small_data, small_model
 from steady import steady
 
 from hqp_onnx.cli import cli
+from hqp_onnx.errors import UsageError
 from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.job.options import Options
 from hqp_onnx.model import open_data, open_model
@@ -207,6 +208,30 @@ def test_a_killed_search_in_a_time_goes_on_to_a_model_that_was_judged(
     assert found.recovered is not None
     shipped = [trial for trial in found.trials if trial.trained and trial.precision == "int8" and trial.accepted]
     assert found.recovered.val_metric == pytest.approx(shipped[-1].metric)
+
+
+def test_a_search_that_is_given_more_time_goes_on(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No verdict is paid for again, and nothing admitted before is lost; less time than before is refused."""
+    steady(monkeypatch)
+    ticking(monkeypatch)
+    first = replace(
+        options, recover="auto", recover_time=8.0, precision="fp32", output=options.output.with_name("more")
+    )
+    before = optimize(first)
+    file = first.output / "ledger.jsonl"
+    known = file.read_text().splitlines()[1:]
+    after = optimize(replace(first, recover_time=24.0, resume=True))
+    assert before.settings["recover_time"] == 8.0 and after.settings["recover_time"] == 24.0
+    lines = file.read_text().splitlines()[1:]
+    assert set(known) <= set(lines)
+    keys = [json.loads(line)["trial"]["key"] for line in lines if "trial" in json.loads(line)]
+    assert len(set(keys)) == len(keys)
+    spent = [sum(trial.seconds for trial in report.trials if trial.trained) for report in (before, after)]
+    assert spent[0] < 12 and spent[0] + 8 < spent[1] < 30
+    assert before.recovered is not None and after.recovered is not None
+    assert after.recovered.sparsity >= before.recovered.sparsity
+    with pytest.raises(UsageError, match=r"recover-time\} was 24 s and is now 4 s. Give as much or more"):
+        optimize(replace(first, recover_time=4.0, resume=True))
 
 
 def test_recover_as_a_command(options: Options, report: dict[str, Any]) -> None:
