@@ -141,6 +141,8 @@ class _Groups:
         if operator(node) != node.op or len(node.outputs) != 1:  # of another domain
             return False
         source, output = node.inputs[0].name, node.outputs[0].name
+        if source not in self.groups:  # a constant, such as a weight behind an Identity
+            return False
         if _is_linear(node):
             self.groups[source].consumers.append(node)
             self.groups[output].producers.append(node)

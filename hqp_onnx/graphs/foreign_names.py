@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 
 import onnx
 
+from hqp_onnx.graphs.renaming import Rename, graphs_inside, rename
 from hqp_onnx.graphs.unique_names import tensor_names, unused, unused_prefix
 
 Converter = Callable[[onnx.ModelProto], onnx.ModelProto]
-_Rename = Callable[[str], str]
 
 
 def names_apart(convert: Converter) -> Converter:
@@ -40,13 +40,13 @@ def _by_tokens(model: onnx.ModelProto, convert: Converter) -> onnx.ModelProto:
     of_nodes = dict(zip(sorted(nodes), tokens[len(tensors) :], strict=True))
     guarded = onnx.ModelProto()
     guarded.CopyFrom(model)
-    _rename(guarded.graph, lambda name: of_tensors.get(name, name), lambda name: of_nodes.get(name, name))
+    rename(guarded.graph, lambda name: of_tensors.get(name, name), lambda name: of_nodes.get(name, name))
     result = convert(guarded)
-    _rename(result.graph, _back(meanings, tensors, prefix), _back(meanings, nodes, prefix))
+    rename(result.graph, _back(meanings, tensors, prefix), _back(meanings, nodes, prefix))
     return result
 
 
-def _back(meanings: dict[str, str], taken: set[str], prefix: str) -> _Rename:
+def _back(meanings: dict[str, str], taken: set[str], prefix: str) -> Rename:
     """From tokens to names; what is no token alone is new, and takes no name of ``taken``."""
     pattern, granted, used = re.compile(re.escape(prefix) + r"\d+\."), dict[str, str](), set(taken)
 
@@ -67,29 +67,11 @@ def _collide(graph: onnx.GraphProto) -> bool:
     counts = Counter([*made, *(tensor.name for tensor in graph.initializer)]), Counter(node.name for node in graph.node)
     twice = any(count > 1 for names in counts for name, count in names.items() if name)
     fed = not {value.name for value in graph.input}.isdisjoint(made)
-    return twice or fed or any(_collide(inner) for node in graph.node for inner in _inner(node))
-
-
-def _rename(graph: onnx.GraphProto, tensor: _Rename, node_name: _Rename) -> None:
-    for value in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
-        value.name = tensor(value.name)
-    for node in graph.node:
-        node.name = node_name(node.name)
-        node.input[:] = map(tensor, node.input)
-        node.output[:] = map(tensor, node.output)
-        for inner in _inner(node):
-            _rename(inner, tensor, node_name)
-
-
-def _inner(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    for entry in node.attribute:
-        yield from entry.graphs
-        if entry.HasField("g"):
-            yield entry.g
+    return twice or fed or any(_collide(inner) for node in graph.node for inner in graphs_inside(node))
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     for node in graph.node:
         yield node
-        for inner in _inner(node):
+        for inner in graphs_inside(node):
             yield from _nodes(inner)

@@ -17,6 +17,7 @@ import onnx_graphsurgeon as gs
 from hqp_onnx.data.batch import Batch
 from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.graphs.nodes import reads
+from hqp_onnx.graphs.renaming import rename
 from hqp_onnx.graphs.unique_names import tensor_names, unused_prefix
 from hqp_onnx.progress import StageProgress
 from hqp_onnx.statistics.carried import Carried
@@ -56,7 +57,7 @@ def moments_in_order(
     """
     sources, weights = original.tensors(), graph.tensors()
     prefix = unused_prefix("hqp.original.", tensor_names(original) | tensor_names(graph))
-    beside = onnx.compose.add_prefix(_without_handed_on(to_proto(original)), prefix, rename_inputs=False)
+    beside = _prefixed(to_proto(original), prefix)
     stages, carried = _stages(original, graph, readers), Carried(data)
     features = {
         depth: [_beside(use, weights[name], sources[name], prefix) for name, use in stage.items()]
@@ -139,11 +140,14 @@ def _beside(use: Contraction, weight: gs.Constant, source: gs.Constant, prefix: 
     return replace(use.features[0], beside=output, beside_channels=source.shape[1 - use.axis])
 
 
-def _without_handed_on(model: onnx.ModelProto) -> onnx.ModelProto:
-    """``model`` without the outputs that are its inputs, which would be renamed as such."""
-    given = {value.name for value in model.graph.input}
-    for place in reversed([n for n, value in enumerate(model.graph.output) if value.name in given]):
-        del model.graph.output[place]
+def _prefixed(model: onnx.ModelProto, prefix: str) -> onnx.ModelProto:
+    """``model`` with a prefix before all names but those of its inputs."""
+    kept = {"", *(value.name for value in model.graph.input)}
+
+    def renamed(name: str) -> str:
+        return name if name in kept else prefix + name
+
+    rename(model.graph, renamed, renamed)
     return model
 
 

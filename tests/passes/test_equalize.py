@@ -58,6 +58,7 @@ LEFT = {
     "clip": "h = Conv(x, w1, b1) r = Clip(h, zero, six) y = Conv(r, w3)",
     "hardswish": "h = Conv(x, w1, b1) r = HardSwish(h) y = Conv(r, w3)",
     "output": "y = Conv(x, w1, b1)  k = Conv(y, w3)",
+    "weight behind an identity": "i = Identity(w2) h = Conv(x, w1, b1) r = Relu(h) y = Conv(r, i)",
     "shared weight": "h = Conv(x, w1, b1) k = Conv(h, w2) y = Conv(k, w2)",
 }
 

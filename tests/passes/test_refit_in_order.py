@@ -199,3 +199,26 @@ def test_an_input_that_is_an_output_too():
     moments = input_moments(to_proto(opened.graph), None, data)
     made = cut(opened.graph, channels, PruningPlan(channels.prunable[:3]), Refit(moments, {}, data)).graph
     assert np.array_equal(Session(to_proto(made)).run(data[0].feeds)["x"], data[0].feeds["x"])
+
+
+def test_the_original_keeps_what_only_a_branch_of_control_reads() -> None:
+    """Its own weights, under the names that they have beside the changed model: in a body, too."""
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,6] x, bool c) => (float[N,4] y) {
+      u = If(c)<then_branch = t () => (t1) { t1 = MatMul(x, w1) }, else_branch = e () => (e1) { e1 = Neg(x) }>
+      y = MatMul(u, w2) }"""
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in (("w1", (6, 6)), ("w2", (6, 4)))}
+
+    def made(factor: float) -> gs.Graph:
+        model = onnx.parser.parse_model(text)
+        values = {**arrays, "w1": arrays["w1"] * np.float32(factor)}
+        model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in values.items())
+        return to_graph(model)
+
+    x = rng.standard_normal((60, 6)).astype(np.float32)
+    data = [Batch({"x": x, "c": np.array(True)}, shared=frozenset("c"))]
+    grams = [moments.gram for *_, moments in moments_in_order(made(1), made(3), data, readers=("w2",))]
+    answers = x.astype(np.float64) @ arrays["w1"] @ arrays["w2"]
+    scale = grams[0][0, 0] / np.square(3 * x @ arrays["w1"])[:, 0].sum()  # sums, or means
+    assert len(grams) == 1
+    np.testing.assert_allclose(grams[0][-4:, -4:], scale * answers.T @ answers, rtol=1e-4)
