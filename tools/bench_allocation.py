@@ -37,9 +37,9 @@ Patch = Callable[[], Any]
 
 
 def counted(*arguments: Any, **named: Any) -> Any:
-    """A table by multiply-accumulates in place of times."""
+    """By multiply-accumulates in place of times."""
     with patch.object(times, "TELLING", 0.0):
-        return times.measure_table(*arguments, **named)
+        return times.measure_tables(*arguments, **named)
 
 
 def raw_curves(groups: Any, measure: Any, progress: Any) -> list[np.ndarray]:
@@ -60,7 +60,7 @@ VARIANTS = {
     "default": Variant("all parts"),
     "counted": Variant(
         "multiply-accumulates in place of measured times",
-        patches=(partial(patch.object, timing, "measure_table", counted),),
+        patches=(partial(patch.object, timing, "measure_tables", counted),),
     ),
     "linear": Variant(
         "times linear in each width, without products",

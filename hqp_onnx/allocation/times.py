@@ -1,4 +1,4 @@
-"""Measure the time table of a model: some width configurations, built, profiled and timed on the target."""
+"""Measure time tables of a model: some width configurations, built, profiled and timed on the target."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _UNIFORM = (0.25, 0.5, 0.75, 1.0)
 _ENDS = 0.25  # chance of a group to be at its last level, so that branches that end are seen
 SECONDS, LATE = 40.0, 3.0  # of all configurations, if there are as many as groups by then; else so many times as long
 TELLING = 0.9  # of the whole model's time, that of the narrowest must be below
-CLEARLY = 1.1  # times as large, an error of kernels' times must be for whole models to be taken
+CLEARLY = 1.1  # times as large, an error of kernels' times must be for whole models to come first
 KERNELS, MODELS, COUNTED = "kernels", "whole models", "multiply-accumulates alone"
 _FEWEST_RUNS, _MOST_RUNS, _RUN_SECONDS = 5, 100, 0.05  # of one configuration
 
@@ -62,7 +62,7 @@ def measured(
     return Configuration(groups.widths(choice), _kernels(model, target, feeds, threads, runs), seconds)
 
 
-def measure_table(
+def measure_tables(
     groups: Groups,
     shipped: Built,
     graph_of: Callable[[PruningPlan], gs.Graph],
@@ -72,17 +72,16 @@ def measure_table(
     threads: int,
     progress: StageProgress,
     seed: int,
-) -> TimeTable:
-    """The table of a model on a target, from configurations within ``SECONDS``.
+) -> list[TimeTable]:
+    """Tables of a model on a target, from configurations within ``SECONDS``; the one that predicts best comes first.
 
     Args:
         groups: of the model.
         shipped: models in the precision that they ship in.
         graph_of: the same as graphs in float32, for their multiply-accumulates.
         target: where times are measured. Times of kernels are fitted, and times of whole models by the
-            multiply-accumulates of their nodes; these are taken where they predict clearly better. Where neither tells
-            anything (a model that is all overhead), or another runtime stands in for the target's,
-            multiply-accumulates alone count.
+            multiply-accumulates of their nodes. Where neither tells anything (a model that is all overhead), or another
+            runtime stands in for the target's, multiply-accumulates alone count.
         feeds: what one run computes.
         positions: how often each node's weight is used, by name (``cost.positions``).
         threads: of the runtime.
@@ -93,14 +92,14 @@ def measure_table(
         ModelError: the runtime cannot run one of them.
     """
     if not len(groups):
-        return TimeTable({}, 0.0, 0.0, COUNTED)
+        return [TimeTable({}, 0.0, 0.0, COUNTED)]
     choices = configurations(groups, number(groups), seed)
     counted = [
         Configuration(groups.widths(choice), _macs(graph_of(groups.plan(choice)), positions), 0.0) for choice in choices
     ]
     counted = [replace(c, seconds=sum(kernel.seconds for kernel in c.kernels.values())) for c in counted]
     if target.stand_in:
-        return replace(fit_table(counted, 0), source=COUNTED)
+        return [replace(fit_table(counted, 0), source=COUNTED)]
     timed: list[Configuration] = []
     end = perf_counter() + SECONDS
     for choice in choices:
@@ -117,7 +116,7 @@ def measure_table(
     telling = [table for table in tables if table.seconds(least) < TELLING * table.seconds(whole)]
     error = {KERNELS: 1.0, MODELS: CLEARLY}
     counting = replace(fit_table(counted, 0), source=COUNTED)
-    return min(telling, key=lambda table: error[table.source] * table.error, default=counting)
+    return sorted(telling, key=lambda table: error[table.source] * table.error) or [counting]
 
 
 def _whole(model: onnx.ModelProto, target: Target, feeds: Mapping[str, Array], threads: int) -> tuple[float, int]:

@@ -1,19 +1,23 @@
 """The path of plans that ``--objective latency`` walks: widths of least divergence for each time on the target.
 
-    ranking, moments ─► groups and their levels ─► times (measured) ─► curves (measured) ─► path
+    ranking, moments ─► groups and their levels ─► tables of times (measured) ─► curves (measured) ─► path
     last admissible plan of the path ─► is it fastest as it was timed? else times as it is, and a path by these
     last admissible plan of that ─► descent from it, or where that finds nothing, what lies between it and the next plan
     ─► the last admissible of these
+
+Of several tables that one is taken whose choices are faster, as measured, at equal sums of the curves: a table that
+predicts any model well may still be blind to what sets two choices apart.
 
 The model's weights are refitted from one half of the calibration samples where divergence is measured on the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -28,7 +32,7 @@ from hqp_onnx.allocation.times import COUNTED
 from hqp_onnx.arrays import FloatArray, IntArray
 from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.graphs.model_io import to_proto
-from hqp_onnx.job.candidate import Candidate
+from hqp_onnx.job.candidate import Candidate, plan_key
 from hqp_onnx.job.evidence import Evidence, halves
 from hqp_onnx.job.judge import Judge
 from hqp_onnx.job.ledger import Ledger
@@ -45,6 +49,7 @@ from hqp_onnx.timing.table import TimeTable
 SAMPLES = 512  # that divergence is measured on
 AGAIN = "-again"  # names of what is measured a second time
 DESCENT_SECONDS = 60.0
+_SHARES = (0.8, 0.6, 0.45, 0.3)  # of the whole model's time, whose choices' losses tables are compared at
 _BEYOND = 1.5  # of the divergence of the first candidate that was not admitted, where a descent ends
 
 
@@ -52,7 +57,7 @@ def allocate(setup: Setup, ledger: Ledger, evidence: Evidence) -> tuple[Allocati
     """What the choice of widths stands on, measured or read from the ledger's cache, and how models are timed."""
     groups = groups_of(setup, evidence)
     timing = choose_timing(setup, ledger, groups.plan(groups.least // 2), "timing")
-    program = _program(setup, ledger, groups, timing, "times")
+    tables = _tables(setup, ledger, groups, timing, "")
     divergence = divergence_of(setup, ledger, evidence)
 
     def diverges(choice: IntArray) -> float:
@@ -63,7 +68,9 @@ def allocate(setup: Setup, ledger: Ledger, evidence: Evidence) -> tuple[Allocati
             report = partial(setup.progress, "loss curves")
             return [curve.tolist() for curve in measured_curves(groups, diverges, report)]
 
-    return Allocation(groups, program, [np.array(c) for c in ledger.once("curves", curves)], diverges), timing
+    found = [np.array(c) for c in ledger.once("curves", curves)]
+    allocation = Allocation(groups, Program(groups, tables[0]), found, diverges)
+    return _with_fastest(setup, ledger, allocation, tables, timing, ""), timing
 
 
 def retimed(
@@ -76,13 +83,44 @@ def retimed(
     again = choose_timing(setup, ledger, plan, f"timing{AGAIN}", timing)
     if again == timing:
         return None
-    program = _program(setup, ledger, allocation.groups, again, f"times{AGAIN}")
-    return replace(allocation, program=program), again
+    tables = _tables(setup, ledger, allocation.groups, again, AGAIN)
+    return _with_fastest(setup, ledger, allocation, tables, again, AGAIN), again
 
 
-def _program(setup: Setup, ledger: Ledger, groups: Groups, timing: Timing, name: str) -> Program:
-    times = ledger.once(name, lambda: msgspec.to_builtins(timing.table(setup, ledger, groups, name)))
-    return Program(groups, msgspec.convert(times, TimeTable))
+def _tables(setup: Setup, ledger: Ledger, groups: Groups, timing: Timing, suffix: str) -> list[TimeTable]:
+    def measured() -> Any:
+        return msgspec.to_builtins(timing.tables(setup, ledger, groups, f"times{suffix}"))
+
+    return msgspec.convert(ledger.once(f"tables{suffix}", measured), list[TimeTable])
+
+
+def _with_fastest(
+    setup: Setup, ledger: Ledger, allocation: Allocation, tables: Sequence[TimeTable], timing: Timing, suffix: str
+) -> Allocation:
+    """The allocation by that table whose choices are fastest, measured at equal loss; by the first of equals."""
+    ways = [replace(allocation, program=Program(allocation.groups, table)) for table in tables]
+
+    def fastest() -> int:
+        with ledger.timed(f"tables of times{suffix}".replace("-", ", ")):
+            rivals = ([way.groups.plan(choice) for way, choice in zip(ways, r, strict=True)] for r in _rivals(ways))
+            apart = [plans for plans in rivals if len(set(map(plan_key, plans))) > 1]
+            logs = [np.log(timing.seconds(setup, plans)) for plans in apart]
+        return int(np.argmin(np.sum(logs, axis=0))) if logs else 0
+
+    def chosen() -> Any:
+        return msgspec.to_builtins(tables[0 if len(tables) == 1 else fastest()])
+
+    table = msgspec.convert(ledger.once(f"times{suffix}", chosen), TimeTable)
+    return replace(allocation, program=Program(allocation.groups, table))
+
+
+def _rivals(ways: Sequence[Allocation]) -> Iterator[list[IntArray]]:
+    """For some losses the fastest choice of each way that loses no more."""
+    first = ways[0]
+    for share in _SHARES:
+        choice = first.program.solve(first.curves, share * first.program.seconds(first.groups.whole))
+        if choice is not None:
+            yield [way.within(first.loss(choice)) for way in ways]
 
 
 @dataclass(frozen=True)

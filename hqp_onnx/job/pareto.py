@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -18,6 +18,7 @@ from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.files import json_text, write_text
 from hqp_onnx.graphs import model_io
 from hqp_onnx.job.candidate import Candidate, plan_key
+from hqp_onnx.job.goal import Goal
 from hqp_onnx.job.ledger import Ledger
 from hqp_onnx.job.path import Path
 from hqp_onnx.job.records import record_of
@@ -25,24 +26,34 @@ from hqp_onnx.job.results import Point, Row
 from hqp_onnx.job.rows import Measured, best_threads, latencies_once, make_rows, measured_file
 from hqp_onnx.job.run import SearchResult
 from hqp_onnx.job.setup import Setup
+from hqp_onnx.job.shipping import NOISE
 from hqp_onnx.runtimes.runners import thread_metadata
 
 POINTS = 10  # at most
+BASELINE = "baseline"
+Models = Mapping[str, Measured]
 _FLAT = 0.05  # of the whole range of losses: what a stretch of the path counts as, even if nothing is lost along it
+_LITTLE = 0.02  # of the largest drop: what is of interest where no budget says it
 PARETO = "pareto.json"
 FILES = tuple(f"pareto/{number}.onnx" for number in range(1, POINTS + 1))
 """Slowest first."""
 
 
-def write_family(
-    setup: Setup, ledger: Ledger, result: SearchResult, baseline: Measured, like: Candidate
-) -> tuple[Point, ...]:
-    """Write ``FILES`` and ``PARETO``, in the precision of ``like``; the points, slowest first."""
+@dataclass(frozen=True)
+class Family:
+    """Models, slowest first, and what is to be said of them."""
+
+    points: tuple[Point, ...]
+    notes: tuple[str, ...]
+
+
+def write_family(setup: Setup, ledger: Ledger, result: SearchResult, baseline: Measured, like: Candidate) -> Family:
+    """Write ``FILES`` and ``PARETO``, in the precision of ``like``, which ships."""
     folder = setup.options.folder
     with ledger.timed("pareto"):
-        models = {"baseline": baseline} | _judged(setup, ledger, result, like)
+        models = {BASELINE: baseline} | _judged(setup, ledger, result, like)
         rows = make_rows(models, latencies := latencies_once(setup, ledger, models, "pareto"))
-        front = [name for name in _front(rows) if name != "baseline"]
+        front = [name for name in _front(rows) if name != BASELINE]
         points = []
         for file, name in zip(FILES, front, strict=False):
             threads = best_threads(latencies[name])
@@ -52,45 +63,51 @@ def write_family(
     for large in ledger.cache.glob("point-*.onnx*"):
         large.unlink(missing_ok=True)
     write_text(folder / PARETO, json_text(msgspec.to_builtins(points)))
-    return tuple(points)
+    return Family(tuple(points), tuple(_notes(setup, result, models, rows, like)))
 
 
 def _judged(setup: Setup, ledger: Ledger, result: SearchResult, like: Candidate) -> dict[str, Measured]:
     """By number, which is that of ``point-NUMBER.onnx`` in the cache: at most ``POINTS`` models of the path."""
-    judge, budget = result.judge, result.judge.budget
+    judge = result.judge
     plans = _plans(result.path, like.plan)
     asked = [0, len(plans) - 1, [plan_key(plan) for plan in plans].index(plan_key(like.plan))]
-    scale = budget.max_drop or 0.01 * abs(budget.baseline.metric)
+    budget = 0.0 if Goal.of(setup.options) else judge.budget.max_drop
     models: dict[str, Measured] = {}
-    losses: dict[int, float] = {}
-    while len(losses) < POINTS:
-        place = next((place for place in asked if place not in losses), None)
-        if place is None and (place := _next_place(losses)) is None:
+    drops: dict[int, float] = {}
+    while len(drops) < POINTS:
+        place = next((place for place in asked if place not in drops), None)
+        if place is None and (place := _next_place(_losses(drops, budget))) is None:
             break
-        candidate, number = replace(like, plan=plans[place], trained=False), str(len(losses) + 1)
+        candidate, number = replace(like, plan=plans[place], trained=False), str(len(drops) + 1)
         kept = ledger.cache / f"point-{number}.onnx"
         proto = model_io.to_proto(judge.models.graph(candidate))
         record_of(setup, judge, candidate).write(proto)
         model_io.save(proto, kept)
         models[number] = model = measured_file(setup, judge, candidate, kept)
-        losses[place] = _loss(model.val.scale.drop(budget.baseline.metric, model.val.metric), scale)
-        setup.progress("pareto", len(losses), POINTS)
+        drops[place] = judge.budget.drop(model.val)
+        setup.progress("pareto", len(drops), POINTS)
     return models
 
 
 def _plans(path: Path, ships: PruningPlan) -> list[PruningPlan]:
-    """Of a path, slowest first, and ``ships`` among them."""
+    """Of a path, slowest first and each once, and ``ships`` among them."""
     last = path.beyond(0)[-1]
-    plans = [path.plan(number) for number in dict.fromkeys([*path.up_to(last), last])]
-    if plan_key(ships) not in map(plan_key, plans):
-        plans.append(ships)
-        plans.sort(key=lambda plan: len(plan.removed))
-    return plans
+    plans = {plan_key(plan): plan for plan in map(path.plan, [*path.up_to(last), last])}
+    if plan_key(ships) in plans:
+        return [*plans.values()]
+    return sorted([*plans.values(), ships], key=lambda plan: len(plan.removed))
 
 
-def _loss(drop: float, scale: float) -> float:
-    """From 0, where nothing is lost, to 1, where all is; a drop of ``scale`` is in the middle."""
-    return max(drop, 0.0) / (max(drop, 0.0) + scale) if math.isfinite(drop) else 1.0
+def _losses(drops: Mapping[int, float], budget: float) -> dict[int, float]:
+    """0 where nothing is lost, 1 where all is; the budget, or a little of the largest drop, is in the middle."""
+    scale = budget or _LITTLE * max([0.0, *filter(math.isfinite, drops.values())])
+
+    def loss(drop: float) -> float:
+        if not math.isfinite(drop):
+            return 1.0
+        return drop / (drop + scale) if drop > 0 else 0.0
+
+    return {place: loss(drop) for place, drop in drops.items()}
 
 
 def _next_place(losses: Mapping[int, float]) -> int | None:
@@ -111,3 +128,22 @@ def _front(rows: Mapping[str, Row]) -> list[str]:
             least = rows[name].val_drop
             front.append(name)
     return front[::-1]
+
+
+def _notes(setup: Setup, result: SearchResult, models: Models, rows: Mapping[str, Row], like: Candidate) -> list[str]:
+    """That no model was kept; that one is faster than what ships, and as good."""
+    front = [name for name in _front(rows) if name != BASELINE]
+    if not front:
+        return [f"none of the {len(models) - 1} models tried for the family is faster than the input: there is none"]
+    if setup.options.objective != "latency":
+        return []
+    key, goal = plan_key(like.plan), Goal.of(setup.options)
+    ships = next(name for name, model in models.items() if name != BASELINE and plan_key(model.candidate.plan) == key)
+    most, judge = rows[ships].val_drop, result.judge
+    better = [name for name in front if rows[name].speedup > (1 + NOISE) * rows[ships].speedup]
+    good = [n for n in better if (rows[n].val_drop <= most if goal else judge.budget.admits(models[n].val))]
+    if not good:
+        return []
+    what = "loses no more than what ships" if goal else "is inside the budget as well"
+    file, faster = FILES[front.index(good[-1])], rows[good[-1]].speedup / rows[ships].speedup - 1
+    return [f"{file} {what}, and is {100 * faster:.0f} % faster than the plan that the search ended with"]

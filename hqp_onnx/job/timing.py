@@ -16,7 +16,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.allocation.groups import Groups
-from hqp_onnx.allocation.times import measure_table
+from hqp_onnx.allocation.times import measure_tables
 from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.errors import ModelError
 from hqp_onnx.evaluation.latency import fastest, measure
@@ -52,10 +52,10 @@ class Timing:
     precision: Precision
     threads: int
 
-    def table(self, setup: Setup, ledger: Ledger, groups: Groups, stage: str) -> TimeTable:
+    def tables(self, setup: Setup, ledger: Ledger, groups: Groups, stage: str) -> list[TimeTable]:
         """Times of all widths of the groups, measured; ``stage`` names the time that this takes."""
         with ledger.timed(stage.replace("-", ", ")):
-            return measure_table(
+            return measure_tables(
                 groups,
                 partial(self.model, setup),
                 partial(_bare, setup),
@@ -71,6 +71,13 @@ class Timing:
         """The number of the fastest plan as measured: predictions are good enough to search by."""
         models = [self.model(setup, plan) for plan in plans]
         return fastest([setup.load(m, threads=self.threads) for m in models], setup.sample, _COMPARISON_SECONDS)
+
+    def seconds(self, setup: Setup, plans: Sequence[PruningPlan]) -> list[float]:
+        """Of a run of each plan, measured in turn."""
+        models = {str(n): self.model(setup, plan) for n, plan in enumerate(plans)}
+        sessions = {name: setup.load(model, threads=self.threads) for name, model in models.items()}
+        found = measure(sessions, setup.sample, _COMPARISON_SECONDS)
+        return [1e-3 * found[name].median_ms for name in sessions]
 
     def beside(self, setup: Setup, plan: PruningPlan) -> Beside:
         """A plan's latency beside the original's, which runs on the threads that it is fastest on."""

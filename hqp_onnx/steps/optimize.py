@@ -75,7 +75,8 @@ def _optimized(options: Options, out: OutFolder, progress: Progress, began: floa
         report, models = write_outcome(setup, ledger, result)
         if options.pareto:
             family = write_family(setup, ledger, result, models["baseline"], models[report.ships].candidate)
-            report = replace(report, pareto=family, seconds=dict(ledger.seconds))
+            notes = (*report.notes, *family.notes)
+            report = replace(report, pareto=family.points, notes=notes, seconds=dict(ledger.seconds))
         write_report(report, options.folder)
         if (builds := builder_of(options)) is not None:
             report = add_engine(setup, ledger, result, report, models, builds)  # which holds good without it

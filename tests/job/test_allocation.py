@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -134,6 +136,40 @@ def test_where_a_plan_is_fastest_in_another_way_the_path_goes_by_its_times(
     last = made.groups.groups[2].levels[-1]
     assert found.threads == 1 and len(others) > 2
     assert np.isin(np.concatenate(others), last).all() and not np.isin(before, last).all()
+
+
+def test_of_two_tables_that_one_whose_choices_are_faster_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To one of them a unit of any group is a unit; by the clock, only those of the first group take time."""
+    of = groups()
+    curves = measured_curves(of, together, lambda done, total: None)
+    true = TimeTable({"k": KernelTime((Part((0,), ((0, 1.0),)),), (), 1)}, 0.5, 0.2)
+    blind = TimeTable({str(n): KernelTime((Part((n,), ((0, 1.0),)),), (), 1) for n in range(3)}, 0.5, 0.1)
+    allocation = Allocation(of, Program(of, blind), curves, together)
+
+    def seconds(_: Timing, setup: Any, plans: Sequence[PruningPlan]) -> list[float]:
+        gone = [np.isin(of.groups[0].levels[-1], plan.removed).sum() for plan in plans]
+        return [float(0.5 + of.groups[0].size - count) for count in gone]
+
+    monkeypatch.setattr(Timing, "seconds", seconds)
+    ledger: Any = SimpleNamespace(once=lambda _, make: make(), timed=lambda _: nullcontext())
+    timing = Timing(Precision.FP32, 0)
+    for tables in ([blind, true], [true, blind], [blind]):
+        found = module._with_fastest(cast(Any, None), ledger, allocation, tables, timing, "")
+        assert found.program.error == (0.2 if true in tables else 0.1)
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.4, 2.0, 1e9])
+def test_the_fastest_choice_within_a_loss(loss: float) -> None:
+    """Against all choices that there are."""
+    of = groups()
+    curves = measured_curves(of, together, lambda done, total: None)
+    allocation = Allocation(of, Program(of, table()), curves, together)
+    every = [np.array(c) for c in itertools.product(*(range(level + 1) for level in of.least))]
+    inside = [choice for choice in every if allocation.loss(choice) <= loss]
+    best = min(map(allocation.program.seconds, inside))
+    found = allocation.within(loss)
+    assert allocation.loss(found) <= loss
+    assert allocation.program.seconds(found) <= best + 0.01 * allocation.program.seconds(of.whole)
 
 
 @pytest.mark.parametrize("limit", [-1.0, np.inf])

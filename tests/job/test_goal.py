@@ -16,6 +16,7 @@ import pytest
 from small_model import small_data, small_model
 
 from hqp_onnx import Options, optimize
+from hqp_onnx.allocation import times
 from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.channels.walk import analyze
 from hqp_onnx.errors import UsageError
@@ -23,7 +24,7 @@ from hqp_onnx.evaluation.latency import Latency
 from hqp_onnx.graphs.model_io import to_graph
 from hqp_onnx.job import rows, timing
 from hqp_onnx.job.goal import Goal
-from hqp_onnx.job.pareto import POINTS, _front, _loss, _next_place, _plans
+from hqp_onnx.job.pareto import POINTS, _front, _losses, _next_place, _plans
 from hqp_onnx.job.path import OrderPath, PlanPath
 from hqp_onnx.job.results import Row
 from hqp_onnx.job.rows import Measured, best_threads
@@ -66,6 +67,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
         share = of_size(setup.size(graph)["params"], setup.size(setup.model.graph)["params"], self.threads)
         return timing.Beside(1 / share, share)
 
+    def whole(model: onnx.ModelProto, *_: Any) -> tuple[float, int]:
+        return 1e-6 * sum(np.prod(tensor.dims) for tensor in model.graph.initializer), 5
+
+    monkeypatch.setattr(times, "_whole", whole)
+    monkeypatch.setattr(times, "_kernels", lambda *_: {})
     monkeypatch.setattr(rows, "latencies_of", latencies)
     monkeypatch.setattr(timing.Timing, "beside", beside)
 
@@ -158,29 +164,32 @@ def test_models_that_are_the_same_do_not_beat_each_other() -> None:
     assert _front(rows) == ["baseline", "2", "5"]
 
 
+@pytest.mark.parametrize("budget", [0.015, 0.0])
 @pytest.mark.parametrize("knee", [0.2, 0.5, 0.9])
-def test_most_models_of_a_family_lie_where_the_metric_begins_to_fall(knee: float) -> None:
-    """Nothing is lost in front of the knee, all of it soon behind: half the places are within a sixth of it."""
+def test_most_models_of_a_family_lie_where_the_metric_begins_to_fall(knee: float, budget: float) -> None:
+    """Nothing is lost in front of the knee, soon all behind it: half the places are within a sixth of it."""
 
     def drop(place: int) -> float:
-        return max(0.0, 0.015 * math.expm1((place / 60 - knee) * 15))
+        return min(0.8, max(0.0, 0.015 * math.expm1((place / 60 - knee) * 15)))
 
-    losses = {place: _loss(drop(place), 0.015) for place in (0, 60)}
-    while len(losses) < POINTS:
-        place = _next_place(losses)
-        assert place is not None and place not in losses
-        losses[place] = _loss(drop(place), 0.015)
-    assert sum(abs(place / 60 - knee) <= 1 / 6 for place in losses) >= POINTS // 2
-    assert max(b - a for a, b in itertools.pairwise(sorted(losses))) <= 30
+    drops = {place: drop(place) for place in (0, 60)}
+    while len(drops) < POINTS:
+        place = _next_place(_losses(drops, budget))
+        assert place is not None and place not in drops
+        drops[place] = drop(place)
+    assert sum(abs(place / 60 - knee) <= 1 / 6 for place in drops) >= POINTS // 2
+    assert max(b - a for a, b in itertools.pairwise(sorted(drops))) <= 30
 
 
 def test_a_family_of_all_plans_that_there_are_is_complete() -> None:
-    losses = {0: 0.0, 3: 1.0}
-    for expected in ([1, 2], [1, 2]):
-        place = _next_place(losses)
-        assert place in expected and place not in losses
-        losses[place] = _loss(math.nan, 1.0)
-    assert _next_place(losses) is None and losses[1] == losses[2] == 1.0
+    drops = {0: 0.0, 3: 1.0}
+    for _ in range(2):
+        place = _next_place(_losses(drops, 0.0))
+        assert place in {1, 2} - drops.keys()
+        drops[place] = math.nan
+    assert _next_place(_losses(drops, 0.0)) is None
+    assert _losses(drops, 0.0) == {0: 0.0, 3: pytest.approx(1 / 1.02), 1: 1.0, 2: 1.0}
+    assert _losses({0: 0.0, 1: -0.1}, 0.0) == {0: 0.0, 1: 0.0}
 
 
 def test_plans_of_a_family_have_the_steps_of_the_search_and_the_one_that_ships() -> None:
