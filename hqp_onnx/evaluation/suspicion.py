@@ -109,11 +109,21 @@ def _missing(labels: IntArray, count: int, name: str) -> Iterator[str]:
     expected = count * (1 - 1 / count) ** len(labels)
     if len(missing) > expected + 3 * np.sqrt(expected) + 0.5:
         of = f"of the model's {count} classes"
+        folders = _folders(name, count)
         which = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
         yield (
             f"{name}: {counted(len(missing), f'{of} has', f'{of} have')} no sample ({which}), so nothing is known of "
-            "them. Take samples of all classes, and check that labels are the model's class numbers"
+            f"them. Take samples of all classes, and check that labels are the model's class numbers{folders}"
         )
+
+
+def _folders(name: str, count: int) -> str:
+    """What a class that has no folder does to the others."""
+    folders = sum(path.is_dir() for path in Path(name).iterdir()) if Path(name).is_dir() else 0
+    if not 0 < folders < count:
+        return ""
+    order = f"Sub-folders are classes 0 to {folders - 1} in the order of their names"
+    return f". {order}: one that is missing shifts those behind it"
 
 
 def _chance(scores: Scores, labels: IntArray, count: int, name: str) -> Iterator[str]:

@@ -232,6 +232,8 @@ def _why_it_ended(
         fewer = "fewer multiply-accumulates" if allocation.program.source == COUNTED else "less time"
         next_one = f"the next faster plan, which takes {less:.0f} % {fewer}, is outside it"
         return f"the budget ended the search: {next_one} ({trial.why}); {floor}"
+    if any(trial and trial.accepted and seconds(choices[n]) < seconds(best) for n, trial in trials.items()):
+        return f"the clock ended the search: faster plans are inside the budget, but no faster as measured; {floor}"
     options, stay = setup.options, len(setup.channels.frozen)
     widths = (
         f"--min-width {options.min_width:g}, multiples of {options.width_multiple}, and {stay} units that must stay"

@@ -237,9 +237,10 @@ class Options:
             raise UsageError(
                 f"{{--pareto}} with {{--target}} {self.target}: models are chosen by their speed, and none is known"
             )
-        if given and (len(given) > 1 or self.max_drop not in (None, *_NO_BUDGET) or self.confidence != 0.5):
-            others = ", ".join(f"{{--{name}}}" for name in (*given[1:], "max_drop"))
-            raise UsageError(f"{{--{given[0]}}} takes the place of a budget: leave out {others} and {{--confidence}}")
+        budget = {"max_drop": self.max_drop not in (None, *_NO_BUDGET), "confidence": self.confidence != 0.5}
+        if given and (others := [*given[1:], *(name for name, is_given in budget.items() if is_given)]):
+            listed = " and ".join(f"{{--{name}}}" for name in others)
+            raise UsageError(f"{{--{given[0]}}} takes the place of a budget: leave out {listed}")
         if given:
             shares = load_metric(self.metric or "top1").quantity.shares
             object.__setattr__(self, "max_drop", _NO_BUDGET[0 if shares else 1])

@@ -71,7 +71,7 @@ def choose(
 def _reaching(rows: Rows, reaches: Callable[[Row], bool], kind: str) -> Shipping:
     enough = {name: row for name, row in rows.items() if reaches(row)}
     if not enough:
-        row = max(rows, key=lambda name: rows[name].speedup)
+        row = _fastest(rows, kind)[0]
         return Shipping(row, f"No {kind}model is as fast as was asked for; {title_of(row)} ships, the fastest", False)
     row = min(enough, key=lambda name: (rows[name].val_drop, -rows[name].speedup))
     return Shipping(row, f"{title_of(row)} ships: of {len(enough)} {kind}models as fast, it loses least", True)
@@ -79,22 +79,26 @@ def _reaching(rows: Rows, reaches: Callable[[Row], bool], kind: str) -> Shipping
 
 def _smallest(rows: Rows, kind: str) -> tuple[str, str]:
     row = min(rows, key=lambda name: (rows[name].bytes, rows[name].latency_ms))
-    return row, f"{title_of(row)} ships: the smallest of {len(rows)} {kind}models inside the budget"
+    return row, f"{title_of(row)} ships: {_first(rows, kind, 'smallest')}"
 
 
 def _fewest(rows: Rows, kind: str) -> tuple[str, str]:
     row = min(rows, key=lambda name: (rows[name].macs, rows[name].bytes))
-    return row, f"{title_of(row)} ships: the fewest multiply-accumulates of {len(rows)} {kind}models inside the budget"
+    return row, f"{title_of(row)} ships: {_first(rows, kind, 'fewest multiply-accumulates')}"
+
+
+def _first(rows: Rows, kind: str, what: str) -> str:
+    if len(rows) == 1:
+        return f"the only {kind}model inside the budget"
+    return f"the {what} of {len(rows)} {kind}models inside the budget"
 
 
 def _fastest(rows: Rows, kind: str) -> tuple[str, str]:
     fastest = max(rows, key=lambda name: rows[name].speedup)
     as_fast = [name for name in rows if rows[name].speedup * (1 + NOISE) >= rows[fastest].speedup]
     chosen = min(as_fast, key=lambda name: (rows[name].bytes, rows[name].latency_ms))
-    if len(rows) == 1:
-        return chosen, f"{title_of(chosen)} ships: the only {kind}model inside the budget"
-    inside = f"of {len(rows)} {kind}models inside the budget"
     if chosen == fastest:
-        return chosen, f"{title_of(chosen)} ships: the fastest {inside}"
+        return chosen, f"{title_of(chosen)} ships: {_first(rows, kind, 'fastest')}"
+    inside = f"of {len(rows)} {kind}models inside the budget"
     tie = f"as fast as {title_of(fastest)}, within {100 * NOISE:g} %, and smaller"
     return chosen, f"{title_of(chosen)} ships: {inside}, {tie}"

@@ -39,7 +39,8 @@ def _simpler(report: Report) -> Iterator[str]:
 
 def _beside(report: Report, row: Row, ships: Row) -> str:
     q, slower = report.metric, ships.speedup / row.speedup - 1
-    times = f"takes {100 * slower:.0f} % more time than" if slower > 0.01 else "is as fast as"
+    times = f"takes {100 * abs(slower):.0f} % {'more' if slower > 0 else 'less'} time than"
+    times = times if abs(slower) > 0.01 else "is as fast as"
     less = ships.drop - row.drop
     shown = less > 0 and q.change(less) != q.change(0.0)
     return f"{times} what ships" + (f" and loses {q.change(less)} less" if shown else "")

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.data.memory import ArraySource
 from hqp_onnx.evaluation.metrics import evaluate, load_metric, predictions
-from hqp_onnx.evaluation.suspicion import changed, spread, suspicions
+from hqp_onnx.evaluation.suspicion import _missing, changed, spread, suspicions
 from hqp_onnx.runtimes.session import Session
 
 RNG = np.random.default_rng(2)
@@ -134,3 +134,12 @@ def test_targets_of_other_samples(metric: str) -> None:
     (line,) = said(RNG.permutation(targets))
     assert "with the targets of other samples, so it is not surely better with its own" in line
     assert said(np.repeat(targets[:1], 400, 0)) == []  # nothing to tell apart
+
+
+def test_a_class_without_a_folder_shifts_the_others(tmp_path: Path) -> None:
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+    (line,) = _missing(np.repeat([0, 1], 50), 3, str(tmp_path))
+    assert "has no sample (2)" in line and "Sub-folders are classes 0 to 1 in the order of their names" in line
+    (line,) = _missing(np.repeat([0, 1], 50), 3, "data.npz")
+    assert "Sub-folders" not in line

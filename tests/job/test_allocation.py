@@ -184,6 +184,12 @@ def test_nothing_or_everything_is_admitted(made: Allocation, limit: float) -> No
         assert seconds_of(made, found.path.plan(found.count)) == pytest.approx(fastest)
 
 
+def test_faster_plans_that_are_no_faster_as_measured(made: Allocation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Timing, "fastest", lambda *_: 1)
+    monkeypatch.setattr(Timing, "beside", lambda *_: Beside(9.5, 1.0))
+    assert "the clock ended the search" in found_by(lambda candidate: True, measured=True).ended
+
+
 def test_costs_of_units_are_what_each_adds() -> None:
     order = np.array([3, 1, 0])
     assert added_costs(np.array([5.0, 2.0, np.inf, 1.0]), order, cumulative=True).tolist() == [3, 1, 0, 1]

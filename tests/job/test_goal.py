@@ -107,9 +107,9 @@ def test_a_speed_that_nothing_reaches(options: dict[str, Any], clock: None) -> N
     [
         (
             {"speedup": 2.0, "target_latency": 1.0},
-            "takes the place of a budget: leave out target_latency, max_drop and",
+            "takes the place of a budget: leave out target_latency$",
         ),
-        ({"speedup": 2.0, "max_drop": 0.1}, "takes the place of a budget: leave out max_drop and"),
+        ({"speedup": 2.0, "max_drop": 0.1}, "takes the place of a budget: leave out max_drop$"),
         ({"speedup": -1.0}, "expected a finite number above 0"),
         ({"speedup": 2.0, "objective": "macs"}, "is for --objective latency|objective"),
     ],

@@ -16,6 +16,7 @@ from hqp_onnx.report.advice import advice
         (4.0, 0.010, "is as fast as what ships"),
         (4.0, 0.009999999, "It is as fast as what ships."),  # which loses 0.00 points less
         (3.8, 0.002, "takes 5 % more time than what ships and loses 0.80 points less"),
+        (5.0, 0.010, "takes 20 % less time than what ships"),  # in another precision than was asked for
         (3.0, 0.000, ""),  # slower
         (4.0, 0.011, ""),  # loses more
     ],
