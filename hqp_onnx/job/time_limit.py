@@ -30,6 +30,7 @@ _WRITING_SECONDS = 8.0
 """Of verification, the times of layers and the pages, about."""
 
 _COMPARISON_SECONDS = 1.0
+_TIGHT = 4  # times as long as what comes after the search, below which a note says so
 OVER = "the time limit of"
 """How the note begins that says so."""
 
@@ -99,9 +100,11 @@ def so_far(setup: Setup, judge: Judge, evidence: Evidence | None, stage: str) ->
         failed = f"; {fails(setup, e)}"
     narrow = [] if options.precision == "fp32" else [c for c in untrained if c.precision is not Precision.FP32]
     trained = [c for c in admitted if c.trained and (c.precision is Precision.FP32) == (options.precision == "fp32")]
-    seconds, judged = options.time_limit, judge.judged
+    seconds, judged = options.time_limit or 0.0, judge.judged
     note = f"{OVER} {seconds:g} s ended the search at '{stage}', with {judged} candidate{'s' * (judged != 1)} judged: "
     note += f"--resume with more time goes on{failed}"
+    if seconds < _TIGHT * (kept := _WRITING_SECONDS + SECONDS):
+        note += f"; {kept:.0f} s and more are kept for judging, timing and writing what ships"
     path = PlanPath((ORIGINAL.plan, *([pruned.plan] if len(pruned.plan) else [])))
     return SoFar(
         evidence or no_evidence(setup), pruned, _best(setup, judge, narrow), _best(setup, judge, trained), path, note

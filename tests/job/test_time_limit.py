@@ -53,6 +53,16 @@ def test_whenever_time_is_over_a_model_ships(tmp_path: Path, monkeypatch: pytest
     assert counts == sorted(counts) and len(set(counts)) >= 2
 
 
+@pytest.mark.parametrize(("tight", "said"), [(4, False), (10, True)])
+def test_a_limit_that_leaves_little_to_the_search_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tight: int, said: bool
+) -> None:
+    monkeypatch.setattr(time_limit, "_TIGHT", tight)
+    report = run(tmp_path / "out", monkeypatch, 3)
+    (note,) = (note for note in report.notes if "time limit of 100 s" in note)
+    assert ("14 s and more are kept for judging" in note) == said
+
+
 def test_what_was_admitted_before_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The search ends after some admitted candidates: the furthest of them, by MACs, is the one that is written."""
     for last in range(4, 30):
