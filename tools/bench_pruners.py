@@ -105,7 +105,8 @@ def print_table(model: Path, data: tuple[str, str, str], folder: Path, options: 
     calib, val, test = data
     before = {part: hqp_onnx.evaluate(model, part).metric for part in (val, test)}
     counts = [options.threads] if options.threads else [0, 1]
-    words = [f"{kind}, {count or 'all'} threads" for kind in ("float", "INT8 where faster") for count in counts]
+    on = {0: "all threads", 1: "one thread"}
+    words = [f"{kind}, {on.get(n, f'{n} threads')}" for kind in ("float", "INT8 where faster") for n in counts]
     print(f"\n| {model.stem} | drop, val | drop, test | {' | '.join(words)} |")
     print(f"|---|{'--:|' * (2 + len(words))}", flush=True)
     rows: dict[str, tuple[Path, Path]] = {}
