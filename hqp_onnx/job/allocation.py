@@ -49,7 +49,7 @@ from hqp_onnx.timing.table import TimeTable
 SAMPLES = 512  # that divergence is measured on
 AGAIN = "-again"  # names of what is measured a second time
 DESCENT_SECONDS = 60.0
-_SHARES = (0.8, 0.6, 0.45, 0.3)  # of the whole model's time, whose choices' losses tables are compared at
+COMPARED_AT = (0.8, 0.6, 0.45, 0.3)  # of the whole model's time, whose choices' losses tables are compared at
 _BEYOND = 1.5  # of the divergence of the first candidate that was not admitted, where a descent ends
 
 
@@ -117,7 +117,7 @@ def _with_fastest(
 def _rivals(ways: Sequence[Allocation]) -> Iterator[list[IntArray]]:
     """For some losses the fastest choice of each way that loses no more."""
     first = ways[0]
-    for share in _SHARES:
+    for share in COMPARED_AT:
         choice = first.program.solve(first.curves, share * first.program.seconds(first.groups.whole))
         if choice is not None:
             yield [way.within(first.loss(choice)) for way in ways]

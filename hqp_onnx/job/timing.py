@@ -39,7 +39,7 @@ from hqp_onnx.statistics.moments_in_order import refittable
 from hqp_onnx.timing.table import TimeTable
 
 log = logging.getLogger(__name__)
-_COMPARISON_SECONDS = 1.0
+COMPARISON_SECONDS = 1.0
 _WORTHWHILE = 1.03  # times as fast
 _BARE = Recipe(equalize=False, correct_bias=False, round_weights=False)
 _ANY_RANGE = Range(-1.0, 1.0, 1.0)
@@ -70,13 +70,13 @@ class Timing:
     def fastest(self, setup: Setup, plans: Sequence[PruningPlan]) -> int:
         """The number of the fastest plan as measured: predictions are good enough to search by."""
         models = [self.model(setup, plan) for plan in plans]
-        return fastest([setup.load(m, threads=self.threads) for m in models], setup.sample, _COMPARISON_SECONDS)
+        return fastest([setup.load(m, threads=self.threads) for m in models], setup.sample, COMPARISON_SECONDS)
 
     def seconds(self, setup: Setup, plans: Sequence[PruningPlan]) -> list[float]:
         """Of a run of each plan, measured in turn."""
         models = {str(n): self.model(setup, plan) for n, plan in enumerate(plans)}
         sessions = {name: setup.load(model, threads=self.threads) for name, model in models.items()}
-        found = measure(sessions, setup.sample, _COMPARISON_SECONDS)
+        found = measure(sessions, setup.sample, COMPARISON_SECONDS)
         return [1e-3 * found[name].median_ms for name in sessions]
 
     def beside(self, setup: Setup, plan: PruningPlan) -> Beside:
@@ -85,7 +85,7 @@ class Timing:
             str(count): setup.model.load(count) for count in thread_counts(setup.target, setup.options.threads)
         }
         sessions["plan"] = setup.load(self.model(setup, plan), threads=self.threads)
-        found = measure(sessions, setup.sample, _COMPARISON_SECONDS)
+        found = measure(sessions, setup.sample, COMPARISON_SECONDS)
         plans = found.pop("plan")
         return Beside(plans.speedup / max(latency.speedup for latency in found.values()), plans.median_ms)
 
@@ -124,7 +124,7 @@ def choose_timing(setup: Setup, ledger: Ledger, plan: PruningPlan, name: str, no
             return Timing(narrow, setup.options.threads)
         sessions = {way: session for kind in kinds for way, session in _opened(setup, plan, kind, ways).items()}
         found = measure(
-            {str(n): opened for n, opened in enumerate(sessions.values())}, setup.sample, _COMPARISON_SECONDS
+            {str(n): opened for n, opened in enumerate(sessions.values())}, setup.sample, COMPARISON_SECONDS
         )
         speed = {way: found[str(n)].speedup for n, way in enumerate(sessions)}
         best = max(speed, key=lambda way: speed[way])

@@ -24,7 +24,7 @@ from hqp_onnx.allocation.search import STEP
 from hqp_onnx.allocation.times import SECONDS, measured, number
 from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.evaluation.latency import most_seconds
-from hqp_onnx.job.allocation import DESCENT_SECONDS, SAMPLES, divergence_of, groups_of
+from hqp_onnx.job.allocation import COMPARED_AT, DESCENT_SECONDS, SAMPLES, divergence_of, groups_of
 from hqp_onnx.job.candidate import Candidate, Precision
 from hqp_onnx.job.evidence import REFIT as IN_ORDER
 from hqp_onnx.job.evidence import REFIT_SAMPLES, Evidence, gather
@@ -34,7 +34,7 @@ from hqp_onnx.job.options import Options
 from hqp_onnx.job.rows import SECONDS as LATENCY_SECONDS
 from hqp_onnx.job.settings import owner, settings_of
 from hqp_onnx.job.setup import Setup, open_setup
-from hqp_onnx.job.timing import choose_timing
+from hqp_onnx.job.timing import COMPARISON_SECONDS, choose_timing
 from hqp_onnx.out_folder import OutFolder
 from hqp_onnx.progress import Progress
 from hqp_onnx.quantization.float_nodes import SECONDS as FLOAT_SECONDS
@@ -96,7 +96,7 @@ def _counts(options: Options, groups: Groups, samples: Mapping[str, int]) -> dic
     files = _WRITTEN * ((options.precision != "fp32") + samples.get("test", 0) / samples["val"])
     levels = sum(len({max(1, round(share * (len(g.levels) - 1))) for share in SHARES}) for g in groups.groups)
     curves = levels / max(len(_some(groups)) - 1, 1)
-    once = {TABLE: number(groups), CURVES: curves, GROUPS: options.objective == "latency"}
+    once = {TABLE: number(groups) + 2 * len(COMPARED_AT), CURVES: curves, GROUPS: options.objective == "latency"}
     later = dict.fromkeys(_LATER.values(), candidates - 1)
     return {**once, **later, JUDGED_AGAIN: _SEEN * candidates + files, INT8: 2, "calibration": 2}
 
@@ -136,6 +136,8 @@ def _by_the_clock(options: Options, stages: Sequence[Stage]) -> Iterator[Stage]:
     """Stages that end with their time."""
     if options.objective == "latency":
         curves = next((stage for stage in stages if stage.name == CURVES), Stage(CURVES, 0, 0, 0.0))
+        compared = len(COMPARED_AT) * COMPARISON_SECONDS
+        yield Stage("tables of times", 1, 0, compared, compared)
         share = min(1.0, DESCENT_SECONDS / max(curves.seconds, 1e-9))
         yield Stage("descent", 1, 0, share * curves.seconds, share * curves.work)
     if options.precision == "mixed" and options.narrow == "int8":
