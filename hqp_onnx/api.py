@@ -172,8 +172,8 @@ def quantize(
         equalize: even out channels that share a range beforehand.
         correct_bias: give back the mean that rounding takes of a weight's output.
         round_weights: round for the least error of each layer's output.
-        int4_weights: in place of a precision: the share of the Gemm and MatMul weights to store in INT4, the rest in
-            float; "auto": as many as ``max_drop`` allows, the rest in INT8.
+        int4_weights: in place of a precision: the share of the parameters of Gemm and MatMul to store in INT4, the
+            least sensitive weights first, the rest in float; "auto": as many as ``max_drop`` allows, the rest in INT8.
         int4_convs: INT4 for weights of Conv, too: a smaller file, computed in float.
         in_order: INT4 weights are rounded layer by layer, on what the rounded layers before give.
         val: validation data, on which "auto" is judged.

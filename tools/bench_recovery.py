@@ -153,6 +153,7 @@ ROWS: dict[str, Callable[[Case, float], gs.Graph]] = {
     "fisher, refit": refitted("fisher"),
     "obs, refit": refitted("obs"),
 }
+RANKED = {"objective": "sparsity", "saliency": "fisher"}  # unless a row says otherwise
 BUDGETS = {
     "fisher": {"compensate": False, "branches": False},
     "fisher, refit": {"branches": False},
@@ -246,7 +247,7 @@ def budgets(case: Case, folder: Path, max_drop: float, names: Sequence[str]) -> 
             test=str(case.test_file),
             max_drop=max_drop,
             precision="int8",
-            **BUDGETS[name],
+            **{**RANKED, **BUDGETS[name]},
         )
         rows = optimize(options).rows
         shipped, base = rows.get("recovered", rows["hqp"]), rows["baseline"]

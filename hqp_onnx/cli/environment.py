@@ -55,7 +55,7 @@ def doctor(json_file: Path | None) -> None:
         out.print(findings.targets_table(examined))
 
 
-_COMPLETION = """Print a script that completes commands and options.
+_COMPLETION = """Print a script that completes commands, options and files.
 
 \b
 bash: hqp completion bash > ~/.local/share/bash-completion/completions/hqp
@@ -68,7 +68,7 @@ fish: hqp completion fish > ~/.config/fish/completions/hqp.fish
 @click.argument("shell", metavar="|".join(SHELLS))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print a script that completes commands and options."""
+    """Print a script that completes commands, options and files."""
     maker = get_completion_class(shell) if shell in SHELLS else None
     if maker is None:
         raise UsageError(f"no completion for '{shell}': expected one of {', '.join(SHELLS)}")

@@ -115,7 +115,13 @@ def _of_paper(context: click.Context) -> dict[str, Any]:
     show_default=True,
     help="How far to go: by halving the range, or step by step from the original.",
 )
-@click.option("--saliency", type=Named(SALIENCIES), default="obs", show_default=True, help="How units are ranked.")
+@click.option(
+    "--saliency",
+    type=Named(SALIENCIES),
+    default="obs",
+    show_default=True,
+    help="How units are ranked; `hqp score` and `hqp prune` have another default.",
+)
 @gradient_options
 @click.option(
     "--compensate/--no-compensate", default=True, show_default=True, help="Refit weights that read removed channels."

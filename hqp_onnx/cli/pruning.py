@@ -73,7 +73,13 @@ def inspect(model: Path, target: str | None, json_file: Path | None) -> None:
 @click.command(cls=Command)
 @model_argument
 @click.option("--data", type=DATA, metavar="DATA", help="Calibration data, for saliencies that need some.")
-@click.option("--saliency", type=Named(SALIENCIES), default="fisher", show_default=True, help="How units are ranked.")
+@click.option(
+    "--saliency",
+    type=Named(SALIENCIES),
+    default="fisher",
+    show_default=True,
+    help="How units are ranked; `hqp optimize` takes obs by default.",
+)
 @gradient_options
 @reading_options("data")
 @click.option("-o", "--output", type=OUT, required=True, help="scores.npz: filter/<weight> and unit.")
@@ -118,7 +124,11 @@ def score(
     metavar="LEDGER",
     help="Instead of --sparsity: remove what a ledger.json says, from another export of the same network.",
 )
-@click.option("--saliency", type=Named(SALIENCIES), help="Default: fisher with --data, else l2.")
+@click.option(
+    "--saliency",
+    type=Named(SALIENCIES),
+    help="How units are ranked. Default: fisher with --data, else l2; `hqp optimize` takes obs.",
+)
 @click.option("--data", type=DATA, metavar="DATA", help="Calibration data, for --compensate and most saliencies.")
 @click.option(
     "--compensate/--no-compensate", default=None, help="Refit weights that read removed channels. Default: with --data."

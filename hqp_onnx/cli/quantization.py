@@ -71,8 +71,8 @@ from hqp_onnx.steps.quantize import quantize_file
     "--int4-weights",
     type=ShareOrAuto(),
     metavar="SHARE|auto",
-    help="Store the weights of this share of Gemm and MatMul in INT4, the rest in float; auto: as many as --max-drop "
-    "allows, the rest in INT8.",
+    help="Store Gemm and MatMul weights in INT4, the least sensitive first, up to this share of their parameters, the "
+    "rest in float; auto: as many as --max-drop allows, the rest in INT8.",
 )
 @click.option("--val", type=DATA, metavar="DATA", help="Validation data, to judge --int4-weights auto on.")
 @click.option(

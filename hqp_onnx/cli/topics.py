@@ -20,7 +20,9 @@ DATA, wherever it is asked for:
   FILE.npy            the only input of the model; read as needed.
   FOLDER of .npy      one file per array: input.npy, labels.npy, ...
   FOLDER of images    one sub-folder per class, or images without classes; see
-                      `hqp help preprocess`.
+                      `hqp help preprocess`. The sub-folders, sorted by name,
+                      are classes 0, 1, 2, ... (10 comes before 2): a missing
+                      one lowers the numbers of all behind it.
   FILE.py[:func]      func (default load_data) yields dictionaries of arrays by
                       input name, or pairs (dictionary, targets). Targets are
                       one array, taken as 'labels', or a dictionary. func is
@@ -46,10 +48,10 @@ What metrics see:
 
 --targets holds for all data of a command (--data, --calib, --val, --test), and
 images find theirs by file name; --calib-targets, --val-targets and
---test-targets are for one of them alone. An input without an axis of samples is
-set by --constant NAME=VALUE (a number, a JSON list, or FILE.npy), unless DATA
-has it. Samples of different shapes are put into batches of one shape each;
---pad NAME=VALUE instead fills them up with VALUE, to the size that the model
+--test-targets are for one of them alone. An input without a batch axis is set
+by --constant NAME=VALUE (a number, a JSON list, or FILE.npy), unless DATA has
+it. Samples of different shapes are put into batches of one shape each; --pad
+NAME=VALUE instead pads them at the end with VALUE, to the size that the model
 fixes, or to the longest of a batch.
 
 --state INPUT=OUTPUT feeds an output to the next sample: samples are the time

@@ -9,14 +9,49 @@ number of trials. C_QAT is an estimate: one training sample is charged like one 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 QAT_EPOCHS, QAT_SAMPLES = 10, 50_000  # a short fine-tuning on a training set of CIFAR's size
 
 
+class Training(TypedDict):
+    """The training that ``c_qat`` is the cost of: so many ``epochs`` of so many ``train_samples``."""
+
+    epochs: int
+    train_samples: int
+
+
+class Derived(TypedDict):
+    """What follows from the costs, and is written beside them.
+
+    Attributes:
+        c_hqp: the cost of the search: ``d_calib * c_grad + t_prune * d_val * c_inf``.
+        c_qat: an estimate of one quantization-aware training; None where ``c_grad`` is.
+        ratio: ``c_hqp / c_qat``; None where ``c_qat`` is.
+        recovery_ratio: ``c_recover / c_qat``; None likewise.
+        qat_estimate: the training that ``c_qat`` stands for.
+    """
+
+    c_hqp: float
+    c_qat: float | None
+    ratio: float | None
+    recovery_ratio: float | None
+    qat_estimate: Training
+
+
 @dataclass(frozen=True)
 class CostModel:
-    """Seconds; ``None`` where the saliency takes no gradients. ``c_recover``: of ``t_recover`` trials with training."""
+    """What the paper's cost model says that the search took, from measured seconds.
+
+    Attributes:
+        c_grad: seconds of one sample's gradients; None where the saliency takes none.
+        c_inf: seconds of one sample's inference.
+        t_prune: the number of trials.
+        d_calib: the number of calibration samples.
+        d_val: the number of validation samples.
+        c_recover: seconds of the trials with training, all together.
+        t_recover: the number of trials with training.
+    """
 
     c_grad: float | None
     c_inf: float
@@ -36,10 +71,9 @@ class CostModel:
         """Estimated cost of one quantization-aware training."""
         return None if self.c_grad is None else QAT_EPOCHS * QAT_SAMPLES * self.c_grad
 
-    def derived(self) -> dict[str, Any]:
+    def derived(self) -> Derived:
         """What follows from the fields, as JSON values."""
         ratio = None if not self.c_qat else self.c_hqp / self.c_qat
         share = None if not self.c_qat else self.c_recover / self.c_qat
-        estimate = {"epochs": QAT_EPOCHS, "train_samples": QAT_SAMPLES}
-        sums = {"c_hqp": self.c_hqp, "c_qat": self.c_qat}
-        return {**sums, "ratio": ratio, "recovery_ratio": share, "qat_estimate": estimate}
+        estimate = Training(epochs=QAT_EPOCHS, train_samples=QAT_SAMPLES)
+        return Derived(c_hqp=self.c_hqp, c_qat=self.c_qat, ratio=ratio, recovery_ratio=share, qat_estimate=estimate)

@@ -35,16 +35,17 @@ class Trial:
     """One evaluated candidate.
 
     Attributes:
-        key: of the candidate (``Candidate.key``).
-        precision: a value of ``Precision``.
+        key: what names the candidate: equal for two if and only if they are the same model.
+        precision: what it computes in: fp32, int8, int4, dynamic or fp16.
         floats: nodes of an int8 model that could be quantized and stay in float; of int4, weights that are in INT8.
         trained: whether it was trained before it was judged.
         removed: the number of removed units.
         sparsity: the removed share of the prunable units.
-        metric: on D_val; as good as it could still have become where ``complete`` is False (rejected before every
-            sample was seen); None where it has no value.
+        metric: on the validation data; where ``complete`` is false (rejected before every sample was seen), as good as
+            it could still have become; None where it has no value.
         complete: whether every sample was seen.
-        macs, params: per sample; values in initializers.
+        macs: multiply-accumulates per sample.
+        params: values in initializers.
         accepted: inside the budget.
         why: the verdict in words.
         seconds: wall-clock time of the trial.

@@ -36,7 +36,13 @@ Setting = str | int | float | bool | list[str] | None
 class Layer:
     """One weight of Conv, ConvTranspose, Gemm or MatMul, in graph order; its θ is ``removed / channels``.
 
-    ``channels``, ``prunable`` and ``removed`` count indices of its output axis; ``shape`` is that of the original.
+    Attributes:
+        weight: its name.
+        op: the operator.
+        shape: in the original.
+        channels: of its output axis.
+        prunable: how many of these may be removed.
+        removed: how many were.
     """
 
     weight: str
@@ -60,8 +66,11 @@ class Layer:
 class SaliencyHistogram:
     """Prunable units by log10 of their saliency.
 
-    ``edges`` are one more than bins; ``kept`` and ``removed`` count units per bin. ``not_positive`` counts units
-    (kept, removed) whose saliency has no logarithm, ``unknown`` those without a scored filter.
+    Attributes:
+        edges: of the bins, one more than these.
+        kept, removed: units in each bin.
+        not_positive: units (kept, removed) whose saliency has no logarithm.
+        unknown: units (kept, removed) without a scored filter.
     """
 
     edges: tuple[float, ...]
@@ -95,8 +104,9 @@ class Step:
         weight: of a layer (``Layer.weight``).
         precision: of what ships: ``int8``, ``fp16``, ``float``; ``removed`` where the node is gone; "" of no node.
         group: layers of one number share their output channels; None of a layer that shares them with no other.
-        stays: reasons for which output channels stay, and how many do.
-        ms_before, ms_after: measured, in the input and in what ships; None where the runtime does not say.
+        stays: why output channels had to stay, and how many, by reason.
+        ms_before: measured in the input; None where the runtime does not say.
+        ms_after: the same in what ships.
         ms_predicted: what the search took for ``ms_after``; None where widths were not chosen by times.
     """
 
@@ -118,7 +128,8 @@ class Change:
 
     Attributes:
         sample: its number.
-        before, after: its scores.
+        before: its score by the input.
+        after: its score by what ships.
         answers: the classes that both chose; None where no class is chosen.
         target: its class; None likewise.
         picture: PNG of an image in base64; "" of other data.
@@ -143,7 +154,14 @@ class Changes:
 
 @dataclass(frozen=True)
 class ModelInput:
-    """An input of the model; None in ``shape`` is a dynamic size, ``sample`` the shape of one sample."""
+    """An input of the model.
+
+    Attributes:
+        name: its name.
+        dtype: of its values.
+        shape: of a batch; None for a size that the model leaves open.
+        sample: the shape of one sample.
+    """
 
     name: str
     dtype: str
@@ -163,7 +181,13 @@ class Details:
 
 @dataclass(frozen=True)
 class Units:
-    """Counts of units: of the model, those that may be removed, those that were."""
+    """Counts of units.
+
+    Attributes:
+        all: of the model.
+        prunable: those that may be removed.
+        removed: those that were.
+    """
 
     all: int
     prunable: int
@@ -198,31 +222,44 @@ class Report:
     Attributes:
         schema_version: of this type, as JSON.
         model: its path.
-        baseline, q8_only, pruned, int8_everywhere, hqp, recovered: rows of the paper's table, in its order.
-        engine: None unless one was built.
-        ships: the row of the ONNX model that ships, see ``job.shipping``; an engine of it ships if it was admitted.
-        why: in words.
+        baseline: the input.
+        q8_only: quantized, nothing removed.
+        pruned: pruned, in float32.
+        int8_everywhere: pruned, with every node in INT8 that can be.
+        hqp: pruned, in the precision that was asked for: by default INT8 where that is faster.
+        recovered: pruned and trained.
+        engine: None unless one was built and judged.
+        ships: the row of the ONNX model that ships; an engine of it ships in its place if it was admitted.
+        why: why that row ships.
         files: the models inside the budget, by row, relative to the folder.
-        verified: how near each file is to the original, by row; ``warnings`` of them all.
-        data, samples: what the rows were measured on.
+        verified: how near each file is to the original, by row.
+        warnings: of data that look wrong, and of the files.
+        data: what the rows were measured on: the test data, or the validation data if there are no others.
+        samples: how many of these.
         budget_met: whether a model as asked for is inside the budget.
         shipped: path of the model that ships.
         metric: what was measured, and in what.
-        max_drop: the budget in its units.
+        max_drop: the budget, in the units of a row's ``drop``: of a metric that is a share, 0.015 is 1.5 points.
         settings: what decided the result, by option; digests of model and data.
-        budget_spent: see ``Budget.spent``.
-        floats: first outputs of nodes of the row ``hqp`` that could be quantized and stay in float.
-        cost_model, units, machine: see there.
+        budget_spent: where the budget went, on the validation data and in its units: ``pruning``, the lower
+            ``precision``, ``uncertainty`` if ``--confidence`` asks for some, and what is ``left``; they add up to it.
+        floats: the nodes of the row ``hqp`` that could be in INT8 and stay in float, by their first outputs.
+        cost_model: what the search cost, and what a training would.
         seconds: by stage.
+        units: how many there are, and how many were removed.
+        machine: what measurements were made on.
         notes: what a reader of the table should not miss.
         trials: every candidate, in the order of the search.
-        layers, saliency_histogram, frozen, inputs: see there.
+        layers: what was removed of each.
+        saliency_histogram: how important the units were that were kept, and those that were removed.
+        frozen: what had to stay, by reason.
+        inputs: of the model.
         pareto: models over the whole range of speeds, slowest first, if they were asked for.
         network: what is drawn of it, in the order of the graph.
         changes: None where the metric has no scores of single samples.
-        why_stopped: why no faster model was found.
-        counted: whether no time of the target is known: what ships has the fewest multiply-accumulates, and the rows'
-            latencies are of what stands in for it.
+        why_stopped: why the search found no faster model.
+        counted: true where no time of the target is known: what ships has the fewest multiply-accumulates, and the
+            rows' latencies are those of what stands in for it.
     """
 
     schema_version: int = SCHEMA
@@ -311,7 +348,7 @@ class Report:
         return tag("div", tag("p", tag("strong", Path(self.shipped).name), ": ", self.why), table(self.table))
 
     def json(self) -> dict[str, Any]:
-        """JSON values: the fields, without those that are None, and what follows from the cost model."""
+        """JSON values: the fields, without those of its own that are None, and what follows from the cost model."""
         values: dict[str, Any] = msgspec.to_builtins(self)
         values["cost_model"] |= self.cost_model.derived()
         return {name: value for name, value in values.items() if value is not None}

@@ -26,11 +26,19 @@ TIMES = ("latency ms", THREADS, "speedup", ONE_THREAD)
 class Judged:
     """One model, apart from its latency.
 
-    ``drop`` is how much worse than the baseline's its metric is on ``data``, with its 95 % paired interval, which is
-    None where it is not known.
-
-    ``sparsity`` is the share of prunable units removed; ``size_reduction`` 0.75 means that a quarter of the baseline's
-    bytes is left. ``parts`` is the metric of single outputs, where it has such.
+    Attributes:
+        metric: on the data that ``Report.data`` names; of metrics that are shares, 0.94 is 94 %.
+        drop: how much worse than the baseline's it is, in the same units: of a share, 0.015 is 1.5 points.
+        drop_low: the lower end of the drop's 95 % paired interval; None where that is not known.
+        drop_high: its upper end.
+        val_metric: the metric on the validation data.
+        val_drop: the drop on the validation data: what the budget is held to.
+        bytes: of the file, and of the weights beside it.
+        size_reduction: the share of the baseline's bytes that is gone: 0.75 leaves a quarter.
+        params: values in initializers.
+        macs: multiply-accumulates per sample.
+        sparsity: the share of the prunable units that was removed.
+        parts: the metric of each output by itself, where several are judged; else empty.
     """
 
     metric: float
@@ -49,10 +57,16 @@ class Judged:
 
 @dataclass(frozen=True)
 class Row(Judged):
-    """``latency_ms`` is the median of one run at batch 1; ``speedup`` compares with the baseline.
+    """A model of the table.
 
-    Each model runs on the number of ``threads`` that it is fastest on, 0 for the runtime's choice; ``one_thread_ms``
-    and ``one_thread_speedup`` compare them on one, None where that was not measured.
+    Attributes:
+        latency_ms: the median time of one run, of ``--batch`` samples, on ``threads`` threads.
+        latency_p10_ms: the 10th percentile.
+        latency_p90_ms: the 90th percentile.
+        speedup: over the baseline.
+        threads: the number that the model is fastest on; 0 for the runtime's own choice.
+        one_thread_ms: the median time on one thread; None where that was not measured.
+        one_thread_speedup: over the baseline, both on one thread; None likewise.
     """
 
     latency_ms: float
@@ -71,17 +85,24 @@ class Row(Judged):
 
 @dataclass(frozen=True)
 class Point(Row):
-    """A model of the family that ``--pareto`` writes; ``file`` is relative to OUT."""
+    """A model of the family that ``--pareto`` writes.
+
+    Attributes:
+        file: relative to OUT.
+    """
 
     file: str = ""
 
 
 @dataclass(frozen=True)
 class EngineRow(Judged):
-    """The TensorRT engine of the model that ships; ``admitted`` if it is inside the budget.
+    """The TensorRT engine of the model that ships. It has no speedup: the other rows are not measured on the GPU.
 
-    ``latency_ms`` is the median between CUDA events of one run of ``batch`` samples on the GPU. It has no ratio to the
-    other rows, which are not measured there.
+    Attributes:
+        admitted: whether it is inside the budget.
+        latency_ms: the median time of one run on the GPU, between CUDA events.
+        latency_p99_ms: the 99th percentile.
+        batch: samples of a run.
     """
 
     admitted: bool

@@ -80,8 +80,8 @@ def quantize_file(
         calibration_out: folder for the ranges, in the formats of ``calibration_export``; these must be those of the
             model itself, so it is not equalized.
         tensorrt_version: named in TensorRT's cache.
-        int4_weights: share of the Gemm and MatMul weights to store in INT4, in place of INT8; "auto": as many as the
-            budget allows, and all others in INT8 (``steps.quantize_int4``).
+        int4_weights: share of the parameters of Gemm and MatMul to store in INT4, in place of INT8; "auto": as many as
+            the budget allows, and all others in INT8 (``steps.quantize_int4``).
         int4_convs: weights of Conv are among them.
         val: what auto is judged on.
         max_drop: how much worse the metric may be there, as for ``hqp optimize``.

@@ -20,6 +20,7 @@ except ModuleNotFoundError:
 from hqp_onnx import cli, errors
 from hqp_onnx.cli import cli as program
 from hqp_onnx.errors import HqpError
+from hqp_onnx.job.cost_model import CostModel
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -33,6 +34,13 @@ def test_pages_made_from_the_code_are_up_to_date(tool: str) -> None:
         [sys.executable, str(ROOT / "tools" / tool), "--check"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_page_on_json_has_what_is_written_beside_the_costs() -> None:
+    section = (ROOT / "docs" / "json.md").read_text().partition("### CostModel\n")[2].partition("\n### ")[0]
+    fields = dict(re.findall(r"^\| `(\w+)` \|.*\| ([^|]+) \|$", section, re.M))
+    costs = CostModel(None, 0.1, 1, 1, 1)
+    assert fields.keys() == {*vars(costs), *costs.derived()} and all(words.strip() for words in fields.values())
 
 
 def test_the_paper_is_named() -> None:
