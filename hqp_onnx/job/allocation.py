@@ -5,8 +5,8 @@
     last admissible plan of that ─► descent from it, or where that finds nothing, what lies between it and the next plan
     ─► the last admissible of these
 
-Of several tables that one is taken whose choices are faster, as measured, at equal sums of the curves: a table that
-predicts any model well may still be blind to what sets two choices apart.
+Of several tables that one is taken whose choices are faster at equal divergence, both measured: a table that predicts
+any model well may still be blind to what sets two choices apart.
 
 The model's weights are refitted from one half of the calibration samples where divergence is measured on the other.
 """
@@ -32,7 +32,7 @@ from hqp_onnx.allocation.times import COUNTED
 from hqp_onnx.arrays import FloatArray, IntArray
 from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.graphs.model_io import to_proto
-from hqp_onnx.job.candidate import Candidate, plan_key
+from hqp_onnx.job.candidate import Candidate
 from hqp_onnx.job.evidence import Evidence, halves
 from hqp_onnx.job.judge import Judge
 from hqp_onnx.job.ledger import Ledger
@@ -49,7 +49,7 @@ from hqp_onnx.timing.table import TimeTable
 SAMPLES = 512  # that divergence is measured on
 AGAIN = "-again"  # names of what is measured a second time
 DESCENT_SECONDS = 60.0
-COMPARED_AT = (0.8, 0.6, 0.45, 0.3)  # of the whole model's time, whose choices' losses tables are compared at
+COMPARED_AT = (0.85, 0.65, 0.45, 0.3)  # of the whole model's time, whose choices' losses tables are compared at
 _BEYOND = 1.5  # of the divergence of the first candidate that was not admitted, where a descent ends
 
 
@@ -97,15 +97,17 @@ def _tables(setup: Setup, ledger: Ledger, groups: Groups, timing: Timing, suffix
 def _with_fastest(
     setup: Setup, ledger: Ledger, allocation: Allocation, tables: Sequence[TimeTable], timing: Timing, suffix: str
 ) -> Allocation:
-    """The allocation by that table whose choices are fastest, measured at equal loss; by the first of equals."""
+    """The allocation by that table whose choices are fastest at equal divergence, both measured."""
     ways = [replace(allocation, program=Program(allocation.groups, table)) for table in tables]
 
     def fastest() -> int:
+        points: list[list[tuple[float, float]]] = [[] for _ in ways]
         with ledger.timed(f"tables of times{suffix}".replace("-", ", ")):
-            rivals = ([way.groups.plan(choice) for way, choice in zip(ways, r, strict=True)] for r in _rivals(ways))
-            apart = [plans for plans in rivals if len(set(map(plan_key, plans))) > 1]
-            logs = [np.log(timing.seconds(setup, plans)) for plans in apart]
-        return int(np.argmin(np.sum(logs, axis=0))) if logs else 0
+            for choices in _rivals(ways):
+                seconds = timing.seconds(setup, [allocation.groups.plan(choice) for choice in choices])
+                for found, choice, time in zip(points, choices, seconds, strict=True):
+                    found.append((allocation.measure(choice), time))
+        return _fastest_at_equal_divergence(points)
 
     def chosen() -> Any:
         return msgspec.to_builtins(tables[0 if len(tables) == 1 else fastest()])
@@ -121,6 +123,18 @@ def _rivals(ways: Sequence[Allocation]) -> Iterator[list[IntArray]]:
         choice = first.program.solve(first.curves, share * first.program.seconds(first.groups.whole))
         if choice is not None:
             yield [way.within(first.loss(choice)) for way in ways]
+
+
+def _fastest_at_equal_divergence(ways: Sequence[Sequence[tuple[float, float]]]) -> int:
+    """Of lines through points (divergence, seconds), the lowest over the divergences that all have; else the first."""
+    lines = [sorted((np.log(d), np.log(seconds)) for d, seconds in way if 0 < d < np.inf) for way in ways]
+    if not all(lines):
+        return 0
+    low, high = max(line[0][0] for line in lines), min(line[-1][0] for line in lines)
+    if low >= high:
+        return 0
+    at = np.linspace(low, high, 16)
+    return int(np.argmin([np.interp(at, *np.array(line).T).mean() for line in lines]))
 
 
 @dataclass(frozen=True)

@@ -158,6 +158,15 @@ def test_of_two_tables_that_one_whose_choices_are_faster_is_taken(monkeypatch: p
         assert found.program.error == (0.2 if true in tables else 0.1)
 
 
+def test_lines_are_compared_where_both_have_points() -> None:
+    """The second is faster at equal divergence, though slower from point to point."""
+    first, second = [(0.1, 4.0), (1.0, 3.0), (10.0, 2.0)], [(0.01, 4.5), (0.1, 3.9), (1.0, 2.9)]
+    assert module._fastest_at_equal_divergence([first, second]) == 1
+    assert module._fastest_at_equal_divergence([second, first]) == 0
+    for nothing in ([(0.0, 1.0)], [(np.inf, 1.0)], [(20.0, 0.1)], []):
+        assert module._fastest_at_equal_divergence([first, nothing]) == 0
+
+
 @pytest.mark.parametrize("loss", [0.0, 0.4, 2.0, 1e9])
 def test_the_fastest_choice_within_a_loss(loss: float) -> None:
     """Against all choices that there are."""
