@@ -5,7 +5,6 @@
                that were measured around it. Where the outputs then diverge too far, the curves are measured anew, then
                the reach is shortened, then the descent ends
     between    where a path has a wide step: choices on the straight way from one of its choices to the next
-    within     the least time for a sum of the curves
     improved   the same for no less time, as long as the outputs diverge less
 
 Sums of curves are a proxy: losses of groups add up to more or less than their sum, and only the measured divergence of
@@ -28,7 +27,6 @@ from hqp_onnx.arrays import FloatArray, IntArray
 STEP = 0.94
 _SMALL_STEP = 0.97
 _BETWEEN = (0.2, 0.4, 0.6, 0.8)
-_HALVINGS = 8
 _REACH = 3  # levels that one step of a descent may move a group
 
 
@@ -65,18 +63,6 @@ class Allocation:
                 choices.append(choice)
             limit = min(limit, self.program.seconds(choice)) * STEP
         return choices
-
-    def within(self, loss: float) -> IntArray:
-        """The fastest choice whose ``loss`` is no more, by bisection of its time."""
-        low, high = self.program.seconds(self.groups.least), self.program.seconds(self.groups.whole)
-        best = self.groups.whole
-        for _ in range(_HALVINGS):
-            choice = self.program.solve(self.curves, middle := (low + high) / 2)
-            if choice is not None and self.loss(choice) <= loss:
-                best, high = choice, min(middle, self.program.seconds(choice))
-            else:
-                low = middle
-        return best
 
     def descent(self, choice: IntArray, threshold: float, end: float = np.inf) -> Iterator[IntArray]:
         """Ever faster choices from ``choice`` on whose divergence stays within ``threshold``, as they are found.

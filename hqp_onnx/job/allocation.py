@@ -49,7 +49,7 @@ from hqp_onnx.timing.table import TimeTable
 SAMPLES = 512  # that divergence is measured on
 AGAIN = "-again"  # names of what is measured a second time
 DESCENT_SECONDS = 60.0
-COMPARED_AT = (0.85, 0.65, 0.45, 0.3)  # of the whole model's time, whose choices' losses tables are compared at
+COMPARED_AT = (0.85, 0.65, 0.45, 0.3)  # of the whole model's time, whose choices tables are compared by
 _BEYOND = 1.5  # of the divergence of the first candidate that was not admitted, where a descent ends
 
 
@@ -117,12 +117,13 @@ def _with_fastest(
 
 
 def _rivals(ways: Sequence[Allocation]) -> Iterator[list[IntArray]]:
-    """For some losses the fastest choice of each way that loses no more."""
-    first = ways[0]
+    """For some shares of the whole model's time the choice of each way."""
     for share in COMPARED_AT:
-        choice = first.program.solve(first.curves, share * first.program.seconds(first.groups.whole))
-        if choice is not None:
-            yield [way.within(first.loss(choice)) for way in ways]
+        limits = [share * way.program.seconds(way.groups.whole) for way in ways]
+        solved = (way.program.solve(way.curves, limit) for way, limit in zip(ways, limits, strict=True))
+        choices = [choice for choice in solved if choice is not None]
+        if len(choices) == len(ways):
+            yield choices
 
 
 def _fastest_at_equal_divergence(ways: Sequence[Sequence[tuple[float, float]]]) -> int:

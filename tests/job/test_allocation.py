@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -165,20 +164,6 @@ def test_lines_are_compared_where_both_have_points() -> None:
     assert module._fastest_at_equal_divergence([second, first]) == 0
     for nothing in ([(0.0, 1.0)], [(np.inf, 1.0)], [(20.0, 0.1)], []):
         assert module._fastest_at_equal_divergence([first, nothing]) == 0
-
-
-@pytest.mark.parametrize("loss", [0.0, 0.4, 2.0, 1e9])
-def test_the_fastest_choice_within_a_loss(loss: float) -> None:
-    """Against all choices that there are."""
-    of = groups()
-    curves = measured_curves(of, together, lambda done, total: None)
-    allocation = Allocation(of, Program(of, table()), curves, together)
-    every = [np.array(c) for c in itertools.product(*(range(level + 1) for level in of.least))]
-    inside = [choice for choice in every if allocation.loss(choice) <= loss]
-    best = min(map(allocation.program.seconds, inside))
-    found = allocation.within(loss)
-    assert allocation.loss(found) <= loss
-    assert allocation.program.seconds(found) <= best + 0.01 * allocation.program.seconds(of.whole)
 
 
 @pytest.mark.parametrize("limit", [-1.0, np.inf])
