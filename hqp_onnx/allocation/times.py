@@ -32,7 +32,8 @@ SECONDS, LATE = 40.0, 3.0  # of all configurations, if there are as many as grou
 TELLING = 0.9  # of the whole model's time, that of the narrowest must be below
 CLEARLY = 1.1  # times as large, an error of kernels' times must be for whole models to come first
 KERNELS, MODELS, COUNTED = "kernels", "whole models", "multiply-accumulates alone"
-_FEWEST_RUNS, _MOST_RUNS, _RUN_SECONDS = 5, 100, 0.05  # of one configuration
+_SETTLE_SECONDS, _RUN_SECONDS = 0.02, 0.1  # of one configuration, whose first runs take longer
+_FEWEST_RUNS, _MOST_RUNS, _PROFILED_RUNS = 5, 1000, 100
 
 Built = Callable[[PruningPlan], onnx.ModelProto]
 """The model of a plan; its weights' values do not matter."""
@@ -123,9 +124,9 @@ def _whole(model: onnx.ModelProto, target: Target, feeds: Mapping[str, Array], t
     """Seconds of a run, and how many runs are worth their time."""
     runner = target.runtime.open(model, None, threads, False)
     times = remembered(
-        [runner], feeds, "alone", lambda: stopwatch(runner, feeds)(0, _RUN_SECONDS, _FEWEST_RUNS, _MOST_RUNS)
+        [runner], feeds, "alone", lambda: stopwatch(runner, feeds)(_SETTLE_SECONDS, _RUN_SECONDS, _FEWEST_RUNS, _MOST_RUNS)
     )
-    return undisturbed(times[1:]), len(times)
+    return undisturbed(times), min(len(times), _PROFILED_RUNS)
 
 
 def _kernels(
