@@ -22,6 +22,7 @@ import numpy as np
 from result_page import recorded, result_parser
 
 from hqp_onnx.allocation import times
+from hqp_onnx.allocation.times import WidthTimes
 from hqp_onnx.evaluation.latency import measure
 from hqp_onnx.job import allocation, timing
 from hqp_onnx.job.candidate import Precision
@@ -31,15 +32,24 @@ from hqp_onnx.model import open_session
 from hqp_onnx.runtimes.machine import processor, thread_counts
 from hqp_onnx.steps.optimize import optimize
 from hqp_onnx.timing import fit
+from hqp_onnx.timing.table import TimeTable
 
 ROOT = Path(__file__).parents[1] / "models"
 Patch = Callable[[], Any]
 
 
-def counted(*arguments: Any, **named: Any) -> Any:
-    """By multiply-accumulates in place of times."""
-    with patch.object(times, "TELLING", 0.0):
-        return times.measure_tables(*arguments, **named)
+class FirstTable(WidthTimes):
+    """Only one of the tables."""
+
+    def tables(self) -> list[TimeTable]:
+        """The one that predicts best."""
+        return super().tables()[:1]
+
+
+def unrefined(*arguments: Any) -> Any:
+    """No choices but those of the path."""
+    *_, choices, last = arguments
+    return [], choices[last:]
 
 
 def raw_curves(groups: Any, measure: Any, progress: Any) -> list[np.ndarray]:
@@ -60,7 +70,7 @@ VARIANTS = {
     "default": Variant("all parts"),
     "counted": Variant(
         "multiply-accumulates in place of measured times",
-        patches=(partial(patch.object, timing, "measure_tables", counted),),
+        patches=(partial(patch.object, times, "TELLING", 0.0),),
     ),
     "linear": Variant(
         "times linear in each width, without products",
@@ -70,8 +80,14 @@ VARIANTS = {
         "loss curves as the ranking has them",
         patches=(partial(patch.object, allocation, "measured_curves", raw_curves),),
     ),
-    "no-descent": Variant(
-        "without the descent from the last plan", patches=(partial(patch.object, allocation, "DESCENT_SECONDS", 0.0),)
+    "no-refinement": Variant(
+        "without a refinement of the last plan", patches=(partial(patch.object, allocation, "_refined", unrefined),)
+    ),
+    "one-round": Variant(
+        "one round of refinement", patches=(partial(patch.object, allocation, "REFINEMENT_SECONDS", 0.0),)
+    ),
+    "one-table": Variant(
+        "the better table of times in place of both", patches=(partial(patch.object, timing, "WidthTimes", FirstTable),)
     ),
     "refit-once": Variant("one refit, from the original's features", {"refit": "once"}),
     "first-times": Variant("times only in the way that is fastest at half the widths"),

@@ -23,8 +23,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from hqp_onnx.allocation import curves
-from hqp_onnx.allocation import search as descent
+from hqp_onnx.allocation import search
 from hqp_onnx.job import allocation, judge
 from hqp_onnx.job.options import Options
 from hqp_onnx.job.results import Report, Row
@@ -38,7 +37,7 @@ sys.path.append(str(Path(__file__).parents[1] / "models"))
 
 def by_the_processor() -> None:
     """Let whatever ends with its time count the processor's; latencies stay those of the clock."""
-    for module in (trainer, recover, allocation, descent, curves):
+    for module in (trainer, recover, allocation, search):
         module.perf_counter = time.process_time
     judge.time = SimpleNamespace(perf_counter=time.process_time)
 

@@ -10,16 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
-from time import perf_counter
 
 import numpy as np
 
 from hqp_onnx.allocation.groups import Group, Groups
 from hqp_onnx.arrays import FloatArray, IntArray
 from hqp_onnx.progress import StageProgress
-
-_STRETCH = 0.3, 30.0
-"""Of a curve, at most: what one measurement says of a slope holds for that step, not for all beyond it."""
 
 SHARES = (0.3, 0.6, 0.85, 1.0)
 """Of a group's levels, where its curve is measured."""
@@ -42,20 +38,22 @@ def measured_curves(groups: Groups, measure: Measure, progress: StageProgress) -
 
 
 def curves_around(
-    groups: Groups, curves: list[FloatArray], choice: IntArray, measure: Measure, until: float = np.inf
+    groups: Groups, curves: list[FloatArray], choice: IntArray, measure: Measure, progress: StageProgress
 ) -> list[FloatArray]:
-    """Curves that hold near ``choice``: 0 there, what changes one level below and above alone, float64 [levels].
+    """Curves that hold around ``choice``, float64 [levels] by group: 0 there, rising.
 
-    Groups that ``until`` of ``perf_counter`` leaves no time for keep the shape of their own curve.
+    Measured with all other groups as they are in ``choice``: the ends of each group, the levels beside its own, and one
+    on the way to the last. ``curves`` stand for what cannot be measured.
     """
     base = measure(choice)
     local = []
     for number, (group, curve) in enumerate(zip(groups.groups, curves, strict=True)):
-        level, last = int(choice[number]), len(group.levels) - 1
-        below, above = max(level - 1, 0), min(level + 1, last)
-        levels = {below, above} - {level} if perf_counter() < until else ()
-        known = {at: measure(_with(choice, number, at)) - base for at in levels}
-        local.append(_bent(curve, level, known))
+        own, last = int(choice[number]), len(group.levels) - 1
+        levels = sorted({0, max(own - 1, 0), min(own + 1, last), (own + 1 + last) // 2, last} - {own})
+        known = {own: 0.0} | {level: measure(_with(choice, number, level)) - base for level in levels}
+        around = _curve(group, known) if np.isfinite(known[0]) else curve
+        local.append(around - (around[own] if np.isfinite(around[own]) else 0.0))
+        progress(number + 1, len(groups))
     return local
 
 
@@ -66,8 +64,9 @@ def _with(choice: IntArray, number: int, level: int) -> IntArray:
 
 
 def _curve(group: Group, known: Mapping[int, float]) -> FloatArray:
-    """Through the known levels, made to rise; in between, the shape of the ranking's costs."""
+    """Through the known levels, 0 among them, made to rise; in between, the shape of the ranking's costs."""
     curve, levels = np.zeros(len(group.levels)), sorted(known)
+    curve[0] = known[0]
     for low, high in pairwise(levels):
         if not np.isfinite(known[high]):
             curve[low + 1 :] = np.inf
@@ -82,19 +81,3 @@ def _shape(costs: FloatArray) -> FloatArray:
     if not np.isfinite(costs).all() or costs[-1] == costs[0]:
         return np.linspace(0, 1, len(costs))
     return np.asarray((costs - costs[0]) / (costs[-1] - costs[0]))
-
-
-def _bent(curve: FloatArray, level: int, known: Mapping[int, float]) -> FloatArray:
-    """``curve`` less its value at ``level``, stretched on either side to what is known there."""
-    local: FloatArray = curve - (curve[level] if np.isfinite(curve[level]) else 0.0)
-    for at, change in known.items():
-        side = slice(0, level) if at < level else slice(level + 1, len(curve))
-        if not (np.isfinite(change) and np.isfinite(local[at])):
-            continue
-        distance = abs(local[at])
-        if distance > 0:
-            rise = change if at > level else -change
-            local[side] *= float(np.clip(rise / distance, *_STRETCH))
-        elif at > level:
-            local[side] = np.maximum(local[side], change)
-    return local

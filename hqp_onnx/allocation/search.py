@@ -1,21 +1,20 @@
-"""Choices of least divergence for given times: a first path from the curves, then better ones around a plan in hand.
+"""Choices of least divergence for given times: a path from the curves, then better ones around a choice in hand.
 
-    path       the exact choice for a row of times, each 6 % less than the one before
-    descent    from a choice on: the program is solved again for 3 % less time, within reach of the choice, with curves
-               that were measured around it. Where the outputs then diverge too far, the curves are measured anew, then
-               the reach is shortened, then the descent ends
-    between    where a path has a wide step: choices on the straight way from one of its choices to the next
-    improved   the same for no less time, as long as the outputs diverge less
+    path        the exact choice for a row of times, each 6 % less than the one before
+    refinement  curves are measured around a choice, and the program is solved by them for times near its own, once for
+                each table of times; all that this finds is measured, its divergence and its time. Tables are fitted
+                again with what was measured, the best choice is the next to go on from, until none is better
 
-Sums of curves are a proxy: losses of groups add up to more or less than their sum, and only the measured divergence of
-a whole choice counts.
+Sums of curves are a proxy, since losses of groups add up to more or less than their sum, and so is a table: choices
+are where it errs to their advantage. What choices are compared by is measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from time import perf_counter
+from typing import Protocol
 
 import numpy as np
 
@@ -23,38 +22,54 @@ from hqp_onnx.allocation.curves import Measure, curves_around
 from hqp_onnx.allocation.groups import Groups
 from hqp_onnx.allocation.program import Program
 from hqp_onnx.arrays import FloatArray, IntArray
+from hqp_onnx.progress import StageProgress
+from hqp_onnx.timing.table import TimeTable
 
 STEP = 0.94
-_SMALL_STEP = 0.97
-_BETWEEN = (0.2, 0.4, 0.6, 0.8)
-_REACH = 3  # levels that one step of a descent may move a group
+_AROUND = (1.06, 1.03, *(0.97**power for power in range(12)))  # times a choice's own time
+_BETTER = 0.99  # of a time, or a divergence, that is worth another round
+
+
+class Clock(Protocol):
+    """Measures what choices take, and fits tables to all that it has measured."""
+
+    def seconds(self, choice: IntArray) -> float:
+        """Of a run, measured once."""
+
+    def tables(self) -> Sequence[TimeTable]:
+        """The one that predicts best comes first."""
 
 
 @dataclass(frozen=True, eq=False)
 class Allocation:
-    """A model's groups, the program over their levels, and what each level costs.
+    """A model's groups, the programs over their levels, and what each level costs.
 
     Attributes:
         groups: of units.
-        program: their times.
-        curves: divergence of each level of each group alone.
+        programs: one for each table of times; the first predicts best.
+        curves: divergence of each level of each group alone, or what is added to that of a choice in hand.
         measure: divergence of a whole choice.
     """
 
     groups: Groups
-    program: Program
+    programs: Sequence[Program]
     curves: list[FloatArray]
     measure: Measure
+
+    @property
+    def program(self) -> Program:
+        """The first of them."""
+        return self.programs[0]
 
     def loss(self, choice: IntArray) -> float:
         """The sum of the curves at a choice, which is less to measure than its divergence, and no more than a guide."""
         return sum(float(curve[level]) for curve, level in zip(self.curves, choice, strict=True))
 
-    def path(self) -> list[IntArray]:
-        """Distinct choices, slowest first, from the whole model to the fastest that there is."""
+    def path(self, begin: IntArray | None = None) -> list[IntArray]:
+        """Distinct choices, slowest first, from ``begin``, or the whole model, to the fastest that there is."""
         least = self.program.seconds(self.groups.least)
-        choices = [self.groups.whole]
-        limit = self.program.seconds(self.groups.whole) * STEP
+        choices = [self.groups.whole if begin is None else begin]
+        limit = self.program.seconds(choices[0]) * STEP
         while limit > least:
             choice = self.program.solve(self.curves, limit)
             if choice is None:
@@ -64,56 +79,76 @@ class Allocation:
             limit = min(limit, self.program.seconds(choice)) * STEP
         return choices
 
-    def descent(self, choice: IntArray, threshold: float, end: float = np.inf) -> Iterator[IntArray]:
-        """Ever faster choices from ``choice`` on whose divergence stays within ``threshold``, as they are found.
+    def around(self, choice: IntArray, threshold: float) -> Iterator[IntArray]:
+        """Choices for times near that of ``choice``, by each program, that diverge by ``threshold`` at most."""
+        for program in self.programs:
+            for share in _AROUND:
+                found = program.solve(self.curves, share * program.seconds(choice))
+                if found is None or not self.measure(found) <= threshold:
+                    break
+                yield found
 
-        No step begins after ``end`` of ``perf_counter``; what surrounds a choice is measured for half of what is left.
-        """
-        local, fresh, reach = self._around(choice, end), True, _REACH
-        while perf_counter() < end:
-            limit = self.program.seconds(choice) * _SMALL_STEP
-            step = self.program.solve(local, limit, choice, reach)
-            if step is not None and self.measure(step) <= threshold:
-                choice, fresh, reach = step, False, _REACH
-                yield choice
-            elif not fresh:
-                local, fresh = self._around(choice, end), True
-            elif reach > 1:
-                reach -= 1
-            else:
-                return
 
-    def between(self, choice: IntArray, faster: IntArray) -> list[IntArray]:
-        """Distinct choices on the way from one to another, each of less time than the one before."""
-        found = [choice]
-        for share in _BETWEEN:
-            step = np.round(choice + share * (faster - choice)).astype(np.int64)
-            if self.program.seconds(step) < self.program.seconds(found[-1]):
-                found.append(step)
-        return found[1:]
+@dataclass(frozen=True)
+class Point:
+    """A choice, its divergence and its seconds, measured."""
 
-    def improved(self, choice: IntArray, end: float = np.inf) -> IntArray:
-        """A choice that takes no more time and whose divergence is less, or ``choice`` itself where none is found.
+    choice: IntArray
+    divergence: float
+    seconds: float
 
-        No step begins after ``end`` of ``perf_counter``; what surrounds a choice is measured for half of what is left.
-        """
-        limit, local, reach = self.program.seconds(choice), self._around(choice, end), _REACH
-        while perf_counter() < end and reach:
-            step = self.program.solve(local, limit, choice, reach)
-            if step is not None and self.measure(step) < self.measure(choice):
-                choice, local = step, self._around(step, end)
-            else:
-                reach -= 1
-        return choice
 
-    def _around(self, choice: IntArray, end: float) -> list[FloatArray]:
-        now = perf_counter()
-        return curves_around(self.groups, self.curves, choice, self.measure, now + (end - now) / 2)
+Pick = Callable[[Sequence[Point]], Point]
+"""The best of some."""
 
-    def front(self, choices: list[IntArray]) -> list[IntArray]:
-        """``choices`` by time, slowest first, without those that a faster one beats in divergence."""
-        front: list[IntArray] = []
-        for choice in sorted(choices, key=lambda one: (self.program.seconds(one), self.measure(one))):
-            if not front or self.measure(choice) < self.measure(front[-1]):
-                front.append(choice)
-        return front[::-1]
+
+@dataclass(frozen=True)
+class Refined:
+    """What a refinement measured, and the allocation around the choice that it ended with, which is the ``best``."""
+
+    points: tuple[Point, ...]
+    best: Point
+    allocation: Allocation
+
+
+def refine(
+    allocation: Allocation,
+    clock: Clock,
+    start: IntArray,
+    threshold: float,
+    pick: Pick,
+    end: float,
+    progress: StageProgress,
+) -> Refined:
+    """Choices around ``start`` that diverge by ``threshold`` at most, then around the best of these, and so on.
+
+    Args:
+        allocation: the groups, and how divergence is measured.
+        clock: of the same groups.
+        start: a choice of finite divergence.
+        threshold: of divergence.
+        pick: what is best.
+        end: of ``perf_counter``: no other round begins after it.
+        progress: called with the groups that curves were measured of in this round, and their number.
+    """
+    found: dict[bytes, Point] = {}
+    best, measure = Point(start, allocation.measure(start), clock.seconds(start)), allocation.measure
+    while True:
+        curves = curves_around(allocation.groups, allocation.curves, best.choice, measure, progress)
+        programs = [Program(allocation.groups, table) for table in clock.tables()]
+        here = replace(allocation, programs=programs, curves=curves)
+        for choice in (best.choice, *here.around(best.choice, threshold)):
+            found.setdefault(choice.tobytes(), Point(choice, measure(choice), clock.seconds(choice)))
+        before, best = best, pick([*found.values()])
+        no_better = best.seconds > _BETTER * before.seconds and best.divergence > _BETTER * before.divergence
+        if no_better or perf_counter() > end:
+            return Refined(tuple(found.values()), best, here)
+
+
+def front(points: Sequence[Point]) -> list[Point]:
+    """Slowest first, those that no other beats in time and divergence."""
+    kept: list[Point] = []
+    for point in sorted(points, key=lambda point: (point.seconds, point.divergence)):
+        if not kept or point.divergence < kept[-1].divergence:
+            kept.append(point)
+    return kept[::-1]

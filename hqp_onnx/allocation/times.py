@@ -1,9 +1,9 @@
-"""Measure time tables of a model: some width configurations, built, profiled and timed on the target."""
+"""What widths of a model take: choices of them, built, profiled and timed on the target, and tables fitted to these."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import numpy as np
@@ -54,77 +54,121 @@ def number(groups: Groups) -> int:
     return min(FEWEST + EACH * len(groups), MOST)
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """A choice of widths: its seconds by kernel and as a whole, and its multiply-accumulates, at 1e12 per second."""
+
+    timed: Configuration
+    counted: Configuration
+
+    @property
+    def seconds(self) -> float:
+        """Of a run; what multiply-accumulates say where it was not timed."""
+        return self.timed.seconds or self.counted.seconds
+
+
 def measured(
-    groups: Groups, choice: IntArray, shipped: Built, target: Target, feeds: Mapping[str, Array], threads: int
-) -> Configuration:
-    """A configuration, built, profiled and timed."""
-    model = shipped(groups.plan(choice))
-    seconds, runs = _whole(model, target, feeds, threads)
-    return Configuration(groups.widths(choice), _kernels(model, target, feeds, threads, runs), seconds)
-
-
-def measure_tables(
     groups: Groups,
+    choice: IntArray,
     shipped: Built,
     graph_of: Callable[[PruningPlan], gs.Graph],
     target: Target,
     feeds: Mapping[str, Array],
     positions: Mapping[str, int],
     threads: int,
-    progress: StageProgress,
-    seed: int,
-) -> list[TimeTable]:
-    """Tables of a model on a target, from configurations within ``SECONDS``; the one that predicts best comes first.
+) -> Measurement:
+    """A choice, built, profiled and timed; where another runtime stands in for the target's, only counted.
 
     Args:
         groups: of the model.
+        choice: of widths.
         shipped: models in the precision that they ship in.
         graph_of: the same as graphs in float32, for their multiply-accumulates.
-        target: where times are measured. Times of kernels are fitted, and times of whole models by the
-            multiply-accumulates of their nodes. Where neither tells anything (a model that is all overhead), or another
-            runtime stands in for the target's, multiply-accumulates alone count.
+        target: where times are measured.
         feeds: what one run computes.
         positions: how often each node's weight is used, by name (``cost.positions``).
         threads: of the runtime.
-        progress: called with the configurations measured and their number.
-        seed: of the random ones.
 
     Raises:
-        ModelError: the runtime cannot run one of them.
+        ModelError: the runtime cannot run it.
     """
-    if not len(groups):
-        return [TimeTable({}, 0.0, 0.0, COUNTED)]
-    choices = configurations(groups, number(groups), seed)
-    counted = [
-        Configuration(groups.widths(choice), _macs(graph_of(groups.plan(choice)), positions), 0.0) for choice in choices
-    ]
-    counted = [replace(c, seconds=sum(kernel.seconds for kernel in c.kernels.values())) for c in counted]
+    widths, plan = groups.widths(choice), groups.plan(choice)
+    macs = _macs(graph_of(plan), positions)
+    counted = Configuration(widths, macs, sum(kernel.seconds for kernel in macs.values()))
     if target.stand_in:
-        return [replace(fit_table(counted, 0), source=COUNTED)]
-    timed: list[Configuration] = []
-    end = perf_counter() + SECONDS
-    for choice in choices:
-        timed.append(measured(groups, choice, shipped, target, feeds, threads))
-        progress(len(timed), len(choices))
-        enough = len(timed) > max(LEAST, len(groups))
-        if len(timed) > LEAST and perf_counter() > end + (0.0 if enough else (LATE - 1) * SECONDS):
-            break
-    models = [replace(c, seconds=t.seconds) for c, t in zip(counted, timed, strict=False)]
-    tables = [replace(fit_table(models, FOLDS), source=MODELS)]
-    if any(c.kernels for c in timed):
-        tables.append(replace(fit_table(timed, FOLDS), source=KERNELS))
-    whole, least = groups.widths(groups.whole), groups.widths(groups.least)
-    telling = [table for table in tables if table.seconds(least) < TELLING * table.seconds(whole)]
-    error = {KERNELS: 1.0, MODELS: CLEARLY}
-    counting = replace(fit_table(counted, 0), source=COUNTED)
-    return sorted(telling, key=lambda table: error[table.source] * table.error) or [counting]
+        return Measurement(Configuration(widths, {}, 0.0), counted)
+    model = shipped(plan)
+    seconds, runs = _whole(model, target, feeds, threads)
+    return Measurement(Configuration(widths, _kernels(model, target, feeds, threads, runs), seconds), counted)
+
+
+class WidthTimes:
+    """What choices of widths take: each is measured once, and tables are fitted to all that are.
+
+    Times of kernels are fitted, and times of whole models by the multiply-accumulates of their nodes. Where neither
+    tells anything (a model that is all overhead, a target that is not here), multiply-accumulates alone count.
+
+    Args:
+        groups: of the model.
+        measure: a choice.
+        known: choices that were measured before.
+    """
+
+    def __init__(
+        self, groups: Groups, measure: Callable[[IntArray], Measurement], known: Sequence[Measurement] = ()
+    ) -> None:
+        self._groups, self._measure = groups, measure
+        self._known = {one.counted.widths.tobytes(): one for one in known}
+        self._fitted: tuple[int, list[TimeTable]] = 0, []
+
+    def survey(self, progress: StageProgress, seed: int) -> list[Measurement]:
+        """Measure some choices within ``SECONDS``; ``progress`` is called with those measured and their number."""
+        choices = configurations(self._groups, number(self._groups), seed) if len(self._groups) else []
+        end = perf_counter() + SECONDS
+        for done, choice in enumerate(choices, 1):
+            self.seconds(choice)
+            progress(done, len(choices))
+            enough = done > max(LEAST, len(self._groups))
+            if done > LEAST and perf_counter() > end + (0.0 if enough else (LATE - 1) * SECONDS):
+                break
+        return [*self._known.values()]
+
+    def seconds(self, choice: IntArray) -> float:
+        """Of a run."""
+        key = self._groups.widths(choice).tobytes()
+        if key not in self._known:
+            self._known[key] = self._measure(choice)
+        return self._known[key].seconds
+
+    def tables(self) -> list[TimeTable]:
+        """The one that predicts best comes first."""
+        if self._fitted[0] != len(self._known) or not self._known:
+            self._fitted = len(self._known), self._fit([*self._known.values()])
+        return self._fitted[1]
+
+    def _fit(self, known: Sequence[Measurement]) -> list[TimeTable]:
+        counted, timed = [one.counted for one in known], [one.timed for one in known if one.timed.seconds]
+        tables = []
+        if timed:
+            models = [replace(one.counted, seconds=one.timed.seconds) for one in known]
+            tables.append(replace(fit_table(models, FOLDS), source=MODELS))
+        if any(one.kernels for one in timed):
+            tables.append(replace(fit_table(timed, FOLDS), source=KERNELS))
+        whole, least = self._groups.widths(self._groups.whole), self._groups.widths(self._groups.least)
+        telling = [table for table in tables if table.seconds(least) < TELLING * table.seconds(whole)]
+        error = {KERNELS: 1.0, MODELS: CLEARLY}
+        counting = replace(fit_table(counted, 0), source=COUNTED)
+        return sorted(telling, key=lambda table: error[table.source] * table.error) or [counting]
 
 
 def _whole(model: onnx.ModelProto, target: Target, feeds: Mapping[str, Array], threads: int) -> tuple[float, int]:
     """Seconds of a run, and how many runs are worth their time."""
     runner = target.runtime.open(model, None, threads, False)
     times = remembered(
-        [runner], feeds, "alone", lambda: stopwatch(runner, feeds)(_SETTLE_SECONDS, _RUN_SECONDS, _FEWEST_RUNS, _MOST_RUNS)
+        [runner],
+        feeds,
+        "alone",
+        lambda: stopwatch(runner, feeds)(_SETTLE_SECONDS, _RUN_SECONDS, _FEWEST_RUNS, _MOST_RUNS),
     )
     return undisturbed(times), min(len(times), _PROFILED_RUNS)
 

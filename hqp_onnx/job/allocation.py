@@ -2,18 +2,15 @@
 
     ranking, moments ─► groups and their levels ─► tables of times (measured) ─► curves (measured) ─► path
     last admissible plan of the path ─► is it fastest as it was timed? else times as it is, and a path by these
-    last admissible plan of that ─► descent from it, or where that finds nothing, what lies between it and the next plan
+    last admissible plan of that ─► what lies around it, by curves and tables that are measured there
     ─► the last admissible of these
-
-Of several tables that one is taken whose choices are faster at equal divergence, both measured: a table that predicts
-any model well may still be blind to what sets two choices apart.
 
 The model's weights are refitted from one half of the calibration samples where divergence is measured on the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
@@ -27,8 +24,8 @@ from hqp_onnx.allocation.curves import measured_curves
 from hqp_onnx.allocation.divergence import Divergence
 from hqp_onnx.allocation.groups import Groups, find_groups
 from hqp_onnx.allocation.program import Program
-from hqp_onnx.allocation.search import Allocation
-from hqp_onnx.allocation.times import COUNTED
+from hqp_onnx.allocation.search import Allocation, Point, front, refine
+from hqp_onnx.allocation.times import COUNTED, WidthTimes
 from hqp_onnx.arrays import FloatArray, IntArray
 from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.graphs.model_io import to_proto
@@ -48,16 +45,24 @@ from hqp_onnx.timing.table import TimeTable
 
 SAMPLES = 512  # that divergence is measured on
 AGAIN = "-again"  # names of what is measured a second time
-DESCENT_SECONDS = 60.0
-COMPARED_AT = (0.85, 0.65, 0.45, 0.3)  # of the whole model's time, whose choices tables are compared by
-_BEYOND = 1.5  # of the divergence of the first candidate that was not admitted, where a descent ends
+REFINEMENT_SECONDS = 60.0  # after which no other round begins
+_BEYOND = 1.5  # of the divergence of the first candidate that was not admitted, where a refinement ends
 
 
-def allocate(setup: Setup, ledger: Ledger, evidence: Evidence) -> tuple[Allocation, Timing]:
-    """What the choice of widths stands on, measured or read from the ledger's cache, and how models are timed."""
+@dataclass(frozen=True)
+class Choosing:
+    """What the choice of widths stands on: losses and times of widths, and the way in which models are timed."""
+
+    allocation: Allocation
+    times: WidthTimes
+    timing: Timing
+
+
+def choosing(setup: Setup, ledger: Ledger, evidence: Evidence) -> Choosing:
+    """What the choice of widths stands on, measured or read from the ledger's cache."""
     groups = groups_of(setup, evidence)
     timing = choose_timing(setup, ledger, groups.plan(groups.least // 2), "timing")
-    tables = _tables(setup, ledger, groups, timing, "")
+    times = timing.widths(setup, ledger, groups, "")
     divergence = divergence_of(setup, ledger, evidence)
 
     def diverges(choice: IntArray) -> float:
@@ -69,73 +74,26 @@ def allocate(setup: Setup, ledger: Ledger, evidence: Evidence) -> tuple[Allocati
             return [curve.tolist() for curve in measured_curves(groups, diverges, report)]
 
     found = [np.array(c) for c in ledger.once("curves", curves)]
-    allocation = Allocation(groups, Program(groups, tables[0]), found, diverges)
-    return _with_fastest(setup, ledger, allocation, tables, timing, ""), timing
+    return Choosing(Allocation(groups, _programs(ledger, groups, times, ""), found, diverges), times, timing)
 
 
-def retimed(
-    setup: Setup, ledger: Ledger, allocation: Allocation, timing: Timing, choice: IntArray
-) -> tuple[Allocation, Timing] | None:
-    """The allocation by times of the way that is fastest at ``choice``; None if that is how it was timed."""
-    plan = allocation.groups.plan(choice)
+def retimed(setup: Setup, ledger: Ledger, before: Choosing, choice: IntArray) -> Choosing | None:
+    """The same by times of the way that is fastest at ``choice``; None if that is how it was timed."""
+    groups = before.allocation.groups
+    plan = groups.plan(choice)
     if not len(plan) or setup.target.stand_in:
         return None
-    again = choose_timing(setup, ledger, plan, f"timing{AGAIN}", timing)
-    if again == timing:
+    timing = choose_timing(setup, ledger, plan, f"timing{AGAIN}", before.timing)
+    if timing == before.timing:
         return None
-    tables = _tables(setup, ledger, allocation.groups, again, AGAIN)
-    return _with_fastest(setup, ledger, allocation, tables, again, AGAIN), again
+    times = timing.widths(setup, ledger, groups, AGAIN)
+    return Choosing(replace(before.allocation, programs=_programs(ledger, groups, times, AGAIN)), times, timing)
 
 
-def _tables(setup: Setup, ledger: Ledger, groups: Groups, timing: Timing, suffix: str) -> list[TimeTable]:
-    def measured() -> Any:
-        return msgspec.to_builtins(timing.tables(setup, ledger, groups, f"times{suffix}"))
-
-    return msgspec.convert(ledger.once(f"tables{suffix}", measured), list[TimeTable])
-
-
-def _with_fastest(
-    setup: Setup, ledger: Ledger, allocation: Allocation, tables: Sequence[TimeTable], timing: Timing, suffix: str
-) -> Allocation:
-    """The allocation by that table whose choices are fastest at equal divergence, both measured."""
-    ways = [replace(allocation, program=Program(allocation.groups, table)) for table in tables]
-
-    def fastest() -> int:
-        points: list[list[tuple[float, float]]] = [[] for _ in ways]
-        with ledger.timed(f"tables of times{suffix}".replace("-", ", ")):
-            for choices in _rivals(ways):
-                seconds = timing.seconds(setup, [allocation.groups.plan(choice) for choice in choices])
-                for found, choice, time in zip(points, choices, seconds, strict=True):
-                    found.append((allocation.measure(choice), time))
-        return _fastest_at_equal_divergence(points)
-
-    def chosen() -> Any:
-        return msgspec.to_builtins(tables[0 if len(tables) == 1 else fastest()])
-
-    table = msgspec.convert(ledger.once(f"times{suffix}", chosen), TimeTable)
-    return replace(allocation, program=Program(allocation.groups, table))
-
-
-def _rivals(ways: Sequence[Allocation]) -> Iterator[list[IntArray]]:
-    """For some shares of the whole model's time the choice of each way."""
-    for share in COMPARED_AT:
-        limits = [share * way.program.seconds(way.groups.whole) for way in ways]
-        solved = (way.program.solve(way.curves, limit) for way, limit in zip(ways, limits, strict=True))
-        choices = [choice for choice in solved if choice is not None]
-        if len(choices) == len(ways):
-            yield choices
-
-
-def _fastest_at_equal_divergence(ways: Sequence[Sequence[tuple[float, float]]]) -> int:
-    """Of lines through points (divergence, seconds), the lowest over the divergences that all have; else the first."""
-    lines = [sorted((np.log(d), np.log(seconds)) for d, seconds in way if 0 < d < np.inf) for way in ways]
-    if not all(lines):
-        return 0
-    low, high = max(line[0][0] for line in lines), min(line[-1][0] for line in lines)
-    if low >= high:
-        return 0
-    at = np.linspace(low, high, 16)
-    return int(np.argmin([np.interp(at, *np.array(line).T).mean() for line in lines]))
+def _programs(ledger: Ledger, groups: Groups, times: WidthTimes, suffix: str) -> list[Program]:
+    """Of each table of times, kept as ``times*.json``."""
+    tables = ledger.once(f"times{suffix}", lambda: msgspec.to_builtins(times.tables()))
+    return [Program(groups, table) for table in msgspec.convert(tables, list[TimeTable])]
 
 
 @dataclass(frozen=True)
@@ -151,21 +109,17 @@ class Allocated:
 
 def allocated_path(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence) -> Allocated:
     """The path of an allocation, its last admissible plan refined."""
-    allocation, timing, choices, last, before = _timed_path(setup, ledger, judge, evidence)
+    chosen, choices, last, before = _timed_path(setup, ledger, judge, evidence)
+    allocation, timing = chosen.allocation, chosen.timing
+    points, beyond = _refined(setup, ledger, chosen, choices, last)
+    refined = [choices[0], *(point.choice for point in points)]
+    guess = sum(point.divergence <= allocation.measure(choices[last]) for point in points)
+    found = _last_admissible(setup, judge, allocation, refined, guess)
+    known = {point.choice.tobytes(): point.seconds for point in points}
 
-    def descent() -> list[list[int]]:
-        if last + 1 == len(choices) or not np.isfinite(allocation.measure(choices[last])):
-            return []
-        with ledger.timed("descent"):
-            known = [d for d in map(allocation.measure, choices[last : last + 2]) if np.isfinite(d)]
-            found = allocation.descent(choices[last], _BEYOND * max(known), perf_counter() + DESCENT_SECONDS)
-            between = partial(allocation.between, *choices[last : last + 2])
-            return [choice.tolist() for choice in [*found] or between()]
+    def seconds(choice: IntArray) -> float:
+        return known.get(choice.tobytes()) or allocation.program.seconds(choice)
 
-    better = [np.array(choice) for choice in ledger.once("descent", descent)]
-    front = ledger.once("front", lambda: [c.tolist() for c in allocation.front([*choices[1 : last + 1], *better])])
-    refined = [choices[0], *map(np.array, front)]
-    seconds, found = allocation.program.seconds, _last_admissible(setup, judge, allocation, refined, choices[last])
     distinct = {choice.tobytes(): choice for choice in (*before, *choices[: last + 1], *refined[: found + 1])}
     tried = sorted(distinct.values(), key=seconds, reverse=True)
     plans = [allocation.groups.plan(choice) for choice in tried]
@@ -178,36 +132,63 @@ def allocated_path(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidenc
 
     best = ledger.once("fastest", fastest_plan)
     slower = [*plans[:best], *plans[best + 1 :], plans[best]]
-    faster = [allocation.groups.plan(choice) for choice in _faster(allocation, tried[-1], refined, choices)]
+    faster = [allocation.groups.plan(choice) for choice in _faster(seconds, tried[-1], refined, beyond)]
     floor = _floor(setup, ledger, allocation, timing)
     ended = _why_it_ended(setup, ledger, allocation, tried[best], [*choices, *refined], floor)
     notes = (note_on(allocation.program),)
     return Allocated(PlanPath((*slower, *faster)), len(slower) - 1, timing.threads, notes, ended)
 
 
+def _refined(
+    setup: Setup, ledger: Ledger, chosen: Choosing, choices: Sequence[IntArray], last: int
+) -> tuple[list[Point], list[IntArray]]:
+    """The front of choices around the last admissible one of a path, and a path from the best of them on."""
+    allocation = chosen.allocation
+
+    def refinement() -> dict[str, Any]:
+        known = [d for d in map(allocation.measure, choices[last : last + 2]) if np.isfinite(d)]
+        if last + 1 == len(choices) or not known:
+            return {"points": [], "beyond": [choice.tolist() for choice in choices[last:]]}
+        limit = float(np.mean(known))  # as much as the budget may well allow
+
+        def fastest(points: Sequence[Point]) -> Point:
+            return min(points, key=lambda point: (point.divergence > limit, point.seconds))
+
+        with ledger.timed("refinement"):
+            end = perf_counter() + REFINEMENT_SECONDS
+            report = partial(setup.progress, "refinement")
+            found = refine(allocation, chosen.times, choices[last], _BEYOND * max(known), fastest, end, report)
+            points = [(point.choice.tolist(), point.divergence, point.seconds) for point in front(found.points)]
+            return {"points": points, "beyond": [c.tolist() for c in found.allocation.path(found.best.choice)]}
+
+    found = ledger.once("refinement", refinement)
+    points = [Point(np.array(choice), *measured) for choice, *measured in found["points"]]
+    return points, [np.array(choice) for choice in found["beyond"]]
+
+
 def _faster(
-    allocation: Allocation, than: IntArray, refined: Sequence[IntArray], choices: Sequence[IntArray]
+    seconds: Callable[[IntArray], float], than: IntArray, refined: Sequence[IntArray], beyond: Sequence[IntArray]
 ) -> list[IntArray]:
-    """What training goes on with, slowest first: what was refined, and from where that ends those of the path."""
-    seconds = allocation.program.seconds
+    """What training goes on with, slowest first: what was refined, and what is ``beyond`` that."""
     better = [choice for choice in refined if seconds(choice) < seconds(than)]
     limit = min(map(seconds, [than, *better]))
-    return [*better, *(choice for choice in choices if seconds(choice) < limit)]
+    return [*better, *(choice for choice in beyond if seconds(choice) < limit)]
 
 
 def _timed_path(
     setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence
-) -> tuple[Allocation, Timing, list[IntArray], int, list[IntArray]]:
+) -> tuple[Choosing, list[IntArray], int, list[IntArray]]:
     """A path by times of the way in which its last admissible plan is fastest, its number, and the one before."""
-    allocation, timing = allocate(setup, ledger, evidence)
-    choices = first_path(ledger, allocation)
-    last = _last_admissible(setup, judge, allocation, choices)
-    again = retimed(setup, ledger, allocation, timing, choices[last])
+    chosen = choosing(setup, ledger, evidence)
+    choices = first_path(ledger, chosen.allocation)
+    last = _last_admissible(setup, judge, chosen.allocation, choices)
+    again = retimed(setup, ledger, chosen, choices[last])
     if again is None:
-        return allocation, timing, choices, last, []
+        return chosen, choices, last, []
     replaced = choices[last]
-    choices = first_path(ledger, again[0], AGAIN)
-    return *again, choices, _last_admissible(setup, judge, again[0], choices, replaced), [replaced]
+    choices = first_path(ledger, again.allocation, AGAIN)
+    guess = sum(again.allocation.loss(choice) <= again.allocation.loss(replaced) for choice in choices[1:])
+    return again, choices, _last_admissible(setup, judge, again.allocation, choices, guess), [replaced]
 
 
 def first_path(ledger: Ledger, allocation: Allocation, suffix: str = "") -> list[IntArray]:
@@ -266,13 +247,10 @@ def added_costs(scores: FloatArray, order: IntArray, cumulative: bool) -> FloatA
 
 
 def _last_admissible(
-    setup: Setup, judge: Judge, allocation: Allocation, choices: list[IntArray], like: IntArray | None = None
+    setup: Setup, judge: Judge, allocation: Allocation, choices: list[IntArray], guess: int | None = None
 ) -> int:
-    """The number of the last admissible choice; the search begins where as much is lost as by ``like``, admitted."""
+    """The number of the last admissible choice; the search begins with the one of the number ``guess``."""
     plans = [allocation.groups.plan(choice) for choice in choices]
-    guess = None
-    if like is not None:
-        guess = sum(allocation.loss(choice) <= allocation.loss(like) for choice in choices[1:])
     return last_admissible(
         setup.options.search, len(plans) - 1, 1, lambda count: judge.admits(Candidate(plans[count])), guess
     )

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
 from typing import Protocol
 
 import numpy as np
 
-from hqp_onnx.allocation.search import Allocation
+from hqp_onnx.allocation.search import Point, refine
 from hqp_onnx.arrays import IntArray
 from hqp_onnx.errors import ModelError
-from hqp_onnx.job.allocation import AGAIN, allocate, first_path, note_on, retimed
+from hqp_onnx.job.allocation import AGAIN, Choosing, choosing, first_path, note_on, retimed
 from hqp_onnx.job.candidate import Candidate, Precision
 from hqp_onnx.job.evidence import Evidence
 from hqp_onnx.job.judge import Judge
@@ -27,7 +28,6 @@ from hqp_onnx.job.precision import as_asked, fails
 from hqp_onnx.job.search import bisect
 from hqp_onnx.job.setup import Setup
 from hqp_onnx.job.shipping import NOISE
-from hqp_onnx.job.timing import Timing
 
 _SECONDS = 30.0  # of the search around a plan
 
@@ -86,38 +86,34 @@ class Reached:
 
 def reach(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidence, goal: Goal) -> Reached:
     """The candidate for a goal."""
-    allocation, timing = allocate(setup, ledger, evidence)
-    choices = first_path(ledger, allocation)
-    choice = _reached(setup, ledger, allocation, timing, choices, goal, "reached")
-    if (again := retimed(setup, ledger, allocation, timing, choice)) is not None:
-        allocation, timing = again
-        choices = first_path(ledger, allocation, AGAIN)
-        choice = _reached(setup, ledger, allocation, timing, choices, goal, f"reached{AGAIN}")
+    chosen = choosing(setup, ledger, evidence)
+    choices = first_path(ledger, chosen.allocation)
+    choice = _reached(setup, ledger, chosen, choices, goal, "reached")
+    if (again := retimed(setup, ledger, chosen, choice)) is not None:
+        chosen = again
+        choices = first_path(ledger, chosen.allocation, AGAIN)
+        choice = _reached(setup, ledger, chosen, choices, goal, f"reached{AGAIN}")
+    allocation, timing = chosen.allocation, chosen.timing
     pruned = Candidate(allocation.groups.plan(choice))
     judge.trial(pruned)
-    chosen, notes = pruned, tuple[str, ...]()
+    ships, notes = pruned, tuple[str, ...]()
     try:
-        chosen = as_asked(setup, ledger, judge.models, pruned, timing.threads)
+        ships = as_asked(setup, ledger, judge.models, pruned, timing.threads)
         if timing.precision is Precision.DYNAMIC:
-            chosen = replace(pruned, precision=Precision.DYNAMIC)
-        judge.trial(chosen)
+            ships = replace(pruned, precision=Precision.DYNAMIC)
+        judge.trial(ships)
     except ModelError as e:
-        chosen, notes = pruned, (fails(setup, e),)
+        ships, notes = pruned, (fails(setup, e),)
     ordered = sorted([*choices, choice], key=allocation.program.seconds, reverse=True)
     plans = PlanPath(tuple(allocation.groups.plan(other) for other in ordered))
-    return Reached(plans, pruned, chosen, note_on(allocation.program), notes)
+    return Reached(plans, pruned, ships, note_on(allocation.program), notes)
 
 
 def _reached(
-    setup: Setup,
-    ledger: Ledger,
-    allocation: Allocation,
-    timing: Timing,
-    choices: Sequence[IntArray],
-    goal: Goal,
-    name: str,
+    setup: Setup, ledger: Ledger, chosen: Choosing, choices: Sequence[IntArray], goal: Goal, name: str
 ) -> IntArray:
     """The slowest choice that is fast enough as timed, or the fastest, and then one near it that diverges less."""
+    allocation, timing = chosen.allocation, chosen.timing
 
     def too_slow(number: int) -> bool:
         return not goal.met(timing.beside(setup, allocation.groups.plan(choices[number])), NOISE)
@@ -126,6 +122,15 @@ def _reached(
         with ledger.timed(name.replace("-", ", ")):
             last = bisect(len(choices) - 1, 1, too_slow) if too_slow(0) else -1
             slowest = choices[min(last + 1, len(choices) - 1)]
-            return list(map(int, allocation.improved(slowest, perf_counter() + _SECONDS)))
+            most, limit = allocation.measure(slowest), chosen.times.seconds(slowest)
+            if not 0 < most < np.inf:
+                return list(map(int, slowest))
+
+            def closest(points: Sequence[Point]) -> Point:
+                return min(points, key=lambda point: (point.seconds > limit, point.divergence))
+
+            report, end = partial(setup.progress, "refinement"), perf_counter() + _SECONDS
+            refined = refine(allocation, chosen.times, slowest, most, closest, end, report)
+            return list(map(int, refined.best.choice))
 
     return np.array(ledger.once(name, found), np.int64)

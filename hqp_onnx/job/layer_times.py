@@ -66,7 +66,7 @@ def with_predictions(
     file = next((file for file in files if file.is_file()), None)
     if file is None:
         return tuple(steps)
-    table = msgspec.json.decode(file.read_bytes(), type=TimeTable)
+    table = msgspec.json.decode(file.read_bytes(), type=list[TimeTable])[0]
     if table.source == COUNTED:
         return tuple(steps)
     widths = groups_of(setup, evidence).widths_of(plan)

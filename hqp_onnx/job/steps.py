@@ -30,7 +30,7 @@ def _steps(options: Options) -> Iterator[Step]:
     if latency:
         yield Step("times of widths", ("times", "choice of threads"))
         yield Step("what each width costs", ("loss curves", "outputs"))
-    yield Step("candidates", (_JUDGED, "candidates", "refit", "descent", "ranking"))
+    yield Step("candidates", (_JUDGED, "candidates", "refit", "refinement", "ranking"))
     if not at_once:
         yield from narrow
     if options.recover:

@@ -10,13 +10,16 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import msgspec
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
 from hqp_onnx.allocation.groups import Groups
-from hqp_onnx.allocation.times import measure_tables
+from hqp_onnx.allocation.times import Measurement, WidthTimes, measured
+from hqp_onnx.arrays import IntArray
 from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.errors import ModelError
 from hqp_onnx.evaluation.latency import fastest, measure
@@ -36,7 +39,6 @@ from hqp_onnx.runtimes.runners import thread_counts
 from hqp_onnx.runtimes.session import Runner
 from hqp_onnx.statistics.calibration import Calibration, Range
 from hqp_onnx.statistics.moments_in_order import refittable
-from hqp_onnx.timing.table import TimeTable
 
 log = logging.getLogger(__name__)
 COMPARISON_SECONDS = 1.0
@@ -52,32 +54,27 @@ class Timing:
     precision: Precision
     threads: int
 
-    def tables(self, setup: Setup, ledger: Ledger, groups: Groups, stage: str) -> list[TimeTable]:
-        """Times of all widths of the groups, measured; ``stage`` names the time that this takes."""
-        with ledger.timed(stage.replace("-", ", ")):
-            return measure_tables(
-                groups,
-                partial(self.model, setup),
-                partial(_bare, setup),
-                setup.target,
-                setup.sample,
-                setup.positions,
-                self.threads,
-                partial(setup.progress, "times"),
-                setup.options.seed,
-            )
+    def widths(self, setup: Setup, ledger: Ledger, groups: Groups, suffix: str) -> WidthTimes:
+        """Times of widths of the groups, some measured; ``suffix`` goes behind the names of what the ledger keeps."""
+        measure = partial(self.measurement, setup, groups)
+
+        def survey() -> Any:
+            with ledger.timed(f"times{suffix}".replace("-", ", ")):
+                found = WidthTimes(groups, measure).survey(partial(setup.progress, "times"), setup.options.seed)
+            return msgspec.to_builtins(found, enc_hook=_builtin)
+
+        known = ledger.once(f"widths{suffix}", survey)
+        return WidthTimes(groups, measure, msgspec.convert(known, list[Measurement], dec_hook=_integers))
+
+    def measurement(self, setup: Setup, groups: Groups, choice: IntArray) -> Measurement:
+        """What a choice of widths takes."""
+        models, graphs = partial(self.model, setup), partial(_bare, setup)
+        return measured(groups, choice, models, graphs, setup.target, setup.sample, setup.positions, self.threads)
 
     def fastest(self, setup: Setup, plans: Sequence[PruningPlan]) -> int:
         """The number of the fastest plan as measured: predictions are good enough to search by."""
         models = [self.model(setup, plan) for plan in plans]
         return fastest([setup.load(m, threads=self.threads) for m in models], setup.sample, COMPARISON_SECONDS)
-
-    def seconds(self, setup: Setup, plans: Sequence[PruningPlan]) -> list[float]:
-        """Of a run of each plan, measured in turn."""
-        models = {str(n): self.model(setup, plan) for n, plan in enumerate(plans)}
-        sessions = {name: setup.load(model, threads=self.threads) for name, model in models.items()}
-        found = measure(sessions, setup.sample, COMPARISON_SECONDS)
-        return [1e-3 * found[name].median_ms for name in sessions]
 
     def beside(self, setup: Setup, plan: PruningPlan) -> Beside:
         """A plan's latency beside the original's, which runs on the threads that it is fastest on."""
@@ -143,6 +140,16 @@ def _opened(setup: Setup, plan: PruningPlan, kind: Precision, ways: Sequence[Tim
             raise
         log.info("%s is not tried: %s", kind.value, e)
         return {}
+
+
+def _builtin(value: Any) -> Any:
+    """An array or a number of numpy, for JSON."""
+    return value.tolist()
+
+
+def _integers(_: type, values: Any) -> IntArray:
+    """An array as JSON has it."""
+    return np.array(values, np.int64)
 
 
 def _bare(setup: Setup, plan: PruningPlan) -> gs.Graph:

@@ -6,8 +6,9 @@
     a candidate                                 cut, refitted and judged once; a later one once, for each of the others
     what is written                             evaluated and timed
 
-How many candidates a search asks for follows from its path, and how long a descent and the search for nodes in float
-take is bounded by the clock alone; ``_USUAL`` shares of these bounds are what the bundled models take.
+How many candidates a search asks for follows from its path. A refinement measures curves and choices again, in rounds;
+the search for nodes in float is bounded by the clock alone, and ``_USUAL`` shares of that are what the bundled models
+take.
 """
 
 from __future__ import annotations
@@ -15,16 +16,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from hqp_onnx.allocation.curves import SHARES
 from hqp_onnx.allocation.groups import Groups
 from hqp_onnx.allocation.search import STEP
-from hqp_onnx.allocation.times import SECONDS, measured, number
+from hqp_onnx.allocation.times import SECONDS, number
 from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.evaluation.latency import most_seconds
-from hqp_onnx.job.allocation import COMPARED_AT, DESCENT_SECONDS, SAMPLES, divergence_of, groups_of
+from hqp_onnx.job.allocation import REFINEMENT_SECONDS, SAMPLES, divergence_of, groups_of
 from hqp_onnx.job.candidate import Candidate, Precision
 from hqp_onnx.job.evidence import REFIT as IN_ORDER
 from hqp_onnx.job.evidence import REFIT_SAMPLES, Evidence, gather
@@ -34,7 +34,7 @@ from hqp_onnx.job.options import Options
 from hqp_onnx.job.rows import SECONDS as LATENCY_SECONDS
 from hqp_onnx.job.settings import owner, settings_of
 from hqp_onnx.job.setup import Setup, open_setup
-from hqp_onnx.job.timing import COMPARISON_SECONDS, choose_timing
+from hqp_onnx.job.timing import choose_timing
 from hqp_onnx.out_folder import OutFolder
 from hqp_onnx.progress import Progress
 from hqp_onnx.quantization.float_nodes import SECONDS as FLOAT_SECONDS
@@ -46,6 +46,7 @@ _USUAL = 0.6  # of the bound of the search for nodes in float
 _SEEN = 0.7  # of the validation samples, before a verdict is certain
 _REMOVED = 0.4  # of the units, where a linear search ends
 _WRITTEN = 3  # models
+_ROUNDS, _AROUND = 2, 16  # of a refinement, and choices that each measures, besides curves
 _PROBED = 0.0, 0.5, 1.0  # groups, by their place
 TABLE, CURVES, REFIT, INT8, OUTPUTS = "table of times", "loss curves", "candidates", "INT8", "the original's outputs"
 GROUPS, JUDGED_AGAIN = "groups", f"{JUDGED} of candidates"
@@ -96,13 +97,13 @@ def _counts(options: Options, groups: Groups, samples: Mapping[str, int]) -> dic
     files = _WRITTEN * ((options.precision != "fp32") + samples.get("test", 0) / samples["val"])
     levels = sum(len({max(1, round(share * (len(g.levels) - 1))) for share in SHARES}) for g in groups.groups)
     curves = levels / max(len(_some(groups)) - 1, 1)
-    once = {TABLE: number(groups) + 2 * len(COMPARED_AT), CURVES: curves, GROUPS: options.objective == "latency"}
+    once = {TABLE: number(groups), CURVES: curves, GROUPS: options.objective == "latency"}
     later = dict.fromkeys(_LATER.values(), candidates - 1)
     return {**once, **later, JUDGED_AGAIN: _SEEN * candidates + files, INT8: 2, "calibration": 2}
 
 
 def _candidates(options: Options) -> float:
-    """That are asked for: along the path, and once more along what a descent finds."""
+    """That are asked for: along the path, and once more along what a refinement finds."""
     latency = options.objective == "latency"
     path = math.log(_FASTER) / -math.log(STEP) if latency else 1 / options.step
     if options.search == "linear":
@@ -135,11 +136,13 @@ def _merged(stages: Iterable[Stage]) -> list[Stage]:
 def _by_the_clock(options: Options, stages: Sequence[Stage]) -> Iterator[Stage]:
     """Stages that end with their time."""
     if options.objective == "latency":
-        curves = next((stage for stage in stages if stage.name == CURVES), Stage(CURVES, 0, 0, 0.0))
-        compared = len(COMPARED_AT) * COMPARISON_SECONDS
-        yield Stage("tables of times", 1, 0, compared, compared)
-        share = min(1.0, DESCENT_SECONDS / max(curves.seconds, 1e-9))
-        yield Stage("descent", 1, 0, share * curves.seconds, share * curves.work)
+        curves, table = (
+            next((stage for stage in stages if stage.name == name), Stage(name, 1, 0, 0.0)) for name in (CURVES, TABLE)
+        )
+        timed = _AROUND / table.passes
+        each = curves.seconds + timed * table.seconds
+        rounds = min(_ROUNDS, 1 + int(REFINEMENT_SECONDS / max(each, 1e-9)))
+        yield Stage("refinement", rounds, 0, rounds * each, rounds * (curves.work + timed * table.work))
     if options.precision == "mixed" and options.narrow == "int8":
         yield Stage("mixed precision", 1, 0, _USUAL * FLOAT_SECONDS, _USUAL * FLOAT_SECONDS)
     rows = 2 if options.precision == "fp32" else 2 + _WRITTEN
@@ -191,7 +194,7 @@ def _allocated(setup: Setup, ledger: Ledger, evidence: Evidence, groups: Groups)
     setup.progress("choice of threads", 1, 1)
     half = groups.least // 2
     if not setup.target.stand_in:
-        measured(groups, half, partial(timing.model, setup), setup.target, setup.sample, timing.threads)
+        timing.measurement(setup, groups, half)
     setup.progress(TABLE, 1, 1)
     divergence, some = divergence_of(setup, ledger, evidence), _some(groups)
     divergence(some[0])  # and of the original

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise, product
+from itertools import product
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ import pytest
 from hqp_onnx.allocation.curves import curves_around, measured_curves
 from hqp_onnx.allocation.groups import Group, Groups
 from hqp_onnx.allocation.program import Program
-from hqp_onnx.allocation.search import Allocation
+from hqp_onnx.allocation.search import Allocation, Point, front, refine
 from hqp_onnx.timing.table import KernelTime, Part, TimeTable
 
 
@@ -70,58 +70,93 @@ def loss(choice: np.ndarray) -> float:
     return total + 0.3 * float(choice[0] * choice[1])
 
 
-def test_a_descent_gets_faster_within_its_threshold_and_beats_the_sum_of_curves() -> None:
+def nowhere(done: int, total: int) -> None:
+    pass
+
+
+class Clock:
+    """Times of ``table``, of which the first table that is fitted may know nothing but the first group's."""
+
+    def __init__(self, blind: bool = True) -> None:
+        self.blind = blind
+
+    def seconds(self, choice: np.ndarray) -> float:
+        return table().seconds(groups().widths(choice))
+
+    def tables(self) -> list[TimeTable]:
+        blind = TimeTable({"a": table().kernels["a"]}, 8.0, 0.5)
+        return [blind, table()] if self.blind else [table()]
+
+
+def fastest_within(limit: float):
+    return lambda points: min(points, key=lambda point: (point.divergence > limit, point.seconds))
+
+
+def made(measure=loss) -> Allocation:
     of = groups()
-    program = Program(of, table())
-    curves = measured_curves(of, loss, lambda done, total: None)
-    allocation = Allocation(of, program, curves, loss)
-    path = allocation.path()
-    times = [program.seconds(choice) for choice in path]
-    assert times == sorted(times, reverse=True) and (path[0] == 0).all()
-    start, threshold = path[1], loss(path[3])
-    found = list(allocation.descent(start, threshold))
-    seconds = [program.seconds(choice) for choice in found]
-    assert seconds == sorted(seconds, reverse=True) and seconds[-1] < program.seconds(start)
-    assert max(map(loss, found)) <= threshold
-    inside = [program.seconds(c) for c in all_choices(of) if loss(c) <= threshold]
-    assert seconds[-1] <= 1.1 * min(inside)
-    front = allocation.front([*path, *found])
-    assert all(loss(a) < loss(b) for a, b in pairwise(front))
+    return Allocation(of, [Program(of, table())], measured_curves(of, measure, nowhere), measure)
 
 
-def test_between_two_choices_lie_faster_ones() -> None:
-    of = groups()
-    allocation = Allocation(of, Program(of, table()), measured_curves(of, loss, lambda done, total: None), loss)
-    slow, fast = of.whole, of.least
-    found = allocation.between(slow, fast)
-    seconds = [allocation.program.seconds(choice) for choice in (slow, *found, fast)]
-    assert found and all(a > b for a, b in pairwise(seconds))
-    assert all((slow <= choice).all() and (choice <= fast).all() for choice in found)
-    assert allocation.between(slow, slow) == []
+@pytest.mark.parametrize("begin", [1, 2])
+def test_a_refinement_ends_with_the_fastest_choice_of_a_divergence(begin: int) -> None:
+    allocation = made()
+    seconds, path = allocation.program.seconds, allocation.path()
+    assert [*map(seconds, path)] == sorted(map(seconds, path), reverse=True) and not path[0].any()
+    limit = loss(path[3])
+    found = refine(allocation, Clock(), path[begin], 1.2 * limit, fastest_within(limit), np.inf, nowhere)
+    inside = [seconds(choice) for choice in all_choices(allocation.groups) if loss(choice) <= limit]
+    assert found.best.divergence <= limit and found.best.seconds <= 1.02 * min(inside)
+    for point in found.points:
+        assert point.divergence == loss(point.choice) <= 1.2 * limit
+        assert point.seconds == pytest.approx(seconds(point.choice))
+    beyond = found.allocation.path(found.best.choice)
+    times = [found.allocation.program.seconds(choice) for choice in beyond]
+    assert (beyond[0] == found.best.choice).all() and times == sorted(times, reverse=True) and len(times) > 1
 
 
-def test_a_descent_of_slow_measurements_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One measurement takes a second; what surrounds a choice would take seven of the eight that there are."""
-    of, seconds = groups(), [0.0]
-    curves = measured_curves(of, loss, lambda done, total: None)
+def test_what_is_best_is_measured_not_predicted() -> None:
+    """By the clock, the first group's units are free, which neither table knows."""
+    allocation, clock = made(), Clock()
+    free = {name: kernel for name, kernel in table().kernels.items() if name == "c"}
+    clock.seconds = lambda choice: TimeTable(free, 1.0, 0.0).seconds(groups().widths(choice))
+    start = allocation.path()[2]
+    found = refine(allocation, clock, start, 3 * loss(start), fastest_within(2 * loss(start)), np.inf, nowhere)
+    assert found.best.seconds == min(point.seconds for point in found.points if point.divergence <= 2 * loss(start))
 
-    def slow(choice: np.ndarray) -> float:
-        seconds[0] += 1
-        return loss(choice)
 
-    for module in ("curves", "search"):
-        monkeypatch.setattr(f"hqp_onnx.allocation.{module}.perf_counter", lambda: seconds[0])
-    allocation = Allocation(of, Program(of, table()), curves, slow)
-    path = allocation.path()
-    assert list(allocation.descent(path[1], loss(path[3]), 8.0))
-    assert seconds[0] <= 8 + 3  # a last step, and what is around it: the choice itself and one group
+def test_the_least_divergence_for_a_time() -> None:
+    allocation, clock = made(), Clock()
+    start = np.array([0, 0, 4])
+    limit = clock.seconds(start)
+
+    def closest(points: list[Point]) -> Point:
+        return min(points, key=lambda point: (point.seconds > limit, point.divergence))
+
+    found = refine(allocation, clock, start, loss(start), closest, np.inf, nowhere)
+    fast = [loss(choice) for choice in all_choices(allocation.groups) if clock.seconds(choice) <= limit]
+    assert found.best.seconds <= limit and found.best.divergence <= 1.1 * min(fast) < loss(start)
+
+
+def test_no_round_begins_after_the_end() -> None:
+    allocation, rounds = made(), []
+    start = allocation.path()[1]
+    refine(
+        allocation,
+        Clock(),
+        start,
+        loss(allocation.groups.least),
+        fastest_within(loss(allocation.path()[4])),
+        0.0,
+        lambda done, total: rounds.append(done == total),
+    )
+    assert sum(rounds) == 1
 
 
 def test_curves_around_a_choice_are_what_was_measured_there() -> None:
     of = groups()
     curves = measured_curves(of, loss, lambda done, total: None)
     choice = np.array([1, 1, 2])
-    local = curves_around(of, curves, choice, loss)
+    local = curves_around(of, curves, choice, loss, nowhere)
     for number, curve in enumerate(local):
         assert curve[choice[number]] == 0
         up = choice.copy()
@@ -130,6 +165,11 @@ def test_curves_around_a_choice_are_what_was_measured_there() -> None:
         down = choice.copy()
         down[number] -= 1
         assert curve[choice[number] - 1] == pytest.approx(loss(down) - loss(choice))
+        for end in (0, len(curve) - 1):
+            far = choice.copy()
+            far[number] = end
+            assert curve[end] == pytest.approx(loss(far) - loss(choice))
+        assert (np.diff(curve) >= 0).all()
 
 
 def test_parts_with_several_owners_are_tables_of_two_groups() -> None:
@@ -147,12 +187,13 @@ def test_infinite_divergences_end_a_curve_and_nothing_else() -> None:
     curves = measured_curves(of, lambda choice: np.inf if choice.max() > 2 else 0.1 * choice.max(), lambda *_: None)
     for curve in curves:
         assert curve[0] == 0 and np.isinf(curve[-1]) and not np.isnan(curve).any()
-    local = curves_around(of, curves, np.array([1, 1, 1]), lambda c: np.inf if c.max() > 1 else 0.0)
-    assert not any(np.isnan(curve).any() for curve in local)
+    for choice in (np.array([1, 1, 1]), np.array([0, 1, 2])):
+        limit = choice.max()
+        local = curves_around(of, curves, choice, lambda c, most=limit: np.inf if c.max() > most else 0.0, nowhere)
+        assert not any(np.isnan(curve).any() for curve in local)
+        assert all(curve[level] == 0 for curve, level in zip(local, choice, strict=True))
 
 
-def test_the_front_holds_one_choice_for_each_divergence() -> None:
-    of = groups()
-    allocation = Allocation(of, Program(of, table()), [], lambda choice: float(choice[1] > 0))
-    front = allocation.front([of.whole, np.array([1, 0, 0]), np.array([2, 0, 0]), np.array([2, 1, 0])])
-    assert [choice.tolist() for choice in front] == [[2, 0, 0], [2, 1, 0]]
+def test_the_front_holds_what_no_other_beats() -> None:
+    points = [Point(np.array([n]), *pair) for n, pair in enumerate([(0, 3), (0, 2), (1, 2.5), (2, 1), (2, 1.5)])]
+    assert [int(point.choice[0]) for point in front(points)] == [1, 3]

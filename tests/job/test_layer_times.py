@@ -24,7 +24,7 @@ def test_predictions_are_of_the_table_that_widths_were_chosen_by(
     """Milliseconds of four channels."""
     for name, slope in tables.items():
         kernel = KernelTime((Part((0,), ((0.0, 1e-3 * slope),)),), (), 1)
-        (tmp_path / f"{name}.json").write_bytes(msgspec.json.encode(TimeTable({"conv": kernel}, 0.0, 0.0, "kernels")))
+        (tmp_path / f"{name}.json").write_bytes(msgspec.json.encode([TimeTable({"conv": kernel}, 0.0, 0.0, "kernels")]))
     monkeypatch.setattr(layer_times, "groups_of", lambda *_: SimpleNamespace(widths_of=lambda _: np.array([4])))
     steps, places, ledger = [Step("input", "input"), Step("conv", "Conv")], {"conv": 1}, SimpleNamespace(cache=tmp_path)
     unused: Any = None

@@ -85,7 +85,7 @@ def test_a_resumed_run_finds_what_an_unlimited_one_does(tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize("last", [3, 30, 60])
 def test_allocations_end_in_time_too(last: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(allocation, "DESCENT_SECONDS", 0.5)
+    monkeypatch.setattr(allocation, "REFINEMENT_SECONDS", 0.0)
     report = run(tmp_path, monkeypatch, last, objective="latency", precision="fp32", search="bisect")
     assert report.budget_met and report.rows[report.ships].val_drop <= report.max_drop
 

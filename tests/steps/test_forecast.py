@@ -87,7 +87,7 @@ def test_a_stage_takes_no_more_samples_than_it_may(work: Work) -> None:
 
 
 def test_a_time_limit_ends_the_search() -> None:
-    stages = [Stage("moments", 1, 10, 4.0), Stage("candidates", 8, 10, 16.0), Stage("descent", 1, 0, 5.0)]
+    stages = [Stage("moments", 1, 10, 4.0), Stage("candidates", 8, 10, 16.0), Stage("refinement", 1, 0, 5.0)]
     last = Stage("latency of the result", 1, 0, 2.0)
     cut = forecast_optimize._limited([*stages, last], 14.0)
     assert cut == [stages[0], Stage("candidates", 4, 10, 8.0), last]
