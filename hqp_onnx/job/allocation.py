@@ -46,6 +46,8 @@ from hqp_onnx.timing.table import TimeTable
 SAMPLES = 512  # that divergence is measured on
 AGAIN = "-again"  # names of what is measured a second time
 REFINEMENT_SECONDS = 60.0  # after which no other round begins
+Seconds = Callable[[IntArray], float]
+"""Of a choice, measured or predicted."""
 _BEYOND = 1.5  # of the divergence of the first candidate that was not admitted, where a refinement ends
 
 
@@ -134,7 +136,7 @@ def allocated_path(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidenc
     slower = [*plans[:best], *plans[best + 1 :], plans[best]]
     faster = [allocation.groups.plan(choice) for choice in _faster(seconds, tried[-1], refined, beyond)]
     floor = _floor(setup, ledger, allocation, timing)
-    ended = _why_it_ended(setup, ledger, allocation, tried[best], [*choices, *refined], floor)
+    ended = _why_it_ended(setup, ledger, allocation, seconds, tried[best], [*choices, *refined], floor)
     notes = (note_on(allocation.program),)
     return Allocated(PlanPath((*slower, *faster)), len(slower) - 1, timing.threads, notes, ended)
 
@@ -167,7 +169,7 @@ def _refined(
 
 
 def _faster(
-    seconds: Callable[[IntArray], float], than: IntArray, refined: Sequence[IntArray], beyond: Sequence[IntArray]
+    seconds: Seconds, than: IntArray, refined: Sequence[IntArray], beyond: Sequence[IntArray]
 ) -> list[IntArray]:
     """What training goes on with, slowest first: what was refined, and what is ``beyond`` that."""
     better = [choice for choice in refined if seconds(choice) < seconds(than)]
@@ -215,10 +217,16 @@ def _floor(setup: Setup, ledger: Ledger, allocation: Allocation, timing: Timing)
 
 
 def _why_it_ended(
-    setup: Setup, ledger: Ledger, allocation: Allocation, best: IntArray, choices: Sequence[IntArray], floor: str
+    setup: Setup,
+    ledger: Ledger,
+    allocation: Allocation,
+    seconds: Seconds,
+    best: IntArray,
+    choices: Sequence[IntArray],
+    floor: str,
 ) -> str:
     """Why the path ended at the choice ``best``; and the ``floor``."""
-    seconds, groups = allocation.program.seconds, allocation.groups
+    groups = allocation.groups
     trials = {number: ledger.trials.get(Candidate(groups.plan(choice)).key) for number, choice in enumerate(choices)}
     refused = [n for n, trial in trials.items() if trial and not trial.accepted and seconds(choices[n]) < seconds(best)]
     if refused:
