@@ -8,8 +8,9 @@ tells what the sum of the first curves cannot: how losses of different groups ad
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from time import perf_counter
 
 import numpy as np
 
@@ -38,23 +39,33 @@ def measured_curves(groups: Groups, measure: Measure, progress: StageProgress) -
 
 
 def curves_around(
-    groups: Groups, curves: list[FloatArray], choice: IntArray, measure: Measure, progress: StageProgress
+    groups: Groups,
+    curves: list[FloatArray],
+    choice: IntArray,
+    measure: Measure,
+    order: Sequence[int],
+    until: float,
+    progress: StageProgress,
 ) -> list[FloatArray]:
     """Curves that hold around ``choice``, float64 [levels] by group: 0 there, rising.
 
     Measured with all other groups as they are in ``choice``: the ends of each group, the levels beside its own, and one
-    on the way to the last. ``curves`` stand for what cannot be measured.
+    on the way to the last. Groups come in an ``order``; ``curves`` stand for those that ``until`` of ``perf_counter``
+    leaves no time for, and for what cannot be measured.
     """
     base = measure(choice)
-    local = []
-    for number, (group, curve) in enumerate(zip(groups.groups, curves, strict=True)):
-        own, last = int(choice[number]), len(group.levels) - 1
+    local = list(curves)
+    for done, number in enumerate(order, 1):
+        group, own, last = groups.groups[number], int(choice[number]), len(curves[number]) - 1
         levels = sorted({0, max(own - 1, 0), min(own + 1, last), (own + 1 + last) // 2, last} - {own})
         known = {own: 0.0} | {level: measure(_with(choice, number, level)) - base for level in levels}
-        around = _curve(group, known) if np.isfinite(known[0]) else curve
-        local.append(around - (around[own] if np.isfinite(around[own]) else 0.0))
-        progress(number + 1, len(groups))
-    return local
+        if np.isfinite(known[0]):
+            local[number] = _curve(group, known)
+        progress(done, len(groups))
+        if perf_counter() > until:
+            break
+    here = [curve[level] for curve, level in zip(local, choice, strict=True)]
+    return [curve - (value if np.isfinite(value) else 0.0) for curve, value in zip(local, here, strict=True)]
 
 
 def _with(choice: IntArray, number: int, level: int) -> IntArray:

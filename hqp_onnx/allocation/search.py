@@ -3,7 +3,8 @@
     path        the exact choice for a row of times, each 6 % less than the one before
     refinement  curves are measured around a choice, and the program is solved by them for times near its own, once for
                 each table of times; all that this finds is measured, its divergence and its time. Tables are fitted
-                again with what was measured, the best choice is the next to go on from, until none is better
+                again with what was measured, the best choice is the next to go on from, until none is better; then
+                what lies between choices that are far apart is measured
 
 Sums of curves are a proxy, since losses of groups add up to more or less than their sum, and so is a table: choices
 are where it errs to their advantage. What choices are compared by is measured.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from time import perf_counter
 from typing import Protocol
 
@@ -28,6 +30,8 @@ from hqp_onnx.timing.table import TimeTable
 STEP = 0.94
 _AROUND = (1.06, 1.03, *(0.97**power for power in range(12)))  # times a choice's own time
 _BETTER = 0.99  # of a time, or a divergence, that is worth another round
+_SPARSE = 1.3  # times the divergence of the next slower choice, where a front is looked at more closely
+_BETWEEN = (0.25, 0.5, 0.75)  # of the way from one choice to the next
 
 
 class Clock(Protocol):
@@ -48,13 +52,15 @@ class Allocation:
         groups: of units.
         programs: one for each table of times; the first predicts best.
         curves: divergence of each level of each group alone, or what is added to that of a choice in hand.
-        measure: divergence of a whole choice.
+        measure: divergence of a whole choice, once its weights are refitted.
+        closely: the same as the choice would ship, which takes several times as long.
     """
 
     groups: Groups
     programs: Sequence[Program]
     curves: list[FloatArray]
     measure: Measure
+    closely: Measure
 
     @property
     def program(self) -> Program:
@@ -84,9 +90,18 @@ class Allocation:
         for program in self.programs:
             for share in _AROUND:
                 found = program.solve(self.curves, share * program.seconds(choice))
-                if found is None or not self.measure(found) <= threshold:
+                if found is None or not self.closely(found) <= threshold:
                     break
                 yield found
+
+    def by_leverage(self) -> list[int]:
+        """Numbers of the groups, those first whose widths make the most of the whole model's time."""
+        whole, least, times = self.groups.whole, self.groups.least, list[float]()
+        for number, last in enumerate(least):
+            narrow = whole.copy()
+            narrow[number] = last
+            times.append(self.program.seconds(narrow))
+        return [int(number) for number in np.argsort(times, kind="stable")]
 
 
 @dataclass(frozen=True)
@@ -117,32 +132,50 @@ def refine(
     start: IntArray,
     threshold: float,
     pick: Pick,
-    end: float,
+    seconds: float,
     progress: StageProgress,
 ) -> Refined:
     """Choices around ``start`` that diverge by ``threshold`` at most, then around the best of these, and so on.
 
     Args:
-        allocation: the groups, and how divergence is measured.
+        allocation: the groups, and how divergence is measured: closely.
         clock: of the same groups.
         start: a choice of finite divergence.
         threshold: of divergence.
         pick: what is best.
-        end: of ``perf_counter``: no other round begins after it.
+        seconds: for the curves of a round, and for all rounds but the first.
         progress: called with the groups that curves were measured of in this round, and their number.
     """
     found: dict[bytes, Point] = {}
-    best, measure = Point(start, allocation.measure(start), clock.seconds(start)), allocation.measure
+
+    def measured(choice: IntArray) -> Point:
+        return found.setdefault(choice.tobytes(), Point(choice, allocation.closely(choice), clock.seconds(choice)))
+
+    best, order, began = measured(start), allocation.by_leverage(), perf_counter()
     while True:
-        curves = curves_around(allocation.groups, allocation.curves, best.choice, measure, progress)
+        now = perf_counter()
+        curves = curves_around(
+            allocation.groups, allocation.curves, best.choice, allocation.closely, order, now + seconds, progress
+        )
         programs = [Program(allocation.groups, table) for table in clock.tables()]
         here = replace(allocation, programs=programs, curves=curves)
-        for choice in (best.choice, *here.around(best.choice, threshold)):
-            found.setdefault(choice.tobytes(), Point(choice, measure(choice), clock.seconds(choice)))
+        for choice in here.around(best.choice, threshold):
+            measured(choice)
         before, best = best, pick([*found.values()])
         no_better = best.seconds > _BETTER * before.seconds and best.divergence > _BETTER * before.divergence
-        if no_better or perf_counter() > end:
-            return Refined(tuple(found.values()), best, here)
+        if no_better or 2 * perf_counter() - now > began + seconds:
+            break
+    for choice in between(front([*found.values()])):
+        measured(choice)
+    return Refined(tuple(found.values()), pick([*found.values()]), here)
+
+
+def between(points: Sequence[Point]) -> Iterator[IntArray]:
+    """Choices on the straight way from one of a front to the next, where that diverges much further."""
+    for slower, faster in pairwise(points):
+        if faster.divergence > _SPARSE * slower.divergence:
+            for share in _BETWEEN:
+                yield np.round(slower.choice + share * (faster.choice - slower.choice)).astype(np.int64)
 
 
 def front(points: Sequence[Point]) -> list[Point]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from time import perf_counter
 from typing import Any
 
 import msgspec
@@ -28,6 +27,8 @@ from hqp_onnx.allocation.search import Allocation, Point, front, refine
 from hqp_onnx.allocation.times import COUNTED, WidthTimes
 from hqp_onnx.arrays import FloatArray, IntArray
 from hqp_onnx.channels.channel_map import PruningPlan
+from hqp_onnx.data.batch import Batch
+from hqp_onnx.data.dataset import Dataset
 from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.job.candidate import Candidate
 from hqp_onnx.job.evidence import Evidence, halves
@@ -45,7 +46,8 @@ from hqp_onnx.timing.table import TimeTable
 
 SAMPLES = 512  # that divergence is measured on
 AGAIN = "-again"  # names of what is measured a second time
-REFINEMENT_SECONDS = 60.0  # after which no other round begins
+CLOSELY = 32  # samples of a second refit, where divergence is measured as a plan ships
+REFINEMENT_SECONDS, LONGER = 60.0, 2.0  # of curves at least; times as long as the first curves took
 Seconds = Callable[[IntArray], float]
 """Of a choice, measured or predicted."""
 _BEYOND = 1.5  # of the divergence of the first candidate that was not admitted, where a refinement ends
@@ -65,10 +67,13 @@ def choosing(setup: Setup, ledger: Ledger, evidence: Evidence) -> Choosing:
     groups = groups_of(setup, evidence)
     timing = choose_timing(setup, ledger, groups.plan(groups.least // 2), "timing")
     times = timing.widths(setup, ledger, groups, "")
-    divergence = divergence_of(setup, ledger, evidence)
+    once, shipped = divergence_of(setup, ledger, evidence), divergence_of(setup, ledger, evidence, closely=True)
 
     def diverges(choice: IntArray) -> float:
-        return divergence(groups.plan(choice))
+        return once(groups.plan(choice))
+
+    def closely(choice: IntArray) -> float:
+        return shipped(groups.plan(choice))
 
     def curves() -> list[list[float]]:
         with ledger.timed("loss curves"):
@@ -76,7 +81,8 @@ def choosing(setup: Setup, ledger: Ledger, evidence: Evidence) -> Choosing:
             return [curve.tolist() for curve in measured_curves(groups, diverges, report)]
 
     found = [np.array(c) for c in ledger.once("curves", curves)]
-    return Choosing(Allocation(groups, _programs(ledger, groups, times, ""), found, diverges), times, timing)
+    programs = _programs(ledger, groups, times, "")
+    return Choosing(Allocation(groups, programs, found, diverges, closely), times, timing)
 
 
 def retimed(setup: Setup, ledger: Ledger, before: Choosing, choice: IntArray) -> Choosing | None:
@@ -115,7 +121,7 @@ def allocated_path(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidenc
     allocation, timing = chosen.allocation, chosen.timing
     points, beyond = _refined(setup, ledger, chosen, choices, last)
     refined = [choices[0], *(point.choice for point in points)]
-    guess = sum(point.divergence <= allocation.measure(choices[last]) for point in points)
+    guess = sum(point.divergence <= allocation.closely(choices[last]) for point in points)
     found = _last_admissible(setup, judge, allocation, refined, guess)
     known = {point.choice.tobytes(): point.seconds for point in points}
 
@@ -148,7 +154,7 @@ def _refined(
     allocation = chosen.allocation
 
     def refinement() -> dict[str, Any]:
-        known = [d for d in map(allocation.measure, choices[last : last + 2]) if np.isfinite(d)]
+        known = [d for d in map(allocation.closely, choices[last : last + 2]) if np.isfinite(d)]
         if last + 1 == len(choices) or not known:
             return {"points": [], "beyond": [choice.tolist() for choice in choices[last:]]}
         limit = float(np.mean(known))  # as much as the budget may well allow
@@ -157,15 +163,19 @@ def _refined(
             return min(points, key=lambda point: (point.divergence > limit, point.seconds))
 
         with ledger.timed("refinement"):
-            end = perf_counter() + REFINEMENT_SECONDS
-            report = partial(setup.progress, "refinement")
-            found = refine(allocation, chosen.times, choices[last], _BEYOND * max(known), fastest, end, report)
+            report, seconds = partial(setup.progress, "refinement"), refinement_seconds(ledger)
+            found = refine(allocation, chosen.times, choices[last], _BEYOND * max(known), fastest, seconds, report)
             points = [(point.choice.tolist(), point.divergence, point.seconds) for point in front(found.points)]
             return {"points": points, "beyond": [c.tolist() for c in found.allocation.path(found.best.choice)]}
 
     found = ledger.once("refinement", refinement)
     points = [Point(np.array(choice), *measured) for choice, *measured in found["points"]]
     return points, [np.array(choice) for choice in found["beyond"]]
+
+
+def refinement_seconds(ledger: Ledger) -> float:
+    """For the curves of a refinement."""
+    return max(REFINEMENT_SECONDS, LONGER * ledger.seconds.get("loss curves", 0.0))
 
 
 def _faster(
@@ -275,16 +285,31 @@ def groups_of(setup: Setup, evidence: Evidence) -> Groups:
     return find_groups(setup.channels, evidence.order, costs, setup.options.width_multiple)
 
 
-def divergence_of(setup: Setup, ledger: Ledger, evidence: Evidence) -> Divergence:
-    """How far plans are from the original, on calibration samples that their refit has not seen."""
+def divergence_of(setup: Setup, ledger: Ledger, evidence: Evidence, closely: bool = False) -> Divergence:
+    """How far plans are from the original, on calibration samples that their refit has not seen.
+
+    ``closely``: with a second refit, if that is how they ship, on few samples: what these cannot tell, it leaves.
+    """
     graph, data = setup.model.graph, setup.data["calib"]
-    parts = half_ranges(data)
-    rows = parts[1] or parts[0]
-    kept = [data.rows(part.start, part.stop) for part in rows[: max(1, SAMPLES // len(rows[0]))]]
-    refit = None if evidence.refit is None else Refit(halves(setup, ledger)[0], evidence.refit.ridges)
+    fitted, held_out = half_ranges(data)
+    kept = _batches(data, held_out or fitted, SAMPLES)
+    refit = None
+    if evidence.refit is not None:
+        again = _batches(data, fitted, CLOSELY) if closely and evidence.refit.data is not None else None
+        refit = Refit(halves(setup, ledger)[0], evidence.refit.ridges, again, setup.options.threads)
     known = Fits()
 
     def build(plan: PruningPlan) -> onnx.ModelProto:
         return to_proto(fold_batchnorm(cut(graph, setup.channels, plan, refit, known).graph).graph)
 
     return Divergence(to_proto(graph), build, kept, setup.task, setup.options.threads)
+
+
+def _batches(data: Dataset, ranges: Sequence[range], samples: int) -> list[Batch]:
+    """The first ``samples`` of some ranges of samples, or all."""
+    batches: list[Batch] = []
+    for part in ranges:
+        left = samples - sum(map(len, batches))
+        if left > 0:
+            batches.append(data.rows(part.start, min(part.stop, part.start + left)))
+    return batches

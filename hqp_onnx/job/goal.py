@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from time import perf_counter
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +16,7 @@ import numpy as np
 from hqp_onnx.allocation.search import Point, refine
 from hqp_onnx.arrays import IntArray
 from hqp_onnx.errors import ModelError
-from hqp_onnx.job.allocation import AGAIN, Choosing, choosing, first_path, note_on, retimed
+from hqp_onnx.job.allocation import AGAIN, Choosing, choosing, first_path, note_on, refinement_seconds, retimed
 from hqp_onnx.job.candidate import Candidate, Precision
 from hqp_onnx.job.evidence import Evidence
 from hqp_onnx.job.judge import Judge
@@ -28,8 +27,6 @@ from hqp_onnx.job.precision import as_asked, fails
 from hqp_onnx.job.search import bisect
 from hqp_onnx.job.setup import Setup
 from hqp_onnx.job.shipping import NOISE
-
-_SECONDS = 30.0  # of the search around a plan
 
 
 class Timed(Protocol):
@@ -122,15 +119,15 @@ def _reached(
         with ledger.timed(name.replace("-", ", ")):
             last = bisect(len(choices) - 1, 1, too_slow) if too_slow(0) else -1
             slowest = choices[min(last + 1, len(choices) - 1)]
-            most, limit = allocation.measure(slowest), chosen.times.seconds(slowest)
+            most, limit = allocation.closely(slowest), chosen.times.seconds(slowest)
             if not 0 < most < np.inf:
                 return list(map(int, slowest))
 
             def closest(points: Sequence[Point]) -> Point:
                 return min(points, key=lambda point: (point.seconds > limit, point.divergence))
 
-            report, end = partial(setup.progress, "refinement"), perf_counter() + _SECONDS
-            refined = refine(allocation, chosen.times, slowest, most, closest, end, report)
+            report, seconds = partial(setup.progress, "refinement"), refinement_seconds(ledger)
+            refined = refine(allocation, chosen.times, slowest, most, closest, seconds, report)
             return list(map(int, refined.best.choice))
 
     return np.array(ledger.once(name, found), np.int64)

@@ -6,9 +6,9 @@
     a candidate                                 cut, refitted and judged once; a later one once, for each of the others
     what is written                             evaluated and timed
 
-How many candidates a search asks for follows from its path. A refinement measures curves and choices again, in rounds;
-the search for nodes in float is bounded by the clock alone, and ``_USUAL`` shares of that are what the bundled models
-take.
+How many candidates a search asks for follows from its path. A refinement measures curves again, and more closely,
+within limits of time; the search for nodes in float is bounded by the clock alone, and ``_USUAL`` shares of that are
+what the bundled models take.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hqp_onnx.allocation.search import STEP
 from hqp_onnx.allocation.times import SECONDS, number
 from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.evaluation.latency import most_seconds
-from hqp_onnx.job.allocation import REFINEMENT_SECONDS, SAMPLES, divergence_of, groups_of
+from hqp_onnx.job.allocation import LONGER, REFINEMENT_SECONDS, SAMPLES, divergence_of, groups_of
 from hqp_onnx.job.candidate import Candidate, Precision
 from hqp_onnx.job.evidence import REFIT as IN_ORDER
 from hqp_onnx.job.evidence import REFIT_SAMPLES, Evidence, gather
@@ -46,7 +46,7 @@ _USUAL = 0.6  # of the bound of the search for nodes in float
 _SEEN = 0.7  # of the validation samples, before a verdict is certain
 _REMOVED = 0.4  # of the units, where a linear search ends
 _WRITTEN = 3  # models
-_ROUNDS, _AROUND = 2, 16  # of a refinement, and choices that each measures, besides curves
+_CLOSELY, _AROUND = 5, 24  # times the loss curves that those of a refinement take; choices that it times
 _PROBED = 0.0, 0.5, 1.0  # groups, by their place
 TABLE, CURVES, REFIT, INT8, OUTPUTS = "table of times", "loss curves", "candidates", "INT8", "the original's outputs"
 GROUPS, JUDGED_AGAIN = "groups", f"{JUDGED} of candidates"
@@ -139,10 +139,10 @@ def _by_the_clock(options: Options, stages: Sequence[Stage]) -> Iterator[Stage]:
         curves, table = (
             next((stage for stage in stages if stage.name == name), Stage(name, 1, 0, 0.0)) for name in (CURVES, TABLE)
         )
-        timed = _AROUND / table.passes
-        each = curves.seconds + timed * table.seconds
-        rounds = min(_ROUNDS, 1 + int(REFINEMENT_SECONDS / max(each, 1e-9)))
-        yield Stage("refinement", rounds, 0, rounds * each, rounds * (curves.work + timed * table.work))
+        timed = _AROUND * table.seconds / table.passes
+        limit = max(REFINEMENT_SECONDS, LONGER * curves.seconds)
+        seconds = min(limit, _CLOSELY * curves.seconds) + timed
+        yield Stage("refinement", 1, 0, seconds, seconds)
     if options.precision == "mixed" and options.narrow == "int8":
         yield Stage("mixed precision", 1, 0, _USUAL * FLOAT_SECONDS, _USUAL * FLOAT_SECONDS)
     rows = 2 if options.precision == "fp32" else 2 + _WRITTEN

@@ -10,7 +10,7 @@ import pytest
 from hqp_onnx.allocation.curves import curves_around, measured_curves
 from hqp_onnx.allocation.groups import Group, Groups
 from hqp_onnx.allocation.program import Program
-from hqp_onnx.allocation.search import Allocation, Point, front, refine
+from hqp_onnx.allocation.search import Allocation, Point, between, front, refine
 from hqp_onnx.timing.table import KernelTime, Part, TimeTable
 
 
@@ -94,7 +94,7 @@ def fastest_within(limit: float):
 
 def made(measure=loss) -> Allocation:
     of = groups()
-    return Allocation(of, [Program(of, table())], measured_curves(of, measure, nowhere), measure)
+    return Allocation(of, [Program(of, table())], measured_curves(of, measure, nowhere), measure, measure)
 
 
 @pytest.mark.parametrize("begin", [1, 2])
@@ -138,25 +138,18 @@ def test_the_least_divergence_for_a_time() -> None:
 
 
 def test_no_round_begins_after_the_end() -> None:
-    allocation, rounds = made(), []
-    start = allocation.path()[1]
-    refine(
-        allocation,
-        Clock(),
-        start,
-        loss(allocation.groups.least),
-        fastest_within(loss(allocation.path()[4])),
-        0.0,
-        lambda done, total: rounds.append(done == total),
-    )
-    assert sum(rounds) == 1
+    allocation, reported = made(), []
+    path = allocation.path()
+    most, pick = loss(allocation.groups.least), fastest_within(loss(path[4]))
+    refine(allocation, Clock(), path[1], most, pick, 0.0, lambda done, total: reported.append((done, total)))
+    assert reported == [(1, 3)]
 
 
 def test_curves_around_a_choice_are_what_was_measured_there() -> None:
     of = groups()
     curves = measured_curves(of, loss, lambda done, total: None)
     choice = np.array([1, 1, 2])
-    local = curves_around(of, curves, choice, loss, nowhere)
+    local = curves_around(of, curves, choice, loss, [2, 0, 1], np.inf, nowhere)
     for number, curve in enumerate(local):
         assert curve[choice[number]] == 0
         up = choice.copy()
@@ -170,6 +163,26 @@ def test_curves_around_a_choice_are_what_was_measured_there() -> None:
             far[number] = end
             assert curve[end] == pytest.approx(loss(far) - loss(choice))
         assert (np.diff(curve) >= 0).all()
+
+
+def test_groups_that_there_is_no_time_for_keep_their_own_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One measurement takes a second; after the six of the first group, the time is over."""
+    of, seconds = groups(), [0.0]
+    curves = measured_curves(of, loss, nowhere)
+
+    def slow(choice: np.ndarray) -> float:
+        seconds[0] += 1
+        return loss(choice)
+
+    monkeypatch.setattr("hqp_onnx.allocation.curves.perf_counter", lambda: seconds[0])
+    choice = np.array([1, 1, 2])
+    local = curves_around(of, curves, choice, slow, [1, 0, 2], 4.0, nowhere)
+    assert local[1][2] == pytest.approx(loss(np.array([1, 2, 2])) - loss(choice))
+    assert (local[0] == curves[0] - curves[0][1]).all() and (local[2] == curves[2] - curves[2][2]).all()
+
+
+def test_groups_that_take_most_time_come_first() -> None:
+    assert made().by_leverage()[0] == 2
 
 
 def test_parts_with_several_owners_are_tables_of_two_groups() -> None:
@@ -189,7 +202,9 @@ def test_infinite_divergences_end_a_curve_and_nothing_else() -> None:
         assert curve[0] == 0 and np.isinf(curve[-1]) and not np.isnan(curve).any()
     for choice in (np.array([1, 1, 1]), np.array([0, 1, 2])):
         limit = choice.max()
-        local = curves_around(of, curves, choice, lambda c, most=limit: np.inf if c.max() > most else 0.0, nowhere)
+        local = curves_around(
+            of, curves, choice, lambda c, most=limit: np.inf if c.max() > most else 0.0, range(3), np.inf, nowhere
+        )
         assert not any(np.isnan(curve).any() for curve in local)
         assert all(curve[level] == 0 for curve, level in zip(local, choice, strict=True))
 
@@ -197,3 +212,10 @@ def test_infinite_divergences_end_a_curve_and_nothing_else() -> None:
 def test_the_front_holds_what_no_other_beats() -> None:
     points = [Point(np.array([n]), *pair) for n, pair in enumerate([(0, 3), (0, 2), (1, 2.5), (2, 1), (2, 1.5)])]
     assert [int(point.choice[0]) for point in front(points)] == [1, 3]
+
+
+def test_between_choices_that_are_far_apart_lie_others() -> None:
+    ends = [Point(np.array(levels), d, 1.0) for levels, d in (((0, 0, 0), 0.0), ((1, 0, 4), 1.0), ((3, 2, 4), 1.2))]
+    found = [choice.tolist() for choice in between(ends)]
+    assert found == [[0, 0, 1], [0, 0, 2], [1, 0, 3]]
+    assert not [*between(ends[1:])]

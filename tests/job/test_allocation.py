@@ -35,7 +35,7 @@ def together(choice: np.ndarray) -> float:
 def made(monkeypatch: pytest.MonkeyPatch) -> Allocation:
     of = groups()
     curves = measured_curves(of, together, lambda done, total: None)
-    allocation = Allocation(of, [Program(of, table())], curves, together)
+    allocation = Allocation(of, [Program(of, table())], curves, together, together)
     chosen = Choosing(allocation, Clock(blind=False), Timing(Precision.FP32, 0))  # type: ignore[arg-type]
     monkeypatch.setattr(module, "choosing", lambda *_: chosen)
     monkeypatch.setattr(module, "retimed", lambda *_: None)
@@ -50,7 +50,7 @@ def found_by(admits: Any, measured: bool = False) -> Any:
         progress=lambda stage, done, total: None,
     )
     trials: dict[str, Any] = {}
-    ledger = SimpleNamespace(once=lambda _, make: make(), timed=lambda _: nullcontext(), trials=trials)
+    ledger = SimpleNamespace(once=lambda _, make: make(), timed=lambda _: nullcontext(), trials=trials, seconds={})
 
     def judged(candidate: Any) -> bool:
         trials[candidate.key] = SimpleNamespace(accepted=admits(candidate), why="drop")
