@@ -67,13 +67,15 @@ def choosing(setup: Setup, ledger: Ledger, evidence: Evidence) -> Choosing:
     groups = groups_of(setup, evidence)
     timing = choose_timing(setup, ledger, groups.plan(groups.least // 2), "timing")
     times = timing.widths(setup, ledger, groups, "")
-    once, shipped = divergence_of(setup, ledger, evidence), divergence_of(setup, ledger, evidence, closely=True)
+    once = divergence_of(setup, ledger, evidence)
+    refitted_again = evidence.refit is not None and evidence.refit.data is not None
+    as_shipped = divergence_of(setup, ledger, evidence, closely=True) if refitted_again else once
 
     def diverges(choice: IntArray) -> float:
         return once(groups.plan(choice))
 
     def closely(choice: IntArray) -> float:
-        return shipped(groups.plan(choice))
+        return as_shipped(groups.plan(choice))
 
     def curves() -> list[list[float]]:
         with ledger.timed("loss curves"):
@@ -288,14 +290,14 @@ def groups_of(setup: Setup, evidence: Evidence) -> Groups:
 def divergence_of(setup: Setup, ledger: Ledger, evidence: Evidence, closely: bool = False) -> Divergence:
     """How far plans are from the original, on calibration samples that their refit has not seen.
 
-    ``closely``: with a second refit, if that is how they ship, on few samples: what these cannot tell, it leaves.
+    ``closely``: with a second refit, on few samples: what these cannot tell, it leaves.
     """
     graph, data = setup.model.graph, setup.data["calib"]
     fitted, held_out = half_ranges(data)
     kept = _batches(data, held_out or fitted, SAMPLES)
     refit = None
     if evidence.refit is not None:
-        again = _batches(data, fitted, CLOSELY) if closely and evidence.refit.data is not None else None
+        again = _batches(data, fitted, CLOSELY) if closely else None
         refit = Refit(halves(setup, ledger)[0], evidence.refit.ridges, again, setup.options.threads)
     known = Fits()
 
