@@ -37,7 +37,8 @@ def kinds(chosen: Choosing) -> dict[str, list[IntArray]]:
     """Choices to look at."""
     allocation = chosen.allocation
     least = allocation.groups.least
-    found = {"evenly narrow": [np.round(share * least).astype(np.int64) for share in np.arange(0.1, 0.8, 0.05)]}
+    even = [np.round(share * least).astype(np.int64) for share in np.arange(0.1, 0.8, 0.05)]
+    found = {"evenly narrow": [*{choice.tobytes(): choice for choice in even}.values()]}
     for program in allocation.programs:
         found[f"times of {program.source}"] = replace(allocation, programs=[program]).path()[2::2]
     return found
