@@ -182,6 +182,6 @@ def front(points: Sequence[Point]) -> list[Point]:
     """Slowest first, those that no other beats in time and divergence."""
     kept: list[Point] = []
     for point in sorted(points, key=lambda point: (point.seconds, point.divergence)):
-        if not kept or point.divergence < kept[-1].divergence:
+        if point.divergence < (kept[-1].divergence if kept else np.inf):
             kept.append(point)
     return kept[::-1]
