@@ -216,7 +216,10 @@ def test_infinite_divergences_end_a_curve_and_nothing_else() -> None:
 
 
 def test_the_front_holds_what_no_other_beats() -> None:
-    points = [Point(np.array([n]), *pair) for n, pair in enumerate([(0, 3), (0, 2), (1, 2.5), (2, 1), (2, 1.5), (np.inf, 0.5)])]
+    points = [
+        Point(np.array([n]), *pair)
+        for n, pair in enumerate([(0, 3), (0, 2), (1, 2.5), (2, 1), (2, 1.5), (np.inf, 0.5)])
+    ]
     assert [int(point.choice[0]) for point in front(points)] == [1, 3]
 
 

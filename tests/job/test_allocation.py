@@ -4,24 +4,38 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from allocation.test_program import Clock, all_choices, groups, table
+from scipy.special import softmax
 from small_model import small_data, small_model
 
 from hqp_onnx.allocation.curves import measured_curves
 from hqp_onnx.allocation.program import Program
 from hqp_onnx.allocation.search import Allocation
 from hqp_onnx.channels.channel_map import PruningPlan
+from hqp_onnx.data.batch import Batch
+from hqp_onnx.data.dataset import Dataset
+from hqp_onnx.graphs.model_io import to_proto
 from hqp_onnx.job import allocation as module
-from hqp_onnx.job.allocation import Choosing, added_costs, allocated_path
-from hqp_onnx.job.candidate import Precision
+from hqp_onnx.job.allocation import Choosing, added_costs, allocated_path, divergence_of
+from hqp_onnx.job.candidate import Candidate, Precision
+from hqp_onnx.job.evidence import gather
+from hqp_onnx.job.ledger import Ledger
+from hqp_onnx.job.models import CandidateModels
 from hqp_onnx.job.options import PAPER, Options
+from hqp_onnx.job.settings import owner, settings_of
+from hqp_onnx.job.setup import open_setup
 from hqp_onnx.job.timing import Beside, Timing
+from hqp_onnx.out_folder import OutFolder
+from hqp_onnx.progress import silent
+from hqp_onnx.statistics.moment_halves import half_ranges
 from hqp_onnx.steps.optimize import optimize
 from hqp_onnx.timing.table import KernelTime, Part, TimeTable
 
@@ -158,6 +172,42 @@ def test_faster_plans_that_are_no_faster_as_measured(made: Allocation, monkeypat
     monkeypatch.setattr(Timing, "fastest", lambda *_: 1)
     monkeypatch.setattr(Timing, "beside", lambda *_: Beside(9.5, 1.0))
     assert "the clock ended the search" in found_by(lambda candidate: True, measured=True).ended
+
+
+def test_divergence_is_measured_as_plans_ship_on_samples_that_no_refit_has_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Divergence is the KL of what onnxruntime makes of the candidate, nearly: that one is refitted on more samples."""
+    onnx.save(small_model(), tmp_path / "small.onnx")
+    np.savez(tmp_path / "data.npz", **(data := small_data(400)))
+    file = str(tmp_path / "data.npz")
+    options = Options(tmp_path / "small.onnx", file, file, tmp_path / "out", threads=1)
+    setup, out = open_setup(options, silent), OutFolder(options.folder, *owner(options.model), (), False)
+    read: list[tuple[int, int]] = []
+    rows = Dataset.rows
+
+    def spy(given: Dataset, start: int, stop: int) -> Batch:
+        read.append((start, stop))
+        return rows(given, start, stop)
+
+    with out.opened():
+        ledger = Ledger(out, settings_of(setup), False)
+        evidence = gather(setup, ledger)
+        plan = PruningPlan(evidence.order[: 2 * len(evidence.order) // 3])
+        monkeypatch.setattr(Dataset, "rows", spy)
+        once, closely = (divergence_of(setup, ledger, evidence, closely)(plan) for closely in (False, True))
+        monkeypatch.undo()
+        shipped = to_proto(CandidateModels(setup, evidence.refit, ledger.cache).graph(Candidate(plan)))
+    held_out = {n for part in half_ranges(setup.data["calib"])[1] for n in part}
+    parts = [range(*part) for part in read if part != (0, 1)]  # an example
+    assert sum(len(part) for part in parts if held_out.isdisjoint(part)) == 32
+    assert sum(map(len, parts)) == 32 + 2 * len(held_out)
+    p, q = (
+        softmax(onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"input": data["input"]})[0], axis=1)
+        for model in (small_model(), shipped)
+    )
+    kl = np.sum(p * np.log(p / q), axis=1)[sorted(held_out)].mean()
+    assert 0.5 * kl < closely < min(once, 2 * kl)
 
 
 def test_costs_of_units_are_what_each_adds() -> None:
