@@ -48,6 +48,7 @@ SAMPLES = 512  # that divergence is measured on
 AGAIN = "-again"  # names of what is measured a second time
 CLOSELY = 32  # samples of a second refit, where divergence is measured as a plan ships
 REFINEMENT_SECONDS, LONGER = 45.0, 2.0  # of curves at least; times as long as the first curves took
+_TRIED_BEHIND = 2  # candidates of a refinement, behind the one that ended a bisection
 Seconds = Callable[[IntArray], float]
 """Of a choice, measured or predicted."""
 _BEYOND = 1.5  # of the divergence of the first candidate that was not admitted, where a refinement ends
@@ -125,6 +126,8 @@ def allocated_path(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidenc
     refined = [choices[0], *(point.choice for point in points)]
     guess = sum(point.divergence <= allocation.closely(choices[last]) for point in points)
     found = _last_admissible(setup, judge, allocation, refined, guess)
+    if setup.options.search == "bisect":
+        found = _beyond_refused(judge, [Candidate(allocation.groups.plan(choice)) for choice in refined], found)
     known = {point.choice.tobytes(): point.seconds for point in points}
 
     def seconds(choice: IntArray) -> float:
@@ -274,6 +277,15 @@ def _last_admissible(
     return last_admissible(
         setup.options.search, len(plans) - 1, 1, lambda count: judge.admits(Candidate(plans[count])), guess
     )
+
+
+def _beyond_refused(judge: Judge, candidates: Sequence[Candidate], last: int) -> int:
+    """The number of the last that is admitted of ``last`` and a few behind the one that was refused.
+
+    They are close together, and verdicts on a few thousand samples a matter of chance as well.
+    """
+    behind = range(last + 2, min(last + 2 + _TRIED_BEHIND, len(candidates)))
+    return max([last, *(number for number in behind if judge.admits(candidates[number]))])
 
 
 def _is_admitted(ledger: Ledger, plan: PruningPlan) -> bool:

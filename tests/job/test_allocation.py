@@ -210,6 +210,16 @@ def test_divergence_is_measured_as_plans_ship_on_samples_that_no_refit_has_seen(
     assert 0.5 * kl < closely < min(once, 2 * kl)
 
 
+@pytest.mark.parametrize(("admitted", "last"), [({5}, 5), ({6}, 6), ({5, 6}, 6), ({7}, 3), ((), 3)])
+def test_a_refusal_by_chance_does_not_end_a_search(admitted: set[int], last: int) -> None:
+    """The third is the last before one that was refused, the fourth."""
+    asked: list[int] = []
+    judge: Any = SimpleNamespace(admits=lambda number: asked.append(number) or number in admitted)
+    candidates: Any = range(8)
+    assert module._beyond_refused(judge, candidates, 3) == last
+    assert asked == [5, 6] and module._beyond_refused(judge, candidates, 7) == 7
+
+
 def test_costs_of_units_are_what_each_adds() -> None:
     order = np.array([3, 1, 0])
     assert added_costs(np.array([5.0, 2.0, np.inf, 1.0]), order, cumulative=True).tolist() == [3, 1, 0, 1]
