@@ -72,7 +72,8 @@ def test_saliency_search_metric_and_target(folder: Path) -> None:
         "target": "outside-chip",
         "calibration": "outside-share:0.9",
     }
-    assert len([trial for trial in report["trials"] if trial["precision"] == "fp32"]) == 1
+    tried = [trial for trial in report["trials"] if trial["precision"] == "fp32"]
+    assert len(tried) <= 2 and all(trial["removed"] for trial in tried)  # the first of the path, and of what is around
     assert report["settings"]["multiple_of"] == 4 and report["budget_met"]
     images = small_data(60)["input"]
     logits = onnx_run(folder / "model.onnx", images)

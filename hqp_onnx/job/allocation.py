@@ -170,7 +170,7 @@ def _refined(
         with ledger.timed("refinement"):
             report, seconds = partial(setup.progress, "refinement"), refinement_seconds(ledger)
             found = refine(allocation, chosen.times, choices[last], _BEYOND * max(known), fastest, seconds, report)
-            points = [(point.choice.tolist(), point.divergence, point.seconds) for point in front(found.points)]
+            points = [(p.choice.tolist(), p.divergence, p.seconds) for p in front(found.points) if p.choice.any()]
             return {"points": points, "beyond": [c.tolist() for c in found.allocation.path(found.best.choice)]}
 
     found = ledger.once("refinement", refinement)

@@ -67,6 +67,7 @@ def found_by(admits: Any, measured: bool = False) -> Any:
     ledger = SimpleNamespace(once=lambda _, make: make(), timed=lambda _: nullcontext(), trials=trials, seconds={})
 
     def judged(candidate: Any) -> bool:
+        assert len(candidate.plan)
         trials[candidate.key] = SimpleNamespace(accepted=admits(candidate), why="drop")
         return bool(trials[candidate.key].accepted)
 
