@@ -47,7 +47,7 @@ from hqp_onnx.timing.table import TimeTable
 SAMPLES = 512  # that divergence is measured on
 AGAIN = "-again"  # names of what is measured a second time
 CLOSELY = 32  # samples of a second refit, where divergence is measured as a plan ships
-REFINEMENT_SECONDS, LONGER = 25.0, 2.0  # of curves at least; times as long as the first curves took
+REFINEMENT_SECONDS, LONGER = 15.0, 2.0  # of curves at least; times as long as the first curves took
 _TRIED_BEHIND = 2  # candidates of a refinement, behind the one that ended a bisection
 Seconds = Callable[[IntArray], float]
 """Of a choice, measured or predicted."""
