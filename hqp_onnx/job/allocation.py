@@ -102,8 +102,8 @@ def retimed(setup: Setup, ledger: Ledger, before: Choosing, choice: IntArray) ->
 
 
 def _programs(ledger: Ledger, groups: Groups, times: WidthTimes, suffix: str) -> list[Program]:
-    """Of each table of times, kept as ``times*.json``."""
-    tables = ledger.once(f"times{suffix}", lambda: msgspec.to_builtins(times.tables()))
+    """Of each table of times, kept as ``tables*.json``."""
+    tables = ledger.once(f"tables{suffix}", lambda: msgspec.to_builtins(times.tables()))
     return [Program(groups, table) for table in msgspec.convert(tables, list[TimeTable])]
 
 

@@ -62,7 +62,7 @@ def with_predictions(
     steps: Sequence[Step], places: Places, setup: Setup, ledger: Ledger, evidence: Evidence, plan: PruningPlan
 ) -> tuple[Step, ...]:
     """The steps with what the search took for their times, where widths were chosen by times."""
-    files = (ledger.cache / f"times{suffix}.json" for suffix in (AGAIN, ""))
+    files = (ledger.cache / f"tables{suffix}.json" for suffix in (AGAIN, ""))
     file = next((file for file in files if file.is_file()), None)
     if file is None:
         return tuple(steps)

@@ -16,7 +16,7 @@ from hqp_onnx.timing.table import KernelTime, Part, TimeTable
 
 
 @pytest.mark.parametrize(
-    ("tables", "predicted"), [({}, None), ({"times": 2.0}, 8.0), ({"times": 2.0, "times-again": 3.0}, 12.0)]
+    ("tables", "predicted"), [({}, None), ({"tables": 2.0}, 8.0), ({"tables": 2.0, "tables-again": 3.0}, 12.0)]
 )
 def test_predictions_are_of_the_table_that_widths_were_chosen_by(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tables: dict[str, float], predicted: float | None
