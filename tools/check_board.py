@@ -227,7 +227,7 @@ def check(folder: Path, model: Path, sshd: subprocess.Popen[bytes], device: str)
     print("\n| ms | here | on the board |\n|---|--:|--:|")
     for row in files:
         print(f"| {row} | {here[row]:.3f} | {there[row]:.3f} |")
-    tables = [json.loads((folder / name / ".cache" / "times.json").read_text()) for name in ("here", "there")]
+    tables = [json.loads((folder / name / ".cache" / "tables.json").read_text()) for name in ("here", "there")]
     chosen = [widths(files[f"chosen {name}"]) for name in ("here", "there")]
     print(f"\nwidths here:  {chosen[0]}\nwidths there: {chosen[1]}")
     left = [*(Path.home() / ".hqp-onnx").glob("*/")]
