@@ -86,13 +86,15 @@ class Allocation:
         return choices
 
     def around(self, choice: IntArray, threshold: float) -> Iterator[IntArray]:
-        """Choices for times near that of ``choice``, by each program, that diverge by ``threshold`` at most."""
-        for program in self.programs:
-            for share in _AROUND:
+        """Choices for ever shorter times near that of ``choice``, by each program until they pass the ``threshold``."""
+        programs = list(self.programs)
+        for share in _AROUND:
+            for program in list(programs):
                 found = program.solve(self.curves, share * program.seconds(choice))
-                if found is None or not self.closely(found) <= threshold:
-                    break
-                yield found
+                if found is not None and self.closely(found) <= threshold:
+                    yield found
+                else:
+                    programs.remove(program)
 
     def by_leverage(self) -> list[int]:
         """Numbers of the groups, those first whose widths make the most of the whole model's time."""
@@ -143,7 +145,7 @@ def refine(
         start: a choice of finite divergence.
         threshold: of divergence.
         pick: what is best.
-        seconds: for the curves of a round, and for all rounds but the first.
+        seconds: for the curves of a round, as long again for its choices, and again for what lies between the best.
         progress: called with the groups that curves were measured of in this round, and their number.
     """
     found: dict[bytes, Point] = {}
@@ -161,12 +163,17 @@ def refine(
         here = replace(allocation, programs=programs, curves=curves)
         for choice in here.around(best.choice, threshold):
             measured(choice)
+            if perf_counter() > now + 2 * seconds:
+                break
         before, best = best, pick([*found.values()])
         no_better = best.seconds > _BETTER * before.seconds and best.divergence > _BETTER * before.divergence
-        if no_better or 2 * perf_counter() - now > began + seconds:
+        if no_better or 2 * perf_counter() - now > began + 2 * seconds:
             break
+    end = perf_counter() + seconds
     for choice in between(front([*found.values()])):
         measured(choice)
+        if perf_counter() > end:
+            break
     return Refined(tuple(found.values()), pick([*found.values()]), here)
 
 

@@ -47,7 +47,7 @@ from hqp_onnx.timing.table import TimeTable
 SAMPLES = 512  # that divergence is measured on
 AGAIN = "-again"  # names of what is measured a second time
 CLOSELY = 32  # samples of a second refit, where divergence is measured as a plan ships
-REFINEMENT_SECONDS, LONGER = 15.0, 2.0  # of curves at least; times as long as the first curves took
+REFINEMENT_SECONDS = 15.0  # of the curves of a refinement, or as long as the first curves took
 _TRIED_BEHIND = 2  # candidates of a refinement, behind the one that ended a bisection
 Seconds = Callable[[IntArray], float]
 """Of a choice, measured or predicted."""
@@ -180,7 +180,7 @@ def _refined(
 
 def refinement_seconds(ledger: Ledger) -> float:
     """For the curves of a refinement."""
-    return max(REFINEMENT_SECONDS, LONGER * ledger.seconds.get("loss curves", 0.0))
+    return max(REFINEMENT_SECONDS, ledger.seconds.get("loss curves", 0.0))
 
 
 def _faster(

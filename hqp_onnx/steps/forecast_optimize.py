@@ -24,7 +24,7 @@ from hqp_onnx.allocation.search import STEP
 from hqp_onnx.allocation.times import SECONDS, number
 from hqp_onnx.channels.channel_map import PruningPlan
 from hqp_onnx.evaluation.latency import most_seconds
-from hqp_onnx.job.allocation import LONGER, REFINEMENT_SECONDS, SAMPLES, divergence_of, groups_of
+from hqp_onnx.job.allocation import REFINEMENT_SECONDS, SAMPLES, divergence_of, groups_of
 from hqp_onnx.job.candidate import Candidate, Precision
 from hqp_onnx.job.evidence import REFIT as IN_ORDER
 from hqp_onnx.job.evidence import REFIT_SAMPLES, Evidence, gather
@@ -139,9 +139,8 @@ def _by_the_clock(options: Options, stages: Sequence[Stage]) -> Iterator[Stage]:
         curves, table = (
             next((stage for stage in stages if stage.name == name), Stage(name, 1, 0, 0.0)) for name in (CURVES, TABLE)
         )
-        timed = _AROUND * table.seconds / table.passes
-        limit = max(REFINEMENT_SECONDS, LONGER * curves.seconds)
-        seconds = min(limit, _CLOSELY * curves.seconds) + timed
+        limit, closely = max(REFINEMENT_SECONDS, curves.seconds), _CLOSELY * curves.seconds
+        seconds = min(limit, closely) + min(2 * limit, closely + _AROUND * table.seconds / table.passes)
         yield Stage("refinement", 1, 0, seconds, seconds)
     if options.precision == "mixed" and options.narrow == "int8":
         yield Stage("mixed precision", 1, 0, _USUAL * FLOAT_SECONDS, _USUAL * FLOAT_SECONDS)
