@@ -137,13 +137,14 @@ def allocated_path(setup: Setup, ledger: Ledger, judge: Judge, evidence: Evidenc
     tried = sorted(distinct.values(), key=seconds, reverse=True)
     plans = [allocation.groups.plan(choice) for choice in tried]
 
-    def fastest_plan() -> int:
+    def fastest_choice() -> list[int]:
         admitted = [number for number, plan in enumerate(plans) if _is_admitted(ledger, plan)] or [0]
-        if len(admitted) == 1 or setup.target.stand_in:
-            return admitted[-1]
-        return admitted[timing.fastest(setup, [plans[number] for number in admitted])]
+        measured = len(admitted) > 1 and not setup.target.stand_in
+        place = timing.fastest(setup, [plans[number] for number in admitted]) if measured else -1
+        return list(map(int, tried[admitted[place]]))
 
-    best = ledger.once("fastest", fastest_plan)
+    ships = ledger.once("fastest-choice", fastest_choice)
+    best = next(number for number, choice in enumerate(tried) if choice.tolist() == ships)
     slower = [*plans[:best], *plans[best + 1 :], plans[best]]
     faster = [allocation.groups.plan(choice) for choice in _faster(seconds, tried[-1], refined, beyond)]
     floor = _floor(setup, ledger, allocation, timing)
